@@ -1,0 +1,322 @@
+//! Variable-width cells in one flat buffer: the building block of every column.
+//!
+//! Cell `i` is `data[offsets[i]..offsets[i + 1]]`. The same shape crosses the border to a guest, so
+//! a column is copied, never rebuilt. Invariant: `offsets` has one entry more than there are cells,
+//! starts at 0, never decreases, and ends at `data.len()`.
+
+use std::ops::Range;
+
+/// An owned column of cells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cells {
+    data: Vec<u8>,
+    offsets: Vec<u32>,
+}
+
+/// A borrowed column of cells, for example one that lies in a guest's memory.
+#[derive(Clone, Copy, Debug)]
+pub struct CellsRef<'a> {
+    data: &'a [u8],
+    offsets: &'a [u32],
+}
+
+/// Offsets that do not describe cells of their data.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidCells {
+    /// There is no first offset, or it is not zero.
+    #[error("offsets must start with 0")]
+    Start,
+    /// An offset is smaller than the one before it.
+    #[error("offsets decrease at cell {0}")]
+    Decreasing(usize),
+    /// The last offset is not the length of the data.
+    #[error("offsets end at {end}, but there are {len} bytes of data")]
+    End {
+        /// The last offset.
+        end: u32,
+        /// Bytes of data there are.
+        len: usize,
+    },
+}
+
+impl Default for Cells {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Cells {
+    /// No cells.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            data: Vec::new(),
+            offsets: vec![0],
+        }
+    }
+
+    /// No cells yet, room for `cells` of them with `bytes` bytes in all.
+    #[must_use]
+    pub fn with_capacity(cells: usize, bytes: usize) -> Self {
+        let mut offsets = Vec::with_capacity(cells + 1);
+        offsets.push(0);
+        Self {
+            data: Vec::with_capacity(bytes),
+            offsets,
+        }
+    }
+
+    /// Takes columns over as they are, after checking the invariant.
+    ///
+    /// # Errors
+    /// What is wrong with the offsets.
+    pub fn from_parts(data: Vec<u8>, offsets: Vec<u32>) -> Result<Self, InvalidCells> {
+        CellsRef::new(&data, &offsets)?;
+        Ok(Self { data, offsets })
+    }
+
+    /// How many cells there are.
+    #[inline]
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.offsets.len() - 1
+    }
+
+    /// Whether there is no cell.
+    #[inline]
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.offsets.len() == 1
+    }
+
+    /// Bytes of all cells together.
+    #[inline]
+    #[must_use]
+    pub fn byte_len(&self) -> usize {
+        self.data.len()
+    }
+
+    /// Cell `index`; panics when there is none.
+    #[inline]
+    #[must_use]
+    pub fn get(&self, index: usize) -> &[u8] {
+        &self.data[self.offsets[index] as usize..self.offsets[index + 1] as usize]
+    }
+
+    /// Appends one cell.
+    #[inline]
+    pub fn push(&mut self, cell: &[u8]) {
+        self.data.extend_from_slice(cell);
+        self.finish_cell();
+    }
+
+    /// Appends the cell that `write` adds to the buffer it is given. `write` may only append.
+    #[inline]
+    pub fn push_with(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+        write(&mut self.data);
+        self.finish_cell();
+    }
+
+    #[inline]
+    fn finish_cell(&mut self) {
+        // Batches are cut by bytes long before this; reaching it is a mistake of ours.
+        let end = u32::try_from(self.data.len()).expect("a column holds less than 4 GiB");
+        self.offsets.push(end);
+    }
+
+    /// Appends all cells of `other`.
+    pub fn extend(&mut self, other: CellsRef<'_>) {
+        let base = self.data.len();
+        u32::try_from(base + other.data.len()).expect("a column holds less than 4 GiB");
+        self.data.extend_from_slice(other.data);
+        let base = base as u32;
+        self.offsets
+            .extend(other.offsets[1..].iter().map(|offset| base + offset));
+    }
+
+    /// Appends cells `range` of `other`.
+    pub fn extend_range(&mut self, other: &Cells, range: Range<usize>) {
+        let (from, to) = (other.offsets[range.start], other.offsets[range.end]);
+        let base = self.data.len();
+        self.data
+            .extend_from_slice(&other.data[from as usize..to as usize]);
+        u32::try_from(self.data.len()).expect("a column holds less than 4 GiB");
+        let base = base as u32;
+        self.offsets.extend(
+            other.offsets[range.start + 1..=range.end]
+                .iter()
+                .map(|offset| base + (offset - from)),
+        );
+    }
+
+    /// Keeps the first `len` cells.
+    pub fn truncate(&mut self, len: usize) {
+        if len < self.len() {
+            self.offsets.truncate(len + 1);
+            self.data.truncate(self.offsets[len] as usize);
+        }
+    }
+
+    /// Removes all cells and keeps the memory.
+    #[inline]
+    pub fn clear(&mut self) {
+        self.data.clear();
+        self.offsets.truncate(1);
+    }
+
+    /// The cells in order.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = &[u8]> {
+        self.as_ref().into_cells()
+    }
+
+    /// The bytes of all cells, one behind the other.
+    #[inline]
+    #[must_use]
+    pub fn data(&self) -> &[u8] {
+        &self.data
+    }
+
+    /// Where each cell starts, and where the last one ends.
+    #[inline]
+    #[must_use]
+    pub fn offsets(&self) -> &[u32] {
+        &self.offsets
+    }
+
+    /// The bytes and the offsets.
+    #[must_use]
+    pub fn into_parts(self) -> (Vec<u8>, Vec<u32>) {
+        (self.data, self.offsets)
+    }
+
+    /// The column, borrowed.
+    #[inline]
+    #[must_use]
+    pub fn as_ref(&self) -> CellsRef<'_> {
+        CellsRef {
+            data: &self.data,
+            offsets: &self.offsets,
+        }
+    }
+}
+
+impl<'a> FromIterator<&'a [u8]> for Cells {
+    fn from_iter<I: IntoIterator<Item = &'a [u8]>>(cells: I) -> Self {
+        let mut column = Self::new();
+        for cell in cells {
+            column.push(cell);
+        }
+        column
+    }
+}
+
+impl<'a> CellsRef<'a> {
+    /// No cells.
+    pub const EMPTY: CellsRef<'static> = CellsRef {
+        data: &[],
+        offsets: &[0],
+    };
+
+    /// Checks that `offsets` describe cells of `data`: nothing from outside is trusted.
+    ///
+    /// # Errors
+    /// What is wrong with the offsets.
+    pub fn new(data: &'a [u8], offsets: &'a [u32]) -> Result<Self, InvalidCells> {
+        if offsets.first() != Some(&0) {
+            return Err(InvalidCells::Start);
+        }
+        // One pass without branches that the compiler vectorises; the place is looked up on failure.
+        let ordered = offsets
+            .windows(2)
+            .fold(true, |ordered, pair| ordered & (pair[0] <= pair[1]));
+        if !ordered {
+            let cell = offsets
+                .windows(2)
+                .position(|pair| pair[0] > pair[1])
+                .unwrap_or_default();
+            return Err(InvalidCells::Decreasing(cell));
+        }
+        let end = offsets[offsets.len() - 1];
+        if end as usize != data.len() {
+            return Err(InvalidCells::End {
+                end,
+                len: data.len(),
+            });
+        }
+        Ok(Self { data, offsets })
+    }
+
+    /// How many cells there are.
+    #[inline]
+    #[must_use]
+    pub fn len(self) -> usize {
+        self.offsets.len() - 1
+    }
+
+    /// Whether there is no cell.
+    #[inline]
+    #[must_use]
+    pub fn is_empty(self) -> bool {
+        self.offsets.len() == 1
+    }
+
+    /// Bytes of all cells together.
+    #[inline]
+    #[must_use]
+    pub fn byte_len(self) -> usize {
+        self.data.len()
+    }
+
+    /// Cell `index`; panics when there is none.
+    #[inline]
+    #[must_use]
+    pub fn get(self, index: usize) -> &'a [u8] {
+        &self.data[self.offsets[index] as usize..self.offsets[index + 1] as usize]
+    }
+
+    /// The cells in order.
+    pub fn into_cells(self) -> impl ExactSizeIterator<Item = &'a [u8]> {
+        self.offsets
+            .windows(2)
+            .map(move |pair| &self.data[pair[0] as usize..pair[1] as usize])
+    }
+
+    /// A copy that owns its bytes.
+    #[must_use]
+    pub fn to_cells(self) -> Cells {
+        Cells {
+            data: self.data.to_vec(),
+            offsets: self.offsets.to_vec(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn column(cells: &[&str]) -> Cells {
+        cells.iter().map(|cell| cell.as_bytes()).collect()
+    }
+
+    #[test]
+    fn extending_appends_cells_and_truncating_takes_them_back() {
+        let mut cells = column(&["a", "", "bcd"]);
+        cells.extend(column(&["x", "yz"]).as_ref());
+        cells.extend_range(&column(&["no", "yes", "also", "no"]), 1..3);
+        assert_eq!(cells, column(&["a", "", "bcd", "x", "yz", "yes", "also"]));
+        cells.truncate(3);
+        assert_eq!(cells, column(&["a", "", "bcd"]));
+    }
+
+    #[test]
+    fn offsets_from_outside_are_checked() {
+        let check = |offsets: &[u32]| CellsRef::new(b"abc", offsets).map(CellsRef::len);
+        assert_eq!(check(&[0, 1, 1, 3]), Ok(3));
+        assert_eq!(check(&[]), Err(InvalidCells::Start));
+        assert_eq!(check(&[1, 3]), Err(InvalidCells::Start));
+        assert_eq!(check(&[0, 2, 1, 3]), Err(InvalidCells::Decreasing(1)));
+        assert_eq!(check(&[0, 4]), Err(InvalidCells::End { end: 4, len: 3 }));
+        assert_eq!(check(&[0, 2]), Err(InvalidCells::End { end: 2, len: 3 }));
+    }
+}

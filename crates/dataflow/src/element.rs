@@ -1,0 +1,36 @@
+//! What a channel carries.
+
+use std::fmt;
+
+use crate::batch::Batch;
+
+/// Number of a checkpoint within its job: 1, 2, 3 …, never used twice, continued by a restore.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct CheckpointId(pub u64);
+
+impl fmt::Display for CheckpointId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Separates the records that belong to checkpoint `id` from those that do not (Chandy and Lamport's
+/// marker, Flink's barrier).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Barrier {
+    /// The checkpoint that the barrier belongs to.
+    pub id: CheckpointId,
+}
+
+/// What a channel carries, in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Element {
+    /// Records.
+    Batch(Batch),
+    /// No record with an event time at or before this one (milliseconds) comes behind it.
+    Watermark(i64),
+    /// A checkpoint barrier.
+    Barrier(Barrier),
+    /// No record comes behind it. Barriers still do: a checkpoint covers ended inputs as well.
+    EndOfInput,
+}

@@ -1,0 +1,25 @@
+//! What must happen to records and state, and in which order.
+//!
+//! This crate answers: what is a batch, which subtask owns a key, what may pass a barrier, and what
+//! is in an operator's keyed state at that moment. It is pure: no async, no input or output, no
+//! clock, no randomness. Whoever drives it decides when.
+//!
+//! The three types to know: [`Batch`] (records as columns), [`Element`] (what a channel carries) and
+//! [`state::KeyedState`] (an operator's state for a range of key groups).
+//!
+//! Modules in reading order.
+
+pub mod cells;
+pub mod key;
+pub mod batch;
+pub mod element;
+pub mod alignment;
+pub mod watermark;
+pub mod port;
+pub mod row;
+pub mod state;
+
+pub use batch::Batch;
+pub use cells::{Cells, CellsRef};
+pub use element::{Barrier, CheckpointId, Element};
+pub use key::{KeyGroupRange, KeyGroups};

@@ -1,0 +1,520 @@
+//! Access by key number and by key.
+
+use super::lists::Lists;
+use super::maps::Maps;
+use super::table::{Store, Tally};
+use super::values::Values;
+use super::{ACCESS_MAX, KeyedState, StateError, StateKind};
+use crate::cells::{Cells, CellsRef};
+use crate::key;
+
+/// The most cells of a column that one access fills.
+const CELLS_MAX: usize = ACCESS_MAX / 8;
+
+/// From here on a page of a scan is full, whatever its limit.
+const PAGE_BYTES: usize = 16 << 20;
+
+fn check_even(numbers: &[u32], others: usize, column: &'static str) -> Result<(), StateError> {
+    if numbers.len() == others {
+        return Ok(());
+    }
+    Err(StateError::Uneven {
+        numbers: numbers.len(),
+        others,
+        column,
+    })
+}
+
+/// A column to which values are appended, all or none.
+struct Output<'a> {
+    values: &'a mut Cells,
+    absent: Option<&'a mut Vec<u32>>,
+    before: (usize, usize),
+}
+
+impl<'a> Output<'a> {
+    fn new(values: &'a mut Cells, absent: Option<&'a mut Vec<u32>>) -> Self {
+        let before = (
+            values.len(),
+            absent.as_ref().map_or(0, |absent| absent.len()),
+        );
+        Self {
+            values,
+            absent,
+            before,
+        }
+    }
+
+    #[inline]
+    fn push(&mut self, position: usize, value: Option<&[u8]>) -> Result<(), StateError> {
+        let value = value.unwrap_or_else(|| {
+            if let Some(absent) = &mut self.absent {
+                absent.push(position as u32);
+            }
+            &[]
+        });
+        if self.values.byte_len() + value.len() > ACCESS_MAX || self.values.len() > CELLS_MAX {
+            self.values.truncate(self.before.0);
+            if let Some(absent) = &mut self.absent {
+                absent.truncate(self.before.1);
+            }
+            return Err(StateError::TooLarge { limit: ACCESS_MAX });
+        }
+        self.values.push(value);
+        Ok(())
+    }
+}
+
+impl KeyedState {
+    fn store_of(&self, state: u32) -> Result<&Store, StateError> {
+        let count = self.tables.len() as u32;
+        self.tables
+            .get(state as usize)
+            .map(|table| &table.store)
+            .ok_or(StateError::NoState { state, count })
+    }
+
+    fn wrong_kind(&self, state: u32, actual: StateKind) -> StateError {
+        StateError::WrongKind {
+            name: self.descriptors[state as usize].name.clone(),
+            actual,
+        }
+    }
+
+    fn values(&self, state: u32) -> Result<&Values, StateError> {
+        match self.store_of(state)? {
+            Store::Values(values) => Ok(values),
+            other => Err(self.wrong_kind(state, other.kind())),
+        }
+    }
+
+    fn maps(&self, state: u32) -> Result<&Maps, StateError> {
+        match self.store_of(state)? {
+            Store::Maps(maps) => Ok(maps),
+            other => Err(self.wrong_kind(state, other.kind())),
+        }
+    }
+
+    fn lists(&self, state: u32) -> Result<&Lists, StateError> {
+        match self.store_of(state)? {
+            Store::Lists(lists) => Ok(lists),
+            other => Err(self.wrong_kind(state, other.kind())),
+        }
+    }
+
+    fn check_numbers(&self, numbers: &[u32]) -> Result<(), StateError> {
+        let count = self.slots.len() as u32;
+        match numbers.iter().copied().max() {
+            Some(number) if number >= count => Err(StateError::NoKey { number, count }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Appends one cell per key number (all keys of the batch in order, if `None`) to `values`; the
+    /// positions in `numbers` without a value go to `absent` (their cells are empty).
+    ///
+    /// # Errors
+    /// No such state, key or kind, or the values would be too large; then nothing is appended.
+    pub fn load(
+        &self,
+        state: u32,
+        numbers: Option<&[u32]>,
+        values: &mut Cells,
+        absent: &mut Vec<u32>,
+    ) -> Result<(), StateError> {
+        let store = self.values(state)?;
+        match numbers {
+            None => self.load_slots(store, self.slots.iter().copied(), values, absent),
+            Some(numbers) => {
+                self.check_numbers(numbers)?;
+                let slots = numbers.iter().map(|number| self.slots[*number as usize]);
+                self.load_slots(store, slots, values, absent)
+            }
+        }
+    }
+
+    fn load_slots(
+        &self,
+        store: &Values,
+        slots: impl Iterator<Item = u32> + Clone,
+        values: &mut Cells,
+        absent: &mut Vec<u32>,
+    ) -> Result<(), StateError> {
+        // The first pass is there for the limit, and for speed: it does so little per key that the
+        // memory of many keys is fetched at a time.
+        let bytes: usize = slots.clone().map(|slot| store.len_of(slot)).sum();
+        if values.byte_len() + bytes > ACCESS_MAX {
+            return Err(StateError::TooLarge { limit: ACCESS_MAX });
+        }
+        for (position, slot) in (0..).zip(slots) {
+            match store.get(slot, &self.heap) {
+                Some(value) => values.push(value),
+                None => {
+                    absent.push(position);
+                    values.push(&[]);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Sets the values of keys by number.
+    ///
+    /// # Errors
+    /// No such state, key or kind, columns of different length, or the state would grow past its
+    /// limit.
+    pub fn store(
+        &mut self,
+        state: u32,
+        numbers: &[u32],
+        values: CellsRef<'_>,
+    ) -> Result<(), StateError> {
+        self.values(state)?;
+        check_even(numbers, values.len(), "values")?;
+        self.check_numbers(numbers)?;
+        let before = self.savepoint(state);
+        let Self {
+            tables,
+            heap,
+            slots,
+            ..
+        } = self;
+        let Store::Values(store) = &mut tables[state as usize].store else {
+            unreachable!("checked above")
+        };
+        let mut tally = Tally::default();
+        for (number, value) in numbers.iter().zip(values.into_cells()) {
+            let slot = slots[*number as usize];
+            tally.add(slot, store.set(slot, Some(value), self.version, heap));
+        }
+        tally.entries = tally.appeared.len() as i64;
+        tally.written = (numbers.len() as u64, values.byte_len() as u64);
+        self.open = true;
+        self.finish(state, before, tally)
+    }
+
+    /// Removes what a state (of any kind) holds for keys by number.
+    ///
+    /// # Errors
+    /// No such state or key.
+    pub fn clear(&mut self, state: u32, numbers: &[u32]) -> Result<(), StateError> {
+        self.store_of(state)?;
+        self.check_numbers(numbers)?;
+        let slots: Vec<u32> = numbers
+            .iter()
+            .map(|number| self.slots[*number as usize])
+            .collect();
+        self.clear_slots(state, &slots)
+    }
+
+    fn clear_slots(&mut self, state: u32, slots: &[u32]) -> Result<(), StateError> {
+        let before = self.savepoint(state);
+        let logged = !self.seals.is_empty();
+        let Self {
+            tables,
+            heap,
+            keys,
+            version,
+            ..
+        } = self;
+        let table = &mut tables[state as usize];
+        let mut tally = Tally::default();
+        for &slot in slots {
+            let (entries, change) = table.clear(slot, *version, heap);
+            if entries == 0 {
+                continue;
+            }
+            tally.entries -= entries as i64;
+            tally.add(slot, change);
+            if logged {
+                table
+                    .removals
+                    .keys
+                    .push(keys.get(slot, heap).unwrap_or_default());
+                tally.removed = true;
+            }
+        }
+        self.open = true;
+        self.finish(state, before, tally)
+    }
+
+    /// The slot of a key of this subtask, if it has one.
+    fn slot(&self, key: &[u8]) -> Result<Option<u32>, StateError> {
+        let hash = key::hash(key);
+        self.check_owned(hash)?;
+        Ok(self.keys.find(hash, key, &self.heap))
+    }
+
+    /// The value of any key of this subtask.
+    ///
+    /// # Errors
+    /// No such state or kind, or the key belongs to another subtask.
+    pub fn get(&self, state: u32, key: &[u8]) -> Result<Option<&[u8]>, StateError> {
+        let store = self.values(state)?;
+        Ok(self.slot(key)?.and_then(|slot| store.get(slot, &self.heap)))
+    }
+
+    /// Sets the value of any key of this subtask.
+    ///
+    /// # Errors
+    /// No such state or kind, the key belongs to another subtask, or the state would grow past its
+    /// limit.
+    pub fn put(&mut self, state: u32, key: &[u8], value: &[u8]) -> Result<(), StateError> {
+        self.values(state)?;
+        if key.len() > ACCESS_MAX || value.len() > ACCESS_MAX {
+            return Err(StateError::TooLarge { limit: ACCESS_MAX });
+        }
+        let slot = match self.slot(key)? {
+            Some(slot) => slot,
+            None => self.insert_key(key::hash(key), key),
+        };
+        let before = self.savepoint(state);
+        let Self { tables, heap, .. } = self;
+        let Store::Values(store) = &mut tables[state as usize].store else {
+            unreachable!("checked above")
+        };
+        let mut tally = Tally::default();
+        tally.add(slot, store.set(slot, Some(value), self.version, heap));
+        tally.entries = tally.appeared.len() as i64;
+        tally.written = (1, value.len() as u64);
+        self.open = true;
+        self.finish(state, before, tally)
+    }
+
+    /// Removes what a state (of any kind) holds for any key of this subtask.
+    ///
+    /// # Errors
+    /// No such state, or the key belongs to another subtask.
+    pub fn delete(&mut self, state: u32, key: &[u8]) -> Result<(), StateError> {
+        self.store_of(state)?;
+        match self.slot(key)? {
+            Some(slot) => self.clear_slots(state, &[slot]),
+            None => Ok(()),
+        }
+    }
+
+    /// Map state: entry `i` is (key `numbers[i]`, `fields[i]`). As [`KeyedState::load`].
+    ///
+    /// # Errors
+    /// As [`KeyedState::load`], and columns of different length.
+    pub fn map_load(
+        &self,
+        state: u32,
+        numbers: &[u32],
+        fields: CellsRef<'_>,
+        values: &mut Cells,
+        absent: &mut Vec<u32>,
+    ) -> Result<(), StateError> {
+        let store = self.maps(state)?;
+        check_even(numbers, fields.len(), "fields")?;
+        self.check_numbers(numbers)?;
+        let mut output = Output::new(values, Some(absent));
+        numbers
+            .iter()
+            .zip(fields.into_cells())
+            .enumerate()
+            .try_for_each(|(position, (number, field))| {
+                output.push(
+                    position,
+                    store.get(self.slots[*number as usize], field, &self.heap),
+                )
+            })
+    }
+
+    /// Sets map entries.
+    ///
+    /// # Errors
+    /// As [`KeyedState::store`].
+    pub fn map_store(
+        &mut self,
+        state: u32,
+        numbers: &[u32],
+        fields: CellsRef<'_>,
+        values: CellsRef<'_>,
+    ) -> Result<(), StateError> {
+        self.maps(state)?;
+        check_even(numbers, fields.len(), "fields")?;
+        check_even(numbers, values.len(), "values")?;
+        self.check_numbers(numbers)?;
+        let before = self.savepoint(state);
+        let Self {
+            tables,
+            heap,
+            slots,
+            ..
+        } = self;
+        let table = &mut tables[state as usize];
+        let Store::Maps(store) = &mut table.store else {
+            unreachable!("checked above")
+        };
+        let mut tally = Tally::default();
+        for ((number, field), value) in numbers
+            .iter()
+            .zip(fields.into_cells())
+            .zip(values.into_cells())
+        {
+            let slot = slots[*number as usize];
+            let (change, new) = store.set(slot, field, value, self.version, heap);
+            tally.entries += i64::from(new);
+            tally.add(slot, change);
+        }
+        tally.written = (
+            numbers.len() as u64,
+            (fields.byte_len() + values.byte_len()) as u64,
+        );
+        self.open = true;
+        self.finish(state, before, tally)
+    }
+
+    /// Removes map entries.
+    ///
+    /// # Errors
+    /// No such state, key or kind, or columns of different length.
+    pub fn map_remove(
+        &mut self,
+        state: u32,
+        numbers: &[u32],
+        fields: CellsRef<'_>,
+    ) -> Result<(), StateError> {
+        self.maps(state)?;
+        check_even(numbers, fields.len(), "fields")?;
+        self.check_numbers(numbers)?;
+        let before = self.savepoint(state);
+        let logged = !self.seals.is_empty();
+        let Self {
+            tables,
+            heap,
+            slots,
+            keys,
+            ..
+        } = self;
+        let table = &mut tables[state as usize];
+        let Store::Maps(store) = &mut table.store else {
+            unreachable!("checked above")
+        };
+        let mut tally = Tally::default();
+        for (number, field) in numbers.iter().zip(fields.into_cells()) {
+            let slot = slots[*number as usize];
+            let Some(change) = store.remove(slot, field, self.version, heap) else {
+                continue;
+            };
+            tally.entries -= 1;
+            tally.add(slot, change);
+            if logged {
+                table
+                    .removals
+                    .fields
+                    .push(keys.get(slot, heap).unwrap_or_default());
+                table.removals.fields.push(field);
+                tally.removed = true;
+            }
+        }
+        self.open = true;
+        self.finish(state, before, tally)
+    }
+
+    /// Appends at most `limit` entries of a key's map in field order, from `from` on (behind it, if
+    /// `exclusive`). Returns whether there are more. A page of very large entries ends early.
+    ///
+    /// # Errors
+    /// No such state, key or kind, or an entry that is too large; then nothing is appended.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "they are the columns and bounds of one call"
+    )]
+    pub fn map_scan(
+        &self,
+        state: u32,
+        number: u32,
+        from: &[u8],
+        exclusive: bool,
+        limit: u32,
+        fields: &mut Cells,
+        values: &mut Cells,
+    ) -> Result<bool, StateError> {
+        let store = self.maps(state)?;
+        self.check_numbers(&[number])?;
+        let before = (fields.len(), values.len());
+        let mut entries = store
+            .scan(self.slots[number as usize], from, &self.heap)
+            .skip_while(|(field, _)| exclusive && *field == from)
+            .peekable();
+        let (mut count, mut bytes) = (0, 0);
+        while count < limit
+            && bytes < PAGE_BYTES
+            && let Some((field, value)) = entries.next()
+        {
+            let too_large = |cells: &Cells, cell: &[u8]| cells.byte_len() + cell.len() > ACCESS_MAX;
+            if too_large(fields, field) || too_large(values, value) {
+                if count > 0 {
+                    return Ok(true);
+                }
+                fields.truncate(before.0);
+                values.truncate(before.1);
+                return Err(StateError::TooLarge { limit: ACCESS_MAX });
+            }
+            fields.push(field);
+            values.push(value);
+            count += 1;
+            bytes += field.len() + value.len();
+        }
+        Ok(entries.peek().is_some())
+    }
+
+    /// List state: appends element `i` to the list of key `numbers[i]`.
+    ///
+    /// # Errors
+    /// As [`KeyedState::store`].
+    pub fn list_append(
+        &mut self,
+        state: u32,
+        numbers: &[u32],
+        elements: CellsRef<'_>,
+    ) -> Result<(), StateError> {
+        self.lists(state)?;
+        check_even(numbers, elements.len(), "elements")?;
+        self.check_numbers(numbers)?;
+        let before = self.savepoint(state);
+        let Self {
+            tables,
+            heap,
+            slots,
+            ..
+        } = self;
+        let Store::Lists(store) = &mut tables[state as usize].store else {
+            unreachable!("checked above")
+        };
+        let mut tally = Tally {
+            entries: numbers.len() as i64,
+            ..Tally::default()
+        };
+        for (number, element) in numbers.iter().zip(elements.into_cells()) {
+            let slot = slots[*number as usize];
+            let Some(change) = store.append(slot, element, self.version, heap) else {
+                tables[state as usize].rollback_to(before, heap);
+                return Err(StateError::TooLarge { limit: ACCESS_MAX });
+            };
+            tally.add(slot, change);
+        }
+        tally.written = (numbers.len() as u64, elements.byte_len() as u64);
+        self.open = true;
+        self.finish(state, before, tally)
+    }
+
+    /// List state: appends the elements of a key's list to `elements`.
+    ///
+    /// # Errors
+    /// No such state, key or kind, or the list is too large; then nothing is appended.
+    pub fn list_load(
+        &self,
+        state: u32,
+        number: u32,
+        elements: &mut Cells,
+    ) -> Result<(), StateError> {
+        let store = self.lists(state)?;
+        self.check_numbers(&[number])?;
+        let mut output = Output::new(elements, None);
+        let mut list = store.get(self.slots[number as usize], &self.heap);
+        list.try_for_each(|element| output.push(0, Some(element)))
+    }
+}

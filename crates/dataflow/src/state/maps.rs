@@ -1,0 +1,333 @@
+//! Map states: entries in an arena, and per slot the order of its fields.
+//!
+//! The arena is sealed with the state. The order is not: the writer has no use for it, and a restore
+//! builds it anew.
+
+use super::bytes::Bytes;
+use super::chunks::{Chunks, filled};
+use super::fields::{Fields, Place};
+use super::heap::Heap;
+use super::keys::{SLOTS, place};
+use super::table::Change;
+
+/// Entries per chunk: 20 KiB.
+const ENTRIES: usize = 512;
+/// Owner of what is no entry.
+const NOBODY: u32 = u32::MAX;
+
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    owner: u32,
+    /// The interval between snapshots in which it was written last.
+    version: u32,
+    field: Bytes<15>,
+    value: Bytes<15>,
+}
+
+const VACANT: Entry = Entry {
+    owner: NOBODY,
+    version: 0,
+    field: Bytes::ABSENT,
+    value: Bytes::ABSENT,
+};
+
+#[derive(Debug)]
+enum Undo {
+    Inserted(u32),
+    Replaced {
+        entry: u32,
+        version: u32,
+        value: Bytes<15>,
+    },
+    Removed {
+        entry: u32,
+        owner: u32,
+    },
+    Cleared {
+        owner: u32,
+        fields: Fields,
+    },
+}
+
+/// The maps of one state.
+#[derive(Debug, Default)]
+pub(super) struct Maps {
+    chunks: Chunks<Box<[Entry; ENTRIES]>>,
+    /// Per chunk, the interval in which it was changed last.
+    changed: Vec<u32>,
+    used: u32,
+    free: Vec<u32>,
+    /// By slot, in chunks too: one long list would be copied when it grows.
+    fields: Vec<Box<[Fields]>>,
+    undo: Vec<Undo>,
+}
+
+fn place_of(entry: u32) -> (usize, usize) {
+    (entry as usize / ENTRIES, entry as usize % ENTRIES)
+}
+
+impl Maps {
+    /// Makes places for another chunk of slots.
+    pub(super) fn grow(&mut self) {
+        self.fields.push(vec![Fields::None; SLOTS].into());
+    }
+
+    pub(super) fn is_absent(&self, slot: u32) -> bool {
+        self.fields(slot).is_empty()
+    }
+
+    fn fields(&self, slot: u32) -> &Fields {
+        let (chunk, cell) = place(slot);
+        &self.fields[chunk][cell]
+    }
+
+    fn fields_mut(&mut self, slot: u32) -> &mut Fields {
+        let (chunk, cell) = place(slot);
+        &mut self.fields[chunk][cell]
+    }
+
+    fn entry(&self, entry: u32) -> &Entry {
+        let (chunk, cell) = place_of(entry);
+        &self.chunks.get(chunk)[cell]
+    }
+
+    fn entry_mut(&mut self, entry: u32, version: u32) -> &mut Entry {
+        let (chunk, cell) = place_of(entry);
+        self.changed[chunk] = self.changed[chunk].max(version);
+        &mut self.chunks.get_mut(chunk)[cell]
+    }
+
+    fn find(&self, slot: u32, field: &[u8], heap: &Heap) -> (Option<u32>, Place) {
+        let compare = |entry| {
+            self.entry(entry)
+                .field
+                .get(heap)
+                .unwrap_or_default()
+                .cmp(field)
+        };
+        self.fields(slot).find(compare)
+    }
+
+    /// The value at `field` of the key in `slot`.
+    pub(super) fn get<'a>(&'a self, slot: u32, field: &[u8], heap: &'a Heap) -> Option<&'a [u8]> {
+        self.entry(self.find(slot, field, heap).0?).value.get(heap)
+    }
+
+    /// The entries of the key in `slot` from field `from` on, in order.
+    pub(super) fn scan<'a>(
+        &'a self,
+        slot: u32,
+        from: &[u8],
+        heap: &'a Heap,
+    ) -> impl Iterator<Item = (&'a [u8], &'a [u8])> {
+        let (_, place) = self.find(slot, from, heap);
+        self.fields(slot).from(place).filter_map(|entry| {
+            let entry = self.entry(entry);
+            Some((entry.field.get(heap)?, entry.value.get(heap)?))
+        })
+    }
+
+    /// Sets the value at a field. Also returns whether the entry is new.
+    pub(super) fn set(
+        &mut self,
+        slot: u32,
+        field: &[u8],
+        value: &[u8],
+        version: u32,
+        heap: &mut Heap,
+    ) -> (Change, bool) {
+        let (found, place) = self.find(slot, field, heap);
+        let value = Bytes::new(value, heap);
+        if let Some(number) = found {
+            let entry = self.entry_mut(number, version);
+            let old = (entry.version, entry.value);
+            (entry.version, entry.value) = (version, value);
+            self.undo.push(Undo::Replaced {
+                entry: number,
+                version: old.0,
+                value: old.1,
+            });
+            return (
+                Change {
+                    bytes: value.len() as i64 - old.1.len() as i64,
+                    ..Change::default()
+                },
+                false,
+            );
+        }
+        let number = self.free.pop().unwrap_or_else(|| {
+            let number = self.used;
+            self.used = number
+                .checked_add(1)
+                .expect("memory ends before entry numbers do");
+            if place_of(number).0 == self.chunks.len() {
+                self.chunks.push(filled(VACANT));
+                self.changed.push(0);
+            }
+            number
+        });
+        let first = self.fields(slot).is_empty();
+        let new = Entry {
+            owner: slot,
+            version,
+            field: Bytes::new(field, heap),
+            value,
+        };
+        *self.entry_mut(number, version) = new;
+        self.fields_mut(slot).insert(place, number);
+        self.undo.push(Undo::Inserted(number));
+        (
+            Change {
+                appeared: first,
+                vanished: false,
+                bytes: (field.len() + value.len()) as i64,
+            },
+            true,
+        )
+    }
+
+    /// Removes the entry at a field. `None` if there is none.
+    pub(super) fn remove(
+        &mut self,
+        slot: u32,
+        field: &[u8],
+        version: u32,
+        heap: &Heap,
+    ) -> Option<Change> {
+        let (found, place) = self.find(slot, field, heap);
+        let number = found?;
+        self.fields_mut(slot).remove(place);
+        let entry = self.entry_mut(number, version);
+        entry.owner = NOBODY;
+        let bytes = (entry.field.len() + entry.value.len()) as i64;
+        self.undo.push(Undo::Removed {
+            entry: number,
+            owner: slot,
+        });
+        Some(Change {
+            appeared: false,
+            vanished: self.fields(slot).is_empty(),
+            bytes: -bytes,
+        })
+    }
+
+    /// Removes all entries of the key in `slot`. Returns how many there were.
+    pub(super) fn clear(&mut self, slot: u32, version: u32) -> (u64, Change) {
+        let fields = std::mem::take(self.fields_mut(slot));
+        let (mut count, mut change) = (
+            0,
+            Change {
+                vanished: !fields.is_empty(),
+                ..Change::default()
+            },
+        );
+        for number in fields.iter() {
+            let entry = self.entry_mut(number, version);
+            entry.owner = NOBODY;
+            change.bytes -= (entry.field.len() + entry.value.len()) as i64;
+            count += 1;
+        }
+        if !fields.is_empty() {
+            self.undo.push(Undo::Cleared {
+                owner: slot,
+                fields,
+            });
+        }
+        (count, change)
+    }
+
+    pub(super) fn mark(&self) -> usize {
+        self.undo.len()
+    }
+
+    pub(super) fn commit(&mut self, heap: &mut Heap) {
+        for undo in std::mem::take(&mut self.undo) {
+            match undo {
+                Undo::Inserted(_) => {}
+                Undo::Replaced { value, .. } => value.release(heap),
+                Undo::Removed { entry, .. } => self.vacate(entry, heap),
+                Undo::Cleared { fields, .. } => {
+                    fields.iter().for_each(|entry| self.vacate(entry, heap))
+                }
+            }
+        }
+    }
+
+    fn vacate(&mut self, number: u32, heap: &mut Heap) {
+        let entry = std::mem::replace(self.entry_mut(number, 0), VACANT);
+        entry.field.release(heap);
+        entry.value.release(heap);
+        self.free.push(number);
+    }
+
+    /// Takes back what was changed since `mark`.
+    pub(super) fn rollback(&mut self, mark: usize, heap: &mut Heap) {
+        for undo in self.undo.split_off(mark).into_iter().rev() {
+            match undo {
+                Undo::Inserted(number) => {
+                    let Entry { owner, field, .. } = *self.entry(number);
+                    let (_, place) = self.find(owner, field.get(heap).unwrap_or_default(), heap);
+                    self.fields_mut(owner).remove(place);
+                    self.vacate(number, heap);
+                }
+                Undo::Replaced {
+                    entry,
+                    version,
+                    value,
+                } => {
+                    let entry = self.entry_mut(entry, 0);
+                    let new = std::mem::replace(&mut entry.value, value);
+                    entry.version = version;
+                    new.release(heap);
+                }
+                Undo::Removed {
+                    entry: number,
+                    owner,
+                } => {
+                    let field = self.entry(number).field;
+                    let (_, place) = self.find(owner, field.get(heap).unwrap_or_default(), heap);
+                    self.fields_mut(owner).insert(place, number);
+                    self.entry_mut(number, 0).owner = owner;
+                }
+                Undo::Cleared { owner, fields } => {
+                    fields
+                        .iter()
+                        .for_each(|number| self.entry_mut(number, 0).owner = owner);
+                    *self.fields_mut(owner) = fields;
+                }
+            }
+        }
+    }
+
+    pub(super) fn seal(&mut self) -> Self {
+        Self {
+            chunks: self.chunks.seal(),
+            changed: self.changed.clone(),
+            ..Self::default()
+        }
+    }
+
+    pub(super) fn take_back(&mut self, budget: usize) -> bool {
+        self.chunks.take_back(budget)
+    }
+
+    /// The entries that were written after interval `base` (all, if `None`): slot, field and value.
+    pub(super) fn since<'a>(
+        &'a self,
+        base: Option<u32>,
+        heap: &'a Heap,
+    ) -> impl Iterator<Item = (u32, &'a [u8], &'a [u8])> {
+        let newer = move |version: u32| base.is_none_or(|base| version > base);
+        let chunks = self
+            .changed
+            .iter()
+            .enumerate()
+            .filter(move |(_, changed)| newer(**changed));
+        chunks
+            .flat_map(move |(chunk, _)| self.chunks.get(chunk).iter())
+            .filter_map(move |entry| {
+                let wanted = entry.owner != NOBODY && newer(entry.version);
+                wanted.then_some((entry.owner, entry.field.get(heap)?, entry.value.get(heap)?))
+            })
+    }
+}

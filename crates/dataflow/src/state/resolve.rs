@@ -1,0 +1,149 @@
+//! Looking up the keys of a batch.
+//!
+//! In passes over the whole batch, each with little to do per key, so that the processor waits for
+//! the memory of many keys at a time: first the records are reduced to distinct keys (in the cache,
+//! by a table as large as the batch), then the index is asked for each one's slot, then the keys
+//! there are compared, then the missing ones get slots.
+
+use super::index::NO_SLOT;
+use super::{KeyedState, Resolved, StateError};
+use crate::cells::CellsRef;
+
+/// Scratch memory: which of a batch's keys are the same.
+#[derive(Debug, Default)]
+pub(super) struct Distinct {
+    /// Open addressing by hash: number of a distinct key plus one, or 0.
+    places: Vec<u32>,
+    /// By number: index of the first record.
+    first: Vec<u32>,
+}
+
+impl Distinct {
+    /// Numbers the keys in the order of their first record.
+    fn number(&mut self, keys: CellsRef<'_>, hashes: &[u64], numbers: &mut Vec<u32>) {
+        let size = (2 * hashes.len()).next_power_of_two();
+        let mask = size - 1;
+        self.places.clear();
+        self.places.resize(size, 0);
+        self.first.clear();
+        numbers.clear();
+        numbers.reserve(hashes.len());
+        for (record, &hash) in hashes.iter().enumerate() {
+            // The upper half: the low bits have little variety within a range of key groups.
+            let mut place = (hash >> 32) as usize & mask;
+            let number = loop {
+                match self.places[place] {
+                    0 => {
+                        self.first.push(record as u32);
+                        let count = self.first.len() as u32;
+                        self.places[place] = count;
+                        break count - 1;
+                    }
+                    taken => {
+                        let first = self.first[taken as usize - 1] as usize;
+                        if hashes[first] == hash && keys.get(first) == keys.get(record) {
+                            break taken - 1;
+                        }
+                    }
+                }
+                place = (place + 1) & mask;
+            };
+            numbers.push(number);
+        }
+    }
+}
+
+impl KeyedState {
+    /// Looks up the keys of a batch, once: fills `resolved` and keeps the places of its keys for the
+    /// accesses by number that follow, until the next `resolve`. `hashes` are [`crate::key::hash`].
+    ///
+    /// # Errors
+    /// There are not as many hashes as keys, or a key belongs to another subtask. No key is resolved
+    /// then.
+    pub fn resolve(
+        &mut self,
+        keys: CellsRef<'_>,
+        hashes: &[u64],
+        resolved: &mut Resolved,
+    ) -> Result<(), StateError> {
+        self.slots.clear();
+        self.release_idle();
+        resolved.keys.clear();
+        resolved.numbers.clear();
+        if hashes.len() != keys.len() {
+            return Err(StateError::Uneven {
+                numbers: keys.len(),
+                others: hashes.len(),
+                column: "hashes",
+            });
+        }
+        self.distinct.number(keys, hashes, &mut resolved.numbers);
+
+        let Self {
+            distinct,
+            slots,
+            keys: table,
+            heap,
+            ..
+        } = self;
+        let first = distinct.first.iter().map(|record| *record as usize);
+        slots.extend(first.clone().map(|record| table.guess(hashes[record])));
+        let mut missing = false;
+        for (slot, record) in slots.iter_mut().zip(first) {
+            let key = keys.get(record);
+            if !table.is(*slot, key, heap) {
+                *slot = table.find(hashes[record], key, heap).unwrap_or(NO_SLOT);
+                missing |= *slot == NO_SLOT;
+            }
+        }
+        // A key that is here is owned; so only the missing ones have to be looked at.
+        if missing {
+            let mut new = self
+                .slots
+                .iter()
+                .zip(&self.distinct.first)
+                .filter(|(slot, _)| **slot == NO_SLOT);
+            if let Err(error) =
+                new.try_for_each(|(_, record)| self.check_owned(hashes[*record as usize]))
+            {
+                self.slots.clear();
+                resolved.numbers.clear();
+                return Err(error);
+            }
+            for number in 0..self.slots.len() {
+                if self.slots[number] == NO_SLOT {
+                    let record = self.distinct.first[number] as usize;
+                    self.slots[number] = self.insert_key(hashes[record], keys.get(record));
+                }
+            }
+        }
+        for &record in &self.distinct.first {
+            resolved.keys.push(keys.get(record as usize));
+        }
+        Ok(())
+    }
+
+    pub(super) fn check_owned(&self, hash: u64) -> Result<(), StateError> {
+        let group = self.key_groups.group_of(hash);
+        if self.range.contains(group) {
+            Ok(())
+        } else {
+            Err(StateError::NotOwned {
+                group,
+                range: self.range,
+            })
+        }
+    }
+
+    /// Gives a key that has none a slot; it is taken back if nothing gets stored there.
+    pub(super) fn insert_key(&mut self, hash: u64, key: &[u8]) -> u32 {
+        let slot = self.keys.insert(hash, key, &mut self.heap);
+        self.idle.push(slot);
+        let chunks = self.keys.chunks();
+        while self.chunks < chunks {
+            self.tables.iter_mut().for_each(super::table::Table::grow);
+            self.chunks += 1;
+        }
+        slot
+    }
+}

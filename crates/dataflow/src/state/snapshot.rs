@@ -1,0 +1,306 @@
+//! State that was sealed at a barrier, and how it is written as a segment.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+
+use super::codec::{self, BlockKind, BlockWriter, string_len};
+use super::heap::Heap;
+use super::keys::Keys;
+use super::removals::{Encoded, Removals};
+use super::table::{Counters, Store};
+use super::{KeyedState, Seal, SegmentStats, StateDescriptor, varint};
+use crate::element::CheckpointId;
+use crate::key::{KEY_HASH_NAME, KeyGroupRange, KeyGroups};
+
+/// Elements of a list are written in runs of about so many bytes, so that no block has to be larger
+/// than an element.
+const RUN_BYTES: usize = 64 << 10;
+
+/// State sealed at a barrier, to be written from another thread.
+///
+/// While it lives, the owner of the state copies every chunk before its first change: drop it soon.
+pub struct SealedState {
+    id: CheckpointId,
+    base: Option<Seal>,
+    descriptors: Arc<[StateDescriptor]>,
+    range: KeyGroupRange,
+    key_groups: KeyGroups,
+    keys: Keys,
+    heap: Heap,
+    stores: Vec<(Store, Counters)>,
+    /// What was removed since the base, interval by interval.
+    removed: Vec<Arc<[Removals]>>,
+    size_hint: u64,
+}
+
+impl fmt::Debug for SealedState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let counters: Vec<&Counters> = self.stores.iter().map(|(_, counters)| counters).collect();
+        f.debug_struct("SealedState")
+            .field("id", &self.id)
+            .field("base", &self.base())
+            .field("states", &counters)
+            .finish()
+    }
+}
+
+impl SealedState {
+    /// Seals `state`, which has begun a new interval already.
+    pub(super) fn new(state: &mut KeyedState, id: CheckpointId, base: Option<Seal>) -> Self {
+        let removed: Vec<Arc<[Removals]>> = match base {
+            Some(base) => {
+                let newer = state
+                    .removed
+                    .iter()
+                    .filter(|(version, _)| *version > base.version);
+                newer.map(|(_, removals)| Arc::clone(removals)).collect()
+            }
+            None => Vec::new(),
+        };
+        let counters = state.tables.iter().map(|table| table.counters);
+        let overhead = codec::entry_overhead(state.keys.len_max());
+        let full: u64 = counters
+            .clone()
+            .map(|counters| counters.bytes + counters.entries * overhead)
+            .sum();
+        let content = match base {
+            Some(base) => {
+                let written = counters.map(|counters| counters.written).sum::<u64>() - base.written;
+                let removals: u64 = removed
+                    .iter()
+                    .flat_map(|removals| removals.iter())
+                    .map(Removals::bytes)
+                    .sum();
+                full.min(written) + removals
+            }
+            None => full,
+        };
+        let names: usize = state
+            .descriptors
+            .iter()
+            .map(|state| state.name.len() + 24)
+            .sum();
+        Self {
+            id,
+            base,
+            descriptors: Arc::clone(&state.descriptors),
+            range: state.range,
+            key_groups: state.key_groups,
+            keys: state.keys.seal(),
+            heap: state.heap.seal(),
+            stores: state
+                .tables
+                .iter_mut()
+                .map(|table| (table.store.seal(), table.counters))
+                .collect(),
+            removed,
+            // Frames of blocks, header and end.
+            size_hint: content + content / 8192 + names as u64 + 256,
+        }
+    }
+
+    /// Whether there is nothing to write (no entry; for a delta also no removal).
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.stores.iter().all(|(_, counters)| match self.base {
+            Some(base) => counters.changed <= base.version,
+            None => counters.entries == 0,
+        })
+    }
+
+    /// The checkpoint on which this is a delta; `None` if it is full.
+    #[must_use]
+    pub fn base(&self) -> Option<CheckpointId> {
+        self.base.map(|base| base.id)
+    }
+
+    /// About how many bytes [`SealedState::write`] will write, at most.
+    #[must_use]
+    pub fn size_hint(&self) -> u64 {
+        self.size_hint
+    }
+
+    /// Writes the segment: blocks of at most 1 MiB, each with its length and CRC-32C. May be called
+    /// again, with the same result.
+    ///
+    /// # Errors
+    /// Those of `to`.
+    pub fn write(&self, to: &mut dyn io::Write) -> io::Result<SegmentStats> {
+        let mut writer = BlockWriter::new(to)?;
+        writer.block(BlockKind::Header, &self.header())?;
+        let mut states = Vec::with_capacity(self.stores.len());
+        for (index, (store, _)) in (0..).zip(&self.stores) {
+            let mut part = Part {
+                writer: &mut writer,
+                sealed: self,
+                index,
+                entries: 0,
+                bytes: 0,
+            };
+            part.removals()?;
+            part.store(store)?;
+            states.push((part.entries, part.bytes));
+        }
+        Ok(SegmentStats {
+            bytes: writer.finish()?,
+            states,
+        })
+    }
+
+    fn header(&self) -> Vec<u8> {
+        let mut header = vec![u8::from(self.base.is_some())];
+        let base = self.base.map_or(0, |base| base.id.0);
+        header.extend_from_slice(&self.id.0.to_le_bytes());
+        header.extend_from_slice(&base.to_le_bytes());
+        for number in [self.key_groups.count(), self.range.start, self.range.end] {
+            header.extend_from_slice(&number.to_le_bytes());
+        }
+        let push_varint = |header: &mut Vec<u8>, value: u64| {
+            let (bytes, len) = varint::encode(value);
+            header.extend_from_slice(&bytes[..len]);
+        };
+        let push_string = |header: &mut Vec<u8>, string: &str| {
+            push_varint(header, string.len() as u64);
+            header.extend_from_slice(string.as_bytes());
+        };
+        push_string(&mut header, KEY_HASH_NAME);
+        push_varint(&mut header, self.stores.len() as u64);
+        for (descriptor, (_, counters)) in self.descriptors.iter().zip(&self.stores) {
+            push_string(&mut header, &descriptor.name);
+            header.push(codec::kind_byte(descriptor.kind));
+            push_varint(
+                &mut header,
+                if self.base.is_some() {
+                    0
+                } else {
+                    counters.entries
+                },
+            );
+        }
+        header
+    }
+}
+
+/// One state on its way into a segment.
+struct Part<'w, 'a> {
+    writer: &'w mut BlockWriter<'a>,
+    sealed: &'w SealedState,
+    index: u32,
+    entries: u64,
+    bytes: u64,
+}
+
+impl Part<'_, '_> {
+    fn removals(&mut self) -> io::Result<()> {
+        let sealed = self.sealed;
+        for removals in &sealed.removed {
+            let removals = &removals[self.index as usize];
+            self.strings(BlockKind::RemovedKeys, &removals.keys, 1)?;
+        }
+        for removals in &sealed.removed {
+            let removals = &removals[self.index as usize];
+            self.strings(BlockKind::RemovedFields, &removals.fields, 2)?;
+        }
+        Ok(())
+    }
+
+    /// Writes entries of so many strings each.
+    fn strings(&mut self, kind: BlockKind, strings: &Encoded, each: usize) -> io::Result<()> {
+        let mut strings = strings.iter();
+        loop {
+            let entry: Vec<&[u8]> = strings.by_ref().take(each).collect();
+            if entry.is_empty() {
+                return Ok(());
+            }
+            self.writer.entry(
+                kind,
+                self.index,
+                entry.iter().map(|string| string_len(string)).sum(),
+            )?;
+            entry
+                .into_iter()
+                .try_for_each(|string| self.writer.string(string))?;
+        }
+    }
+
+    fn store(&mut self, store: &Store) -> io::Result<()> {
+        let SealedState {
+            keys, heap, base, ..
+        } = self.sealed;
+        let base = base.map(|base| base.version);
+        // An entry's slot has a key as long as the entry is there.
+        let key_of = |slot: u32| keys.get(slot, heap).unwrap_or_default();
+        match store {
+            Store::Values(values) => {
+                for (slot, value) in values.since(base, heap) {
+                    let key = key_of(slot);
+                    self.writer.entry(
+                        BlockKind::Values,
+                        self.index,
+                        string_len(key) + string_len(value),
+                    )?;
+                    self.writer.string(key)?;
+                    self.writer.string(value)?;
+                    self.count(1, key.len() + value.len());
+                }
+            }
+            Store::Maps(maps) => {
+                for (slot, field, value) in maps.since(base, heap) {
+                    let key = key_of(slot);
+                    let len = string_len(key) + string_len(field) + string_len(value);
+                    self.writer.entry(BlockKind::MapEntries, self.index, len)?;
+                    self.writer.string(key)?;
+                    self.writer.string(field)?;
+                    self.writer.string(value)?;
+                    self.count(1, key.len() + field.len() + value.len());
+                }
+            }
+            Store::Lists(lists) => {
+                for (slot, starts, elements) in lists.since(base, heap) {
+                    self.list(key_of(slot), starts, elements)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn list<'e>(
+        &mut self,
+        key: &[u8],
+        mut starts: bool,
+        elements: impl Iterator<Item = &'e [u8]>,
+    ) -> io::Result<()> {
+        let mut elements = elements.peekable();
+        let mut run = Vec::new();
+        self.count(0, key.len());
+        while elements.peek().is_some() {
+            run.clear();
+            let mut len = 0;
+            while let Some(element) =
+                elements.next_if(|element| run.is_empty() || len + element.len() < RUN_BYTES)
+            {
+                len += string_len(element);
+                run.push(element);
+            }
+            let count = run.len() as u64;
+            let len = string_len(key) + 1 + varint::len(count) + len;
+            self.writer
+                .entry(BlockKind::ListElements, self.index, len)?;
+            self.writer.string(key)?;
+            self.writer.raw(&[u8::from(starts)])?;
+            self.writer.varint(count)?;
+            for element in &run {
+                self.writer.string(element)?;
+                self.count(1, element.len());
+            }
+            starts = false;
+        }
+        Ok(())
+    }
+
+    fn count(&mut self, entries: u64, bytes: usize) {
+        self.entries += entries;
+        self.bytes += bytes as u64;
+    }
+}

@@ -1,0 +1,206 @@
+//! One state of an operator: its store, what was removed from it, and how much it holds.
+
+use super::heap::Heap;
+use super::lists::Lists;
+use super::maps::Maps;
+use super::removals::{Mark, Removals};
+use super::values::Values;
+use super::{StateKind, Stats};
+
+/// One declared state.
+#[derive(Debug)]
+pub(super) struct Table {
+    pub(super) store: Store,
+    /// What was removed in this interval, if there is a snapshot that may become a base.
+    pub(super) removals: Removals,
+    pub(super) counters: Counters,
+    /// Counters and extent of the removals at the last commit.
+    committed: (Counters, Mark),
+}
+
+/// The entries of a state, by kind.
+#[derive(Debug)]
+pub(super) enum Store {
+    Values(Values),
+    Maps(Maps),
+    Lists(Lists),
+}
+
+/// How much a state holds.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Counters {
+    /// Values, map entries or list elements.
+    pub(super) entries: u64,
+    /// Their bytes (and those of fields), without keys.
+    pub(super) bytes: u64,
+    /// The interval in which something was changed last.
+    pub(super) changed: u32,
+    /// At most how many bytes a delta of all writes since the start would have.
+    pub(super) written: u64,
+}
+
+/// How one change altered what a state holds for a key.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Change {
+    /// It holds something and did not before.
+    pub(super) appeared: bool,
+    /// It holds nothing any more.
+    pub(super) vanished: bool,
+    /// By how many bytes it grew.
+    pub(super) bytes: i64,
+}
+
+/// How all changes of one access altered a state.
+#[derive(Debug, Default)]
+pub(super) struct Tally {
+    /// Slots for which the state holds something and did not before.
+    pub(super) appeared: Vec<u32>,
+    /// Slots for which it holds nothing any more.
+    pub(super) vanished: Vec<u32>,
+    /// By how many entries it grew.
+    pub(super) entries: i64,
+    /// By how many bytes, without keys.
+    pub(super) bytes: i64,
+    /// How many entries were written, and their bytes.
+    pub(super) written: (u64, u64),
+    /// Whether a removal was logged.
+    pub(super) removed: bool,
+}
+
+/// What it takes to undo one access.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Savepoint {
+    undo: usize,
+    removals: Mark,
+    counters: Counters,
+    pub(super) stats: Stats,
+}
+
+impl Tally {
+    /// Adds a change for the key in `slot`.
+    #[inline]
+    pub(super) fn add(&mut self, slot: u32, change: Change) {
+        self.bytes += change.bytes;
+        if change.appeared {
+            self.appeared.push(slot);
+        } else if change.vanished {
+            self.vanished.push(slot);
+        }
+    }
+}
+
+/// Does the same with the store of whichever kind.
+macro_rules! each_kind {
+    ($store:expr, $inner:ident => $body:expr) => {
+        match $store {
+            Store::Values($inner) => $body,
+            Store::Maps($inner) => $body,
+            Store::Lists($inner) => $body,
+        }
+    };
+}
+
+impl Table {
+    pub(super) fn new(kind: StateKind) -> Self {
+        let store = match kind {
+            StateKind::Value => Store::Values(Values::default()),
+            StateKind::Map => Store::Maps(Maps::default()),
+            StateKind::List => Store::Lists(Lists::default()),
+        };
+        Self {
+            store,
+            removals: Removals::default(),
+            counters: Counters::default(),
+            committed: Default::default(),
+        }
+    }
+
+    /// Makes places for another chunk of slots.
+    pub(super) fn grow(&mut self) {
+        each_kind!(&mut self.store, store => store.grow());
+    }
+
+    /// Whether the state holds nothing for the key in `slot`.
+    pub(super) fn is_absent(&self, slot: u32) -> bool {
+        each_kind!(&self.store, store => store.is_absent(slot))
+    }
+
+    /// Removes what the state holds for the key in `slot`. Returns how many entries there were.
+    pub(super) fn clear(&mut self, slot: u32, version: u32, heap: &mut Heap) -> (u64, Change) {
+        if self.is_absent(slot) {
+            return (0, Change::default());
+        }
+        match &mut self.store {
+            Store::Values(values) => (1, values.set(slot, None, version, heap)),
+            Store::Maps(maps) => maps.clear(slot, version),
+            Store::Lists(lists) => lists.clear(slot, version, heap),
+        }
+    }
+
+    /// Accounts for an access.
+    pub(super) fn add(&mut self, tally: &Tally, version: u32, key_len_max: usize) {
+        let counters = &mut self.counters;
+        counters.entries = counters.entries.wrapping_add_signed(tally.entries);
+        counters.bytes = counters.bytes.wrapping_add_signed(tally.bytes);
+        counters.changed = version;
+        counters.written +=
+            tally.written.1 + tally.written.0 * super::codec::entry_overhead(key_len_max);
+    }
+
+    pub(super) fn savepoint(&self, stats: Stats) -> Savepoint {
+        let undo = each_kind!(&self.store, store => store.mark());
+        Savepoint {
+            undo,
+            removals: self.removals.mark(),
+            counters: self.counters,
+            stats,
+        }
+    }
+
+    pub(super) fn rollback_to(&mut self, savepoint: Savepoint, heap: &mut Heap) {
+        each_kind!(&mut self.store, store => store.rollback(savepoint.undo, heap));
+        self.removals.truncate(savepoint.removals);
+        self.counters = savepoint.counters;
+    }
+
+    pub(super) fn commit(&mut self, heap: &mut Heap) {
+        each_kind!(&mut self.store, store => store.commit(heap));
+        self.committed = (self.counters, self.removals.mark());
+    }
+
+    pub(super) fn rollback(&mut self, heap: &mut Heap) {
+        each_kind!(&mut self.store, store => store.rollback(0, heap));
+        let mark;
+        (self.counters, mark) = self.committed;
+        self.removals.truncate(mark);
+    }
+
+    /// What was removed in this interval, which ends, or does not matter any more.
+    pub(super) fn take_removals(&mut self) -> Removals {
+        self.committed.1 = Mark::default();
+        std::mem::take(&mut self.removals)
+    }
+
+    pub(super) fn take_back(&mut self, budget: usize) -> bool {
+        each_kind!(&mut self.store, store => store.take_back(budget))
+    }
+}
+
+impl Store {
+    /// The store as it is now, to be read with `since` only.
+    pub(super) fn seal(&mut self) -> Self {
+        match self {
+            Self::Values(values) => Self::Values(values.seal()),
+            Self::Maps(maps) => Self::Maps(maps.seal()),
+            Self::Lists(lists) => Self::Lists(lists.seal()),
+        }
+    }
+
+    pub(super) fn kind(&self) -> StateKind {
+        match self {
+            Self::Values(_) => StateKind::Value,
+            Self::Maps(_) => StateKind::Map,
+            Self::Lists(_) => StateKind::List,
+        }
+    }
+}
