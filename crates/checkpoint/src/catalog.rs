@@ -1,0 +1,227 @@
+//! What checkpoints there are beneath a directory, whole or not.
+//!
+//! For people and tools that look around: one bad entry never hides the others. Nothing of a job is
+//! needed, and no data file is read.
+
+use std::cmp::Ordering;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::completed::Completed;
+use crate::metadata::Kind;
+use crate::names;
+use crate::place;
+use crate::storage::Storage;
+use crate::{Error, Result};
+
+/// A directory that is a checkpoint or savepoint, or looks like one.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// Its path or URL.
+    pub path: String,
+    /// The name of the directory that it is in, a job's id as a rule.
+    pub job: String,
+    /// Its own name, such as `chk-12`.
+    pub name: String,
+    /// When its metadata was written as the storage tells, in milliseconds since the epoch; 0 if
+    /// there is none or the storage does not tell.
+    pub modified_at: i64,
+    /// What it is.
+    pub status: Status,
+}
+
+/// What an [`Entry`] is.
+#[derive(Clone, Debug)]
+pub enum Status {
+    /// Its metadata is there and right. Its data files were not looked at.
+    Complete(Completed),
+    /// It has no metadata: it is being written, or never was completed, or is being deleted.
+    Incomplete,
+    /// Its metadata is not what was written.
+    Corrupt(String),
+    /// A later version of the format wrote it.
+    FutureFormat(String),
+    /// It could not be read.
+    Unreadable(String),
+}
+
+impl Status {
+    /// One word for it.
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Complete(_) => "complete",
+            Self::Incomplete => "incomplete",
+            Self::Corrupt(_) => "corrupt",
+            Self::FutureFormat(_) => "future format",
+            Self::Unreadable(_) => "unreadable",
+        }
+    }
+
+    /// Why it is not complete, where there is more to say.
+    #[must_use]
+    pub fn reason(&self) -> Option<&str> {
+        match self {
+            Self::Complete(_) | Self::Incomplete => None,
+            Self::Corrupt(why) | Self::FutureFormat(why) | Self::Unreadable(why) => Some(why),
+        }
+    }
+}
+
+impl Entry {
+    /// The checkpoint, if it is complete.
+    #[must_use]
+    pub fn completed(&self) -> Option<&Completed> {
+        match &self.status {
+            Status::Complete(completed) => Some(completed),
+            _ => None,
+        }
+    }
+
+    /// The number in its name, or in its metadata.
+    #[must_use]
+    pub fn id(&self) -> Option<u64> {
+        let metadata = self.completed().map(|completed| completed.metadata().id);
+        names::checkpoint_id(&self.name).or(metadata)
+    }
+
+    /// When it completed, as far as it is known: milliseconds since the epoch.
+    #[must_use]
+    pub fn completed_at(&self) -> i64 {
+        self.completed().map_or(self.modified_at, completed_at)
+    }
+}
+
+/// When a checkpoint completed.
+pub(crate) fn completed_at(checkpoint: &Completed) -> i64 {
+    let metadata = checkpoint.metadata();
+    let duration = i64::try_from(metadata.duration_ms).unwrap_or(i64::MAX);
+    metadata.triggered_at.saturating_add(duration)
+}
+
+/// Lists what is at or beneath `place`, a path or URL: the directory of all jobs, one job's, a
+/// checkpoint's, or its `_metadata`. Sorted by job, then by number, savepoints last.
+///
+/// # Errors
+/// [`Error::NotFound`] if there is nothing at that place, [`Error::Incompatible`] if it is no place
+/// that can be reached, [`Error::Storage`] if it cannot be read at all.
+pub fn list(place: &str) -> Result<Vec<Entry>> {
+    let path = place::path(place, "directory")?;
+    if !path.exists() {
+        return Err(Error::NotFound(format!(
+            "{} does not exist",
+            path.display()
+        )));
+    }
+    list_path(&path)
+}
+
+/// As [`list`], for a path that exists.
+pub(crate) fn list_path(path: &Path) -> Result<Vec<Entry>> {
+    let directory = match path.is_file() {
+        true => path.parent().unwrap_or(path),
+        false => path,
+    };
+    let (storage, name) = place::open_directory(directory)?;
+    let mut entries = entries(&storage, &name)?;
+    entries.sort_by(order);
+    Ok(entries)
+}
+
+fn order(a: &Entry, b: &Entry) -> Ordering {
+    let key = |entry: &Entry| {
+        let number = names::checkpoint_id(&entry.name);
+        (
+            entry.job.clone(),
+            number.is_none(),
+            number,
+            entry.name.clone(),
+        )
+    };
+    key(a).cmp(&key(b))
+}
+
+pub(crate) fn entries(storage: &Arc<dyn Storage>, directory: &str) -> Result<Vec<Entry>> {
+    if let Some(entry) = entry(storage, directory) {
+        return Ok(vec![entry]);
+    }
+    let mut entries = Vec::new();
+    for child in storage.list(directory)?.directories {
+        if let Some(entry) = entry(storage, &child) {
+            entries.push(entry);
+        } else if !names::is_inside_job(names::leaf(&child)) {
+            // A directory that cannot be read has nothing to show, and must not hide the others.
+            let grandchildren = storage.list(&child).unwrap_or_default().directories;
+            entries.extend(grandchildren.iter().filter_map(|name| entry(storage, name)));
+        }
+    }
+    Ok(entries)
+}
+
+/// What a directory is, if it is a checkpoint or savepoint or looks like one.
+fn entry(storage: &Arc<dyn Storage>, directory: &str) -> Option<Entry> {
+    let name = names::leaf(directory);
+    let looks_like_one = names::checkpoint_id(name).is_some() || names::is_savepoint(name);
+    let metadata = names::metadata(directory);
+    let listing = match storage.list(directory) {
+        Ok(listing) => listing,
+        Err(_) if !looks_like_one => return None,
+        Err(error) => {
+            return Some(new_entry(
+                storage,
+                directory,
+                0,
+                Status::Unreadable(describe(&error)),
+            ));
+        }
+    };
+    let found = listing
+        .objects
+        .iter()
+        .find(|object| object.name == metadata);
+    let Some(found) = found else {
+        return looks_like_one.then(|| new_entry(storage, directory, 0, Status::Incomplete));
+    };
+    let status = match Completed::open(Arc::clone(storage), directory) {
+        Ok(completed) => Status::Complete(completed),
+        Err(Error::Corrupt { what, .. }) => Status::Corrupt(what),
+        Err(Error::Incompatible(why)) => Status::FutureFormat(why),
+        Err(Error::NotFound(_)) => Status::Incomplete,
+        Err(error) => Status::Unreadable(describe(&error)),
+    };
+    Some(new_entry(storage, directory, found.modified_at, status))
+}
+
+fn new_entry(
+    storage: &Arc<dyn Storage>,
+    directory: &str,
+    modified_at: i64,
+    status: Status,
+) -> Entry {
+    Entry {
+        path: storage.location(directory),
+        job: names::leaf(names::parent(directory)).to_owned(),
+        name: names::leaf(directory).to_owned(),
+        modified_at,
+        status,
+    }
+}
+
+fn describe(error: &Error) -> String {
+    match std::error::Error::source(error) {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    }
+}
+
+/// Whether an entry is (or, if it cannot be read, is called like) a checkpoint of the runtime, not a
+/// user's savepoint.
+pub(crate) fn is_checkpoint(entry: &Entry) -> bool {
+    match entry.completed() {
+        Some(completed) => completed.metadata().kind == Kind::Checkpoint,
+        None => names::checkpoint_id(&entry.name).is_some(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,321 @@
+//! A completed checkpoint, and how its state is read.
+//!
+//! Metadata is verified when a checkpoint is opened, state while it is read: a reader that has seen
+//! the last byte of a segment knows that all of them are what was written.
+
+use std::collections::{BTreeSet, HashMap};
+use std::io::{self, Read};
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::{Buf, Bytes, BytesMut};
+
+use crate::metadata::{self, METADATA_BYTES_MAX, Metadata, Operator, Segment};
+use crate::names;
+use crate::storage::Storage;
+use crate::{Error, Result};
+
+/// Bytes that a reader asks of the storage at once, and holds.
+const CHUNK_BYTES: u64 = 4 << 20;
+
+/// A completed checkpoint or savepoint: its metadata and how to read its state. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Completed(Arc<Contents>);
+
+#[derive(Debug)]
+pub(crate) struct Contents {
+    pub(crate) storage: Arc<dyn Storage>,
+    /// The directory that holds `_metadata`.
+    pub(crate) directory: String,
+    pub(crate) metadata: Metadata,
+    pub(crate) inline: Bytes,
+    pub(crate) metadata_bytes: u64,
+    pub(crate) bytes_written: u64,
+    /// Whether it has a path that outlives this process.
+    pub(crate) lasting: bool,
+    /// Entries and bytes per state in the full segment of (operator id, subtask), as far as this run
+    /// wrote it: a delta on it tells only what changed.
+    pub(crate) totals: HashMap<(String, u32), Vec<(u64, u64)>>,
+}
+
+impl Completed {
+    pub(crate) fn new(contents: Contents) -> Self {
+        Self(Arc::new(contents))
+    }
+
+    /// Reads and verifies the metadata in `directory`.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] if there is none, [`Error::Corrupt`] if it is damaged,
+    /// [`Error::Incompatible`] if a later format wrote it.
+    pub fn open(storage: Arc<dyn Storage>, directory: &str) -> Result<Self> {
+        let name = names::metadata(directory);
+        let object = storage.location(&name);
+        let bytes = read_metadata(&*storage, &name, &object)?;
+        let (metadata, inline) = metadata::decode(&bytes, &object)?;
+        Ok(Self::new(Contents {
+            storage,
+            directory: directory.to_owned(),
+            metadata,
+            inline,
+            metadata_bytes: bytes.len() as u64,
+            bytes_written: bytes.len() as u64,
+            lasting: true,
+            totals: HashMap::new(),
+        }))
+    }
+
+    /// Its metadata.
+    #[must_use]
+    pub fn metadata(&self) -> &Metadata {
+        &self.0.metadata
+    }
+
+    /// The path or URL of `_metadata`, to be passed to `-s`; `None` in memory.
+    #[must_use]
+    pub fn path(&self) -> Option<String> {
+        self.0.lasting.then(|| self.metadata_location())
+    }
+
+    /// Bytes that were written for this checkpoint, `_metadata` included. Of a checkpoint that was
+    /// opened rather than taken, only the size of `_metadata` is known.
+    #[must_use]
+    pub fn bytes_written(&self) -> u64 {
+        self.0.bytes_written
+    }
+
+    /// The size of `_metadata`, inline segments included.
+    #[must_use]
+    pub fn metadata_bytes(&self) -> u64 {
+        self.0.metadata_bytes
+    }
+
+    /// The operator with this id.
+    #[must_use]
+    pub fn operator(&self, id: &str) -> Option<&Operator> {
+        self.0
+            .metadata
+            .operators
+            .iter()
+            .find(|operator| operator.id == id)
+    }
+
+    /// All segments, with their operator and subtask, in the order of the metadata.
+    pub fn segments(&self) -> impl Iterator<Item = (&Operator, u32, &Segment)> {
+        self.0.metadata.operators.iter().flat_map(|operator| {
+            operator
+                .subtasks
+                .iter()
+                .zip(0..)
+                .flat_map(move |(subtask, index)| {
+                    subtask
+                        .segments
+                        .iter()
+                        .map(move |segment| (operator, index, segment))
+                })
+        })
+    }
+
+    /// Reads one segment, checking length and checksum: an error of kind
+    /// [`io::ErrorKind::InvalidData`] that wraps [`Error::Corrupt`] when they are not what was
+    /// written, of another kind that wraps [`Error::Storage`] when it could not be read. The check is
+    /// done before the last bytes are handed out. Streams; memory is bounded.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] if the segment cannot be where it is said to be.
+    pub fn read(&self, segment: &Segment) -> Result<Box<dyn Read + Send>> {
+        let source = match &segment.file {
+            None => Source::Inline(self.inline_range(segment)?),
+            Some(file) => Source::File {
+                storage: Arc::clone(&self.0.storage),
+                name: self.resolve(file)?,
+            },
+        };
+        Ok(Box::new(SegmentReader {
+            object: self.segment_location(segment),
+            source,
+            range: segment.offset..segment.offset.saturating_add(segment.length),
+            next: segment.offset,
+            chunk: Bytes::new(),
+            checksum: 0,
+            expected: segment.crc32c,
+            finished: false,
+        }))
+    }
+
+    /// The names of the data files that it references.
+    pub(crate) fn files(&self) -> BTreeSet<String> {
+        self.segments()
+            .filter_map(|(_, _, segment)| segment.file.as_deref())
+            .filter_map(|file| names::resolve(&self.0.directory, file).ok())
+            .collect()
+    }
+
+    pub(crate) fn contents(&self) -> &Contents {
+        &self.0
+    }
+
+    /// The bytes of an inline segment.
+    pub(crate) fn inline_range(&self, segment: &Segment) -> Result<Bytes> {
+        let start = usize::try_from(segment.offset).ok();
+        let length = usize::try_from(segment.length).ok();
+        let end = start
+            .zip(length)
+            .and_then(|(start, length)| start.checked_add(length));
+        match start.zip(end) {
+            Some((start, end)) if end <= self.0.inline.len() => Ok(self.0.inline.slice(start..end)),
+            _ => Err(Error::Corrupt {
+                object: self.metadata_location(),
+                what: format!(
+                    "a segment has {} bytes from inline byte {}, there are {}",
+                    segment.length,
+                    segment.offset,
+                    self.0.inline.len()
+                ),
+            }),
+        }
+    }
+
+    pub(crate) fn metadata_location(&self) -> String {
+        self.0.storage.location(&names::metadata(&self.0.directory))
+    }
+
+    /// The object that a segment is in, as the user would name it.
+    pub(crate) fn segment_location(&self, segment: &Segment) -> String {
+        match &segment.file {
+            None => format!("{} (inline)", self.metadata_location()),
+            Some(file) => match names::resolve(&self.0.directory, file) {
+                Ok(name) => self.0.storage.location(&name),
+                Err(_) => file.clone(),
+            },
+        }
+    }
+
+    /// The name of the data file that a segment references.
+    pub(crate) fn resolve(&self, file: &str) -> Result<String> {
+        names::resolve(&self.0.directory, file).map_err(|what| Error::Corrupt {
+            object: self.metadata_location(),
+            what: format!("it references file `{file}`, but {what}"),
+        })
+    }
+}
+
+fn read_metadata(storage: &dyn Storage, name: &str, object: &str) -> Result<Bytes> {
+    let mut whole = BytesMut::new();
+    loop {
+        let at = whole.len() as u64;
+        let chunk = storage.read(name, at..at + CHUNK_BYTES)?;
+        whole.extend_from_slice(&chunk);
+        if (chunk.len() as u64) < CHUNK_BYTES {
+            return Ok(whole.freeze());
+        }
+        // Not all of some huge file that is called `_metadata` by accident.
+        if !metadata::begins_like_metadata(&whole) || whole.len() as u64 > METADATA_BYTES_MAX {
+            return Err(Error::Corrupt {
+                object: object.to_owned(),
+                what: format!(
+                    "it is not checkpoint metadata, or has more than {METADATA_BYTES_MAX} bytes"
+                ),
+            });
+        }
+    }
+}
+
+enum Source {
+    Inline(Bytes),
+    File {
+        storage: Arc<dyn Storage>,
+        name: String,
+    },
+}
+
+struct SegmentReader {
+    object: String,
+    source: Source,
+    range: Range<u64>,
+    /// Where the next chunk begins.
+    next: u64,
+    chunk: Bytes,
+    checksum: u32,
+    expected: u32,
+    /// Whether the checksum was found right.
+    finished: bool,
+}
+
+impl SegmentReader {
+    fn corrupt(&self, what: String) -> io::Error {
+        io::Error::new(
+            io::ErrorKind::InvalidData,
+            Error::Corrupt {
+                object: self.object.clone(),
+                what,
+            },
+        )
+    }
+
+    fn fetch(&self) -> io::Result<Bytes> {
+        match &self.source {
+            Source::Inline(bytes) => Ok(bytes.clone()),
+            Source::File { storage, name } => {
+                let end = self.range.end.min(self.next.saturating_add(CHUNK_BYTES));
+                let chunk = storage
+                    .read(name, self.next..end)
+                    .map_err(|error| match error {
+                        Error::NotFound(_) => self.corrupt("the file is missing".to_owned()),
+                        error => io::Error::other(error),
+                    })?;
+                if (chunk.len() as u64) < end - self.next {
+                    return Err(self.corrupt(format!(
+                        "the file ends at byte {}, bytes {}..{} are expected",
+                        self.next + chunk.len() as u64,
+                        self.range.start,
+                        self.range.end
+                    )));
+                }
+                Ok(chunk)
+            }
+        }
+    }
+
+    /// Gets the next chunk. With the last one, the checksum is known before any of it is given out.
+    fn advance(&mut self) -> io::Result<()> {
+        let chunk = match self.next < self.range.end {
+            true => self.fetch()?,
+            false => Bytes::new(),
+        };
+        let checksum = crc32c::crc32c_append(self.checksum, &chunk);
+        let next = self.next + chunk.len() as u64;
+        if next >= self.range.end {
+            if checksum != self.expected {
+                return Err(self.corrupt(format!(
+                    "bytes {}..{} do not match their checksum",
+                    self.range.start, self.range.end
+                )));
+            }
+            self.finished = true;
+        }
+        // Only now, so that a reader that asks again after an error gets it again.
+        (self.checksum, self.next, self.chunk) = (checksum, next, chunk);
+        Ok(())
+    }
+}
+
+impl Read for SegmentReader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if buffer.is_empty() {
+            return Ok(0);
+        }
+        while self.chunk.is_empty() {
+            if self.finished {
+                return Ok(0);
+            }
+            self.advance()?;
+        }
+        let count = buffer.len().min(self.chunk.len());
+        self.chunk.copy_to_slice(&mut buffer[..count]);
+        Ok(count)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,137 @@
+//! What `_metadata` records.
+//!
+//! The types here are the file format (see `docs/checkpoint-format.md`): a field may be added, for
+//! readers of the same format version ignore fields that they do not know, but it must be one that
+//! can be ignored. What cannot, raises [`FORMAT_VERSION`].
+
+mod codec;
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+pub use codec::{FORMAT_VERSION, MAGIC, METADATA_BYTES_MAX};
+pub(crate) use codec::{begins_like_metadata, decode, encode};
+
+/// The parsed content of `_metadata`. Times are milliseconds since the epoch, UTC.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Metadata {
+    /// Version of the program that wrote it.
+    pub writer: String,
+    /// The job's name.
+    pub job_name: String,
+    /// The job's id.
+    pub job_id: String,
+    /// Fencing number of the job directory.
+    pub generation: u64,
+    /// Number of the checkpoint.
+    pub id: u64,
+    /// The checkpoint completed before it, if any.
+    pub previous: Option<u64>,
+    /// What it is and who owns it.
+    pub kind: Kind,
+    /// When it was triggered.
+    pub triggered_at: i64,
+    /// How long it took from trigger to completion, in milliseconds.
+    pub duration_ms: u64,
+    /// Number of key groups.
+    pub key_groups: u32,
+    /// Name of the hash that deals keys to key groups.
+    pub key_hash: String,
+    /// The operators (and sources and sinks), in topological order.
+    pub operators: Vec<Operator>,
+}
+
+/// What a checkpoint is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// Taken and owned by the runtime.
+    Checkpoint,
+    /// Taken on demand, owned by the user.
+    Savepoint,
+}
+
+/// One source, operator or sink.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Operator {
+    /// Its id in the job file.
+    pub id: String,
+    /// `source`, `operator` or `sink`.
+    pub role: Role,
+    /// How many subtasks it had.
+    pub parallelism: u32,
+    /// For example the component's digest and world version.
+    pub labels: BTreeMap<String, String>,
+    /// Its declared keyed states.
+    pub states: Vec<State>,
+    /// What each subtask had, in subtask order.
+    pub subtasks: Vec<Subtask>,
+}
+
+/// What an [`Operator`] is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Role {
+    /// A source.
+    Source,
+    /// An operator.
+    Operator,
+    /// A sink.
+    Sink,
+}
+
+/// A declared state and how much of it there is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct State {
+    /// Its name.
+    pub name: String,
+    /// `value`, `map` or `list`.
+    pub kind: String,
+    /// Names the encoding of its values.
+    pub schema: String,
+    /// Version of that encoding.
+    pub schema_version: u32,
+    /// Time to live in milliseconds.
+    pub ttl_ms: Option<u64>,
+    /// Entries or elements in all subtasks, as far as full segments tell.
+    pub entries: u64,
+    /// Bytes of their keys and values.
+    pub bytes: u64,
+}
+
+/// What one subtask had.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Subtask {
+    /// Segments of keyed state to be read in order: a full one, then deltas. Deltas alone stand on
+    /// nothing (the full one was empty, and is not stored). Empty: no state.
+    pub segments: Vec<Segment>,
+    /// Positions of a source, prepared output of a sink.
+    pub parts: Vec<serde_json::Value>,
+    /// Inputs that had ended.
+    pub ended_inputs: Vec<u32>,
+    /// Highest watermark seen.
+    pub watermark: Option<i64>,
+}
+
+/// A range of bytes in a file (or in `_metadata` itself) that holds a segment of keyed state.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Segment {
+    /// Path relative to the directory that holds `_metadata`; `None` if inline.
+    pub file: Option<String>,
+    /// First byte, in the file or among the inline bytes.
+    pub offset: u64,
+    /// Number of bytes.
+    pub length: u64,
+    /// CRC-32C of these bytes.
+    pub crc32c: u32,
+    /// The checkpoint that wrote it.
+    pub written_by: u64,
+    /// Whether it only has what changed since the segment before it.
+    pub delta: bool,
+}

@@ -1,0 +1,480 @@
+//! A storage that breaks on purpose: for tests, and for drills.
+//!
+//! It stands in front of any other storage, counts the durable steps that are asked of it, and asks a
+//! plan what becomes of each: whether it is done, refused, half done, or the last thing that happens
+//! before everything is gone. Crash at every step in turn, and what is left must always be something
+//! to restart from.
+//!
+//! While nothing is planned it keeps the [contract](super::contract). A torn step breaks it: that is
+//! what storages do that promise more than they keep.
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::{Bytes, BytesMut};
+
+use super::{Listing, ObjectWriter, Storage};
+use crate::{Error, Result};
+
+/// What a durable step does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// [`ObjectWriter::append`].
+    Append,
+    /// [`ObjectWriter::finish`].
+    Finish,
+    /// [`Storage::put_new`].
+    Put,
+    /// [`Storage::delete`].
+    Delete,
+    /// [`Storage::make_directory`].
+    MakeDirectory,
+    /// [`Storage::remove_directory`].
+    RemoveDirectory,
+}
+
+impl Action {
+    /// As it is called in an error's message.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Append | Self::Finish | Self::Put => "writing",
+            Self::Delete | Self::RemoveDirectory => "deleting",
+            Self::MakeDirectory => "creating",
+        }
+    }
+}
+
+/// A step that changes what is stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// How many steps came before it.
+    pub number: usize,
+    /// What it does.
+    pub action: Action,
+    /// The object or directory.
+    pub name: String,
+}
+
+impl Step {
+    /// Whether it brings bytes to the storage, so that it can be torn.
+    #[must_use]
+    pub fn is_write(&self) -> bool {
+        matches!(self.action, Action::Append | Action::Finish | Action::Put)
+    }
+}
+
+/// How much of a broken step is done all the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extent {
+    /// Nothing.
+    Nothing,
+    /// Half of the bytes, so that a truncated object appears. Nothing where there are no bytes.
+    Half,
+    /// All of it; only the answer is lost.
+    All,
+}
+
+/// What becomes of a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// It is done.
+    None,
+    /// It is done to this extent, and reported as failed. What follows is well.
+    Fail(Extent),
+    /// It is done to this extent, and it is the last: whatever is asked from then on, reading too,
+    /// fails and does nothing, as if the process were gone.
+    Crash(Extent),
+}
+
+type Plan = dyn Fn(&Step) -> Fault + Send + Sync;
+type Unreadable = dyn Fn(&str) -> bool + Send + Sync;
+
+/// A [`Storage`] that counts durable steps and breaks those that its plan says. Clones are the same
+/// storage.
+#[derive(Clone)]
+pub struct FaultyStorage {
+    inner: Arc<dyn Storage>,
+    plan: Arc<Plan>,
+    unreadable: Arc<Unreadable>,
+    crashed: Arc<AtomicBool>,
+    record: Arc<Mutex<Record>>,
+}
+
+#[derive(Debug, Default)]
+struct Record {
+    steps: Vec<Step>,
+    faults: Vec<(Step, Fault)>,
+}
+
+impl FaultyStorage {
+    /// In front of `inner`. The plan is asked once for every step, in the order of their numbers.
+    pub fn new(
+        inner: Arc<dyn Storage>,
+        plan: impl Fn(&Step) -> Fault + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            inner,
+            plan: Arc::new(plan),
+            unreadable: Arc::new(|_| false),
+            crashed: Arc::default(),
+            record: Arc::default(),
+        }
+    }
+
+    /// Breaks nothing: for counting the steps.
+    #[must_use]
+    pub fn counting(inner: Arc<dyn Storage>) -> Self {
+        Self::new(inner, |_| Fault::None)
+    }
+
+    /// Breaks one step.
+    #[must_use]
+    pub fn at(inner: Arc<dyn Storage>, number: usize, fault: Fault) -> Self {
+        Self::new(inner, move |step| match step.number == number {
+            true => fault,
+            false => Fault::None,
+        })
+    }
+
+    /// The same, but objects whose names are `unreadable` cannot be read.
+    #[must_use]
+    pub fn with_unreadable(
+        self,
+        unreadable: impl Fn(&str) -> bool + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            unreadable: Arc::new(unreadable),
+            ..self
+        }
+    }
+
+    /// Every step that was asked for so far, done or not. What is asked after a crash is none.
+    #[must_use]
+    pub fn steps(&self) -> Vec<Step> {
+        self.record().steps.clone()
+    }
+
+    /// The steps that were broken, and how.
+    #[must_use]
+    pub fn faults(&self) -> Vec<(Step, Fault)> {
+        self.record().faults.clone()
+    }
+
+    /// Crashes now, between two steps.
+    pub fn crash(&self) {
+        self.crashed.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether it has crashed.
+    #[must_use]
+    pub fn has_crashed(&self) -> bool {
+        self.crashed.load(Ordering::SeqCst)
+    }
+
+    fn record(&self) -> MutexGuard<'_, Record> {
+        // Only ever appended to, so a panic elsewhere does not spoil it.
+        self.record.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a step: `perform` does it to an extent.
+    fn step(
+        &self,
+        action: Action,
+        name: &str,
+        perform: impl FnOnce(Extent) -> Result<()>,
+    ) -> Result<()> {
+        let extent = {
+            // Numbers and the plan's answers are in one order; a crash has nothing behind it.
+            let mut record = self.record();
+            self.check(action.name(), name)?;
+            let step = Step {
+                number: record.steps.len(),
+                action,
+                name: name.to_owned(),
+            };
+            let fault = (self.plan)(&step);
+            record.steps.push(step.clone());
+            let extent = match fault {
+                Fault::None => {
+                    drop(record);
+                    return perform(Extent::All);
+                }
+                Fault::Fail(extent) => extent,
+                Fault::Crash(extent) => {
+                    self.crash();
+                    extent
+                }
+            };
+            record.faults.push((step, fault));
+            extent
+        };
+        // What it would have answered is lost.
+        drop(perform(extent));
+        Err(self.failure(action.name(), name))
+    }
+
+    fn check(&self, action: &'static str, name: &str) -> Result<()> {
+        match self.has_crashed() {
+            true => Err(self.failure(action, name)),
+            false => Ok(()),
+        }
+    }
+
+    fn failure(&self, action: &'static str, name: &str) -> Error {
+        Error::Storage {
+            action,
+            object: self.inner.location(name),
+            source: "injected fault".into(),
+        }
+    }
+}
+
+impl fmt::Debug for FaultyStorage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FaultyStorage")
+            .field("inner", &self.inner)
+            .field("crashed", &self.has_crashed())
+            .finish_non_exhaustive()
+    }
+}
+
+#[deny(clippy::missing_trait_methods)]
+impl Storage for FaultyStorage {
+    fn create(&self, name: &str) -> Result<Box<dyn ObjectWriter>> {
+        // No step: nothing is durable yet.
+        self.check("creating", name)?;
+        Ok(Box::new(FaultyWriter {
+            inner: Some(self.inner.create(name)?),
+            held: Vec::new(),
+            name: name.to_owned(),
+            storage: self.clone(),
+        }))
+    }
+
+    fn put_new(&self, name: &str, parts: Vec<Bytes>) -> Result<()> {
+        self.step(Action::Put, name, |extent| match extent {
+            Extent::Nothing => Ok(()),
+            Extent::Half => {
+                let mut whole = BytesMut::new();
+                parts.iter().for_each(|part| whole.extend_from_slice(part));
+                whole.truncate(whole.len() / 2);
+                self.inner.put_new(name, vec![whole.freeze()])
+            }
+            Extent::All => self.inner.put_new(name, parts),
+        })
+    }
+
+    fn read(&self, name: &str, range: Range<u64>) -> Result<Bytes> {
+        self.check("reading", name)?;
+        match (self.unreadable)(name) {
+            true => Err(self.failure("reading", name)),
+            false => self.inner.read(name, range),
+        }
+    }
+
+    fn list(&self, directory: &str) -> Result<Listing> {
+        self.check("listing", directory)?;
+        self.inner.list(directory)
+    }
+
+    fn delete(&self, name: &str) -> Result<()> {
+        self.step(Action::Delete, name, |extent| match extent {
+            Extent::Nothing | Extent::Half => Ok(()),
+            Extent::All => self.inner.delete(name),
+        })
+    }
+
+    fn make_directory(&self, name: &str) -> Result<()> {
+        self.step(Action::MakeDirectory, name, |extent| match extent {
+            Extent::Nothing | Extent::Half => Ok(()),
+            Extent::All => self.inner.make_directory(name),
+        })
+    }
+
+    fn remove_directory(&self, name: &str) -> Result<()> {
+        self.step(Action::RemoveDirectory, name, |extent| match extent {
+            Extent::Nothing | Extent::Half => Ok(()),
+            Extent::All => self.inner.remove_directory(name),
+        })
+    }
+
+    fn location(&self, name: &str) -> String {
+        self.inner.location(name)
+    }
+}
+
+#[derive(Debug)]
+struct FaultyWriter {
+    /// There until it is finished.
+    inner: Option<Box<dyn ObjectWriter>>,
+    /// The last piece, held back so that the end can be torn off.
+    held: Vec<u8>,
+    name: String,
+    storage: FaultyStorage,
+}
+
+#[deny(clippy::missing_trait_methods)]
+impl ObjectWriter for FaultyWriter {
+    fn append(&mut self, bytes: &[u8]) -> Result<()> {
+        let Self {
+            inner,
+            held,
+            name,
+            storage,
+        } = self;
+        storage.step(Action::Append, name, |extent| {
+            let Some(inner) = inner else {
+                unreachable!("a finished writer is gone")
+            };
+            let done = match extent {
+                Extent::Nothing => return Ok(()),
+                Extent::Half => &bytes[..bytes.len() / 2],
+                Extent::All => bytes,
+            };
+            inner.append(held)?;
+            *held = done.to_vec();
+            Ok(())
+        })
+    }
+
+    fn finish(mut self: Box<Self>) -> Result<()> {
+        let Some(mut inner) = self.inner.take() else {
+            unreachable!("a finished writer is gone")
+        };
+        let mut held = std::mem::take(&mut self.held);
+        let storage = self.storage.clone();
+        storage.step(Action::Finish, &self.name, |extent| {
+            match extent {
+                Extent::Nothing => {
+                    self.inner = Some(inner);
+                    return Ok(());
+                }
+                Extent::Half => held.truncate(held.len() / 2),
+                Extent::All => {}
+            }
+            inner.append(&held)?;
+            inner.finish()
+        })
+    }
+}
+
+impl Drop for FaultyWriter {
+    fn drop(&mut self) {
+        // A process that is gone cleans nothing up: what is staged stays, at the price of what the
+        // writer holds in memory.
+        if self.storage.has_crashed() {
+            std::mem::forget(self.inner.take());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::{MemoryStorage, contract};
+
+    fn memory() -> (Arc<MemoryStorage>, Arc<dyn Storage>) {
+        let memory = Arc::new(MemoryStorage::new());
+        (Arc::clone(&memory), memory)
+    }
+
+    fn bytes(text: &'static str) -> Vec<Bytes> {
+        vec![Bytes::from_static(text.as_bytes())]
+    }
+
+    #[test]
+    fn a_storage_without_a_planned_fault_keeps_the_contract() {
+        contract::check(&|| Arc::new(FaultyStorage::counting(memory().1)));
+    }
+
+    #[test]
+    fn every_durable_step_is_counted_and_nothing_else() {
+        let storage = FaultyStorage::counting(memory().1);
+        storage.make_directory("d").unwrap();
+        storage.put_new("d/a", bytes("a")).unwrap();
+        let mut writer = storage.create("d/b").unwrap();
+        writer.append(b"b").unwrap();
+        writer.finish().unwrap();
+        storage.read("d/b", 0..1).unwrap();
+        storage.list("d").unwrap();
+        storage.delete("d/a").unwrap();
+        storage.remove_directory("d").unwrap();
+        let steps = storage.steps();
+        let actions: Vec<Action> = steps.iter().map(|step| step.action).collect();
+        assert_eq!(
+            actions,
+            [
+                Action::MakeDirectory,
+                Action::Put,
+                Action::Append,
+                Action::Finish,
+                Action::Delete,
+                Action::RemoveDirectory
+            ]
+        );
+        assert!(steps.iter().enumerate().all(|(at, step)| step.number == at));
+        assert_eq!(storage.faults(), []);
+    }
+
+    #[test]
+    fn a_put_is_broken_before_in_the_middle_or_after() {
+        for (extent, found) in [
+            (Extent::Nothing, None),
+            (Extent::Half, Some("whole"[..2].to_owned())),
+            (Extent::All, Some("whole".to_owned())),
+        ] {
+            for fault in [Fault::Fail(extent), Fault::Crash(extent)] {
+                let (under, inner) = memory();
+                let storage = FaultyStorage::at(inner, 1, fault);
+                storage.put_new("before", bytes("x")).unwrap();
+                let error = storage.put_new("a", bytes("whole")).unwrap_err();
+                assert!(matches!(error, Error::Storage { .. }), "{error:?}");
+                let read = under.read("a", 0..9).ok();
+                assert_eq!(read.as_deref(), found.as_deref().map(str::as_bytes));
+                assert_eq!(storage.faults().len(), 1);
+                let crashed = matches!(fault, Fault::Crash(_));
+                assert_eq!(storage.has_crashed(), crashed);
+                assert_eq!(storage.put_new("behind", bytes("y")).is_err(), crashed);
+                assert_eq!(storage.read("before", 0..1).is_err(), crashed);
+                assert_eq!(under.read("behind", 0..1).is_err(), crashed);
+            }
+        }
+    }
+
+    #[test]
+    fn a_stream_that_is_torn_at_its_end_appears_truncated() {
+        for (at, extent, found) in [
+            (2, Extent::Half, Some("aaaabb".to_owned())),
+            (2, Extent::All, Some("aaaabbbb".to_owned())),
+            (2, Extent::Nothing, None),
+            (1, Extent::Half, None),
+        ] {
+            let (under, inner) = memory();
+            let storage = FaultyStorage::at(inner, at, Fault::Fail(extent));
+            let mut writer = storage.create("s").unwrap();
+            let done = writer.append(b"aaaa").and_then(|()| writer.append(b"bbbb"));
+            let done = done.and_then(|()| writer.finish());
+            assert!(done.is_err());
+            let read = under.read("s", 0..99).ok();
+            assert_eq!(read.as_deref(), found.as_deref().map(str::as_bytes));
+        }
+    }
+
+    #[test]
+    fn nothing_happens_behind_a_crash() {
+        let (under, inner) = memory();
+        let storage = FaultyStorage::counting(inner);
+        let mut writer = storage.create("s").unwrap();
+        writer.append(b"aaaa").unwrap();
+        storage.crash();
+        let steps = storage.steps().len();
+        assert!(writer.finish().is_err());
+        assert!(storage.create("t").is_err());
+        assert!(storage.list("").is_err());
+        assert!(storage.make_directory("d").is_err());
+        assert_eq!(storage.steps().len(), steps, "what never happened");
+        assert_eq!(under.list("").unwrap(), Listing::default());
+    }
+}

@@ -1,0 +1,263 @@
+//! Objects as files beneath a directory.
+//!
+//! The bytes go through `object_store` (a file is staged beside its place, flushed, linked to its
+//! name if that is free, and the directory is flushed); what only a file system has, directories and
+//! the left-overs of a crash in them, is handled here.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::ops::Range;
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+use std::time::UNIX_EPOCH;
+
+use bytes::Bytes;
+use object_store::local::LocalFileSystem;
+
+use super::{Listing, Object, ObjectStorage, ObjectWriter, Storage};
+use crate::{Error, Result};
+
+/// A [`Storage`] in a directory of a file system that has hard links.
+#[derive(Clone, Debug)]
+pub struct FileStorage {
+    root: PathBuf,
+    objects: ObjectStorage,
+}
+
+impl FileStorage {
+    /// A storage in the existing directory `root`, an absolute path.
+    ///
+    /// # Errors
+    /// [`Error::Storage`] if the directory cannot be used.
+    pub fn open(root: &Path) -> Result<Self> {
+        let files = LocalFileSystem::new_with_prefix(root)
+            .map_err(|source| Error::Storage {
+                action: "opening",
+                object: root.display().to_string(),
+                source: source.into(),
+            })?
+            .with_fsync(true);
+        Ok(Self {
+            root: root.to_owned(),
+            objects: ObjectStorage::new(Arc::new(files), &root.display().to_string())?,
+        })
+    }
+
+    /// As [`FileStorage::open`], but makes the directory if need be.
+    ///
+    /// # Errors
+    /// [`Error::Storage`] if the directory cannot be made or used.
+    pub fn create(root: &Path) -> Result<Self> {
+        create_directories(root)?;
+        Self::open(root)
+    }
+
+    fn path(&self, name: &str) -> Result<PathBuf> {
+        let relative = Path::new(name);
+        if relative
+            .components()
+            .all(|part| matches!(part, Component::Normal(_)))
+        {
+            return Ok(self.root.join(relative));
+        }
+        Err(Error::Storage {
+            action: "naming",
+            object: self.location(name),
+            source: "a name must not lead out of its directory".into(),
+        })
+    }
+}
+
+impl Storage for FileStorage {
+    fn create(&self, name: &str) -> Result<Box<dyn ObjectWriter>> {
+        self.objects.create(name)
+    }
+
+    fn put_new(&self, name: &str, parts: Vec<Bytes>) -> Result<()> {
+        self.objects.put_new(name, parts)
+    }
+
+    fn read(&self, name: &str, range: Range<u64>) -> Result<Bytes> {
+        self.objects.read(name, range)
+    }
+
+    fn list(&self, directory: &str) -> Result<Listing> {
+        let path = self.path(directory)?;
+        let failed = |source| failed("listing", &path, source);
+        let mut listing = Listing::default();
+        let entries = match fs::read_dir(&path) {
+            Ok(entries) => entries,
+            Err(source)
+                if matches!(
+                    source.kind(),
+                    ErrorKind::NotFound | ErrorKind::NotADirectory
+                ) =>
+            {
+                return Ok(listing);
+            }
+            Err(source) => return Err(failed(source)),
+        };
+        for entry in entries {
+            let entry = entry.map_err(failed)?;
+            // Names that are not Unicode are not ours. Symbolic links count as what they lead to; an
+            // entry that is gone by now, or leads nowhere, does not count.
+            let (Some(leaf), Ok(metadata)) = (
+                entry.file_name().to_str().map(str::to_owned),
+                fs::metadata(entry.path()),
+            ) else {
+                continue;
+            };
+            let name = match directory {
+                "" => leaf,
+                directory => format!("{directory}/{leaf}"),
+            };
+            if metadata.is_dir() {
+                listing.directories.push(name);
+            } else {
+                let modified = metadata.modified().ok();
+                let age = modified.and_then(|at| at.duration_since(UNIX_EPOCH).ok());
+                listing.objects.push(Object {
+                    name,
+                    size: metadata.len(),
+                    modified_at: age.map_or(0, |age| i64::try_from(age.as_millis()).unwrap_or(0)),
+                });
+            }
+        }
+        listing.directories.sort();
+        listing.objects.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(listing)
+    }
+
+    fn delete(&self, name: &str) -> Result<()> {
+        let path = self.path(name)?;
+        match fs::remove_file(&path) {
+            Err(source) if source.kind() != ErrorKind::NotFound => {
+                Err(failed("deleting", &path, source))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn make_directory(&self, name: &str) -> Result<()> {
+        create_directories(&self.path(name)?)
+    }
+
+    fn remove_directory(&self, name: &str) -> Result<()> {
+        let path = self.path(name)?;
+        match fs::remove_dir(&path) {
+            Err(source)
+                if !matches!(
+                    source.kind(),
+                    ErrorKind::NotFound | ErrorKind::DirectoryNotEmpty
+                ) =>
+            {
+                Err(failed("deleting", &path, source))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn location(&self, name: &str) -> String {
+        self.root.join(name).display().to_string()
+    }
+}
+
+fn failed(action: &'static str, path: &Path, source: std::io::Error) -> Error {
+    Error::Storage {
+        action,
+        object: path.display().to_string(),
+        source: source.into(),
+    }
+}
+
+/// Makes a directory and those above it, and flushes each directory that got a new entry.
+fn create_directories(path: &Path) -> Result<()> {
+    let missing = path.ancestors().take_while(|above| !above.exists()).count();
+    fs::create_dir_all(path).map_err(|source| failed("creating", path, source))?;
+    for above in path.ancestors().skip(1).take(missing) {
+        flush_directory(above).map_err(|source| failed("flushing", above, source))?;
+    }
+    Ok(())
+}
+
+#[cfg(unix)]
+fn flush_directory(path: &Path) -> std::io::Result<()> {
+    fs::File::open(path)?.sync_all()
+}
+
+/// Elsewhere directories cannot be opened, nor need they be.
+#[cfg(not(unix))]
+fn flush_directory(_path: &Path) -> std::io::Result<()> {
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::contract;
+    use std::sync::Mutex;
+
+    #[test]
+    fn file_storage_keeps_the_contract() {
+        let directories = Mutex::new(Vec::new());
+        contract::check(&|| {
+            let directory = tempfile::tempdir().unwrap();
+            let storage = FileStorage::open(directory.path()).unwrap();
+            directories.lock().unwrap().push(directory);
+            Arc::new(storage)
+        });
+    }
+
+    #[test]
+    fn directories_come_and_go() {
+        let directory = tempfile::tempdir().unwrap();
+        let storage = FileStorage::create(&directory.path().join("a/b")).unwrap();
+        storage.make_directory("job/shared").unwrap();
+        storage.make_directory("job/shared").unwrap();
+        assert!(directory.path().join("a/b/job/shared").is_dir());
+        assert_eq!(storage.list("").unwrap().directories, ["job"]);
+        storage.remove_directory("job").unwrap();
+        assert!(directory.path().join("a/b/job").is_dir(), "it is not empty");
+        storage.remove_directory("job/shared").unwrap();
+        storage.remove_directory("job").unwrap();
+        assert!(!directory.path().join("a/b/job").exists());
+        storage.remove_directory("job").unwrap();
+    }
+
+    #[test]
+    fn left_overs_of_a_crash_are_listed_and_deletable() {
+        let directory = tempfile::tempdir().unwrap();
+        let storage = FileStorage::open(directory.path()).unwrap();
+        fs::create_dir(directory.path().join("chk-1")).unwrap();
+        fs::write(directory.path().join("chk-1/_metadata#1"), "torn").unwrap();
+        let objects = storage.list("chk-1").unwrap().objects;
+        assert_eq!(objects.len(), 1);
+        storage.delete(&objects[0].name).unwrap();
+        assert_eq!(storage.list("chk-1").unwrap(), Listing::default());
+    }
+
+    #[test]
+    fn names_cannot_lead_out_of_the_directory() {
+        let directory = tempfile::tempdir().unwrap();
+        let storage = FileStorage::open(directory.path()).unwrap();
+        for name in ["../x", "a/../../x", "/etc/passwd"] {
+            assert!(storage.delete(name).is_err(), "{name}");
+            assert!(
+                storage.read(name, 0..1).is_err() || name.starts_with('/'),
+                "{name}"
+            );
+        }
+    }
+
+    #[test]
+    fn names_with_odd_characters_are_stored_as_they_are() {
+        let directory = tempfile::tempdir().unwrap();
+        let storage = FileStorage::open(directory.path()).unwrap();
+        let name = "my job #1 ~100%ä/chk-1/_metadata";
+        storage
+            .put_new(name, vec![Bytes::from_static(b"x")])
+            .unwrap();
+        assert!(directory.path().join(name).is_file());
+        assert_eq!(storage.read(name, 0..9).unwrap(), "x");
+    }
+}

@@ -1,0 +1,323 @@
+//! A job's checkpoints: begin, write, complete, discard, subsume, delete.
+//!
+//! Invariants:
+//! 1. Data first, metadata last: `_metadata` is put when everything it references is durable. Its put
+//!    is the one commit point; a crash before it leaves orphans, never a checkpoint.
+//! 2. Nothing is overwritten. Names are never used twice, and `_metadata` is put only if absent.
+//! 3. Only what this run wrote is ever deleted. Of a checkpoint `_metadata` goes first, so that what
+//!    is believed is whole; a shared file goes when no completed checkpoint references it and no
+//!    pending one still can.
+//! 4. Deleting never fails and never delays a checkpoint: it is done behind it, and what could not be
+//!    deleted is a warning.
+
+mod assemble;
+mod cleaner;
+mod pending;
+mod retention;
+mod segment;
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use dataflow::CheckpointId;
+
+use crate::finished::{self, Mark};
+use crate::names::{self, JobDirectory};
+use crate::storage::{MemoryStorage, Storage};
+use crate::{Error, Result, place};
+
+pub use crate::completed::Completed;
+pub use pending::Pending;
+pub use segment::Written;
+
+use cleaner::{Cleaner, Deletion};
+use retention::Retained;
+
+/// Where and how a job keeps its checkpoints.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// States of at most this many bytes go into `_metadata`: fewer objects, but each checkpoint
+    /// writes them again.
+    pub inline_threshold: u64,
+    /// Memory storage only: the most bytes that one subtask's state may have.
+    pub max_state_size: u64,
+    /// How many completed checkpoints to keep; at least one is kept.
+    pub retained: usize,
+    /// Whether checkpoints may be written as deltas on earlier ones. Data goes to `shared/` then,
+    /// otherwise to the directory of its checkpoint.
+    pub incremental: bool,
+    /// How state files are compressed.
+    pub compression: Compression,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            inline_threshold: 20 << 10,
+            max_state_size: 5 << 20,
+            retained: 1,
+            incremental: true,
+            compression: Compression::None,
+        }
+    }
+}
+
+/// How state files are compressed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Compression {
+    /// Not at all.
+    #[default]
+    None,
+}
+
+/// The checkpoints of one run of a job. Cheap to clone; used from several threads. When the last
+/// clone (and the last [`Pending`]) is dropped, it waits for what is still to be deleted.
+#[derive(Clone, Debug)]
+pub struct CheckpointStore {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    storage: Arc<dyn Storage>,
+    job: JobDirectory,
+    options: Options,
+    /// Memory storage: paths mean nothing outside of this process, and states are limited.
+    volatile: bool,
+    /// Tells the files of this run from those of earlier ones in the same job directory.
+    run: u64,
+    /// The highest checkpoint number that earlier runs used in the job directory.
+    used_id: u64,
+    /// How many data files this run has named.
+    files_named: AtomicU64,
+    retained: Mutex<Retained>,
+    cleaner: Cleaner,
+}
+
+impl CheckpointStore {
+    /// Checkpoints in the memory of this process (Flink's JobManagerCheckpointStorage).
+    #[must_use]
+    pub fn memory(options: Options) -> Self {
+        let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
+        let job = JobDirectory::in_memory();
+        Self::new(storage, job, options, true, Used::default())
+    }
+
+    /// Checkpoints in `<dir>/<job-id>/`; makes `shared/` and `taskowned/`. `dir` is a path or URL
+    /// as the user gave it, made absolute. What earlier runs left there stays untouched.
+    ///
+    /// # Errors
+    /// [`Error::Incompatible`] if `dir` or `job_id` cannot be used at all, [`Error::Storage`] if the
+    /// directories cannot be made.
+    pub fn open(dir: &str, job_id: &str, options: Options) -> Result<Self> {
+        // The id first: a refusal should not leave a directory behind.
+        let job = JobDirectory::new(job_id)?;
+        Self::with_job(Arc::new(place::create_root(dir)?), job, options)
+    }
+
+    /// As [`CheckpointStore::open`], in any storage.
+    ///
+    /// # Errors
+    /// As [`CheckpointStore::open`].
+    pub fn with_storage(storage: Arc<dyn Storage>, job_id: &str, options: Options) -> Result<Self> {
+        Self::with_job(storage, JobDirectory::new(job_id)?, options)
+    }
+
+    fn with_job(storage: Arc<dyn Storage>, job: JobDirectory, options: Options) -> Result<Self> {
+        storage.make_directory(&job.shared())?;
+        storage.make_directory(&job.taskowned())?;
+        let used = used(&*storage, &job)?;
+        Ok(Self::new(storage, job, options, false, used))
+    }
+
+    fn new(
+        storage: Arc<dyn Storage>,
+        job: JobDirectory,
+        options: Options,
+        volatile: bool,
+        used: Used,
+    ) -> Self {
+        let retained = Retained::new(options.retained, options.incremental);
+        Self {
+            inner: Arc::new(Inner {
+                cleaner: Cleaner::new(Arc::clone(&storage)),
+                storage,
+                job,
+                options,
+                volatile,
+                run: used.run + 1,
+                used_id: used.id,
+                files_named: AtomicU64::new(0),
+                retained: Mutex::new(retained),
+            }),
+        }
+    }
+
+    /// Starts writing checkpoint `id`.
+    ///
+    /// # Errors
+    /// [`Error::AlreadyExists`] if this run has or writes a checkpoint with this id.
+    pub fn begin(&self, id: CheckpointId) -> Result<Arc<Pending>> {
+        if !self.inner.retained().begin(id.0) {
+            return Err(Error::AlreadyExists {
+                object: self.inner.metadata_location(id.0),
+            });
+        }
+        Ok(Arc::new(Pending::new(Arc::clone(&self.inner), id)))
+    }
+
+    /// The newest completed checkpoint of this run.
+    #[must_use]
+    pub fn latest(&self) -> Option<Completed> {
+        self.inner.retained().latest()
+    }
+
+    /// The completed checkpoints of this run that are kept, oldest first.
+    #[must_use]
+    pub fn completed(&self) -> Vec<Completed> {
+        self.inner.retained().completed()
+    }
+
+    /// What could not be deleted since the last call, a line each; garbage collection will find it.
+    /// The oldest are forgotten when there are very many.
+    #[must_use]
+    pub fn take_warnings(&self) -> Vec<String> {
+        self.inner.cleaner.take_warnings()
+    }
+
+    /// Waits until everything that was subsumed so far is deleted, or has become a warning.
+    pub fn wait_for_cleaning(&self) {
+        self.inner.cleaner.wait();
+    }
+
+    /// The highest number of a checkpoint, complete or not, that earlier runs left in this job's
+    /// directory; 0 if there is none. Numbers are never used twice, so this run's begin behind it.
+    #[must_use]
+    pub fn used_id(&self) -> u64 {
+        self.inner.used_id
+    }
+
+    /// Whether checkpoints are kept in the memory of this process only.
+    #[must_use]
+    pub fn is_memory(&self) -> bool {
+        self.inner.volatile
+    }
+
+    /// Notes that the job has finished, where checkpoints are still to be found beside those that this
+    /// run keeps (of earlier runs, or what could not be deleted): `latest` must not go back to one of them and repeat output. To be called
+    /// before [`CheckpointStore::delete_all`]. `now` is in milliseconds since the epoch.
+    ///
+    /// # Errors
+    /// [`Error::Storage`] if the note could not be made.
+    pub fn finish(&self, job_name: &str, now: i64) -> Result<()> {
+        if self.inner.volatile {
+            return Ok(());
+        }
+        let mark = Mark {
+            job_name: job_name.to_owned(),
+            finished_at: now,
+        };
+        // What was subsumed should be gone by now.
+        self.inner.cleaner.wait();
+        let completed = self.completed();
+        let kept: Vec<u64> = completed.iter().map(|kept| kept.metadata().id).collect();
+        finished::mark(&self.inner.storage, &self.inner.job, &kept, &mark)
+    }
+
+    /// Deletes every checkpoint of this run and, if nothing else is left in it, the job directory.
+    /// Pending checkpoints are to be discarded before.
+    ///
+    /// # Errors
+    /// The first [`Error::Storage`]; all else that no checkpoint refers to is deleted all the same.
+    pub fn delete_all(&self) -> Result<()> {
+        let inner = &self.inner;
+        inner.cleaner.wait();
+        let deletions = inner.retained().delete_all();
+        let mut outcome = Ok(());
+        for deletion in deletions {
+            // Shared files come last. A checkpoint that may still be there keeps them, for it would be
+            // believed.
+            if outcome.is_err() && deletion.directories.is_empty() {
+                break;
+            }
+            outcome = outcome.and(deletion.run(&*inner.storage));
+        }
+        for directory in [
+            inner.job.shared(),
+            inner.job.taskowned(),
+            inner.job.name().to_owned(),
+        ] {
+            outcome = outcome.and(inner.storage.remove_directory(&directory));
+        }
+        outcome
+    }
+}
+
+impl Inner {
+    fn retained(&self) -> MutexGuard<'_, Retained> {
+        // Its changes are single statements, so a panic elsewhere does not spoil it.
+        self.retained.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A new name for a data file of checkpoint `id`.
+    fn name_data(&self, id: u64) -> String {
+        let directory = match self.options.incremental {
+            true => self.job.shared(),
+            false => self.job.checkpoint(id),
+        };
+        let index = self.files_named.fetch_add(1, Ordering::Relaxed);
+        names::data(&directory, self.run, id, index)
+    }
+
+    fn metadata_location(&self, id: u64) -> String {
+        self.storage
+            .location(&names::metadata(&self.job.checkpoint(id)))
+    }
+
+    fn clean(&self, deletions: impl IntoIterator<Item = Deletion>) {
+        for deletion in deletions {
+            self.cleaner.submit(deletion);
+        }
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // What was kept only as a base for deltas has no reader any more. The cleaner is dropped
+        // next, which waits for it.
+        let unpinned = self
+            .retained
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner)
+            .unpin_all();
+        self.clean(unpinned);
+    }
+}
+
+/// The highest run number among the data files in a job directory, orphans included; 0 if none.
+/// What earlier runs have used up in a job directory.
+#[derive(Clone, Copy, Debug, Default)]
+struct Used {
+    /// The newest run that left a data file.
+    run: u64,
+    /// The highest checkpoint number that has a directory, complete or not.
+    id: u64,
+}
+
+fn used(storage: &dyn Storage, job: &JobDirectory) -> Result<Used> {
+    let mut directories = BTreeSet::from([job.shared()]);
+    directories.extend(storage.list(job.name())?.directories);
+    let mut used = Used::default();
+    for directory in directories {
+        let id = names::checkpoint_id(names::leaf(&directory)).unwrap_or(0);
+        used.id = used.id.max(id);
+        for object in storage.list(&directory)?.objects {
+            used.run = used.run.max(names::data_run(&object.name).unwrap_or(0));
+        }
+    }
+    Ok(used)
+}
+
+#[cfg(test)]
+mod tests;

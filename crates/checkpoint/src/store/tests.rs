@@ -1,0 +1,5 @@
+//! The life of checkpoints in a store, with every step of it broken in turn.
+
+mod faults;
+mod keeping;
+mod writing;
