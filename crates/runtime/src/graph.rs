@@ -1,0 +1,98 @@
+//! The job graph: what runs, and how records go from one to the next.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use dataflow::KeyGroups;
+use dataflow::state::StateDescriptor;
+
+use crate::{OperatorFactory, SinkFactory, SourceFactory};
+
+/// How the records of an edge are dealt to the consumer's subtasks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Partition {
+    /// Subtask `i` to subtask `i`; only between equal parallelisms.
+    Forward,
+    /// By key group: every record of a key reaches the same subtask.
+    Hash,
+    /// Batch by batch in turn.
+    Rebalance,
+    /// Every record to every subtask.
+    Broadcast,
+}
+
+impl fmt::Display for Partition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Forward => "forward",
+            Self::Hash => "hash",
+            Self::Rebalance => "rebalance",
+            Self::Broadcast => "broadcast",
+        })
+    }
+}
+
+/// A validated job, ready to run. Node ids are unique, edges lead from earlier nodes to later ones
+/// (so there is no cycle), forward edges join equal parallelisms, no parallelism exceeds
+/// `key_groups`, only sources have no input and only sinks have no output.
+#[derive(Clone)]
+pub struct JobGraph {
+    /// The nodes in topological order.
+    pub nodes: Vec<Node>,
+    /// Number of key groups.
+    pub key_groups: KeyGroups,
+}
+
+/// A source, an operator or a sink.
+#[derive(Clone)]
+pub struct Node {
+    /// The id that the user gave it; addresses its state in checkpoints.
+    pub id: String,
+    /// How many subtasks run it.
+    pub parallelism: u32,
+    /// Where its records come from, input by input. Empty for a source.
+    pub inputs: Vec<Edge>,
+    /// What it is.
+    pub kind: NodeKind,
+}
+
+/// One input of a node. Several edges may stand for one input of an operator (a union): then their
+/// `input` numbers are equal.
+#[derive(Clone, Debug)]
+pub struct Edge {
+    /// Index of the producing node in [`JobGraph::nodes`].
+    pub from: usize,
+    /// The producer's output port.
+    pub port: u32,
+    /// Number of the consumer's input.
+    pub input: u32,
+    /// How records are dealt.
+    pub partition: Partition,
+}
+
+/// What a [`Node`] is.
+#[derive(Clone)]
+pub enum NodeKind {
+    /// A source.
+    Source(Arc<dyn SourceFactory>),
+    /// An operator.
+    Operator(OperatorNode),
+    /// A sink.
+    Sink(Arc<dyn SinkFactory>),
+}
+
+/// What the runtime knows of an operator.
+#[derive(Clone)]
+pub struct OperatorNode {
+    /// Makes the instances.
+    pub factory: Arc<dyn OperatorFactory>,
+    /// Its keyed states, in the order by which calls number them. Empty: keys are not resolved.
+    pub states: Vec<StateDescriptor>,
+    /// How many outputs it has.
+    pub outputs: u32,
+    /// The most bytes of state that one subtask may hold, if limited.
+    pub state_limit: Option<u64>,
+    /// What metadata records about it: component digest, world version.
+    pub labels: BTreeMap<String, String>,
+}

@@ -1,0 +1,320 @@
+//! A job: attempts one after the other until it finishes, is stopped, or fails for good.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::time::Duration;
+
+use checkpoint::store::{CheckpointStore, Completed};
+use dataflow::alignment::Mode;
+
+use crate::attempt::{Attempt, Counters, End, Event, Events, Requests, Stop};
+use crate::clock::Clock;
+use crate::coordinator::Settings;
+use crate::error::{Class, Error};
+use crate::graph::JobGraph;
+use crate::restart::{Decision, Restarts, Strategy};
+
+/// How many events may wait for the driver.
+const EVENTS: usize = 256;
+
+/// How a job is run.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The job's name.
+    pub name: String,
+    /// The job's id.
+    pub id: String,
+    /// When checkpoints are taken.
+    pub checkpoint: Settings,
+    /// Whether records behind a barrier may get into its snapshot.
+    pub mode: Mode,
+    /// Whether a checkpoint may build on the one before it.
+    pub incremental: bool,
+    /// What happens after a failure.
+    pub restart: Strategy,
+}
+
+/// What happens to a job, for whoever watches it.
+#[derive(Clone, Debug, PartialEq)]
+pub enum JobEvent {
+    /// All subtasks are set up; sources begin to read.
+    Started {
+        /// How often the job was started before in this process.
+        attempt: u32,
+    },
+    /// A checkpoint is complete.
+    CheckpointCompleted {
+        /// Its number.
+        id: u64,
+        /// From trigger to completion.
+        duration_ms: u64,
+        /// Bytes written for it.
+        bytes: u64,
+        /// Where its metadata is; `None` in memory.
+        path: Option<String>,
+    },
+    /// A checkpoint was given up.
+    CheckpointFailed {
+        /// Its number.
+        id: u64,
+        /// Why.
+        reason: String,
+        /// It was the one that finishes the job; it is taken again.
+        last: bool,
+    },
+    /// The job failed and will be started again.
+    Restarting {
+        /// How often it will have been started again.
+        attempt: u32,
+        /// How long from now.
+        delay_ms: u64,
+        /// What failed.
+        cause: String,
+        /// The checkpoint it restarts from, if there is one.
+        from: Option<u64>,
+    },
+}
+
+/// How a job ended.
+#[derive(Debug)]
+pub enum Outcome {
+    /// All input is processed and all output committed.
+    Finished,
+    /// It was cancelled.
+    Cancelled,
+    /// It was suspended: nothing of it is to be deleted.
+    Suspended,
+    /// It failed.
+    Failed {
+        /// What failed last.
+        error: Box<Error>,
+        /// Whether that was before any record was processed, and why.
+        class: Class,
+        /// Why it was not started again, where a restart strategy decided so.
+        gave_up: Option<String>,
+    },
+}
+
+/// A job that can be run.
+pub struct Job {
+    graph: JobGraph,
+    options: Options,
+    store: CheckpointStore,
+    restore: Option<Completed>,
+    clock: Arc<dyn Clock>,
+    sender: SyncSender<(u32, Event)>,
+    receiver: Receiver<(u32, Event)>,
+    counters: Arc<Counters>,
+    requests: Arc<Requests>,
+}
+
+/// Asks things of a running job, from any thread.
+#[derive(Clone, Debug)]
+pub struct JobHandle {
+    sender: SyncSender<(u32, Event)>,
+    counters: Arc<Counters>,
+    requests: Arc<Requests>,
+}
+
+impl JobHandle {
+    /// Ends the job at once, without a last checkpoint.
+    pub fn cancel(&self) {
+        self.requests.request_stop(Stop::Cancel);
+        self.wake();
+    }
+
+    /// Ends the job at once, to be resumed from its newest checkpoint.
+    pub fn suspend(&self) {
+        self.requests.request_stop(Stop::Suspend);
+        self.wake();
+    }
+
+    /// Asks for a checkpoint now.
+    pub fn trigger_checkpoint(&self) {
+        self.requests.request_checkpoint();
+        self.wake();
+    }
+
+    /// Records that sources have read and that sinks have taken, since the job was started.
+    #[must_use]
+    pub fn records(&self) -> (u64, u64) {
+        (
+            self.counters.read.load(Ordering::Relaxed),
+            self.counters.written.load(Ordering::Relaxed),
+        )
+    }
+
+    fn wake(&self) {
+        // A driver that is not waiting looks at the requests anyway.
+        let _ = self.sender.try_send((0, Event::Requested));
+    }
+}
+
+impl Job {
+    /// A job that starts fresh, or from `restore`, whose compatibility was [checked](crate::restore::check).
+    #[must_use]
+    pub fn new(
+        graph: JobGraph,
+        options: Options,
+        store: CheckpointStore,
+        restore: Option<Completed>,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        let (sender, receiver) = sync_channel(EVENTS);
+        Self {
+            graph,
+            options,
+            store,
+            restore,
+            clock,
+            sender,
+            receiver,
+            counters: Arc::default(),
+            requests: Arc::default(),
+        }
+    }
+
+    /// A handle for other threads.
+    #[must_use]
+    pub fn handle(&self) -> JobHandle {
+        JobHandle {
+            sender: self.sender.clone(),
+            counters: Arc::clone(&self.counters),
+            requests: Arc::clone(&self.requests),
+        }
+    }
+
+    /// The job's checkpoints.
+    #[must_use]
+    pub fn store(&self) -> &CheckpointStore {
+        &self.store
+    }
+
+    /// Runs the job to its end, telling `report` what happens. Blocks.
+    pub fn run(&self, mut report: impl FnMut(JobEvent)) -> Outcome {
+        self.run_on(&mut OnThreads, &mut report)
+    }
+
+    pub(crate) fn run_on(
+        &self,
+        mover: &mut dyn Mover,
+        report: &mut dyn FnMut(JobEvent),
+    ) -> Outcome {
+        let mut restarts = Restarts::new(
+            self.options.restart.clone(),
+            self.clock.now_ms().unsigned_abs(),
+        );
+        // Behind what was restored, and behind what stands in the directory already: a job with an id
+        // of its own may be started afresh where an earlier run was.
+        let mut next_id = self
+            .restore
+            .as_ref()
+            .map_or(0, |checkpoint| checkpoint.metadata().id)
+            .max(self.store.used_id())
+            + 1;
+        let mut number = 0;
+        loop {
+            let latest = self.store.latest();
+            let attempt = Attempt {
+                graph: &self.graph,
+                options: &self.options,
+                store: &self.store,
+                clock: &self.clock,
+                // A checkpoint of this run, else the one it was started from, again.
+                restore: latest.as_ref().or(self.restore.as_ref()),
+                number,
+                next_id,
+                events: Events {
+                    attempt: number,
+                    sender: self.sender.clone(),
+                    counters: Arc::clone(&self.counters),
+                },
+                receiver: &self.receiver,
+                requests: &self.requests,
+            };
+            let (end, next) = mover.run(&attempt, report);
+            next_id = next;
+            let (error, class) = match end {
+                End::Finished => return Outcome::Finished,
+                End::Stopped(stop) => return stopped(stop),
+                End::Failed(error, class) => (Box::new(error), class),
+            };
+            if class != Class::Retry {
+                return Outcome::Failed {
+                    error,
+                    class,
+                    gave_up: None,
+                };
+            }
+            match restarts.on_failure(self.clock.now_ms()) {
+                Decision::GiveUp(reason) => {
+                    return Outcome::Failed {
+                        error,
+                        class,
+                        gave_up: Some(reason),
+                    };
+                }
+                Decision::After(delay_ms) => {
+                    number += 1;
+                    let from = self
+                        .store
+                        .latest()
+                        .or_else(|| self.restore.clone())
+                        .map(|from| from.metadata().id);
+                    report(JobEvent::Restarting {
+                        attempt: number,
+                        delay_ms,
+                        cause: crate::error::chain(error.as_ref()),
+                        from,
+                    });
+                    if let Some(stop) = mover.wait(self, delay_ms) {
+                        return stopped(stop);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Who moves the attempts of a job, and lets the time between them pass.
+pub(crate) trait Mover {
+    /// Runs an attempt to its end. Returns it with the number for the next checkpoint.
+    fn run(&mut self, attempt: &Attempt<'_>, report: &mut dyn FnMut(JobEvent)) -> (End, u64);
+
+    /// Waits for a restart, unless the job is stopped meanwhile.
+    fn wait(&mut self, job: &Job, delay_ms: u64) -> Option<Stop>;
+}
+
+/// Each subtask on a thread of its own.
+struct OnThreads;
+
+impl Mover for OnThreads {
+    fn run(&mut self, attempt: &Attempt<'_>, report: &mut dyn FnMut(JobEvent)) -> (End, u64) {
+        attempt.run(report)
+    }
+
+    fn wait(&mut self, job: &Job, delay_ms: u64) -> Option<Stop> {
+        let until = job.clock.now_ms().saturating_add_unsigned(delay_ms);
+        loop {
+            if let Some(stop) = job.requests.stop() {
+                return Some(stop);
+            }
+            let left = until
+                .saturating_sub(job.clock.now_ms())
+                .max(0)
+                .unsigned_abs();
+            match job.receiver.recv_timeout(Duration::from_millis(left)) {
+                Ok(_) => {}
+                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => return None,
+            }
+        }
+    }
+}
+
+fn stopped(stop: Stop) -> Outcome {
+    match stop {
+        Stop::Cancel => Outcome::Cancelled,
+        Stop::Suspend => Outcome::Suspended,
+    }
+}

@@ -1,0 +1,55 @@
+//! Who does it and when: subtasks on their threads, the channels between them, the coordinator of
+//! checkpoints, restarts.
+//!
+//! This crate answers: how does a job graph run, and what happens when something in it fails. It
+//! knows nothing of Wasm, TOML or files: sources, operators and sinks come in behind the traits
+//! [`Source`], [`Operator`] and [`Sink`], so that native operators run in the same runtime.
+//!
+//! Modules in reading order.
+
+pub mod graph;
+pub mod source;
+pub mod operator;
+pub mod sink;
+mod plan;
+mod inbox;
+mod router;
+mod subtask;
+pub mod coordinator;
+mod writer;
+mod driver;
+mod attempt;
+pub mod restore;
+pub mod restart;
+pub mod job;
+pub mod simulation;
+pub mod clock;
+pub mod error;
+mod spawn;
+
+pub use error::Error;
+pub use graph::{JobGraph, Partition};
+pub use job::{Job, JobEvent, JobHandle, Options, Outcome};
+pub use operator::{Call, Failure, FailureKind, Operator, OperatorFactory, Output};
+pub use sink::{Sink, SinkFactory};
+pub use source::{Source, SourceFactory, SourceStatus};
+
+/// An error from a source, a sink, a factory: what happened, with the causes behind it.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Which subtask something belongs to, and whom it may tell that there is something to do.
+#[derive(Clone, Debug)]
+pub struct SubtaskContext {
+    /// Id of the source, operator or sink, as the job file gives it.
+    pub operator: String,
+    /// This subtask's index, from 0.
+    pub subtask: u32,
+    /// How many subtasks the operator has.
+    pub parallelism: u32,
+    /// The job's id, part of the names of whatever the job writes.
+    pub job_id: String,
+    /// How often this job was started again within this process, from 0.
+    pub attempt: u32,
+    /// Wakes the subtask from another thread; see [`source::Waker`].
+    pub waker: source::Waker,
+}

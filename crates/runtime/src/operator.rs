@@ -1,0 +1,234 @@
+//! What the runtime asks of an operator.
+//!
+//! The one inversion of the design: the runtime calls this trait, the host implements it with a
+//! Wasm component, benchmarks and simulations implement it natively.
+//!
+//! A call is a transaction. What it emitted and changed takes effect when it returns `Ok`; when it
+//! fails the runtime takes all of it back.
+
+use dataflow::state::{KeyedState, Resolved};
+use dataflow::{Batch, CellsRef, CheckpointId};
+
+use crate::{BoxError, SubtaskContext};
+
+/// One subtask's instance of an operator. Lives on one thread.
+pub trait Operator: Send {
+    /// Handles a batch that arrived on `input`.
+    ///
+    /// # Errors
+    /// Why the batch could not be handled. The operator must be usable afterwards: the runtime may
+    /// call it again with parts of the batch to find the record that is to blame.
+    fn process(
+        &mut self,
+        input: u32,
+        batch: &Batch,
+        keys: &Resolved,
+        call: &mut Call,
+    ) -> Result<(), Failure>;
+
+    /// No record comes on `input` any more. Called once per input.
+    ///
+    /// # Errors
+    /// As [`Operator::process`].
+    fn end_of_input(&mut self, input: u32, call: &mut Call) -> Result<(), Failure>;
+
+    /// Checkpoint `id`, which holds the state of this operator, is complete.
+    ///
+    /// # Errors
+    /// As [`Operator::process`].
+    fn checkpoint_complete(&mut self, id: CheckpointId) -> Result<(), Failure>;
+
+    /// The job ends in order; nothing is called afterwards. Not called when it fails.
+    ///
+    /// # Errors
+    /// As [`Operator::process`].
+    fn close(&mut self) -> Result<(), Failure>;
+}
+
+/// Makes the operator's instances, one per subtask, at the start and again at every restart.
+pub trait OperatorFactory: Send + Sync {
+    /// Makes the instance for a subtask. `restored` says whether its state comes from a checkpoint.
+    ///
+    /// # Errors
+    /// Why the operator cannot start.
+    fn create(
+        &self,
+        context: &SubtaskContext,
+        restored: bool,
+    ) -> Result<Box<dyn Operator>, Failure>;
+}
+
+/// What an operator may touch during a call.
+#[derive(Debug, Default)]
+pub struct Call {
+    /// The operator's keyed state, for the key groups of its subtask. Bulk access is by the numbers
+    /// of the batch that the call is about.
+    pub state: KeyedState,
+    /// Where output goes.
+    pub output: Output,
+    /// Wall-clock time in milliseconds since the epoch, read once per call: the clock that an
+    /// operator should use.
+    pub processing_time: i64,
+    /// The call only looks for the record that made a batch fail; whatever it does is taken back, and
+    /// what it says has been said.
+    pub probing: bool,
+    /// The highest watermark that has arrived on all inputs; `i64::MIN` for none.
+    pub watermark: i64,
+}
+
+/// What a call has emitted, per output port.
+#[derive(Debug, Default)]
+pub struct Output {
+    ports: Vec<Batch>,
+}
+
+/// Why records could not be emitted.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum EmitError {
+    /// The operator has fewer outputs.
+    #[error("there is no output {port}, the operator has {count}")]
+    NoPort {
+        /// The output asked for.
+        port: u32,
+        /// How many there are.
+        count: u32,
+    },
+    /// A column is neither empty nor as long as the values.
+    #[error("{values} values, but {others} {column}")]
+    Uneven {
+        /// Number of values.
+        values: usize,
+        /// Length of the other column.
+        others: usize,
+        /// Name of the other column.
+        column: &'static str,
+    },
+    /// Keyed and unkeyed records on one output.
+    #[error("output {0} got records with and without keys in one call")]
+    Mixed(u32),
+    /// One call emitted more than the limit.
+    #[error("one call emitted more than {} MiB", Output::MAX_CALL_BYTES >> 20)]
+    TooMuch,
+}
+
+impl Output {
+    /// The most bytes of keys and values that one call may emit on one port.
+    pub const MAX_CALL_BYTES: usize = 256 << 20;
+
+    /// An empty output with `ports` ports.
+    #[must_use]
+    pub fn new(ports: u32) -> Self {
+        Self {
+            ports: (0..ports).map(|_| Batch::default()).collect(),
+        }
+    }
+
+    /// Appends records to an output. `keys` and `timestamps` may be empty. The bytes are copied
+    /// once, from wherever they lie.
+    ///
+    /// # Errors
+    /// The columns do not fit each other, the port does not exist, or the call emits too much;
+    /// nothing has been appended then.
+    pub fn emit(
+        &mut self,
+        port: u32,
+        keys: CellsRef<'_>,
+        values: CellsRef<'_>,
+        timestamps: &[i64],
+    ) -> Result<(), EmitError> {
+        let count = self.ports.len() as u32;
+        let batch = self
+            .ports
+            .get_mut(port as usize)
+            .ok_or(EmitError::NoPort { port, count })?;
+        let uneven = |others, column| EmitError::Uneven {
+            values: values.len(),
+            others,
+            column,
+        };
+        if !keys.is_empty() && keys.len() != values.len() {
+            return Err(uneven(keys.len(), "keys"));
+        }
+        if !timestamps.is_empty() && timestamps.len() != values.len() {
+            return Err(uneven(timestamps.len(), "timestamps"));
+        }
+        if values.is_empty() {
+            return Ok(());
+        }
+        if !batch.is_empty() && batch.is_keyed() == keys.is_empty() {
+            return Err(EmitError::Mixed(port));
+        }
+        if batch.byte_len() + keys.byte_len() + values.byte_len() > Self::MAX_CALL_BYTES {
+            return Err(EmitError::TooMuch);
+        }
+        batch.extend(keys, values, timestamps);
+        Ok(())
+    }
+
+    /// What has been emitted on each port.
+    #[must_use]
+    pub fn ports(&self) -> &[Batch] {
+        &self.ports
+    }
+
+    /// What has been emitted on each port, for the runtime to take.
+    pub fn ports_mut(&mut self) -> &mut [Batch] {
+        &mut self.ports
+    }
+
+    /// Forgets what has been emitted.
+    pub fn clear(&mut self) {
+        self.ports.iter_mut().for_each(Batch::clear);
+    }
+}
+
+/// Why a call failed.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct Failure {
+    /// What kind of failure it is.
+    pub kind: FailureKind,
+    /// What happened, in one line.
+    pub message: String,
+    /// The guest's backtrace, innermost frame first, where there is one.
+    pub backtrace: Option<String>,
+    /// The index in the batch of the record that the operator was at, where it says so.
+    pub record: Option<usize>,
+}
+
+/// Kinds of [`Failure`], cut by what the runtime does next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FailureKind {
+    /// The guest trapped (a panic, an unreachable instruction, a bad memory access).
+    Trap,
+    /// The operator returned an error.
+    Returned,
+    /// The call took longer than its limit.
+    TimeLimit,
+    /// The operator wanted more memory than its limit.
+    MemoryLimit,
+    /// Keyed state grew past its limit.
+    StateLimit,
+    /// The operator passed something that does not fit: lengths, numbers, an unknown state.
+    Protocol,
+    /// The configuration or the restored state cannot be used; trying again will not help.
+    Config,
+}
+
+impl Failure {
+    /// A failure without backtrace or record.
+    pub fn new(kind: FailureKind, message: impl Into<String>) -> Self {
+        Self {
+            kind,
+            message: message.into(),
+            backtrace: None,
+            record: None,
+        }
+    }
+}
+
+impl From<BoxError> for Failure {
+    fn from(error: BoxError) -> Self {
+        Self::new(FailureKind::Returned, error.to_string())
+    }
+}

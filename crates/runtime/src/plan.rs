@@ -1,0 +1,126 @@
+//! From the job graph to what runs: which nodes share a subtask, and which channels join subtasks.
+//!
+//! Nodes are chained where no record has to move: one input, partition forward, equal parallelism.
+//! Each chain (a tree, if a node has several consumers) is a vertex; a vertex runs as `parallelism`
+//! subtasks, one thread each.
+
+use crate::graph::{JobGraph, NodeKind, Partition};
+
+/// Subtasks to run, vertex by vertex.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    pub(crate) vertices: Vec<Vertex>,
+}
+
+/// Nodes that run in one subtask.
+#[derive(Debug)]
+pub(crate) struct Vertex {
+    pub(crate) parallelism: u32,
+    /// The nodes in topological order; the first one is fed from outside, the others from within.
+    pub(crate) members: Vec<Member>,
+    /// Edges that come in from other vertices, all to the first member.
+    pub(crate) inputs: Vec<Input>,
+}
+
+/// A node within a vertex.
+#[derive(Debug)]
+pub(crate) struct Member {
+    /// Index in the graph.
+    pub(crate) node: usize,
+    /// For each output port, where its records go.
+    pub(crate) outputs: Vec<Vec<Target>>,
+}
+
+/// Where the records of a port go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Target {
+    /// To another member of the vertex.
+    Member { member: usize, input: u32 },
+    /// To another vertex: `edge` numbers the outgoing edges of this vertex.
+    Edge { edge: usize },
+}
+
+/// An edge between two vertices, as the consumer sees it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Input {
+    /// The producing vertex.
+    pub(crate) vertex: usize,
+    /// Number of the edge among those that leave it.
+    pub(crate) edge: usize,
+    /// The consumer's input.
+    pub(crate) input: u32,
+    pub(crate) partition: Partition,
+}
+
+impl Plan {
+    /// Plans a valid graph.
+    pub(crate) fn of(graph: &JobGraph) -> Self {
+        let mut vertices: Vec<Vertex> = Vec::new();
+        // Where each node has gone: vertex and member.
+        let mut places: Vec<(usize, usize)> = Vec::new();
+        let mut edges_out: Vec<usize> = Vec::new();
+        for (index, node) in graph.nodes.iter().enumerate() {
+            let ports = match &node.kind {
+                NodeKind::Source(_) => 1,
+                NodeKind::Operator(operator) => operator.outputs as usize,
+                NodeKind::Sink(_) => 0,
+            };
+            let member = Member {
+                node: index,
+                outputs: vec![Vec::new(); ports],
+            };
+            let chained = match node.inputs.as_slice() {
+                [edge]
+                    if edge.partition == Partition::Forward
+                        && graph.nodes[edge.from].parallelism == node.parallelism =>
+                {
+                    Some(edge)
+                }
+                _ => None,
+            };
+            if let Some(edge) = chained {
+                let (vertex, upstream) = places[edge.from];
+                let position = vertices[vertex].members.len();
+                vertices[vertex].members.push(member);
+                vertices[vertex].members[upstream].outputs[edge.port as usize].push(
+                    Target::Member {
+                        member: position,
+                        input: edge.input,
+                    },
+                );
+                places.push((vertex, position));
+                continue;
+            }
+            let mut inputs = Vec::new();
+            for edge in &node.inputs {
+                let (vertex, upstream) = places[edge.from];
+                let number = edges_out[vertex];
+                edges_out[vertex] += 1;
+                vertices[vertex].members[upstream].outputs[edge.port as usize]
+                    .push(Target::Edge { edge: number });
+                inputs.push(Input {
+                    vertex,
+                    edge: number,
+                    input: edge.input,
+                    partition: edge.partition,
+                });
+            }
+            places.push((vertices.len(), 0));
+            edges_out.push(0);
+            vertices.push(Vertex {
+                parallelism: node.parallelism,
+                members: vec![member],
+                inputs,
+            });
+        }
+        Self { vertices }
+    }
+
+    /// How many subtasks there are in all.
+    pub(crate) fn subtasks(&self) -> usize {
+        self.vertices
+            .iter()
+            .map(|vertex| vertex.parallelism as usize)
+            .sum()
+    }
+}

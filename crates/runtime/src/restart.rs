@@ -1,0 +1,227 @@
+//! Whether and when a failed job is started again: Flink's strategies with Flink's parameters.
+
+use std::collections::VecDeque;
+
+/// A restart strategy. Times in milliseconds.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum Strategy {
+    /// Never.
+    #[default]
+    None,
+    /// So many times, each after the same delay.
+    FixedDelay {
+        /// How many restarts.
+        attempts: u32,
+        /// How long to wait before each.
+        delay_ms: u64,
+    },
+    /// For ever (or so many times), waiting longer after each failure.
+    ExponentialDelay {
+        /// The first wait.
+        initial_backoff_ms: u64,
+        /// The longest wait.
+        max_backoff_ms: u64,
+        /// Each wait is this much longer than the one before.
+        backoff_multiplier: f64,
+        /// After this long without a failure waiting starts at the beginning again.
+        reset_backoff_threshold_ms: u64,
+        /// Each wait is longer or shorter by at most this fraction, at random.
+        jitter_factor: f64,
+        /// How many restarts without a reset; `None`: no limit.
+        attempts_before_reset: Option<u32>,
+    },
+    /// As long as failures are not too frequent.
+    FailureRate {
+        /// This many failures within the interval are allowed.
+        max_failures_per_interval: u32,
+        /// The interval.
+        interval_ms: u64,
+        /// How long to wait before each restart.
+        delay_ms: u64,
+    },
+}
+
+/// What a [`Strategy`] has decided.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Decision {
+    /// Start again after so many milliseconds.
+    After(u64),
+    /// Do not start again; says which limit was reached.
+    GiveUp(String),
+}
+
+/// Keeps count of failures.
+#[derive(Debug)]
+pub(crate) struct Restarts {
+    strategy: Strategy,
+    failures: u32,
+    last_failure: Option<i64>,
+    recent: VecDeque<i64>,
+    random: u64,
+}
+
+impl Restarts {
+    /// No failure yet. `seed` is for jitter.
+    pub(crate) fn new(strategy: Strategy, seed: u64) -> Self {
+        Self {
+            strategy,
+            failures: 0,
+            last_failure: None,
+            recent: VecDeque::new(),
+            random: seed,
+        }
+    }
+
+    /// A failure has happened.
+    pub(crate) fn on_failure(&mut self, now: i64) -> Decision {
+        let since_last = self.last_failure.map(|last| now - last);
+        self.last_failure = Some(now);
+        self.failures += 1;
+        match self.strategy.clone() {
+            Strategy::None => Decision::GiveUp("restart strategy is none".into()),
+            Strategy::FixedDelay { attempts, delay_ms } => {
+                if self.failures > attempts {
+                    Decision::GiveUp(format!(
+                        "restart strategy fixed-delay allows {attempts} attempts"
+                    ))
+                } else {
+                    Decision::After(delay_ms)
+                }
+            }
+            Strategy::ExponentialDelay {
+                initial_backoff_ms,
+                max_backoff_ms,
+                backoff_multiplier,
+                reset_backoff_threshold_ms,
+                jitter_factor,
+                attempts_before_reset,
+            } => {
+                if since_last.is_some_and(|since| since >= reset_backoff_threshold_ms as i64) {
+                    self.failures = 1;
+                }
+                if let Some(attempts) = attempts_before_reset
+                    && self.failures > attempts
+                {
+                    return Decision::GiveUp(format!(
+                        "restart strategy exponential-delay allows {attempts} attempts"
+                    ));
+                }
+                let power = (self.failures - 1).min(1 << 10) as i32;
+                let backoff = (initial_backoff_ms as f64 * backoff_multiplier.powi(power))
+                    .min(max_backoff_ms as f64);
+                let jitter = 1.0 + jitter_factor * (2.0 * self.random() - 1.0);
+                Decision::After((backoff * jitter).min(max_backoff_ms as f64) as u64)
+            }
+            Strategy::FailureRate {
+                max_failures_per_interval,
+                interval_ms,
+                delay_ms,
+            } => {
+                self.recent.push_back(now);
+                while self
+                    .recent
+                    .front()
+                    .is_some_and(|first| now - first > interval_ms as i64)
+                {
+                    self.recent.pop_front();
+                }
+                if self.recent.len() > max_failures_per_interval as usize {
+                    Decision::GiveUp(format!(
+                        "restart strategy failure-rate allows {max_failures_per_interval} failures in {interval_ms} ms"
+                    ))
+                } else {
+                    Decision::After(delay_ms)
+                }
+            }
+        }
+    }
+
+    /// A number from 0 to 1 (SplitMix64).
+    fn random(&mut self) -> f64 {
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.random;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^= mixed >> 31;
+        (mixed >> 11) as f64 / (1u64 << 53) as f64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn decisions(strategy: Strategy, failures_at: &[i64]) -> Vec<Option<u64>> {
+        let mut restarts = Restarts::new(strategy, 7);
+        failures_at
+            .iter()
+            .map(|at| match restarts.on_failure(*at) {
+                Decision::After(delay) => Some(delay),
+                Decision::GiveUp(_) => None,
+            })
+            .collect()
+    }
+
+    #[test]
+    fn none_gives_up_at_once() {
+        assert_eq!(decisions(Strategy::None, &[0]), [None]);
+    }
+
+    #[test]
+    fn fixed_delay_gives_up_behind_its_last_attempt() {
+        let strategy = Strategy::FixedDelay {
+            attempts: 2,
+            delay_ms: 10,
+        };
+        assert_eq!(decisions(strategy, &[0, 1, 2]), [Some(10), Some(10), None]);
+    }
+
+    #[test]
+    fn exponential_delay_grows_to_its_cap_and_resets() {
+        let strategy = |attempts_before_reset| Strategy::ExponentialDelay {
+            initial_backoff_ms: 100,
+            max_backoff_ms: 500,
+            backoff_multiplier: 2.0,
+            reset_backoff_threshold_ms: 10_000,
+            jitter_factor: 0.0,
+            attempts_before_reset,
+        };
+        assert_eq!(
+            decisions(strategy(None), &[0, 1, 2, 3, 20_000]),
+            [Some(100), Some(200), Some(400), Some(500), Some(100)]
+        );
+        assert_eq!(decisions(strategy(Some(1)), &[0, 1]), [Some(100), None]);
+    }
+
+    #[test]
+    fn jitter_stays_within_its_factor() {
+        let strategy = Strategy::ExponentialDelay {
+            initial_backoff_ms: 1000,
+            max_backoff_ms: 10_000,
+            backoff_multiplier: 1.0,
+            reset_backoff_threshold_ms: 1_000_000,
+            jitter_factor: 0.1,
+            attempts_before_reset: None,
+        };
+        let delays = decisions(strategy, &(0..100).collect::<Vec<_>>());
+        assert!(
+            delays
+                .iter()
+                .all(|delay| (900..=1100).contains(&delay.unwrap()))
+        );
+        assert!(delays.iter().any(|delay| delay != &delays[0]));
+    }
+
+    #[test]
+    fn failure_rate_forgets_old_failures() {
+        let strategy = Strategy::FailureRate {
+            max_failures_per_interval: 2,
+            interval_ms: 100,
+            delay_ms: 5,
+        };
+        assert_eq!(
+            decisions(strategy, &[0, 10, 200, 210, 220]),
+            [Some(5), Some(5), Some(5), Some(5), None]
+        );
+    }
+}

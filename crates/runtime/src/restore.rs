@@ -1,0 +1,507 @@
+//! What a job takes over from a checkpoint, decided before anything runs.
+//!
+//! A snapshot addresses state by operator id. Every mismatch is found at once: state whose operator is
+//! gone, states that changed their kind, key groups that differ. Keyed state is dealt by key group
+//! range, so any parallelism up to the number of key groups will do.
+
+use std::fmt;
+
+use checkpoint::metadata::{Metadata, Role, Subtask};
+use checkpoint::store::Completed;
+use dataflow::key::KEY_HASH_NAME;
+use dataflow::state::{KeyedState, StateKind};
+use dataflow::{KeyGroupRange, KeyGroups};
+
+use crate::error::Error;
+use crate::graph::{JobGraph, NodeKind};
+use crate::source::Part;
+
+/// What is going to be restored: shown to the user before the first record.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Report {
+    /// Number of the checkpoint.
+    pub checkpoint: u64,
+    /// Where it is; `None` in memory.
+    pub path: Option<String>,
+    /// One entry per node of the job, and one per dropped operator.
+    pub entries: Vec<Entry>,
+}
+
+/// A line of a [`Report`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct Entry {
+    /// Id of the source, operator or sink.
+    pub operator: String,
+    /// What happens to it.
+    pub verdict: Verdict,
+}
+
+/// What a restore does with an operator.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Verdict {
+    /// It continues with its state.
+    Restored {
+        /// Subtasks in the snapshot.
+        from_parallelism: u32,
+        /// Subtasks now.
+        to_parallelism: u32,
+        /// Entries of keyed state.
+        entries: u64,
+        /// Bytes of keyed state.
+        bytes: u64,
+    },
+    /// A source says from where it continues.
+    Continues(String),
+    /// A sink commits so many prepared outputs.
+    Commits(usize),
+    /// It was not in the snapshot and starts empty.
+    StartsEmpty,
+    /// It was in the snapshot and had nothing.
+    Nothing,
+    /// It is not in the job any more; its state is dropped, as allowed.
+    Dropped {
+        /// Bytes of keyed state.
+        bytes: u64,
+    },
+    /// One of its states is not declared any more; its entries are dropped, as allowed.
+    StateDropped {
+        /// The state.
+        state: String,
+        /// Entries.
+        entries: u64,
+        /// Bytes.
+        bytes: u64,
+    },
+    /// Its labels changed (for example the digest of its component).
+    Changed {
+        /// Which label.
+        label: String,
+        /// Before.
+        was: String,
+        /// Now.
+        now: String,
+    },
+}
+
+impl fmt::Display for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let id = &self.operator;
+        match &self.verdict {
+            Verdict::Restored {
+                from_parallelism,
+                to_parallelism,
+                entries,
+                bytes,
+            } => {
+                write!(f, "`{id}` continues with {entries} entries, {bytes} bytes")?;
+                if from_parallelism != to_parallelism {
+                    write!(
+                        f,
+                        ", rescaled from {from_parallelism} to {to_parallelism} subtasks"
+                    )?;
+                }
+                Ok(())
+            }
+            Verdict::Continues(position) => write!(f, "`{id}`: {position}"),
+            Verdict::Commits(0) => write!(f, "`{id}` has nothing to commit"),
+            Verdict::Commits(count) => write!(f, "`{id}` commits {count} prepared outputs"),
+            Verdict::StartsEmpty => write!(f, "`{id}` is not in the checkpoint and starts empty"),
+            Verdict::Nothing => write!(f, "`{id}` had no state"),
+            Verdict::Dropped { bytes } => {
+                write!(f, "`{id}` is not in the job: its {bytes} bytes are dropped")
+            }
+            Verdict::StateDropped {
+                state,
+                entries,
+                bytes,
+            } => {
+                write!(
+                    f,
+                    "`{id}` does not declare state `{state}` any more: its {entries} entries, {bytes} bytes are dropped"
+                )
+            }
+            Verdict::Changed { label, was, now } => {
+                write!(f, "`{id}` changed its {label} from {was} to {now}")
+            }
+        }
+    }
+}
+
+/// Why a job cannot be restored from a checkpoint.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Mismatch {
+    /// Another number of key groups.
+    #[error("the checkpoint has {checkpoint} key groups, the job asks for {job}")]
+    KeyGroups {
+        /// In the checkpoint.
+        checkpoint: u32,
+        /// In the job.
+        job: u32,
+    },
+    /// Another hash.
+    #[error(
+        "the checkpoint deals keys by `{checkpoint}`, this version by `{}`",
+        KEY_HASH_NAME
+    )]
+    KeyHash {
+        /// In the checkpoint.
+        checkpoint: String,
+    },
+    /// State of an operator that is gone.
+    #[error(
+        "operator `{operator}` is not in the job, the checkpoint holds {bytes} bytes of its state"
+    )]
+    OperatorGone {
+        /// The operator.
+        operator: String,
+        /// Bytes of keyed state.
+        bytes: u64,
+    },
+    /// A source or sink with a position that is gone.
+    #[error(
+        "{role} `{operator}` is not in the job, the checkpoint holds {parts} of its positions or outputs"
+    )]
+    ConnectorGone {
+        /// `source` or `sink`.
+        role: &'static str,
+        /// Its id.
+        operator: String,
+        /// How many parts there are.
+        parts: usize,
+    },
+    /// A state that is gone.
+    #[error(
+        "operator `{operator}` does not declare state `{state}` any more, the checkpoint holds {bytes} bytes of it"
+    )]
+    StateGone {
+        /// The operator.
+        operator: String,
+        /// The state.
+        state: String,
+        /// Its bytes.
+        bytes: u64,
+    },
+    /// A state that cannot be read as it is declared now.
+    #[error("state `{state}` of operator `{operator}` was {was} and is declared as {now}")]
+    StateChanged {
+        /// The operator.
+        operator: String,
+        /// The state.
+        state: String,
+        /// In the checkpoint.
+        was: String,
+        /// In the job.
+        now: String,
+    },
+    /// An id that stands for something else now.
+    #[error("`{operator}` was a {was} and is a {now}")]
+    RoleChanged {
+        /// The id.
+        operator: String,
+        /// In the checkpoint.
+        was: &'static str,
+        /// In the job.
+        now: &'static str,
+    },
+}
+
+impl Mismatch {
+    /// Whether `--allow-non-restored-state` lets it pass.
+    #[must_use]
+    pub fn may_be_dropped(&self) -> bool {
+        matches!(
+            self,
+            Self::OperatorGone { .. } | Self::ConnectorGone { .. } | Self::StateGone { .. }
+        )
+    }
+}
+
+fn name(role: Role) -> &'static str {
+    match role {
+        Role::Source => "source",
+        Role::Operator => "operator",
+        Role::Sink => "sink",
+    }
+}
+
+pub(crate) fn role(kind: &NodeKind) -> Role {
+    match kind {
+        NodeKind::Source(_) => Role::Source,
+        NodeKind::Operator(_) => Role::Operator,
+        NodeKind::Sink(_) => Role::Sink,
+    }
+}
+
+pub(crate) fn kind_name(kind: StateKind) -> &'static str {
+    match kind {
+        StateKind::Value => "value",
+        StateKind::Map => "map",
+        StateKind::List => "list",
+    }
+}
+
+/// Compares a job with a checkpoint.
+///
+/// # Errors
+/// All mismatches at once; with `allow_non_restored` only those that dropping state does not heal.
+pub fn check(
+    graph: &JobGraph,
+    metadata: &Metadata,
+    path: Option<String>,
+    allow_non_restored: bool,
+) -> Result<Report, Vec<Mismatch>> {
+    let mut report = Report {
+        checkpoint: metadata.id,
+        path,
+        entries: Vec::new(),
+    };
+    let mut mismatches = Vec::new();
+    if metadata.key_groups != graph.key_groups.count() {
+        mismatches.push(Mismatch::KeyGroups {
+            checkpoint: metadata.key_groups,
+            job: graph.key_groups.count(),
+        });
+    }
+    if metadata.key_hash != KEY_HASH_NAME {
+        mismatches.push(Mismatch::KeyHash {
+            checkpoint: metadata.key_hash.clone(),
+        });
+    }
+    for node in &graph.nodes {
+        let mut push = |verdict| {
+            report.entries.push(Entry {
+                operator: node.id.clone(),
+                verdict,
+            })
+        };
+        let Some(old) = metadata
+            .operators
+            .iter()
+            .find(|operator| operator.id == node.id)
+        else {
+            push(Verdict::StartsEmpty);
+            continue;
+        };
+        if old.role != role(&node.kind) {
+            mismatches.push(Mismatch::RoleChanged {
+                operator: node.id.clone(),
+                was: name(old.role),
+                now: name(role(&node.kind)),
+            });
+            continue;
+        }
+        let parts: Vec<Part> = old
+            .subtasks
+            .iter()
+            .flat_map(|subtask| subtask.parts.iter().cloned())
+            .collect();
+        match &node.kind {
+            NodeKind::Source(source) => push(Verdict::Continues(source.describe_position(&parts))),
+            NodeKind::Sink(_) => push(Verdict::Commits(parts.len())),
+            NodeKind::Operator(operator) => {
+                for (label, now) in &operator.labels {
+                    match old.labels.get(label) {
+                        Some(was) if was != now => {
+                            push(Verdict::Changed {
+                                label: label.clone(),
+                                was: was.clone(),
+                                now: now.clone(),
+                            });
+                        }
+                        _ => {}
+                    }
+                }
+                for state in &old.states {
+                    let Some(declared) = operator
+                        .states
+                        .iter()
+                        .find(|declared| declared.name == state.name)
+                    else {
+                        if state.entries > 0 {
+                            mismatches.push(Mismatch::StateGone {
+                                operator: node.id.clone(),
+                                state: state.name.clone(),
+                                bytes: state.bytes,
+                            });
+                            push(Verdict::StateDropped {
+                                state: state.name.clone(),
+                                entries: state.entries,
+                                bytes: state.bytes,
+                            });
+                        }
+                        continue;
+                    };
+                    let was = format!(
+                        "{} state of `{}` version {}",
+                        state.kind, state.schema, state.schema_version
+                    );
+                    let now = format!(
+                        "{} state of `{}` version {}",
+                        kind_name(declared.kind),
+                        declared.schema,
+                        declared.schema_version
+                    );
+                    if was != now {
+                        mismatches.push(Mismatch::StateChanged {
+                            operator: node.id.clone(),
+                            state: state.name.clone(),
+                            was,
+                            now,
+                        });
+                    }
+                }
+                let had_state = old
+                    .subtasks
+                    .iter()
+                    .any(|subtask| !subtask.segments.is_empty());
+                push(if had_state {
+                    Verdict::Restored {
+                        from_parallelism: old.parallelism,
+                        to_parallelism: node.parallelism,
+                        entries: old.states.iter().map(|state| state.entries).sum(),
+                        bytes: old.states.iter().map(|state| state.bytes).sum(),
+                    }
+                } else {
+                    Verdict::Nothing
+                });
+            }
+        }
+    }
+    for old in &metadata.operators {
+        if graph.nodes.iter().any(|node| node.id == old.id) {
+            continue;
+        }
+        let bytes = old.states.iter().map(|state| state.bytes).sum();
+        let has_state = old
+            .subtasks
+            .iter()
+            .any(|subtask| !subtask.segments.is_empty());
+        let parts = old.subtasks.iter().map(|subtask| subtask.parts.len()).sum();
+        if has_state {
+            mismatches.push(Mismatch::OperatorGone {
+                operator: old.id.clone(),
+                bytes,
+            });
+        } else if parts > 0 {
+            mismatches.push(Mismatch::ConnectorGone {
+                role: name(old.role),
+                operator: old.id.clone(),
+                parts,
+            });
+        } else {
+            continue;
+        }
+        report.entries.push(Entry {
+            operator: old.id.clone(),
+            verdict: Verdict::Dropped { bytes },
+        });
+    }
+    if allow_non_restored {
+        mismatches.retain(|mismatch| !mismatch.may_be_dropped());
+    }
+    if mismatches.is_empty() {
+        Ok(report)
+    } else {
+        Err(mismatches)
+    }
+}
+
+/// The snapshot's parts for a node, of all its subtasks; `None` if it was not in the snapshot.
+pub(crate) fn parts(checkpoint: &Completed, id: &str) -> Option<Vec<Part>> {
+    let operator = checkpoint.operator(id)?;
+    Some(
+        operator
+            .subtasks
+            .iter()
+            .flat_map(|subtask| subtask.parts.iter().cloned())
+            .collect(),
+    )
+}
+
+/// The inputs of a node's subtask that had ended. At the same parallelism each subtask has its own; at
+/// another one an input counts as ended if it had on every subtask, which differs only for operators
+/// behind forward edges.
+pub(crate) fn ended_inputs(
+    checkpoint: &Completed,
+    id: &str,
+    index: u32,
+    parallelism: u32,
+) -> Vec<u32> {
+    let Some(operator) = checkpoint.operator(id) else {
+        return Vec::new();
+    };
+    if operator.parallelism == parallelism {
+        return operator
+            .subtasks
+            .get(index as usize)
+            .map(|subtask| subtask.ended_inputs.clone())
+            .unwrap_or_default();
+    }
+    let mut subtasks = operator.subtasks.iter();
+    let Some(first) = subtasks.next() else {
+        return Vec::new();
+    };
+    let rest: Vec<&Subtask> = subtasks.collect();
+    let everywhere = |input: &&u32| {
+        rest.iter()
+            .all(|subtask| subtask.ended_inputs.contains(input))
+    };
+    first
+        .ended_inputs
+        .iter()
+        .filter(everywhere)
+        .copied()
+        .collect()
+}
+
+/// Reads the keyed state of a node's subtask: every segment of old subtasks whose key groups are (also)
+/// in `range`.
+pub(crate) fn keyed_state(
+    checkpoint: &Completed,
+    id: &str,
+    subtask: u32,
+    range: KeyGroupRange,
+    state: &mut KeyedState,
+) -> Result<(), Error> {
+    let Some(operator) = checkpoint.operator(id) else {
+        return Ok(());
+    };
+    let groups =
+        KeyGroups::new(checkpoint.metadata().key_groups).ok_or_else(|| Error::ReadState {
+            operator: id.to_owned(),
+            subtask,
+            source: checkpoint::Error::Incompatible(
+                "the checkpoint has an impossible number of key groups".into(),
+            ),
+        })?;
+    for (old, entry) in operator.subtasks.iter().enumerate() {
+        if !groups
+            .range_of(old as u32, operator.parallelism.max(old as u32 + 1))
+            .overlaps(range)
+        {
+            continue;
+        }
+        for segment in &entry.segments {
+            let mut read = checkpoint
+                .read(segment)
+                .map_err(|source| Error::ReadState {
+                    operator: id.to_owned(),
+                    subtask,
+                    source,
+                })?;
+            let stats = state.restore(&mut read).map_err(|source| Error::Restore {
+                operator: id.to_owned(),
+                subtask,
+                source,
+            })?;
+            for (name, entries) in stats.dropped {
+                tracing::warn!(
+                    operator = id,
+                    subtask,
+                    "dropped {entries} entries of state `{name}`, which is not declared any more"
+                );
+            }
+        }
+    }
+    Ok(())
+}

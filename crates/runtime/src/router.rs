@@ -1,0 +1,376 @@
+//! From a subtask's output to the channels of an edge: dealing records, cutting batches.
+//!
+//! Records wait here until their batch is full, a barrier or watermark or the end comes behind them,
+//! the subtask has nothing else to do, or they have waited [`LINGER_MS`].
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use dataflow::{Batch, Element, KeyGroups};
+
+use crate::graph::Partition;
+use crate::inbox::Inbox;
+
+/// How long a record waits for others, in milliseconds.
+pub(crate) const LINGER_MS: i64 = 5;
+
+/// One outgoing edge of a subtask.
+#[derive(Debug)]
+pub(crate) struct Router {
+    partition: Partition,
+    key_groups: KeyGroups,
+    targets: Vec<Target>,
+    /// Rebalance: whose turn it is.
+    turn: usize,
+}
+
+#[derive(Debug)]
+struct Target {
+    inbox: Arc<Inbox>,
+    channel: usize,
+    /// Records that wait for their batch to fill.
+    pending: Batch,
+    /// Elements that the channel had no room for. Bounded by what one step of the subtask emits, for
+    /// it takes no further step while any is left.
+    refused: VecDeque<Element>,
+}
+
+/// Records without a key on an edge that deals them by key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Unkeyed;
+
+impl Router {
+    /// An edge to these channels (subtask by subtask of the consumer; for a forward edge only one).
+    pub(crate) fn new(
+        partition: Partition,
+        key_groups: KeyGroups,
+        targets: Vec<(Arc<Inbox>, usize)>,
+    ) -> Self {
+        let targets = targets
+            .into_iter()
+            .map(|(inbox, channel)| Target {
+                inbox,
+                channel,
+                pending: Batch::default(),
+                refused: VecDeque::new(),
+            })
+            .collect();
+        Self {
+            partition,
+            key_groups,
+            targets,
+            turn: 0,
+        }
+    }
+
+    /// Deals the records of a batch.
+    pub(crate) fn route(&mut self, mut batch: Batch) -> Result<(), Unkeyed> {
+        match self.partition {
+            Partition::Forward => self.targets[0].append(batch),
+            Partition::Rebalance => {
+                let turn = self.turn;
+                self.targets[turn].append(batch);
+                // In turn by batches, not records: the next one gets what comes after a full batch.
+                if self.targets[turn].pending.is_empty() {
+                    self.turn = (turn + 1) % self.targets.len();
+                }
+            }
+            Partition::Broadcast => {
+                let (last, others) = self.targets.split_last_mut().expect("an edge has a target");
+                for target in others {
+                    target.append(batch.clone());
+                }
+                last.append(batch);
+            }
+            Partition::Hash => {
+                if !batch.is_keyed() {
+                    return Err(Unkeyed);
+                }
+                batch.compute_hashes();
+                if let [only] = self.targets.as_mut_slice() {
+                    only.append(batch);
+                    return Ok(());
+                }
+                let parallelism = self.targets.len() as u32;
+                for index in 0..batch.len() {
+                    let group = self.key_groups.group_of(batch.hashes[index]);
+                    let target =
+                        &mut self.targets[self.key_groups.subtask_of(group, parallelism) as usize];
+                    if !target.pending.is_empty() && !target.pending.is_keyed() {
+                        target.flush();
+                    }
+                    target.pending.push_from(&batch, index);
+                    if target.pending.is_full() {
+                        target.flush();
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends what waits for its batch to fill.
+    pub(crate) fn flush(&mut self) {
+        if self.partition == Partition::Rebalance && !self.targets[self.turn].pending.is_empty() {
+            // Else a trickle of records would go to one subtask for ever.
+            self.targets[self.turn].flush();
+            self.turn = (self.turn + 1) % self.targets.len();
+        }
+        self.targets.iter_mut().for_each(Target::flush);
+    }
+
+    /// Sends an element behind all records, on every channel.
+    pub(crate) fn broadcast(&mut self, element: &Element) {
+        for target in &mut self.targets {
+            target.flush();
+            target.send(element.clone());
+        }
+    }
+
+    /// Whether records wait for their batch to fill.
+    pub(crate) fn has_pending(&self) -> bool {
+        self.targets.iter().any(|target| !target.pending.is_empty())
+    }
+
+    /// Tries again to send what channels had no room for. Returns whether nothing is left.
+    pub(crate) fn retry(&mut self) -> bool {
+        let mut clear = true;
+        for target in &mut self.targets {
+            while let Some(element) = target.refused.pop_front() {
+                if let Err(element) = target.inbox.try_send(target.channel, element) {
+                    target.refused.push_front(element);
+                    clear = false;
+                    break;
+                }
+            }
+        }
+        clear
+    }
+}
+
+impl Target {
+    fn append(&mut self, batch: Batch) {
+        if self.pending.is_empty() {
+            if batch.is_full() {
+                self.send_cut(batch);
+            } else {
+                self.pending = batch;
+            }
+            return;
+        }
+        if self.pending.is_keyed() != batch.is_keyed() {
+            self.flush();
+            return self.append(batch);
+        }
+        // Hashes are kept only where both sides have them.
+        if self.pending.hashes.len() == self.pending.keys.len()
+            && batch.hashes.len() == batch.keys.len()
+        {
+            self.pending.hashes.extend_from_slice(&batch.hashes);
+        } else {
+            self.pending.hashes.clear();
+        }
+        self.pending.extend(
+            batch.keys.as_ref(),
+            batch.values.as_ref(),
+            &batch.timestamps,
+        );
+        if self.pending.is_full() {
+            self.flush();
+        }
+    }
+
+    fn flush(&mut self) {
+        if !self.pending.is_empty() {
+            let batch = std::mem::take(&mut self.pending);
+            self.send_cut(batch);
+        }
+    }
+
+    /// Sends a batch, in parts of the target size if it is much larger.
+    fn send_cut(&mut self, batch: Batch) {
+        for part in cut(batch) {
+            self.send(Element::Batch(part));
+        }
+    }
+
+    fn send(&mut self, element: Element) {
+        if !self.refused.is_empty() {
+            self.refused.push_back(element);
+        } else if let Err(element) = self.inbox.try_send(self.channel, element) {
+            self.refused.push_back(element);
+        }
+    }
+}
+
+/// A batch in parts of about the target size; whole if it is not more than twice as large.
+pub(crate) fn cut(batch: Batch) -> impl Iterator<Item = Batch> {
+    let records = batch.len();
+    let per_part =
+        if records <= 2 * Batch::TARGET_RECORDS && batch.byte_len() <= 2 * Batch::TARGET_BYTES {
+            records.max(1)
+        } else {
+            let by_bytes = records * Batch::TARGET_BYTES / batch.byte_len().max(1);
+            by_bytes.clamp(1, Batch::TARGET_RECORDS)
+        };
+    Parts {
+        batch: Some(batch),
+        per_part,
+        at: 0,
+    }
+}
+
+struct Parts {
+    batch: Option<Batch>,
+    per_part: usize,
+    at: usize,
+}
+
+impl Iterator for Parts {
+    type Item = Batch;
+
+    fn next(&mut self) -> Option<Batch> {
+        let records = self.batch.as_ref()?.len();
+        if self.at == 0 && self.per_part >= records {
+            return self.batch.take();
+        }
+        if self.at >= records {
+            return None;
+        }
+        let end = (self.at + self.per_part).min(records);
+        let part = self.batch.as_ref()?.slice(self.at..end);
+        self.at = end;
+        Some(part)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::inbox::Next;
+
+    fn batch(records: usize) -> Batch {
+        let mut batch = Batch::default();
+        for index in 0..records {
+            batch.push(
+                Some(format!("key{index}").as_bytes()),
+                b"value",
+                index as i64,
+            );
+        }
+        batch
+    }
+
+    fn router(partition: Partition, targets: usize) -> (Router, Vec<Arc<Inbox>>) {
+        let producer = Inbox::new();
+        let inboxes: Vec<Arc<Inbox>> = (0..targets).map(|_| Inbox::new()).collect();
+        let targets = inboxes
+            .iter()
+            .map(|inbox| (Arc::clone(inbox), inbox.add_channel(&producer)))
+            .collect();
+        (
+            Router::new(partition, KeyGroups::new(128).unwrap(), targets),
+            inboxes,
+        )
+    }
+
+    fn received(router: &mut Router, inboxes: &[Arc<Inbox>]) -> Vec<Vec<Batch>> {
+        let mut all = vec![Vec::new(); inboxes.len()];
+        loop {
+            let clear = router.retry();
+            let mut got = false;
+            for (inbox, all) in inboxes.iter().zip(&mut all) {
+                while let Next::Element(_, Element::Batch(batch)) = inbox.next(Some(&[false])) {
+                    all.push(batch);
+                    got = true;
+                }
+            }
+            if clear && !got {
+                return all;
+            }
+        }
+    }
+
+    #[test]
+    fn every_record_reaches_the_owner_of_its_key_with_all_columns() {
+        let (mut router, inboxes) = router(Partition::Hash, 3);
+        let whole = batch(5000);
+        for part in cut(whole.clone()) {
+            router.route(part).unwrap();
+        }
+        router.flush();
+        let groups = KeyGroups::new(128).unwrap();
+        let mut records = 0;
+        for (subtask, batches) in received(&mut router, &inboxes).iter().enumerate() {
+            for batch in batches {
+                assert_eq!(batch.hashes.len(), batch.len());
+                for index in 0..batch.len() {
+                    let hash = dataflow::key::hash(batch.keys.get(index));
+                    assert_eq!(batch.hashes[index], hash);
+                    assert_eq!(
+                        groups.subtask_of(groups.group_of(hash), 3) as usize,
+                        subtask
+                    );
+                    let original = batch.timestamps[index] as usize;
+                    assert_eq!(whole.keys.get(original), batch.keys.get(index));
+                }
+                records += batch.len();
+            }
+        }
+        assert_eq!(records, 5000);
+    }
+
+    #[test]
+    fn a_trickle_is_dealt_in_turn() {
+        let (mut router, inboxes) = router(Partition::Rebalance, 2);
+        for _ in 0..4 {
+            router.route(batch(1)).unwrap();
+            router.flush();
+        }
+        let received = received(&mut router, &inboxes);
+        assert_eq!(received.iter().map(Vec::len).collect::<Vec<_>>(), [2, 2]);
+    }
+
+    #[test]
+    fn a_broadcast_reaches_everybody_and_elements_keep_their_order() {
+        let (mut router, inboxes) = router(Partition::Broadcast, 2);
+        router.route(batch(3)).unwrap();
+        router.broadcast(&Element::EndOfInput);
+        for inbox in &inboxes {
+            assert!(
+                matches!(inbox.next(Some(&[false])), Next::Element(0, Element::Batch(batch)) if batch.len() == 3)
+            );
+            assert!(matches!(
+                inbox.next(Some(&[false])),
+                Next::Element(0, Element::EndOfInput)
+            ));
+        }
+    }
+
+    #[test]
+    fn large_batches_are_cut_and_nothing_is_lost() {
+        for records in [0, 1, 2048, 2049, 10_000] {
+            let whole = batch(records);
+            let parts: Vec<Batch> = cut(whole.clone()).collect();
+            assert_eq!(parts.iter().map(Batch::len).sum::<usize>(), records);
+            assert!(
+                parts
+                    .iter()
+                    .all(|part| part.len() <= 2 * Batch::TARGET_RECORDS)
+            );
+            let mut joined = Batch::default();
+            for part in &parts {
+                joined.extend(part.keys.as_ref(), part.values.as_ref(), &part.timestamps);
+            }
+            assert_eq!(joined, whole);
+        }
+    }
+
+    #[test]
+    fn records_without_a_key_are_refused_where_keys_decide() {
+        let (mut router, _inboxes) = router(Partition::Hash, 2);
+        let mut unkeyed = Batch::default();
+        unkeyed.push(None, b"value", dataflow::batch::NO_TIMESTAMP);
+        assert_eq!(router.route(unkeyed), Err(Unkeyed));
+    }
+}

@@ -1,0 +1,430 @@
+//! Whole jobs on one thread, moved by a random generator: a tool for tests.
+//!
+//! What runs is what runs in production: subtasks, routers, the coordinator, what writers do. Only
+//! who comes next is drawn from a seed, and time passes when the simulation says so. So an unlucky
+//! interleaving is found by trying many seeds, and a seed that has found one finds it again.
+//!
+//! Faults come in through what a job has anyway: its operators, sources and sinks, and a
+//! [`FaultyStorage`]. When that has crashed, by its plan or by [`Simulation::crash_after`], the
+//! simulation drops everything where it stands, as a process does that is killed.
+
+use std::collections::VecDeque;
+use std::mem;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use checkpoint::storage::FaultyStorage;
+
+use crate::attempt::{Assembly, Attempt, End, Event, Stop, Unmade, WRITERS, leave};
+use crate::clock::Clock;
+use crate::driver::Driver;
+use crate::error::Error;
+use crate::inbox::Inbox;
+use crate::job::{Job, JobEvent, Mover, Outcome};
+use crate::subtask::{Step, Subtask};
+use crate::writer::{Task, discard, execute};
+
+/// Of so many turns one lets a millisecond pass, on average.
+const TURNS_PER_MS: u64 = 8;
+
+/// How slow subtasks are; drawn anew in each attempt, so that some run far ahead of others.
+const PACES: [u64; 4] = [1, 1, 4, 16];
+
+/// At most so many turns are taken between the end of an attempt and the moment when all notice.
+const TURNS_BEHIND_END: u64 = 16;
+
+/// A stream of numbers that a seed decides (SplitMix64).
+#[derive(Clone, Debug)]
+pub struct Random(u64);
+
+impl Random {
+    /// The stream of a seed.
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    /// The next number.
+    pub fn next_u64(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    /// One of the numbers below `end`, which is not 0.
+    pub fn below(&mut self, end: u64) -> u64 {
+        self.next_u64() % end
+    }
+
+    /// True once in `turns` times, on average.
+    pub fn one_in(&mut self, turns: u64) -> bool {
+        self.below(turns) == 0
+    }
+}
+
+/// A clock that stands still until it is moved. Clones are the same clock.
+#[derive(Clone, Debug, Default)]
+pub struct VirtualClock(Arc<AtomicI64>);
+
+impl VirtualClock {
+    /// A clock that shows so many milliseconds since 1970-01-01 UTC.
+    #[must_use]
+    pub fn at(now_ms: i64) -> Self {
+        Self(Arc::new(AtomicI64::new(now_ms)))
+    }
+
+    /// Lets time pass until `now_ms`, if that is not over.
+    pub fn advance_to(&self, now_ms: i64) {
+        self.0.fetch_max(now_ms, Ordering::SeqCst);
+    }
+}
+
+impl Clock for VirtualClock {
+    fn now_ms(&self) -> i64 {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+/// Moves jobs; see the module. One simulation is one process: it ends with a crash.
+#[derive(Debug)]
+pub struct Simulation {
+    random: Random,
+    clock: VirtualClock,
+    storage: FaultyStorage,
+    crash_after: Option<u64>,
+    turns: u64,
+    trace: u64,
+}
+
+impl Simulation {
+    /// Takes its turns from `random`. The job is to read this clock, and its checkpoints are to be in
+    /// this storage.
+    #[must_use]
+    pub fn new(random: Random, clock: VirtualClock, storage: FaultyStorage) -> Self {
+        Self {
+            random,
+            clock,
+            storage,
+            crash_after: None,
+            turns: 0,
+            trace: 0,
+        }
+    }
+
+    /// Crashes after so many turns, if the job takes that many.
+    #[must_use]
+    pub fn crash_after(self, turns: u64) -> Self {
+        Self {
+            crash_after: Some(turns),
+            ..self
+        }
+    }
+
+    /// Runs a job to its end, or until the crash: then it is [`Outcome::Suspended`].
+    ///
+    /// # Panics
+    /// Nobody can move and no time is waited for: the job would hang for ever.
+    pub fn run(&mut self, job: &Job, mut report: impl FnMut(JobEvent)) -> Outcome {
+        job.run_on(self, &mut report)
+    }
+
+    /// Turns taken so far.
+    #[must_use]
+    pub fn turns(&self) -> u64 {
+        self.turns
+    }
+
+    /// A number for all that was done so far, in order: the same for the same seed and the same job.
+    #[must_use]
+    pub fn trace(&self) -> u64 {
+        self.trace
+    }
+
+    fn has_crashed(&mut self) -> bool {
+        if self.crash_after.is_some_and(|turns| self.turns >= turns) {
+            self.storage.crash();
+        }
+        self.storage.has_crashed()
+    }
+
+    /// Draws how slow each of so many subtasks is.
+    fn draw_paces(&mut self, subtasks: usize) -> Vec<u64> {
+        let mut pace = || PACES[self.random.below(PACES.len() as u64) as usize];
+        (0..subtasks).map(|_| pace()).collect()
+    }
+
+    /// Draws one of what can be done.
+    fn draw(&mut self, moves: &[Move], stage: &Stage<'_>) -> Move {
+        let mut drawn = moves[self.random.below(moves.len() as u64) as usize];
+        // A slow subtask lets others go first, most of the time.
+        if let Move::Subtask(number) = drawn
+            && !self.random.one_in(stage.paces[number])
+        {
+            drawn = moves[self.random.below(moves.len() as u64) as usize];
+        }
+        self.turns += 1;
+        self.trace =
+            Random::new(self.trace ^ drawn.number() ^ (moves.len() as u64) << 32).next_u64();
+        if self.random.one_in(TURNS_PER_MS) {
+            self.clock.advance_to(self.clock.now_ms() + 1);
+        }
+        drawn
+    }
+
+    /// Takes turns until the attempt ends.
+    fn drive(
+        &mut self,
+        stage: &mut Stage<'_>,
+        driver: &mut Driver<'_>,
+        report: &mut dyn FnMut(JobEvent),
+    ) -> End {
+        loop {
+            if self.has_crashed() {
+                return End::Stopped(Stop::Suspend);
+            }
+            let now = self.clock.now_ms();
+            let mut moves = stage.moves(now);
+            if !stage.events.is_empty() {
+                moves.push(Move::Event);
+            }
+            if driver.deadline().is_some_and(|deadline| deadline <= now) {
+                moves.push(Move::Deadline);
+            }
+            if moves.is_empty() {
+                let next = stage.waited_for().chain(driver.deadline()).min();
+                let Some(next) = next else {
+                    panic!("the job hangs: nobody can move, nothing is waited for")
+                };
+                self.clock.advance_to(next);
+                continue;
+            }
+            let end = match self.draw(&moves, stage) {
+                Move::Event => {
+                    let event = stage.events.pop_front();
+                    driver.on(event, self.clock.now_ms(), report)
+                }
+                Move::Deadline => driver.on(None, self.clock.now_ms(), report),
+                other => {
+                    stage.take(other);
+                    None
+                }
+            };
+            stage.collect();
+            if let Some(end) = end {
+                return end;
+            }
+        }
+    }
+
+    /// Lets subtasks and writers go on for a little, as they do before they are told of the end.
+    fn overrun(&mut self, stage: &mut Stage<'_>) {
+        for _ in 0..self.random.below(TURNS_BEHIND_END) {
+            let moves = stage.moves(self.clock.now_ms());
+            if moves.is_empty() || self.has_crashed() {
+                return;
+            }
+            let drawn = self.draw(&moves, stage);
+            stage.take(drawn);
+            stage.collect();
+        }
+    }
+
+    /// Takes turns until everybody has left and everything queued is written.
+    fn wind_up(&mut self, stage: &mut Stage<'_>) {
+        loop {
+            let moves = stage.moves(self.clock.now_ms());
+            if moves.is_empty() || self.has_crashed() {
+                return;
+            }
+            let drawn = self.draw(&moves, stage);
+            stage.take(drawn);
+            stage.collect();
+        }
+    }
+}
+
+impl Mover for Simulation {
+    fn run(&mut self, attempt: &Attempt<'_>, report: &mut dyn FnMut(JobEvent)) -> (End, u64) {
+        let Assembly {
+            plan,
+            inboxes,
+            in_progress,
+            writers,
+            tasks,
+            subtasks,
+        } = attempt.assemble();
+        let mut stage = Stage {
+            attempt,
+            paces: self.draw_paces(subtasks.len()),
+            actors: subtasks.into_iter().map(Actor::new).collect(),
+            in_progress: &in_progress,
+            queue: tasks,
+            tasks: Vec::new(),
+            events: VecDeque::new(),
+        };
+        let mut driver = Driver::new(attempt, &plan, &inboxes, &in_progress, writers);
+        let end = self.drive(&mut stage, &mut driver, report);
+        let next_id = driver.leave();
+        self.overrun(&mut stage);
+        inboxes.iter().flatten().for_each(|inbox| inbox.close());
+        let given_up = in_progress.clear();
+        self.wind_up(&mut stage);
+        given_up.into_iter().for_each(discard);
+        attempt.store.wait_for_cleaning();
+        match self.has_crashed() {
+            true => (End::Stopped(Stop::Suspend), next_id),
+            false => (end, next_id),
+        }
+    }
+
+    fn wait(&mut self, _: &Job, delay_ms: u64) -> Option<Stop> {
+        let until = self.clock.now_ms().saturating_add_unsigned(delay_ms);
+        self.clock.advance_to(until);
+        None
+    }
+}
+
+/// Something that can be done next.
+#[derive(Clone, Copy, Debug)]
+enum Move {
+    /// The driver takes its next event.
+    Event,
+    /// The driver takes notice of the time.
+    Deadline,
+    /// A writer executes the task in this place.
+    Task(usize),
+    /// A subtask is made, or steps.
+    Subtask(usize),
+}
+
+impl Move {
+    fn number(self) -> u64 {
+        match self {
+            Self::Event => 0,
+            Self::Deadline => 1,
+            Self::Task(place) => 2 + place as u64,
+            Self::Subtask(number) => 2 + (WRITERS + number) as u64,
+        }
+    }
+}
+
+/// All that takes part in an attempt but its driver.
+struct Stage<'a> {
+    attempt: &'a Attempt<'a>,
+    actors: Vec<Actor>,
+    /// For each of them: it uses one in so many turns, where others can move.
+    paces: Vec<u64>,
+    in_progress: &'a crate::writer::InProgress,
+    queue: std::sync::mpsc::Receiver<Task>,
+    /// What writers have taken from the queue.
+    tasks: Vec<Task>,
+    /// Taken from the job's queue as they come, so that nobody finds it full.
+    events: VecDeque<(u32, Event)>,
+}
+
+impl Stage<'_> {
+    /// What subtasks and writers can do at this time.
+    fn moves(&mut self, now: i64) -> Vec<Move> {
+        while self.tasks.len() < WRITERS
+            && let Ok(task) = self.queue.try_recv()
+        {
+            self.tasks.push(task);
+        }
+        let tasks = (0..self.tasks.len()).map(Move::Task);
+        let actors = self.actors.iter().enumerate();
+        let ready = actors.filter(|(_, actor)| actor.can_move(now));
+        tasks
+            .chain(ready.map(|(number, _)| Move::Subtask(number)))
+            .collect()
+    }
+
+    /// The times that subtasks wait for.
+    fn waited_for(&self) -> impl Iterator<Item = i64> {
+        self.actors.iter().filter_map(|actor| match &actor.state {
+            ActorState::Waiting(_, until) => *until,
+            _ => None,
+        })
+    }
+
+    fn take(&mut self, drawn: Move) {
+        match drawn {
+            Move::Event | Move::Deadline => unreachable!("the driver's"),
+            Move::Task(place) => {
+                let task = self.tasks.swap_remove(place);
+                execute(task, self.in_progress, &self.attempt.events);
+            }
+            Move::Subtask(number) => {
+                if let Err(error) = self.actors[number].take_turn(self.attempt) {
+                    self.attempt.events.send(Event::Failed(Box::new(error)));
+                }
+            }
+        }
+        // Deletions have a thread of their own; it is held in step with us.
+        self.attempt.store.wait_for_cleaning();
+    }
+
+    fn collect(&mut self) {
+        self.events.extend(self.attempt.receiver.try_iter());
+    }
+}
+
+/// A subtask and how far it is.
+struct Actor {
+    inbox: Arc<Inbox>,
+    state: ActorState,
+}
+
+enum ActorState {
+    Unmade(Box<Unmade>),
+    Running(Box<Subtask>),
+    /// Until its inbox signals, or until this time.
+    Waiting(Box<Subtask>, Option<i64>),
+    Over,
+}
+
+impl Actor {
+    fn new(unmade: Unmade) -> Self {
+        Self {
+            inbox: Arc::clone(&unmade.subtask.inbox),
+            state: ActorState::Unmade(Box::new(unmade)),
+        }
+    }
+
+    fn can_move(&self, now: i64) -> bool {
+        match &self.state {
+            ActorState::Unmade(_) | ActorState::Running(_) => true,
+            ActorState::Waiting(_, until) => {
+                self.inbox.is_signalled() || until.is_some_and(|until| until <= now)
+            }
+            ActorState::Over => false,
+        }
+    }
+
+    fn take_turn(&mut self, attempt: &Attempt<'_>) -> Result<(), Error> {
+        // Over, unless it comes to something else.
+        let mut subtask = match mem::replace(&mut self.state, ActorState::Over) {
+            ActorState::Unmade(unmade) => {
+                self.state = ActorState::Running(Box::new(unmade.make()?));
+                return Ok(());
+            }
+            ActorState::Running(subtask) => subtask,
+            ActorState::Waiting(subtask, _) => {
+                // Takes the signal; there is nothing to wait for.
+                self.inbox.wait(Some(std::time::Duration::ZERO));
+                subtask
+            }
+            ActorState::Over => unreachable!("it cannot move"),
+        };
+        self.state = match subtask.step()? {
+            Step::Again => ActorState::Running(subtask),
+            Step::Wait(until) => ActorState::Waiting(subtask, until),
+            Step::Over => {
+                leave(&attempt.events, &self.inbox);
+                ActorState::Over
+            }
+        };
+        Ok(())
+    }
+}

@@ -1,0 +1,85 @@
+//! What the runtime asks of a source.
+
+use std::fmt;
+use std::sync::Arc;
+
+use dataflow::Batch;
+
+use crate::{BoxError, SubtaskContext};
+
+/// One piece of a source's or sink's position, readable JSON. A subtask has any number of them; at a
+/// restore all of an operator's parts are shown to every new subtask, which takes those that are its
+/// own. So a restore at another parallelism is the connector's to arrange, for it alone knows what a
+/// part means.
+pub type Part = serde_json::Value;
+
+/// One subtask's instance of a source. Lives on one thread.
+pub trait Source: Send {
+    /// Appends records to `batch` (which may hold some already) until [`Batch::is_full`] or no more
+    /// are at hand. Must not wait for input that may never come: a source that waits does so on a
+    /// thread of its own and calls its [`Waker`], or says when to ask again.
+    ///
+    /// # Errors
+    /// The input cannot be read; names the place.
+    fn poll(&mut self, batch: &mut Batch) -> Result<SourceStatus, BoxError>;
+
+    /// The position behind the last record that was polled.
+    ///
+    /// # Errors
+    /// The position cannot be told.
+    fn snapshot(&mut self) -> Result<Vec<Part>, BoxError>;
+}
+
+/// What a [`Source`] has to say after a poll.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SourceStatus {
+    /// There is more at once.
+    More,
+    /// Nothing more now. Ask again when the waker was called, or at this time (milliseconds since
+    /// the epoch, the runtime's clock) if one is given.
+    Idle {
+        /// When to ask again.
+        until: Option<i64>,
+    },
+    /// There will never be more.
+    Ended,
+}
+
+/// Makes a source's instances, one per subtask, at the start and again at every restart.
+pub trait SourceFactory: Send + Sync {
+    /// Makes the instance for a subtask. `restored` has the parts of *all* subtasks of the snapshot,
+    /// in subtask order, or is `None` on a fresh start.
+    ///
+    /// # Errors
+    /// The source cannot start; names the place and the mend.
+    fn create(
+        &self,
+        context: &SubtaskContext,
+        restored: Option<&[Part]>,
+    ) -> Result<Box<dyn Source>, BoxError>;
+
+    /// For the restore report, behind the source's id: `continues behind …`.
+    fn describe_position(&self, restored: &[Part]) -> String;
+}
+
+/// Wakes a subtask from another thread.
+#[derive(Clone)]
+pub struct Waker(Arc<dyn Fn() + Send + Sync>);
+
+impl Waker {
+    /// A waker that calls `wake`.
+    pub fn new(wake: impl Fn() + Send + Sync + 'static) -> Self {
+        Self(Arc::new(wake))
+    }
+
+    /// Makes the runtime poll the source again.
+    pub fn wake(&self) {
+        (self.0)();
+    }
+}
+
+impl fmt::Debug for Waker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Waker")
+    }
+}

@@ -1,0 +1,48 @@
+//! The one place that starts threads. A panic in one is an error like any other.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::thread::{Builder, JoinHandle};
+
+use crate::attempt::{Event, Events};
+use crate::error::Error;
+
+/// The threads of an attempt.
+#[derive(Debug, Default)]
+pub(crate) struct Threads(Vec<JoinHandle<()>>);
+
+impl Threads {
+    /// Starts a thread. What it fails with, or panics with, is reported once as [`Event::Failed`].
+    pub(crate) fn spawn(
+        &mut self,
+        name: String,
+        events: Events,
+        body: impl FnOnce() -> Result<(), Error> + Send + 'static,
+    ) -> Result<(), Error> {
+        let place = name.clone();
+        let handle = Builder::new()
+            .name(name)
+            .spawn(move || match catch_unwind(AssertUnwindSafe(body)) {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => events.send(Event::Failed(Box::new(error))),
+                Err(panic) => {
+                    let message = panic
+                        .downcast_ref::<&str>()
+                        .map(|text| (*text).to_owned())
+                        .or_else(|| panic.downcast_ref::<String>().cloned())
+                        .unwrap_or_else(|| "no message".into());
+                    events.send(Event::Failed(Box::new(Error::Panic { place, message })));
+                }
+            })
+            .map_err(Error::Spawn)?;
+        self.0.push(handle);
+        Ok(())
+    }
+
+    /// Waits for all of them.
+    pub(crate) fn join(self) {
+        for handle in self.0 {
+            // A panic was caught inside and reported.
+            let _ = handle.join();
+        }
+    }
+}

@@ -1,0 +1,663 @@
+//! One subtask: a chain of nodes on a thread of its own, fed by a source or by channels.
+//!
+//! A subtask moves in steps and never waits inside one. A step takes one thing: a message of the
+//! coordinator, an element of a channel, or a batch of the source; carries it through the chain; and
+//! hands the output to the channels. While a channel has no room for what was handed to it the
+//! subtask takes no further element, so that back-pressure reaches the source.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use dataflow::alignment::{Alignment, Arrival, Mode};
+use dataflow::state::Resolved;
+use dataflow::watermark::Valve;
+use dataflow::{Barrier, Batch, CheckpointId, Element};
+
+use crate::attempt::{Event, Events};
+use crate::clock::Clock;
+use crate::error::{Error, Position, shorten};
+use crate::inbox::{Control, Inbox, Next};
+use crate::operator::{Call, Failure, FailureKind, Operator};
+use crate::plan;
+use crate::router::{LINGER_MS, Router, cut};
+use crate::sink::Sink;
+use crate::source::{Source, SourceStatus};
+use crate::writer::{MemberSnapshot, SmallState, Snapshot, Task, Writers};
+
+/// A subtask, ready to run.
+pub(crate) struct Subtask {
+    /// Number in the attempt.
+    pub(crate) number: usize,
+    /// Index among the subtasks of its vertex.
+    pub(crate) index: u32,
+    pub(crate) inbox: Arc<Inbox>,
+    pub(crate) head: Head,
+    pub(crate) members: Vec<Member>,
+    pub(crate) routers: Vec<Router>,
+    pub(crate) events: Events,
+    pub(crate) writers: Writers,
+    pub(crate) clock: Arc<dyn Clock>,
+    /// Whether snapshots may be deltas.
+    pub(crate) incremental: bool,
+    /// Since when records wait in a router.
+    pub(crate) waiting_since: Option<i64>,
+}
+
+/// Where a subtask's input comes from.
+pub(crate) enum Head {
+    Source {
+        started: bool,
+        ended: bool,
+        batch: Batch,
+    },
+    Channels(Channels),
+}
+
+pub(crate) struct Channels {
+    alignment: Alignment,
+    valve: Valve,
+    /// For each channel the input of the first member that it feeds.
+    inputs: Vec<u32>,
+    /// Which channels have ended.
+    ended: Vec<bool>,
+}
+
+impl Channels {
+    pub(crate) fn new(inputs: Vec<u32>, mode: Mode) -> Self {
+        Self {
+            alignment: Alignment::new(inputs.len(), mode),
+            valve: Valve::new(inputs.len()),
+            ended: vec![false; inputs.len()],
+            inputs,
+        }
+    }
+}
+
+/// A node within a subtask.
+pub(crate) struct Member {
+    pub(crate) node: usize,
+    pub(crate) id: Arc<str>,
+    pub(crate) body: Body,
+    pub(crate) outputs: Vec<Vec<plan::Target>>,
+    /// Records received since the subtask was made.
+    pub(crate) received: u64,
+    /// Inputs that have ended, now or before the snapshot that was restored.
+    pub(crate) ended_inputs: Vec<u32>,
+    /// The newest complete checkpoint, on which the next delta may build.
+    pub(crate) base: Option<CheckpointId>,
+}
+
+pub(crate) enum Body {
+    Source(Box<dyn Source>),
+    Operator {
+        operator: Box<dyn Operator>,
+        call: Box<Call>,
+        resolved: Resolved,
+        keyed: bool,
+    },
+    Sink(Box<dyn Sink>),
+}
+
+/// What a step has led to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// There may be more to do.
+    Again,
+    /// Nothing to do until the inbox signals, or until this time.
+    Wait(Option<i64>),
+    /// The subtask is over.
+    Over,
+}
+
+impl Subtask {
+    /// Steps until the end.
+    pub(crate) fn run(mut self) -> Result<(), Error> {
+        loop {
+            match self.step()? {
+                Step::Again => {}
+                Step::Over => return Ok(()),
+                Step::Wait(until) => {
+                    let timeout = until.map(|until| {
+                        Duration::from_millis(
+                            until
+                                .saturating_sub(self.clock.now_ms())
+                                .max(0)
+                                .unsigned_abs(),
+                        )
+                    });
+                    self.inbox.wait(timeout);
+                }
+            }
+        }
+    }
+
+    /// One step.
+    pub(crate) fn step(&mut self) -> Result<Step, Error> {
+        let clear = self
+            .routers
+            .iter_mut()
+            .fold(true, |clear, router| router.retry() & clear);
+        let blocked = match &self.head {
+            Head::Channels(channels) if clear => Some(channels.alignment.blocked()),
+            _ => None,
+        };
+        match self.inbox.next(blocked) {
+            Next::Closed => return Ok(Step::Over),
+            Next::Control(Control::Finish) => {
+                self.close()?;
+                return Ok(Step::Over);
+            }
+            Next::Control(control) => self.on_control(control)?,
+            Next::Element(channel, element) => self.on_element(channel, element)?,
+            Next::Nothing if !clear => return Ok(Step::Wait(None)),
+            Next::Nothing => return self.idle(),
+        }
+        self.flush_if_lingering();
+        Ok(Step::Again)
+    }
+
+    /// Nothing in the inbox: a source reads, others send what they have and wait.
+    fn idle(&mut self) -> Result<Step, Error> {
+        let Head::Source {
+            started: true,
+            ended: false,
+            batch,
+        } = &mut self.head
+        else {
+            self.flush();
+            return Ok(Step::Wait(None));
+        };
+        let mut batch = std::mem::take(batch);
+        let Body::Source(source) = &mut self.members[0].body else {
+            unreachable!("a source heads its chain")
+        };
+        let status = source
+            .poll(&mut batch)
+            .map_err(|error| self.connector(0, "reading", error))?;
+        let full = batch.is_full();
+        if !batch.is_empty() && (full || status != SourceStatus::More) {
+            self.events.count_source_records(batch.len() as u64);
+            self.members[0].received += batch.len() as u64;
+            self.emit(0, 0, std::mem::take(&mut batch))?;
+        }
+        if let Head::Source { batch: slot, .. } = &mut self.head {
+            *slot = batch;
+        }
+        match status {
+            SourceStatus::More => {
+                self.flush_if_lingering();
+                Ok(Step::Again)
+            }
+            SourceStatus::Idle { until } => {
+                self.flush();
+                Ok(Step::Wait(until))
+            }
+            SourceStatus::Ended => {
+                if let Head::Source { ended, .. } = &mut self.head {
+                    *ended = true;
+                }
+                self.end_outputs(0)?;
+                self.all_ended();
+                Ok(Step::Again)
+            }
+        }
+    }
+
+    fn on_control(&mut self, control: Control) -> Result<(), Error> {
+        match control {
+            Control::Start => {
+                if let Head::Source { started, .. } = &mut self.head {
+                    *started = true;
+                }
+            }
+            Control::Trigger(id) => {
+                // Records that the source has given but that wait for their batch to fill lie before
+                // the barrier, for its position is behind them.
+                if let Head::Source { batch, .. } = &mut self.head
+                    && !batch.is_empty()
+                {
+                    let batch = std::mem::take(batch);
+                    self.events.count_source_records(batch.len() as u64);
+                    self.emit(0, 0, batch)?;
+                }
+                self.snapshot(id)?;
+            }
+            Control::Complete { id, rebase } => self.complete(id, &rebase)?,
+            Control::Abort(id) => {
+                if let Head::Channels(channels) = &mut self.head {
+                    channels.alignment.abort(id);
+                }
+            }
+            Control::Finish => unreachable!("handled by step"),
+        }
+        Ok(())
+    }
+
+    fn on_element(&mut self, channel: usize, element: Element) -> Result<(), Error> {
+        let Head::Channels(channels) = &mut self.head else {
+            unreachable!("a source has no channels")
+        };
+        match element {
+            Element::Batch(batch) => {
+                let input = channels.inputs[channel];
+                self.deliver(0, input, batch)
+            }
+            Element::Watermark(watermark) => {
+                let Some(watermark) = channels.valve.advance(channel, watermark) else {
+                    return Ok(());
+                };
+                for member in &mut self.members {
+                    if let Body::Operator { call, .. } = &mut member.body {
+                        call.watermark = watermark;
+                    }
+                }
+                self.broadcast(&Element::Watermark(watermark));
+                Ok(())
+            }
+            Element::Barrier(Barrier { id }) => match channels.alignment.barrier(channel, id) {
+                Arrival::Complete => self.snapshot(id),
+                Arrival::Waiting | Arrival::Stale => Ok(()),
+            },
+            Element::EndOfInput => {
+                channels.ended[channel] = true;
+                let input = channels.inputs[channel];
+                let over = |ended_input: u32| {
+                    channels
+                        .inputs
+                        .iter()
+                        .zip(&channels.ended)
+                        .all(|(input, ended)| *ended || *input != ended_input)
+                };
+                if over(input) {
+                    let all = channels.ended.iter().all(|ended| *ended);
+                    self.end_input(0, input)?;
+                    if all {
+                        self.end_outputs(0)?;
+                        self.all_ended();
+                    }
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Gives a batch to a member.
+    fn deliver(&mut self, member: usize, input: u32, mut batch: Batch) -> Result<(), Error> {
+        let clock = Arc::clone(&self.clock);
+        let entry = &mut self.members[member];
+        let records = batch.len() as u64;
+        match &mut entry.body {
+            Body::Source(_) => unreachable!("a source has no input"),
+            Body::Sink(sink) => {
+                sink.write(&batch)
+                    .map_err(|error| self.connector(member, "writing", error))?;
+                self.members[member].received += records;
+                self.events.count_sink_records(records);
+                return Ok(());
+            }
+            Body::Operator {
+                operator,
+                call,
+                resolved,
+                keyed,
+            } => {
+                call.processing_time = clock.now_ms();
+                if *keyed {
+                    if !batch.is_keyed() {
+                        return Err(Error::Unkeyed {
+                            operator: entry.id.to_string(),
+                        });
+                    }
+                    batch.compute_hashes();
+                    call.state
+                        .resolve(batch.keys.as_ref(), &batch.hashes, resolved)
+                        .map_err(|source| Error::State {
+                            operator: entry.id.to_string(),
+                            subtask: self.index,
+                            source,
+                        })?;
+                } else {
+                    resolved.numbers.clear();
+                    resolved.keys.clear();
+                }
+                match operator.process(input, &batch, resolved, call) {
+                    Ok(()) => call.state.commit(),
+                    Err(failure) => {
+                        call.state.rollback();
+                        call.output.clear();
+                        let position = locate(
+                            operator.as_mut(),
+                            call,
+                            &failure,
+                            input,
+                            &batch,
+                            entry.received,
+                        );
+                        return Err(self.operator_failed(member, failure, position));
+                    }
+                }
+                entry.received += records;
+            }
+        }
+        self.emit_output(member)
+    }
+
+    /// Hands on what an operator's call has emitted.
+    fn emit_output(&mut self, member: usize) -> Result<(), Error> {
+        for port in 0..self.members[member].outputs.len() {
+            let Body::Operator { call, .. } = &mut self.members[member].body else {
+                return Ok(());
+            };
+            let batch = std::mem::take(&mut call.output.ports_mut()[port]);
+            if !batch.is_empty() {
+                self.emit(member, port, batch)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Hands a batch to everything that consumes a port.
+    fn emit(&mut self, member: usize, port: usize, batch: Batch) -> Result<(), Error> {
+        let targets = self.members[member].outputs[port].len();
+        let mut batch = Some(batch);
+        for index in 0..targets {
+            let target = self.members[member].outputs[port][index];
+            // The last consumer gets the batch itself, the others a copy.
+            let batch = if index + 1 == targets {
+                batch.take()
+            } else {
+                batch.clone()
+            };
+            let Some(batch) = batch else {
+                unreachable!("taken by the last consumer only")
+            };
+            match target {
+                plan::Target::Edge { edge } => {
+                    self.routers[edge]
+                        .route(batch)
+                        .map_err(|_| Error::Unkeyed {
+                            operator: self.members[member].id.to_string(),
+                        })?
+                }
+                plan::Target::Member { member, input } => {
+                    for part in cut(batch) {
+                        self.deliver(member, input, part)?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// An input of a member has ended.
+    fn end_input(&mut self, member: usize, input: u32) -> Result<(), Error> {
+        let entry = &mut self.members[member];
+        // Ended before the snapshot that this subtask was restored from: it has been told.
+        if entry.ended_inputs.contains(&input) {
+            return Ok(());
+        }
+        entry.ended_inputs.push(input);
+        if let Body::Operator { operator, call, .. } = &mut entry.body {
+            call.processing_time = self.clock.now_ms();
+            match operator.end_of_input(input, call) {
+                Ok(()) => call.state.commit(),
+                Err(failure) => {
+                    call.state.rollback();
+                    call.output.clear();
+                    return Err(self.operator_failed(member, failure, Position::None));
+                }
+            }
+            self.emit_output(member)?;
+        }
+        Ok(())
+    }
+
+    /// No record leaves a member any more: its consumers' inputs end. Members of a chain have one
+    /// input edge, so theirs end as a whole.
+    fn end_outputs(&mut self, member: usize) -> Result<(), Error> {
+        for port in 0..self.members[member].outputs.len() {
+            for index in 0..self.members[member].outputs[port].len() {
+                if let plan::Target::Member { member, input } =
+                    self.members[member].outputs[port][index]
+                {
+                    self.end_input(member, input)?;
+                    self.end_outputs(member)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Every input of the subtask has ended and all that came of it has been handed on.
+    fn all_ended(&mut self) {
+        self.broadcast(&Element::EndOfInput);
+        self.events.send(Event::Ended {
+            subtask: self.number,
+        });
+    }
+
+    /// Takes the subtask's snapshot for a checkpoint and passes its barrier on.
+    fn snapshot(&mut self, id: CheckpointId) -> Result<(), Error> {
+        // The barrier first: what is downstream may align while we seal.
+        self.broadcast(&Element::Barrier(Barrier { id }));
+        let mut members = Vec::with_capacity(self.members.len());
+        let watermark = match &self.head {
+            Head::Channels(channels) => {
+                Some(channels.valve.current()).filter(|watermark| *watermark != i64::MIN)
+            }
+            Head::Source { .. } => None,
+        };
+        for index in 0..self.members.len() {
+            let incremental = self.incremental;
+            let member = &mut self.members[index];
+            let mut rest = SmallState {
+                ended_inputs: member.ended_inputs.clone(),
+                watermark,
+                ..SmallState::default()
+            };
+            let mut state = None;
+            match &mut member.body {
+                Body::Source(source) => {
+                    rest.parts = source
+                        .snapshot()
+                        .map_err(|error| self.connector(index, "telling its position", error))?;
+                }
+                Body::Operator {
+                    call, keyed: true, ..
+                } => {
+                    state = Some(call.state.snapshot(id, member.base.filter(|_| incremental)));
+                }
+                Body::Operator { .. } => {}
+                Body::Sink(sink) => {
+                    rest.parts = sink
+                        .prepare(id)
+                        .map_err(|error| self.connector(index, "preparing output", error))?;
+                }
+            }
+            members.push(MemberSnapshot {
+                node: self.members[index].node,
+                index: self.index,
+                state,
+                rest,
+            });
+        }
+        let snapshot = Snapshot {
+            id,
+            subtask: self.number,
+            members,
+        };
+        if self.writers.try_send(Task::Snapshot(snapshot)).is_err() {
+            let reason = "writing earlier checkpoints has not caught up".to_owned();
+            self.events.send(Event::Declined { id, reason });
+        }
+        Ok(())
+    }
+
+    fn complete(&mut self, id: CheckpointId, rebase: &[usize]) -> Result<(), Error> {
+        for index in 0..self.members.len() {
+            let member = &mut self.members[index];
+            member.base = (!rebase.contains(&member.node)).then_some(id);
+            let failed = match &mut member.body {
+                Body::Source(_) => None,
+                Body::Operator { operator, call, .. } => {
+                    call.state.checkpoint_complete(id);
+                    operator
+                        .checkpoint_complete(id)
+                        .err()
+                        .map(|failure| self.operator_failed(index, failure, Position::None))
+                }
+                Body::Sink(sink) => sink
+                    .commit(id)
+                    .err()
+                    .map(|error| self.connector(index, "committing output", error)),
+            };
+            if let Some(error) = failed {
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    fn close(&mut self) -> Result<(), Error> {
+        for index in 0..self.members.len() {
+            let failed = match &mut self.members[index].body {
+                Body::Source(_) => None,
+                Body::Operator { operator, .. } => operator
+                    .close()
+                    .err()
+                    .map(|failure| self.operator_failed(index, failure, Position::None)),
+                Body::Sink(sink) => sink
+                    .close()
+                    .err()
+                    .map(|error| self.connector(index, "closing", error)),
+            };
+            if let Some(error) = failed {
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    fn broadcast(&mut self, element: &Element) {
+        self.waiting_since = None;
+        self.routers
+            .iter_mut()
+            .for_each(|router| router.broadcast(element));
+    }
+
+    fn flush(&mut self) {
+        self.waiting_since = None;
+        self.routers.iter_mut().for_each(Router::flush);
+    }
+
+    fn flush_if_lingering(&mut self) {
+        if !self.routers.iter().any(Router::has_pending) {
+            self.waiting_since = None;
+            return;
+        }
+        let now = self.clock.now_ms();
+        match self.waiting_since {
+            None => self.waiting_since = Some(now),
+            Some(since) if now - since >= LINGER_MS => self.flush(),
+            Some(_) => {}
+        }
+    }
+
+    fn connector(&self, member: usize, action: &'static str, source: crate::BoxError) -> Error {
+        let member = &self.members[member];
+        let kind = if matches!(member.body, Body::Source(_)) {
+            "source"
+        } else {
+            "sink"
+        };
+        Error::Connector {
+            operator: format!("{kind} `{}`", member.id),
+            subtask: self.index,
+            action,
+            source,
+        }
+    }
+
+    fn operator_failed(&self, member: usize, failure: Failure, position: Position) -> Error {
+        Error::Operator {
+            operator: self.members[member].id.to_string(),
+            subtask: self.index,
+            failure: Box::new(failure),
+            position,
+        }
+    }
+}
+
+/// Finds the record that made a batch fail: the one the operator names, or else the last one of the
+/// shortest run of records that fails again. Every probe is taken back.
+fn locate(
+    operator: &mut dyn Operator,
+    call: &mut Call,
+    failure: &Failure,
+    input: u32,
+    batch: &Batch,
+    received: u64,
+) -> Position {
+    let record = failure
+        .record
+        .filter(|record| *record < batch.len())
+        .or_else(|| {
+            // A limit takes its time to be reached; probing for it would take that time again and again.
+            (failure.kind == FailureKind::Trap)
+                .then(|| find(operator, call, input, batch))
+                .flatten()
+        });
+    match record {
+        Some(record) => Position::Record {
+            number: received + record as u64,
+            input,
+            key: batch.is_keyed().then(|| shorten(batch.keys.get(record))),
+            value: shorten(batch.values.get(record)),
+        },
+        None => Position::Batch {
+            first: received,
+            records: batch.len(),
+        },
+    }
+}
+
+fn find(operator: &mut dyn Operator, call: &mut Call, input: u32, batch: &Batch) -> Option<usize> {
+    call.probing = true;
+    let found = probe(operator, call, input, batch);
+    call.probing = false;
+    found
+}
+
+fn probe(operator: &mut dyn Operator, call: &mut Call, input: u32, batch: &Batch) -> Option<usize> {
+    let keyed = !call.state.states().is_empty();
+    let mut fails = |records: usize| {
+        let part = batch.slice(0..records);
+        let mut resolved = Resolved::default();
+        if keyed
+            && call
+                .state
+                .resolve(part.keys.as_ref(), &part.hashes, &mut resolved)
+                .is_err()
+        {
+            return false;
+        }
+        let failed = operator.process(input, &part, &resolved, call).is_err();
+        call.state.rollback();
+        call.output.clear();
+        failed
+    };
+    let (mut passes, mut fails_with) = (0, batch.len());
+    // It may have been chance, or something outside: then no record is to blame.
+    if !fails(fails_with) {
+        return None;
+    }
+    while fails_with - passes > 1 {
+        let middle = passes + (fails_with - passes) / 2;
+        if fails(middle) {
+            fails_with = middle;
+        } else {
+            passes = middle;
+        }
+    }
+    Some(fails_with - 1)
+}

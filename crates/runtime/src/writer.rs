@@ -1,0 +1,265 @@
+//! What subtasks seal, written in the background: snapshots to storage, then the metadata.
+//!
+//! A few threads take tasks from one bounded queue. A subtask that finds it full declines the
+//! checkpoint rather than wait: storage that stalls must not stop the data path.
+
+use std::collections::HashMap;
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use checkpoint::metadata::Metadata;
+use checkpoint::store::{Completed, Pending, Written};
+use dataflow::CheckpointId;
+use dataflow::state::SealedState;
+
+use crate::attempt::{Event, Events};
+use crate::error::chain;
+use crate::source::Part;
+use crate::spawn::Threads;
+
+/// What one subtask had at a barrier.
+#[derive(Debug)]
+pub(crate) struct Snapshot {
+    pub(crate) id: CheckpointId,
+    /// The subtask's number in the attempt.
+    pub(crate) subtask: usize,
+    pub(crate) members: Vec<MemberSnapshot>,
+}
+
+/// What one node of a subtask had at a barrier.
+#[derive(Debug)]
+pub(crate) struct MemberSnapshot {
+    pub(crate) node: usize,
+    pub(crate) index: u32,
+    pub(crate) state: Option<SealedState>,
+    pub(crate) rest: SmallState,
+}
+
+/// What goes into the metadata itself.
+#[derive(Debug, Default)]
+pub(crate) struct SmallState {
+    pub(crate) parts: Vec<Part>,
+    pub(crate) ended_inputs: Vec<u32>,
+    pub(crate) watermark: Option<i64>,
+}
+
+/// What has become of a subtask's snapshot.
+#[derive(Debug)]
+pub(crate) struct WrittenMember {
+    pub(crate) node: usize,
+    pub(crate) index: u32,
+    pub(crate) written: Option<Written>,
+    pub(crate) rest: SmallState,
+}
+
+/// Something to write.
+#[derive(Debug)]
+pub(crate) enum Task {
+    Snapshot(Snapshot),
+    Complete {
+        id: CheckpointId,
+        pending: Arc<Pending>,
+        metadata: Box<Metadata>,
+        written: Vec<(usize, u32, Written)>,
+    },
+    Discard(Arc<Pending>),
+}
+
+/// The checkpoints in progress, for whoever writes a part of one.
+#[derive(Debug, Default)]
+pub(crate) struct InProgress(Mutex<HashMap<CheckpointId, Entry>>);
+
+#[derive(Clone, Debug)]
+struct Entry {
+    pending: Arc<Pending>,
+    operators: Arc<[String]>,
+    with_state: bool,
+}
+
+impl InProgress {
+    pub(crate) fn insert(
+        &self,
+        id: CheckpointId,
+        pending: Arc<Pending>,
+        operators: Arc<[String]>,
+        with_state: bool,
+    ) {
+        self.lock().insert(
+            id,
+            Entry {
+                pending,
+                operators,
+                with_state,
+            },
+        );
+    }
+
+    pub(crate) fn remove(&self, id: CheckpointId) -> Option<Arc<Pending>> {
+        self.lock().remove(&id).map(|entry| entry.pending)
+    }
+
+    /// Gives up all of them, oldest first.
+    pub(crate) fn clear(&self) -> Vec<Arc<Pending>> {
+        let mut given_up: Vec<Arc<Pending>> = self
+            .lock()
+            .drain()
+            .map(|(_, entry)| entry.pending)
+            .collect();
+        given_up.sort_by_key(|pending| pending.id());
+        given_up
+    }
+
+    fn get(&self, id: CheckpointId) -> Option<Entry> {
+        self.lock().get(&id).cloned()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<CheckpointId, Entry>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The writers' queue. Dropping the last clone ends the threads that take from it.
+#[derive(Clone, Debug)]
+pub(crate) struct Writers(SyncSender<Task>);
+
+impl Writers {
+    /// A queue for `capacity` tasks, and where to take them from.
+    pub(crate) fn queue(capacity: usize) -> (Self, Receiver<Task>) {
+        let (sender, receiver) = sync_channel(capacity);
+        (Self(sender), receiver)
+    }
+
+    /// Queues a task; gives it back if the queue is full or the writers are gone.
+    pub(crate) fn try_send(&self, task: Task) -> Result<(), Box<Task>> {
+        self.0.try_send(task).map_err(|error| match error {
+            TrySendError::Full(task) | TrySendError::Disconnected(task) => Box::new(task),
+        })
+    }
+}
+
+/// Starts `count` threads that write what is queued.
+pub(crate) fn start(
+    threads: &mut Threads,
+    count: usize,
+    tasks: Receiver<Task>,
+    in_progress: &Arc<InProgress>,
+    events: &Events,
+) -> Result<(), crate::Error> {
+    let tasks = Arc::new(Mutex::new(tasks));
+    for index in 0..count {
+        let (tasks, in_progress, events) =
+            (Arc::clone(&tasks), Arc::clone(in_progress), events.clone());
+        threads.spawn(
+            format!("checkpoint-writer-{index}"),
+            events.clone(),
+            move || {
+                run(&tasks, &in_progress, &events);
+                Ok(())
+            },
+        )?;
+    }
+    Ok(())
+}
+
+fn run(tasks: &Mutex<Receiver<Task>>, in_progress: &InProgress, events: &Events) {
+    loop {
+        let task = tasks.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        match task {
+            Err(_) => return,
+            Ok(task) => execute(task, in_progress, events),
+        }
+    }
+}
+
+/// Writes what a task says, and tells the driver what came of it.
+pub(crate) fn execute(task: Task, in_progress: &InProgress, events: &Events) {
+    match task {
+        Task::Snapshot(snapshot) => {
+            let (id, subtask) = (snapshot.id, snapshot.subtask);
+            // Aborted meanwhile: nothing to write, nobody to tell.
+            let Some(entry) = in_progress.get(id) else {
+                return;
+            };
+            match write(snapshot, &entry) {
+                Ok(members) => events.send(Event::Acknowledged {
+                    id,
+                    subtask,
+                    members,
+                }),
+                Err(error) => events.send(Event::Declined {
+                    id,
+                    reason: chain(&error),
+                }),
+            }
+        }
+        Task::Complete {
+            id,
+            pending,
+            metadata,
+            written,
+        } => match pending.complete(*metadata, written) {
+            Ok(completed) => events.send(Event::Completed {
+                id,
+                completed: Box::new(completed),
+            }),
+            Err(error) => events.send(Event::Declined {
+                id,
+                reason: chain(&error),
+            }),
+        },
+        Task::Discard(pending) => discard(pending),
+    }
+}
+
+/// Removes what was written of a checkpoint that was given up.
+pub(crate) fn discard(pending: Arc<Pending>) {
+    if let Err(error) = pending.discard() {
+        tracing::warn!("an aborted checkpoint left files behind: {}", chain(&error));
+    }
+}
+
+fn write(snapshot: Snapshot, entry: &Entry) -> checkpoint::Result<Vec<WrittenMember>> {
+    snapshot
+        .members
+        .into_iter()
+        .map(|member| {
+            // Also a delta without a change is written: it refers to what it builds on.
+            let state = member.state.filter(|_| entry.with_state);
+            let written = state
+                .map(|state| {
+                    entry
+                        .pending
+                        .write(&entry.operators[member.node], member.index, &state)
+                })
+                .transpose()?;
+            Ok(WrittenMember {
+                node: member.node,
+                index: member.index,
+                written,
+                rest: member.rest,
+            })
+        })
+        .collect()
+}
+
+/// A completed checkpoint whose chains of deltas have grown as long as what they build on: the nodes
+/// whose next snapshot should be full again. So what is stored stays within about three times the
+/// live state: a full segment, deltas up to its size, and the full one that replaces them.
+pub(crate) fn to_rebase(completed: &Completed) -> Arc<[usize]> {
+    let operators = &completed.metadata().operators;
+    (0..operators.len())
+        .filter(|index| {
+            operators[*index].subtasks.iter().any(|subtask| {
+                let bytes = |delta| {
+                    subtask
+                        .segments
+                        .iter()
+                        .filter(|segment| segment.delta == delta)
+                        .map(|s| s.length)
+                        .sum::<u64>()
+                };
+                bytes(true) > bytes(false)
+            })
+        })
+        .collect()
+}
