@@ -1,0 +1,79 @@
+//! Hands every record on unchanged, but for the one (its key or value is `on`; without `on` every one)
+//! at which it does the `misdeed` of its configuration. For tests of the host.
+//!
+//! ```toml
+//! config = { misdeed = "trap", on = "abracadabra", once = "/markers/trapped" }
+//! ```
+//!
+//! With `once` the misdeed is done only if that file is not there yet, and makes it first: it has to lie
+//! in a directory granted for writing, and so a fresh instance behaves.
+
+mod misdeed;
+
+use std::io::ErrorKind;
+
+use highwater::{Emitter, Error, OpenContext, Operator, Record, Result, ValueState};
+use serde::Deserialize;
+
+use misdeed::Misdeed;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct Config {
+    misdeed: Misdeed,
+    on: Option<String>,
+    once: Option<std::path::PathBuf>,
+    /// For `sleep`.
+    #[serde(default)]
+    milliseconds: u64,
+    /// For `read`.
+    #[serde(default)]
+    file: std::path::PathBuf,
+}
+
+struct Faulty {
+    config: Config,
+    /// Only for `grow`, so that other misdeeds are those of an operator without state.
+    hoard: Option<ValueState<Vec<u8>>>,
+}
+
+impl Operator for Faulty {
+    fn open(ctx: &mut OpenContext) -> Result<Self> {
+        let config: Config = ctx.config()?;
+        ctx.output("out");
+        config.misdeed.in_open(ctx)?;
+        let hoard = (config.misdeed == Misdeed::Grow).then(|| ctx.value_state("hoard"));
+        Ok(Self { config, hoard })
+    }
+
+    fn process(&mut self, record: Record, out: &mut Emitter) -> Result<()> {
+        if self.is_triggered(record)? {
+            self.config
+                .misdeed
+                .commit(&self.config, self.hoard.as_ref(), record, out)?;
+        }
+        out.emit(record.key(), record.whole())
+    }
+}
+
+impl Faulty {
+    fn is_triggered(&self, record: Record<'_>) -> Result<bool> {
+        let here = match &self.config.on {
+            Some(on) => record.text()? == *on || record.key().text()? == *on,
+            None => true,
+        };
+        match &self.config.once {
+            Some(marker) if here => match std::fs::File::create_new(marker) {
+                Ok(_) => Ok(true),
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(false),
+                Err(error) => Err(Error::from(error).context("making the marker")),
+            },
+            _ => Ok(here),
+        }
+    }
+}
+
+highwater::export!(Faulty);
+
+#[cfg(test)]
+mod tests;

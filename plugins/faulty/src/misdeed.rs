@@ -1,0 +1,165 @@
+//! What can be done wrong.
+
+use std::hint::black_box;
+use std::time::{Duration, Instant, SystemTime};
+use std::{env, fs};
+
+use highwater::bindings::highwater::operator::types::Cells;
+use highwater::bindings::highwater::operator::{output, state};
+use highwater::{Emitter, Error, OpenContext, Record, Result, ValueState, bail};
+use serde::Deserialize;
+
+use crate::Config;
+
+/// A misdeed, by its name in the configuration.
+#[derive(Deserialize, Clone, Copy, Debug, PartialEq)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Misdeed {
+    /// Nothing.
+    None,
+    /// Panics, which traps.
+    Trap,
+    /// Recurses until the stack ends, which traps without a message.
+    Overflow,
+    /// Returns an error.
+    Error,
+    /// Never returns.
+    Loop,
+    /// Allocates without end.
+    Memory,
+    /// Emits columns whose offsets lie outside of their data.
+    BadColumns,
+    /// Emits two values with one key.
+    UnevenColumns,
+    /// Emits on an output that it has not declared.
+    BadOutput,
+    /// Reads a state that it has not declared.
+    BadState,
+    /// Writes the state of a key that the batch does not have.
+    BadKey,
+    /// Writes a value of 1 MiB into the state of each key it meets.
+    Grow,
+    /// Tries to see the environment and the file system, and emits all it finds.
+    LookAround,
+    /// Emits the contents of `file`.
+    Read,
+    /// Emits the time by the clocks of WASI.
+    Clock,
+    /// Writes to standard output.
+    Stdout,
+    /// Writes to standard error.
+    Stderr,
+    /// Sleeps for `milliseconds`.
+    Sleep,
+    /// Emits 64 MiB before it fails.
+    FloodAndFail,
+    /// Fails in `open`, but lets itself be described.
+    OpenError,
+    /// Panics in `open`, but lets itself be described.
+    OpenTrap,
+    /// Refuses its configuration.
+    Config,
+}
+
+impl Misdeed {
+    /// Those that are done when the operator is opened.
+    pub(crate) fn in_open(self, ctx: &OpenContext) -> Result<()> {
+        match self {
+            Misdeed::Config => Err(Error::config("this configuration is never right")),
+            Misdeed::OpenError if !ctx.is_described() => bail!("not today"),
+            Misdeed::OpenTrap if !ctx.is_described() => panic!("not today"),
+            _ => Ok(()),
+        }
+    }
+
+    /// Those that are done at a record.
+    pub(crate) fn commit(
+        self,
+        config: &Config,
+        hoard: Option<&ValueState<Vec<u8>>>,
+        record: Record<'_>,
+        out: &mut Emitter,
+    ) -> Result<()> {
+        match self {
+            Misdeed::None | Misdeed::OpenError | Misdeed::OpenTrap | Misdeed::Config => {}
+            Misdeed::Trap => panic!("a record that it cannot bear"),
+            Misdeed::Overflow => {
+                black_box(overflow(black_box(1)));
+            }
+            Misdeed::Error => bail!("a record that it does not like"),
+            Misdeed::Loop => loop {
+                black_box(());
+            },
+            Misdeed::Memory => {
+                let mut hoard = Vec::new();
+                loop {
+                    hoard.push(black_box(vec![1u8; 1 << 20]));
+                }
+            }
+            Misdeed::BadColumns => output::emit(0, &cells(&[0, 1]), &cells(&[0, 1 << 30]), &[]),
+            Misdeed::UnevenColumns => output::emit(0, &cells(&[0, 1]), &cells(&[0, 1, 2]), &[]),
+            Misdeed::BadOutput => output::emit(99, &cells(&[0, 1]), &cells(&[0, 1]), &[]),
+            Misdeed::BadState => drop(state::load(99)),
+            Misdeed::BadKey => state::store(0, &[u32::MAX - 1], &cells(&[0, 1])),
+            Misdeed::Grow => {
+                if let Some(hoard) = hoard {
+                    hoard.update(|value| *value = Some(vec![1; 1 << 20]))?;
+                }
+            }
+            Misdeed::LookAround => {
+                for (name, value) in env::vars_os() {
+                    let found = format!("{}={}", name.to_string_lossy(), value.to_string_lossy());
+                    out.emit(record.key(), found)?;
+                }
+                for directory in [".", "/", "..", "/etc", "/proc/self", "/tmp"] {
+                    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+                    for entry in entries {
+                        let path = entry.path();
+                        out.emit(record.key(), path.to_string_lossy())?;
+                        out.emit(record.key(), fs::read_to_string(path).unwrap_or_default())?;
+                    }
+                }
+                for file in ["secret", "/etc/passwd", "../secret"] {
+                    out.emit(record.key(), fs::read_to_string(file).unwrap_or_default())?;
+                }
+            }
+            Misdeed::Read => {
+                let text = fs::read_to_string(&config.file);
+                out.emit(record.key(), text.unwrap_or_else(|error| error.to_string()))?;
+            }
+            Misdeed::Clock => {
+                let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
+                let start = Instant::now();
+                out.emit(
+                    record.key(),
+                    (since_1970.as_millis(), start.elapsed().as_nanos()),
+                )?;
+            }
+            Misdeed::Stdout => println!("faulty says {}", record.text()?),
+            Misdeed::Stderr => eprintln!("faulty complains about {}", record.text()?),
+            Misdeed::Sleep => std::thread::sleep(Duration::from_millis(config.milliseconds)),
+            Misdeed::FloodAndFail => {
+                let megabyte = "x".repeat(1 << 20);
+                for _ in 0..64 {
+                    out.emit(record.key(), &megabyte)?;
+                }
+                bail!("enough");
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A column with these offsets and less data than they say.
+fn cells(offsets: &[u32]) -> Cells {
+    Cells {
+        data: b"xx"[..offsets.len() - 1].to_vec(),
+        offsets: offsets.to_vec(),
+    }
+}
+
+#[expect(unconditional_recursion, reason = "that is the misdeed")]
+fn overflow(depth: u64) -> u64 {
+    let frame = black_box([depth; 64]);
+    overflow(black_box(frame[1] + 1)) + frame[0]
+}

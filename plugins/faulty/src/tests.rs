@@ -1,0 +1,46 @@
+use super::*;
+use highwater::testing::Harness;
+
+fn open(config: &str) -> Result<Harness<Faulty>> {
+    Harness::setup().config(config).open()
+}
+
+#[test]
+fn records_are_handed_on_but_for_the_one() {
+    let mut faulty = open(r#"{"misdeed": "error", "on": "bad"}"#).unwrap();
+    faulty.process(&[("a", "1,\"x,y\""), ("b", "2")]).unwrap();
+    assert_eq!(faulty.take_rows(), ["a,1,\"x,y\"", "b,2"]);
+    let error = faulty.process(&[("a", "1"), ("a", "bad")]).unwrap_err();
+    assert_eq!(error.record(), Some(1));
+    assert!(faulty.process(&[("bad", "")]).is_err());
+    assert!(faulty.take_rows().is_empty());
+}
+
+#[test]
+fn a_marker_lets_the_misdeed_happen_once() {
+    let marker = std::env::temp_dir().join(format!("faulty-{}", std::process::id()));
+    let config = format!(r#"{{"misdeed": "error", "once": {marker:?}}}"#);
+    assert!(open(&config).unwrap().process(&[("a", "1")]).is_err());
+    assert!(open(&config).unwrap().process(&[("a", "1")]).is_ok());
+    std::fs::remove_file(marker).unwrap();
+}
+
+#[test]
+fn state_is_declared_only_to_be_grown() {
+    assert!(open(r#"{"misdeed": "trap"}"#).unwrap().states().is_empty());
+    let mut faulty = open(r#"{"misdeed": "grow"}"#).unwrap();
+    faulty.process(&[("a", ""), ("b", "")]).unwrap();
+    assert_eq!(faulty.keys("hoard"), ["a", "b"]);
+}
+
+#[test]
+fn some_misdeeds_come_early() {
+    assert_eq!(
+        open(r#"{"misdeed": "open-error"}"#).unwrap_err().kind(),
+        highwater::ErrorKind::Failed
+    );
+    assert_eq!(
+        open(r#"{"misdeed": "config"}"#).unwrap_err().kind(),
+        highwater::ErrorKind::Config
+    );
+}

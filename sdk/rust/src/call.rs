@@ -1,0 +1,143 @@
+//! What the current exported call is about: its number, the current record and its key.
+//!
+//! One `Call` is shared by an operator's states and its emitter, so that `count.get()` needs no
+//! argument. The record is set by [`Records`](crate::record::Records) as it goes.
+
+use std::cell::{Cell, Ref, RefCell};
+
+use crate::cells::Cells;
+use crate::error::{Error, Result};
+use crate::index::{self, Index};
+use crate::row::{Row, RowWriter};
+
+/// No record, no key.
+pub(crate) const NONE: u32 = u32::MAX;
+/// The timestamp of a record without event time.
+pub(crate) const NO_TIMESTAMP: i64 = i64::MIN;
+
+#[derive(Debug)]
+pub(crate) struct Call {
+    /// Counts the calls; what a state has cached belongs to one.
+    id: Cell<u64>,
+    key: Cell<u32>,
+    record: Cell<u32>,
+    timestamp: Cell<i64>,
+    /// Whether keys are rows on the current input.
+    key_rows: Cell<bool>,
+    /// The distinct keys, if the host resolved them.
+    keys: RefCell<Cells>,
+    /// Numbers of keys by their bytes, filled when first asked for.
+    numbers: RefCell<Index>,
+    /// Where keys that are asked for are encoded.
+    scratch: RefCell<Vec<u8>>,
+}
+
+impl Call {
+    pub(crate) fn new() -> Self {
+        Self {
+            id: Cell::new(0),
+            key: Cell::new(NONE),
+            record: Cell::new(NONE),
+            timestamp: Cell::new(NO_TIMESTAMP),
+            key_rows: Cell::new(true),
+            keys: RefCell::new(Cells::empty()),
+            numbers: RefCell::default(),
+            scratch: RefCell::default(),
+        }
+    }
+
+    /// A call begins whose keys, if they were numbered, are `keys`.
+    pub(crate) fn begin(&self, keys: Cells, key_rows: bool) {
+        self.id.set(self.id.get() + 1);
+        self.leave_record();
+        self.key_rows.set(key_rows);
+        *self.keys.borrow_mut() = keys;
+        self.numbers.borrow_mut().clear();
+    }
+
+    #[inline]
+    pub(crate) fn enter_record(&self, record: u32, key: u32, timestamp: i64) {
+        self.record.set(record);
+        self.key.set(key);
+        self.timestamp.set(timestamp);
+    }
+
+    pub(crate) fn leave_record(&self) {
+        self.enter_record(NONE, NONE, NO_TIMESTAMP);
+    }
+
+    #[inline]
+    pub(crate) fn id(&self) -> u64 {
+        self.id.get()
+    }
+
+    /// Number of the current record's key.
+    #[inline]
+    pub(crate) fn key(&self, state: &str) -> Result<usize> {
+        match self.key.get() {
+            NONE => Err(self.no_key(state)),
+            key => Ok(key as usize),
+        }
+    }
+
+    #[cold]
+    fn no_key(&self, state: &str) -> Error {
+        if self.record.get() == NONE {
+            return Error::new(format_args!(
+                "state `{state}` is read or written where there is no current record; `get_for` and its like take a key"
+            ));
+        }
+        Error::new(format_args!(
+            "state `{state}` belongs to the record's key, but the record has none: give records keys at the source or \
+             in the operator before"
+        ))
+    }
+
+    /// Index of the current record in its batch.
+    pub(crate) fn record(&self) -> Option<u32> {
+        Some(self.record.get()).filter(|&record| record != NONE)
+    }
+
+    /// Event time of the current record.
+    #[inline]
+    pub(crate) fn timestamp(&self) -> i64 {
+        self.timestamp.get()
+    }
+
+    /// The distinct keys of the call.
+    #[inline]
+    pub(crate) fn keys(&self) -> Ref<'_, Cells> {
+        self.keys.borrow()
+    }
+
+    /// Whether keys are rows on the current input.
+    pub(crate) fn key_rows(&self) -> bool {
+        self.key_rows.get()
+    }
+
+    /// Encodes `key` and hands it over with its number, if the call has it.
+    pub(crate) fn with_key<R>(
+        &self,
+        key: &(impl Row + ?Sized),
+        then: impl FnOnce(&[u8], Option<usize>) -> Result<R>,
+    ) -> Result<R> {
+        let mut bytes = self.scratch.take();
+        bytes.clear();
+        key.write(&mut RowWriter::new(&mut bytes, self.key_rows.get()));
+        let result = then(&bytes, self.number(&bytes).map(|number| number as usize));
+        self.scratch.replace(bytes);
+        result
+    }
+
+    fn number(&self, key: &[u8]) -> Option<u32> {
+        let keys = self.keys.borrow();
+        let mut numbers = self.numbers.borrow_mut();
+        let same = |number: u32, key: &[u8]| keys.cell(number as usize) == key;
+        if keys.count() > 0 && numbers.is_empty() {
+            for (number, key) in (0..).zip(keys.iter()) {
+                numbers.insert(index::hash(0, key), number);
+            }
+        }
+        numbers.find(index::hash(0, key), |number| same(number, key))
+    }
+}

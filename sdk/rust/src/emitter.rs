@@ -1,0 +1,233 @@
+//! Where an operator's output goes.
+//!
+//! What is emitted is appended to columns that are handed to the host when the call ends, or before,
+//! when they grow large. Their memory is used again for the next batch.
+
+use std::fmt;
+use std::rc::Rc;
+
+use crate::bindings::highwater::operator::types as wit;
+use crate::call::{Call, NO_TIMESTAMP};
+use crate::cells::Cells;
+use crate::error::{Error, Result};
+use crate::host::Host;
+use crate::row::{Row, RowWriter};
+
+/// Bytes, those of the offsets included, at which an output is handed to the host within a call.
+const FLUSH_BYTES: usize = 256 * 1024;
+
+/// Emits records. Keys and values are anything that is a [`Row`].
+///
+/// A record emitted while a record is processed takes over its event time. What a call emits counts only
+/// if the call returns ok.
+pub struct Emitter {
+    shared: Shared,
+    outputs: Vec<Buffer>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    call: Rc<Call>,
+    host: Host,
+}
+
+/// What was emitted on one output and the host has not got yet.
+#[derive(Debug)]
+struct Buffer {
+    number: u32,
+    name: String,
+    keyed: bool,
+    /// Whether the output's format is rows: then fields are quoted where need be.
+    rows: bool,
+    keys: Cells,
+    values: Cells,
+    /// One for each value, or none as long as no record has event time.
+    timestamps: Vec<i64>,
+}
+
+impl Emitter {
+    pub(crate) fn new(call: Rc<Call>, host: Host, ports: &[wit::Port]) -> Self {
+        let outputs = (0..)
+            .zip(ports)
+            .map(|(number, port)| Buffer {
+                number,
+                name: port.name.clone(),
+                keyed: port.keyed,
+                rows: matches!(port.format, wit::Format::Row(_)),
+                keys: Cells::empty(),
+                values: Cells::empty(),
+                timestamps: Vec::new(),
+            })
+            .collect();
+        Self {
+            shared: Shared { call, host },
+            outputs,
+        }
+    }
+
+    /// Emits a record on the first output.
+    #[inline]
+    pub fn emit(&mut self, key: impl Row, value: impl Row) -> Result<()> {
+        self.first().emit(key, value)
+    }
+
+    /// Emits a record without a key on the first output, which must be declared
+    /// [`unkeyed`](crate::open::OutputBuilder::unkeyed).
+    #[inline]
+    pub fn emit_unkeyed(&mut self, value: impl Row) -> Result<()> {
+        self.first().emit_unkeyed(value)
+    }
+
+    /// Emits a record with an event time of its own (milliseconds since 1970-01-01 UTC) on the first
+    /// output.
+    #[inline]
+    pub fn emit_at(&mut self, timestamp: i64, key: impl Row, value: impl Row) -> Result<()> {
+        self.first().emit_at(timestamp, key, value)
+    }
+
+    /// The output with this name. If there is none, emitting on it fails.
+    #[inline]
+    pub fn to<'a>(&'a mut self, name: &'a str) -> Output<'a> {
+        let Self { shared, outputs } = self;
+        Output {
+            shared,
+            name,
+            buffer: outputs.iter_mut().find(|output| output.name == name),
+        }
+    }
+
+    #[inline]
+    fn first(&mut self) -> Output<'_> {
+        let Self { shared, outputs } = self;
+        Output {
+            shared,
+            name: "",
+            buffer: outputs.first_mut(),
+        }
+    }
+
+    /// Hands everything to the host.
+    pub(crate) fn flush(&mut self) {
+        self.outputs
+            .iter_mut()
+            .for_each(|output| output.flush(&self.shared.host));
+    }
+
+    /// Forgets what the host has not got yet.
+    pub(crate) fn discard(&mut self) {
+        self.outputs.iter_mut().for_each(Buffer::reset);
+    }
+}
+
+/// One of an operator's outputs; see [`Emitter::to`].
+pub struct Output<'a> {
+    shared: &'a Shared,
+    name: &'a str,
+    buffer: Option<&'a mut Buffer>,
+}
+
+impl Output<'_> {
+    /// Emits a record.
+    #[inline]
+    pub fn emit(self, key: impl Row, value: impl Row) -> Result<()> {
+        let timestamp = self.shared.call.timestamp();
+        self.emit_at(timestamp, key, value)
+    }
+
+    /// Emits a record with an event time of its own, in milliseconds since 1970-01-01 UTC.
+    #[inline]
+    pub fn emit_at(self, timestamp: i64, key: impl Row, value: impl Row) -> Result<()> {
+        let Some(buffer) = self.buffer else {
+            return Err(no_output(self.name));
+        };
+        if !buffer.keyed || key.is_absent() {
+            return Err(buffer.wrong_key());
+        }
+        key.write(&mut RowWriter::new(&mut buffer.keys.data, buffer.rows));
+        buffer.keys.seal();
+        buffer.push(timestamp, value, self.shared);
+        Ok(())
+    }
+
+    /// Emits a record without a key; the output must be declared
+    /// [`unkeyed`](crate::open::OutputBuilder::unkeyed).
+    #[inline]
+    pub fn emit_unkeyed(self, value: impl Row) -> Result<()> {
+        let Some(buffer) = self.buffer else {
+            return Err(no_output(self.name));
+        };
+        if buffer.keyed {
+            return Err(buffer.wrong_key());
+        }
+        buffer.push(self.shared.call.timestamp(), value, self.shared);
+        Ok(())
+    }
+}
+
+impl Buffer {
+    #[inline]
+    fn push(&mut self, timestamp: i64, value: impl Row, shared: &Shared) {
+        if timestamp != NO_TIMESTAMP || !self.timestamps.is_empty() {
+            self.timestamps.resize(self.values.count(), NO_TIMESTAMP);
+            self.timestamps.push(timestamp);
+        }
+        value.write(&mut RowWriter::new(&mut self.values.data, self.rows));
+        self.values.seal();
+        if self.keys.data.len() + self.values.data.len() + self.values.offsets.len() * 8
+            > FLUSH_BYTES
+        {
+            self.flush(&shared.host);
+        }
+    }
+
+    #[cold]
+    fn flush(&mut self, host: &Host) {
+        if self.values.count() > 0 {
+            host.emit(self.number, &self.keys, &self.values, &self.timestamps);
+            self.reset();
+        }
+    }
+
+    fn reset(&mut self) {
+        self.keys.clear();
+        self.values.clear();
+        self.timestamps.clear();
+    }
+
+    #[cold]
+    fn wrong_key(&self) -> Error {
+        let name = &self.name;
+        if self.keyed {
+            return Error::new(format_args!(
+                "output `{name}` carries keys and this record has none: emit it with a key, or declare the output \
+                 with `ctx.output(\"{name}\").unkeyed()`"
+            ));
+        }
+        Error::new(format_args!(
+            "output `{name}` is declared without keys: use `emit_unkeyed`"
+        ))
+    }
+}
+
+#[cold]
+fn no_output(name: &str) -> Error {
+    Error::new(format_args!(
+        "there is no output `{name}`: declare it in `open` with `ctx.output(\"{name}\")`"
+    ))
+}
+
+impl fmt::Debug for Emitter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list()
+            .entries(self.outputs.iter().map(|output| &output.name))
+            .finish()
+    }
+}
+
+impl fmt::Debug for Output<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Output")
+            .field(&self.buffer.as_ref().map(|buffer| &buffer.name))
+            .finish()
+    }
+}

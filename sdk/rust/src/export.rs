@@ -1,0 +1,69 @@
+//! Making an operator the component's.
+
+use crate::operator::Operator;
+
+/// Makes a type that implements [`Operator`](crate::Operator) the component's operator. Once per crate.
+#[macro_export]
+macro_rules! export {
+    ($operator:ty) => {
+        #[cfg(target_family = "wasm")]
+        const _: () = {
+            use $crate::bindings::exports::highwater::operator::guest as wit;
+            use $crate::bindings::highwater::operator::types;
+
+            ::std::thread_local! {
+                static SLOT: $crate::guest::Slot<$operator> = const { $crate::guest::Slot::new() };
+            }
+
+            struct Component;
+
+            impl wit::Guest for Component {
+                fn describe(
+                    config: ::std::string::String,
+                ) -> ::std::result::Result<wit::Description, types::Failure> {
+                    SLOT.with(|slot| slot.describe(config))
+                }
+                fn open(context: wit::OpenContext) -> ::std::result::Result<(), types::Failure> {
+                    SLOT.with(|slot| slot.open(context))
+                }
+                fn process(batch: types::Batch) -> ::std::result::Result<(), types::Failure> {
+                    SLOT.with(|slot| slot.process(batch))
+                }
+                fn on_timers(_fired: types::Fired) -> ::std::result::Result<(), types::Failure> {
+                    ::std::result::Result::Ok(())
+                }
+                fn on_watermark(_watermark: i64) -> ::std::result::Result<(), types::Failure> {
+                    ::std::result::Result::Ok(())
+                }
+                fn end_of_input(input: u32) -> ::std::result::Result<(), types::Failure> {
+                    SLOT.with(|slot| slot.end_of_input(input))
+                }
+                fn on_checkpoint_complete(
+                    checkpoint: u64,
+                ) -> ::std::result::Result<(), types::Failure> {
+                    SLOT.with(|slot| slot.on_checkpoint_complete(checkpoint))
+                }
+                fn migrate(
+                    state: u32,
+                    from_version: u32,
+                    values: types::Cells,
+                ) -> ::std::result::Result<types::Cells, types::Failure> {
+                    SLOT.with(|slot| slot.migrate(state, from_version, &values))
+                }
+                fn close() -> ::std::result::Result<(), types::Failure> {
+                    SLOT.with(|slot| slot.close())
+                }
+            }
+
+    $crate::bindings::__export!(Component with_types_in $crate::bindings);
+        };
+
+        // Built natively there is nothing to export, but the operator is used all the same.
+        #[cfg(not(target_family = "wasm"))]
+        const _: () = $crate::export::assert_operator::<$operator>();
+    };
+}
+
+/// For [`export!`](crate::export!): fails to compile unless `T` is an operator.
+#[doc(hidden)]
+pub const fn assert_operator<T: Operator>() {}

@@ -1,0 +1,408 @@
+//! What an operator declares and learns when it is opened.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use crate::bindings::exports::highwater::operator::guest::{
+    self as wit_guest, StateKind, StateScope,
+};
+use crate::bindings::highwater::operator::metrics::Kind as MetricKind;
+use crate::bindings::highwater::operator::types as wit;
+use crate::call::{Call, NO_TIMESTAMP};
+use crate::codec::{Codec, MapKey};
+use crate::error::{Error, Result};
+use crate::host::Host;
+use crate::metrics::{Counter, Gauge, Histogram, Metrics};
+use crate::record::{Column, Input};
+use crate::state::{Access, Buffered, ListState, MapState, ValueState};
+
+/// Where an operator declares its states, inputs, outputs and metrics, and reads its configuration.
+///
+/// Declarations are made here and nowhere else: `describe` is answered by running
+/// [`Operator::open`](crate::Operator::open) too.
+#[derive(Debug)]
+pub struct OpenContext {
+    config: String,
+    /// What the host said; `None` while the operator is only described.
+    opened: Option<wit_guest::OpenContext>,
+    inputs: Vec<Input>,
+    declared: Declared,
+    call: Rc<Call>,
+    host: Host,
+    metrics: Rc<Metrics>,
+}
+
+/// What the operator has declared so far.
+#[derive(Default)]
+pub(crate) struct Declared {
+    pub(crate) inputs: Vec<String>,
+    pub(crate) outputs: Vec<wit::Port>,
+    pub(crate) states: Vec<wit_guest::StateDescriptor>,
+    pub(crate) buffers: Vec<Rc<dyn Buffered>>,
+    /// Mistakes in the declarations, told when `open` has returned.
+    pub(crate) problems: Vec<String>,
+}
+
+impl std::fmt::Debug for Declared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Declared")
+            .field("inputs", &self.inputs)
+            .field("outputs", &self.outputs)
+            .field("states", &self.states)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What the text of a field stands for, for sinks that tell numbers from text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Text.
+    Text,
+    /// A whole number.
+    Integer,
+    /// A number with a fraction.
+    Float,
+    /// `true` or `false`.
+    Boolean,
+}
+
+impl OpenContext {
+    pub(crate) fn describing(config: String, call: Rc<Call>, host: Host) -> Self {
+        let metrics = Rc::new(Metrics::new(host.clone(), false));
+        Self {
+            config,
+            opened: None,
+            inputs: Vec::new(),
+            declared: Declared::default(),
+            call,
+            host,
+            metrics,
+        }
+    }
+
+    pub(crate) fn opening(context: wit_guest::OpenContext, call: Rc<Call>, host: Host) -> Self {
+        let metrics = Rc::new(Metrics::new(host.clone(), true));
+        let inputs = context.inputs.iter().map(Input::of).collect();
+        let config = context.config.clone();
+        Self {
+            config,
+            opened: Some(context),
+            inputs,
+            declared: Declared::default(),
+            call,
+            host,
+            metrics,
+        }
+    }
+
+    /// What was declared, with the inputs known. Fails if a declaration is wrong.
+    pub(crate) fn finish(mut self) -> Result<(Declared, Vec<Input>, Rc<Metrics>)> {
+        if self.declared.outputs.is_empty() {
+            self.output("out");
+        }
+        if self.declared.problems.is_empty() {
+            return Ok((self.declared, self.inputs, self.metrics));
+        }
+        Err(Error::config(self.declared.problems.join("; ")))
+    }
+
+    /// The operator's `config` from the job file, as JSON.
+    #[must_use]
+    pub fn config_json(&self) -> &str {
+        if self.config.is_empty() {
+            "{}"
+        } else {
+            &self.config
+        }
+    }
+
+    /// The operator's `config` from the job file. Fails as a mistake in the configuration where it does
+    /// not fit `T`; derive `T` with `#[serde(deny_unknown_fields, rename_all = "kebab-case")]`, so that
+    /// misspelt keys are told.
+    #[cfg(feature = "serde")]
+    pub fn config<T: serde::de::DeserializeOwned>(&self) -> Result<T> {
+        serde_json::from_str(self.config_json()).map_err(|error| {
+            // The place is one in the JSON, which the user has never seen.
+            let message = error.to_string();
+            let place = format!(" at line {} column {}", error.line(), error.column());
+            Error::config(format_args!(
+                "config: {}",
+                message.strip_suffix(&place).unwrap_or(&message)
+            ))
+        })
+    }
+
+    /// Whether the operator is only being described: no input is known, and nothing will be processed.
+    #[must_use]
+    pub fn is_described(&self) -> bool {
+        self.opened.is_none()
+    }
+
+    /// The operator's id in the job file; empty while it is only described.
+    #[must_use]
+    pub fn operator(&self) -> &str {
+        self.opened.as_ref().map_or("", |context| &context.operator)
+    }
+
+    /// Number of this subtask, below [`OpenContext::parallelism`].
+    #[must_use]
+    pub fn subtask(&self) -> u32 {
+        self.opened.as_ref().map_or(0, |context| context.subtask)
+    }
+
+    /// How many subtasks the operator has.
+    #[must_use]
+    pub fn parallelism(&self) -> u32 {
+        self.opened
+            .as_ref()
+            .map_or(1, |context| context.parallelism)
+    }
+
+    /// How many key groups the job has.
+    #[must_use]
+    pub fn key_groups(&self) -> u32 {
+        self.opened
+            .as_ref()
+            .map_or(128, |context| context.key_groups)
+    }
+
+    /// Whether state was restored from a checkpoint.
+    #[must_use]
+    pub fn is_restored(&self) -> bool {
+        self.opened.as_ref().is_some_and(|context| context.restored)
+    }
+
+    /// Declares the operator's inputs by name, in the order of their numbers. Without it there is one.
+    pub fn declare_inputs<const N: usize>(&mut self, names: [&str; N]) {
+        self.declared.inputs = names.map(str::to_owned).to_vec();
+    }
+
+    /// What is known about the records that arrive on each input; empty while the operator is only
+    /// described.
+    #[must_use]
+    pub fn inputs(&self) -> &[Input] {
+        &self.inputs
+    }
+
+    /// The column with this name on the first input. Fails as a mistake in the configuration if there
+    /// is none. While the operator is only described, every name is taken for good.
+    pub fn column(&self, name: &str) -> Result<Column> {
+        self.column_of(0, name)
+    }
+
+    /// The column with this name on an input; see [`OpenContext::column`].
+    pub fn column_of(&self, input: u32, name: &str) -> Result<Column> {
+        if self.is_described() {
+            return Ok(Column::at(0));
+        }
+        match self.inputs.get(input as usize) {
+            Some(input) => input.column(name),
+            None => Err(Error::config(format_args!(
+                "there is no input {input}, the operator has {}",
+                self.inputs.len()
+            ))),
+        }
+    }
+
+    /// Declares an output. The first one declared is where [`Emitter::emit`](crate::Emitter::emit)
+    /// goes; without any there is one called `out`. Unless said otherwise it carries keys, and keys and
+    /// values are rows whose columns have no names.
+    pub fn output(&mut self, name: &str) -> OutputBuilder<'_> {
+        let outputs = &mut self.declared.outputs;
+        let position = outputs
+            .iter()
+            .position(|output| output.name == name)
+            .unwrap_or(outputs.len());
+        if position == outputs.len() {
+            let format = wit::Format::Row(Vec::new());
+            outputs.push(wit::Port {
+                name: name.to_owned(),
+                keyed: true,
+                key_columns: Vec::new(),
+                format,
+            });
+        }
+        OutputBuilder {
+            port: &mut outputs[position],
+        }
+    }
+
+    /// Declares one value per key.
+    pub fn value_state<T: Codec>(&mut self, name: &str) -> ValueState<T> {
+        let state = ValueState::new(self.declare(name, StateKind::Value, T::schema(), T::VERSION));
+        self.declared.buffers.push(state.buffered());
+        state
+    }
+
+    /// Declares a map per key.
+    pub fn map_state<K: MapKey, V: Codec>(&mut self, name: &str) -> MapState<K, V> {
+        let schema = format!("{}={}", K::key_schema(), V::schema());
+        let state = MapState::new(self.declare(name, StateKind::Map, schema, V::VERSION));
+        self.declared.buffers.push(state.buffered());
+        state
+    }
+
+    /// Declares a list per key.
+    pub fn list_state<T: Codec>(&mut self, name: &str) -> ListState<T> {
+        let state = ListState::new(self.declare(name, StateKind::List, T::schema(), T::VERSION));
+        self.declared.buffers.push(state.buffered());
+        state
+    }
+
+    /// Says how long entries of a declared state live after they were last written, unless the job file
+    /// says otherwise.
+    pub fn ttl(&mut self, state: &str, ttl: Duration) {
+        match self
+            .declared
+            .states
+            .iter_mut()
+            .find(|descriptor| descriptor.name == state)
+        {
+            Some(descriptor) => {
+                descriptor.ttl = Some(ttl.as_millis().try_into().unwrap_or(u64::MAX))
+            }
+            None => self.declared.problems.push(format!(
+                "there is no state `{state}` to give a time to live"
+            )),
+        }
+    }
+
+    fn declare(
+        &mut self,
+        name: &str,
+        kind: StateKind,
+        schema: String,
+        schema_version: u32,
+    ) -> Access {
+        let Declared {
+            states, problems, ..
+        } = &mut self.declared;
+        if states.iter().any(|state| state.name == name) {
+            problems.push(format!("state `{name}` is declared twice"));
+        }
+        let mut number = states.len();
+        if let Some(context) = &self.opened {
+            number = context
+                .states
+                .iter()
+                .position(|state| state == name)
+                .unwrap_or_else(|| {
+                    problems.push(format!(
+                        "state `{name}` was not declared when the operator was described"
+                    ));
+                    number
+                });
+        }
+        let name: Rc<str> = name.into();
+        states.push(wit_guest::StateDescriptor {
+            name: name.to_string(),
+            kind,
+            scope: StateScope::Keyed,
+            schema,
+            schema_version,
+            ttl: None,
+        });
+        Access {
+            call: Rc::clone(&self.call),
+            host: self.host.clone(),
+            number: number as u32,
+            name,
+        }
+    }
+
+    /// A metric that counts up.
+    pub fn counter(&mut self, name: &str) -> Counter {
+        Counter(self.metrics.register(MetricKind::Counter, name))
+    }
+
+    /// A metric that shows the last value set.
+    pub fn gauge(&mut self, name: &str) -> Gauge {
+        Gauge(self.metrics.register(MetricKind::Gauge, name))
+    }
+
+    /// A metric that shows how values are distributed.
+    pub fn histogram(&mut self, name: &str) -> Histogram {
+        Histogram(self.metrics.register(MetricKind::Histogram, name))
+    }
+
+    /// The clocks that an operator should use.
+    #[must_use]
+    pub fn clock(&self) -> Clock {
+        Clock(self.host.clone())
+    }
+}
+
+/// The host's clocks. Reading one is a call to the host.
+#[derive(Clone, Debug)]
+pub struct Clock(Host);
+
+impl Clock {
+    /// Milliseconds since 1970-01-01 UTC, the same throughout a call.
+    #[must_use]
+    pub fn processing_time(&self) -> i64 {
+        self.0.processing_time()
+    }
+
+    /// The highest watermark that all inputs have reached, in milliseconds since 1970-01-01 UTC.
+    #[must_use]
+    pub fn watermark(&self) -> Option<i64> {
+        Some(self.0.current_watermark()).filter(|&watermark| watermark != NO_TIMESTAMP)
+    }
+}
+
+/// Says more about an output; see [`OpenContext::output`].
+#[derive(Debug)]
+pub struct OutputBuilder<'a> {
+    port: &'a mut wit::Port,
+}
+
+impl OutputBuilder<'_> {
+    /// Names the columns of the value.
+    pub fn columns<N: AsRef<str>>(self, columns: impl IntoIterator<Item = (N, Kind)>) -> Self {
+        self.port.format = wit::Format::Row(to_wit(columns));
+        self
+    }
+
+    /// Names the columns of the key.
+    pub fn key_columns<N: AsRef<str>>(self, columns: impl IntoIterator<Item = (N, Kind)>) -> Self {
+        self.port.key_columns = to_wit(columns);
+        self
+    }
+
+    /// Its records have no keys.
+    pub fn unkeyed(self) -> Self {
+        self.port.keyed = false;
+        self
+    }
+
+    /// Each value is one text, not a row.
+    pub fn text(self) -> Self {
+        self.port.format = wit::Format::Text;
+        self
+    }
+
+    /// Each value is one JSON document.
+    pub fn json(self) -> Self {
+        self.port.format = wit::Format::Json;
+        self
+    }
+
+    /// Values are bytes that only operators understand.
+    pub fn bytes(self) -> Self {
+        self.port.format = wit::Format::Bytes;
+        self
+    }
+}
+
+fn to_wit<N: AsRef<str>>(columns: impl IntoIterator<Item = (N, Kind)>) -> Vec<wit::Column> {
+    let column = |(name, kind): (N, Kind)| wit::Column {
+        name: name.as_ref().to_owned(),
+        kind: match kind {
+            Kind::Text => wit::ColumnKind::Text,
+            Kind::Integer => wit::ColumnKind::Integer,
+            Kind::Float => wit::ColumnKind::Float,
+            Kind::Boolean => wit::ColumnKind::Boolean,
+        },
+    };
+    columns.into_iter().map(column).collect()
+}

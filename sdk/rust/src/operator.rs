@@ -1,0 +1,84 @@
+//! The trait that an operator implements.
+
+use crate::emitter::Emitter;
+use crate::error::{Error, Result};
+use crate::open::OpenContext;
+use crate::record::{Batch, Record};
+
+/// A stream operator.
+///
+/// Two methods are needed; all others do nothing by default. Each call is a transaction: what it
+/// emits and writes to state takes effect when it returns ok and leaves no trace when it fails or
+/// panics. Fields of the operator itself are not part of that, nor of any checkpoint: whatever must
+/// survive belongs into state.
+///
+/// ```
+/// use highwater::{Emitter, OpenContext, Operator, Record, Result, ValueState};
+///
+/// struct WordCount {
+///     count: ValueState<u64>,
+/// }
+///
+/// impl Operator for WordCount {
+///     fn open(ctx: &mut OpenContext) -> Result<Self> {
+///         Ok(Self { count: ctx.value_state("count") })
+///     }
+///
+///     fn process(&mut self, word: Record, out: &mut Emitter) -> Result<()> {
+///         let n = self.count.get()?.unwrap_or(0) + 1;
+///         self.count.set(&n)?;
+///         out.emit(word.key(), &n)
+///     }
+/// }
+///
+/// highwater::export!(WordCount);
+/// # fn main() {}
+/// ```
+pub trait Operator: Sized + 'static {
+    /// Reads the configuration and declares states, inputs and outputs.
+    ///
+    /// It also answers the question what the operator needs and gives, which is asked before the job
+    /// starts and by checks: then there is a configuration, but no input is known yet
+    /// ([`OpenContext::is_described`]) and state cannot be read.
+    fn open(ctx: &mut OpenContext) -> Result<Self>;
+
+    /// Handles a record.
+    fn process(&mut self, record: Record<'_>, out: &mut Emitter) -> Result<()>;
+
+    /// Handles a batch: by default each record in turn. An operator that gains by seeing many records
+    /// at once overrides this, and usually walks [`Batch::records`] itself.
+    fn process_batch(&mut self, batch: Batch<'_>, out: &mut Emitter) -> Result<()> {
+        batch
+            .records()
+            .try_for_each(|record| self.process(record, out))
+    }
+
+    /// No record comes on this input any more.
+    fn end_of_input(&mut self, _input: u32, _out: &mut Emitter) -> Result<()> {
+        Ok(())
+    }
+
+    /// The checkpoint with this number, which holds this operator's state, is complete.
+    fn on_checkpoint_complete(&mut self, _checkpoint: u64) -> Result<()> {
+        Ok(())
+    }
+
+    /// Rewrites a value of the state `state` that was written under an older version of its schema:
+    /// appends it to `to` as it is written now.
+    fn migrate(
+        &mut self,
+        state: &str,
+        from_version: u32,
+        _value: &[u8],
+        _to: &mut Vec<u8>,
+    ) -> Result<()> {
+        Err(Error::config(format_args!(
+            "state `{state}` was written under version {from_version} of its schema, which this operator cannot read"
+        )))
+    }
+
+    /// The job ends in order.
+    fn close(&mut self) -> Result<()> {
+        Ok(())
+    }
+}
