@@ -1,0 +1,287 @@
+//! From a job file to a job graph: connectors prepared, components loaded and asked what they are,
+//! ports joined, records dealt.
+//!
+//! Like reading the job file, this goes on behind a mistake, so that all of them are reported at once.
+//! Only [`Prepared::graph`], which is to be had only if nothing is wrong, gives something to run.
+//!
+//! Modules in reading order.
+
+pub(crate) mod build;
+pub(crate) mod operator;
+pub(crate) mod partition;
+pub(crate) mod ports;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use dataflow::KeyGroups;
+use dataflow::port::Port;
+use runtime::clock::Clock;
+use runtime::graph::{Edge, JobGraph, Node, NodeKind};
+
+use self::operator::PreparedOperator;
+use self::ports::{Facts, Link, port_of};
+use crate::connectors::{self, PreparedSink, PreparedSource, SinkContext};
+use crate::job_file::JobFile;
+use crate::job_file::effective::{Settled, SettledNode};
+use crate::job_file::problem::Problems;
+use crate::job_file::wiring::{NodeRef, Wiring, wire};
+use crate::wasm;
+
+/// A job that can be run, but for the number of its key groups, which a checkpoint may have.
+pub(crate) struct Prepared {
+    /// The job file.
+    pub(crate) job: JobFile,
+    wiring: Wiring,
+    nodes: Vec<PreparedNode>,
+    facts: Vec<Option<Facts>>,
+    parallelism: Vec<u32>,
+    edges: Vec<Vec<Edge>>,
+}
+
+enum PreparedNode {
+    Source(PreparedSource),
+    Operator(Box<PreparedOperator>),
+    Sink(PreparedSink),
+}
+
+/// Prepares everything that a job consists of. `None` if something is wrong with it, or was before.
+pub(crate) fn prepare(
+    job: JobFile,
+    host: &wasm::Host,
+    clock: &Arc<dyn Clock>,
+    problems: &mut Problems,
+) -> Option<Prepared> {
+    let wiring = wire(&job, problems);
+    let count = wiring.order.len();
+    let mut nodes: Vec<Option<PreparedNode>> = Vec::with_capacity(count);
+    let mut facts: Vec<Option<Facts>> = vec![None; count];
+    for (index, node) in wiring.order.iter().enumerate() {
+        let prepared = match node {
+            NodeRef::Source(source) => prepare_source(&job, *source, clock, problems),
+            NodeRef::Operator(operator) => {
+                operator::prepare(&job, &job.operators[*operator], host, problems)
+                    .map(|prepared| PreparedNode::Operator(Box::new(prepared)))
+            }
+            // Sinks need to know what they are fed with.
+            NodeRef::Sink(_) => None,
+        };
+        facts[index] = prepared.as_ref().map(PreparedNode::facts);
+        nodes.push(prepared);
+    }
+    let links: Vec<Vec<Link>> = (0..count)
+        .map(|index| ports::links(&job, &wiring, &facts, index, problems))
+        .collect();
+    for (index, node) in wiring.order.iter().enumerate() {
+        if let NodeRef::Sink(sink) = node {
+            let prepared = prepare_sink(&job, *sink, &links[index], &facts, problems);
+            facts[index] = prepared.as_ref().map(PreparedNode::facts);
+            nodes[index] = prepared;
+        } else {
+            ports::check_union(&job, &wiring, &facts, index, &links[index], problems);
+        }
+    }
+    let parallelism: Vec<u32> = wiring
+        .order
+        .iter()
+        .zip(&facts)
+        .map(|(node, facts)| partition::parallelism(&job, *node, facts.as_ref(), problems))
+        .collect();
+    let edges: Vec<Vec<Edge>> = (0..count)
+        .map(|index| {
+            let deal = |link: &Link| Edge {
+                from: link.from,
+                port: link.port,
+                input: link.input,
+                partition: partition::partition(
+                    &job,
+                    &wiring,
+                    &facts,
+                    &parallelism,
+                    index,
+                    link,
+                    problems,
+                ),
+            };
+            links[index].iter().map(deal).collect()
+        })
+        .collect();
+    // Known here already where the job file says so; a checkpoint's number is checked later.
+    partition::key_groups(&job, &wiring.order, &parallelism, None, problems)?;
+    let nodes: Vec<PreparedNode> = nodes.into_iter().collect::<Option<_>>()?;
+    problems.is_empty().then_some(Prepared {
+        job,
+        wiring,
+        nodes,
+        facts,
+        parallelism,
+        edges,
+    })
+}
+
+impl Prepared {
+    /// The graph, with the job's own key groups or else those of the checkpoint that it starts from.
+    ///
+    /// # Errors
+    /// A parallelism is above the number of key groups, or a grant cannot be given.
+    pub(crate) fn graph(&self, of_checkpoint: Option<KeyGroups>) -> Result<JobGraph, Problems> {
+        let mut problems = Problems::default();
+        let groups = partition::key_groups(
+            &self.job,
+            &self.wiring.order,
+            &self.parallelism,
+            of_checkpoint,
+            &mut problems,
+        );
+        let Some(key_groups) = groups else {
+            return Err(problems);
+        };
+        let mut nodes = Vec::with_capacity(self.nodes.len());
+        for (index, prepared) in self.nodes.iter().enumerate() {
+            let node = self.wiring.order[index];
+            let kind = match prepared {
+                PreparedNode::Source(source) => NodeKind::Source(Arc::clone(&source.factory)),
+                PreparedNode::Sink(sink) => NodeKind::Sink(Arc::clone(&sink.factory)),
+                PreparedNode::Operator(operator) => {
+                    let inputs = self.input_ports(index);
+                    let place = (node.node(&self.job), node.path(&self.job, "grants"));
+                    match operator.node(&place.0.id, inputs, key_groups) {
+                        Ok(operator) => NodeKind::Operator(operator),
+                        Err(failure) => {
+                            let at = place.0.place_of("grants");
+                            problems.push(at, place.1, failure.message, None);
+                            continue;
+                        }
+                    }
+                }
+            };
+            nodes.push(Node {
+                id: node.node(&self.job).id.clone(),
+                parallelism: self.parallelism[index],
+                inputs: self.edges[index].clone(),
+                kind,
+            });
+        }
+        problems.or(JobGraph { nodes, key_groups })
+    }
+
+    /// Whether all sources end.
+    pub(crate) fn is_bounded(&self) -> bool {
+        self.nodes.iter().all(|node| match node {
+            PreparedNode::Source(source) => source.bounded,
+            _ => true,
+        })
+    }
+
+    /// What is settled beyond the job file's text.
+    pub(crate) fn settled(&self, key_groups: KeyGroups) -> Settled {
+        let mut nodes: Vec<SettledNode> = (0..self.nodes.len())
+            .map(|index| {
+                let mut partitions = self.edges[index].iter().map(|edge| edge.partition);
+                let first = partitions.next();
+                SettledNode {
+                    node: self.wiring.order[index],
+                    parallelism: self.parallelism[index],
+                    partition: first.filter(|first| partitions.all(|other| other == *first)),
+                    options: match &self.nodes[index] {
+                        PreparedNode::Source(source) => source.options.clone(),
+                        PreparedNode::Operator(operator) => operator.limits(),
+                        PreparedNode::Sink(sink) => sink.options.clone(),
+                    },
+                }
+            })
+            .collect();
+        nodes.sort_by_key(|settled| settled.node);
+        Settled {
+            key_groups: key_groups.count(),
+            nodes,
+        }
+    }
+
+    /// What arrives on each input of the operator at `index`; of a union, what the first one gives.
+    fn input_ports(&self, index: usize) -> Vec<Port> {
+        let inputs = self.edges[index].iter().map(|edge| edge.input + 1);
+        (0..inputs.max().unwrap_or(0))
+            .filter_map(|input| self.edges[index].iter().find(|edge| edge.input == input))
+            .filter_map(|edge| {
+                let facts = self.facts[edge.from].as_ref()?;
+                facts.outputs.get(edge.port as usize).cloned()
+            })
+            .collect()
+    }
+}
+
+impl PreparedNode {
+    fn facts(&self) -> Facts {
+        match self {
+            Self::Source(source) => Facts {
+                outputs: vec![source.port.clone()],
+                max_parallelism: source.max_parallelism,
+                ..Facts::default()
+            },
+            Self::Operator(operator) => operator.facts(),
+            Self::Sink(_) => Facts::default(),
+        }
+    }
+}
+
+fn prepare_source(
+    job: &JobFile,
+    index: usize,
+    clock: &Arc<dyn Clock>,
+    problems: &mut Problems,
+) -> Option<PreparedNode> {
+    let source = &job.sources[index];
+    let connector = source.connector.as_deref()?;
+    let clock = Arc::clone(clock);
+    let clock: connectors::Clock = Arc::new(move || clock.now_ms());
+    let prepared = connectors::source(connector, source.options.clone(), &job.base, clock);
+    match prepared {
+        Ok(source) => Some(PreparedNode::Source(source)),
+        Err(found) => {
+            report(job, NodeRef::Source(index), found, problems);
+            None
+        }
+    }
+}
+
+fn prepare_sink(
+    job: &JobFile,
+    index: usize,
+    links: &[Link],
+    facts: &[Option<Facts>],
+    problems: &mut Problems,
+) -> Option<PreparedNode> {
+    let sink = &job.sinks[index];
+    let connector = sink.connector.as_deref()?;
+    let ports: Vec<Port> = links
+        .iter()
+        .filter_map(|link| port_of(link, facts).cloned())
+        .collect();
+    let context = SinkContext {
+        has_checkpoints: job.checkpoint.interval.is_some(),
+    };
+    match connectors::sink(connector, sink.options.clone(), &job.base, &ports, context) {
+        Ok(sink) => Some(PreparedNode::Sink(sink)),
+        Err(mut found) => {
+            // That an input is not known follows from what was said about its producer.
+            let references = sink.inputs.as_ref().map_or(0, |inputs| inputs.refs.len());
+            if links.len() < references || references == 0 {
+                found.retain(|problem| problem.key != "input");
+            }
+            report(job, NodeRef::Sink(index), found, problems);
+            None
+        }
+    }
+}
+
+/// Takes a connector's problems over, with their places in the job file.
+fn report(job: &JobFile, node: NodeRef, found: Vec<connectors::Problem>, problems: &mut Problems) {
+    for problem in found {
+        let place = node.node(job).place_of(&problem.key);
+        let path = node.path(job, &problem.key);
+        problems.push(place, path, problem.message, problem.hint);
+    }
+}

@@ -1,0 +1,180 @@
+//! An operator's component: found, loaded, and asked what it is for its configuration.
+
+use std::collections::BTreeMap;
+
+use dataflow::KeyGroups;
+use dataflow::port::Port;
+use runtime::graph::OperatorNode;
+use runtime::{Failure, FailureKind};
+
+use super::ports::Facts;
+use crate::exit::chain;
+use crate::job_file::JobFile;
+use crate::job_file::effective::exact_size;
+use crate::job_file::operator::OperatorSection;
+use crate::job_file::problem::Problems;
+use crate::wasm::{Component, Description, DirGrant, Grants, Host, Limits, OperatorSpec};
+
+/// A component with what it said about itself.
+pub(crate) struct PreparedOperator {
+    component: Component,
+    description: Description,
+    config: String,
+    limits: Limits,
+    grants: Grants,
+    state_limit: Option<u64>,
+}
+
+/// Loads and describes an operator's component. What is wrong goes to `problems`.
+pub(crate) fn prepare(
+    job: &JobFile,
+    section: &OperatorSection,
+    host: &Host,
+    problems: &mut Problems,
+) -> Option<PreparedOperator> {
+    let path = section.component.as_deref()?;
+    let mut problem = |key: &str, message: String, hint: Option<String>| {
+        let place = section.node.place_of(key);
+        let key = format!("operator.{}.{key}", section.node.id);
+        problems.push(place, key, message, hint);
+    };
+    if !path.is_file() {
+        let message = if path.exists() {
+            format!("{} is not a file", path.display())
+        } else {
+            format!("there is no file {}", path.display())
+        };
+        let hint = section
+            .build
+            .as_ref()
+            .map(|build| format!("`--build` runs its build command first: {build}"));
+        problem("component", message, hint);
+        return None;
+    }
+    let limits = limits(section);
+    let component = match host.load(path, &limits) {
+        Ok(component) => component,
+        Err(error) => {
+            problem("component", chain(&error), None);
+            return None;
+        }
+    };
+    let grants = grants(section);
+    let grant_problems = component.grant_problems(&grants);
+    for error in &grant_problems {
+        problem("grants", error.to_string(), None);
+    }
+    if !grant_problems.is_empty() {
+        return None;
+    }
+    let config = section.config.to_string();
+    let description = match component.describe(&config, &grants) {
+        Ok(description) => description,
+        Err(failure) => {
+            let key = match failure.kind {
+                FailureKind::Config => "config",
+                _ => "component",
+            };
+            let mut message = failure.message;
+            if let Some(backtrace) = &failure.backtrace {
+                tracing::debug!("{}: {message}\n{backtrace}", job.file);
+                message.push_str(" (while it was asked to describe itself)");
+            }
+            problem(key, message, None);
+            return None;
+        }
+    };
+    Some(PreparedOperator {
+        component,
+        description,
+        config,
+        limits,
+        grants,
+        state_limit: section.limits.state,
+    })
+}
+
+impl PreparedOperator {
+    /// What its place in the graph depends on.
+    pub(crate) fn facts(&self) -> Facts {
+        Facts {
+            inputs: self.description.inputs.clone(),
+            outputs: self.description.outputs.clone(),
+            keyed_state: !self.description.states.is_empty(),
+            max_parallelism: None,
+        }
+    }
+
+    /// The limits as the job file would have them.
+    pub(crate) fn limits(&self) -> toml::Table {
+        let mut table = toml::Table::new();
+        table.insert("memory".into(), exact_size(self.limits.memory).into());
+        let call_time = humantime::format_duration(self.limits.call_time);
+        table.insert("call-time".into(), call_time.to_string().into());
+        if let Some(bytes) = self.state_limit {
+            table.insert("state".into(), exact_size(bytes).into());
+        }
+        table.insert("trusted".into(), self.limits.trusted.into());
+        table
+    }
+
+    /// What the runtime needs of it.
+    ///
+    /// # Errors
+    /// A grant cannot be given now.
+    pub(crate) fn node(
+        &self,
+        id: &str,
+        inputs: Vec<Port>,
+        key_groups: KeyGroups,
+    ) -> Result<OperatorNode, Failure> {
+        let factory = self.component.factory(OperatorSpec {
+            id: id.to_owned(),
+            config: self.config.clone(),
+            grants: self.grants.clone(),
+            inputs,
+            description: self.description.clone(),
+            key_groups,
+        })?;
+        let labels = [
+            ("component", format!("sha256:{}", self.component.digest())),
+            ("world", self.component.world_version().to_owned()),
+        ];
+        Ok(OperatorNode {
+            factory,
+            states: self.description.states.clone(),
+            outputs: self.description.outputs.len() as u32,
+            state_limit: self.state_limit,
+            labels: labels
+                .into_iter()
+                .map(|(label, value)| (label.to_owned(), value))
+                .collect::<BTreeMap<_, _>>(),
+        })
+    }
+}
+
+fn limits(section: &OperatorSection) -> Limits {
+    let default = Limits::default();
+    let limits = &section.limits;
+    Limits {
+        memory: limits.memory.unwrap_or(default.memory),
+        call_time: limits.call_time.unwrap_or(default.call_time),
+        trusted: limits.trusted,
+    }
+}
+
+fn grants(section: &OperatorSection) -> Grants {
+    let grants = &section.grants;
+    let dirs = grants.dirs.iter().map(|dir| DirGrant {
+        host: dir.host.clone(),
+        guest: dir.guest.clone(),
+        write: dir.write,
+    });
+    Grants {
+        env: grants.env.clone(),
+        dirs: dirs.collect(),
+        network: grants.network.clone(),
+        clock: grants.clock,
+        random: grants.random,
+    }
+}

@@ -1,0 +1,161 @@
+//! The command line: what can be asked of `host`. What it means is in [`crate::commands`].
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Runs stateful stream operators that come as WebAssembly components, with checkpoints and
+/// exactly-once output.
+#[derive(Debug, Parser)]
+#[command(name = "host", version, max_term_width = 100)]
+pub(crate) struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run a job until it finishes or is stopped
+    ///
+    /// Ctrl-C cancels the job (again: exits at once). SIGTERM suspends it: nothing is deleted, and it
+    /// can be resumed from its newest checkpoint.
+    ///
+    /// Exit codes: 0 finished, or stopped as asked; 1 the job failed; 2 refused before any record was
+    /// processed; 3 the checkpoint is corrupt.
+    Run(Run),
+    /// Say everything that is wrong with a job file, or print the effective job with all defaults
+    Check(JobArguments),
+    /// Look at checkpoints: any directory or file:// URL, no job needed
+    #[command(subcommand)]
+    Checkpoints(Checkpoints),
+}
+
+/// `host run`.
+#[derive(Debug, Args)]
+pub(crate) struct Run {
+    /// The job and what overrides it.
+    #[command(flatten)]
+    pub(crate) job: JobArguments,
+    /// Where to start from.
+    #[command(flatten)]
+    pub(crate) restore: RestoreArguments,
+    /// Print one JSON object a line on stdout for every event
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Which job, with which overrides.
+#[derive(Debug, Args)]
+pub(crate) struct JobArguments {
+    /// The job file
+    #[arg(value_name = "JOB.toml")]
+    pub(crate) file: PathBuf,
+    /// Run each operator's build command first
+    #[arg(long)]
+    pub(crate) build: bool,
+    /// Parallelism of the job, in place of the job file's
+    #[arg(short, long, value_name = "N")]
+    pub(crate) parallelism: Option<u32>,
+    /// Set a key of the job file, e.g. -D checkpoint.interval=500ms or -D operator.count.parallelism=2
+    #[arg(short = 'D', value_name = "KEY=VALUE")]
+    pub(crate) overrides: Vec<String>,
+    /// Global configuration: defaults for [checkpoint] and [restart], also under Flink's names
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+}
+
+/// Where a job starts from.
+#[derive(Debug, Args)]
+pub(crate) struct RestoreArguments {
+    /// Resume from a checkpoint or savepoint: its _metadata file or directory, a job directory
+    /// (newest checkpoint in it), or `latest` (newest one of this job's name)
+    #[arg(
+        short = 's',
+        long = "from-savepoint",
+        visible_alias = "from",
+        visible_alias = "from-checkpoint",
+        value_name = "PATH"
+    )]
+    pub(crate) from: Option<String>,
+    /// Resume from the latest checkpoint of this job if there is one, else start fresh
+    #[arg(long, conflicts_with = "from")]
+    pub(crate) resume: bool,
+    /// Start even if the checkpoint holds state that the job has no place for
+    #[arg(short = 'n', long)]
+    pub(crate) allow_non_restored_state: bool,
+    /// Who owns the checkpoint that the job starts from
+    #[arg(long, value_name = "MODE", value_enum)]
+    pub(crate) claim_mode: Option<ClaimMode>,
+    /// When the chosen checkpoint is corrupt, use the newest good older one
+    #[arg(long)]
+    pub(crate) fallback: bool,
+}
+
+/// Who owns the checkpoint that a job starts from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ClaimMode {
+    /// Whoever took it: it is never changed or deleted.
+    NoClaim,
+    /// The job: it is deleted once it is not needed any more.
+    Claim,
+}
+
+/// `host checkpoints`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Checkpoints {
+    /// List the checkpoints below a directory
+    List(Place),
+    /// Show what a checkpoint holds: operators, states, source positions
+    Show(Place),
+    /// Read every byte of a checkpoint, or of all below a directory, and check it
+    Verify(Place),
+}
+
+/// Which checkpoints.
+#[derive(Debug, Args)]
+pub(crate) struct Place {
+    /// A directory, a _metadata file, or a file:// URL
+    #[arg(value_name = "PATH")]
+    pub(crate) place: String,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_checkpoint_can_be_named_in_four_ways() {
+        for option in ["-s", "--from-savepoint", "--from", "--from-checkpoint"] {
+            let cli = Cli::try_parse_from(["host", "run", option, "cp/chk-7", "job.toml"]).unwrap();
+            let Command::Run(run) = cli.command else {
+                panic!("`run` is run")
+            };
+            assert_eq!(run.restore.from.as_deref(), Some("cp/chk-7"), "{option}");
+        }
+    }
+
+    #[test]
+    fn options_may_stand_on_either_side_of_the_job_file() {
+        let line = "host run -n --claim-mode claim job.toml -p 3 -D a=b -Dc.d=e=f --json --resume";
+        let cli = Cli::try_parse_from(line.split(' ')).unwrap();
+        let Command::Run(run) = cli.command else {
+            panic!("`run` is run")
+        };
+        assert_eq!(run.job.overrides, ["a=b", "c.d=e=f"]);
+        assert_eq!(run.job.parallelism, Some(3));
+        assert_eq!(run.restore.claim_mode, Some(ClaimMode::Claim));
+        assert!(run.json && run.restore.resume && run.restore.allow_non_restored_state);
+    }
+}

@@ -1,0 +1,34 @@
+//! What each subcommand does. Results go to stdout, everything for a person to stderr.
+
+pub(crate) mod check;
+pub(crate) mod checkpoints;
+pub(crate) mod job;
+pub(crate) mod run;
+
+use std::io::{self, Write};
+
+use crate::cli::{Cli, Command};
+use crate::exit::{Error, Exit};
+
+/// Does what the command line asks for.
+pub(crate) fn run(cli: &Cli) -> Result<Exit, Error> {
+    match &cli.command {
+        Command::Run(arguments) => run::run(arguments),
+        Command::Check(arguments) => check::check(arguments),
+        Command::Checkpoints(arguments) => checkpoints::run(arguments),
+    }
+}
+
+/// Prints a result. A reader that has seen enough (`| head`) is no error.
+pub(crate) fn print(text: &str) -> Result<(), Error> {
+    let mut stdout = io::stdout().lock();
+    let written = stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush());
+    match written {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Error::failed(
+            anyhow::Error::new(error).context("writing to stdout"),
+        )),
+        _ => Ok(()),
+    }
+}

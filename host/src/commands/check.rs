@@ -1,0 +1,20 @@
+//! `host check`: everything that is wrong with a job, or what it means with all defaults.
+
+use std::sync::Arc;
+
+use runtime::clock::{Clock, SystemClock};
+
+use super::{job, print};
+use crate::cli::JobArguments;
+use crate::exit::{Error, Exit};
+use crate::job_file::effective;
+
+/// Prints the effective job.
+pub(crate) fn check(arguments: &JobArguments) -> Result<Exit, Error> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    let prepared = job::prepare(arguments, &clock)?;
+    let graph = prepared.graph(None)?;
+    let settled = prepared.settled(graph.key_groups);
+    print(&effective::to_toml(&prepared.job, &settled))?;
+    Ok(Exit::Finished)
+}

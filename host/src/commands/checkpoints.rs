@@ -1,0 +1,307 @@
+//! `host checkpoints`: what is in a checkpoint directory, without the job that wrote it.
+//!
+//! A damaged entry is shown as such and hides nothing else.
+
+use std::fmt::Write;
+use std::time::{Duration, UNIX_EPOCH};
+
+use checkpoint::catalog::Entry;
+use checkpoint::metadata::{Kind, Metadata, Operator, Role};
+use checkpoint::{Completed, verify};
+use serde_json::json;
+
+use super::print;
+use crate::cli::{Checkpoints, Place};
+use crate::events::size;
+use crate::exit::{Error, Exit};
+
+/// Does what `host checkpoints …` asks for.
+pub(crate) fn run(command: &Checkpoints) -> Result<Exit, Error> {
+    match command {
+        Checkpoints::List(place) => list(place),
+        Checkpoints::Show(place) => show(place),
+        Checkpoints::Verify(place) => verify_all(place),
+    }
+}
+
+fn entries(place: &str) -> Result<Vec<Entry>, Error> {
+    checkpoint::list(place)
+        .map_err(|error| Error::checkpoint(error, format!("listing checkpoints in {place}")))
+}
+
+fn list(place: &Place) -> Result<Exit, Error> {
+    let entries = entries(&place.place)?;
+    if place.json {
+        let entries: Vec<_> = entries.iter().map(entry_json).collect();
+        print(&format!("{:#}\n", json!(entries)))?;
+        return Ok(Exit::Finished);
+    }
+    let mut rows =
+        vec![["JOB", "CHECKPOINT", "STATUS", "COMPLETED", "STATE", "PATH"].map(str::to_owned)];
+    for entry in &entries {
+        let metadata = entry.completed().map(Completed::metadata);
+        rows.push([
+            entry.job.clone(),
+            entry.name.clone(),
+            entry.status.word().to_owned(),
+            metadata.map_or_else(|| "-".into(), |m| time(completed_at(m))),
+            metadata.map_or_else(|| "-".into(), |m| size(state_bytes(&m.operators))),
+            entry.path.clone(),
+        ]);
+    }
+    let mut text = table(&rows);
+    for entry in &entries {
+        if let Some(reason) = entry.status.reason() {
+            let _ = writeln!(text, "{}: {reason}", entry.path);
+        }
+    }
+    print(&text)?;
+    Ok(Exit::Finished)
+}
+
+fn entry_json(entry: &Entry) -> serde_json::Value {
+    let metadata = entry.completed().map(Completed::metadata);
+    json!({
+        "job": entry.job,
+        "name": entry.name,
+        "path": entry.path,
+        "status": entry.status.word(),
+        "reason": entry.status.reason(),
+        "id": entry.id(),
+        "job-name": metadata.map(|m| &m.job_name),
+        "completed-at": metadata.map(completed_at),
+        "state-bytes": metadata.map(|m| state_bytes(&m.operators)),
+    })
+}
+
+fn show(place: &Place) -> Result<Exit, Error> {
+    let located = checkpoint::locate(&place.place, None, "")
+        .map_err(|error| Error::checkpoint(error, format!("reading {}", place.place)))?;
+    let metadata = located.checkpoint.metadata();
+    let path = located.checkpoint.path();
+    if place.json {
+        let mut value = serde_json::to_value(metadata).map_err(Error::failed)?;
+        if let Some(object) = value.as_object_mut() {
+            object.insert("path".into(), json!(path));
+        }
+        print(&format!("{value:#}\n"))?;
+        return Ok(Exit::Finished);
+    }
+    print(&describe(metadata, path.as_deref()))?;
+    Ok(Exit::Finished)
+}
+
+fn describe(metadata: &Metadata, path: Option<&str>) -> String {
+    let mut text = String::new();
+    let kind = match metadata.kind {
+        Kind::Checkpoint => "checkpoint",
+        Kind::Savepoint => "savepoint",
+    };
+    let mut line = |text_line: String| {
+        text.push_str(&text_line);
+        text.push('\n');
+    };
+    line(format!(
+        "{kind} {} of job `{}`, id {}",
+        metadata.id, metadata.job_name, metadata.job_id
+    ));
+    line(format!("  path        {}", path.unwrap_or("-")));
+    line(format!(
+        "  completed   {}, after {} ms",
+        time(completed_at(metadata)),
+        metadata.duration_ms
+    ));
+    if let Some(previous) = metadata.previous {
+        line(format!("  previous    {previous}"));
+    }
+    line(format!(
+        "  key groups  {}, by {}",
+        metadata.key_groups, metadata.key_hash
+    ));
+    line(format!("  written by  {}", metadata.writer));
+    line(format!(
+        "  state       {}",
+        size(state_bytes(&metadata.operators))
+    ));
+    for operator in &metadata.operators {
+        line(String::new());
+        for text_line in describe_operator(operator) {
+            line(text_line);
+        }
+    }
+    text
+}
+
+fn describe_operator(operator: &Operator) -> Vec<String> {
+    let (role, parts) = match operator.role {
+        Role::Source => ("source", "position"),
+        Role::Operator => ("operator", "part"),
+        Role::Sink => ("sink", "prepared output"),
+    };
+    let mut lines = vec![format!(
+        "{role} `{}`, parallelism {}",
+        operator.id, operator.parallelism
+    )];
+    for (label, value) in &operator.labels {
+        lines.push(format!("  {label}: {value}"));
+    }
+    for state in &operator.states {
+        let ttl = state.ttl_ms.map_or_else(String::new, |ttl| {
+            let ttl = humantime::format_duration(Duration::from_millis(ttl));
+            format!(", lives {ttl}")
+        });
+        lines.push(format!(
+            "  state `{}` ({}, {} version {}{ttl}): {} entries, {}",
+            state.name,
+            state.kind,
+            state.schema,
+            state.schema_version,
+            state.entries,
+            size(state.bytes)
+        ));
+    }
+    for (index, subtask) in operator.subtasks.iter().enumerate() {
+        let stored: u64 = subtask.segments.iter().map(|segment| segment.length).sum();
+        if stored > 0 {
+            let count = subtask.segments.len();
+            lines.push(format!(
+                "  subtask {index}: {} in {count} segment{}",
+                size(stored),
+                if count == 1 { "" } else { "s" }
+            ));
+        }
+        for part in &subtask.parts {
+            lines.push(format!("  subtask {index}: {parts} {part}"));
+        }
+    }
+    lines
+}
+
+fn verify_all(place: &Place) -> Result<Exit, Error> {
+    let entries = entries(&place.place)?;
+    let mut good = true;
+    let mut found = false;
+    let mut reports = Vec::new();
+    let mut text = String::new();
+    for entry in &entries {
+        let Some(checkpoint) = entry.completed() else {
+            // What never completed is no checkpoint; what did and cannot be read is a bad one.
+            let bad = entry.status.reason().is_some();
+            good &= !bad;
+            found |= bad;
+            let problems: Vec<&str> = entry.status.reason().into_iter().collect();
+            reports.push(json!({
+                "path": entry.path,
+                "status": entry.status.word(),
+                "problems": problems,
+            }));
+            let _ = write!(text, "{}: {}", entry.path, entry.status.word());
+            if let Some(reason) = entry.status.reason() {
+                let _ = write!(text, ": {reason}");
+            }
+            text.push('\n');
+            continue;
+        };
+        found = true;
+        let report = verify(checkpoint);
+        good &= report.is_good();
+        let problems: Vec<String> = report
+            .problems
+            .iter()
+            .map(|problem| {
+                let (operator, subtask) = &problem.owner;
+                format!(
+                    "{}: {} (state of operator `{operator}` subtask {subtask})",
+                    problem.object, problem.what
+                )
+            })
+            .collect();
+        let status = if report.is_good() { "good" } else { "corrupt" };
+        let _ = writeln!(
+            text,
+            "{}: {status}, {} in {} segments and {} files",
+            entry.path,
+            size(report.bytes),
+            report.segments,
+            report.files
+        );
+        for problem in &problems {
+            let _ = writeln!(text, "  {problem}");
+        }
+        reports.push(json!({
+            "path": entry.path,
+            "status": status,
+            "segments": report.segments,
+            "files": report.files,
+            "bytes": report.bytes,
+            "problems": problems,
+        }));
+    }
+    if place.json {
+        text = format!("{:#}\n", json!(reports));
+    }
+    print(&text)?;
+    if !found {
+        let message = format!("there is no completed checkpoint in {}", place.place);
+        return Err(Error::refused(anyhow::anyhow!(message)));
+    }
+    Ok(if good { Exit::Finished } else { Exit::Corrupt })
+}
+
+fn state_bytes(operators: &[Operator]) -> u64 {
+    let states = operators.iter().flat_map(|operator| &operator.states);
+    states.fold(0, |sum, state| sum.saturating_add(state.bytes))
+}
+
+fn completed_at(metadata: &Metadata) -> i64 {
+    metadata
+        .triggered_at
+        .saturating_add_unsigned(metadata.duration_ms)
+}
+
+/// Milliseconds since the epoch as a date; what a damaged file may hold is no date and is shown as it
+/// is.
+fn time(ms: i64) -> String {
+    // The last second of the year 9999: what comes behind it has no such form.
+    const LAST_MS: i64 = 253_402_300_799_000;
+    match u64::try_from(ms) {
+        Ok(since) if ms <= LAST_MS => {
+            let time = UNIX_EPOCH + Duration::from_millis(since);
+            humantime::format_rfc3339_seconds(time).to_string()
+        }
+        _ => format!("{ms} ms"),
+    }
+}
+
+/// Columns as wide as their widest cell; the last one as it is.
+fn table<const N: usize>(rows: &[[String; N]]) -> String {
+    let mut widths = [0; N];
+    for row in rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    let mut text = String::new();
+    for row in rows {
+        let mut line = String::new();
+        for (cell, width) in row.iter().zip(widths) {
+            let _ = write!(line, "{cell:width$}  ");
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_beyond_any_calendar_do_not_panic() {
+        assert_eq!(time(0), "1970-01-01T00:00:00Z");
+        assert_eq!(time(-1), "-1 ms");
+        assert_eq!(time(i64::MAX), format!("{} ms", i64::MAX));
+        assert_eq!(time(253_402_300_799_000), "9999-12-31T23:59:59Z");
+    }
+}

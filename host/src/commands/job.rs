@@ -1,0 +1,92 @@
+//! From the command line's arguments to a prepared job, or to everything that is wrong with it.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::Context;
+use runtime::clock::Clock;
+
+use crate::assemble::{self, Prepared, build};
+use crate::cli::JobArguments;
+use crate::exit::Error;
+use crate::job_file::checkpoint::absolute;
+use crate::job_file::problem::Problems;
+use crate::job_file::{self, NamedText, Surroundings};
+use crate::wasm;
+
+/// Names the global configuration where `--config` does not.
+const CONFIG_VARIABLE: &str = "HIGHWATER_CONFIG";
+
+/// Reads the job file with all that stands around it, and prepares what it names.
+pub(crate) fn prepare(arguments: &JobArguments, clock: &Arc<dyn Clock>) -> Result<Prepared, Error> {
+    let job_file = TextFile::read(&arguments.file, "job file")?;
+    let config_file = config_path(arguments)
+        .map(|path| TextFile::read(&path, "global configuration"))
+        .transpose()?;
+    let surroundings = Surroundings {
+        parallelism: arguments.parallelism,
+        overrides: &arguments.overrides,
+        global: config_file.as_ref().map(TextFile::named),
+    };
+    let mut problems = Problems::default();
+    let Some(job) = job_file::read(&job_file.named(), &surroundings, &mut problems) else {
+        return Err(problems.into());
+    };
+    if arguments.build {
+        build::build(&job, &mut problems);
+    }
+    let host = wasm::Host::new(&wasm::Options::default()).map_err(Error::refused)?;
+    match assemble::prepare(job, &host, clock, &mut problems) {
+        Some(prepared) => Ok(prepared),
+        None => Err(problems.into()),
+    }
+}
+
+fn config_path(arguments: &JobArguments) -> Option<PathBuf> {
+    arguments.config.clone().or_else(|| {
+        std::env::var_os(CONFIG_VARIABLE)
+            .filter(|path| !path.is_empty())
+            .map(PathBuf::from)
+    })
+}
+
+struct TextFile {
+    file: Arc<str>,
+    base: PathBuf,
+    text: String,
+}
+
+impl TextFile {
+    fn read(path: &Path, what: &str) -> Result<Self, Error> {
+        let reading = || format!("reading {what} {}", path.display());
+        let text = std::fs::read_to_string(path)
+            .with_context(reading)
+            .map_err(|error| {
+                let inside = path.join("job.toml");
+                let error = Error::refused(error);
+                if inside.is_file() {
+                    error.hint(format!("did you mean {}?", inside.display()))
+                } else {
+                    error
+                }
+            })?;
+        // Of a bare file name the parent is empty, which is no path that could be made absolute.
+        let parent = path
+            .parent()
+            .filter(|parent| !parent.as_os_str().is_empty());
+        let base = absolute(parent.unwrap_or(Path::new(".")));
+        Ok(Self {
+            file: path.display().to_string().into(),
+            base,
+            text,
+        })
+    }
+
+    fn named(&self) -> NamedText<'_> {
+        NamedText {
+            file: Arc::clone(&self.file),
+            base: &self.base,
+            text: &self.text,
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! Where a job starts from: the checkpoint that the command line names, found and compared with the
+//! job before anything runs.
+
+use anyhow::anyhow;
+use checkpoint::{Completed, locate, locate_fallback};
+use dataflow::KeyGroups;
+use runtime::JobGraph;
+use runtime::restore::{Entry, Report};
+
+use crate::cli::{ClaimMode, RestoreArguments};
+use crate::events::{Audience, Event, RestoredNode};
+use crate::exit::{Error, Exit};
+use crate::job_file::JobFile;
+
+/// Where a job starts.
+pub(crate) enum Start {
+    /// With nothing.
+    Fresh,
+    /// From a checkpoint.
+    From(Box<Completed>),
+    /// Nowhere: it has finished since its latest checkpoint.
+    Finished,
+}
+
+/// Finds the checkpoint to start from.
+pub(crate) fn choose(
+    arguments: &RestoreArguments,
+    job: &JobFile,
+    audience: Audience,
+) -> Result<Start, Error> {
+    if arguments.claim_mode == Some(ClaimMode::Claim) {
+        let error = anyhow!("claim mode `claim` is not supported by this version");
+        return Err(
+            Error::refused(error).hint("leave `--claim-mode` out: the checkpoint stays as it is")
+        );
+    }
+    let spec = match (&arguments.from, arguments.resume) {
+        (Some(spec), _) => spec.as_str(),
+        (None, true) => "latest",
+        (None, false) => return refuse_useless_options(arguments).map(|()| Start::Fresh),
+    };
+    let dir = job
+        .checkpoint
+        .dir
+        .as_deref()
+        .map(|dir| dir.display().to_string());
+    let found = if arguments.fallback {
+        locate_fallback(spec, dir.as_deref(), &job.job.name).map(|found| {
+            for rejected in &found.rejected {
+                let (path, why) = (&rejected.path, &rejected.why);
+                tracing::warn!("falling back: {path} is not used, {why}");
+            }
+            found.checkpoint
+        })
+    } else {
+        locate(spec, dir.as_deref(), &job.job.name).map(|found| found.checkpoint)
+    };
+    match found {
+        Ok(checkpoint) => Ok(Start::From(Box::new(checkpoint))),
+        Err(checkpoint::Error::Finished { .. }) => Ok(Start::Finished),
+        Err(checkpoint::Error::NotFound(_)) if arguments.resume => {
+            let name = &job.job.name;
+            audience.say(&format!(
+                "no checkpoint of job `{name}` yet, starting fresh"
+            ));
+            Ok(Start::Fresh)
+        }
+        Err(error) => {
+            let corrupt = matches!(error, checkpoint::Error::Corrupt { .. });
+            let error = Error::checkpoint(error, format!("resuming from {spec}"));
+            Err(if corrupt && !arguments.fallback {
+                error.hint("`--fallback` uses the newest good older checkpoint")
+            } else {
+                error
+            })
+        }
+    }
+}
+
+/// Without a checkpoint these options say nothing; whoever gives them forgot it.
+fn refuse_useless_options(arguments: &RestoreArguments) -> Result<(), Error> {
+    let option = if arguments.allow_non_restored_state {
+        "-n"
+    } else if arguments.fallback {
+        "--fallback"
+    } else if arguments.claim_mode.is_some() {
+        "--claim-mode"
+    } else {
+        return Ok(());
+    };
+    let error = anyhow!("{option} says how to resume, but not from where");
+    Err(Error::refused(error).hint("add `-s PATH`, `-s latest` or `--resume`"))
+}
+
+/// The number of key groups of a checkpoint.
+pub(crate) fn key_groups(checkpoint: &Completed) -> Result<KeyGroups, Error> {
+    let count = checkpoint.metadata().key_groups;
+    KeyGroups::new(count).ok_or_else(|| {
+        let error = anyhow!("the checkpoint claims to have {count} key groups");
+        Error::with(Exit::Corrupt, error)
+    })
+}
+
+/// Compares the job with the checkpoint.
+///
+/// # Errors
+/// Everything that does not fit, with exit code 2.
+pub(crate) fn check(
+    graph: &JobGraph,
+    checkpoint: &Completed,
+    arguments: &RestoreArguments,
+) -> Result<Report, Error> {
+    let allowed = arguments.allow_non_restored_state;
+    runtime::restore::check(graph, checkpoint.metadata(), checkpoint.path(), allowed).map_err(
+        |mismatches| {
+            let id = checkpoint.metadata().id;
+            let mut text = format!("the job does not fit checkpoint {id}");
+            if let Some(path) = checkpoint.path() {
+                text.push_str(&format!(" ({path})"));
+            }
+            for mismatch in &mismatches {
+                text.push_str(&format!("\n  {mismatch}"));
+            }
+            let error = Error::refused(anyhow!(text));
+            if mismatches.iter().all(|mismatch| mismatch.may_be_dropped()) {
+                error.hint("`-n` starts the job all the same and drops what it has no place for")
+            } else {
+                error
+            }
+        },
+    )
+}
+
+/// The event that tells what is restored.
+pub(crate) fn event(report: &Report) -> Event {
+    let node = |entry: &Entry| RestoredNode {
+        operator: entry.operator.clone(),
+        what: entry.to_string(),
+    };
+    Event::Restored {
+        checkpoint: report.checkpoint,
+        path: report.path.clone(),
+        report: report.entries.iter().map(node).collect(),
+    }
+}

@@ -1,0 +1,125 @@
+//! The job file's sections in the words of the runtime and of the checkpoint store.
+
+use std::hash::{BuildHasher, RandomState};
+use std::time::Duration;
+
+use checkpoint::store::{CheckpointStore, Compression};
+use dataflow::alignment;
+use runtime::coordinator::Settings;
+use runtime::restart::Strategy;
+
+use crate::job_file::JobFile;
+use crate::job_file::checkpoint::{CheckpointSection, Mode, Storage};
+use crate::job_file::restart::RestartStrategy;
+
+/// How the runtime is to run the job.
+pub(crate) fn options(job: &JobFile, id: &str) -> runtime::Options {
+    let section = &job.checkpoint;
+    runtime::Options {
+        name: job.job.name.clone(),
+        id: id.to_owned(),
+        checkpoint: Settings {
+            interval_ms: section.interval.map(at_least_one_ms),
+            timeout_ms: at_least_one_ms(section.timeout),
+            min_pause_ms: ms(section.min_pause),
+            max_concurrent: section.max_concurrent,
+            tolerable_failures: section.tolerable_failures,
+        },
+        mode: match section.mode {
+            Mode::ExactlyOnce => alignment::Mode::ExactlyOnce,
+            Mode::AtLeastOnce => alignment::Mode::AtLeastOnce,
+        },
+        incremental: section.incremental,
+        restart: strategy(&job.restart),
+    }
+}
+
+/// Where the job keeps its checkpoints.
+///
+/// # Errors
+/// The directory cannot be used.
+pub(crate) fn store(section: &CheckpointSection, id: &str) -> checkpoint::Result<CheckpointStore> {
+    let options = checkpoint::store::Options {
+        inline_threshold: section.inline_threshold,
+        max_state_size: section.max_state_size,
+        retained: section.retained as usize,
+        incremental: section.incremental,
+        compression: Compression::None,
+    };
+    match &section.storage {
+        Storage::Memory => Ok(CheckpointStore::memory(options)),
+        Storage::Filesystem(dir) => CheckpointStore::open(&dir.display().to_string(), id, options),
+    }
+}
+
+/// The line that says where checkpoints are kept.
+pub(crate) fn storage_line(section: &CheckpointSection, id: &str) -> String {
+    let periodic = match section.interval {
+        Some(interval) => format!("every {}", humantime::format_duration(interval)),
+        None => "none periodically".to_owned(),
+    };
+    match &section.storage {
+        Storage::Memory => {
+            format!("checkpoint storage: memory, {periodic}; they end with this process")
+        }
+        Storage::Filesystem(dir) => {
+            let dir = dir.join(id);
+            format!(
+                "checkpoint storage: filesystem, {periodic}, in {}",
+                dir.display()
+            )
+        }
+    }
+}
+
+/// The job's id: its own, or its name and eight hex digits that no other run has.
+pub(crate) fn job_id(job: &JobFile) -> String {
+    job.job.id.clone().unwrap_or_else(|| {
+        // The hasher's keys are random in every process, which is all that is needed here.
+        let random = RandomState::new().hash_one(std::process::id());
+        format!("{}-{:08x}", job.job.name, random as u32)
+    })
+}
+
+fn strategy(restart: &RestartStrategy) -> Strategy {
+    match restart {
+        RestartStrategy::None => Strategy::None,
+        RestartStrategy::FixedDelay { attempts, delay } => Strategy::FixedDelay {
+            attempts: *attempts,
+            delay_ms: ms(*delay),
+        },
+        RestartStrategy::FailureRate {
+            max_failures_per_interval,
+            failure_rate_interval,
+            delay,
+        } => Strategy::FailureRate {
+            max_failures_per_interval: *max_failures_per_interval,
+            interval_ms: ms(*failure_rate_interval),
+            delay_ms: ms(*delay),
+        },
+        RestartStrategy::ExponentialDelay {
+            initial_backoff,
+            max_backoff,
+            backoff_multiplier,
+            reset_backoff_threshold,
+            jitter_factor,
+            attempts_before_reset_backoff,
+        } => Strategy::ExponentialDelay {
+            initial_backoff_ms: ms(*initial_backoff),
+            max_backoff_ms: ms(*max_backoff),
+            backoff_multiplier: *backoff_multiplier,
+            reset_backoff_threshold_ms: ms(*reset_backoff_threshold),
+            jitter_factor: *jitter_factor,
+            attempts_before_reset: *attempts_before_reset_backoff,
+        },
+    }
+}
+
+fn ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// For what must not be zero: "1us" is short, but it is not never.
+fn at_least_one_ms(duration: Duration) -> u64 {
+    ms(duration).max(1)
+}

@@ -1,0 +1,220 @@
+//! A stream of bytes in big blocks, with its offset.
+//!
+//! The decoder works on what [`Blocks::data`] shows and consumes whole records. A last line without
+//! a line end gets one here, so that no decoder has to know about it; the offset does not count it.
+
+use std::io::{self, ErrorKind, Read};
+
+/// How much is read at once.
+const BLOCK: usize = 256 << 10;
+
+/// The longest record that is read, in bytes: more is a broken file, and must not eat the memory.
+pub(crate) const MAX_RECORD: usize = 64 << 20;
+
+/// A stream of bytes, read ahead.
+pub(crate) struct Blocks {
+    input: Box<dyn Read + Send>,
+    buffer: Vec<u8>,
+    /// The bytes that are read and not consumed are `buffer[start..end]`.
+    start: usize,
+    end: usize,
+    /// Offset in the stream of `buffer[start]`.
+    offset: u64,
+    /// Length of the stream, once its end was seen.
+    length: Option<u64>,
+}
+
+/// What [`Blocks::fill`] has done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Filled {
+    /// There is more data.
+    More,
+    /// The stream has ended; what data there is is the last.
+    Ended,
+}
+
+impl Blocks {
+    /// Reads `input`, whose next byte is byte `offset` of the stream.
+    pub(crate) fn new(input: Box<dyn Read + Send>, offset: u64) -> Self {
+        Self {
+            input,
+            buffer: Vec::new(),
+            start: 0,
+            end: 0,
+            offset,
+            length: None,
+        }
+    }
+
+    /// What was read and not consumed.
+    #[inline]
+    pub(crate) fn data(&self) -> &[u8] {
+        &self.buffer[self.start..self.end]
+    }
+
+    /// Offset in the stream of the first byte of [`Blocks::data`].
+    #[inline]
+    pub(crate) fn offset(&self) -> u64 {
+        self.length
+            .map_or(self.offset, |length| self.offset.min(length))
+    }
+
+    /// Whether the end was seen: what data there is is the last.
+    #[inline]
+    pub(crate) fn ended(&self) -> bool {
+        self.length.is_some()
+    }
+
+    /// Takes `count` bytes of the data away.
+    #[inline]
+    pub(crate) fn consume(&mut self, count: usize) {
+        debug_assert!(count <= self.end - self.start);
+        self.start += count;
+        self.offset += count as u64;
+    }
+
+    /// Reads more. An error of kind [`ErrorKind::WouldBlock`] means that nothing is there yet.
+    ///
+    /// # Errors
+    /// The input cannot be read, or the data is longer than [`MAX_RECORD`].
+    pub(crate) fn fill(&mut self) -> io::Result<Filled> {
+        if self.ended() {
+            return Ok(Filled::Ended);
+        }
+        let len = self.end - self.start;
+        if self.start > 0 {
+            self.buffer.copy_within(self.start..self.end, 0);
+            (self.start, self.end) = (0, len);
+        }
+        if self.buffer.len() < BLOCK {
+            self.buffer.resize(BLOCK, 0);
+        } else if len > self.buffer.len() - self.buffer.len() / 4 {
+            if len >= MAX_RECORD {
+                let message = format!("a record is longer than {} MiB", MAX_RECORD >> 20);
+                return Err(io::Error::new(ErrorKind::InvalidData, message));
+            }
+            self.buffer
+                .resize((self.buffer.len() * 2).min(MAX_RECORD + BLOCK), 0);
+        }
+        loop {
+            match self.input.read(&mut self.buffer[self.end..]) {
+                Ok(0) => break,
+                Ok(count) => {
+                    self.end += count;
+                    return Ok(Filled::More);
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        self.length = Some(self.offset + len as u64);
+        if len > 0 && self.buffer[self.end - 1] != b'\n' {
+            // There is room: the buffer is never full when it is read into.
+            self.buffer[self.end] = b'\n';
+            self.end += 1;
+        }
+        Ok(Filled::Ended)
+    }
+
+    /// Skips the mark by which some programs begin a UTF-8 file, if it is there.
+    ///
+    /// # Errors
+    /// As [`Blocks::fill`].
+    pub(crate) fn skip_byte_order_mark(&mut self) -> io::Result<()> {
+        const MARK: &[u8] = b"\xef\xbb\xbf";
+        while self.data().len() < MARK.len() && MARK.starts_with(self.data()) {
+            if self.fill()? == Filled::Ended {
+                break;
+            }
+        }
+        if self.data().starts_with(MARK) {
+            self.consume(MARK.len());
+        }
+        Ok(())
+    }
+
+    /// Reads on to byte `offset` of the stream. `false` if the stream ends before it.
+    ///
+    /// # Errors
+    /// As [`Blocks::fill`].
+    pub(crate) fn skip_to(&mut self, offset: u64) -> io::Result<bool> {
+        loop {
+            let missing = offset.saturating_sub(self.offset());
+            let at_hand = self
+                .length
+                .unwrap_or(u64::MAX)
+                .saturating_sub(self.offset());
+            let step = missing.min(at_hand).min(self.data().len() as u64);
+            self.consume(step as usize);
+            if missing == step {
+                return Ok(true);
+            }
+            if self.ended() {
+                return Ok(false);
+            }
+            self.fill()?;
+        }
+    }
+
+    /// Reads on to the first byte behind a line end, or to the end of the stream.
+    ///
+    /// # Errors
+    /// As [`Blocks::fill`].
+    pub(crate) fn skip_line(&mut self) -> io::Result<()> {
+        loop {
+            if let Some(at) = memchr::memchr(b'\n', self.data()) {
+                self.consume(at + 1);
+                return Ok(());
+            }
+            self.consume(self.data().len());
+            if self.fill()? == Filled::Ended && self.data().is_empty() {
+                return Ok(());
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn blocks(text: &str) -> Blocks {
+        Blocks::new(Box::new(io::Cursor::new(text.as_bytes().to_vec())), 0)
+    }
+
+    #[test]
+    fn a_last_line_gets_a_line_end_that_does_not_count() {
+        let mut blocks = blocks("a\nbc");
+        assert_eq!(blocks.fill().unwrap(), Filled::More);
+        assert_eq!(blocks.fill().unwrap(), Filled::Ended);
+        assert_eq!(blocks.data(), b"a\nbc\n");
+        blocks.consume(5);
+        assert_eq!(blocks.offset(), 4);
+        assert_eq!(blocks.fill().unwrap(), Filled::Ended);
+        assert!(blocks.data().is_empty());
+    }
+
+    #[test]
+    fn skipping_behind_the_end_is_told() {
+        assert!(blocks("abc").skip_to(3).unwrap());
+        assert!(!blocks("abc").skip_to(4).unwrap());
+        let mut marked = blocks("\u{feff}abc");
+        marked.skip_byte_order_mark().unwrap();
+        assert_eq!((marked.offset(), marked.data()), (3, &b"abc"[..]));
+        let mut short = blocks("\u{feff}");
+        short.skip_byte_order_mark().unwrap();
+        assert!(short.data().is_empty());
+    }
+
+    #[test]
+    fn a_record_without_end_is_refused() {
+        let mut endless = Blocks::new(Box::new(io::repeat(b'x')), 0);
+        let error = loop {
+            match endless.fill() {
+                Ok(_) => assert!(endless.data().len() <= MAX_RECORD + BLOCK),
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(error.to_string(), "a record is longer than 64 MiB");
+    }
+}

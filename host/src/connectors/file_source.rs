@@ -1,0 +1,517 @@
+//! The file source: lines, CSV or JSON lines from files, shared by all subtasks.
+//!
+//! Which files there are is settled once, when the job is prepared, and from then on by its
+//! checkpoints: a restored job reads the files that its snapshot names, from the exact record, and
+//! does not look for new ones. A file that is gone or shorter than it was fails the job, for its
+//! records would silently be missing.
+
+use std::collections::VecDeque;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context as _, anyhow, bail};
+use dataflow::Batch;
+use runtime::source::Part;
+use runtime::{BoxError, Source, SourceFactory, SourceStatus, SubtaskContext};
+use serde::{Deserialize, Serialize};
+
+use self::inputs::{Compression, InputFile};
+use self::split::{Done, PositionPart, Split};
+use super::blocks::Blocks;
+use super::csv_rows::CsvRows;
+use super::decoder::{Counts, DecodeError, Decoder, Stopped};
+use super::format::RecordFormat;
+use super::options::{OneOrMany, Problem};
+use super::plan::Plan;
+use super::timestamp::TimestampOptions;
+
+pub(crate) mod inputs;
+pub(crate) mod split;
+
+/// Options of the connector `file` as a source.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct FileSourceOptions {
+    /// Files, directories and glob patterns. `.gz` and `.zst` are read through.
+    pub(crate) path: Option<OneOrMany>,
+    /// How records are written.
+    pub(crate) format: Option<RecordFormat>,
+    /// The field or fields that make the record's key; of lines `line`, the whole line.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) key: Option<OneOrMany>,
+    /// The field that holds the event time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) timestamp: Option<TimestampOptions>,
+}
+
+impl FileSourceOptions {
+    /// Checks the options, finds the files, and reads the headers of CSV files.
+    ///
+    /// # Errors
+    /// Everything that keeps the source from starting.
+    pub(crate) fn prepare(&self, base_dir: &Path) -> Result<FileSourceFactory, Vec<Problem>> {
+        let mut problems = Vec::new();
+        let paths = self
+            .path
+            .as_ref()
+            .map(OneOrMany::as_slice)
+            .unwrap_or_default();
+        if paths.is_empty() {
+            problems.push(
+                Problem::new("path", "is required")
+                    .hint("a file, a directory or a pattern, or a list of them"),
+            );
+        }
+        let files = inputs::find(paths, base_dir).unwrap_or_else(|found| {
+            problems.extend(found);
+            Vec::new()
+        });
+        let mut columns = None;
+        if self.format == Some(RecordFormat::Csv) {
+            match read_columns(&files, base_dir) {
+                Ok(found) => columns = found,
+                Err(problem) => problems.push(problem),
+            }
+            if columns.is_none() && problems.is_empty() {
+                problems.push(Problem::new(
+                    "path",
+                    "no file has a header line: all are empty",
+                ));
+            }
+        }
+        let plan = Plan::new(
+            self.format,
+            self.key.as_ref(),
+            self.timestamp.as_ref(),
+            columns,
+            &mut problems,
+        );
+        match plan.filter(|_| problems.is_empty()) {
+            Some(plan) => Ok(FileSourceFactory {
+                base_dir: base_dir.to_owned(),
+                files,
+                plan: Arc::new(plan),
+            }),
+            None => Err(problems),
+        }
+    }
+}
+
+/// The columns that all files have in common. Empty files have none.
+fn read_columns(files: &[InputFile], base_dir: &Path) -> Result<Option<Vec<String>>, Problem> {
+    let mut first: Option<(&str, Vec<String>)> = None;
+    for file in files {
+        let problem = |message: String| Problem::new("path", message);
+        let read = || -> Result<Option<Vec<String>>, DecodeError> {
+            let input = inputs::open(&base_dir.join(&file.name), Compression::of(&file.name), 0)?;
+            let mut blocks = Blocks::new(input, 0);
+            blocks.skip_byte_order_mark()?;
+            CsvRows::new().read_names(&mut blocks, &mut Counts::default())
+        };
+        let names = match read() {
+            Ok(names) => names,
+            Err(DecodeError::Read(error)) => {
+                return Err(problem(format!("cannot read `{}`: {error}", file.name)));
+            }
+            Err(DecodeError::Record(message)) => {
+                return Err(problem(format!("`{}`, line 1: {message}", file.name)));
+            }
+        };
+        let Some(names) = names else { continue };
+        match &first {
+            None => first = Some((&file.name, names)),
+            Some((_, columns)) if *columns == names => {}
+            Some((other, columns)) => {
+                let message = format!(
+                    "the columns of `{}` ({}) are not those of `{other}` ({})",
+                    file.name,
+                    names.join(","),
+                    columns.join(",")
+                );
+                return Err(
+                    problem(message).hint("files with other columns belong to another source")
+                );
+            }
+        }
+    }
+    Ok(first.map(|(_, columns)| columns))
+}
+
+/// Makes file sources that share the same files.
+pub(crate) struct FileSourceFactory {
+    base_dir: PathBuf,
+    files: Vec<InputFile>,
+    plan: Arc<Plan>,
+}
+
+impl FileSourceFactory {
+    /// What to make of the files.
+    pub(crate) fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    fn packed_len(&self, name: &str) -> u64 {
+        match self
+            .files
+            .binary_search_by(|file| file.name.as_str().cmp(name))
+        {
+            Ok(index) => self.files[index].len,
+            // Known only from the snapshot. If it is gone, opening it tells.
+            Err(_) => fs::metadata(self.base_dir.join(name)).map_or(0, |metadata| metadata.len()),
+        }
+    }
+
+    fn create_source(
+        &self,
+        context: &SubtaskContext,
+        restored: Option<&[Part]>,
+    ) -> anyhow::Result<FileSource> {
+        let (splits, mut done) = match restored {
+            None => (self.files.iter().map(Split::whole).collect(), Vec::new()),
+            Some(parts) => read_parts(parts)?,
+        };
+        let mut shares = deal_splits(self, splits, context.parallelism);
+        let splits = match shares.get_mut(context.subtask as usize) {
+            Some(share) => std::mem::take(share).into(),
+            None => bail!("subtask {} of {}", context.subtask, context.parallelism),
+        };
+        if context.subtask > 0 {
+            done.clear();
+        }
+        Ok(FileSource {
+            base_dir: self.base_dir.clone(),
+            plan: Arc::clone(&self.plan),
+            splits,
+            reading: None,
+            done,
+        })
+    }
+}
+
+fn deal_splits(
+    factory: &FileSourceFactory,
+    splits: Vec<Split>,
+    parallelism: u32,
+) -> Vec<Vec<Split>> {
+    split::deal(splits, factory.plan.format, parallelism, |name| {
+        factory.packed_len(name)
+    })
+}
+
+/// The splits that are not done, and those that are.
+fn read_parts(parts: &[Part]) -> anyhow::Result<(Vec<Split>, Vec<Done>)> {
+    let (mut splits, mut done) = (Vec::new(), Vec::new());
+    for part in parts {
+        let part = PositionPart::deserialize(part).with_context(|| {
+            format!("the snapshot has a position that is not a file source's: {part}")
+        })?;
+        match part {
+            PositionPart::Reading(split) => splits.push(split),
+            PositionPart::Pending(pending) => {
+                splits.extend(
+                    pending
+                        .into_iter()
+                        .map(|(file, start, end)| Split::new(file, start, end)),
+                );
+            }
+            PositionPart::Done(pieces) => {
+                for (file, start, end, records) in pieces {
+                    split::note_done(
+                        &mut done,
+                        Done {
+                            file,
+                            start,
+                            end,
+                            records,
+                        },
+                    );
+                }
+            }
+        }
+    }
+    Ok((splits, done))
+}
+
+impl SourceFactory for FileSourceFactory {
+    fn create(
+        &self,
+        context: &SubtaskContext,
+        restored: Option<&[Part]>,
+    ) -> Result<Box<dyn Source>, BoxError> {
+        Ok(Box::new(self.create_source(context, restored)?))
+    }
+
+    fn describe_position(&self, restored: &[Part]) -> String {
+        let Ok((splits, done)) = read_parts(restored) else {
+            return "a position that is not a file source's".to_owned();
+        };
+        let records = splits
+            .iter()
+            .map(|split| split.records)
+            .chain(done.iter().map(|done| done.records));
+        let records: u64 = records.sum();
+        let mut files: Vec<&str> = splits.iter().map(|split| split.file.as_str()).collect();
+        files.sort_unstable();
+        files.dedup();
+        let finished = done
+            .iter()
+            .filter(|done| !files.contains(&done.file.as_str()))
+            .count();
+        let mut text = format!(
+            "{records} records read, {finished} of {} files done",
+            finished + files.len()
+        );
+        let mut begun = splits.iter().filter(|split| split.is_begun());
+        if let Some(split) = begun.next() {
+            text += &format!(", continues in {} at byte {}", split.file, split.offset);
+        }
+        match begun.count() {
+            0 => {}
+            more => text += &format!(" and in {more} more places"),
+        }
+        text
+    }
+}
+
+/// One subtask's share of the files.
+pub(crate) struct FileSource {
+    base_dir: PathBuf,
+    plan: Arc<Plan>,
+    /// What is still to be read, in this order, without the split that is being read.
+    splits: VecDeque<Split>,
+    reading: Option<Reading>,
+    /// What was read to its end, by name and start.
+    done: Vec<Done>,
+}
+
+/// A split that is being read.
+struct Reading {
+    /// As it was when it was opened.
+    split: Split,
+    blocks: Blocks,
+    decoder: Decoder,
+    counts: Counts,
+}
+
+impl FileSource {
+    fn poll_records(&mut self, batch: &mut Batch) -> anyhow::Result<SourceStatus> {
+        loop {
+            let mut reading = match self.reading.take() {
+                Some(reading) => reading,
+                None => match self.splits.pop_front() {
+                    // A split that cannot be opened is not lost: the snapshot still knows it.
+                    Some(split) => match Reading::open(split.clone(), &self.base_dir, &self.plan) {
+                        Ok(reading) => reading,
+                        Err(error) => {
+                            self.splits.push_front(split);
+                            return Err(error);
+                        }
+                    },
+                    None => return Ok(SourceStatus::Ended),
+                },
+            };
+            let end = reading.split.end.unwrap_or(u64::MAX);
+            let Reading {
+                blocks,
+                decoder,
+                counts,
+                ..
+            } = &mut reading;
+            let result = decoder.decode(blocks, end, batch, counts);
+            let stopped = result.map_err(|error| reading.locate(error));
+            match stopped {
+                Ok(Stopped::Ended) => {
+                    let done = reading.finish()?;
+                    split::note_done(&mut self.done, done);
+                }
+                other => {
+                    self.reading = Some(reading);
+                    // A file is never blocked; were it, asking again is right.
+                    return other.map(|_| SourceStatus::More);
+                }
+            }
+        }
+    }
+}
+
+impl Reading {
+    fn open(split: Split, base_dir: &Path, plan: &Arc<Plan>) -> anyhow::Result<Self> {
+        let path = base_dir.join(&split.file);
+        let compression = Compression::of(&split.file);
+        let place = || {
+            let Split {
+                file,
+                offset,
+                records,
+                ..
+            } = &split;
+            format!("cannot continue in file `{file}` at byte {offset} (record {records})")
+        };
+        let opened = || match split.is_begun() {
+            true => place(),
+            false => format!("cannot read file `{}`", split.file),
+        };
+        let len = fs::metadata(&path).with_context(opened)?.len();
+        if let Some(end) = split.end
+            && len < end
+        {
+            let error = anyhow!("it has {len} bytes, but it had {end} when the job first saw it");
+            return Err(error.context(opened()));
+        }
+        let mut decoder = Decoder::new(Arc::clone(plan));
+        let mut counts = Counts {
+            records: split.records,
+            lines: split.lines,
+        };
+        let failed = |error: DecodeError| match error {
+            DecodeError::Read(error) => anyhow::Error::new(error).context(opened()),
+            DecodeError::Record(message) => anyhow!("file `{}`, line 1: {message}", split.file),
+        };
+        let mut blocks = if plan.format == RecordFormat::Csv
+            || compression != Compression::None
+            || split.offset == 0
+        {
+            // From the beginning: there is a header, or no other way to get to the offset.
+            let mut blocks =
+                Blocks::new(inputs::open(&path, compression, 0).with_context(opened)?, 0);
+            blocks.skip_byte_order_mark().with_context(opened)?;
+            let mut header = Counts::default();
+            decoder
+                .read_header(&mut blocks, &mut header)
+                .map_err(failed)?;
+            if !split.is_begun() {
+                counts = header;
+            }
+            blocks
+        } else if split.is_begun() {
+            Blocks::new(
+                inputs::open(&path, compression, split.offset).with_context(opened)?,
+                split.offset,
+            )
+        } else {
+            // The line that the cut falls into belongs to the split before, unless the cut is at
+            // its first byte: which the byte before the cut tells.
+            let before = split.offset - 1;
+            let mut blocks = Blocks::new(
+                inputs::open(&path, compression, before).with_context(opened)?,
+                before,
+            );
+            blocks.skip_line().with_context(opened)?;
+            blocks
+        };
+        if split.is_begun() && split.offset > blocks.offset() {
+            if compression == Compression::None {
+                blocks = Blocks::new(
+                    inputs::open(&path, compression, split.offset).with_context(opened)?,
+                    split.offset,
+                );
+            } else if !blocks.skip_to(split.offset).with_context(opened)? {
+                let error = anyhow!("it ends at byte {} of its text", blocks.offset());
+                return Err(error.context(opened()));
+            }
+        }
+        Ok(Self {
+            split,
+            blocks,
+            decoder,
+            counts,
+        })
+    }
+
+    /// The split with the position in it.
+    fn position(&self) -> Split {
+        Split {
+            offset: self.blocks.offset(),
+            records: self.counts.records,
+            lines: self.counts.lines,
+            ..self.split.clone()
+        }
+    }
+
+    /// The split has been read to its end.
+    fn finish(self) -> anyhow::Result<Done> {
+        let Split {
+            file, start, end, ..
+        } = self.split;
+        let offset = self.blocks.offset();
+        if let Some(end) = end
+            && offset < end
+        {
+            bail!(
+                "file `{file}` ends at byte {offset}, but it had {end} bytes when the job first saw it"
+            );
+        }
+        Ok(Done {
+            file,
+            start,
+            end,
+            records: self.counts.records,
+        })
+    }
+
+    /// Adds the place to an error.
+    fn locate(&self, error: DecodeError) -> anyhow::Error {
+        let file = &self.split.file;
+        let offset = self.blocks.offset();
+        match error {
+            DecodeError::Read(error) => {
+                let message = format!(
+                    "cannot read file `{file}` behind record {} (byte {offset})",
+                    self.counts.records
+                );
+                anyhow::Error::new(error).context(message)
+            }
+            // Lines before the split were counted by somebody else.
+            DecodeError::Record(message) if self.split.start > 0 => {
+                anyhow!("file `{file}`, line at byte {offset}: {message}")
+            }
+            DecodeError::Record(message) => {
+                anyhow!("file `{file}`, line {}: {message}", self.counts.lines + 1)
+            }
+        }
+    }
+}
+
+impl Source for FileSource {
+    fn poll(&mut self, batch: &mut Batch) -> Result<SourceStatus, BoxError> {
+        Ok(self.poll_records(batch)?)
+    }
+
+    fn snapshot(&mut self) -> Result<Vec<Part>, BoxError> {
+        let mut parts = Vec::new();
+        let begun = self.splits.iter().filter(|split| split.is_begun()).cloned();
+        parts.extend(
+            self.reading
+                .iter()
+                .map(Reading::position)
+                .chain(begun)
+                .map(PositionPart::Reading),
+        );
+        let pending: Vec<_> = self
+            .splits
+            .iter()
+            .filter(|split| !split.is_begun())
+            .collect();
+        if !pending.is_empty() {
+            let pending = pending
+                .into_iter()
+                .map(|split| (split.file.clone(), split.start, split.end));
+            parts.push(PositionPart::Pending(pending.collect()));
+        }
+        if !self.done.is_empty() {
+            let done = self
+                .done
+                .iter()
+                .map(|done| (done.file.clone(), done.start, done.end, done.records));
+            parts.push(PositionPart::Done(done.collect()));
+        }
+        Ok(parts
+            .iter()
+            .map(serde_json::to_value)
+            .collect::<Result<_, _>>()?)
+    }
+}
+
+#[cfg(test)]
+mod tests;

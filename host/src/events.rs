@@ -1,0 +1,313 @@
+//! What happens to a job, told to a person on stderr or to a program on stdout.
+//!
+//! Scripts read both: the names and fields of the JSON events and the line of a completed checkpoint
+//! are part of the command line's contract.
+
+use std::io::{self, IsTerminal, Write};
+
+use serde::Serialize;
+
+/// Puts the cursor to the beginning of its line on a terminal and empties the line, where progress may
+/// stand.
+pub(crate) const CLEAR_LINE: &str = "\r\x1b[K";
+
+/// Something that happened.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(
+    tag = "event",
+    rename_all = "kebab-case",
+    rename_all_fields = "kebab-case"
+)]
+pub(crate) enum Event {
+    /// The job was set up and its sources begin to read.
+    Started {
+        /// The job's name.
+        job_name: String,
+        /// The job's id.
+        job_id: String,
+        /// How often it was started before in this process.
+        attempt: u32,
+    },
+    /// What the job takes over from a checkpoint; before `started`.
+    Restored {
+        /// Number of the checkpoint.
+        checkpoint: u64,
+        /// Its metadata file.
+        path: Option<String>,
+        /// A line per source, operator and sink.
+        report: Vec<RestoredNode>,
+    },
+    /// A checkpoint is complete.
+    CheckpointCompleted {
+        /// Its number.
+        id: u64,
+        /// From trigger to completion.
+        duration_ms: u64,
+        /// Bytes written for it.
+        bytes: u64,
+        /// Its metadata file; null in memory.
+        path: Option<String>,
+    },
+    /// A checkpoint was given up.
+    CheckpointFailed {
+        /// Its number.
+        id: u64,
+        /// Why.
+        reason: String,
+    },
+    /// The job failed and is going to be started again.
+    Restarted {
+        /// The number of the restart, from 1.
+        attempt: u32,
+        /// How long from now.
+        delay_ms: u64,
+        /// What failed.
+        cause: String,
+        /// Number of the checkpoint that it restarts from; null for a fresh start.
+        from: Option<u64>,
+    },
+    /// The job is over and did not fail.
+    Finished {
+        /// How it ended.
+        outcome: End,
+        /// The newest checkpoint that was kept, if any.
+        checkpoint: Option<String>,
+        /// The command that resumes from it.
+        resume: Option<String>,
+    },
+    /// The job is over and failed.
+    Failed {
+        /// What failed, with the causes behind it.
+        error: String,
+        /// The code with which the process exits.
+        exit_code: u8,
+        /// The newest checkpoint that was kept, if any.
+        checkpoint: Option<String>,
+        /// The command that resumes from it.
+        resume: Option<String>,
+    },
+}
+
+/// A line of a restore report.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) struct RestoredNode {
+    /// Id of the source, operator or sink.
+    pub(crate) operator: String,
+    /// What becomes of it, in words.
+    pub(crate) what: String,
+}
+
+/// How a job ended that did not fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum End {
+    /// All input was processed and all output committed.
+    Finished,
+    /// It was cancelled.
+    Cancelled,
+    /// It was suspended.
+    Suspended,
+}
+
+/// Where events are told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Audience {
+    /// A person: lines on stderr.
+    Person,
+    /// A program: JSON lines on stdout.
+    Program,
+}
+
+impl Audience {
+    /// Tells an event. That nobody listens any more stops no job.
+    pub(crate) fn tell(self, event: &Event) {
+        match self {
+            Self::Person => {
+                let text = event.to_lines();
+                if !text.is_empty() {
+                    self.say(&text);
+                }
+            }
+            Self::Program => {
+                if let Ok(line) = serde_json::to_string(event) {
+                    let mut stdout = io::stdout().lock();
+                    let _ = writeln!(stdout, "{line}");
+                    let _ = stdout.flush();
+                }
+            }
+        }
+    }
+
+    /// Says something to a person that is no event.
+    pub(crate) fn say(self, text: &str) {
+        if self == Self::Person {
+            let mut stderr = io::stderr().lock();
+            let clear = if stderr.is_terminal() { CLEAR_LINE } else { "" };
+            let _ = writeln!(stderr, "{clear}{text}");
+        }
+    }
+}
+
+impl Event {
+    /// The event in words, without a line end.
+    fn to_lines(&self) -> String {
+        match self {
+            Self::Started {
+                job_name,
+                job_id,
+                attempt,
+            } => match attempt {
+                0 => format!("job `{job_name}` started, id {job_id}"),
+                _ => format!("job `{job_name}` started again, attempt {attempt}"),
+            },
+            Self::Restored {
+                checkpoint,
+                path,
+                report,
+            } => {
+                let mut text = format!("restoring from checkpoint {checkpoint}");
+                if let Some(path) = path {
+                    text.push_str(": ");
+                    text.push_str(path);
+                }
+                for node in report {
+                    text.push_str("\n  ");
+                    text.push_str(&node.what);
+                }
+                text
+            }
+            Self::CheckpointCompleted {
+                id,
+                duration_ms,
+                bytes,
+                path,
+            } => {
+                let place = path.as_deref().unwrap_or("in memory");
+                let size = size(*bytes);
+                format!("checkpoint {id} completed in {duration_ms} ms, {size}: {place}")
+            }
+            Self::CheckpointFailed { id, reason } => format!("checkpoint {id} failed: {reason}"),
+            Self::Restarted {
+                attempt,
+                delay_ms,
+                cause,
+                from,
+            } => {
+                let from = match from {
+                    Some(id) => format!("from checkpoint {id}"),
+                    None => "from the beginning".to_owned(),
+                };
+                format!("the job failed: {cause}\nrestart {attempt} {from} in {delay_ms} ms")
+            }
+            Self::Finished {
+                outcome,
+                checkpoint,
+                resume,
+            } => {
+                let mut text = match outcome {
+                    End::Finished => "job finished",
+                    End::Cancelled => "job cancelled",
+                    End::Suspended => "job suspended",
+                }
+                .to_owned();
+                match checkpoint {
+                    Some(path) => push_checkpoint(&mut text, path, resume.as_deref()),
+                    None if *outcome == End::Suspended => {
+                        text.push_str(", no checkpoint to resume from");
+                    }
+                    None => {}
+                }
+                text
+            }
+            // The error itself is printed once, when the process ends.
+            Self::Failed {
+                checkpoint, resume, ..
+            } => {
+                let mut text = String::new();
+                if let Some(path) = checkpoint {
+                    text.push_str("job failed");
+                    push_checkpoint(&mut text, path, resume.as_deref());
+                }
+                text
+            }
+        }
+    }
+}
+
+fn push_checkpoint(text: &mut String, path: &str, resume: Option<&str>) {
+    text.push_str(", newest checkpoint: ");
+    text.push_str(path);
+    if let Some(command) = resume {
+        text.push_str("\nresume with: ");
+        text.push_str(command);
+    }
+}
+
+/// Bytes for a person: `512 B`, `1.2 MiB`.
+pub(crate) fn size(bytes: u64) -> String {
+    const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
+    if bytes < 1024 {
+        return format!("{bytes} B");
+    }
+    let mut value = bytes as f64 / 1024.0;
+    let mut unit = 0;
+    // What would be rounded to 1024.0 belongs to the next unit already.
+    while value >= 1023.95 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    format!("{value:.1} {}", UNITS[unit])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_have_one_digit_and_a_unit() {
+        for (bytes, text) in [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1024, "1.0 KiB"),
+            (1_258_291, "1.2 MiB"),
+            ((1 << 20) - 1, "1.0 MiB"),
+            (1 << 40, "1.0 TiB"),
+            (1 << 60, "1048576.0 TiB"),
+        ] {
+            assert_eq!(size(bytes), text);
+        }
+    }
+
+    #[test]
+    fn a_completed_checkpoint_is_the_promised_line() {
+        let event = Event::CheckpointCompleted {
+            id: 12,
+            duration_ms: 31,
+            bytes: 1_258_291,
+            path: Some("/cp/wc-01234567/chk-12/_metadata".into()),
+        };
+        assert_eq!(
+            event.to_lines(),
+            "checkpoint 12 completed in 31 ms, 1.2 MiB: /cp/wc-01234567/chk-12/_metadata"
+        );
+        assert_eq!(
+            serde_json::to_string(&event).unwrap(),
+            r#"{"event":"checkpoint-completed","id":12,"duration-ms":31,"bytes":1258291,"path":"/cp/wc-01234567/chk-12/_metadata"}"#
+        );
+    }
+
+    #[test]
+    fn a_suspended_job_says_how_to_go_on() {
+        let event = Event::Finished {
+            outcome: End::Suspended,
+            checkpoint: Some("/cp/j/chk-3/_metadata".into()),
+            resume: Some("host run -s /cp/j/chk-3/_metadata job.toml".into()),
+        };
+        assert_eq!(
+            event.to_lines(),
+            "job suspended, newest checkpoint: /cp/j/chk-3/_metadata\n\
+             resume with: host run -s /cp/j/chk-3/_metadata job.toml"
+        );
+    }
+}

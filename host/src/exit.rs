@@ -1,0 +1,131 @@
+//! How the process ends: the exit codes that scripts and service managers rely on, and the errors
+//! that lead to them.
+
+pub(crate) use runtime::error::chain;
+
+use std::fmt;
+use std::process::ExitCode;
+
+use crate::job_file::problem::Problems;
+
+/// The exit codes. They are part of the command line's contract.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Exit {
+    /// Finished, or stopped, cancelled or suspended as asked.
+    Finished = 0,
+    /// The job failed.
+    Failed = 1,
+    /// Refused before any record was processed: arguments, job file, component, checkpoint.
+    Refused = 2,
+    /// The checkpoint is corrupt, and no fallback was allowed.
+    Corrupt = 3,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// Why a command ends with another code than 0.
+#[derive(Debug)]
+pub(crate) enum Error {
+    /// Things that are wrong with a job file and what it names. Exit code 2.
+    Problems(Problems),
+    /// Anything else.
+    Other {
+        /// The code.
+        exit: Exit,
+        /// What happened, with the causes behind it.
+        error: anyhow::Error,
+        /// What may mend it.
+        hints: Vec<String>,
+    },
+}
+
+impl Error {
+    /// Nothing was processed, for this reason.
+    pub(crate) fn refused(error: impl Into<anyhow::Error>) -> Self {
+        Self::with(Exit::Refused, error)
+    }
+
+    /// The job failed, for this reason.
+    pub(crate) fn failed(error: impl Into<anyhow::Error>) -> Self {
+        Self::with(Exit::Failed, error)
+    }
+
+    /// An error with this code.
+    pub(crate) fn with(exit: Exit, error: impl Into<anyhow::Error>) -> Self {
+        Self::Other {
+            exit,
+            error: error.into(),
+            hints: Vec::new(),
+        }
+    }
+
+    /// An error of the checkpoint crate, while `action` was being done before the start.
+    pub(crate) fn checkpoint(error: checkpoint::Error, action: impl fmt::Display) -> Self {
+        let exit = match error {
+            checkpoint::Error::Corrupt { .. } => Exit::Corrupt,
+            _ => Exit::Refused,
+        };
+        Self::with(exit, anyhow::Error::new(error).context(action.to_string()))
+    }
+
+    /// The error with one more hint.
+    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
+        if let Self::Other { hints, .. } = &mut self {
+            hints.push(hint.into());
+        }
+        self
+    }
+
+    /// The code to exit with.
+    pub(crate) fn exit(&self) -> Exit {
+        match self {
+            Self::Problems(_) => Exit::Refused,
+            Self::Other { exit, .. } => *exit,
+        }
+    }
+}
+
+impl From<Problems> for Error {
+    fn from(problems: Problems) -> Self {
+        Self::Problems(problems)
+    }
+}
+
+impl fmt::Display for Error {
+    /// The whole report, as it goes to the terminal: the chain of causes in one paragraph, hints on
+    /// lines of their own.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Problems(problems) => problems.fmt(f),
+            Self::Other { error, hints, .. } => {
+                write!(f, "error: {}", chain(error.as_ref()))?;
+                for hint in hints {
+                    write!(f, "\n  hint: {hint}")?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chain_is_told_once_with_its_hints() {
+        let error = anyhow::anyhow!("no such file")
+            .context("opening a.wasm")
+            .context("opening a.wasm: no such file");
+        let error = Error::refused(error).hint("build it");
+        assert_eq!(
+            error.to_string(),
+            "error: opening a.wasm: no such file\n  hint: build it"
+        );
+        assert_eq!(error.exit(), Exit::Refused);
+    }
+}

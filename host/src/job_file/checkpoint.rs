@@ -1,0 +1,289 @@
+//! `[checkpoint]`: when checkpoints are taken, where they are kept, and for how long.
+
+use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
+
+use super::section::Section;
+
+/// The section, every key with its meaning. What `docs/job-file.md` calls default is
+/// [`CheckpointSection::default`].
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct CheckpointSection {
+    /// Time from the start of one periodic checkpoint to the next; `None`: none are taken.
+    pub(crate) interval: Option<Duration>,
+    /// What a record may do to the output after a crash.
+    pub(crate) mode: Mode,
+    /// Where checkpoints are kept.
+    pub(crate) storage: Storage,
+    /// Where `storage` would be on a file system, even if checkpoints are kept in memory: what
+    /// `-s latest` looks in.
+    pub(crate) dir: Option<PathBuf>,
+    /// Where savepoints go.
+    pub(crate) savepoint_dir: Option<PathBuf>,
+    /// After this long a checkpoint in progress is aborted.
+    pub(crate) timeout: Duration,
+    /// The least time from the end of a checkpoint to the start of the next.
+    pub(crate) min_pause: Duration,
+    /// How many may be in progress at once.
+    pub(crate) max_concurrent: u32,
+    /// How many in a row may fail before the job does.
+    pub(crate) tolerable_failures: u32,
+    /// How many completed ones are kept while the job runs.
+    pub(crate) retained: u32,
+    /// Which are kept when it ends.
+    pub(crate) retention: Retention,
+    /// Whether finishing keeps what the other ends of a job keep.
+    pub(crate) retain_on_finish: bool,
+    /// Whether a checkpoint only writes what changed.
+    pub(crate) incremental: bool,
+    /// State of at most this many bytes goes into `_metadata`.
+    pub(crate) inline_threshold: u64,
+    /// In memory: the most bytes of one subtask's state.
+    pub(crate) max_state_size: u64,
+}
+
+/// What a checkpoint guarantees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// Every record counts once: barriers are aligned.
+    ExactlyOnce,
+    /// No record is lost, some may count twice after a crash: nothing waits for a barrier.
+    AtLeastOnce,
+}
+
+/// Where checkpoints are kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Storage {
+    /// In this process: they survive a failing operator, not the process.
+    Memory,
+    /// Under this absolute directory.
+    Filesystem(PathBuf),
+}
+
+/// Which checkpoints are kept when the job ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Retention {
+    /// None, however it ends.
+    NoExternalized,
+    /// The newest ones, unless it was cancelled or finished.
+    DeleteOnCancellation,
+    /// The newest ones, unless it finished.
+    RetainOnCancellation,
+}
+
+impl Default for CheckpointSection {
+    fn default() -> Self {
+        Self {
+            interval: None,
+            mode: Mode::ExactlyOnce,
+            storage: Storage::Memory,
+            dir: None,
+            savepoint_dir: None,
+            timeout: Duration::from_secs(600),
+            min_pause: Duration::ZERO,
+            max_concurrent: 1,
+            tolerable_failures: 0,
+            retained: 1,
+            retention: Retention::NoExternalized,
+            retain_on_finish: false,
+            incremental: true,
+            inline_threshold: 20 << 10,
+            max_state_size: 5 << 20,
+        }
+    }
+}
+
+/// The values of `mode`.
+pub(crate) const MODES: &[(&str, Mode)] = &[
+    ("exactly-once", Mode::ExactlyOnce),
+    ("at-least-once", Mode::AtLeastOnce),
+];
+
+/// The values of `retention`.
+pub(crate) const RETENTIONS: &[(&str, Retention)] = &[
+    ("no-externalized-checkpoints", Retention::NoExternalized),
+    ("delete-on-cancellation", Retention::DeleteOnCancellation),
+    ("retain-on-cancellation", Retention::RetainOnCancellation),
+];
+
+impl CheckpointSection {
+    /// Reads the section; paths are relative to `base`.
+    pub(crate) fn read(mut section: Section<'_, '_>, base: &Path) -> Self {
+        let default = Self::default();
+        let dir = read_dir(&mut section, "dir", base);
+        let storage = read_storage(&mut section, dir.as_ref());
+        if let Some(compression) = section.string("compression") {
+            match compression.as_str() {
+                "none" => {}
+                "lz4" | "zstd" => section.problem(
+                    "compression",
+                    format!("`{compression}` is not supported by this version"),
+                    Some("use `compression = \"none\"`, or leave it out".into()),
+                ),
+                _ => section.problem(
+                    "compression",
+                    format!("`{compression}` is not one of its values"),
+                    Some("there is only `none` in this version".into()),
+                ),
+            }
+        }
+        Self {
+            interval: section.positive_duration("interval"),
+            mode: section.choice("mode", MODES).unwrap_or(default.mode),
+            storage,
+            savepoint_dir: read_dir(&mut section, "savepoint-dir", base),
+            dir,
+            timeout: section
+                .positive_duration("timeout")
+                .unwrap_or(default.timeout),
+            min_pause: section.duration("min-pause").unwrap_or(default.min_pause),
+            max_concurrent: section
+                .integer("max-concurrent", 1..=u32::MAX)
+                .unwrap_or(default.max_concurrent),
+            tolerable_failures: section
+                .integer("tolerable-failures", 0..=u32::MAX)
+                .unwrap_or(default.tolerable_failures),
+            retained: section
+                .integer("retained", 1..=u32::MAX)
+                .unwrap_or(default.retained),
+            retention: section
+                .choice("retention", RETENTIONS)
+                .unwrap_or(default.retention),
+            retain_on_finish: section
+                .boolean("retain-on-finish")
+                .unwrap_or(default.retain_on_finish),
+            incremental: section
+                .boolean("incremental")
+                .unwrap_or(default.incremental),
+            inline_threshold: section
+                .size("inline-threshold")
+                .unwrap_or(default.inline_threshold),
+            max_state_size: section
+                .positive_size("max-state-size")
+                .unwrap_or(default.max_state_size),
+        }
+    }
+}
+
+fn read_storage(section: &mut Section<'_, '_>, dir: Option<&PathBuf>) -> Storage {
+    let names = [("filesystem", true), ("memory", false)];
+    match (section.choice("storage", &names), dir) {
+        (Some(false), _) | (None, None) => Storage::Memory,
+        (Some(true) | None, Some(dir)) => Storage::Filesystem(dir.clone()),
+        (Some(true), None) => {
+            // A `dir` that is set but wrong has been reported itself.
+            if !section.has("dir") {
+                section.problem(
+                    "dir",
+                    "is missing: `storage = \"filesystem\"` needs `checkpoint.dir`",
+                    Some("for example `dir = \"checkpoints\"`, relative to the job file".into()),
+                );
+            }
+            Storage::Memory
+        }
+    }
+}
+
+fn read_dir(section: &mut Section<'_, '_>, key: &str, base: &Path) -> Option<PathBuf> {
+    let text = section.string(key)?;
+    match resolve_dir(&text, base) {
+        Ok(dir) => Some(dir),
+        Err((message, hint)) => {
+            section.problem(key, message, hint);
+            None
+        }
+    }
+}
+
+/// The absolute path of a directory for checkpoints, given as a path relative to `base`, an
+/// absolute path or a `file://` URL; or what is wrong with it, and a hint.
+pub(crate) fn resolve_dir(text: &str, base: &Path) -> Result<PathBuf, (String, Option<String>)> {
+    let path = match scheme_of(text) {
+        None => base.join(text),
+        Some("file") => url::Url::parse(text)
+            .ok()
+            .filter(|url| url.query().is_none() && url.fragment().is_none())
+            .and_then(|url| url.to_file_path().ok())
+            .ok_or_else(|| {
+                let hint = "file URLs look like `file:///var/lib/highwater`".to_owned();
+                (format!("`{text}` is not a usable file URL"), Some(hint))
+            })?,
+        Some(scheme @ ("s3" | "gs" | "az")) => {
+            let message = format!("`{scheme}://` is not supported by this version");
+            let hint = "use a path or a `file://` URL".to_owned();
+            return Err((message, Some(hint)));
+        }
+        Some(scheme) => {
+            let hint = "use a path or a `file://` URL".to_owned();
+            return Err((format!("unknown scheme `{scheme}://`"), Some(hint)));
+        }
+    };
+    let path = absolute(&path);
+    if path.parent().is_none() {
+        let message = format!("`{text}` is the root of the file system");
+        let hint = "name a directory of its own for checkpoints".to_owned();
+        return Err((message, Some(hint)));
+    }
+    Ok(path)
+}
+
+fn scheme_of(text: &str) -> Option<&str> {
+    let (scheme, rest) = text.split_once(':')?;
+    let is_scheme = scheme.len() > 1
+        && scheme.starts_with(|c: char| c.is_ascii_alphabetic())
+        && scheme
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c));
+    (is_scheme && (rest.starts_with("//") || scheme == "file")).then_some(scheme)
+}
+
+/// The path from the root, without `.` and `..`. What is not there yet can be named as well, so
+/// links are not followed.
+pub(crate) fn absolute(path: &Path) -> PathBuf {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let mut plain = PathBuf::new();
+    for component in path.components() {
+        match component {
+            Component::CurDir => {}
+            Component::ParentDir => {
+                plain.pop();
+            }
+            other => plain.push(other),
+        }
+    }
+    plain
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resolved(text: &str) -> Result<String, String> {
+        resolve_dir(text, Path::new("/jobs/wc"))
+            .map(|path| path.display().to_string())
+            .map_err(|(message, _)| message)
+    }
+
+    #[test]
+    fn c04_a_directory_may_be_a_path_or_a_file_url() {
+        assert_eq!(resolved("/var/cp").unwrap(), "/var/cp");
+        assert_eq!(resolved("cp").unwrap(), "/jobs/wc/cp");
+        assert_eq!(resolved("../cp/").unwrap(), "/jobs/cp");
+        assert_eq!(resolved("file:///var/a%20b/").unwrap(), "/var/a b");
+        assert_eq!(resolved("file:/var/cp").unwrap(), "/var/cp");
+        assert_eq!(resolved("a:b").unwrap(), "/jobs/wc/a:b");
+    }
+
+    #[test]
+    fn c04_a_root_or_an_unknown_scheme_is_refused() {
+        for root in ["/", "file:///", "../..", "/a/.."] {
+            assert!(resolved(root).unwrap_err().contains("root"), "{root}");
+        }
+        assert_eq!(
+            resolved("hdfs://x/y").unwrap_err(),
+            "unknown scheme `hdfs://`"
+        );
+        assert!(resolved("s3://b/p").unwrap_err().contains("not supported"));
+        assert!(resolved("file://host/x").unwrap_err().contains("file URL"));
+    }
+}

@@ -1,0 +1,57 @@
+//! For whom: the `host` binary. It turns a command line and a job file into a job that the runtime
+//! runs: components hosted, connectors made, checkpoints found.
+//!
+//! The only crate that knows Wasm and TOML. Modules in reading order.
+
+mod assemble;
+mod cli;
+mod commands;
+mod connectors;
+mod events;
+mod exit;
+mod job_file;
+mod logging;
+mod units;
+mod wasm;
+
+use std::io::Write;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::Parser;
+use runtime::JobGraph;
+use runtime::clock::{Clock, SystemClock};
+
+/// The `host` program: reads its command line and does what it says.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = cli::Cli::parse();
+    logging::start();
+    match commands::run(&cli) {
+        Ok(exit) => exit.into(),
+        Err(error) => {
+            // The one place where an error is printed. Nobody may listen, which changes no code.
+            let _ = writeln!(std::io::stderr().lock(), "{error}");
+            error.exit().into()
+        }
+    }
+}
+
+/// The graph that a job file describes, for programs that run it by themselves, as the benchmark does.
+///
+/// # Errors
+/// Everything that is wrong with the job file and what it names.
+pub fn graph(job_file: &Path) -> anyhow::Result<JobGraph> {
+    let arguments = cli::JobArguments {
+        file: job_file.to_owned(),
+        build: false,
+        parallelism: None,
+        overrides: Vec::new(),
+        config: None,
+    };
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    let graph =
+        commands::job::prepare(&arguments, &clock).and_then(|prepared| Ok(prepared.graph(None)?));
+    graph.map_err(|error| anyhow::anyhow!("{error}"))
+}

@@ -1,0 +1,55 @@
+//! Hosting guests: everything between a `.wasm` file and the runtime's trait `Operator`.
+//!
+//! A [`Host`] is made once per process, loads components and checks them against the world in
+//! `wit/operator.wit`; a [`Component`] describes itself for a configuration and makes the factory
+//! that the runtime asks for instances. One subtask has one instance (a [`wasmtime::Store`]); state
+//! stays with the runtime, so an instance that trapped is dropped and made anew at the next call.
+//!
+//! What a guest may import, and what it finds there without a grant:
+//!
+//! | import | without a grant | grant |
+//! |---|---|---|
+//! | `highwater:operator/*@0.1.x` | always there; `timers` is refused by this version | |
+//! | `wasi:io/*`, `wasi:cli/*` | stdout and stderr go to the operator's log; stdin is at its end; no arguments; no environment | `env` |
+//! | `wasi:clocks/*` | stands at the processing time of the current call; a sleep really waits, within `call-time` | `clock` |
+//! | `wasi:random/*` | the same numbers in every run, seeded by operator and subtask | `random` |
+//! | `wasi:filesystem/*` | no directory is open | `dirs` |
+//! | `wasi:sockets/*` | refused before the start | `network` |
+//! | anything else | refused before the start | |
+//!
+//! The rule behind it: what a plain program of a guest language imports whether it uses it or not
+//! links and finds nothing, so that no build flags are needed; what is only imported on purpose is
+//! refused, so that a missing grant is found before the first record. Core modules of the
+//! `wasm32-wasip1` kind see the same (see [`adapter`]), but cannot be granted directories,
+//! environment or network.
+//!
+//! Modules in reading order.
+
+mod adapter;
+mod binary;
+mod cache;
+mod component;
+mod console;
+mod description;
+mod engine;
+mod grants;
+mod guest;
+mod imports;
+mod instance;
+mod limits;
+mod metrics;
+mod operator;
+mod precompiled;
+mod wasi;
+mod wire;
+mod world;
+
+#[cfg(test)]
+mod tests;
+
+pub(crate) use component::Component;
+pub(crate) use description::Description;
+pub(crate) use engine::{Host, Options};
+pub(crate) use grants::{DirGrant, Grants};
+pub(crate) use limits::Limits;
+pub(crate) use operator::OperatorSpec;

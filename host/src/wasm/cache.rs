@@ -1,0 +1,314 @@
+//! Compiled components, kept between runs: an interpreter in a component takes seconds to compile
+//! and a millisecond to load.
+//!
+//! Layout of the directory: `secret` (32 bytes, readable by its owner alone) and one file per entry,
+//! named by the digest of the component, the engine's version and its settings, holding a seal and
+//! the machine code. Whatever is wrong with the directory or an entry, the answer is to compile:
+//! the cache never makes a run fail. A crash leaves at most a `.pending` file, which is cleaned up
+//! with old entries.
+
+use std::fmt;
+use std::fs::{self, File, OpenOptions};
+use std::hash::{Hash as _, Hasher};
+use std::io::{self, Read as _, Write as _};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail, ensure};
+use sha2::{Digest as _, Sha256};
+use wasmtime::Engine;
+use wasmtime::component::Component;
+
+use super::precompiled::{self, Secret};
+
+/// SHA-256 of a component's file.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Digest([u8; 32]);
+
+impl Digest {
+    pub(super) fn of(bytes: &[u8]) -> Self {
+        Self(Sha256::digest(bytes).into())
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Where the cache lies.
+pub(crate) struct CacheDir;
+
+impl CacheDir {
+    /// `$HIGHWATER_CACHE_DIR` (empty: no cache), else `highwater/components` in the user's cache
+    /// directory, if there is one.
+    pub(crate) fn from_environment() -> Option<PathBuf> {
+        if let Some(dir) = std::env::var_os("HIGHWATER_CACHE_DIR") {
+            return (!dir.is_empty()).then(|| dir.into());
+        }
+        let absolute = |name| {
+            std::env::var_os(name)
+                .map(PathBuf::from)
+                .filter(|path| path.is_absolute())
+        };
+        let caches = absolute("XDG_CACHE_HOME")
+            .or_else(|| absolute("HOME").map(|home| home.join(".cache")))?;
+        Some(caches.join("highwater/components"))
+    }
+}
+
+/// An open cache directory.
+pub(super) struct Cache {
+    dir: PathBuf,
+    secret: Secret,
+}
+
+impl Cache {
+    /// Entries beyond this number are removed, the oldest first.
+    const ENTRIES_MAX: usize = 128;
+    /// Bytes beyond this number are removed, the oldest first.
+    const BYTES_MAX: u64 = 1 << 30;
+
+    /// Opens the directory, makes it and its secret if they are not there.
+    ///
+    /// # Errors
+    /// It cannot be written, or others could have written to it.
+    pub(super) fn open(dir: &Path) -> anyhow::Result<Self> {
+        create_private_dir(dir).context("making the directory")?;
+        let secret = Self::open_secret(dir)?;
+        Ok(Self {
+            dir: dir.to_owned(),
+            secret,
+        })
+    }
+
+    /// The component's code from the cache, or compiled now and kept.
+    ///
+    /// # Errors
+    /// The component is not valid.
+    pub(super) fn get_or_compile(
+        &self,
+        engine: &Engine,
+        digest: Digest,
+        bytes: &[u8],
+    ) -> anyhow::Result<Component> {
+        let name = entry_name(engine, digest);
+        if let Some(component) = self.load(engine, &name) {
+            return Ok(component);
+        }
+        let component = Component::from_binary(engine, bytes)?;
+        if let Err(error) = self.store(&name, &component) {
+            tracing::warn!(dir = %self.dir.display(), "a compiled component could not be cached: {error:#}");
+        }
+        Ok(component)
+    }
+
+    fn load(&self, engine: &Engine, name: &str) -> Option<Component> {
+        let path = self.dir.join(name);
+        let sealed = match fs::read(&path) {
+            Ok(sealed) => sealed,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+            Err(error) => {
+                tracing::warn!(path = %path.display(), "a cached component cannot be read, compiling again: {error}");
+                return None;
+            }
+        };
+        let Some(code) = self.secret.open(name.as_bytes(), &sealed) else {
+            tracing::warn!(path = %path.display(), "a cached component was changed by somebody else, compiling again");
+            return None;
+        };
+        precompiled::deserialize(engine, &code)
+            .inspect_err(|error| tracing::debug!(path = %path.display(), "a cached component does not fit, compiling again: {error:#}"))
+            .ok()
+    }
+
+    fn store(&self, name: &str, component: &Component) -> anyhow::Result<()> {
+        let code = component.serialize()?;
+        let seal = self.secret.seal(name.as_bytes(), &code);
+        let pending = Pending::create(&self.dir)?;
+        // No fsync: what a crash leaves behind has no valid seal and is compiled again.
+        pending.file().write_all(&seal)?;
+        pending.file().write_all(&code)?;
+        fs::rename(pending.path(), self.dir.join(name)).context("renaming an entry")?;
+        self.remove_old(name)
+    }
+
+    /// Removes the oldest entries beyond the limits, but never `keep`.
+    fn remove_old(&self, keep: &str) -> anyhow::Result<()> {
+        let mut entries = Vec::new();
+        for entry in fs::read_dir(&self.dir)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            let is_ours = Path::new(&name)
+                .extension()
+                .is_some_and(|extension| extension == "cwasm" || extension == "pending");
+            if is_ours && name != keep {
+                // Another host may have removed it meanwhile.
+                let Ok(metadata) = entry.metadata() else {
+                    continue;
+                };
+                entries.push((metadata.modified().ok(), metadata.len(), entry.path()));
+            }
+        }
+        entries.sort_by_key(|entry| std::cmp::Reverse(entry.0));
+        let mut bytes = 0;
+        for (index, (_, len, path)) in entries.into_iter().enumerate() {
+            bytes += len;
+            if index + 1 >= Self::ENTRIES_MAX || bytes > Self::BYTES_MAX {
+                let _ = fs::remove_file(path);
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads the secret or makes one. Two hosts at once agree on the one that was first.
+    fn open_secret(dir: &Path) -> anyhow::Result<Secret> {
+        let path = dir.join("secret");
+        let pending = Pending::create(dir).context("the directory cannot be written")?;
+        check_owner(dir, &path, pending.file())?;
+        if !path.exists() {
+            let mut secret = [0; Secret::LEN];
+            getrandom::fill(&mut secret)
+                .map_err(|error| anyhow::anyhow!("no randomness for a secret: {error}"))?;
+            pending.file().write_all(&secret)?;
+            pending.file().sync_all()?;
+            // Appears whole or not at all, and never replaces another.
+            match fs::hard_link(pending.path(), &path) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                    return Err(error).context("keeping the secret");
+                }
+                _ => {}
+            }
+        }
+        let mut secret = Vec::new();
+        let mut file = File::open(&path).context("opening the secret")?;
+        check_secret(&file, pending.file())?;
+        (&mut file)
+            .take(1 + Secret::LEN as u64)
+            .read_to_end(&mut secret)
+            .context("reading the secret")?;
+        let Ok(secret) = secret.try_into() else {
+            bail!(
+                "{} is not a secret of {} bytes",
+                path.display(),
+                Secret::LEN
+            )
+        };
+        Ok(Secret::new(secret))
+    }
+}
+
+/// A new file that goes away unless it was renamed.
+struct Pending {
+    path: PathBuf,
+    file: File,
+}
+
+impl Pending {
+    fn create(dir: &Path) -> anyhow::Result<Self> {
+        let mut name = [0; 8];
+        getrandom::fill(&mut name)
+            .map_err(|error| anyhow::anyhow!("no randomness for a file name: {error}"))?;
+        let path = dir.join(format!("{:016x}.pending", u64::from_le_bytes(name)));
+        let mut options = OpenOptions::new();
+        options.write(true).create_new(true);
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        let file = options.open(&path)?;
+        Ok(Self { path, file })
+    }
+
+    fn file(&self) -> &File {
+        &self.file
+    }
+
+    fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// The name of an entry: code fits one component, one Wasmtime and one configuration only.
+fn entry_name(engine: &Engine, digest: Digest) -> String {
+    struct Sha256Hasher(Sha256);
+    impl Hasher for Sha256Hasher {
+        fn write(&mut self, bytes: &[u8]) {
+            self.0.update(bytes);
+        }
+        fn finish(&self) -> u64 {
+            let digest: [u8; 32] = self.0.clone().finalize().into();
+            u64::from_le_bytes(*digest.first_chunk().expect("a digest has 32 bytes"))
+        }
+    }
+    let mut hasher = Sha256Hasher(Sha256::new_with_prefix(digest.0));
+    engine.precompile_compatibility_hash().hash(&mut hasher);
+    format!("{}.cwasm", Digest(hasher.0.finalize().into()))
+}
+
+fn create_private_dir(dir: &Path) -> io::Result<()> {
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(dir)
+}
+
+/// Checks that nobody else can have put a secret or entries there. `ours` is a file that was just
+/// made, so its owner is who we are.
+#[cfg(unix)]
+fn check_owner(dir: &Path, secret: &Path, ours: &File) -> anyhow::Result<()> {
+    use std::os::unix::fs::MetadataExt as _;
+    let metadata = fs::metadata(dir)?;
+    ensure!(
+        metadata.uid() == ours.metadata()?.uid(),
+        "the directory belongs to another user"
+    );
+    ensure!(
+        metadata.mode() & 0o022 == 0,
+        "other users can write to the directory (its mode should be 0700)"
+    );
+    let is_link =
+        fs::symlink_metadata(secret).is_ok_and(|metadata| metadata.file_type().is_symlink());
+    ensure!(!is_link, "the secret is a symbolic link");
+    Ok(())
+}
+
+/// Checks that the secret is ours alone.
+#[cfg(unix)]
+fn check_secret(secret: &File, ours: &File) -> anyhow::Result<()> {
+    use std::os::unix::fs::MetadataExt as _;
+    let metadata = secret.metadata()?;
+    ensure!(
+        metadata.uid() == ours.metadata()?.uid(),
+        "the secret belongs to another user"
+    );
+    ensure!(
+        metadata.mode() & 0o077 == 0,
+        "other users can read the secret (its mode should be 0600)"
+    );
+    Ok(())
+}
+
+#[cfg(not(unix))]
+fn check_owner(_dir: &Path, _secret: &Path, _ours: &File) -> anyhow::Result<()> {
+    Ok(())
+}
+
+#[cfg(not(unix))]
+fn check_secret(_secret: &File, _ours: &File) -> anyhow::Result<()> {
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

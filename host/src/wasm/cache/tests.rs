@@ -1,0 +1,176 @@
+use super::*;
+
+fn engine() -> Engine {
+    Engine::default()
+}
+
+fn component() -> (Digest, Vec<u8>) {
+    let bytes = wat::parse_str("(component (core module $m (func (export \"f\"))))").unwrap();
+    (Digest::of(&bytes), bytes)
+}
+
+fn entries(dir: &Path) -> Vec<PathBuf> {
+    let mut entries: Vec<PathBuf> = fs::read_dir(dir)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some())
+        .collect();
+    entries.sort();
+    entries
+}
+
+#[test]
+fn compiled_code_is_kept_and_found_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let (digest, bytes) = component();
+    let engine = engine();
+    let name = entry_name(&engine, digest);
+    let cache = Cache::open(&dir.path().join("cache/components")).unwrap();
+    assert!(cache.load(&engine, &name).is_none());
+    cache.get_or_compile(&engine, digest, &bytes).unwrap();
+    assert!(cache.load(&engine, &name).is_some());
+    // By another host of the same user as well.
+    let other = Cache::open(&dir.path().join("cache/components")).unwrap();
+    assert!(other.load(&engine, &name).is_some());
+    assert_eq!(entries(&cache.dir).len(), 1);
+}
+
+#[test]
+fn code_that_was_changed_or_moved_is_never_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let (digest, bytes) = component();
+    let engine = engine();
+    let name = entry_name(&engine, digest);
+    let cache = Cache::open(dir.path()).unwrap();
+    cache.get_or_compile(&engine, digest, &bytes).unwrap();
+    let path = dir.path().join(&name);
+    let good = fs::read(&path).unwrap();
+    for index in [0, Secret::SEAL_LEN, good.len() / 2, good.len() - 1] {
+        let mut bad = good.clone();
+        bad[index] ^= 1;
+        fs::write(&path, bad).unwrap();
+        assert!(cache.load(&engine, &name).is_none(), "byte {index}");
+    }
+    for len in [0, 5, Secret::SEAL_LEN, good.len() - 1] {
+        fs::write(&path, &good[..len]).unwrap();
+        assert!(cache.load(&engine, &name).is_none(), "length {len}");
+    }
+    // A good entry of another component, under this one's name.
+    let other = wat::parse_str("(component)").unwrap();
+    cache
+        .get_or_compile(&engine, Digest::of(&other), &other)
+        .unwrap();
+    fs::rename(
+        dir.path().join(entry_name(&engine, Digest::of(&other))),
+        &path,
+    )
+    .unwrap();
+    assert!(cache.load(&engine, &name).is_none());
+    // It is compiled again and replaced.
+    cache.get_or_compile(&engine, digest, &bytes).unwrap();
+    assert!(cache.load(&engine, &name).is_some());
+}
+
+#[test]
+fn a_changed_secret_makes_all_entries_worthless() {
+    let dir = tempfile::tempdir().unwrap();
+    let (digest, bytes) = component();
+    let engine = engine();
+    Cache::open(dir.path())
+        .unwrap()
+        .get_or_compile(&engine, digest, &bytes)
+        .unwrap();
+    fs::remove_file(dir.path().join("secret")).unwrap();
+    let cache = Cache::open(dir.path()).unwrap();
+    assert!(cache.load(&engine, &entry_name(&engine, digest)).is_none());
+}
+
+#[test]
+fn engines_with_other_settings_have_entries_of_their_own() {
+    let (digest, _) = component();
+    let mut config = wasmtime::Config::new();
+    config.epoch_interruption(true);
+    assert_ne!(
+        entry_name(&engine(), digest),
+        entry_name(&Engine::new(&config).unwrap(), digest)
+    );
+    assert_eq!(entry_name(&engine(), digest), entry_name(&engine(), digest));
+}
+
+#[test]
+fn old_entries_and_remains_of_crashes_are_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = Cache::open(dir.path()).unwrap();
+    for index in 0..Cache::ENTRIES_MAX {
+        fs::write(dir.path().join(format!("{index}.cwasm")), "").unwrap();
+    }
+    fs::write(dir.path().join("0.pending"), "").unwrap();
+    fs::write(dir.path().join("notes.txt"), "").unwrap();
+    let (digest, bytes) = component();
+    cache.get_or_compile(&engine(), digest, &bytes).unwrap();
+    let kept = entries(dir.path());
+    assert_eq!(kept.len(), Cache::ENTRIES_MAX + 1);
+    assert!(kept.contains(&dir.path().join("notes.txt")));
+    assert!(kept.contains(&dir.path().join(entry_name(&engine(), digest))));
+}
+
+#[cfg(unix)]
+#[test]
+fn a_directory_or_secret_that_others_can_reach_is_not_used() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let dir = tempfile::tempdir().unwrap();
+    let cache = dir.path().join("cache");
+    let mode =
+        |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    let refusal = || {
+        Cache::open(&cache)
+            .map(|_| ())
+            .map_err(|error| error.to_string())
+    };
+    refusal().unwrap();
+    assert_eq!(
+        fs::metadata(&cache).unwrap().permissions().mode() & 0o777,
+        0o700
+    );
+    assert_eq!(
+        fs::metadata(cache.join("secret"))
+            .unwrap()
+            .permissions()
+            .mode()
+            & 0o777,
+        0o600
+    );
+    mode(&cache, 0o777);
+    assert_eq!(
+        refusal().unwrap_err(),
+        "other users can write to the directory (its mode should be 0700)"
+    );
+    mode(&cache, 0o700);
+    mode(&cache.join("secret"), 0o644);
+    assert_eq!(
+        refusal().unwrap_err(),
+        "other users can read the secret (its mode should be 0600)"
+    );
+    mode(&cache.join("secret"), 0o600);
+    fs::write(cache.join("secret"), "short").unwrap();
+    assert!(
+        refusal()
+            .unwrap_err()
+            .contains("is not a secret of 32 bytes")
+    );
+    fs::remove_file(cache.join("secret")).unwrap();
+    std::os::unix::fs::symlink(dir.path().join("elsewhere"), cache.join("secret")).unwrap();
+    assert_eq!(refusal().unwrap_err(), "the secret is a symbolic link");
+}
+
+#[test]
+fn a_host_works_without_a_usable_cache() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("file");
+    fs::write(&file, "").unwrap();
+    assert!(Cache::open(&file.join("below")).is_err());
+    super::super::Host::new(&super::super::Options {
+        cache_dir: Some(file),
+    })
+    .unwrap();
+}

@@ -1,0 +1,203 @@
+//! A `.wasm` file, loaded: what it is, whether it fits, its code.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use runtime::{Failure, FailureKind};
+use wasmtime::component::InstancePre;
+
+use super::binary::{self, Kind, NotWasm};
+use super::cache::Digest;
+use super::engine::Host;
+use super::grants::{GrantError, Granted, Grants};
+use super::guest::Guest;
+use super::instance::Blueprint;
+use super::limits::Limits;
+use super::world::{self, Misfit, World};
+
+/// An operator's component, compiled and checked. Clones share it.
+#[derive(Clone)]
+pub(crate) struct Component {
+    path: Arc<Path>,
+    digest: Digest,
+    size: u64,
+    world: Arc<World>,
+    pre: InstancePre<Guest>,
+    limits: Limits,
+    /// Keeps the engine's ticker alive.
+    _host: Host,
+}
+
+/// Why a file cannot be used as an operator.
+#[derive(Debug, thiserror::Error)]
+#[error("component {} cannot be used", .path.display())]
+pub(crate) struct LoadError {
+    /// The file.
+    pub(crate) path: PathBuf,
+    /// What is wrong with it.
+    #[source]
+    pub(crate) reason: LoadErrorReason,
+}
+
+/// What is wrong with a component's file.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LoadErrorReason {
+    /// It cannot be read.
+    #[error("the file cannot be read: {0}")]
+    Read(std::io::Error),
+    /// It is not WebAssembly, or not all of it.
+    #[error(transparent)]
+    NotWasm(#[from] NotWasm),
+    /// A core module that does not say which world it is for.
+    #[error(
+        "it is a core module, not a component, and has no component type; build it for the target wasm32-wasip2, or run \
+         `wasm-tools component embed wit -w operator` on it"
+    )]
+    CoreModule,
+    /// A core module that cannot be made a component.
+    #[error("it is a core module that cannot be made a component: {0}")]
+    Componentize(String),
+    /// It is framed as WebAssembly, but what is inside is not valid.
+    #[error("it is not valid WebAssembly: {0}")]
+    Invalid(String),
+    /// It is a component for something else, or wants what is not there.
+    #[error("{}", join(.0))]
+    World(Vec<Misfit>),
+    /// Its functions have other types than this host's.
+    #[error("it does not fit this host: {0}")]
+    Types(String),
+}
+
+fn join(misfits: &[Misfit]) -> String {
+    misfits
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join("; ")
+}
+
+impl Host {
+    /// Loads a component (or a core module that can become one), checks it against the world and
+    /// compiles it, or takes the code from the cache. `limits` hold for all its instances.
+    ///
+    /// # Errors
+    /// Why it cannot be used as an operator. Nothing of it has run.
+    pub(crate) fn load(&self, path: &Path, limits: &Limits) -> Result<Component, LoadError> {
+        self.load_inner(path, limits).map_err(|reason| LoadError {
+            path: path.to_owned(),
+            reason,
+        })
+    }
+
+    fn load_inner(&self, path: &Path, limits: &Limits) -> Result<Component, LoadErrorReason> {
+        use LoadErrorReason::{Componentize, CoreModule, Invalid, Read, Types, World};
+        let bytes = std::fs::read(path).map_err(Read)?;
+        let (digest, size) = (Digest::of(&bytes), bytes.len() as u64);
+        let bytes = match binary::kind(&bytes)? {
+            Kind::Component => bytes,
+            Kind::Core { has_world: false } => return Err(CoreModule),
+            Kind::Core { has_world: true } => {
+                super::adapter::componentize(&bytes).map_err(|error| Componentize(chain(&error)))?
+            }
+        };
+        // Of what is compiled: another adapter makes another component of the same module.
+        let compiled = self
+            .compile(Digest::of(&bytes), &bytes, limits.trusted)
+            .map_err(|error| Invalid(chain(&error)))?;
+        let target = self
+            .target(limits.trusted)
+            .map_err(|error| Types(chain(&error)))?;
+        let world = world::check(&target.engine, &compiled.component_type()).map_err(World)?;
+        let pre = target
+            .linker
+            .instantiate_pre(&compiled)
+            .map_err(|error| Types(chain(&anyhow::Error::from(error))))?;
+        let component = Component {
+            path: path.into(),
+            digest,
+            size,
+            world: Arc::new(world),
+            pre,
+            limits: limits.clone(),
+            _host: self.clone(),
+        };
+        tracing::debug!(
+            path = %path.display(),
+            digest = component.digest(),
+            size = component.size(),
+            world = component.world_version(),
+            imports = ?component.imports(),
+            "component loaded"
+        );
+        Ok(component)
+    }
+}
+
+/// An error and its causes in one line: the texts of other crates are not cut by levels as ours are.
+fn chain(error: &anyhow::Error) -> String {
+    super::console::one_line(&format!("{error:#}"))
+}
+
+impl Component {
+    /// The file it was loaded from.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// SHA-256 of the file, in hexadecimal digits.
+    pub(crate) fn digest(&self) -> String {
+        self.digest.to_string()
+    }
+
+    /// Size of the file in bytes.
+    pub(crate) fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// The version of the world it was built for, for example `0.1.0`.
+    pub(crate) fn world_version(&self) -> &str {
+        &self.world.version
+    }
+
+    /// Full names of the interfaces it imports.
+    pub(crate) fn imports(&self) -> &[String] {
+        &self.world.imports
+    }
+
+    /// Everything that is wrong with its grants: those that cannot be given and those that are
+    /// missing. Does not touch the network.
+    pub(crate) fn grant_problems(&self, grants: &Grants) -> Vec<GrantError> {
+        let mut problems = grants.problems();
+        problems.extend(self.missing_grant(grants));
+        problems
+    }
+
+    fn missing_grant(&self, grants: &Grants) -> Option<GrantError> {
+        let import =
+            world::network_import(&self.world.imports).filter(|_| grants.network.is_empty())?;
+        Some(GrantError::Missing {
+            import: import.clone(),
+            hint: "grants = { network = [\"host:port\"] }",
+        })
+    }
+
+    /// What instances with these grants are made of.
+    pub(super) fn blueprint(
+        &self,
+        grants: &Grants,
+        resolve: impl FnOnce(&Grants) -> Result<Granted, GrantError>,
+    ) -> Result<Blueprint, Failure> {
+        let granted = match self.missing_grant(grants) {
+            Some(missing) => Err(missing),
+            None => resolve(grants),
+        };
+        let granted =
+            granted.map_err(|error| Failure::new(FailureKind::Config, error.to_string()))?;
+        Ok(Blueprint {
+            pre: self.pre.clone(),
+            world: Arc::clone(&self.world),
+            limits: self.limits.clone(),
+            granted: Arc::new(granted),
+        })
+    }
+}

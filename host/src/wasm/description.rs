@@ -1,0 +1,184 @@
+//! What an operator says about itself, checked before anything is built on it.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use dataflow::port::{Column, Format, Port};
+use dataflow::state::StateDescriptor;
+use runtime::{Failure, FailureKind};
+
+use super::component::Component;
+use super::grants::Grants;
+use super::guest::Phase;
+use super::instance::{Blueprint, Instance};
+use super::metrics::Metrics;
+use super::wire::{StateScope, WireDescription};
+
+/// What an operator needs and gives, for one configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Description {
+    /// Names of its inputs; at least one.
+    pub(crate) inputs: Vec<String>,
+    /// Its outputs; the first is the default one.
+    pub(crate) outputs: Vec<Port>,
+    /// Its keyed states, in the order by which calls number them.
+    pub(crate) states: Vec<StateDescriptor>,
+    /// Whether it registers timers. Always false while this host refuses those that do.
+    pub(crate) uses_timers: bool,
+}
+
+/// Inputs, outputs, or states of one operator.
+const COUNT_MAX: usize = 64;
+/// Columns of one row.
+const COLUMNS_MAX: usize = 4096;
+/// Bytes of a name: it becomes part of file names and metadata.
+const NAME_LEN_MAX: usize = 128;
+/// Bytes of the name of a schema.
+const SCHEMA_LEN_MAX: usize = 1024;
+
+impl Component {
+    /// Asks the operator what it needs for this configuration (JSON), in an instance that is thrown
+    /// away, under the component's limits and without network.
+    ///
+    /// # Errors
+    /// The operator refuses the configuration, fails, or describes what is not possible.
+    pub(crate) fn describe(&self, config: &str, grants: &Grants) -> Result<Description, Failure> {
+        let blueprint = self.blueprint(grants, Grants::without_network)?;
+        let name = self
+            .path()
+            .file_name()
+            .map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+        // On a thread of its own: callers may be in an async task, where waiting is not possible.
+        let described = thread::scope(|scope| {
+            let describing = thread::Builder::new()
+                .name("describe".to_owned())
+                .spawn_scoped(scope, || describe(&blueprint, &name, config));
+            let describing = describing.map_err(|error| {
+                Failure::new(
+                    FailureKind::Returned,
+                    format!("no thread to describe the operator on: {error}"),
+                )
+            })?;
+            describing
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })?;
+        check(described).map_err(|problem| {
+            Failure::new(
+                FailureKind::Config,
+                format!("the operator's description cannot be used: {problem}"),
+            )
+        })
+    }
+}
+
+fn describe(blueprint: &Blueprint, name: &str, config: &str) -> Result<WireDescription, Failure> {
+    let mut instance = Instance::new(
+        blueprint,
+        name,
+        None,
+        Arc::new(Mutex::new(Metrics::default())),
+    )?;
+    instance.call(Phase::Describe, |functions| functions.describe, (config,))
+}
+
+fn check(described: WireDescription) -> Result<Description, String> {
+    let WireDescription {
+        mut inputs,
+        outputs,
+        states,
+        uses_timers,
+    } = described;
+    if inputs.is_empty() {
+        inputs.push("in".to_owned());
+    }
+    check_names("input", inputs.iter().map(String::as_str))?;
+    let outputs: Vec<Port> = outputs.into_iter().map(Port::from).collect();
+    check_names("output", outputs.iter().map(|port| port.name.as_str()))?;
+    for port in &outputs {
+        let what = format!("column of output `{}`", port.name);
+        check_columns(&what, &port.key_columns)?;
+        if let Format::Row(columns) = &port.format {
+            check_columns(&what, columns)?;
+        }
+    }
+    check_names("state", states.iter().map(|state| state.name.as_str()))?;
+    for state in &states {
+        let name = &state.name;
+        match state.scope {
+            StateScope::Keyed => {}
+            StateScope::Operator => {
+                return Err(format!(
+                    "state `{name}` has the scope `operator`, which is not supported yet"
+                ));
+            }
+            StateScope::Broadcast => {
+                return Err(format!(
+                    "state `{name}` has the scope `broadcast`, which is not supported yet"
+                ));
+            }
+        }
+        if state.schema.len() > SCHEMA_LEN_MAX {
+            return Err(format!(
+                "the schema of state `{name}` has more than {SCHEMA_LEN_MAX} bytes"
+            ));
+        }
+        if state.ttl == Some(0) {
+            return Err(format!("state `{name}` has a TTL of 0"));
+        }
+    }
+    if uses_timers {
+        return Err(
+            "it uses timers, which are not supported by this version of the host".to_owned(),
+        );
+    }
+    let states = states.into_iter().map(|state| StateDescriptor {
+        name: state.name,
+        kind: state.kind.into(),
+        schema: state.schema,
+        schema_version: state.schema_version,
+        ttl_ms: state.ttl,
+    });
+    Ok(Description {
+        inputs,
+        outputs,
+        states: states.collect(),
+        uses_timers,
+    })
+}
+
+fn check_names<'a>(what: &str, names: impl Iterator<Item = &'a str>) -> Result<(), String> {
+    check_unique(what, COUNT_MAX, names)
+}
+
+fn check_columns(what: &str, columns: &[Column]) -> Result<(), String> {
+    check_unique(
+        what,
+        COLUMNS_MAX,
+        columns.iter().map(|column| column.name.as_str()),
+    )
+}
+
+fn check_unique<'a>(
+    what: &str,
+    count_max: usize,
+    names: impl Iterator<Item = &'a str>,
+) -> Result<(), String> {
+    let mut seen = HashSet::new();
+    for name in names {
+        if name.is_empty() || name.len() > NAME_LEN_MAX || name.chars().any(char::is_control) {
+            return Err(format!(
+                "the name of {what} {} must have 1 to {NAME_LEN_MAX} bytes without control characters",
+                seen.len()
+            ));
+        }
+        if !seen.insert(name) {
+            return Err(format!("there are two {what}s `{name}`"));
+        }
+        if seen.len() > count_max {
+            return Err(format!("there are more than {count_max} {what}s"));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,185 @@
+//! The process-wide part: engines, the clock tick that stops endless loops, compiled code.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use wasmtime::component::{Component, Linker};
+use wasmtime::{Config, Engine, WasmBacktraceDetails};
+
+use super::cache::{Cache, CacheDir, Digest};
+use super::guest::Guest;
+use super::{imports, wasi};
+
+/// How a [`Host`] is set up.
+#[derive(Clone, Debug)]
+pub(crate) struct Options {
+    /// Where compiled code is kept between runs; `None` compiles in every run.
+    pub(crate) cache_dir: Option<PathBuf>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            cache_dir: CacheDir::from_environment(),
+        }
+    }
+}
+
+/// Loads and runs guests. One per process; clones share everything.
+#[derive(Clone)]
+pub(crate) struct Host {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    /// For operators with a time limit: their code has interruption points.
+    limited: Target,
+    /// For trusted operators, made when the first is loaded.
+    trusted: OnceLock<Target>,
+    cache: Option<Cache>,
+    /// What was compiled in this process; a job often uses one component several times.
+    compiled: Mutex<HashMap<(Digest, bool), Component>>,
+    _ticker: Ticker,
+}
+
+/// An engine and what guests on it can import.
+pub(super) struct Target {
+    pub(super) engine: Engine,
+    pub(super) linker: Linker<Guest>,
+}
+
+impl Host {
+    /// Sets the engine up and starts its ticker.
+    ///
+    /// A cache directory that cannot be used is reported and done without.
+    ///
+    /// # Errors
+    /// The engine does not support this machine, or no thread can be started.
+    pub(crate) fn new(options: &Options) -> anyhow::Result<Self> {
+        let limited =
+            Target::new(Interruption::Epochs).context("setting up the WebAssembly engine")?;
+        let ticker = Ticker::start(&limited.engine).context("starting the engine's ticker")?;
+        let cache = options.cache_dir.as_ref().and_then(|dir| {
+            Cache::open(dir)
+                .inspect_err(|error| tracing::warn!(dir = %dir.display(), "compiled components are not cached: {error:#}"))
+                .ok()
+        });
+        let inner = Inner {
+            limited,
+            trusted: OnceLock::new(),
+            cache,
+            compiled: Mutex::default(),
+            _ticker: ticker,
+        };
+        Ok(Self {
+            inner: Arc::new(inner),
+        })
+    }
+
+    /// The engine for trusted operators, or for all others.
+    pub(super) fn target(&self, trusted: bool) -> anyhow::Result<&Target> {
+        if !trusted {
+            return Ok(&self.inner.limited);
+        }
+        if let Some(target) = self.inner.trusted.get() {
+            return Ok(target);
+        }
+        let target =
+            Target::new(Interruption::None).context("setting up the WebAssembly engine")?;
+        Ok(self.inner.trusted.get_or_init(|| target))
+    }
+
+    /// Compiled code for a component: from this process, from the cache, or compiled now.
+    ///
+    /// # Errors
+    /// The component is not valid.
+    pub(super) fn compile(
+        &self,
+        digest: Digest,
+        bytes: &[u8],
+        trusted: bool,
+    ) -> anyhow::Result<Component> {
+        let compiled = || {
+            self.inner
+                .compiled
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+        };
+        if let Some(component) = compiled().get(&(digest, trusted)) {
+            return Ok(component.clone());
+        }
+        let engine = &self.target(trusted)?.engine;
+        let component = match &self.inner.cache {
+            Some(cache) => cache.get_or_compile(engine, digest, bytes)?,
+            None => Component::from_binary(engine, bytes)?,
+        };
+        compiled().insert((digest, trusted), component.clone());
+        Ok(component)
+    }
+}
+
+enum Interruption {
+    Epochs,
+    None,
+}
+
+impl Target {
+    fn new(interruption: Interruption) -> anyhow::Result<Self> {
+        let mut config = Config::new();
+        config
+            // Calls cost a quarter without it, and nothing here is concurrent within a store.
+            .concurrency_support(false)
+            .epoch_interruption(matches!(interruption, Interruption::Epochs))
+            .wasm_backtrace_details(WasmBacktraceDetails::Enable)
+            .max_wasm_stack(1 << 20)
+            // Room for host functions behind the guest's own stack.
+            .async_stack_size(2 << 20);
+        let engine = Engine::new(&config)?;
+        let mut linker = Linker::new(&engine);
+        wasi::link(&mut linker)?;
+        imports::link(&mut linker)?;
+        Ok(Self { engine, linker })
+    }
+}
+
+/// How long a tick is; time limits are rounded up to ticks.
+pub(super) const TICK: Duration = Duration::from_millis(10);
+
+/// A thread that advances the engine's epoch every [`TICK`], for as long as it is owned.
+struct Ticker {
+    stop: Option<mpsc::Sender<()>>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Ticker {
+    fn start(engine: &Engine) -> std::io::Result<Self> {
+        let (stop, stopped) = mpsc::channel();
+        let engine = engine.clone();
+        let thread = thread::Builder::new()
+            .name("epoch-ticker".to_owned())
+            .spawn(move || {
+                while stopped.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) {
+                    engine.increment_epoch();
+                }
+            })?;
+        Ok(Self {
+            stop: Some(stop),
+            thread: Some(thread),
+        })
+    }
+}
+
+impl Drop for Ticker {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            // It only ticks; if it panicked there is nothing to save.
+            let _ = thread.join();
+        }
+    }
+}

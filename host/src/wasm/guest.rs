@@ -1,0 +1,155 @@
+//! What a guest's store holds on the host's side.
+
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use runtime::Call;
+use wasmtime_wasi::{
+    HostMonotonicClock, HostWallClock, ResourceTable, WasiCtx, WasiCtxView, WasiView,
+};
+
+use super::console::Console;
+use super::grants::Granted;
+use super::limits::{Limits, Memory};
+use super::metrics::Metrics;
+use super::wasi::Ambient;
+
+/// The host's side of one instance.
+pub(super) struct Guest {
+    /// State and output, while records are processed. Boxed, so that an import takes it out and
+    /// puts it back for the price of a pointer; the guest's memory is borrowed in between.
+    pub(super) call: Option<Box<Call>>,
+    /// Which exported function is running.
+    pub(super) phase: Phase,
+    /// The highest watermark, as of the current call.
+    pub(super) watermark: i64,
+    /// The time that an ungranted guest sees.
+    pub(super) clock: Arc<CallClock>,
+    /// Limits memory, and remembers refusals.
+    pub(super) memory: Memory,
+    /// Where log lines and printed text go.
+    pub(super) console: Console,
+    /// The subtask's metrics.
+    pub(super) metrics: Arc<Mutex<Metrics>>,
+    /// What the grants hold.
+    pub(super) granted: Arc<Granted>,
+    /// Clocks and randomness for the preview1 adapter.
+    pub(super) ambient: Ambient,
+    wasi: WasiCtx,
+    table: ResourceTable,
+}
+
+/// What a guest is doing, for what it may do and for messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// The instance is being made.
+    Start,
+    /// `describe`.
+    Describe,
+    /// `open`.
+    Open,
+    /// `process`.
+    Process,
+    /// `end-of-input`.
+    EndOfInput,
+    /// `on-checkpoint-complete`.
+    CheckpointComplete,
+    /// `close`.
+    Close,
+}
+
+impl Phase {
+    /// The exported function's name.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Start => "instantiation",
+            Self::Describe => "describe",
+            Self::Open => "open",
+            Self::Process => "process",
+            Self::EndOfInput => "end-of-input",
+            Self::CheckpointComplete => "on-checkpoint-complete",
+            Self::Close => "close",
+        }
+    }
+}
+
+impl Guest {
+    /// # Errors
+    /// A granted directory cannot be opened.
+    pub(super) fn new(
+        operator: &str,
+        subtask: Option<u32>,
+        limits: &Limits,
+        granted: Arc<Granted>,
+        metrics: Arc<Mutex<Metrics>>,
+    ) -> wasmtime::Result<Self> {
+        let console = Console::new(operator, subtask);
+        let clock = Arc::new(CallClock::default());
+        let ambient = Ambient::new(operator, subtask, &granted, &clock);
+        let wasi = super::wasi::context(operator, subtask, &granted, &clock, &console)?;
+        Ok(Self {
+            call: None,
+            phase: Phase::Start,
+            watermark: i64::MIN,
+            clock,
+            memory: Memory::new(limits.memory),
+            console,
+            metrics,
+            granted,
+            ambient,
+            wasi,
+            table: ResourceTable::new(),
+        })
+    }
+}
+
+impl WasiView for Guest {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        WasiCtxView {
+            ctx: &mut self.wasi,
+            table: &mut self.table,
+        }
+    }
+}
+
+/// A clock that stands still during a call and never goes back: replaying a record gives the guest
+/// the time that the runtime gave it.
+#[derive(Debug, Default)]
+pub(super) struct CallClock {
+    now_ms: AtomicI64,
+}
+
+impl CallClock {
+    /// Sets the time, in milliseconds since 1970.
+    pub(super) fn set(&self, now_ms: i64) {
+        self.now_ms.fetch_max(now_ms, Ordering::Relaxed);
+    }
+
+    /// The time, in milliseconds since 1970.
+    pub(super) fn now_ms(&self) -> i64 {
+        self.now_ms.load(Ordering::Relaxed)
+    }
+}
+
+/// A [`CallClock`] as WASI sees it.
+pub(super) struct FrozenClock(pub(super) Arc<CallClock>);
+
+impl HostWallClock for FrozenClock {
+    fn resolution(&self) -> std::time::Duration {
+        std::time::Duration::from_millis(1)
+    }
+
+    fn now(&self) -> std::time::Duration {
+        std::time::Duration::from_millis(self.0.now_ms().unsigned_abs())
+    }
+}
+
+impl HostMonotonicClock for FrozenClock {
+    fn resolution(&self) -> u64 {
+        1_000_000
+    }
+
+    fn now(&self) -> u64 {
+        self.0.now_ms().unsigned_abs().saturating_mul(1_000_000)
+    }
+}

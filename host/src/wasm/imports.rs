@@ -1,0 +1,395 @@
+//! What the host does for a guest: state, output, time, log, metrics.
+//!
+//! Columns are read where they lie in the guest's memory, after one pass over their offsets. Nothing
+//! that a guest passes is trusted, and nothing it passes sizes an allocation beyond the limits below;
+//! what does not fit ends the call with [`FailureKind::Protocol`].
+
+use std::sync::PoisonError;
+
+use dataflow::Cells;
+use dataflow::state::StateError;
+use runtime::{Call, Failure, FailureKind};
+use wasmtime::component::{Linker, LinkerInstance, WasmList, WasmStr};
+use wasmtime::{StoreContext, StoreContextMut};
+
+use super::console::Stream;
+use super::guest::{Guest, Phase};
+use super::wire::{CellsResult, CellsView, Level, Loaded, Page, Scanned, WireMetricKind, protocol};
+
+/// The functions of each interface that this host has; a component that imports others was built for
+/// a newer one.
+pub(super) const INTERFACES: &[(&str, &[&str])] = &[
+    ("types", &[]),
+    (
+        "state",
+        &[
+            "load",
+            "load-some",
+            "store",
+            "clear",
+            "get",
+            "put",
+            "delete",
+            "scan",
+            "map-load",
+            "map-store",
+            "map-remove",
+            "map-scan",
+            "list-append",
+            "list-load",
+        ],
+    ),
+    ("time", &["processing-time", "current-watermark"]),
+    ("output", &["emit"]),
+    ("log", &["log"]),
+    ("metrics", &["register", "record"]),
+];
+
+/// The most entries in a page of a scan; the bytes are limited by the state itself.
+const PAGE_ENTRIES_MAX: u32 = 65_536;
+/// The most records that a guest can emit on one output in one call.
+const EMIT_RECORDS_MAX: usize = 16 << 20;
+
+/// Adds all interfaces to a linker.
+pub(super) fn link(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
+    link_state(&mut linker.instance("highwater:operator/state@0.1.0")?)?;
+    link_output(&mut linker.instance("highwater:operator/output@0.1.0")?)?;
+    link_time(&mut linker.instance("highwater:operator/time@0.1.0")?)?;
+    link_log(&mut linker.instance("highwater:operator/log@0.1.0")?)?;
+    link_metrics(&mut linker.instance("highwater:operator/metrics@0.1.0")?)?;
+    link_preview1(&mut linker.instance(super::adapter::INTERFACE)?)
+}
+
+/// Runs `access` on the state and output of the current call, with the guest's memory beside it.
+fn with_call<R>(
+    mut store: StoreContextMut<'_, Guest>,
+    access: impl FnOnce(&mut Call, &StoreContext<'_, Guest>) -> Result<R, Failure>,
+) -> wasmtime::Result<R> {
+    let guest = store.data_mut();
+    let mut call = guest.call.take().ok_or_else(|| {
+        protocol(format!(
+            "state and output cannot be used in `{}`, only in `process` and `end-of-input`",
+            guest.phase.name()
+        ))
+    })?;
+    let result = access(&mut call, &StoreContext::from(&store));
+    store.data_mut().call = Some(call);
+    Ok(result?)
+}
+
+fn state_failure(error: StateError) -> Failure {
+    let kind = match error {
+        StateError::Limit { .. } => FailureKind::StateLimit,
+        _ => FailureKind::Protocol,
+    };
+    Failure::new(kind, error.to_string())
+}
+
+fn load(call: &Call, state: u32, numbers: Option<&[u32]>) -> Result<(Loaded,), Failure> {
+    let (mut values, mut absent) = (Cells::new(), Vec::new());
+    call.state
+        .load(state, numbers, &mut values, &mut absent)
+        .map_err(state_failure)?;
+    Ok((Loaded {
+        values: values.into(),
+        absent,
+    },))
+}
+
+/// How many entries a page may have, so that a guest's number does not decide.
+fn page_limit(asked: u32) -> Result<u32, Failure> {
+    match asked {
+        0 => Err(protocol("the limit of a scan must be at least 1")),
+        asked => Ok(asked.min(PAGE_ENTRIES_MAX)),
+    }
+}
+
+fn link_state(state: &mut LinkerInstance<'_, Guest>) -> wasmtime::Result<()> {
+    state.func_wrap("load", |store, (state,): (u32,)| {
+        with_call(store, |call, _| load(call, state, None))
+    })?;
+    state.func_wrap("load-some", |store, (state, keys): (u32, WasmList<u32>)| {
+        with_call(store, |call, store| {
+            load(call, state, Some(keys.as_le_slice(store)))
+        })
+    })?;
+    state.func_wrap(
+        "store",
+        |store, (state, keys, values): (u32, WasmList<u32>, CellsView)| {
+            with_call(store, |call, store| {
+                let values = values.read(store, "values")?;
+                call.state
+                    .store(state, keys.as_le_slice(store), values)
+                    .map_err(state_failure)
+            })
+        },
+    )?;
+    state.func_wrap("clear", |store, (state, keys): (u32, WasmList<u32>)| {
+        with_call(store, |call, store| {
+            call.state
+                .clear(state, keys.as_le_slice(store))
+                .map_err(state_failure)
+        })
+    })?;
+    state.func_wrap("get", |store, (state, key): (u32, WasmList<u8>)| {
+        with_call(store, |call, store| {
+            let value = call
+                .state
+                .get(state, key.as_le_slice(store))
+                .map_err(state_failure)?;
+            Ok((value.map(<[u8]>::to_vec),))
+        })
+    })?;
+    state.func_wrap(
+        "put",
+        |store, (state, key, value): (u32, WasmList<u8>, WasmList<u8>)| {
+            with_call(store, |call, store| {
+                let (key, value) = (key.as_le_slice(store), value.as_le_slice(store));
+                if key.len().max(value.len()) > CellsView::CELL_BYTES_MAX {
+                    return Err(protocol(format!(
+                        "a key or value is larger than {} MiB",
+                        CellsView::CELL_BYTES_MAX >> 20
+                    )));
+                }
+                call.state.put(state, key, value).map_err(state_failure)
+            })
+        },
+    )?;
+    state.func_wrap("delete", |store, (state, key): (u32, WasmList<u8>)| {
+        with_call(store, |call, store| {
+            call.state
+                .delete(state, key.as_le_slice(store))
+                .map_err(state_failure)
+        })
+    })?;
+    state.func_wrap(
+        "scan",
+        |store, (state, cursor, limit): (u32, WasmList<u8>, u32)| {
+            with_call(store, |call, store| {
+                let cursor = match cursor.as_le_slice(store) {
+                    [] => 0,
+                    bytes => bytes.try_into().map(u64::from_le_bytes).map_err(|_| {
+                        protocol("the cursor of a scan is not one that the host gave")
+                    })?,
+                };
+                let limit = page_limit(limit)?;
+                let (mut keys, mut values) = (Cells::new(), Cells::new());
+                let next = call
+                    .state
+                    .scan(state, cursor, limit, &mut keys, &mut values)
+                    .map_err(state_failure)?;
+                let cursor = next.map_or_else(Vec::new, |next| next.to_le_bytes().to_vec());
+                Ok((Scanned {
+                    keys: keys.into(),
+                    values: values.into(),
+                    cursor,
+                    more: next.is_some(),
+                },))
+            })
+        },
+    )?;
+    state.func_wrap(
+        "map-load",
+        |store, (state, keys, fields): (u32, WasmList<u32>, CellsView)| {
+            with_call(store, |call, store| {
+                let fields = fields.read(store, "fields")?;
+                let (mut values, mut absent) = (Cells::new(), Vec::new());
+                let keys = keys.as_le_slice(store);
+                call.state
+                    .map_load(state, keys, fields, &mut values, &mut absent)
+                    .map_err(state_failure)?;
+                Ok((Loaded {
+                    values: values.into(),
+                    absent,
+                },))
+            })
+        },
+    )?;
+    state.func_wrap(
+        "map-store",
+        |store, (state, keys, fields, values): (u32, WasmList<u32>, CellsView, CellsView)| {
+            with_call(store, |call, store| {
+                let (fields, values) =
+                    (fields.read(store, "fields")?, values.read(store, "values")?);
+                call.state
+                    .map_store(state, keys.as_le_slice(store), fields, values)
+                    .map_err(state_failure)
+            })
+        },
+    )?;
+    state.func_wrap(
+        "map-remove",
+        |store, (state, keys, fields): (u32, WasmList<u32>, CellsView)| {
+            with_call(store, |call, store| {
+                let fields = fields.read(store, "fields")?;
+                call.state
+                    .map_remove(state, keys.as_le_slice(store), fields)
+                    .map_err(state_failure)
+            })
+        },
+    )?;
+    state.func_wrap(
+        "map-scan",
+        |store, (state, key, start, exclusive, limit): (u32, u32, WasmList<u8>, bool, u32)| {
+            with_call(store, |call, store| {
+                let limit = page_limit(limit)?;
+                let (mut fields, mut values) = (Cells::new(), Cells::new());
+                let start = start.as_le_slice(store);
+                let more = call
+                    .state
+                    .map_scan(
+                        state,
+                        key,
+                        start,
+                        exclusive,
+                        limit,
+                        &mut fields,
+                        &mut values,
+                    )
+                    .map_err(state_failure)?;
+                Ok((Page {
+                    fields: fields.into(),
+                    values: values.into(),
+                    more,
+                },))
+            })
+        },
+    )?;
+    state.func_wrap(
+        "list-append",
+        |store, (state, keys, elements): (u32, WasmList<u32>, CellsView)| {
+            with_call(store, |call, store| {
+                let elements = elements.read(store, "elements")?;
+                call.state
+                    .list_append(state, keys.as_le_slice(store), elements)
+                    .map_err(state_failure)
+            })
+        },
+    )?;
+    state.func_wrap("list-load", |store, (state, key): (u32, u32)| {
+        with_call(store, |call, _| {
+            let mut elements = Cells::new();
+            call.state
+                .list_load(state, key, &mut elements)
+                .map_err(state_failure)?;
+            Ok((CellsResult::from(elements),))
+        })
+    })
+}
+
+fn link_output(output: &mut LinkerInstance<'_, Guest>) -> wasmtime::Result<()> {
+    output.func_wrap(
+        "emit",
+        |store, (output, keys, values, timestamps): (u32, CellsView, CellsView, WasmList<i64>)| {
+            with_call(store, |call, store| {
+                let (keys, values) = (keys.read(store, "keys")?, values.read(store, "values")?);
+                // Records without bytes would not count towards the limit of `Output::emit`.
+                let emitted = call
+                    .output
+                    .ports()
+                    .get(output as usize)
+                    .map_or(0, dataflow::Batch::len);
+                if emitted + values.len() > EMIT_RECORDS_MAX {
+                    return Err(protocol(format!(
+                        "one call emitted more than {EMIT_RECORDS_MAX} records"
+                    )));
+                }
+                call.output
+                    .emit(output, keys, values, timestamps.as_le_slice(store))
+                    .map_err(|error| protocol(error.to_string()))
+            })
+        },
+    )
+}
+
+fn link_time(time: &mut LinkerInstance<'_, Guest>) -> wasmtime::Result<()> {
+    time.func_wrap("processing-time", |store, (): ()| {
+        let guest: &Guest = store.data();
+        Ok((guest
+            .call
+            .as_ref()
+            .map_or_else(|| guest.clock.now_ms(), |call| call.processing_time),))
+    })?;
+    time.func_wrap("current-watermark", |store, (): ()| {
+        let guest: &Guest = store.data();
+        Ok((guest.watermark,))
+    })
+}
+
+fn link_log(log: &mut LinkerInstance<'_, Guest>) -> wasmtime::Result<()> {
+    log.func_wrap("log", |store, (level, message): (Level, WasmStr)| {
+        let message = message.to_str(&store)?;
+        let guest: &Guest = store.data();
+        guest.console.log(level, &message);
+        Ok(())
+    })
+}
+
+fn link_metrics(metrics: &mut LinkerInstance<'_, Guest>) -> wasmtime::Result<()> {
+    metrics.func_wrap(
+        "register",
+        |store, (kind, name): (WireMetricKind, WasmStr)| {
+            let name = name.to_str(&store)?;
+            let guest: &Guest = store.data();
+            if guest.phase != Phase::Open {
+                return Err(protocol(format!(
+                    "metrics are registered in `open`, not in `{}`",
+                    guest.phase.name()
+                ))
+                .into());
+            }
+            let mut metrics = guest.metrics.lock().unwrap_or_else(PoisonError::into_inner);
+            Ok((metrics.register(kind, &name)?,))
+        },
+    )?;
+    metrics.func_wrap(
+        "record",
+        |mut store: StoreContextMut<'_, Guest>,
+         (numbers, values): (WasmList<u32>, WasmList<f64>)| {
+            if numbers.len() != values.len() {
+                return Err(protocol(format!(
+                    "{} metrics, but {} values",
+                    numbers.len(),
+                    values.len()
+                ))
+                .into());
+            }
+            let values = values
+                .iter(&mut store)?
+                .collect::<wasmtime::Result<Vec<f64>>>()?;
+            let guest: &Guest = store.data();
+            let mut metrics = guest.metrics.lock().unwrap_or_else(PoisonError::into_inner);
+            metrics.record(numbers.as_le_slice(&store), values.into_iter())?;
+            Ok(())
+        },
+    )
+}
+
+/// What stands behind the adapter of core modules.
+fn link_preview1(host: &mut LinkerInstance<'_, Guest>) -> wasmtime::Result<()> {
+    host.func_wrap("write", |store, (stream, bytes): (u32, WasmList<u8>)| {
+        let stream = if stream == 2 {
+            Stream::Err
+        } else {
+            Stream::Out
+        };
+        let guest: &Guest = store.data();
+        guest.console.print(stream, bytes.as_le_slice(&store));
+        Ok(())
+    })?;
+    host.func_wrap("now", |store, (clock,): (u32,)| {
+        let guest: &Guest = store.data();
+        Ok((guest.ambient.now(clock),))
+    })?;
+    host.func_wrap("random", |mut store, (): ()| {
+        let guest: &mut Guest = store.data_mut();
+        Ok((guest.ambient.random(),))
+    })?;
+    host.func_wrap("exit", |_, (status,): (u32,)| -> wasmtime::Result<()> {
+        Err(Failure::new(
+            FailureKind::Trap,
+            format!("the operator ended itself with exit status {status}"),
+        )
+        .into())
+    })
+}

@@ -1,0 +1,274 @@
+//! A running guest: one store, its exported functions, and what becomes of a call that goes wrong.
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::{Arc, Mutex};
+
+use runtime::{Failure, FailureKind};
+use wasmtime::component::{ComponentNamedList, Func, InstancePre, Lift, Lower};
+use wasmtime::{Store, Trap, WasmBacktrace};
+use wasmtime_wasi::runtime::{in_tokio, poll_noop, with_ambient_tokio_runtime};
+
+use super::engine::TICK;
+use super::grants::Granted;
+use super::guest::{Guest, Phase};
+use super::limits::Limits;
+use super::metrics::Metrics;
+use super::wire::WireFailure;
+use super::world::World;
+
+/// Everything that is needed to make instances of one component for one operator.
+#[derive(Clone)]
+pub(super) struct Blueprint {
+    pub(super) pre: InstancePre<Guest>,
+    pub(super) world: Arc<World>,
+    pub(super) limits: Limits,
+    pub(super) granted: Arc<Granted>,
+}
+
+/// A guest in its store. After a call that trapped it is dead: calls fail until it is replaced.
+pub(super) struct Instance {
+    store: Store<Guest>,
+    functions: Functions,
+    limits: Limits,
+    alive: bool,
+}
+
+/// The exported functions, looked up once.
+#[derive(Clone, Copy)]
+pub(super) struct Functions {
+    pub(super) describe: Func,
+    pub(super) open: Func,
+    pub(super) process: Func,
+    pub(super) end_of_input: Func,
+    pub(super) on_checkpoint_complete: Func,
+    pub(super) close: Func,
+}
+
+/// What an exported function returns.
+pub(super) type Outcome<T> = (Result<T, WireFailure>,);
+
+impl Instance {
+    /// Makes an instance. No function of the operator has been called yet, but the guest's own start
+    /// code may have run, under the same limits.
+    ///
+    /// # Errors
+    /// It does not fit into its limits, or its start code fails.
+    pub(super) fn new(
+        blueprint: &Blueprint,
+        operator: &str,
+        subtask: Option<u32>,
+        metrics: Arc<Mutex<Metrics>>,
+    ) -> Result<Self, Failure> {
+        let limits = blueprint.limits.clone();
+        let guest = Guest::new(
+            operator,
+            subtask,
+            &limits,
+            Arc::clone(&blueprint.granted),
+            metrics,
+        )
+        .map_err(|error| {
+            Failure::new(
+                FailureKind::Config,
+                format!("preparing the sandbox: {error:#}"),
+            )
+        })?;
+        let mut store = Store::new(blueprint.pre.engine(), guest);
+        store.limiter(|guest| &mut guest.memory);
+        begin(&mut store, &limits, Phase::Start);
+        let outcome = drive(&limits, blueprint.pre.instantiate_async(&mut store));
+        let instance = finish(&mut store, &limits, outcome)?;
+        let interface = instance.get_export_index(&mut store, None, &blueprint.world.export);
+        let mut function = |name: &str| {
+            let index = interface
+                .as_ref()
+                .and_then(|interface| instance.get_export_index(&mut store, Some(interface), name));
+            let function = index.and_then(|index| instance.get_func(&mut store, index));
+            function.ok_or_else(|| {
+                Failure::new(
+                    FailureKind::Config,
+                    format!("the component lacks the function `{name}`"),
+                )
+            })
+        };
+        let functions = Functions {
+            describe: function("describe")?,
+            open: function("open")?,
+            process: function("process")?,
+            end_of_input: function("end-of-input")?,
+            on_checkpoint_complete: function("on-checkpoint-complete")?,
+            close: function("close")?,
+        };
+        Ok(Self {
+            store,
+            functions,
+            limits,
+            alive: true,
+        })
+    }
+
+    /// The host's side of the guest.
+    pub(super) fn guest(&mut self) -> &mut Guest {
+        self.store.data_mut()
+    }
+
+    /// Whether it can be called.
+    pub(super) fn is_alive(&self) -> bool {
+        self.alive
+    }
+
+    /// Calls an exported function and waits for it within the time limit.
+    ///
+    /// # Errors
+    /// What the guest returned, or why it did not return; after the latter it is dead.
+    pub(super) fn call<P, T>(
+        &mut self,
+        phase: Phase,
+        function: impl FnOnce(&Functions) -> Func,
+        params: P,
+    ) -> Result<T, Failure>
+    where
+        P: ComponentNamedList + Lower + Send + Sync,
+        T: Send + Sync + 'static,
+        Outcome<T>: ComponentNamedList + Lift,
+    {
+        begin(&mut self.store, &self.limits, phase);
+        // The parameters borrow, so the typed function cannot be kept; comparing the types again
+        // costs a fraction of a microsecond per batch.
+        let outcome = match function(&self.functions).typed::<P, Outcome<T>>(&self.store) {
+            Ok(typed) => {
+                self.alive = false;
+                let outcome = drive(&self.limits, typed.call_async(&mut self.store, params));
+                finish(&mut self.store, &self.limits, outcome)
+            }
+            Err(error) => Err(Failure::new(
+                FailureKind::Config,
+                format!(
+                    "`{}` does not have the type that this host expects: {error:#}",
+                    phase.name()
+                ),
+            )),
+        };
+        let (returned,) = outcome?;
+        self.alive = true;
+        returned.map_err(Failure::from)
+    }
+}
+
+fn begin(store: &mut Store<Guest>, limits: &Limits, phase: Phase) {
+    // The current tick is already partly over.
+    let ticks = limits
+        .call_time
+        .as_nanos()
+        .div_ceil(TICK.as_nanos())
+        .saturating_add(1);
+    store.set_epoch_deadline(
+        u64::try_from(ticks)
+            .unwrap_or(u64::MAX / 2)
+            .min(u64::MAX / 2),
+    );
+    let guest = store.data_mut();
+    guest.phase = phase;
+    guest.memory.begin_call();
+    guest.console.begin_call(guest.clock.now_ms());
+}
+
+/// A call that has neither returned nor trapped in time, because it waits in the host.
+struct Waited;
+
+/// Runs a call to its end on this thread.
+///
+/// Most calls never wait, so one poll is the whole cost. A guest that sleeps or waits for a socket is
+/// waited for, within the limit; then the call is dropped where it stands, and the store with it.
+fn drive<T>(limits: &Limits, call: impl Future<Output = T>) -> Result<T, Waited> {
+    with_ambient_tokio_runtime(|| {
+        let mut call = pin!(call);
+        if let Some(outcome) = poll_noop(call.as_mut()) {
+            return Ok(outcome);
+        }
+        if limits.trusted {
+            return Ok(in_tokio(call));
+        }
+        in_tokio(async { tokio::time::timeout(limits.call_time, call).await }).map_err(|_| Waited)
+    })
+}
+
+fn finish<T>(
+    store: &mut Store<Guest>,
+    limits: &Limits,
+    outcome: Result<wasmtime::Result<T>, Waited>,
+) -> Result<T, Failure> {
+    store.data().console.end_call();
+    match outcome {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(error)) => Err(explain(store.data(), limits, &error)),
+        Err(Waited) => Err(time_limit(store.data(), limits)),
+    }
+}
+
+fn time_limit(guest: &Guest, limits: &Limits) -> Failure {
+    let limit = humantime::format_duration(limits.call_time);
+    Failure::new(
+        FailureKind::TimeLimit,
+        format!(
+            "`{}` took longer than limits.call-time = {limit}",
+            guest.phase.name()
+        ),
+    )
+}
+
+/// Why a call did not return.
+fn explain(guest: &Guest, limits: &Limits, error: &wasmtime::Error) -> Failure {
+    let backtrace = error
+        .downcast_ref::<WasmBacktrace>()
+        .filter(|trace| !trace.frames().is_empty())
+        .map(|trace| {
+            let text = trace.to_string();
+            // The first line is a heading.
+            text.split_once('\n')
+                .map_or_else(String::new, |(_, frames)| frames.to_owned())
+        });
+    let trap = error.downcast_ref::<Trap>();
+    let failure = if let Some(failure) = error.downcast_ref::<Failure>() {
+        failure.clone()
+    } else if trap == Some(&Trap::Interrupt) {
+        time_limit(guest, limits)
+    } else if let Some(wanted) = guest.memory.refused() {
+        let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+        let message = format!(
+            "`{}` wanted {:.1} MiB of memory, more than limits.memory = {:.1} MiB",
+            guest.phase.name(),
+            mib(wanted),
+            mib(guest.memory.limit())
+        );
+        Failure::new(FailureKind::MemoryLimit, message)
+    } else if let Some(exit) = error.downcast_ref::<wasmtime_wasi::I32Exit>() {
+        Failure::new(
+            FailureKind::Trap,
+            format!("the operator ended itself with exit status {}", exit.0),
+        )
+    } else if let Some(trap) = trap {
+        let reason = trap.to_string();
+        let reason = reason.strip_prefix("wasm trap: ").unwrap_or(&reason);
+        let message = match guest.console.complaint() {
+            Some(complaint) => format!("`{}` trapped: {complaint} ({reason})", guest.phase.name()),
+            None => format!("`{}` trapped: {reason}", guest.phase.name()),
+        };
+        Failure::new(FailureKind::Trap, message)
+    } else {
+        // Not a trap of the guest's code: it passed the host something that cannot be read.
+        let reason = super::console::one_line(&error.root_cause().to_string());
+        Failure::new(
+            FailureKind::Protocol,
+            format!(
+                "`{}` passed something unreadable: {reason}",
+                guest.phase.name()
+            ),
+        )
+    };
+    Failure {
+        backtrace: failure.backtrace.or(backtrace),
+        ..failure
+    }
+}

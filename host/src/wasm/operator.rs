@@ -1,0 +1,303 @@
+//! The runtime's trait `Operator`, carried out by a guest.
+
+use std::collections::BTreeMap;
+use std::mem;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use dataflow::port::Port;
+use dataflow::state::Resolved;
+use dataflow::{Batch, CheckpointId, KeyGroups};
+use runtime::{Call, Failure, Operator, OperatorFactory, SubtaskContext};
+
+use super::component::Component;
+use super::description::Description;
+use super::grants::Grants;
+use super::guest::Phase;
+use super::instance::{Blueprint, Functions, Instance};
+use super::metrics::{Metric, Metrics};
+use super::wire::{BatchArg, OpenContext, WirePort};
+
+/// An operator of a job: a component with its place in the job file.
+#[derive(Clone, Debug)]
+pub(crate) struct OperatorSpec {
+    /// Its id in the job file.
+    pub(crate) id: String,
+    /// Its configuration, as JSON.
+    pub(crate) config: String,
+    /// What it may reach.
+    pub(crate) grants: Grants,
+    /// What arrives on each of its inputs.
+    pub(crate) inputs: Vec<Port>,
+    /// What it said for this configuration.
+    pub(crate) description: Description,
+    /// The job's number of key groups.
+    pub(crate) key_groups: KeyGroups,
+}
+
+/// Makes an operator's instances.
+pub(crate) struct Factory {
+    shared: Arc<Shared>,
+    /// Of each subtask, across restarts within this process.
+    metrics: Mutex<BTreeMap<u32, Arc<Mutex<Metrics>>>>,
+}
+
+struct Shared {
+    blueprint: Blueprint,
+    /// Keeps the component's engine running.
+    _component: Component,
+    id: String,
+    config: String,
+    inputs: Vec<WirePort>,
+    states: Vec<String>,
+    key_groups: u32,
+}
+
+impl Component {
+    /// The factory for an operator. Looks up the values behind its grants, names of servers included.
+    ///
+    /// # Errors
+    /// A grant cannot be given or is missing.
+    pub(crate) fn factory(&self, spec: OperatorSpec) -> Result<Arc<Factory>, Failure> {
+        let shared = Shared {
+            blueprint: self.blueprint(&spec.grants, Grants::resolve)?,
+            _component: self.clone(),
+            id: spec.id,
+            config: spec.config,
+            inputs: spec.inputs.iter().map(WirePort::from).collect(),
+            states: spec
+                .description
+                .states
+                .into_iter()
+                .map(|state| state.name)
+                .collect(),
+            key_groups: spec.key_groups.count(),
+        };
+        Ok(Arc::new(Factory {
+            shared: Arc::new(shared),
+            metrics: Mutex::default(),
+        }))
+    }
+}
+
+impl Factory {
+    /// The metrics of each subtask that was created, as they are now.
+    #[cfg_attr(
+        not(test),
+        expect(dead_code, reason = "for the HTTP interface, which comes later")
+    )]
+    pub(crate) fn metrics(&self) -> BTreeMap<u32, Vec<Metric>> {
+        let metrics = self.metrics.lock().unwrap_or_else(PoisonError::into_inner);
+        metrics
+            .iter()
+            .map(|(subtask, metrics)| {
+                (
+                    *subtask,
+                    metrics
+                        .lock()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .read(),
+                )
+            })
+            .collect()
+    }
+}
+
+impl OperatorFactory for Factory {
+    fn create(
+        &self,
+        context: &SubtaskContext,
+        restored: bool,
+    ) -> Result<Box<dyn Operator>, Failure> {
+        let metrics = {
+            let mut metrics = self.metrics.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(metrics.entry(context.subtask).or_default())
+        };
+        let mut operator = GuestOperator {
+            shared: Arc::clone(&self.shared),
+            subtask: context.subtask,
+            parallelism: context.parallelism,
+            metrics,
+            instance: None,
+            restored,
+            spare: Some(Box::default()),
+            now_ms: 0,
+        };
+        operator.instance()?;
+        Ok(Box::new(operator))
+    }
+}
+
+/// One subtask's guest.
+struct GuestOperator {
+    shared: Arc<Shared>,
+    subtask: u32,
+    parallelism: u32,
+    metrics: Arc<Mutex<Metrics>>,
+    /// `None` after a call that did not return: made anew at the next call.
+    instance: Option<Instance>,
+    /// Whether the next instance finds state.
+    restored: bool,
+    /// The box in which a call travels into the store and back.
+    spare: Option<Box<Call>>,
+    /// Processing time of the last call.
+    now_ms: i64,
+}
+
+impl GuestOperator {
+    /// The instance, made and opened if there is none.
+    fn instance(&mut self) -> Result<&mut Instance, Failure> {
+        let shared = &self.shared;
+        // Not `match self.instance`: the borrow checker would hold it to the end of the function.
+        if self.instance.is_none() {
+            let mut instance = Instance::new(
+                &shared.blueprint,
+                &shared.id,
+                Some(self.subtask),
+                Arc::clone(&self.metrics),
+            )?;
+            instance.guest().clock.set(self.now_ms);
+            let context = OpenContext {
+                config: &shared.config,
+                operator: &shared.id,
+                subtask: self.subtask,
+                parallelism: self.parallelism,
+                key_groups: shared.key_groups,
+                inputs: &shared.inputs,
+                states: &shared.states,
+                restored: self.restored,
+            };
+            instance.call::<_, ()>(Phase::Open, |functions| functions.open, (context,))?;
+            // A later instance finds what this one has stored.
+            self.restored = true;
+            self.instance = Some(instance);
+        }
+        Ok(self.instance.as_mut().expect("it was just made"))
+    }
+
+    /// Runs `run` on the instance while the guest can reach `call`.
+    fn with_call(
+        &mut self,
+        call: &mut Call,
+        run: impl FnOnce(&mut Instance) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        self.now_ms = call.processing_time;
+        let mut slot = self.spare.take().unwrap_or_default();
+        let instance = match self.instance() {
+            Ok(instance) => instance,
+            Err(failure) => {
+                self.spare = Some(slot);
+                return Err(failure);
+            }
+        };
+        mem::swap(call, &mut slot);
+        let guest = instance.guest();
+        guest.console.set_quiet(slot.probing);
+        guest.clock.set(slot.processing_time);
+        guest.watermark = slot.watermark;
+        guest.call = Some(slot);
+        let result = run(instance);
+        // Every import puts it back, whatever happens in it, so it is there even after a trap.
+        let mut slot = instance
+            .guest()
+            .call
+            .take()
+            .expect("imports put the call back");
+        mem::swap(call, &mut slot);
+        self.spare = Some(slot);
+        self.drop_dead();
+        result
+    }
+
+    fn run(
+        &mut self,
+        phase: Phase,
+        run: impl FnOnce(&mut Instance, Phase) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        let result = run(self.instance()?, phase);
+        self.drop_dead();
+        result
+    }
+
+    fn drop_dead(&mut self) {
+        if self
+            .instance
+            .as_ref()
+            .is_some_and(|instance| !instance.is_alive())
+        {
+            self.instance = None;
+        }
+    }
+
+    /// Linear memory never shrinks, and some guests leak. Their state is with us, so a new instance
+    /// costs microseconds where a failed call would cost a restart.
+    fn recycle_if_large(&mut self) {
+        let Some(instance) = &mut self.instance else {
+            return;
+        };
+        let memory = &instance.guest().memory;
+        if memory.used() > memory.limit() / 4 * 3 {
+            tracing::debug!(
+                operator = self.shared.id,
+                subtask = self.subtask,
+                bytes = memory.used(),
+                "the instance is replaced before it reaches its memory limit"
+            );
+            self.instance = None;
+        }
+    }
+}
+
+impl Operator for GuestOperator {
+    fn process(
+        &mut self,
+        input: u32,
+        batch: &Batch,
+        keys: &Resolved,
+        call: &mut Call,
+    ) -> Result<(), Failure> {
+        // Unresolved keys may stay where they are.
+        let distinct = if keys.numbers.is_empty() && keys.keys.is_empty() {
+            &batch.keys
+        } else {
+            &keys.keys
+        };
+        self.with_call(call, |instance| {
+            let batch = BatchArg {
+                input,
+                values: (&batch.values).into(),
+                timestamps: &batch.timestamps,
+                keys: distinct.into(),
+                key_numbers: &keys.numbers,
+            };
+            instance.call(Phase::Process, |functions| functions.process, (batch,))
+        })
+    }
+
+    fn end_of_input(&mut self, input: u32, call: &mut Call) -> Result<(), Failure> {
+        self.with_call(call, |instance| {
+            instance.call(
+                Phase::EndOfInput,
+                |functions| functions.end_of_input,
+                (input,),
+            )
+        })
+    }
+
+    fn checkpoint_complete(&mut self, id: CheckpointId) -> Result<(), Failure> {
+        self.run(Phase::CheckpointComplete, |instance, phase| {
+            instance.call(
+                phase,
+                |functions: &Functions| functions.on_checkpoint_complete,
+                (id.0,),
+            )
+        })?;
+        self.recycle_if_large();
+        Ok(())
+    }
+
+    fn close(&mut self) -> Result<(), Failure> {
+        self.run(Phase::Close, |instance, phase| {
+            instance.call(phase, |functions: &Functions| functions.close, ())
+        })
+    }
+}

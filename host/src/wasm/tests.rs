@@ -1,0 +1,578 @@
+//! Guests that do well and guests that do not, each as small as it can be.
+
+mod guests;
+mod throughput;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use dataflow::port::{Format, Port};
+use dataflow::state::{Resolved, StateKind};
+use dataflow::{Batch, CheckpointId, KeyGroups};
+use runtime::source::Waker;
+use runtime::{Call, Failure, FailureKind, Operator, OperatorFactory, Output, SubtaskContext};
+use tempfile::TempDir;
+
+use self::guests::{EMIT, PASS_ON, operator, with_world};
+use super::component::LoadErrorReason;
+use super::operator::Factory;
+use super::*;
+
+/// A host without cache and a directory for components.
+struct Bench {
+    host: Host,
+    dir: TempDir,
+}
+
+impl Bench {
+    fn new() -> Self {
+        Self {
+            host: Host::new(&Options { cache_dir: None }).unwrap(),
+            dir: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    fn file(&self, bytes: &[u8]) -> PathBuf {
+        let path = self.dir.path().join("guest.wasm");
+        std::fs::write(&path, bytes).unwrap();
+        path
+    }
+
+    fn load(&self, bytes: &[u8], limits: &Limits) -> Component {
+        self.host
+            .load(&self.file(bytes), limits)
+            .map_err(|error| error.reason)
+            .unwrap()
+    }
+
+    fn refusal(&self, bytes: &[u8]) -> String {
+        let error = self
+            .host
+            .load(&self.file(bytes), &Limits::default())
+            .map(|_| ())
+            .unwrap_err();
+        error.reason.to_string()
+    }
+
+    fn create(&self, bytes: &[u8], limits: &Limits) -> Result<Box<dyn Operator>, Failure> {
+        factory(&self.load(bytes, limits), "{}", Grants::default()).create(&subtask(), false)
+    }
+}
+
+fn factory(component: &Component, config: &str, grants: Grants) -> Arc<Factory> {
+    let description = component.describe(config, &grants).unwrap();
+    let inputs = vec![Port {
+        name: "out".into(),
+        keyed: true,
+        key_columns: Vec::new(),
+        format: Format::Text,
+    }];
+    let spec = OperatorSpec {
+        id: "op".into(),
+        config: config.into(),
+        grants,
+        inputs,
+        description,
+        key_groups: KeyGroups::new(128).unwrap(),
+    };
+    component.factory(spec).unwrap()
+}
+
+fn subtask() -> SubtaskContext {
+    SubtaskContext {
+        operator: "op".into(),
+        subtask: 0,
+        parallelism: 1,
+        job_id: "job".into(),
+        attempt: 0,
+        waker: Waker::new(|| {}),
+    }
+}
+
+fn records(count: usize) -> Batch {
+    let mut batch = Batch::default();
+    for index in 0..count {
+        batch.push(
+            Some(format!("key {index}").as_bytes()),
+            format!("value {index}").as_bytes(),
+            index as i64,
+        );
+    }
+    batch
+}
+
+/// Calls `process` with ten records; gives what was emitted.
+fn process(operator: &mut dyn Operator) -> Result<Batch, Failure> {
+    let mut call = Call {
+        output: Output::new(1),
+        processing_time: 1_700_000_000_000,
+        ..Call::default()
+    };
+    operator.process(0, &records(10), &Resolved::default(), &mut call)?;
+    Ok(std::mem::take(&mut call.output.ports_mut()[0]))
+}
+
+const SHORT: Duration = Duration::from_millis(50);
+
+#[test]
+fn c58_what_is_not_an_operator_is_refused_by_name() {
+    let bench = Bench::new();
+    let good = operator(&[]);
+    let component = wat::parse_str("(component)").unwrap();
+    let other_world = wat::parse_str("(component (component $c) (instance $i (instantiate $c)) (export \"wasi:http/incoming-handler@0.2.0\" (instance $i)))").unwrap();
+    for (bytes, expected) in [
+        (
+            b"id,name\n1,2\n".to_vec(),
+            "it is not WebAssembly: it begins with the text \"id,name\\n1,2\\n\"",
+        ),
+        (good[..good.len() - 10].to_vec(), "it is cut short"),
+        (
+            wat::parse_str("(module)").unwrap(),
+            "it is a core module, not a component",
+        ),
+        (
+            component,
+            "it does not export `highwater:operator/guest@0.1.0`, so it is not an operator; it exports nothing",
+        ),
+        (other_world, "it exports `wasi:http/incoming-handler@0.2.0`"),
+        (
+            with_world("(module (memory (export \"memory\") 1))"),
+            "it is a core module that cannot be made a component",
+        ),
+        (
+            b"\0asm\x0d\0\x01\0\x07\x01\xff".to_vec(),
+            "it is not valid WebAssembly",
+        ),
+    ] {
+        let refusal = bench.refusal(&bytes);
+        assert!(refusal.contains(expected), "{refusal}");
+    }
+    let missing = bench
+        .host
+        .load(&bench.dir.path().join("none.wasm"), &Limits::default())
+        .map(|_| ())
+        .unwrap_err();
+    assert!(matches!(missing.reason, LoadErrorReason::Read(_)));
+}
+
+#[test]
+fn c57_imports_that_are_not_there_are_refused_by_name() {
+    let bench = Bench::new();
+    let import = |name: &str| {
+        let wat = format!("(component (import \"{name}\" (instance (export \"f\" (func)))))");
+        bench.refusal(&wat::parse_str(wat).unwrap())
+    };
+    for (name, expected) in [
+        (
+            "wasi:http/outgoing-handler@0.2.0",
+            "it imports `wasi:http/outgoing-handler@0.2.0`, which this host does not provide",
+        ),
+        (
+            "wasi:io/poll@0.3.0",
+            "it imports `wasi:io/poll@0.3.0`, which this host does not provide",
+        ),
+        (
+            "highwater:operator/timers@0.1.0",
+            "it imports `highwater:operator/timers@0.1.0`, and timers are not supported by this version of the host",
+        ),
+        (
+            "highwater:operator/state@0.2.0",
+            "it is built for version 0.2.0 of the interface `highwater:operator/state`; this host supports 0.1.x",
+        ),
+        (
+            "highwater:operator/state@0.1.9",
+            "it imports the function `f` of `highwater:operator/state@0.1.9`, which this version of the host does not have",
+        ),
+        (
+            "highwater:operator/joins@0.1.0",
+            "it imports `highwater:operator/joins@0.1.0`, which this host does not provide",
+        ),
+    ] {
+        let refusal = import(name);
+        assert!(refusal.contains(expected), "{refusal}");
+    }
+}
+
+#[test]
+fn a_core_module_describes_itself_as_a_component_does() {
+    let bench = Bench::new();
+    let component = bench.load(&operator(&[]), &Limits::default());
+    assert_eq!(component.world_version(), "0.1.0");
+    assert_eq!(component.digest().len(), 64);
+    let description = component.describe("{}", &Grants::default()).unwrap();
+    assert_eq!(description.inputs, ["in"]);
+    assert_eq!(
+        description.outputs,
+        [Port {
+            name: "out".into(),
+            keyed: true,
+            key_columns: Vec::new(),
+            format: Format::Bytes
+        }]
+    );
+    assert_eq!(
+        (
+            description.states[0].name.as_str(),
+            description.states[0].kind,
+            description.states[0].schema_version
+        ),
+        ("n", StateKind::Value, 1)
+    );
+}
+
+#[test]
+fn records_pass_through_a_guest_unchanged() {
+    let bench = Bench::new();
+    let mut operator = bench
+        .create(
+            &operator(&[("imports", EMIT), ("process", PASS_ON)]),
+            &Limits::default(),
+        )
+        .unwrap();
+    for _ in 0..3 {
+        assert_eq!(process(&mut *operator).unwrap(), records(10));
+    }
+    operator.checkpoint_complete(CheckpointId(1)).unwrap();
+    operator.close().unwrap();
+}
+
+#[test]
+fn a_returned_failure_keeps_the_instance_and_names_the_record() {
+    let bench = Bench::new();
+    let mut operator = bench
+        .create(
+            &operator(&[("process", "(global.get $failed)")]),
+            &Limits::default(),
+        )
+        .unwrap();
+    let failure = process(&mut *operator).unwrap_err();
+    assert_eq!(
+        (failure.kind, failure.message.as_str(), failure.record),
+        (FailureKind::Returned, "no good", Some(3))
+    );
+}
+
+#[test]
+fn c59_after_a_trap_a_fresh_instance_goes_on() {
+    let bench = Bench::new();
+    // Traps in the first call that this instance gets, if it was opened fresh; not if restored.
+    let guest = operator(&[
+        ("imports", EMIT),
+        ("items", "(global $restored (mut i32) (i32.const 0))"),
+        (
+            "open",
+            "(global.set $restored (local.get 11)) (global.get $ok)",
+        ),
+        (
+            "process",
+            &format!("(if (i32.eqz (global.get $restored)) (then (unreachable))) {PASS_ON}"),
+        ),
+    ]);
+    let mut operator = bench.create(&guest, &Limits::default()).unwrap();
+    let failure = process(&mut *operator).unwrap_err();
+    assert_eq!(
+        (failure.kind, failure.message.as_str()),
+        (
+            FailureKind::Trap,
+            "`process` trapped: wasm `unreachable` instruction executed"
+        )
+    );
+    let backtrace = failure.backtrace.unwrap();
+    assert!(backtrace.contains("!process"), "{backtrace}");
+    assert_eq!(process(&mut *operator).unwrap(), records(10));
+}
+
+#[test]
+fn c56_an_endless_loop_is_stopped_at_its_time_limit() {
+    let bench = Bench::new();
+    let mut operator = bench
+        .create(
+            &operator(&[("process", "(loop (br 0)) (unreachable)")]),
+            &Limits {
+                call_time: SHORT,
+                ..Limits::default()
+            },
+        )
+        .unwrap();
+    let failure = process(&mut *operator).unwrap_err();
+    assert_eq!(
+        (failure.kind, failure.message.as_str()),
+        (
+            FailureKind::TimeLimit,
+            "`process` took longer than limits.call-time = 50ms"
+        )
+    );
+    // Also where it is met first.
+    let open = bench.create(
+        &guests::operator(&[("open", "(loop (br 0)) (unreachable)")]),
+        &Limits {
+            call_time: SHORT,
+            ..Limits::default()
+        },
+    );
+    assert_eq!(open.map(|_| ()).unwrap_err().kind, FailureKind::TimeLimit);
+}
+
+#[test]
+fn c56_memory_beyond_the_limit_is_refused_and_told() {
+    let bench = Bench::new();
+    let limits = Limits {
+        memory: 4 << 20,
+        ..Limits::default()
+    };
+    let guest = operator(&[(
+        "process",
+        "(if (i32.eq (memory.grow (i32.const 1000)) (i32.const -1)) (then (unreachable))) (global.get $ok)",
+    )]);
+    let failure = process(&mut *bench.create(&guest, &limits).unwrap()).unwrap_err();
+    assert_eq!(
+        (failure.kind, failure.message.as_str()),
+        (
+            FailureKind::MemoryLimit,
+            "`process` wanted 62.6 MiB of memory, more than limits.memory = 4.0 MiB"
+        )
+    );
+    process(&mut *bench.create(&guest, &Limits::default()).unwrap()).unwrap();
+    // An instance that does not even start.
+    let component = bench.load(
+        &guest,
+        &Limits {
+            memory: 1 << 10,
+            ..Limits::default()
+        },
+    );
+    assert_eq!(
+        component
+            .describe("{}", &Grants::default())
+            .unwrap_err()
+            .kind,
+        FailureKind::MemoryLimit
+    );
+}
+
+#[test]
+fn c61_columns_that_do_not_fit_are_refused() {
+    let bench = Bench::new();
+    let emit = |arguments: &str| {
+        let process_body = format!("(call $emit {arguments}) (global.get $ok)");
+        let guest = operator(&[
+            ("imports", EMIT),
+            ("process", &process_body),
+            (
+                "items",
+                "(data (i32.const 512) \"\\00\\00\\00\\00\\05\\00\\00\\00\\ff\\ff\\ff\\ff\\01\\00\\00\\00\")",
+            ),
+        ]);
+        process(&mut *bench.create(&guest, &Limits::default()).unwrap()).unwrap_err()
+    };
+    let no_cells = "(i32.const 0) (i32.const 0) (i32.const 512) (i32.const 1)";
+    for (arguments, expected) in [
+        // output, keys (data, offsets), values (data, offsets), timestamps
+        (
+            format!("(i32.const 9) {no_cells} {no_cells} (i32.const 0) (i32.const 0)"),
+            "there is no output 9, the operator has 1",
+        ),
+        (
+            format!(
+                "(i32.const 0) {no_cells} (i32.const 0) (i32.const 5) (i32.const 512) (i32.const 0) (i32.const 0) (i32.const 0)"
+            ),
+            "values: offsets must start with 0",
+        ),
+        (
+            format!(
+                "(i32.const 0) {no_cells} (i32.const 0) (i32.const 5) (i32.const 512) (i32.const 4) (i32.const 0) (i32.const 0)"
+            ),
+            "values: offsets decrease at cell 2",
+        ),
+        (
+            format!(
+                "(i32.const 0) {no_cells} (i32.const 0) (i32.const 4) (i32.const 512) (i32.const 2) (i32.const 0) (i32.const 0)"
+            ),
+            "values: offsets end at 5, but there are 4 bytes of data",
+        ),
+        (
+            format!(
+                "(i32.const 0) {no_cells} (i32.const 0) (i32.const 5) (i32.const 512) (i32.const 2) (i32.const 0) (i32.const 7)"
+            ),
+            "1 values, but 7 timestamps",
+        ),
+        // Lists that reach out of the guest's memory.
+        (
+            format!(
+                "(i32.const 0) {no_cells} (i32.const 0) (i32.const -1) (i32.const 512) (i32.const 2) (i32.const 0) (i32.const 0)"
+            ),
+            "out of bounds",
+        ),
+        (
+            format!(
+                "(i32.const 0) {no_cells} (i32.const 0) (i32.const 5) (i32.const 512) (i32.const -1) (i32.const 0) (i32.const 0)"
+            ),
+            "out of bounds",
+        ),
+    ] {
+        let failure = emit(&arguments);
+        assert_eq!(failure.kind, FailureKind::Protocol, "{failure}");
+        assert!(failure.message.contains(expected), "{failure}");
+    }
+}
+
+#[test]
+fn state_and_output_are_out_of_reach_outside_of_records() {
+    let bench = Bench::new();
+    let body = "(call $emit (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 512) (i32.const 1) (i32.const 0) (i32.const 0) (i32.const 512) (i32.const 1) (i32.const 0) (i32.const 0)) (global.get $ok)";
+    let failure = bench
+        .create(
+            &operator(&[("imports", EMIT), ("open", body)]),
+            &Limits::default(),
+        )
+        .map(|_| ())
+        .unwrap_err();
+    assert_eq!(failure.kind, FailureKind::Protocol);
+    assert_eq!(
+        failure.message,
+        "state and output cannot be used in `open`, only in `process` and `end-of-input`"
+    );
+}
+
+#[test]
+fn what_a_core_module_prints_before_it_traps_is_in_the_failure() {
+    let bench = Bench::new();
+    let guest = operator(&[
+        (
+            "imports",
+            "(import \"wasi_snapshot_preview1\" \"fd_write\" (func $write (param i32 i32 i32 i32) (result i32)))",
+        ),
+        (
+            "items",
+            "(data (i32.const 600) \"panic: out of luck\\n\") (data (i32.const 640) \"\\58\\02\\00\\00\\13\\00\\00\\00\")",
+        ),
+        (
+            "process",
+            "(drop (call $write (i32.const 2) (i32.const 640) (i32.const 1) (i32.const 648))) (unreachable)",
+        ),
+    ]);
+    let failure = process(&mut *bench.create(&guest, &Limits::default()).unwrap()).unwrap_err();
+    assert_eq!(
+        failure.message,
+        "`process` trapped: panic: out of luck (wasm `unreachable` instruction executed)"
+    );
+}
+
+#[test]
+fn c57_clock_and_randomness_are_the_runtimes_unless_granted() {
+    let bench = Bench::new();
+    // Emits one record: eight bytes of wall clock, eight of randomness.
+    let guest = operator(&[
+        (
+            "imports",
+            &format!(
+                "{EMIT} (import \"wasi_snapshot_preview1\" \"clock_time_get\" (func $clock (param i32 i64 i32) (result i32)))
+                 (import \"wasi_snapshot_preview1\" \"random_get\" (func $random (param i32 i32) (result i32)))"
+            ),
+        ),
+        ("items", "(data (i32.const 512) \"\\00\\00\\00\\00\\10\\00\\00\\00\")"),
+        (
+            "process",
+            "(drop (call $clock (i32.const 0) (i64.const 0) (i32.const 600)))
+             (drop (call $random (i32.const 608) (i32.const 8)))
+             (call $emit (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 512) (i32.const 1)
+               (i32.const 600) (i32.const 16) (i32.const 512) (i32.const 2) (i32.const 0) (i32.const 0))
+             (global.get $ok)",
+        ),
+    ]);
+    let component = bench.load(&guest, &Limits::default());
+    let run = |grants: Grants| {
+        let mut operator = factory(&component, "{}", grants)
+            .create(&subtask(), false)
+            .unwrap();
+        let output = process(&mut *operator).unwrap();
+        let (time, random) = output.values.get(0).split_at(8);
+        (
+            u64::from_le_bytes(time.try_into().unwrap()),
+            random.to_vec(),
+        )
+    };
+    let (time, random) = run(Grants::default());
+    assert_eq!(time, 1_700_000_000_000_000_000);
+    assert_eq!(run(Grants::default()), (time, random.clone()));
+    let (real_time, real_random) = run(Grants {
+        clock: true,
+        random: true,
+        ..Grants::default()
+    });
+    assert_ne!(real_time, time);
+    assert_ne!(real_random, random);
+}
+
+#[test]
+fn metrics_are_read_from_the_factory() {
+    let bench = Bench::new();
+    let guest = operator(&[
+        (
+            "imports",
+            "(import \"highwater:operator/metrics@0.1.0\" \"register\" (func $register (param i32 i32 i32) (result i32)))
+             (import \"highwater:operator/metrics@0.1.0\" \"record\" (func $record (param i32 i32 i32 i32)))",
+        ),
+        ("items", "(data (i32.const 512) \"seen\") (data (i32.const 520) \"\\00\\00\\00\\00\\00\\00\\00\\00\\00\\00\\00\\00\\00\\00\\24\\40\")"),
+        ("open", "(drop (call $register (i32.const 0) (i32.const 512) (i32.const 4))) (global.get $ok)"),
+        ("process", "(call $record (i32.const 520) (i32.const 1) (i32.const 528) (i32.const 1)) (global.get $ok)"),
+    ]);
+    let factory = factory(
+        &bench.load(&guest, &Limits::default()),
+        "{}",
+        Grants::default(),
+    );
+    let mut operator = factory.create(&subtask(), false).unwrap();
+    process(&mut *operator).unwrap();
+    process(&mut *operator).unwrap();
+    let metrics = factory.metrics();
+    assert_eq!(
+        (
+            metrics[&0][0].name.as_str(),
+            metrics[&0][0].value,
+            metrics[&0][0].count
+        ),
+        ("seen", 20.0, 2)
+    );
+}
+
+#[test]
+fn trusted_guests_run_on_an_engine_of_their_own() {
+    let bench = Bench::new();
+    let guest = operator(&[("imports", EMIT), ("process", PASS_ON)]);
+    let mut operator = bench
+        .create(
+            &guest,
+            &Limits {
+                trusted: true,
+                ..Limits::default()
+            },
+        )
+        .unwrap();
+    assert_eq!(process(&mut *operator).unwrap(), records(10));
+}
+
+#[test]
+fn guests_are_called_where_a_tokio_runtime_is_at_hand_and_where_none_is() {
+    let bench = Bench::new();
+    let component = bench.load(
+        &operator(&[("imports", EMIT), ("process", PASS_ON)]),
+        &Limits::default(),
+    );
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .unwrap();
+    let factory = runtime.block_on(async { factory(&component, "{}", Grants::default()) });
+    let mut operator = factory.create(&subtask(), false).unwrap();
+    let mut operator = std::thread::spawn(move || {
+        process(&mut *operator).unwrap();
+        operator
+    })
+    .join()
+    .unwrap();
+    let _entered = runtime.enter();
+    process(&mut *operator).unwrap();
+}

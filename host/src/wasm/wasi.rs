@@ -1,0 +1,168 @@
+//! The system interface of guests: what [the module's table](super) says, and nothing else.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use rand_xoshiro::Xoshiro256PlusPlus;
+use rand_xoshiro::rand_core::SeedableRng as _;
+use wasmtime::StoreContextMut;
+use wasmtime::component::{Linker, Resource};
+use wasmtime_wasi::p2::Network as NetworkResource;
+use wasmtime_wasi::p2::bindings::sockets::ip_name_lookup::{Host as _, ResolveAddressStream};
+use wasmtime_wasi::p2::bindings::sockets::network::{ErrorCode, Host as _};
+use wasmtime_wasi::sockets::{SocketAddrUse, WasiSocketsView as _};
+use wasmtime_wasi::{FsPerms, HostMonotonicClock, HostWallClock, Rng, WasiCtx, clocks};
+
+use super::console::{Console, Stream};
+use super::grants::Granted;
+use super::guest::{CallClock, FrozenClock, Guest};
+
+/// Adds WASI 0.2 to a linker.
+///
+/// The asynchronous variant, so that a guest that sleeps or waits for a socket can be stopped at its
+/// time limit: interruption points do not help while it waits in the host.
+pub(super) fn link(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
+    wasmtime_wasi::p2::add_to_linker_async(linker)?;
+    linker.allow_shadowing(true);
+    let mut lookup = linker.instance("wasi:sockets/ip-name-lookup@0.2.12")?;
+    lookup.func_wrap_async("resolve-addresses", |store, (network, name)| {
+        Box::new(resolve_addresses(store, network, name))
+    })?;
+    linker.allow_shadowing(false);
+    Ok(())
+}
+
+/// Looks up the names that are granted and no others: a name is a message to whoever serves it.
+async fn resolve_addresses(
+    mut store: StoreContextMut<'_, Guest>,
+    network: Resource<NetworkResource>,
+    name: String,
+) -> wasmtime::Result<(Result<Resource<ResolveAddressStream>, ErrorCode>,)> {
+    let granted = Arc::clone(&store.data().granted);
+    let ports = granted.network.ports_of(&name);
+    if ports.is_empty() {
+        return Ok((Err(ErrorCode::AccessDenied),));
+    }
+    match tokio::net::lookup_host((name.as_str(), 0)).await {
+        Ok(addresses) => {
+            for address in addresses {
+                ports
+                    .iter()
+                    .for_each(|port| granted.network.allow(SocketAddr::new(address.ip(), *port)));
+            }
+        }
+        Err(_) => return Ok((Err(ErrorCode::NameUnresolvable),)),
+    }
+    let mut view = store.data_mut().sockets();
+    match view.resolve_addresses(network, name) {
+        Ok(stream) => Ok((Ok(stream),)),
+        Err(error) => Ok((Err(view.convert_error_code(error)?),)),
+    }
+}
+
+/// The WASI context of an instance.
+///
+/// # Errors
+/// A granted directory cannot be opened.
+pub(super) fn context(
+    operator: &str,
+    subtask: Option<u32>,
+    granted: &Arc<Granted>,
+    clock: &Arc<CallClock>,
+    console: &Console,
+) -> wasmtime::Result<WasiCtx> {
+    let mut builder = WasiCtx::builder();
+    builder
+        .stdout(console.stream(Stream::Out))
+        .stderr(console.stream(Stream::Err))
+        .envs(&granted.env);
+    for dir in &granted.dirs {
+        let permissions = if dir.write {
+            FsPerms::ReadWrite
+        } else {
+            FsPerms::ReadOnly
+        };
+        builder.preopened_dir(&dir.host, &dir.guest, permissions)?;
+    }
+    if !granted.clock {
+        builder
+            .wall_clock(FrozenClock(Arc::clone(clock)))
+            .monotonic_clock(FrozenClock(Arc::clone(clock)));
+    }
+    if !granted.random {
+        let seed = seed(operator, subtask);
+        builder
+            .secure_random(Xoshiro256PlusPlus::seed_from_u64(seed))
+            .insecure_random(Xoshiro256PlusPlus::seed_from_u64(seed ^ 1))
+            .insecure_random_seed(u128::from(seed));
+    }
+    if !granted.network.is_empty() {
+        let granted = Arc::clone(granted);
+        builder
+            .allow_tcp(true)
+            .allow_ip_name_lookup(true)
+            .socket_addr_check(move |address, reason| {
+                // Connecting binds to any free port before; listening is never granted.
+                let allowed = match reason {
+                    SocketAddrUse::TcpConnect => granted.network.allows(address),
+                    SocketAddrUse::TcpBind => address.ip().is_unspecified() && address.port() == 0,
+                    _ => false,
+                };
+                Box::pin(async move { allowed })
+            });
+    }
+    Ok(builder.build())
+}
+
+/// Differs between operators and subtasks, is the same in every run.
+fn seed(operator: &str, subtask: Option<u32>) -> u64 {
+    dataflow::key::hash(operator.as_bytes())
+        ^ u64::from(subtask.map_or(0, |subtask| subtask.wrapping_add(1))).rotate_left(32)
+}
+
+/// Clocks and randomness for core modules, under the same rules.
+pub(super) struct Ambient {
+    wall: Box<dyn HostWallClock + Send>,
+    monotonic: Box<dyn HostMonotonicClock + Send>,
+    random: Box<dyn Rng + Send>,
+}
+
+impl Ambient {
+    pub(super) fn new(
+        operator: &str,
+        subtask: Option<u32>,
+        granted: &Granted,
+        clock: &Arc<CallClock>,
+    ) -> Self {
+        let frozen = || FrozenClock(Arc::clone(clock));
+        let (wall, monotonic): (
+            Box<dyn HostWallClock + Send>,
+            Box<dyn HostMonotonicClock + Send>,
+        ) = match granted.clock {
+            true => (clocks::wall_clock(), clocks::monotonic_clock()),
+            false => (Box::new(frozen()), Box::new(frozen())),
+        };
+        let random: Box<dyn Rng + Send> = match granted.random {
+            true => wasmtime_wasi::thread_rng(),
+            false => Box::new(Xoshiro256PlusPlus::seed_from_u64(seed(operator, subtask))),
+        };
+        Self {
+            wall,
+            monotonic,
+            random,
+        }
+    }
+
+    /// Nanoseconds of a preview1 clock: 0 is the wall clock.
+    pub(super) fn now(&self, clock: u32) -> u64 {
+        match clock {
+            0 => u64::try_from(self.wall.now().as_nanos()).unwrap_or(u64::MAX),
+            _ => self.monotonic.now(),
+        }
+    }
+
+    /// Eight bytes.
+    pub(super) fn random(&mut self) -> u64 {
+        self.random.next_u64()
+    }
+}
