@@ -1,0 +1,280 @@
+//! What happens when a component misbehaves, and what is no component at all. Conformance 56–59, 61.
+//!
+//! Misdeeds are those of the plugin `faulty`: it hands every record on unchanged, except for the one
+//! that its configuration names.
+
+use std::fs;
+
+use crate::host;
+use crate::jobs;
+use crate::oracle::{self, assert_same_lines};
+use crate::plugins;
+use crate::scene::Scene;
+
+/// How often the operator traps.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Trap {
+    /// At the trigger's first arrival, and never again: a file in a granted directory remembers it.
+    Once,
+    /// At every arrival of the trigger.
+    Always,
+}
+
+/// The word that triggers a misdeed. It stands alone in the last file of the input, so that it comes
+/// when checkpoints have been completed.
+const TRIGGER: &str = "abracadabra";
+
+/// Puts the trigger behind all other input.
+fn write_trigger(scene: &Scene) {
+    scene.write("input/last.txt", format!("Zz1:1 {TRIGGER}\n"));
+}
+
+/// The first failure is the last.
+const NO_RESTART: &str = "[restart]\nstrategy = \"none\"\n\n";
+
+/// What no guest should find.
+const SECRET: &str = "nobody's business";
+
+/// Where the operator that traps once remembers that it did; a directory of the scene.
+const MARKERS: &str = "markers";
+
+/// Word count with an operator between `split` and `count` that traps at the trigger.
+pub(crate) fn word_count_with_a_trap(scene: &Scene, name: &str, trap: Trap) -> String {
+    write_trigger(scene);
+    fs::create_dir_all(scene.at(MARKERS)).expect("directories can be made");
+    let grants = format!(
+        "grants = {{ dirs = [{{ host = {:?}, guest = \"/markers\", write = true }}] }}",
+        scene.at(MARKERS)
+    );
+    let config = match trap {
+        Trap::Once => {
+            format!("misdeed = \"trap\", on = \"{TRIGGER}\", once = \"/markers/trapped\"")
+        }
+        Trap::Always => format!("misdeed = \"trap\", on = \"{TRIGGER}\""),
+    };
+    jobs::head(name, "100ms")
+        + jobs::VERSES
+        + &jobs::split()
+        + &jobs::operator_with("faulty", "faulty", "split", &config, &grants)
+        + &jobs::count("faulty")
+        + &jobs::files("totals", "count", "out", "csv")
+}
+
+/// Whether the operator that traps once has done so.
+pub(crate) fn has_trapped(scene: &Scene) -> bool {
+    scene.at(MARKERS).join("trapped").is_file()
+}
+
+/// Makes it trap once more.
+pub(crate) fn forget_the_trap(scene: &Scene) {
+    // It may not have trapped yet, which is as good.
+    let _ = fs::remove_file(scene.at(MARKERS).join("trapped"));
+}
+
+/// A job in which `faulty` commits a misdeed at the trigger, and that is not restarted.
+fn misdeed(config: &str, more: &str) -> (Scene, String) {
+    let scene = Scene::new();
+    scene.write("input/0.txt", oracle::verses(50));
+    write_trigger(&scene);
+    let job = jobs::head("misdeed", "100ms")
+        + jobs::VERSES
+        + &jobs::split()
+        + &jobs::operator_with(
+            "faulty",
+            "faulty",
+            "split",
+            &format!("{config}, on = \"{TRIGGER}\""),
+            more,
+        )
+        + &jobs::files("words", "faulty", "out", "lines");
+    (scene, job.replace(jobs::RESTART, NO_RESTART))
+}
+
+/// Runs such a job: it fails with exit code 1, names the operator, and says all these texts.
+fn fails(config: &str, more: &str, texts: &[&str]) {
+    let (scene, job) = misdeed(config, more);
+    scene.write("job.toml", job);
+    host::run(scene.path(), &["run", "job.toml"])
+        .with_code(1)
+        .saying(&["faulty"])
+        .saying(texts)
+        .without_panic();
+}
+
+#[test]
+fn an_operator_that_always_traps_fails_the_job_by_its_restart_strategy() {
+    let scene = Scene::new();
+    scene.write("input/some.txt", oracle::verses(500));
+    let job = word_count_with_a_trap(&scene, "always", Trap::Always);
+    for (strategy, restarts) in [(NO_RESTART, 0), (jobs::RESTART, 3)] {
+        scene.write("job.toml", job.replace(jobs::RESTART, strategy));
+        let ended = host::run(scene.path(), &["run", "job.toml", "--json"]).with_code(1);
+        let restarted = ended
+            .stdout
+            .lines()
+            .filter(|line| line.contains("\"restarted\""))
+            .count();
+        assert_eq!(
+            restarted,
+            restarts,
+            "restarts under {strategy}:\n{}",
+            ended.transcript()
+        );
+        // Which operator, which subtask, which record, and where in the guest.
+        ended
+            .saying(&["faulty", "subtask", "record", "backtrace"])
+            .without_panic();
+        assert!(
+            scene.output("out").is_empty(),
+            "a job that failed has committed nothing"
+        );
+    }
+}
+
+#[test]
+fn c56_an_endless_loop_is_stopped_at_its_time_limit() {
+    fails(
+        "misdeed = \"loop\"",
+        "limits = { call-time = \"200ms\" }",
+        &["call-time", "200"],
+    );
+}
+
+#[test]
+fn c56_memory_beyond_the_limit_is_refused() {
+    fails(
+        "misdeed = \"memory\"",
+        "limits = { memory = \"16MiB\" }",
+        &["memory", "16"],
+    );
+}
+
+#[test]
+fn c57_nothing_that_was_not_granted_reaches_a_component() {
+    let (scene, job) = misdeed("misdeed = \"look-around\"", "");
+    scene.write("job.toml", job);
+    scene.write("secret", SECRET);
+    host::run(scene.path(), &["run", "job.toml"]).with_code(0);
+    // Every word has an empty value; whatever else stands there was found.
+    let found = scene.output("out");
+    assert!(
+        !found.is_empty() && found.iter().all(|line| line.trim_matches('"').is_empty()),
+        "{found:?}"
+    );
+}
+
+#[test]
+fn c57_a_granted_directory_is_seen_and_no_other() {
+    for (grants, is_granted) in [
+        ("", false),
+        (
+            "grants = { dirs = [{ host = \"granted\", guest = \"/there\" }] }",
+            true,
+        ),
+    ] {
+        let (scene, job) = misdeed("misdeed = \"read\", file = \"/there/secret\"", grants);
+        scene.write("job.toml", job);
+        scene.write("granted/secret", SECRET);
+        host::run(scene.path(), &["run", "job.toml"]).with_code(0);
+        let is_found = scene.output("out").iter().any(|line| line.contains(SECRET));
+        assert_eq!(
+            is_found,
+            is_granted,
+            "with `{grants}`: {:?}",
+            scene.output("out")
+        );
+    }
+}
+
+#[test]
+fn c57_without_a_granted_clock_time_stands_still_during_a_call() {
+    let (scene, job) = misdeed("misdeed = \"clock\"", "");
+    scene.write("job.toml", job);
+    host::run(scene.path(), &["run", "job.toml"]).with_code(0);
+    let found = scene.output("out");
+    let times: Vec<&String> = found.iter().filter(|line| line.contains(',')).collect();
+    assert!(times.len() == 1 && times[0].ends_with(",0"), "{times:?}");
+}
+
+#[test]
+fn c57_a_component_that_imports_what_is_not_granted_is_refused() {
+    let component = r#"(component (import "wasi:http/outgoing-handler@0.2.6" (instance (export "handle" (func)))))"#;
+    refused(
+        &wat::parse_str(component).expect("a component"),
+        &["wasi:http/outgoing-handler"],
+    );
+}
+
+/// A job whose operator `count` is made of these bytes is refused with all these texts.
+fn refused(bytes: &[u8], texts: &[&str]) {
+    let scene = Scene::new();
+    scene.write("input/some.txt", oracle::verses(10));
+    let component = scene.write("odd.wasm", bytes);
+    let job = jobs::word_count("odd").replace(
+        &plugins::component("count").display().to_string(),
+        &component.display().to_string(),
+    );
+    scene.write("job.toml", job);
+    host::run(scene.path(), &["run", "job.toml"])
+        .with_code(2)
+        .saying(&["count", "odd.wasm"])
+        .saying(texts)
+        .without_panic();
+    assert!(scene.output("out").is_empty(), "nothing was processed");
+}
+
+#[test]
+fn c58_a_component_of_another_world_is_refused() {
+    refused(
+        &wat::parse_str("(component)").expect("a component"),
+        &["highwater:operator"],
+    );
+}
+
+#[test]
+fn c58_a_core_module_that_is_no_operator_is_refused() {
+    refused(&wat::parse_str("(module)").expect("a module"), &["module"]);
+}
+
+#[test]
+fn c58_a_truncated_component_is_refused() {
+    let whole = fs::read(plugins::component("count")).expect("a component");
+    refused(&whole[..whole.len() / 2], &[]);
+    refused(&[], &[]);
+}
+
+#[test]
+fn c58_what_is_not_wasm_at_all_is_refused() {
+    refused(b"#!/bin/sh\necho not wasm\n", &["WebAssembly"]);
+}
+
+#[test]
+fn c59_state_survives_the_component_that_trapped() {
+    let scene = Scene::new();
+    scene.input(&oracle::bible(), 12, "txt");
+    // Checkpoints in memory: nothing but this process knows the state, and every instance is made anew.
+    let job =
+        word_count_with_a_trap(&scene, "c59", Trap::Once).replace("dir = \"checkpoints\"\n", "");
+    scene.write("job.toml", job);
+    let ended = host::run(scene.path(), &["run", "job.toml"]).with_code(0);
+    assert!(has_trapped(&scene), "the operator trapped");
+    ended.saying(&["checkpoint storage: memory", "restart 1 from checkpoint"]);
+    assert_same_lines(
+        &scene.output("out"),
+        &oracle::word_count(&scene.at("input")),
+        "state after fresh instances took over",
+    );
+}
+
+#[test]
+fn c61_columns_that_do_not_fit_are_refused() {
+    for misdeed in [
+        "bad-columns",
+        "uneven-columns",
+        "bad-output",
+        "bad-state",
+        "bad-key",
+    ] {
+        fails(&format!("misdeed = \"{misdeed}\""), "", &["subtask"]);
+    }
+}

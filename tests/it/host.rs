@@ -1,0 +1,328 @@
+//! Running the `host` binary and watching it.
+//!
+//! Everything it says is kept with the stream it came from, and printed when a test fails. No wait
+//! is without an end, and no test judges how long something took: [`HANG`] only tells a hang from a
+//! slow machine.
+
+use std::io::{BufRead, BufReader, Read};
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// After this long without the end of a run it is taken for hung.
+const HANG: Duration = Duration::from_secs(300);
+
+/// Lines that may wait to be looked at before the reader of a pipe waits.
+const LINES_WAITING: usize = 1024;
+
+/// Where a line came from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stream {
+    Stdout,
+    Stderr,
+}
+
+/// A host that is running.
+pub(crate) struct Running {
+    child: Child,
+    lines: Receiver<(Stream, String)>,
+    said: Vec<(Stream, String)>,
+    shown: String,
+    started: Instant,
+}
+
+/// A host that has ended, and what it said.
+pub(crate) struct Ended {
+    /// How it ended.
+    pub(crate) status: ExitStatus,
+    /// Its results.
+    pub(crate) stdout: String,
+    /// What it told people.
+    pub(crate) stderr: String,
+    shown: String,
+}
+
+/// A completed checkpoint, as a line tells it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Completion {
+    /// Its number.
+    pub(crate) id: u64,
+    /// Where its metadata is; empty in memory.
+    pub(crate) path: String,
+}
+
+/// Starts `host` with these arguments in a directory.
+pub(crate) fn start(directory: &Path, arguments: &[&str]) -> Running {
+    start_with_input(directory, arguments, Stdio::null())
+}
+
+/// Starts `host` with something to read on stdin.
+pub(crate) fn start_with_input(directory: &Path, arguments: &[&str], stdin: Stdio) -> Running {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_host"));
+    command.current_dir(directory).args(arguments);
+    command
+        .stdin(stdin)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command
+        .env_remove("HIGHWATER_CONFIG")
+        .env_remove("RUST_LOG")
+        .env("NO_COLOR", "1");
+    let shown = format!("host {}", arguments.join(" "));
+    let mut child = command
+        .spawn()
+        .unwrap_or_else(|error| panic!("cannot start `{shown}`: {error}"));
+    let (sender, lines) = mpsc::sync_channel(LINES_WAITING);
+    let stdout = child.stdout.take().expect("stdout is piped");
+    let stderr = child.stderr.take().expect("stderr is piped");
+    read_lines(Stream::Stdout, stdout, sender.clone());
+    read_lines(Stream::Stderr, stderr, sender);
+    Running {
+        child,
+        lines,
+        said: Vec::new(),
+        shown,
+        started: Instant::now(),
+    }
+}
+
+/// Runs `host` with these arguments in a directory until it ends.
+pub(crate) fn run(directory: &Path, arguments: &[&str]) -> Ended {
+    start(directory, arguments).wait()
+}
+
+/// Reads a pipe line by line on a thread of its own.
+fn read_lines(
+    stream: Stream,
+    pipe: impl Read + Send + 'static,
+    sender: SyncSender<(Stream, String)>,
+) {
+    thread::spawn(move || {
+        let mut pipe = BufReader::new(pipe);
+        let mut line = Vec::new();
+        while pipe
+            .read_until(b'\n', &mut line)
+            .is_ok_and(|length| length > 0)
+        {
+            let text = String::from_utf8_lossy(&line)
+                .trim_end_matches(['\r', '\n'])
+                .to_owned();
+            line.clear();
+            if sender.send((stream, text)).is_err() {
+                return;
+            }
+        }
+    });
+}
+
+impl Running {
+    /// The next line on either stream; `None` once both are closed.
+    fn next(&mut self) -> Option<String> {
+        let left = HANG.saturating_sub(self.started.elapsed());
+        match self.lines.recv_timeout(left) {
+            Ok((stream, line)) => {
+                self.said.push((stream, line.clone()));
+                Some(line)
+            }
+            Err(RecvTimeoutError::Disconnected) => None,
+            Err(RecvTimeoutError::Timeout) => {
+                let said = self.transcript();
+                self.end_by_force();
+                panic!("`{}` hangs; it said:\n{said}", self.shown);
+            }
+        }
+    }
+
+    /// Waits for a line that has `text` in it. `None` if it ended without.
+    pub(crate) fn line_with(&mut self, text: &str) -> Option<String> {
+        while let Some(line) = self.next() {
+            if line.contains(text) {
+                return Some(line);
+            }
+        }
+        None
+    }
+
+    /// Waits for the next completed checkpoint. `None` if it ended without.
+    pub(crate) fn checkpoint(&mut self) -> Option<Completion> {
+        while let Some(line) = self.next() {
+            if let Some(completion) = completion(&line) {
+                return Some(completion);
+            }
+        }
+        None
+    }
+
+    /// Waits for `count` more completed checkpoints and returns the last of them.
+    ///
+    /// # Panics
+    /// It ended before.
+    pub(crate) fn checkpoints(&mut self, count: usize) -> Completion {
+        let mut last = None;
+        for _ in 0..count {
+            last = self.checkpoint();
+            assert!(
+                last.is_some(),
+                "`{}` ended before {count} checkpoints; it said:\n{}",
+                self.shown,
+                self.transcript()
+            );
+        }
+        last.expect("at least one checkpoint was asked for")
+    }
+
+    /// Kills it with SIGKILL. `None` if it had ended before and so did not die of it.
+    pub(crate) fn kill(mut self) -> Option<Ended> {
+        self.child.kill().expect("a child can be killed");
+        let ended = self.wait();
+        (ended.status.signal() == Some(SIGKILL)).then_some(ended)
+    }
+
+    /// Sends it a signal by name (`TERM`, `INT`).
+    pub(crate) fn signal(&self, name: &str) {
+        let status = Command::new("sh")
+            .args(["-c", &format!("kill -{name} {}", self.child.id())])
+            .status();
+        assert!(
+            status.is_ok_and(|status| status.success()),
+            "cannot send SIG{name}"
+        );
+    }
+
+    /// Waits for its end.
+    pub(crate) fn wait(mut self) -> Ended {
+        while self.next().is_some() {}
+        let status = self.child.wait().expect("a child can be waited for");
+        let stream = |wanted| {
+            self.said
+                .iter()
+                .filter(|(stream, _)| *stream == wanted)
+                .fold(String::new(), |text, (_, line)| text + line + "\n")
+        };
+        Ended {
+            status,
+            stdout: stream(Stream::Stdout),
+            stderr: stream(Stream::Stderr),
+            shown: std::mem::take(&mut self.shown),
+        }
+    }
+
+    fn transcript(&self) -> String {
+        self.said
+            .iter()
+            .fold(String::new(), |text, (_, line)| text + line + "\n")
+    }
+
+    fn end_by_force(&mut self) {
+        // It may have ended in between, which is as good.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.end_by_force();
+    }
+}
+
+/// The signal that cannot be caught.
+const SIGKILL: i32 = 9;
+
+impl Ended {
+    /// Checks the exit code; 0 finished, 1 failed, 2 refused, 3 corrupt.
+    pub(crate) fn with_code(self, code: i32) -> Self {
+        assert_eq!(
+            self.status.code(),
+            Some(code),
+            "exit code of `{}`; {}\n{}",
+            self.shown,
+            self.status,
+            self.transcript()
+        );
+        self
+    }
+
+    /// Checks that stderr has each of these texts.
+    pub(crate) fn saying(self, texts: &[&str]) -> Self {
+        for text in texts {
+            assert!(
+                self.stderr.contains(text),
+                "`{}` does not say `{text}`:\n{}",
+                self.shown,
+                self.transcript()
+            );
+        }
+        self
+    }
+
+    /// Checks that stderr is a message for people: something, but no panic of the host itself.
+    pub(crate) fn without_panic(self) -> Self {
+        let panicked = self.stderr.lines().any(|line| line.starts_with("thread '"));
+        assert!(!panicked, "the host panicked:\n{}", self.transcript());
+        assert!(
+            !self.stderr.trim().is_empty(),
+            "`{}` said nothing",
+            self.shown
+        );
+        self
+    }
+
+    /// The checkpoints that it completed.
+    pub(crate) fn completions(&self) -> Vec<Completion> {
+        self.stderr
+            .lines()
+            .chain(self.stdout.lines())
+            .filter_map(completion)
+            .collect()
+    }
+
+    /// All that it said.
+    pub(crate) fn transcript(&self) -> String {
+        format!("--- stdout\n{}--- stderr\n{}", self.stdout, self.stderr)
+    }
+}
+
+/// Reads `checkpoint 12 completed in 31 ms, 1.2 MiB: <path>`, or the event of `--json`.
+fn completion(line: &str) -> Option<Completion> {
+    if line.starts_with('{') {
+        let event: Value = serde_json::from_str(line).ok()?;
+        let path = event["path"].as_str().unwrap_or_default().to_owned();
+        let id = event["id"].as_u64()?;
+        return (event["event"] == "checkpoint-completed").then_some(Completion { id, path });
+    }
+    let line = &line[line.find("checkpoint ")?..];
+    let (id, rest) = line.strip_prefix("checkpoint ")?.split_once(' ')?;
+    let rest = rest.strip_prefix("completed in ")?;
+    let path = rest.split_once(": ").map_or("", |(_, path)| path.trim());
+    Some(Completion {
+        id: id.parse().ok()?,
+        path: path.to_owned(),
+    })
+}
+
+#[test]
+fn a_completion_is_read_from_its_line() {
+    let read = completion("checkpoint 12 completed in 31 ms, 1.2 MiB: /a b/chk-12/_metadata")
+        .expect("a completion");
+    assert_eq!(
+        read,
+        Completion {
+            id: 12,
+            path: "/a b/chk-12/_metadata".to_owned()
+        }
+    );
+    assert_eq!(
+        completion("checkpoint 3 completed in 2 ms, 120 B").map(|read| read.path),
+        Some(String::new())
+    );
+    assert_eq!(completion("checkpoint 3 failed: disk full"), None);
+    let event = r#"{"event":"checkpoint-completed","id":12,"path":"/a b/chk-12/_metadata"}"#;
+    assert_eq!(completion(event), Some(read));
+    assert_eq!(completion(r#"{"event":"checkpoint-failed","id":12}"#), None);
+}

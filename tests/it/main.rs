@@ -1,0 +1,29 @@
+//! Black-box tests: the `host` binary, real components, real files, real signals.
+//!
+//! Goal: hold the promises that a user relies on, each by what can be seen from outside: output
+//! files, checkpoint directories, exit codes, messages. Method: a job in a directory of its own,
+//! disturbed, and its output compared with that of an undisturbed run or of an independent tool; each
+//! test also checks that the disturbance really happened. A test of the conformance list carries its
+//! number (`c36_…`). No test measures time.
+
+// What the tests are made of.
+mod host; // running the binary, watching it, killing it
+mod jobs; // job files, put together from their parts
+mod oracle; // the right answers, from elsewhere
+mod plugins; // the components of plugins/
+mod scene; // a directory for a test alone
+
+// The tests.
+mod checkpoints; // looking at checkpoints without their job
+mod events; // what programs read: --json
+mod examples; // every folder of examples/ does what its README says
+mod graph; // jobs that are more than a chain
+mod guests; // traps, limits, grants, components that are none
+mod kills; // ten kills at random moments
+mod life; // checkpoints while a job runs
+mod readme; // the README keeps its word
+mod refused; // what users get wrong, and what they are told
+mod restore; // from which checkpoint, into what
+mod retention; // what is left when a job ends, and how it is ended
+mod storage; // where checkpoints are, and what they consist of
+mod tidy; // what the sources must be like

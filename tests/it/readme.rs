@@ -1,0 +1,116 @@
+//! The README keeps its word: its job file runs, its commands exist.
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use crate::host;
+use crate::jobs;
+use crate::oracle::{self, assert_same_lines};
+use crate::plugins::{self, root};
+use crate::scene::Scene;
+
+/// The text of a document at the root.
+fn document(name: &str) -> String {
+    fs::read_to_string(root().join(name))
+        .unwrap_or_else(|error| panic!("cannot read {name}: {error}"))
+}
+
+/// The fenced blocks of a language.
+fn blocks(text: &str, language: &str) -> Vec<String> {
+    let fence = format!("```{language}\n");
+    let blocks = text.split(&fence).skip(1);
+    blocks
+        .filter_map(|rest| rest.split_once("```"))
+        .map(|(block, _)| block.to_owned())
+        .collect()
+}
+
+#[test]
+fn the_job_file_of_the_readme_counts_words() {
+    let job = blocks(&document("README.md"), "toml")
+        .pop()
+        .expect("the README shows a job file");
+    let scene = Scene::new();
+    for name in ["split", "count"] {
+        scene.write(
+            &format!("{name}.wasm"),
+            fs::read(plugins::component(name)).expect("a component"),
+        );
+    }
+    let text = root().join("examples/word-count/input/kjv-old-testament.txt.gz");
+    scene.write(
+        "input/text.txt.gz",
+        fs::read(text).expect("the example's input"),
+    );
+    scene.write("job.toml", job);
+    host::run(scene.path(), &["run", "job.toml"]).with_code(0);
+    let expected = Scene::new();
+    expected.write("words/text", oracle::bible());
+    assert_same_lines(
+        &scene.output("out"),
+        &oracle::word_count(&expected.at("words")),
+        "output of the README's job",
+    );
+}
+
+#[test]
+fn the_operator_of_the_readme_counts_words() {
+    let source = blocks(&document("README.md"), "rust")
+        .pop()
+        .expect("the README shows an operator");
+    let scene = Scene::new();
+    scene.write("word-count/src/lib.rs", source);
+    let sdk = root().join("sdk/rust");
+    let manifest = format!(
+        "[package]\nname = \"word-count\"\nedition = \"2024\"\n\n[lib]\ncrate-type = [\"cdylib\"]\n\n\
+         [dependencies]\nhighwater = {{ path = {sdk:?} }}\n\n[workspace]\n"
+    );
+    scene.write("word-count/Cargo.toml", manifest);
+    plugins::build(&scene.at("word-count"), &["--offline"]);
+    let component = scene.at("word-count/target/wasm32-wasip2/release/word_count.wasm");
+
+    scene.write("input/some.txt", oracle::verses(200));
+    // It emits every new count: the highest of each word is its total.
+    let job = jobs::word_count("readme")
+        .replace("config = { emit = \"final\" }\n", "")
+        .replace(
+            &plugins::component("count").display().to_string(),
+            &component.display().to_string(),
+        );
+    scene.write("job.toml", job);
+    host::run(scene.path(), &["run", "job.toml"]).with_code(0);
+    let mut highest: BTreeMap<String, u64> = BTreeMap::new();
+    for line in scene.output("out") {
+        let (word, count) = line.split_once(',').expect("a word and its count");
+        let count: u64 = count.parse().expect("a count");
+        highest
+            .entry(word.to_owned())
+            .and_modify(|known| *known = count.max(*known))
+            .or_insert(count);
+    }
+    let mut totals: Vec<String> = highest
+        .into_iter()
+        .map(|(word, count)| format!("{word},{count}"))
+        .collect();
+    totals.sort();
+    assert_same_lines(
+        &totals,
+        &oracle::count_words(&oracle::verses(200)),
+        "highest counts",
+    );
+}
+
+#[test]
+fn every_chore_that_a_document_names_exists() {
+    let chores = document("xtask/src/main.rs");
+    for name in ["README.md", "CONTRIBUTING.md"] {
+        let text = document(name);
+        for rest in text.split("cargo xtask ").skip(1) {
+            let chore: String = rest.chars().take_while(char::is_ascii_alphabetic).collect();
+            assert!(
+                chores.contains(&format!("Some(\"{chore}\")")),
+                "{name}: `cargo xtask {chore}`"
+            );
+        }
+    }
+}

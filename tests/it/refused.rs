@@ -1,0 +1,195 @@
+//! What users get wrong, and what they are told: one clear message that names the place, exit code 2,
+//! and not a record processed.
+
+use crate::host;
+use crate::jobs;
+use crate::oracle;
+use crate::plugins;
+use crate::scene::Scene;
+
+/// A word-count job over a few verses, changed by `change`, is refused with all these texts.
+fn refused(change: impl FnOnce(String) -> String, texts: &[&str]) {
+    let scene = Scene::new();
+    scene.write("input/some.txt", oracle::verses(10));
+    scene.write("job.toml", change(jobs::word_count("refused")));
+    for command in ["check", "run"] {
+        host::run(scene.path(), &[command, "job.toml"])
+            .with_code(2)
+            .saying(texts)
+            .without_panic();
+    }
+    assert!(scene.output("out").is_empty(), "nothing was processed");
+}
+
+#[test]
+fn an_unknown_key_is_refused_with_its_place_and_the_nearest_key() {
+    refused(
+        |job| job.replace("[checkpoint]\n", "[checkpoint]\nintervall = \"1s\"\n"),
+        &["job.toml:5", "intervall", "`interval`"],
+    );
+}
+
+#[test]
+fn a_value_of_the_wrong_type_is_refused() {
+    refused(
+        |job| job.replace("[job]\n", "[job]\nparallelism = \"two\"\n"),
+        &["job.toml:2", "job.parallelism", "integer"],
+    );
+}
+
+#[test]
+fn a_duration_that_is_none_is_refused() {
+    refused(
+        |job| job.replace("\"100ms\"", "\"soon\""),
+        &["checkpoint.interval", "soon"],
+    );
+}
+
+#[test]
+fn a_cycle_is_refused_and_shown() {
+    let cycle = |job: String| {
+        job + &jobs::operator("ping", "split", "pong", "")
+            + &jobs::operator("pong", "split", "ping", "")
+            + &jobs::discard("nowhere", "pong")
+    };
+    refused(cycle, &["cycle", "ping", "pong"]);
+}
+
+#[test]
+fn two_operators_with_one_id_are_refused() {
+    refused(|job| job + &jobs::count("split"), &["`count`", "already"]);
+}
+
+#[test]
+fn an_input_that_nobody_feeds_is_refused() {
+    refused(
+        |job| job.replace("input = \"split\"", "input = \"splt\""),
+        &["splt", "`split`"],
+    );
+}
+
+#[test]
+fn a_missing_component_is_refused() {
+    let missing = plugins::component("count").display().to_string();
+    refused(
+        |job| job.replace(&missing, "no/such/component.wasm"),
+        &["count", "no/such/component.wasm"],
+    );
+}
+
+#[test]
+fn what_is_not_toml_is_refused() {
+    refused(|job| job + "\n[[sink\n", &["job.toml:", "TOML"]);
+}
+
+#[test]
+fn every_problem_is_told_at_once() {
+    refused(
+        |job| {
+            job.replace("[job]\n", "[job]\nparallelism = 0\nnmae = \"x\"\n")
+                .replace("\"100ms\"", "\"soon\"")
+        },
+        &["job.parallelism", "nmae", "checkpoint.interval"],
+    );
+}
+
+#[test]
+fn an_operator_config_that_its_component_refuses_is_refused() {
+    refused(
+        |job| job.replace("emit = \"final\"", "emit = \"sometimes\""),
+        &["count", "sometimes"],
+    );
+}
+
+#[test]
+fn a_missing_job_file_is_refused() {
+    let scene = Scene::new();
+    host::run(scene.path(), &["run", "missing.toml"])
+        .with_code(2)
+        .saying(&["missing.toml"])
+        .without_panic();
+}
+
+#[test]
+fn unknown_arguments_are_refused() {
+    let scene = Scene::new();
+    host::run(scene.path(), &["run", "--no-such-option", "job.toml"])
+        .with_code(2)
+        .saying(&["--no-such-option"]);
+}
+
+#[test]
+fn unreadable_input_is_refused() {
+    let scene = Scene::new();
+    scene.write(
+        "job.toml",
+        jobs::word_count("refused").replace("input/*.txt", "input/missing.txt"),
+    );
+    host::run(scene.path(), &["run", "job.toml"])
+        .with_code(2)
+        .saying(&["verses", "missing.txt"])
+        .without_panic();
+}
+
+#[test]
+fn a_pattern_that_no_file_matches_is_refused() {
+    let scene = Scene::new();
+    scene.write("job.toml", jobs::word_count("refused"));
+    host::run(scene.path(), &["run", "job.toml"])
+        .with_code(2)
+        .saying(&["verses", "*.txt"])
+        .without_panic();
+}
+
+#[test]
+fn a_directory_that_cannot_be_written_is_refused() {
+    // A file where a directory is wanted stops the superuser as well.
+    for (option, named) in [
+        ("checkpoint.dir=blocked/checkpoints", "blocked"),
+        ("sink.totals.path=blocked/out", "blocked"),
+    ] {
+        let scene = Scene::new();
+        scene.write("input/some.txt", oracle::verses(10));
+        scene.write("blocked", "a file");
+        scene.write("job.toml", jobs::word_count("refused"));
+        host::run(scene.path(), &["run", "job.toml", "-D", option])
+            .with_code(2)
+            .saying(&[named])
+            .without_panic();
+        assert!(scene.output("out").is_empty(), "nothing was processed");
+    }
+}
+
+#[test]
+fn a_checkpoint_of_another_job_is_refused() {
+    let scene = Scene::new();
+    scene.write("input/some.txt", oracle::verses(300));
+    scene.write("job.toml", jobs::word_count("mine"));
+    let other = jobs::word_count("other")
+        .replace("\"split\"", "\"cut\"")
+        .replace("\"count\"", "\"sum\"");
+    scene.write("other.toml", other);
+    let ended = host::run(
+        scene.path(),
+        &[
+            "run",
+            "other.toml",
+            "-D",
+            "checkpoint.retain-on-finish=true",
+            "-D",
+            "sink.totals.path=other-out",
+        ],
+    )
+    .with_code(0);
+    let other = ended.completions().pop().expect("a checkpoint at the end");
+    host::run(scene.path(), &["run", "job.toml", "-s", &other.path])
+        .with_code(2)
+        .saying(&["sum"])
+        .without_panic();
+    // And `latest` means the latest of this job.
+    host::run(scene.path(), &["run", "job.toml", "-s", "latest"])
+        .with_code(2)
+        .saying(&["mine"])
+        .without_panic();
+    assert!(scene.output("out").is_empty(), "nothing was processed");
+}

@@ -1,0 +1,398 @@
+//! What the sources must be like: rules that no compiler checks, checked by walking the files.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::examples;
+use crate::plugins::root;
+
+/// The cases of the conformance list that are promised today. Each is held by a test whose name begins
+/// with its number.
+const CONFORMANCE: [u32; 24] = [
+    1, 2, 3, 4, 6, 16, 18, 19, 23, 28, 35, 36, 37, 38, 39, 42, 43, 44, 51, 56, 57, 58, 59, 61,
+];
+
+/// The crates in a line: each may depend on those before it.
+const LINE: [(&str, &str); 4] = [
+    ("dataflow", "crates/dataflow"),
+    ("checkpoint", "crates/checkpoint"),
+    ("runtime", "crates/runtime"),
+    ("host", "host"),
+];
+
+/// What only the host may depend on.
+const HOSTS_ALONE: [&str; 4] = ["wasmtime", "toml", "clap", "anyhow"];
+
+/// What is nobody's source: built, or not ours.
+const SKIPPED: [&str; 6] = [
+    "target",
+    ".git",
+    "node_modules",
+    "out",
+    "checkpoints",
+    "input",
+];
+
+/// Every file with one of these extensions, with its path from the root and its text.
+fn sources(extensions: &[&str]) -> Vec<(PathBuf, String)> {
+    let mut found = Vec::new();
+    walk(root(), extensions, &mut found);
+    assert!(
+        !found.is_empty(),
+        "nothing is found below {}",
+        root().display()
+    );
+    found.sort();
+    found
+}
+
+fn walk(directory: &Path, extensions: &[&str], found: &mut Vec<(PathBuf, String)>) {
+    for entry in fs::read_dir(directory)
+        .expect("a readable directory")
+        .flatten()
+    {
+        let (path, name) = (
+            entry.path(),
+            entry.file_name().to_string_lossy().into_owned(),
+        );
+        let kind = entry.file_type().expect("a file has a type");
+        if kind.is_dir() {
+            if !SKIPPED.contains(&name.as_str()) {
+                walk(&path, extensions, found);
+            }
+        } else if path
+            .extension()
+            .is_some_and(|extension| extensions.iter().any(|wanted| extension == *wanted))
+        {
+            let text = fs::read_to_string(&path)
+                .unwrap_or_else(|error| panic!("{} is not text: {error}", path.display()));
+            found.push((
+                path.strip_prefix(root())
+                    .expect("found below the root")
+                    .to_owned(),
+                text,
+            ));
+        }
+    }
+}
+
+/// A Rust source without its line comments.
+fn without_comments(source: &str) -> String {
+    source
+        .lines()
+        .filter(|line| !line.trim_start().starts_with("//"))
+        .fold(String::new(), |text, line| text + line + "\n")
+}
+
+/// Fails with all offences.
+fn assert_none(offences: &[String], rule: &str) {
+    assert!(offences.is_empty(), "{rule}:\n{}", offences.join("\n"));
+}
+
+#[test]
+fn nothing_is_left_for_later() {
+    // Put together here, so that this file does not offend.
+    let marks = [
+        concat!("TO", "DO"),
+        concat!("FIX", "ME"),
+        concat!("X", "XX"),
+        concat!("todo", "!("),
+        concat!("unimplemented", "!("),
+        concat!("SKELE", "TON"),
+    ];
+    let mut offences = Vec::new();
+    for (path, text) in sources(&["rs", "toml", "md", "wit"]) {
+        for (number, line) in text.lines().enumerate() {
+            if marks.iter().any(|mark| line.contains(mark)) {
+                offences.push(format!(
+                    "{}:{}: {}",
+                    path.display(),
+                    number + 1,
+                    line.trim()
+                ));
+            }
+        }
+    }
+    assert_none(&offences, "these are not finished");
+}
+
+#[test]
+fn no_module_is_a_drawer() {
+    let drawers = [
+        "util", "utils", "common", "helper", "helpers", "misc", "types", "shared",
+    ];
+    let mut offences = Vec::new();
+    for (path, _) in sources(&["rs"]) {
+        let names = path.components().map(|part| {
+            part.as_os_str()
+                .to_string_lossy()
+                .trim_end_matches(".rs")
+                .to_owned()
+        });
+        if names
+            .into_iter()
+            .any(|name| drawers.contains(&name.as_str()))
+        {
+            offences.push(path.display().to_string());
+        }
+        if path.ends_with("mod.rs") {
+            offences.push(format!("{}: `foo.rs` beside `foo/`", path.display()));
+        }
+    }
+    assert_none(
+        &offences,
+        "a module is named after the concept that it holds",
+    );
+}
+
+#[test]
+fn every_source_file_says_what_it_is_for() {
+    let mut offences = Vec::new();
+    for (path, text) in sources(&["rs"]) {
+        let first = text.lines().find(|line| !line.trim().is_empty());
+        // What is beside a module in `tests.rs` belongs to that module; bindings are generated.
+        let exempt = path.ends_with("tests.rs") || path.ends_with("bindings.rs");
+        if !exempt && !first.is_some_and(|line| line.starts_with("//!")) {
+            offences.push(path.display().to_string());
+        }
+    }
+    assert_none(&offences, "a file begins with module docs");
+}
+
+/// The names that a `Cargo.toml` has under `[dependencies]`.
+fn dependencies(package: &str) -> BTreeSet<String> {
+    let path = root().join(package).join("Cargo.toml");
+    let text = fs::read_to_string(&path)
+        .unwrap_or_else(|error| panic!("cannot read {}: {error}", path.display()));
+    let manifest: toml::Table = text
+        .parse()
+        .unwrap_or_else(|error| panic!("{} is not TOML: {error}", path.display()));
+    let table = manifest.get("dependencies").and_then(toml::Value::as_table);
+    table
+        .map(|table| table.keys().cloned().collect())
+        .unwrap_or_default()
+}
+
+#[test]
+fn the_crates_depend_on_each_other_in_a_line() {
+    let mut offences = Vec::new();
+    for (index, (name, place)) in LINE.iter().enumerate() {
+        let dependencies = dependencies(place);
+        for (later, _) in &LINE[index..] {
+            if dependencies.contains(*later) {
+                offences.push(format!("{name} depends on {later}"));
+            }
+        }
+        let of_the_host = |dependency: &&String| {
+            HOSTS_ALONE
+                .iter()
+                .any(|alone| *dependency == alone || dependency.starts_with(&format!("{alone}-")))
+        };
+        if *name != "host" {
+            offences.extend(
+                dependencies
+                    .iter()
+                    .filter(of_the_host)
+                    .map(|dependency| format!("{name} depends on {dependency}")),
+            );
+        }
+    }
+    assert_none(
+        &offences,
+        "host, runtime, checkpoint, dataflow: only in this direction, and only the host knows Wasm and TOML",
+    );
+}
+
+#[test]
+fn dataflow_is_pure() {
+    let impure = [
+        "async fn",
+        "std::fs",
+        "std::net",
+        "std::time",
+        "tokio",
+        "Instant::now",
+        "SystemTime",
+    ];
+    let mut offences = Vec::new();
+    for (path, text) in sources(&["rs"])
+        .iter()
+        .filter(|(path, _)| path.starts_with("crates/dataflow/src"))
+    {
+        let text = without_comments(text);
+        offences.extend(
+            impure
+                .iter()
+                .filter(|word| text.contains(*word))
+                .map(|word| format!("{}: {word}", path.display())),
+        );
+    }
+    let dependencies = dependencies("crates/dataflow");
+    offences.extend(
+        ["tokio", "futures", "rand", "tracing"]
+            .iter()
+            .filter(|name| dependencies.contains(**name))
+            .map(|name| format!("depends on {name}")),
+    );
+    assert_none(
+        &offences,
+        "dataflow has no async, no input or output, no clock",
+    );
+}
+
+#[test]
+fn unsafe_code_is_in_one_place_at_most() {
+    let mut places = Vec::new();
+    for (path, text) in sources(&["rs"])
+        .iter()
+        .filter(|(path, _)| path.starts_with("crates") || path.starts_with("host"))
+    {
+        let text = without_comments(text);
+        if text.contains("unsafe {") || text.contains("unsafe fn") || text.contains("unsafe impl") {
+            places.push(path.display().to_string());
+        }
+    }
+    assert!(places.len() <= 1, "unsafe code in {places:?}");
+}
+
+#[test]
+fn every_plugin_has_a_test() {
+    let mut offences = Vec::new();
+    let mut plugin_count = 0;
+    for entry in fs::read_dir(root().join("plugins"))
+        .expect("there are plugins")
+        .flatten()
+    {
+        if !entry.path().join("Cargo.toml").is_file() {
+            continue;
+        }
+        plugin_count += 1;
+        let mut files = Vec::new();
+        walk(&entry.path(), &["rs"], &mut files);
+        if !files.iter().any(|(_, text)| text.contains("#[test]")) {
+            offences.push(entry.path().display().to_string());
+        }
+    }
+    assert!(plugin_count > 0, "no plugin found");
+    assert_none(&offences, "a plugin has a test");
+}
+
+#[test]
+fn every_example_is_complete() {
+    let mut offences = Vec::new();
+    for folder in examples::folders() {
+        for file in ["README.md", "job.toml", "input", "expected.csv"] {
+            if !folder.join(file).exists() {
+                offences.push(folder.join(file).display().to_string());
+            }
+        }
+        let name = folder
+            .file_name()
+            .expect("a folder has a name")
+            .to_string_lossy()
+            .into_owned();
+        let mentioned = fs::read_to_string(root().join("README.md"))
+            .expect("there is a README")
+            .contains(&format!("examples/{name}"));
+        if !mentioned {
+            offences.push(format!("README.md does not mention examples/{name}"));
+        }
+    }
+    assert_none(&offences, "these are missing");
+}
+
+#[test]
+fn every_promised_conformance_case_has_a_test() {
+    let tests: String = sources(&["rs"]).into_iter().map(|(_, text)| text).collect();
+    let missing: Vec<String> = CONFORMANCE
+        .iter()
+        .map(|number| format!("fn c{number:02}_"))
+        .filter(|name| !tests.contains(name))
+        .collect();
+    assert_none(&missing, "no test has this name");
+}
+
+#[test]
+fn documents_name_files_that_exist() {
+    let mut offences = Vec::new();
+    for (path, text) in sources(&["md"]) {
+        let directory = root().join(path.parent().expect("a file has a directory"));
+        for link in links(&text) {
+            if !directory.join(&link).exists() {
+                offences.push(format!("{}: link to {link}", path.display()));
+            }
+        }
+        for name in names_in_code(&text) {
+            if !root().join(&name).exists() && !directory.join(&name).exists() {
+                offences.push(format!("{}: `{name}`", path.display()));
+            }
+        }
+    }
+    assert_none(&offences, "these files are gone");
+}
+
+/// The targets of relative links, without the part behind `#`.
+fn links(text: &str) -> Vec<String> {
+    let targets = text
+        .split("](")
+        .skip(1)
+        .filter_map(|rest| rest.split_once(')'))
+        .map(|(target, _)| target);
+    let relative = targets.filter(|target| {
+        !target.contains("://") && !target.starts_with('#') && !target.starts_with("mailto:")
+    });
+    relative
+        .map(|target| target.split('#').next().unwrap_or_default().to_owned())
+        .collect()
+}
+
+/// What stands in backticks and looks like a path of this repository.
+fn names_in_code(text: &str) -> Vec<String> {
+    let places = [
+        "crates/",
+        "host/",
+        "sdk/",
+        "plugins/",
+        "examples/",
+        "tests/",
+        "xtask/",
+        "docs/",
+        "wit/",
+        "bench/",
+        ".ci/",
+    ];
+    let mut names = Vec::new();
+    let mut in_block = false;
+    for line in text.lines() {
+        if line.trim_start().starts_with("```") {
+            in_block = !in_block;
+            continue;
+        }
+        if in_block {
+            continue;
+        }
+        let code = line.split('`').skip(1).step_by(2);
+        let paths = code.filter(|code| places.iter().any(|place| code.starts_with(place)));
+        names.extend(
+            paths
+                .filter(|path| {
+                    !path.contains(['*', '<', '…', ' ', '{', ':']) && !path.contains("target/")
+                })
+                .map(str::to_owned),
+        );
+    }
+    names
+}
+
+#[test]
+fn links_and_names_are_found_in_a_text() {
+    assert_eq!(
+        links("see [a](docs/a.md#part), [b](https://b.example) and [c](#c)"),
+        ["docs/a.md"]
+    );
+    assert_eq!(
+        names_in_code("`docs/a.md` and `crates/*/src`\n```\n`docs/b.md`\n```\n"),
+        ["docs/a.md"]
+    );
+}

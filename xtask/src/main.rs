@@ -1,0 +1,62 @@
+//! `cargo xtask`: set-up and chores, in Rust so that they run wherever the project builds.
+//!
+//! Standard library only: it is compiled before anything else, and a fresh clone should show
+//! something within seconds.
+
+mod build;
+mod chores;
+mod demo;
+mod story;
+
+use std::path::Path;
+use std::process::ExitCode;
+
+/// What went wrong, for a person. The program says it and gives up.
+type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
+
+const USAGE: &str = "\
+usage: cargo xtask <chore>
+
+  demo           build everything, count words, kill the host in the middle, resume, compare
+  test           every test: plugins, SDK, crates, host, examples, crashes
+  lint           format, clippy and docs, with warnings as errors
+  ci             test, then lint
+  bench [ARGS]   the benchmark; ARGS are passed on
+  build          the plugins and the host, in release mode
+";
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args().skip(1);
+    let chore = arguments.next();
+    let rest: Vec<String> = arguments.collect();
+    let result = match (chore.as_deref(), rest.as_slice()) {
+        (Some("demo"), []) => demo::run(),
+        (Some("test"), []) => chores::test(),
+        (Some("lint"), []) => chores::lint(),
+        (Some("ci"), []) => chores::test().and_then(|()| chores::lint()),
+        (Some("bench"), arguments) => chores::bench(arguments),
+        (Some("build"), []) => build::plugins().and_then(|()| build::host()),
+        (Some("help" | "-h" | "--help"), _) => {
+            print!("{USAGE}");
+            Ok(())
+        }
+        _ => {
+            eprint!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The root of the repository.
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("xtask lies in the repository")
+}
