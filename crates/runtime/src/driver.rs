@@ -14,8 +14,7 @@ use dataflow::key::KEY_HASH_NAME;
 
 use crate::attempt::{Attempt, End, Event};
 use crate::coordinator::{Action, Coordinator, Input};
-use crate::error::chain;
-use crate::error::{Class, Error};
+use crate::error::{Class, Error, chain};
 use crate::graph::NodeKind;
 use crate::inbox::{Control, Inbox};
 use crate::job::JobEvent;

@@ -24,6 +24,7 @@ pub mod restart;
 pub mod job;
 pub mod simulation;
 pub mod clock;
+mod random;
 pub mod error;
 mod spawn;
 

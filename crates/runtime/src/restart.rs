@@ -2,6 +2,8 @@
 
 use std::collections::VecDeque;
 
+use crate::random::Random;
+
 /// A restart strategy. Times in milliseconds.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub enum Strategy {
@@ -57,7 +59,7 @@ pub(crate) struct Restarts {
     failures: u32,
     last_failure: Option<i64>,
     recent: VecDeque<i64>,
-    random: u64,
+    random: Random,
 }
 
 impl Restarts {
@@ -68,7 +70,7 @@ impl Restarts {
             failures: 0,
             last_failure: None,
             recent: VecDeque::new(),
-            random: seed,
+            random: Random::new(seed),
         }
     }
 
@@ -109,7 +111,7 @@ impl Restarts {
                 let power = (self.failures - 1).min(1 << 10) as i32;
                 let backoff = (initial_backoff_ms as f64 * backoff_multiplier.powi(power))
                     .min(max_backoff_ms as f64);
-                let jitter = 1.0 + jitter_factor * (2.0 * self.random() - 1.0);
+                let jitter = 1.0 + jitter_factor * (2.0 * self.random.fraction() - 1.0);
                 Decision::After((backoff * jitter).min(max_backoff_ms as f64) as u64)
             }
             Strategy::FailureRate {
@@ -134,16 +136,6 @@ impl Restarts {
                 }
             }
         }
-    }
-
-    /// A number from 0 to 1 (SplitMix64).
-    fn random(&mut self) -> f64 {
-        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.random;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^= mixed >> 31;
-        (mixed >> 11) as f64 / (1u64 << 53) as f64
     }
 }
 
