@@ -1,102 +1,352 @@
-//! One job, run and measured as a whole process sees it.
+//! One job, run and measured in a process of its own: so that its memory and its processor time are
+//! its own, too.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use checkpoint::store::{CheckpointStore, Options as StoreOptions};
 use dataflow::alignment::Mode;
 use runtime::clock::SystemClock;
 use runtime::coordinator::Settings;
 use runtime::restart::Strategy;
-use runtime::{Job, JobEvent, JobGraph, Options, Outcome};
+use runtime::{Job, JobEvent, JobGraph, JobHandle, Options, Outcome};
+use serde::{Deserialize, Serialize};
 
-/// What a run has shown.
-#[derive(Clone, Debug)]
-pub(crate) struct Run {
-    pub(crate) records: u64,
-    pub(crate) wall: Duration,
-    /// Of all threads of the process.
-    pub(crate) cpu: Duration,
-    /// Duration and bytes of each checkpoint but the last.
-    pub(crate) checkpoints: Vec<(u64, u64)>,
+use crate::case::{Backend, Case, Workload};
+use crate::job::{self, Generated};
+use crate::{limit, probe, process};
+
+/// What a process of the benchmark is to do.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Task {
+    /// Run a job at full speed and measure it for a while once it is warm.
+    Throughput {
+        case: Case,
+        backend: Backend,
+        seconds: f64,
+    },
+    /// Run it at a steady rate and see how late records come out.
+    Latency {
+        case: Case,
+        backend: Backend,
+        rate: f64,
+        seconds: f64,
+    },
+    /// Count the keys that change between checkpoints.
+    Changed { case: Case, seconds: f64 },
+    /// Write each key once and leave a checkpoint.
+    Fill { case: Case, dir: PathBuf },
+    /// Start from that checkpoint.
+    Restore { case: Case, dir: PathBuf },
+    /// Read its files and build a bare hash table of as many keys.
+    BareRestore { case: Case, dir: PathBuf },
 }
 
-impl Run {
+/// What a process of the benchmark has seen. What a task does not measure stays at nothing.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) struct Measured {
+    pub(crate) records: u64,
+    pub(crate) wall_s: f64,
+    pub(crate) cpu_s: f64,
+    pub(crate) peak_kib: u64,
+    pub(crate) checkpoints: Vec<Taken>,
+    /// In microseconds.
+    pub(crate) latency: Option<Spread>,
+    /// Until the first record was read, in seconds.
+    pub(crate) restore_s: f64,
+}
+
+/// A checkpoint that was completed.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) struct Taken {
+    pub(crate) id: u64,
+    pub(crate) ms: u64,
+    pub(crate) bytes: u64,
+    /// Distinct keys that had changed since the one before, where they were counted.
+    pub(crate) changed: Option<u64>,
+}
+
+/// The middle and the ends of many values.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) struct Spread {
+    pub(crate) p50: f64,
+    pub(crate) p99: f64,
+    pub(crate) max: f64,
+}
+
+impl Spread {
+    pub(crate) fn of(mut values: Vec<u32>) -> Option<Self> {
+        values.sort_unstable();
+        let at = |part: f64| {
+            let index = ((values.len() as f64 * part) as usize).min(values.len() - 1);
+            f64::from(values[index])
+        };
+        (!values.is_empty()).then(|| Self {
+            p50: at(0.5),
+            p99: at(0.99),
+            max: at(1.0),
+        })
+    }
+}
+
+impl Measured {
     /// Records per second of processor time: what one core handles, source and sink included.
     pub(crate) fn per_core(&self) -> f64 {
-        self.records as f64 / self.cpu.as_secs_f64()
+        self.records as f64 / self.cpu_s
     }
 
     pub(crate) fn per_second(&self) -> f64 {
-        self.records as f64 / self.wall.as_secs_f64()
+        self.records as f64 / self.wall_s
     }
 }
 
-/// Runs a bounded job, with a checkpoint every `interval` into a directory that is removed afterwards.
-pub(crate) fn run(graph: JobGraph, interval: Option<Duration>) -> Result<Run> {
+/// Does `task` in this process.
+pub(crate) fn run(task: &Task) -> Result<Measured> {
     let dir = tempfile::tempdir()?;
-    let store_options = StoreOptions::default();
-    let store = match interval {
-        None => CheckpointStore::memory(store_options),
-        Some(_) => CheckpointStore::open(&dir.path().to_string_lossy(), "bench", store_options)?,
+    let mut measured = match task {
+        Task::Throughput {
+            case,
+            backend: Backend::Limit,
+            seconds,
+        } => limit::run(case, *seconds)?,
+        Task::Throughput {
+            case,
+            backend,
+            seconds,
+        } => {
+            let graph = job::graph(case, *backend, &Generated::ENDLESS, dir.path())?;
+            let seconds = (!case.workload.reads_files()).then_some(*seconds);
+            Run::new(case, dir.path())?.window(graph, seconds)?
+        }
+        Task::Latency {
+            case,
+            backend,
+            rate,
+            seconds,
+        } => {
+            let generated = Generated {
+                rate: Some(*rate),
+                ..Generated::ENDLESS
+            };
+            let mut graph = job::graph(case, *backend, &generated, dir.path())?;
+            let seen = probe::latencies(&mut graph, *rate);
+            let mut run = Run::new(case, dir.path())?;
+            run.warm_up_records = 0;
+            run.warm_up = Duration::from_secs(1);
+            let forget = Arc::clone(&seen);
+            run.at_warm = Some(Box::new(move || drop(probe::take(&forget))));
+            let mut measured = run.window(graph, Some(*seconds))?;
+            measured.latency = Spread::of(probe::take(&seen));
+            measured
+        }
+        Task::Changed { case, seconds } => {
+            let mut graph = job::graph(case, Backend::Wasm, &Generated::ENDLESS, dir.path())?;
+            let seen = probe::changed(&mut graph, case.keys);
+            let mut measured = Run::new(case, dir.path())?.window(graph, Some(*seconds))?;
+            let seen = probe::take(&seen);
+            for taken in &mut measured.checkpoints {
+                let found = seen.iter().find(|(id, _)| *id == taken.id);
+                taken.changed = found.map(|(_, changed)| *changed);
+            }
+            measured
+        }
+        Task::Fill { case, dir: kept } => {
+            let generated = Generated {
+                count: Some(case.keys),
+                sequential: true,
+                ..Generated::ENDLESS
+            };
+            let graph = job::graph(case, Backend::Wasm, &generated, dir.path())?;
+            Run::new(case, kept)?.window(graph, None)?
+        }
+        Task::Restore { case, dir: kept } => restore(case, kept, dir.path())?,
+        Task::BareRestore { case, dir: kept } => limit::restore(case, kept)?,
     };
-    let options = Options {
-        name: "bench".into(),
-        id: "bench".into(),
-        checkpoint: Settings {
-            interval_ms: interval.map(|interval| interval.as_millis() as u64),
-            ..Settings::default()
-        },
-        mode: Mode::ExactlyOnce,
-        incremental: true,
-        restart: Strategy::None,
-    };
-    let job = Job::new(graph, options, store, None, Arc::new(SystemClock::new()));
+    measured.peak_kib = process::memory_kib("self", "VmHWM")?;
+    Ok(measured)
+}
+
+/// How a job is run.
+struct Run {
+    store: CheckpointStore,
+    options: Options,
+    restore: Option<checkpoint::Completed>,
+    /// Whether words are counted, of which the source knows nothing.
+    counts_written: bool,
+    /// The window begins when so many records have passed, and so much time.
+    warm_up_records: u64,
+    warm_up: Duration,
+    at_warm: Option<Box<dyn FnOnce() + Send>>,
+}
+
+/// What is seen at one moment.
+#[derive(Clone, Copy)]
+struct Look {
+    at: Instant,
+    cpu: Duration,
+    records: u64,
+}
+
+impl Run {
+    fn new(case: &Case, dir: &Path) -> Result<Self> {
+        let store_options = StoreOptions::default();
+        let store = match case.interval_ms {
+            None => CheckpointStore::memory(store_options),
+            Some(_) => CheckpointStore::open(
+                &dir.join("checkpoints").to_string_lossy(),
+                "bench",
+                store_options,
+            )?,
+        };
+        let options = Options {
+            name: "bench".into(),
+            id: "bench".into(),
+            checkpoint: Settings {
+                interval_ms: case.interval_ms,
+                ..Settings::default()
+            },
+            mode: Mode::ExactlyOnce,
+            incremental: true,
+            restart: Strategy::None,
+        };
+        Ok(Self {
+            store,
+            options,
+            restore: None,
+            counts_written: case.workload == Workload::Words,
+            // Every key should be there before time is taken: most of them are after as many
+            // records as three times the keys.
+            warm_up_records: (3 * case.keys).max(1_000_000),
+            warm_up: Duration::ZERO,
+            at_warm: None,
+        })
+    }
+
+    /// Runs until the window of `seconds` is over, or the input.
+    fn window(self, graph: JobGraph, seconds: Option<f64>) -> Result<Measured> {
+        let clock = Arc::new(SystemClock::new());
+        let job = Job::new(graph, self.options, self.store, self.restore, clock);
+        let handle = job.handle();
+        let counts_written = self.counts_written;
+        let look = move |handle: &JobHandle| -> Result<Look> {
+            let (read, written) = handle.records();
+            Ok(Look {
+                at: Instant::now(),
+                cpu: process::cpu()?,
+                records: if counts_written { written } else { read },
+            })
+        };
+        let over = Arc::new(AtomicBool::new(false));
+        let first = look(&handle)?;
+        let watcher = {
+            let (handle, over) = (handle.clone(), Arc::clone(&over));
+            let (records, time) = (self.warm_up_records, self.warm_up);
+            let at_warm = self.at_warm;
+            thread::spawn(move || -> Result<(Look, Option<Look>)> {
+                let Some(seconds) = seconds else {
+                    return Ok((first, None));
+                };
+                let watch = |until: &dyn Fn() -> bool| {
+                    while !over.load(Ordering::Acquire) && !until() {
+                        thread::sleep(Duration::from_millis(5));
+                    }
+                };
+                watch(&|| handle.records().0 >= records && first.at.elapsed() >= time);
+                at_warm.into_iter().for_each(|at_warm| at_warm());
+                let start = look(&handle)?;
+                watch(&|| start.at.elapsed().as_secs_f64() >= seconds);
+                let end = look(&handle)?;
+                handle.cancel();
+                Ok((start, Some(end)))
+            })
+        };
+        let mut taken = Vec::new();
+        let outcome = job.run(|event| {
+            if let JobEvent::CheckpointCompleted {
+                id,
+                duration_ms,
+                bytes,
+                ..
+            } = event
+            {
+                let checkpoint = Taken {
+                    id,
+                    ms: duration_ms,
+                    bytes,
+                    changed: None,
+                };
+                taken.push((Instant::now(), checkpoint));
+            }
+        });
+        let last = look(&handle)?;
+        over.store(true, Ordering::Release);
+        let watched = watcher.join();
+        match outcome {
+            Outcome::Finished | Outcome::Cancelled => {}
+            Outcome::Failed { error, .. } => {
+                return Err(anyhow::Error::from(*error)).context("the job failed");
+            }
+            other => bail!("the job ended as {other:?}"),
+        }
+        let (start, end) = match watched {
+            Ok(watched) => watched?,
+            Err(_) => bail!("the thread that watches the job panicked"),
+        };
+        let end = end.unwrap_or(last);
+        ensure!(end.records > start.records, "no record was read in time");
+        let in_window = |(at, _): &(Instant, Taken)| *at > start.at && *at <= end.at;
+        Ok(Measured {
+            records: end.records - start.records,
+            wall_s: (end.at - start.at).as_secs_f64(),
+            cpu_s: (end.cpu - start.cpu).as_secs_f64(),
+            checkpoints: taken
+                .into_iter()
+                .filter(in_window)
+                .map(|(_, taken)| taken)
+                .collect(),
+            ..Measured::default()
+        })
+    }
+}
+
+/// From the call to the first record that a source has read.
+fn restore(case: &Case, kept: &Path, dir: &Path) -> Result<Measured> {
+    let graph = job::graph(case, Backend::Wasm, &Generated::ENDLESS, dir)?;
+    let spec = kept.join("checkpoints").join("bench");
+    let (start, cpu) = (Instant::now(), process::cpu()?);
+    let located = checkpoint::locate(&spec.to_string_lossy(), None, "bench")?;
+    let mut run = Run::new(case, dir)?;
+    run.restore = Some(located.checkpoint);
+    run.warm_up_records = u64::MAX;
+    let job = Job::new(
+        graph,
+        run.options,
+        run.store,
+        run.restore,
+        Arc::new(SystemClock::new()),
+    );
     let handle = job.handle();
-    let (start, cpu_before) = (Instant::now(), process_cpu()?);
-    let mut checkpoints = Vec::new();
+    let mut restored = None;
     let outcome = job.run(|event| {
-        if let JobEvent::CheckpointCompleted {
-            duration_ms, bytes, ..
-        } = event
-        {
-            checkpoints.push((duration_ms, bytes));
+        if matches!(event, JobEvent::Started { .. }) {
+            restored = Some((start.elapsed(), process::cpu()));
+            handle.cancel();
         }
     });
-    let (wall, cpu) = (start.elapsed(), process_cpu()?.saturating_sub(cpu_before));
-    match outcome {
-        Outcome::Finished => {}
-        Outcome::Failed { error, .. } => {
-            return Err(anyhow::Error::from(*error)).context("the job failed");
-        }
-        other => bail!("the job ended as {other:?}"),
-    }
-    checkpoints.pop();
-    Ok(Run {
-        records: handle.records().0,
-        wall,
-        cpu,
-        checkpoints,
+    let Some((wall, cpu_after)) = restored else {
+        bail!("the job did not start: {outcome:?}");
+    };
+    Ok(Measured {
+        wall_s: wall.as_secs_f64(),
+        restore_s: wall.as_secs_f64(),
+        cpu_s: (cpu_after? - cpu).as_secs_f64(),
+        ..Measured::default()
     })
-}
-
-/// Processor time of this process, user and system, from the kernel's account (in steps of 10 ms).
-fn process_cpu() -> Result<Duration> {
-    const TICKS_PER_SECOND: u64 = 100;
-    let stat = std::fs::read_to_string("/proc/self/stat").context("this benchmark needs Linux")?;
-    let fields: Vec<&str> = stat
-        .rsplit_once(')')
-        .context("reading /proc/self/stat")?
-        .1
-        .split_whitespace()
-        .collect();
-    let ticks: u64 = fields[11].parse::<u64>()? + fields[12].parse::<u64>()?;
-    Ok(Duration::from_millis(ticks * 1000 / TICKS_PER_SECOND))
-}
-
-/// The middle one.
-pub(crate) fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }

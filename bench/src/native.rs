@@ -1,96 +1,60 @@
 //! The benchmark's operators written natively, for the same runtime: what Wasm is compared with.
 
-use dataflow::state::Resolved;
-use dataflow::{Batch, Cells, CheckpointId};
-use runtime::operator::{Call, Failure, FailureKind, Operator, OperatorFactory};
+mod keyed;
+mod stateless;
+mod text;
+
+use std::sync::Arc;
+
+use runtime::operator::{Failure, FailureKind, Operator, OperatorFactory};
 use runtime::{BoxError, SubtaskContext};
 
-/// Counts the records of each key and emits every new count.
-#[derive(Debug, Default)]
-pub(crate) struct KeyedCount {
-    values: Cells,
-    absent: Vec<u32>,
-    counts: Vec<u64>,
-    all: Vec<u32>,
-    out_keys: Cells,
-    out_values: Cells,
+use crate::case::Workload;
+
+/// Makes an operator for each subtask.
+struct Factory(fn() -> Box<dyn Operator>);
+
+impl OperatorFactory for Factory {
+    fn create(&self, _: &SubtaskContext, _: bool) -> Result<Box<dyn Operator>, Failure> {
+        Ok((self.0)())
+    }
 }
 
-impl OperatorFactory for KeyedCount {
-    fn create(&self, _: &SubtaskContext, _: bool) -> Result<Box<dyn Operator>, Failure> {
-        Ok(Box::<Self>::default())
-    }
+/// The twin of the operator with this id in the job of `workload`.
+pub(crate) fn twin(workload: Workload, operator: &str) -> Arc<dyn OperatorFactory> {
+    let make: fn() -> Box<dyn Operator> = match (workload, operator) {
+        (Workload::Map, _) => || Box::new(stateless::Map::default()),
+        (Workload::Filter, _) => || Box::new(stateless::Filter::default()),
+        (Workload::Words, "split") => || Box::new(text::Split::default()),
+        (Workload::Count | Workload::CountZipf | Workload::Words, _) => {
+            || Box::new(keyed::Count::default())
+        }
+        (Workload::Read, _) => || Box::new(keyed::Read::default()),
+        (Workload::Update100, _) => || Box::new(keyed::Update::new(100)),
+        (Workload::Update1k, _) => || Box::new(keyed::Update::new(1024)),
+        (Workload::Flights, _) => || Box::new(text::Flights::default()),
+    };
+    Arc::new(Factory(make))
 }
 
 fn failed(error: impl Into<BoxError>) -> Failure {
     Failure::new(FailureKind::Protocol, error.into().to_string())
 }
 
-impl Operator for KeyedCount {
-    fn process(
-        &mut self,
-        _: u32,
-        _: &Batch,
-        keys: &Resolved,
-        call: &mut Call,
-    ) -> Result<(), Failure> {
-        self.values.clear();
-        self.absent.clear();
-        call.state
-            .load(0, None, &mut self.values, &mut self.absent)
-            .map_err(failed)?;
-        self.counts.clear();
-        self.counts.extend(
-            self.values
-                .iter()
-                .map(|cell| cell.try_into().map_or(0, u64::from_le_bytes)),
-        );
-        self.out_keys.clear();
-        self.out_values.clear();
-        for number in &keys.numbers {
-            let count = &mut self.counts[*number as usize];
-            *count += 1;
-            self.out_keys.push(keys.keys.get(*number as usize));
-            push_decimal(&mut self.out_values, *count);
+/// What an operator without ends and outside effects does about them: nothing.
+macro_rules! nothing_else {
+    () => {
+        fn end_of_input(&mut self, _: u32, _: &mut Call) -> Result<(), Failure> {
+            Ok(())
         }
-        self.values.clear();
-        for count in &self.counts {
-            self.values.push(&count.to_le_bytes());
+
+        fn checkpoint_complete(&mut self, _: CheckpointId) -> Result<(), Failure> {
+            Ok(())
         }
-        let known = self.all.len();
-        self.all
-            .extend(known as u32..self.counts.len().max(known) as u32);
-        call.state
-            .store(0, &self.all[..self.counts.len()], self.values.as_ref())
-            .map_err(failed)?;
-        call.output
-            .emit(0, self.out_keys.as_ref(), self.out_values.as_ref(), &[])
-            .map_err(failed)
-    }
 
-    fn end_of_input(&mut self, _: u32, _: &mut Call) -> Result<(), Failure> {
-        Ok(())
-    }
-
-    fn checkpoint_complete(&mut self, _: CheckpointId) -> Result<(), Failure> {
-        Ok(())
-    }
-
-    fn close(&mut self) -> Result<(), Failure> {
-        Ok(())
-    }
+        fn close(&mut self) -> Result<(), Failure> {
+            Ok(())
+        }
+    };
 }
-
-fn push_decimal(cells: &mut Cells, mut number: u64) {
-    let mut digits = [0; 20];
-    let mut at = digits.len();
-    loop {
-        at -= 1;
-        digits[at] = b'0' + (number % 10) as u8;
-        number /= 10;
-        if number == 0 {
-            break;
-        }
-    }
-    cells.push(&digits[at..]);
-}
+use nothing_else;

@@ -104,14 +104,66 @@ pub(crate) fn lint() -> Result<()> {
     Ok(())
 }
 
-/// Runs the benchmark.
+/// Runs the benchmark, and draws its results if `--svg` says where to.
 pub(crate) fn bench(arguments: &[String]) -> Result<()> {
+    let mut arguments = arguments.to_vec();
+    let svg = take_option(&mut arguments, "--svg")?;
+    let json = match (&svg, value_of(&arguments, "--json")) {
+        (Some(_), None) => {
+            let json = crate::root().join("target/bench.json");
+            arguments.extend(["--json".to_owned(), json.display().to_string()]);
+            json
+        }
+        (_, json) => json.map(Into::into).unwrap_or_default(),
+    };
     build::plugins()?;
-    let mut bench = command(
+    // Together, so that the benchmark can start the host as a user does.
+    run(command(
         "cargo",
         ".",
-        &["run", "--release", "--package", "bench", "--"],
-    );
+        &[
+            "build",
+            "--release",
+            "--package",
+            "host",
+            "--package",
+            "bench",
+        ],
+    ))?;
+    let program =
+        build::host_program().with_file_name(format!("bench{}", std::env::consts::EXE_SUFFIX));
+    let mut bench = std::process::Command::new(program);
     bench.args(arguments);
-    run(bench)
+    run(bench)?;
+    let Some(dir) = svg else {
+        return Ok(());
+    };
+    let mut plot = command(
+        "cargo",
+        ".",
+        &["run", "--quiet", "--package", "bench-plot", "--"],
+    );
+    let here =
+        std::env::current_dir().map_err(|error| format!("finding the directory: {error}"))?;
+    plot.arg(here.join(json)).arg(here.join(dir));
+    run(plot)
+}
+
+/// The value that follows `option`.
+fn value_of<'a>(arguments: &'a [String], option: &str) -> Option<&'a String> {
+    let at = arguments.iter().position(|argument| argument == option)?;
+    arguments.get(at + 1)
+}
+
+/// Takes `option` and its value out of the arguments.
+fn take_option(arguments: &mut Vec<String>, option: &str) -> Result<Option<String>> {
+    let Some(at) = arguments.iter().position(|argument| argument == option) else {
+        return Ok(None);
+    };
+    if at + 1 == arguments.len() {
+        return Err(format!("`{option}` needs a value").into());
+    }
+    let value = arguments.remove(at + 1);
+    arguments.remove(at);
+    Ok(Some(value))
 }

@@ -5,8 +5,9 @@
 //! ```
 //!
 //! `count` keeps a number of eight bytes per key and emits it with each record; `count-quiet` emits
-//! nothing. `map` adds a field to each value, `filter` passes on the records whose value's last byte is
-//! even; neither has state, so the host need not resolve keys.
+//! nothing; `read` emits the number and does not change it, once there is one. `update` replaces a value
+//! of `size` bytes per key. `map` adds a field to each value, `filter` passes on the records whose value's last byte is
+//! even; neither has state nor looks at keys, so the host need not resolve them.
 
 use highwater::{Emitter, OpenContext, Operator, Record, Result, ValueState};
 use serde::Deserialize;
@@ -15,6 +16,9 @@ use serde::Deserialize;
 #[serde(deny_unknown_fields)]
 struct Config {
     op: Op,
+    /// Bytes of a value that is replaced.
+    #[serde(default)]
+    size: usize,
 }
 
 #[derive(Deserialize, Clone, Copy, PartialEq)]
@@ -22,6 +26,8 @@ struct Config {
 enum Op {
     Count,
     CountQuiet,
+    Read,
+    Update,
     Map,
     Filter,
 }
@@ -29,6 +35,11 @@ enum Op {
 enum Bench {
     Count(ValueState<u64>),
     CountQuiet(ValueState<u64>),
+    Read(ValueState<u64>),
+    Update {
+        value: ValueState<Vec<u8>>,
+        size: usize,
+    },
     Map,
     Filter,
 }
@@ -39,8 +50,19 @@ impl Operator for Bench {
         Ok(match config.op {
             Op::Count => Bench::Count(ctx.value_state("count")),
             Op::CountQuiet => Bench::CountQuiet(ctx.value_state("count")),
-            Op::Map => Bench::Map,
-            Op::Filter => Bench::Filter,
+            Op::Read => Bench::Read(ctx.value_state("count")),
+            Op::Update => Bench::Update {
+                value: ctx.value_state("value"),
+                size: config.size.max(1),
+            },
+            Op::Map => {
+                ctx.output("out").unkeyed();
+                Bench::Map
+            }
+            Op::Filter => {
+                ctx.output("out").unkeyed();
+                Bench::Filter
+            }
         })
     }
 
@@ -55,9 +77,19 @@ impl Operator for Bench {
                 let n = count.get()?.unwrap_or(0) + 1;
                 count.set(&n)
             }
-            Bench::Map => out.emit(record.key(), (record.whole(), 1)),
+            Bench::Read(count) => match count.get()? {
+                Some(n) => out.emit(record.key(), n),
+                None => count.set(&1),
+            },
+            Bench::Update { value, size } => {
+                let mut bytes = value.get()?.unwrap_or_default();
+                bytes.resize(*size, b'x');
+                bytes[0] = bytes[0].wrapping_add(1);
+                value.set(&bytes)
+            }
+            Bench::Map => out.emit_unkeyed((record.whole(), 1)),
             Bench::Filter => match record.value().last() {
-                Some(byte) if byte % 2 == 0 => out.emit(record.key(), record.whole()),
+                Some(byte) if byte % 2 == 0 => out.emit_unkeyed(record.whole()),
                 _ => Ok(()),
             },
         }
@@ -84,7 +116,8 @@ mod tests {
     fn operators_do_what_they_are_measured_for() {
         check("count", &["a,1", "b,1", "a,2"]);
         check("count-quiet", &[]);
-        check("map", &["a,10,1", "b,11,1", "a,12,1"]);
-        check("filter", &["a,10", "a,12"]);
+        check("map", &["10,1", "11,1", "12,1"]);
+        check("filter", &["10", "12"]);
+        check("read", &["a,1"]);
     }
 }
