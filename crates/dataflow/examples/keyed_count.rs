@@ -1,14 +1,15 @@
 //! What keyed state costs: a count per key of 16 bytes, in batches of 1,024 records, as an operator
 //! does it (look the batch's keys up, load, add, store, commit).
 //!
-//! `cargo run --release --example keyed_count [keys …]` prints nanoseconds per record (of CPU time
-//! where the system tells it, so that a busy machine does little harm) with and without a snapshot
-//! being written, the pause to take one, and what a key takes in memory. The same count with a bare
-//! hash table of inline keys and counts, one lookup per record, is there to compare with.
+//! `cargo run --release --example keyed_count [keys …]` prints nanoseconds per record, step by step,
+//! for keys that are spread evenly and by Zipf's law; the same with a snapshot being written beside
+//! it, each of which finds every key changed; the pause to take one; how fast segments are encoded
+//! and restored; and what a key takes in memory. The same count with two bare hash tables, and a bare
+//! reading of the segment into one, are there to compare with: the machine may be busy, ratios last.
 
 use std::io;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use dataflow::state::{KeyedState, Resolved, SealedState, StateDescriptor, StateKind};
 use hashbrown::HashTable;
@@ -52,17 +53,23 @@ fn batch(of: impl Iterator<Item = u64>) -> Batch {
     Batch { keys, hashes }
 }
 
-/// Counts one batch, the way an operator does.
-fn count(state: &mut KeyedState, batch: &Batch, columns: &mut Columns) {
+/// The steps of a batch, in order.
+const STAGES: [&str; 5] = ["resolve", "load", "count", "store", "commit"];
+
+/// Counts one batch, the way an operator does. Says how long each step took.
+fn count(state: &mut KeyedState, batch: &Batch, columns: &mut Columns) -> [f64; 5] {
+    let mut marks = [Instant::now(); 6];
     state
         .resolve(batch.keys.as_ref(), &batch.hashes, &mut columns.resolved)
         .expect("the keys are owned");
+    marks[1] = Instant::now();
     let distinct = columns.resolved.keys.len();
     columns.values.clear();
     columns.absent.clear();
     state
         .load(0, None, &mut columns.values, &mut columns.absent)
         .expect("the state is declared");
+    marks[2] = Instant::now();
     columns.counts.clear();
     columns.counts.extend(
         columns
@@ -80,10 +87,14 @@ fn count(state: &mut KeyedState, batch: &Batch, columns: &mut Columns) {
         .for_each(|count| columns.updated.push(&count.to_le_bytes()));
     columns.numbers.clear();
     columns.numbers.extend(0..distinct as u32);
+    marks[3] = Instant::now();
     state
         .store(0, &columns.numbers, columns.updated.as_ref())
         .expect("the state is declared");
+    marks[4] = Instant::now();
     state.commit();
+    marks[5] = Instant::now();
+    std::array::from_fn(|stage| (marks[stage + 1] - marks[stage]).as_nanos() as f64)
 }
 
 /// Nanoseconds that this thread has run for.
@@ -93,27 +104,18 @@ fn cpu_time(origin: Instant) -> f64 {
     time.unwrap_or_else(|| origin.elapsed().as_nanos() as f64)
 }
 
-/// Nanoseconds per record.
-fn timed(batches: &[Batch], origin: Instant, count: impl FnMut(&Batch)) -> f64 {
-    let start = cpu_time(origin);
-    batches.iter().for_each(count);
-    (cpu_time(origin) - start) / (batches.len() * BATCH) as f64
-}
-
-fn median(mut times: Vec<f64>) -> String {
+/// Nanoseconds per record that a quarter of the batches do not exceed: those which the rest of the
+/// machine left alone.
+fn quartile(mut times: Vec<f64>) -> f64 {
     times.sort_by(f64::total_cmp);
-    format!(
-        "{:.1} ns/record (median {:.1})",
-        times[0],
-        times[times.len() / 2]
-    )
+    times[times.len() / 4] / BATCH as f64
 }
 
-/// What there is to compare with.
+/// What there is to compare with: one lookup per record in a table of inline keys and counts.
 #[derive(Default)]
-struct Bare(HashTable<([u8; 16], u64)>);
+struct Inline(HashTable<([u8; 16], u64)>);
 
-impl Bare {
+impl Inline {
     fn count(&mut self, batch: &Batch) {
         for (key, &hash) in batch.keys.iter().zip(&batch.hashes) {
             let key: [u8; 16] = key.try_into().expect("keys have 16 bytes");
@@ -125,6 +127,37 @@ impl Bare {
     }
 }
 
+/// And the same in two passes, with the entries in an arena: places for the whole batch, then counts.
+#[derive(Default)]
+struct Arena {
+    table: HashTable<u32>,
+    entries: Vec<([u8; 16], u64)>,
+    places: Vec<u32>,
+}
+
+impl Arena {
+    fn count(&mut self, batch: &Batch) {
+        self.places.clear();
+        for (key, &hash) in batch.keys.iter().zip(&batch.hashes) {
+            let key: [u8; 16] = key.try_into().expect("keys have 16 bytes");
+            let Self { table, entries, .. } = self;
+            let found = table.entry(
+                hash,
+                |at| entries[*at as usize].0 == key,
+                |at| key::hash(&entries[*at as usize].0),
+            );
+            let at = *found.or_insert(entries.len() as u32).get();
+            if at as usize == entries.len() {
+                entries.push((key, 0));
+            }
+            self.places.push(at);
+        }
+        for at in &self.places {
+            self.entries[*at as usize].1 += 1;
+        }
+    }
+}
+
 /// Bytes of this process in memory; 0 where the system does not say.
 fn resident() -> usize {
     let pages = std::fs::read_to_string("/proc/self/statm").ok();
@@ -132,19 +165,52 @@ fn resident() -> usize {
     pages.unwrap_or(0) * 4096
 }
 
-fn write_in_background(sealed: SealedState) -> thread::JoinHandle<(Duration, u64)> {
+/// Takes what is written and only checks that it was handed over.
+struct Sink(u64);
+
+impl io::Write for Sink {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0 += bytes.len() as u64;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Writes in the background; returns CPU nanoseconds and bytes.
+fn write_in_background(sealed: SealedState) -> thread::JoinHandle<(f64, u64)> {
     thread::spawn(move || {
-        let start = Instant::now();
-        let written = sealed
-            .write(&mut io::sink())
+        let origin = Instant::now();
+        let start = cpu_time(origin);
+        let mut sink = Sink(0);
+        sealed
+            .write(&mut sink)
             .expect("nothing can go wrong with a sink");
-        (start.elapsed(), written.bytes)
+        drop(sealed);
+        (cpu_time(origin) - start, sink.0)
     })
+}
+
+fn stages_of(batches: &[Batch], mut count: impl FnMut(&Batch) -> [f64; 5]) -> String {
+    let times: Vec<[f64; 5]> = batches.iter().map(&mut count).collect();
+    let all = quartile(times.iter().map(|stages| stages.iter().sum()).collect());
+    let each = (0..5).map(|stage| {
+        let time = quartile(times.iter().map(|stages| stages[stage]).collect());
+        format!("{} {time:.1}", STAGES[stage])
+    });
+    format!("{all:6.1} ({})", each.collect::<Vec<_>>().join(", "))
+}
+
+fn elapsed(run: impl FnOnce()) -> f64 {
+    let start = Instant::now();
+    run();
+    start.elapsed().as_nanos() as f64
 }
 
 fn measure(keys: u64) {
     let origin = Instant::now();
-    let rounds = if keys > 2_000_000 { 4 } else { 9 };
     let groups = KeyGroups::default_for(1);
     let descriptor = StateDescriptor {
         name: "count".into(),
@@ -157,46 +223,69 @@ fn measure(keys: u64) {
     let mut state = new();
     let mut columns = Columns::default();
     let mut random = keys;
-    let batches: Vec<Batch> = (0..(keys as usize / BATCH).clamp(1000, 3000))
+    let count_of_batches = (2 * keys as usize / BATCH).clamp(2000, 6000);
+    let uniform: Vec<Batch> = (0..count_of_batches)
         .map(|_| batch((0..BATCH).map(|_| next(&mut random) % keys)))
+        .collect();
+    // Zipf with exponent 1: the logarithm of the rank is evenly spread.
+    let mut rank = || {
+        let even = (next(&mut random) >> 11) as f64 / (1_u64 << 53) as f64;
+        let rank = (even * (keys as f64).ln()).exp() as u64;
+        (rank.min(keys - 1)).wrapping_mul(0x9e37_79b9) % keys
+    };
+    let zipf: Vec<Batch> = (0..count_of_batches)
+        .map(|_| batch((0..BATCH).map(|_| rank())))
         .collect();
 
     let before = resident();
-    let (mut filling, mut longest) = (0.0, Duration::ZERO);
+    let (mut filling, mut longest) = (0.0, 0.0_f64);
     let all: Vec<u64> = (0..keys).collect();
     let scratch = resident() - before;
     for part in all.chunks(BATCH) {
         let batch = batch(part.iter().copied());
-        let start = Instant::now();
-        filling += timed(std::slice::from_ref(&batch), origin, |batch| {
-            count(&mut state, batch, &mut columns)
-        });
-        longest = longest.max(start.elapsed());
+        let start = cpu_time(origin);
+        let wall: f64 = count(&mut state, &batch, &mut columns).iter().sum();
+        filling += cpu_time(origin) - start;
+        longest = longest.max(wall);
     }
     let per_key = (resident() - before - scratch) as f64 / keys as f64;
     println!(
         "{keys} keys: filled at {:.0} ns/record (longest batch {:.2} ms), {per_key:.1} bytes/key in memory",
-        filling * BATCH as f64 / keys as f64,
-        longest.as_secs_f64() * 1e3
+        filling / keys as f64,
+        longest / 1e6
     );
 
-    let mut bare = Bare::default();
-    all.chunks(BATCH)
-        .for_each(|part| bare.count(&batch(part.iter().copied())));
-    let (mut plain, mut compared) = (Vec::new(), Vec::new());
-    for _ in 0..rounds {
-        plain.push(timed(&batches, origin, |batch| {
-            count(&mut state, batch, &mut columns)
-        }));
-        compared.push(timed(&batches, origin, |batch| bare.count(batch)));
-    }
-    drop(bare);
     println!(
-        "  plain: {}; bare hash table: {}",
-        median(plain),
-        median(compared)
+        "  uniform {}",
+        stages_of(&uniform, |batch| count(&mut state, batch, &mut columns))
     );
+    println!(
+        "  zipf    {}",
+        stages_of(&zipf, |batch| count(&mut state, batch, &mut columns))
+    );
+    let (mut inline, mut arena) = (Inline::default(), Arena::default());
+    all.chunks(BATCH)
+        .for_each(|part| inline.count(&batch(part.iter().copied())));
+    all.chunks(BATCH)
+        .for_each(|part| arena.count(&batch(part.iter().copied())));
+    for (name, batches) in [("uniform", &uniform), ("zipf", &zipf)] {
+        let each = |count: &mut dyn FnMut(&Batch)| {
+            quartile(
+                batches
+                    .iter()
+                    .map(|batch| elapsed(|| count(batch)))
+                    .collect(),
+            )
+        };
+        println!(
+            "  bare hash tables, {name}: inline {:.1}, arena {:.1}",
+            each(&mut |batch| inline.count(batch)),
+            each(&mut |batch| arena.count(batch)),
+        );
+    }
+    drop((inline, arena));
 
+    // Every key changes between two snapshots, as far as there are batches for it.
     for id in 1..=4 {
         let start = Instant::now();
         let sealed = state.snapshot(
@@ -210,27 +299,33 @@ fn measure(keys: u64) {
             "full"
         };
         let writer = write_in_background(sealed);
-        let start = cpu_time(origin);
-        let (mut records, mut longest) = (0, Duration::ZERO);
-        let mut cycle = batches.iter().cycle();
-        while !writer.is_finished() {
-            let batch = cycle.next().expect("there are batches");
-            let start = Instant::now();
-            count(&mut state, batch, &mut columns);
-            longest = longest.max(start.elapsed());
-            records += BATCH;
+        let (mut times, mut open) = (Vec::new(), 0);
+        for batch in &uniform {
+            if !writer.is_finished() {
+                open += 1;
+            }
+            times.push(count(&mut state, batch, &mut columns).iter().sum::<f64>());
         }
-        let during = (cpu_time(origin) - start) / records.max(1) as f64;
         let (took, bytes) = writer.join().expect("the writer does not panic");
+        let all = times.iter().sum::<f64>() / (times.len() * BATCH) as f64;
+        let (during, behind) = times.split_at(open);
+        let of = |times: &[f64]| {
+            if times.is_empty() {
+                0.0
+            } else {
+                quartile(times.to_vec())
+            }
+        };
+        let longest = times.iter().copied().fold(0.0, f64::max) / 1e6;
         state.checkpoint_complete(CheckpointId(id));
         println!(
-            "  snapshot ({kind}): pause {pause:?}, {:.1} MB written in {took:.1?}, meanwhile {during:.1} ns/record, longest batch {longest:?}",
-            bytes as f64 / 1e6
+            "  snapshot ({kind}): pause {pause:?}, {:.1} MB in {:.1} ms of CPU ({:.2} GB/s); {open} batches meanwhile at {:.1}, afterwards {:.1}, mean {all:.1}, longest {longest:.2} ms",
+            bytes as f64 / 1e6,
+            took / 1e6,
+            bytes as f64 / took,
+            of(during),
+            of(behind),
         );
-        let after = timed(&batches[..batches.len() / 8], origin, |batch| {
-            count(&mut state, batch, &mut columns)
-        });
-        println!("    afterwards {after:.1} ns/record");
     }
 
     let mut segment = Vec::new();
@@ -248,13 +343,40 @@ fn measure(keys: u64) {
     state
         .restore(&mut segment.as_slice())
         .expect("it was just written");
+    let restored = (cpu_time(origin) - start) / 1e6;
     assert_eq!(state.stats(), stats);
+    let more = resident().saturating_sub(before) as f64 / keys as f64;
+    drop(state);
+    let start = cpu_time(origin);
+    let table = read_bare(&segment, keys as usize);
+    let bare = (cpu_time(origin) - start) / 1e6;
+    assert_eq!(table.len() as u64, keys);
     println!(
-        "  full segment {:.1} MB to memory in {wrote:.0} ms, restored in {:.0} ms ({:.1} bytes/key more in memory)",
+        "  full segment {:.1} MB ({:.3} of the bytes changed) to memory in {wrote:.0} ms, restored in {restored:.0} ms ({more:.1} bytes/key more in memory); bare read and build {bare:.0} ms",
         segment.len() as f64 / 1e6,
-        (cpu_time(origin) - start) / 1e6,
-        resident().saturating_sub(before) as f64 / keys as f64
+        segment.len() as f64 / stats.bytes as f64,
     );
+}
+
+/// Reads the entries of a full segment of 16-byte keys and 8-byte values into a hash table, with
+/// nothing checked but the bytes.
+fn read_bare(segment: &[u8], keys: usize) -> HashTable<([u8; 16], u64)> {
+    let mut table = HashTable::with_capacity(keys);
+    let mut rest = &segment[12..];
+    while let Some((frame, behind)) = rest.split_first_chunk::<8>() {
+        let len = u32::from_le_bytes([frame[0], frame[1], frame[2], frame[3]]) as usize;
+        let payload;
+        (payload, rest) = behind.split_at(len);
+        std::hint::black_box(crc32c::crc32c(payload));
+        if payload[0] == 2 {
+            for entry in payload[9..].chunks_exact(26) {
+                let key: [u8; 16] = entry[1..17].try_into().expect("16 bytes");
+                let value = u64::from_le_bytes(entry[18..].try_into().expect("8 bytes"));
+                table.insert_unique(key::hash(&key), (key, value), |entry| key::hash(&entry.0));
+            }
+        }
+    }
+    table
 }
 
 fn main() {
@@ -263,7 +385,7 @@ fn main() {
         .filter_map(|keys| keys.parse().ok())
         .collect();
     let wanted = if wanted.is_empty() {
-        vec![1000, 1_000_000, 10_000_000]
+        vec![1000, 100_000, 1_000_000, 10_000_000]
     } else {
         wanted
     };
