@@ -106,7 +106,16 @@ impl Cells {
     /// Appends one cell.
     #[inline]
     pub fn push(&mut self, cell: &[u8]) {
-        self.data.extend_from_slice(cell);
+        // Counters, timestamps and short keys: a copy of constant length is no call.
+        if let Ok(cell) = cell.try_into() {
+            let word = u64::from_le_bytes(cell);
+            self.data.extend_from_slice(&word.to_le_bytes());
+        } else if let Ok(cell) = cell.try_into() {
+            let word = u128::from_le_bytes(cell);
+            self.data.extend_from_slice(&word.to_le_bytes());
+        } else {
+            self.data.extend_from_slice(cell);
+        }
         self.finish_cell();
     }
 

@@ -1,7 +1,7 @@
 //! Keyed state: what an operator remembers per key, for the key groups of one subtask.
 //!
-//! One table of keys gives each key a slot, a dense number; each state of the operator has its own
-//! store, indexed by slot. Everything lies in chunks of about 16 KiB, which are sealed all at once
+//! One table of keys gives each key a slot, a dense number, with a row for the key and its value in
+//! the first value state; each other state of the operator has its own store, indexed by slot. Everything lies in chunks of about 16 KiB, which are sealed all at once
 //! by a snapshot and copied on write after it. Every entry knows the interval between snapshots in
 //! which it was written last, so that a snapshot can be told to write only what is newer than its
 //! base; what was removed is kept in a log until a newer base is complete.
@@ -9,8 +9,8 @@
 //! Changes are made in place at once. What was there before is logged until [`KeyedState::commit`],
 //! or put back by [`KeyedState::rollback`].
 //!
-//! In reading order: `chunks` (copy on write), `heap` and `bytes` (short and long strings), `index`
-//! and `keys`, `resolve`; `values`, `maps` with `fields`, `lists`; `table` (one state, whichever its
+//! In reading order: `chunks` (copy on write), `heap` and `bytes` (short and long strings), `rows`,
+//! `index` and `keys`, `resolve`; `values`, `maps` with `fields`, `lists`; `table` (one state, whichever its
 //! kind), `removals`, `access`; `snapshot`, `codec` (the segment format) with `varint`, `restore`.
 
 mod access;
@@ -26,6 +26,7 @@ mod maps;
 mod removals;
 mod resolve;
 mod restore;
+mod rows;
 mod scan;
 mod snapshot;
 mod table;
@@ -46,6 +47,7 @@ pub use snapshot::SealedState;
 use heap::Heap;
 use keys::Keys;
 use removals::Removals;
+use rows::Rows;
 use table::{Savepoint, Table, Tally};
 
 /// A state that an operator declares.
@@ -168,6 +170,7 @@ pub struct KeyedState {
     key_groups: KeyGroups,
     limit: Option<u64>,
     keys: Keys,
+    rows: Rows,
     heap: Heap,
     /// One per descriptor.
     tables: Vec<Table>,
@@ -214,14 +217,21 @@ impl KeyedState {
     /// Empty state with the given states, in the order by which calls number them.
     #[must_use]
     pub fn new(states: Vec<StateDescriptor>, range: KeyGroupRange, key_groups: KeyGroups) -> Self {
+        let first = states
+            .iter()
+            .position(|state| state.kind == StateKind::Value);
+        let table = |(index, state): (usize, &StateDescriptor)| {
+            Table::new(state.kind, Some(index) == first)
+        };
         Self {
-            tables: states.iter().map(|state| Table::new(state.kind)).collect(),
+            tables: states.iter().enumerate().map(table).collect(),
             descriptors: states.into(),
             chunks: 0,
             range,
             key_groups,
             limit: None,
             keys: Keys::default(),
+            rows: Rows::default(),
             heap: Heap::default(),
             slots: Vec::new(),
             distinct: resolve::Distinct::default(),
@@ -275,15 +285,15 @@ impl KeyedState {
         if self.open {
             self.open = false;
             self.stats = self.committed;
-            self.tables
-                .iter_mut()
-                .for_each(|table| table.rollback(&mut self.heap));
+            for table in &mut self.tables {
+                table.rollback(&mut self.rows, &mut self.heap);
+            }
         }
     }
 
     /// Takes back chunks of snapshots that have been written.
     fn take_back(&mut self, budget: usize) {
-        let done = self.keys.take_back(budget);
+        let done = self.rows.take_back(budget);
         let done = self.heap.take_back(budget) && done;
         self.sealed = !self
             .tables
@@ -301,13 +311,14 @@ impl KeyedState {
         resolved.sort_unstable();
         let mut idle = std::mem::take(&mut self.idle);
         idle.retain(|slot| {
-            if !self.tables.iter().all(|table| table.is_absent(*slot)) {
+            let mut tables = self.tables.iter();
+            if !tables.all(|table| table.is_absent(*slot, &self.rows)) {
                 return false;
             }
             if resolved.binary_search(slot).is_ok() {
                 return true;
             }
-            self.keys.release(*slot, &mut self.heap);
+            self.keys.release(*slot, &mut self.rows, &mut self.heap);
             false
         });
         self.idle = idle;
@@ -352,6 +363,7 @@ impl KeyedState {
         let Self {
             tables,
             keys,
+            rows,
             stats,
             idle,
             ..
@@ -360,7 +372,7 @@ impl KeyedState {
             tables
                 .iter()
                 .enumerate()
-                .any(|(index, table)| index != state as usize && !table.is_absent(slot))
+                .any(|(index, table)| index != state as usize && !table.is_absent(slot, rows))
         };
         stats.bytes = stats.bytes.wrapping_add_signed(tally.bytes);
         for slot in tally
@@ -370,7 +382,7 @@ impl KeyedState {
             .filter(|slot| !others_hold(*slot))
         {
             stats.keys += 1;
-            stats.bytes += keys.len_of(slot) as u64;
+            stats.bytes += rows.get(slot).key.len() as u64;
         }
         for slot in tally
             .vanished
@@ -379,7 +391,7 @@ impl KeyedState {
             .filter(|slot| !others_hold(*slot))
         {
             stats.keys -= 1;
-            stats.bytes -= keys.len_of(slot) as u64;
+            stats.bytes -= rows.get(slot).key.len() as u64;
             idle.push(slot);
         }
         tables[state as usize].add(&tally, self.version, keys.len_max());
@@ -389,7 +401,7 @@ impl KeyedState {
             && self.stats.bytes > before.stats.bytes
         {
             self.stats = before.stats;
-            self.tables[state as usize].rollback_to(before, &mut self.heap);
+            self.tables[state as usize].rollback_to(before, &mut self.rows, &mut self.heap);
             return Err(StateError::Limit { limit });
         }
         if tally.removed {

@@ -140,22 +140,11 @@ impl KeyedState {
         values: &mut Cells,
         absent: &mut Vec<u32>,
     ) -> Result<(), StateError> {
-        // The first pass is there for the limit, and for speed: it does so little per key that the
-        // memory of many keys is fetched at a time.
-        let bytes: usize = slots.clone().map(|slot| store.len_of(slot)).sum();
-        if values.byte_len() + bytes > ACCESS_MAX {
-            return Err(StateError::TooLarge { limit: ACCESS_MAX });
-        }
-        for (position, slot) in (0..).zip(slots) {
-            match store.get(slot, &self.heap) {
-                Some(value) => values.push(value),
-                None => {
-                    absent.push(position);
-                    values.push(&[]);
-                }
-            }
-        }
-        Ok(())
+        store.touch(slots.clone(), &self.rows, &self.heap);
+        let mut output = Output::new(values, Some(absent));
+        slots.enumerate().try_for_each(|(position, slot)| {
+            output.push(position, store.get(slot, &self.rows, &self.heap))
+        })
     }
 
     /// Sets the values of keys by number.
@@ -175,6 +164,7 @@ impl KeyedState {
         let before = self.savepoint(state);
         let Self {
             tables,
+            rows,
             heap,
             slots,
             ..
@@ -183,10 +173,9 @@ impl KeyedState {
             unreachable!("checked above")
         };
         let mut tally = Tally::default();
-        for (number, value) in numbers.iter().zip(values.into_cells()) {
-            let slot = slots[*number as usize];
-            tally.add(slot, store.set(slot, Some(value), self.version, heap));
-        }
+        let slots = numbers.iter().map(|number| slots[*number as usize]);
+        let entries = slots.zip(values.into_cells());
+        store.set_all(entries, self.version, rows, heap, &mut tally);
         tally.entries = tally.appeared.len() as i64;
         tally.written = (numbers.len() as u64, values.byte_len() as u64);
         self.open = true;
@@ -213,24 +202,21 @@ impl KeyedState {
         let Self {
             tables,
             heap,
-            keys,
+            rows,
             version,
             ..
         } = self;
         let table = &mut tables[state as usize];
         let mut tally = Tally::default();
         for &slot in slots {
-            let (entries, change) = table.clear(slot, *version, heap);
+            let (entries, change) = table.clear(slot, *version, rows, heap);
             if entries == 0 {
                 continue;
             }
             tally.entries -= entries as i64;
             tally.add(slot, change);
             if logged {
-                table
-                    .removals
-                    .keys
-                    .push(keys.get(slot, heap).unwrap_or_default());
+                table.removals.keys.push(rows.key(slot, heap));
                 tally.removed = true;
             }
         }
@@ -242,7 +228,7 @@ impl KeyedState {
     fn slot(&self, key: &[u8]) -> Result<Option<u32>, StateError> {
         let hash = key::hash(key);
         self.check_owned(hash)?;
-        Ok(self.keys.find(hash, key, &self.heap))
+        Ok(self.keys.find(hash, key, &self.rows, &self.heap))
     }
 
     /// The value of any key of this subtask.
@@ -251,7 +237,9 @@ impl KeyedState {
     /// No such state or kind, or the key belongs to another subtask.
     pub fn get(&self, state: u32, key: &[u8]) -> Result<Option<&[u8]>, StateError> {
         let store = self.values(state)?;
-        Ok(self.slot(key)?.and_then(|slot| store.get(slot, &self.heap)))
+        Ok(self
+            .slot(key)?
+            .and_then(|slot| store.get(slot, &self.rows, &self.heap)))
     }
 
     /// Sets the value of any key of this subtask.
@@ -269,12 +257,14 @@ impl KeyedState {
             None => self.insert_key(key::hash(key), key),
         };
         let before = self.savepoint(state);
-        let Self { tables, heap, .. } = self;
+        let Self {
+            tables, rows, heap, ..
+        } = self;
         let Store::Values(store) = &mut tables[state as usize].store else {
             unreachable!("checked above")
         };
         let mut tally = Tally::default();
-        tally.add(slot, store.set(slot, Some(value), self.version, heap));
+        tally.add(slot, store.set(slot, Some(value), self.version, rows, heap));
         tally.entries = tally.appeared.len() as i64;
         tally.written = (1, value.len() as u64);
         self.open = true;
@@ -383,9 +373,9 @@ impl KeyedState {
         let logged = !self.seals.is_empty();
         let Self {
             tables,
+            rows,
             heap,
             slots,
-            keys,
             ..
         } = self;
         let table = &mut tables[state as usize];
@@ -401,10 +391,7 @@ impl KeyedState {
             tally.entries -= 1;
             tally.add(slot, change);
             if logged {
-                table
-                    .removals
-                    .fields
-                    .push(keys.get(slot, heap).unwrap_or_default());
+                table.removals.fields.push(rows.key(slot, heap));
                 table.removals.fields.push(field);
                 tally.removed = true;
             }
@@ -477,6 +464,7 @@ impl KeyedState {
         let before = self.savepoint(state);
         let Self {
             tables,
+            rows,
             heap,
             slots,
             ..
@@ -491,7 +479,7 @@ impl KeyedState {
         for (number, element) in numbers.iter().zip(elements.into_cells()) {
             let slot = slots[*number as usize];
             let Some(change) = store.append(slot, element, self.version, heap) else {
-                tables[state as usize].rollback_to(before, heap);
+                tables[state as usize].rollback_to(before, rows, heap);
                 return Err(StateError::TooLarge { limit: ACCESS_MAX });
             };
             tally.add(slot, change);

@@ -12,6 +12,33 @@ pub(super) struct Bytes<const N: usize> {
 
 const LONG: u8 = 0xff;
 
+/// Up to 16 bytes with zeros behind them, without a copy of variable length, which would be a call:
+/// the first and the last half, which overlap where they have the same bytes.
+#[inline]
+fn padded(value: &[u8]) -> [u8; 16] {
+    // The usual lengths of keys and of counters.
+    if let Ok(all) = value.try_into() {
+        return all;
+    }
+    if let Ok(all) = value.try_into() {
+        return u128::from(u64::from_le_bytes(all)).to_le_bytes();
+    }
+    let len = value.len();
+    let bits = if let (Some(first), Some(last)) = (value.first_chunk(), value.last_chunk()) {
+        let last = u128::from(u64::from_le_bytes(*last));
+        u128::from(u64::from_le_bytes(*first)) | last << (8 * (len - 8))
+    } else if let (Some(first), Some(last)) = (value.first_chunk(), value.last_chunk()) {
+        let last = u64::from(u32::from_le_bytes(*last));
+        u128::from(u64::from(u32::from_le_bytes(*first)) | last << (8 * (len - 4)))
+    } else if let (Some(first), Some(last)) = (value.first(), value.last()) {
+        let middle = u32::from(value[len / 2]) << (8 * (len / 2));
+        u128::from(u32::from(*first) | middle | u32::from(*last) << (8 * (len - 1)))
+    } else {
+        0
+    };
+    bits.to_le_bytes()
+}
+
 impl<const N: usize> Bytes<N> {
     /// Nothing, which is not the empty string.
     pub(super) const ABSENT: Self = Self {
@@ -28,13 +55,11 @@ impl<const N: usize> Bytes<N> {
     /// A copy of `value` if it is short enough to lie in place.
     #[inline]
     pub(super) fn inline(value: &[u8]) -> Option<Self> {
-        let mut bytes = [0; N];
-        // The width of counters and timestamps: a copy of constant length is a single move.
-        if value.len() == 8 {
-            bytes[..8].copy_from_slice(&value[..8]);
-        } else {
-            bytes.get_mut(..value.len())?.copy_from_slice(value);
+        if value.len() > N {
+            return None;
         }
+        let mut bytes = [0; N];
+        bytes.copy_from_slice(&padded(value)[..N]);
         Some(Self {
             tag: value.len() as u8 + 1,
             bytes,
@@ -77,19 +102,21 @@ impl<const N: usize> Bytes<N> {
     /// Length in bytes; 0 if absent.
     #[inline]
     pub(super) fn len(&self) -> usize {
-        match self.span() {
-            Some(span) => span.len as usize,
-            None => usize::from(self.tag.saturating_sub(1)),
+        if self.tag == LONG {
+            self.span().map_or(0, |span| span.len as usize)
+        } else {
+            usize::from(self.tag.saturating_sub(1))
         }
     }
 
     /// The bytes, unless absent.
     #[inline]
     pub(super) fn get<'a>(&'a self, heap: &'a Heap) -> Option<&'a [u8]> {
-        match self.span() {
-            Some(span) => Some(heap.get(span)),
-            None => self.bytes.get(..usize::from(self.tag.checked_sub(1)?)),
+        let len = usize::from(self.tag.wrapping_sub(1));
+        if len <= N {
+            return Some(&self.bytes[..len]);
         }
+        Some(heap.get(self.span()?))
     }
 
     /// Gives the place on the heap up, if it has one.
@@ -104,5 +131,20 @@ impl<const N: usize> Bytes<N> {
     #[inline]
     pub(super) fn same_inline(&self, other: &Self) -> bool {
         self.tag == other.tag && self.bytes == other.bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn short_strings_are_padded_with_zeros() {
+        let string: Vec<u8> = (1..=16).collect();
+        for len in 0..=16 {
+            let mut expected = [0; 16];
+            expected[..len].copy_from_slice(&string[..len]);
+            assert_eq!(padded(&string[..len]), expected, "{len}");
+        }
     }
 }

@@ -58,6 +58,16 @@ fn matches(tags: [u8; SLOTS], tag: u8) -> u128 {
     !(((differing & LOW) + LOW) | differing) & (ONES << 7)
 }
 
+/// As [`matches`], but only the lowest one counts: above it, others may be wrong. Costs less.
+#[inline]
+fn first_match(tags: [u8; SLOTS], tag: u8) -> u128 {
+    const ONES: u128 = 0x01010101_01010101_01010101;
+    let mut bytes = [0; 16];
+    bytes[..SLOTS].copy_from_slice(&tags);
+    let differing = u128::from_le_bytes(bytes) ^ (ONES * u128::from(tag));
+    differing.wrapping_sub(ONES) & !differing & (ONES << 7)
+}
+
 #[inline]
 fn position(matches: u128) -> usize {
     (matches.trailing_zeros() / 8) as usize
@@ -175,6 +185,14 @@ impl Index {
         (hash >> (64 - SHARD_BITS)) as usize
     }
 
+    /// Fetches the bucket that [`Index::guess`] will look into. What is returned means nothing.
+    #[inline]
+    pub(super) fn touch(&self, hash: u64) -> u32 {
+        let shard = &self.shards[Self::shard_of(hash)];
+        let bucket = shard.buckets.get(shard.home(hash));
+        bucket.map_or(0, |bucket| bucket.sent_on)
+    }
+
     /// The slot that most likely has this hash, if any: the first guess of `find`, without looking
     /// at keys or at more than one bucket.
     #[inline]
@@ -183,7 +201,7 @@ impl Index {
         let Some(bucket) = shard.buckets.get(shard.home(hash)) else {
             return NO_SLOT;
         };
-        let found = matches(bucket.tags, tag(hash));
+        let found = first_match(bucket.tags, tag(hash));
         bucket
             .slots
             .get(position(found))

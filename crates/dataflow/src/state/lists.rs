@@ -10,7 +10,7 @@
 
 use super::chunks::{Chunks, filled};
 use super::heap::{BLOCK_MAX, Heap, Span, block_size};
-use super::keys::{SLOTS, place};
+use super::rows::{SLOTS, place};
 use super::table::Change;
 use super::varint;
 

@@ -7,7 +7,7 @@ use super::bytes::Bytes;
 use super::chunks::{Chunks, filled};
 use super::fields::{Fields, Place};
 use super::heap::Heap;
-use super::keys::{SLOTS, place};
+use super::rows::{SLOTS, place};
 use super::table::Change;
 
 /// Entries per chunk: 20 KiB.

@@ -144,7 +144,7 @@ impl KeyedState {
         let share = f64::from(ours) / f64::from(end.saturating_sub(start).max(1));
         let keys = (keys.unwrap_or(0) as f64 * share) as u64;
         self.keys
-            .reserve(keys.min(RESERVE_MAX) as usize, &self.heap);
+            .reserve(keys.min(RESERVE_MAX) as usize, &self.rows, &self.heap);
         Ok(stored)
     }
 
@@ -233,21 +233,23 @@ impl KeyedState {
         entry: Entry<'_>,
         tally: &mut Tally,
     ) {
-        let slot = match self.keys.find(hash, entry.key, &self.heap) {
+        let slot = match self.keys.find(hash, entry.key, &self.rows, &self.heap) {
             Some(slot) => slot,
             None if matches!(kind, BlockKind::RemovedKeys | BlockKind::RemovedFields) => return,
             None => self.insert_key(hash, entry.key),
         };
-        let Self { tables, heap, .. } = self;
+        let Self {
+            tables, rows, heap, ..
+        } = self;
         let table = &mut tables[table];
         if kind == BlockKind::RemovedKeys || entry.starts {
-            let (entries, change) = table.clear(slot, 0, heap);
+            let (entries, change) = table.clear(slot, 0, rows, heap);
             tally.entries -= entries as i64;
             tally.add(slot, change);
         }
         match (&mut table.store, kind) {
             (Store::Values(values), BlockKind::Values) => {
-                let change = values.set(slot, Some(entry.value), 0, heap);
+                let change = values.set(slot, Some(entry.value), 0, rows, heap);
                 tally.entries += i64::from(change.appeared);
                 tally.add(slot, change);
             }

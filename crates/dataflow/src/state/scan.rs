@@ -1,6 +1,6 @@
 //! Walking all keys of a value state, a page at a time.
 
-use super::keys::SLOTS;
+use super::rows::SLOTS;
 use super::table::Store;
 use super::{KeyedState, StateError};
 use crate::cells::Cells;
@@ -32,17 +32,17 @@ impl KeyedState {
                 actual: table.store.kind(),
             });
         };
-        let end = (self.keys.chunks() * SLOTS) as u64;
+        let end = (self.rows.chunks() * SLOTS) as u64;
         let (mut found, mut bytes) = (0, 0);
         for slot in cursor..end {
             let number = slot as u32;
-            let Some(value) = store.get(number, &self.heap) else {
+            let Some(value) = store.get(number, &self.rows, &self.heap) else {
                 continue;
             };
             if found == limit || bytes >= PAGE_BYTES {
                 return Ok(Some(slot));
             }
-            let key = self.keys.get(number, &self.heap).unwrap_or_default();
+            let key = self.rows.key(number, &self.heap);
             keys.push(key);
             values.push(value);
             found += 1;

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use super::codec::{self, BlockKind, BlockWriter, string_len};
 use super::heap::Heap;
-use super::keys::Keys;
 use super::removals::{Encoded, Removals};
+use super::rows::Rows;
 use super::table::{Counters, Store};
 use super::{KeyedState, Seal, SegmentStats, StateDescriptor, varint};
 use crate::element::CheckpointId;
@@ -26,7 +26,7 @@ pub struct SealedState {
     descriptors: Arc<[StateDescriptor]>,
     range: KeyGroupRange,
     key_groups: KeyGroups,
-    keys: Keys,
+    rows: Rows,
     heap: Heap,
     stores: Vec<(Store, Counters)>,
     /// What was removed since the base, interval by interval.
@@ -87,7 +87,7 @@ impl SealedState {
             descriptors: Arc::clone(&state.descriptors),
             range: state.range,
             key_groups: state.key_groups,
-            keys: state.keys.seal(),
+            rows: state.rows.seal(),
             heap: state.heap.seal(),
             stores: state
                 .tables
@@ -226,15 +226,14 @@ impl Part<'_, '_> {
 
     fn store(&mut self, store: &Store) -> io::Result<()> {
         let SealedState {
-            keys, heap, base, ..
+            rows, heap, base, ..
         } = self.sealed;
         let base = base.map(|base| base.version);
         // An entry's slot has a key as long as the entry is there.
-        let key_of = |slot: u32| keys.get(slot, heap).unwrap_or_default();
+        let key_of = |slot: u32| rows.key(slot, heap);
         match store {
             Store::Values(values) => {
-                for (slot, value) in values.since(base, heap) {
-                    let key = key_of(slot);
+                values.since(base, rows, heap, |key, value| {
                     self.writer.entry(
                         BlockKind::Values,
                         self.index,
@@ -243,7 +242,8 @@ impl Part<'_, '_> {
                     self.writer.string(key)?;
                     self.writer.string(value)?;
                     self.count(1, key.len() + value.len());
-                }
+                    Ok::<(), io::Error>(())
+                })?;
             }
             Store::Maps(maps) => {
                 for (slot, field, value) in maps.since(base, heap) {

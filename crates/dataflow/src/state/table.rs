@@ -4,6 +4,7 @@ use super::heap::Heap;
 use super::lists::Lists;
 use super::maps::Maps;
 use super::removals::{Mark, Removals};
+use super::rows::Rows;
 use super::values::Values;
 use super::{StateKind, Stats};
 
@@ -101,9 +102,10 @@ macro_rules! each_kind {
 }
 
 impl Table {
-    pub(super) fn new(kind: StateKind) -> Self {
+    /// An empty state; `in_rows`: its values are to lie in the rows.
+    pub(super) fn new(kind: StateKind, in_rows: bool) -> Self {
         let store = match kind {
-            StateKind::Value => Store::Values(Values::default()),
+            StateKind::Value => Store::Values(Values::new(in_rows)),
             StateKind::Map => Store::Maps(Maps::default()),
             StateKind::List => Store::Lists(Lists::default()),
         };
@@ -121,17 +123,27 @@ impl Table {
     }
 
     /// Whether the state holds nothing for the key in `slot`.
-    pub(super) fn is_absent(&self, slot: u32) -> bool {
-        each_kind!(&self.store, store => store.is_absent(slot))
+    pub(super) fn is_absent(&self, slot: u32, rows: &Rows) -> bool {
+        match &self.store {
+            Store::Values(values) => values.is_absent(slot, rows),
+            Store::Maps(maps) => maps.is_absent(slot),
+            Store::Lists(lists) => lists.is_absent(slot),
+        }
     }
 
     /// Removes what the state holds for the key in `slot`. Returns how many entries there were.
-    pub(super) fn clear(&mut self, slot: u32, version: u32, heap: &mut Heap) -> (u64, Change) {
-        if self.is_absent(slot) {
+    pub(super) fn clear(
+        &mut self,
+        slot: u32,
+        version: u32,
+        rows: &mut Rows,
+        heap: &mut Heap,
+    ) -> (u64, Change) {
+        if self.is_absent(slot, rows) {
             return (0, Change::default());
         }
         match &mut self.store {
-            Store::Values(values) => (1, values.set(slot, None, version, heap)),
+            Store::Values(values) => (1, values.set(slot, None, version, rows, heap)),
             Store::Maps(maps) => maps.clear(slot, version),
             Store::Lists(lists) => lists.clear(slot, version, heap),
         }
@@ -157,8 +169,8 @@ impl Table {
         }
     }
 
-    pub(super) fn rollback_to(&mut self, savepoint: Savepoint, heap: &mut Heap) {
-        each_kind!(&mut self.store, store => store.rollback(savepoint.undo, heap));
+    pub(super) fn rollback_to(&mut self, savepoint: Savepoint, rows: &mut Rows, heap: &mut Heap) {
+        self.store.rollback(savepoint.undo, rows, heap);
         self.removals.truncate(savepoint.removals);
         self.counters = savepoint.counters;
     }
@@ -168,8 +180,8 @@ impl Table {
         self.committed = (self.counters, self.removals.mark());
     }
 
-    pub(super) fn rollback(&mut self, heap: &mut Heap) {
-        each_kind!(&mut self.store, store => store.rollback(0, heap));
+    pub(super) fn rollback(&mut self, rows: &mut Rows, heap: &mut Heap) {
+        self.store.rollback(0, rows, heap);
         let mark;
         (self.counters, mark) = self.committed;
         self.removals.truncate(mark);
@@ -187,6 +199,15 @@ impl Table {
 }
 
 impl Store {
+    /// Takes back what was changed since `mark`.
+    fn rollback(&mut self, mark: usize, rows: &mut Rows, heap: &mut Heap) {
+        match self {
+            Self::Values(values) => values.rollback(mark, rows, heap),
+            Self::Maps(maps) => maps.rollback(mark, heap),
+            Self::Lists(lists) => lists.rollback(mark, heap),
+        }
+    }
+
     /// The store as it is now, to be read with `since` only.
     pub(super) fn seal(&mut self) -> Self {
         match self {

@@ -1,60 +1,111 @@
-//! Value states: one cell per slot.
+//! Value states: one cell per slot, in the key's row for the first of them.
 
 use super::bytes::Bytes;
 use super::chunks::{Chunks, filled};
 use super::heap::Heap;
-use super::keys::{SLOTS, place};
-use super::table::Change;
+use super::rows::{Cell, Rows, SLOTS, place};
+use super::table::{Change, Tally};
 
-/// What a value state holds for a key.
+/// A cell that is not in a row: so that it never lies across two cache lines.
 #[derive(Clone, Copy, Debug)]
-struct Cell {
-    /// The interval between snapshots in which it was written last. As bytes, so that the cell has
-    /// 16 of them and never lies across two cache lines.
-    version: [u8; 4],
-    value: Bytes<11>,
-}
-
-const ABSENT: Cell = Cell {
-    version: [0; 4],
-    value: Bytes::ABSENT,
-};
+#[repr(align(16))]
+struct Alone(Cell);
 
 /// The values of one state.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Values {
-    chunks: Chunks<Box<[Cell; SLOTS]>>,
+    /// The cells; `None`: they are in the rows.
+    column: Option<Chunks<Box<[Alone; SLOTS]>>>,
     /// Per chunk, the interval in which it was changed last.
     changed: Vec<u32>,
     /// Cells as they were before the changes of this transaction, the oldest first.
     undo: Vec<(u32, Cell)>,
     /// What this transaction has replaced on the heap.
-    replaced: Vec<Bytes<11>>,
+    replaced: Vec<Bytes<10>>,
+    /// Whether there has been a value on the heap.
+    long: bool,
 }
 
 impl Values {
+    /// No values, which will lie in the rows or in a column of their own.
+    pub(super) fn new(in_rows: bool) -> Self {
+        Self {
+            column: (!in_rows).then(Chunks::default),
+            changed: Vec::new(),
+            undo: Vec::new(),
+            replaced: Vec::new(),
+            long: false,
+        }
+    }
+
     /// Makes cells for another chunk of slots.
     pub(super) fn grow(&mut self) {
-        self.chunks.push(filled(ABSENT));
+        if let Some(column) = &mut self.column {
+            column.push(filled(Alone(Cell::ABSENT)));
+        }
         self.changed.push(0);
     }
 
     #[inline]
-    pub(super) fn get<'a>(&'a self, slot: u32, heap: &'a Heap) -> Option<&'a [u8]> {
-        let (chunk, cell) = place(slot);
-        self.chunks.get(chunk)[cell].value.get(heap)
+    fn cell<'a>(&'a self, slot: u32, rows: &'a Rows) -> &'a Cell {
+        match &self.column {
+            None => &rows.get(slot).cell,
+            Some(column) => {
+                let (chunk, cell) = place(slot);
+                &column.get(chunk)[cell].0
+            }
+        }
     }
 
-    /// Length of the value in `slot`; 0 if absent.
     #[inline]
-    pub(super) fn len_of(&self, slot: u32) -> usize {
-        let (chunk, cell) = place(slot);
-        self.chunks.get(chunk)[cell].value.len()
+    fn cell_mut<'a>(&'a mut self, slot: u32, rows: &'a mut Rows) -> &'a mut Cell {
+        match &mut self.column {
+            None => &mut rows.get_mut(slot).cell,
+            Some(column) => {
+                let (chunk, cell) = place(slot);
+                &mut column.get_mut(chunk)[cell].0
+            }
+        }
     }
 
-    pub(super) fn is_absent(&self, slot: u32) -> bool {
-        let (chunk, cell) = place(slot);
-        self.chunks.get(chunk)[cell].value.is_absent()
+    #[inline]
+    pub(super) fn get<'a>(&'a self, slot: u32, rows: &'a Rows, heap: &'a Heap) -> Option<&'a [u8]> {
+        self.cell(slot, rows).value.get(heap)
+    }
+
+    /// Fetches what [`Values::get`] will look at in many slots, whose keys were just looked up: all
+    /// at a time, for each is a wait of its own otherwise.
+    pub(super) fn touch(&self, slots: impl Iterator<Item = u32>, rows: &Rows, heap: &Heap) {
+        if self.long {
+            let first = |slot| {
+                let value = self.cell(slot, rows).value.get(heap);
+                value.and_then(<[u8]>::first).copied().unwrap_or_default()
+            };
+            std::hint::black_box(slots.fold(0, |all, slot| all ^ first(slot)));
+        } else if self.column.is_some() {
+            let version = |slot| self.cell(slot, rows).version[0];
+            std::hint::black_box(slots.fold(0, |all, slot| all ^ version(slot)));
+        }
+    }
+
+    #[inline]
+    pub(super) fn is_absent(&self, slot: u32, rows: &Rows) -> bool {
+        self.cell(slot, rows).value.is_absent()
+    }
+
+    /// Sets the values in many slots, whose keys were just looked up.
+    pub(super) fn set_all<'v>(
+        &mut self,
+        entries: impl ExactSizeIterator<Item = (u32, &'v [u8])>,
+        version: u32,
+        rows: &mut Rows,
+        heap: &mut Heap,
+        tally: &mut Tally,
+    ) {
+        self.undo.reserve(entries.len());
+        for (slot, value) in entries {
+            tally.add(slot, self.set(slot, Some(value), version, rows, heap));
+        }
     }
 
     /// Sets or removes the value in `slot`.
@@ -64,30 +115,42 @@ impl Values {
         slot: u32,
         value: Option<&[u8]>,
         version: u32,
+        rows: &mut Rows,
         heap: &mut Heap,
     ) -> Change {
         let new = value.map_or(Bytes::ABSENT, |value| Bytes::new(value, heap));
-        let (chunk, cell) = place(slot);
-        let changed = &mut self.changed[chunk];
+        let changed = &mut self.changed[place(slot).0];
         if *changed != version {
             *changed = version;
         }
-        let cell = &mut self.chunks.get_mut(chunk)[cell];
         let old = std::mem::replace(
-            cell,
+            self.cell_mut(slot, rows),
             Cell {
                 version: version.to_le_bytes(),
                 value: new,
             },
         );
         self.undo.push((slot, old));
-        if old.value.is_long() {
-            self.replaced.push(old.value);
+        if old.value.is_long() || new.is_long() {
+            return self.set_long(old.value, new);
         }
         Change {
             appeared: old.value.is_absent() && !new.is_absent(),
             vanished: new.is_absent() && !old.value.is_absent(),
             bytes: new.len() as i64 - old.value.len() as i64,
+        }
+    }
+
+    /// The rest of `set` if one of the two lies on the heap.
+    fn set_long(&mut self, old: Bytes<10>, new: Bytes<10>) -> Change {
+        self.long = true;
+        if old.is_long() {
+            self.replaced.push(old);
+        }
+        Change {
+            appeared: old.is_absent(),
+            vanished: new.is_absent(),
+            bytes: new.len() as i64 - old.len() as i64,
         }
     }
 
@@ -101,12 +164,10 @@ impl Values {
     }
 
     /// Takes back what was changed since `mark`.
-    pub(super) fn rollback(&mut self, mark: usize, heap: &mut Heap) {
-        for (slot, old) in self.undo.drain(mark..).rev() {
-            let (chunk, cell) = place(slot);
-            let cell = &mut self.chunks.get_mut(chunk)[cell];
-            cell.value.release(heap);
-            *cell = old;
+    pub(super) fn rollback(&mut self, mark: usize, rows: &mut Rows, heap: &mut Heap) {
+        for (slot, old) in self.undo.split_off(mark).into_iter().rev() {
+            let new = std::mem::replace(self.cell_mut(slot, rows), old);
+            new.value.release(heap);
             if old.value.is_long() {
                 self.replaced.pop();
             }
@@ -115,35 +176,43 @@ impl Values {
 
     pub(super) fn seal(&mut self) -> Self {
         Self {
-            chunks: self.chunks.seal(),
+            column: self.column.as_mut().map(Chunks::seal),
             changed: self.changed.clone(),
-            ..Self::default()
+            ..Self::new(false)
         }
     }
 
     pub(super) fn take_back(&mut self, budget: usize) -> bool {
-        self.chunks.take_back(budget)
+        let column = self.column.as_mut();
+        column.is_none_or(|column| column.take_back(budget))
     }
 
-    /// The values that were written after interval `base` (all, if `None`), by slot.
-    pub(super) fn since<'a>(
-        &'a self,
+    /// Calls `write` with key and value of each entry that was written after interval `base` (all, if
+    /// `None`).
+    pub(super) fn since<E>(
+        &self,
         base: Option<u32>,
-        heap: &'a Heap,
-    ) -> impl Iterator<Item = (u32, &'a [u8])> {
-        let newer = move |version: u32| base.is_none_or(|base| version > base);
-        let chunks = self
+        rows: &Rows,
+        heap: &Heap,
+        mut write: impl FnMut(&[u8], &[u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let newer = |version: u32| base.is_none_or(|base| version > base);
+        for (chunk, _) in self
             .changed
             .iter()
             .enumerate()
-            .filter(move |(_, changed)| newer(**changed));
-        chunks.flat_map(move |(chunk, _)| {
-            let slots = chunk * SLOTS..;
-            let cells = slots.zip(self.chunks.get(chunk).iter());
-            cells.filter_map(move |(slot, cell)| {
-                let value = cell.value.get(heap)?;
-                newer(u32::from_le_bytes(cell.version)).then_some((slot as u32, value))
-            })
-        })
+            .filter(|(_, changed)| newer(**changed))
+        {
+            let column = self.column.as_ref().map(|column| column.get(chunk));
+            for (at, row) in rows.chunk(chunk).iter().enumerate() {
+                let cell = column.map_or(&row.cell, |column| &column[at].0);
+                if let Some(value) = cell.value.get(heap)
+                    && newer(u32::from_le_bytes(cell.version))
+                {
+                    write(row.key.get(heap).unwrap_or_default(), value)?;
+                }
+            }
+        }
+        Ok(())
     }
 }
