@@ -163,8 +163,14 @@ impl KeyedState {
 
     /// Gives a key that has none a slot; it is taken back if nothing gets stored there.
     pub(super) fn insert_key(&mut self, hash: u64, key: &[u8]) -> u32 {
-        let slot = self.keys.insert(hash, key, &mut self.rows, &mut self.heap);
+        let slot = self.insert_key_to_fill(hash, key);
         self.idle.push(slot);
+        slot
+    }
+
+    /// Gives a key that has none a slot, in which something will be stored.
+    pub(super) fn insert_key_to_fill(&mut self, hash: u64, key: &[u8]) -> u32 {
+        let slot = self.keys.insert(hash, key, &mut self.rows, &mut self.heap);
         let chunks = self.rows.chunks();
         while self.chunks < chunks {
             self.tables.iter_mut().for_each(super::table::Table::grow);

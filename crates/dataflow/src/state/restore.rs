@@ -7,8 +7,9 @@ use super::table::{Store, Tally};
 use super::{KeyedState, RestoreError, RestoreStats, StateKind};
 use crate::key::{self, KeyGroupRange};
 
-/// For how many keys room is made at most because a segment says that it has so many.
-const RESERVE_MAX: u64 = 1 << 22;
+/// For how many keys room is made at once because a segment says that it has so many; for more only
+/// when as many have come.
+const RESERVE_MAX: usize = 1 << 22;
 
 /// How many entries are looked up at a time.
 const AT_ONCE: usize = 256;
@@ -24,6 +25,16 @@ struct Stored {
     declared: Option<usize>,
     /// Entries that were dropped because it is not.
     dropped: u64,
+}
+
+/// The keys that a segment says it has.
+struct Expected {
+    /// Keys before the first one of the segment.
+    before: usize,
+    /// How many of the segment's are ours, by what it says.
+    keys: usize,
+    /// For how many of them room has been made.
+    room: usize,
 }
 
 /// What a segment says about itself and is needed here.
@@ -78,9 +89,10 @@ impl KeyedState {
         self.commit();
         self.forget_bases();
         let mut reader = BlockReader::new(segment)?;
-        let mut stored = self.read_header(&mut reader)?;
+        let (mut stored, mut expected) = self.read_header(&mut reader)?;
         let mut stats = RestoreStats::default();
         while let Some(block) = reader.next()? {
+            self.make_room(&mut expected);
             self.restore_block(&mut reader, block, &mut stored, &mut stats)?;
         }
         self.committed = self.stats;
@@ -91,7 +103,19 @@ impl KeyedState {
         Ok(stats)
     }
 
-    fn read_header(&mut self, reader: &mut BlockReader<'_>) -> Result<Vec<Stored>, RestoreError> {
+    fn make_room(&mut self, expected: &mut Expected) {
+        let come = self.keys.len().saturating_sub(expected.before);
+        if expected.room < expected.keys && come >= expected.room - expected.room / 64 {
+            expected.room = expected.keys.min((4 * come).max(RESERVE_MAX));
+            let additional = expected.room.saturating_sub(come);
+            self.keys.reserve(additional, &self.rows, &self.heap);
+        }
+    }
+
+    fn read_header(
+        &self,
+        reader: &mut BlockReader<'_>,
+    ) -> Result<(Vec<Stored>, Expected), RestoreError> {
         match reader.next()? {
             Some(Block {
                 kind: BlockKind::Header,
@@ -142,10 +166,12 @@ impl KeyedState {
             .min(self.range.end)
             .saturating_sub(start.max(self.range.start));
         let share = f64::from(ours) / f64::from(end.saturating_sub(start).max(1));
-        let keys = (keys.unwrap_or(0) as f64 * share) as u64;
-        self.keys
-            .reserve(keys.min(RESERVE_MAX) as usize, &self.rows, &self.heap);
-        Ok(stored)
+        let expected = Expected {
+            before: self.keys.len(),
+            keys: (keys.unwrap_or(0) as f64 * share) as usize,
+            room: 0,
+        };
+        Ok((stored, expected))
     }
 
     fn restore_block(
@@ -171,7 +197,6 @@ impl KeyedState {
             block.kind,
             BlockKind::RemovedKeys | BlockKind::RemovedFields
         );
-        let mut tally = Tally::default();
         let mut entries = reader.entries(block)?;
         let (mut some, mut hashes) = (Vec::with_capacity(AT_ONCE), Vec::with_capacity(AT_ONCE));
         loop {
@@ -193,6 +218,7 @@ impl KeyedState {
                     .iter()
                     .fold(0, |all, hash| all ^ self.keys.guess(*hash)),
             );
+            let mut tally = Tally::default();
             for (entry, hash) in some.iter().zip(hashes.drain(..)) {
                 let count = if block.kind == BlockKind::ListElements {
                     entry.count
@@ -207,21 +233,26 @@ impl KeyedState {
                     None => state.dropped += count,
                 }
             }
-        }
-        if let Some(table) = state.declared {
-            let before = self.savepoint(table as u32);
-            let limit = self.limit.take();
-            self.finish(table as u32, before, tally)
-                .expect("there is no limit");
-            self.limit = limit;
-            // What was restored is older than any snapshot of this instance.
-            self.tables[table].counters.changed = 0;
-            self.tables[table].commit(&mut self.heap);
+            // A few entries at a time, so that what it takes to undo them stays small.
+            if let Some(table) = state.declared {
+                self.finish_restored(table, tally);
+            }
         }
         if self.idle.len() > super::IDLE_MAX {
             self.release_idle();
         }
         Ok(())
+    }
+
+    fn finish_restored(&mut self, table: usize, tally: Tally) {
+        let before = self.savepoint(table as u32);
+        let limit = self.limit.take();
+        self.finish(table as u32, before, tally)
+            .expect("there is no limit");
+        self.limit = limit;
+        // What was restored is older than any snapshot of this instance.
+        self.tables[table].counters.changed = 0;
+        self.tables[table].commit(&mut self.heap);
     }
 
     #[inline]
@@ -236,6 +267,7 @@ impl KeyedState {
         let slot = match self.keys.find(hash, entry.key, &self.rows, &self.heap) {
             Some(slot) => slot,
             None if matches!(kind, BlockKind::RemovedKeys | BlockKind::RemovedFields) => return,
+            None if kind == BlockKind::Values => self.insert_key_to_fill(hash, entry.key),
             None => self.insert_key(hash, entry.key),
         };
         let Self {
