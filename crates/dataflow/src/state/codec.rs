@@ -108,6 +108,24 @@ pub(super) fn string_len(string: &[u8]) -> usize {
     varint::len(string.len() as u64) + string.len()
 }
 
+/// Appends a string; as words, where it has the length of a key or a counter.
+#[inline]
+fn push_string(to: &mut Vec<u8>, string: &[u8]) {
+    if let Ok(string) = string.try_into() {
+        let word = u64::from_le_bytes(string);
+        to.push(8);
+        to.extend_from_slice(&word.to_le_bytes());
+    } else if let Ok(string) = string.try_into() {
+        let word = u128::from_le_bytes(string);
+        to.push(16);
+        to.extend_from_slice(&word.to_le_bytes());
+    } else {
+        let (prefix, len) = varint::encode(string.len() as u64);
+        to.extend_from_slice(&prefix[..len]);
+        to.extend_from_slice(string);
+    }
+}
+
 /// Writes blocks.
 pub(super) struct BlockWriter<'a> {
     to: &'a mut dyn io::Write,
@@ -161,6 +179,26 @@ impl<'a> BlockWriter<'a> {
             self.state = state;
         }
         self.count += 1;
+        Ok(())
+    }
+
+    /// Writes an entry of strings.
+    #[inline]
+    pub(super) fn strings<const N: usize>(
+        &mut self,
+        kind: BlockKind,
+        state: u32,
+        strings: [&[u8]; N],
+    ) -> io::Result<()> {
+        let len = strings.iter().map(|string| string_len(string)).sum();
+        self.entry(kind, state, len)?;
+        if self.payload.len() + len > BLOCK_MAX {
+            return strings.iter().try_for_each(|string| self.string(string));
+        }
+        self.payload.reserve(len);
+        for string in strings {
+            push_string(&mut self.payload, string);
+        }
         Ok(())
     }
 

@@ -234,13 +234,8 @@ impl Part<'_, '_> {
         match store {
             Store::Values(values) => {
                 values.since(base, rows, heap, |key, value| {
-                    self.writer.entry(
-                        BlockKind::Values,
-                        self.index,
-                        string_len(key) + string_len(value),
-                    )?;
-                    self.writer.string(key)?;
-                    self.writer.string(value)?;
+                    self.writer
+                        .strings(BlockKind::Values, self.index, [key, value])?;
                     self.count(1, key.len() + value.len());
                     Ok::<(), io::Error>(())
                 })?;
@@ -248,11 +243,9 @@ impl Part<'_, '_> {
             Store::Maps(maps) => {
                 for (slot, field, value) in maps.since(base, heap) {
                     let key = key_of(slot);
-                    let len = string_len(key) + string_len(field) + string_len(value);
-                    self.writer.entry(BlockKind::MapEntries, self.index, len)?;
-                    self.writer.string(key)?;
-                    self.writer.string(field)?;
-                    self.writer.string(value)?;
+                    let strings = [key, field, value];
+                    self.writer
+                        .strings(BlockKind::MapEntries, self.index, strings)?;
                     self.count(1, key.len() + field.len() + value.len());
                 }
             }
