@@ -285,7 +285,12 @@ fn measure(keys: u64) {
     }
     drop((inline, arena));
 
-    // Every key changes between two snapshots, as far as there are batches for it.
+    let start = cpu_time(origin);
+    for batch in &uniform {
+        count(&mut state, batch, &mut columns);
+    }
+    let alone = cpu_time(origin) - start;
+    // Most keys change between two snapshots, as far as there are batches for it.
     for id in 1..=4 {
         let start = Instant::now();
         let sealed = state.snapshot(
@@ -300,31 +305,27 @@ fn measure(keys: u64) {
         };
         let writer = write_in_background(sealed);
         let (mut times, mut open) = (Vec::new(), 0);
+        let start = cpu_time(origin);
         for batch in &uniform {
             if !writer.is_finished() {
                 open += 1;
             }
             times.push(count(&mut state, batch, &mut columns).iter().sum::<f64>());
         }
+        let more = cpu_time(origin) - start - alone;
         let (took, bytes) = writer.join().expect("the writer does not panic");
-        let all = times.iter().sum::<f64>() / (times.len() * BATCH) as f64;
-        let (during, behind) = times.split_at(open);
-        let of = |times: &[f64]| {
-            if times.is_empty() {
-                0.0
-            } else {
-                quartile(times.to_vec())
-            }
-        };
-        let longest = times.iter().copied().fold(0.0, f64::max) / 1e6;
+        times.sort_by(f64::total_cmp);
+        let percentile = |at: usize| times[times.len() * at / 1000] / 1e6;
         state.checkpoint_complete(CheckpointId(id));
         println!(
-            "  snapshot ({kind}): pause {pause:?}, {:.1} MB in {:.1} ms of CPU ({:.2} GB/s); {open} batches meanwhile at {:.1}, afterwards {:.1}, mean {all:.1}, longest {longest:.2} ms",
+            "  snapshot ({kind}): pause {pause:?}; {:.1} MB in {:.1} ms of the writer's CPU ({:.2} GB/s), {open} batches meanwhile; copying and taking back cost {:.1} ms of CPU; batches p50 {:.2}, p99 {:.2}, p99.9 {:.2} ms",
             bytes as f64 / 1e6,
             took / 1e6,
             bytes as f64 / took,
-            of(during),
-            of(behind),
+            more / 1e6,
+            percentile(500),
+            percentile(990),
+            percentile(999),
         );
     }
 
