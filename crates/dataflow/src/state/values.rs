@@ -6,10 +6,27 @@ use super::heap::Heap;
 use super::rows::{Cell, Rows, SLOTS, place};
 use super::table::{Change, Tally};
 
+/// Bytes of a cache line.
+const LINE: usize = 64;
+/// So many lines of a value are fetched early.
+const LINES_TOUCHED: usize = 4;
+
 /// A cell that is not in a row: so that it never lies across two cache lines.
 #[derive(Clone, Copy, Debug)]
 #[repr(align(16))]
 struct Alone(Cell);
+
+/// Fetches a value, of a large one as much as it takes for the processor to see where it goes on.
+/// What is returned means nothing.
+#[inline]
+fn touch(value: &Bytes<10>, heap: &Heap) -> u8 {
+    if !value.is_long() {
+        return 0;
+    }
+    let value = value.get(heap).unwrap_or_default();
+    let lines = value.iter().step_by(LINE).take(LINES_TOUCHED);
+    lines.chain(value.last()).fold(0, |all, byte| all ^ byte)
+}
 
 /// The values of one state.
 #[derive(Debug)]
@@ -77,11 +94,8 @@ impl Values {
     /// at a time, for each is a wait of its own otherwise.
     pub(super) fn touch(&self, slots: impl Iterator<Item = u32>, rows: &Rows, heap: &Heap) {
         if self.long {
-            let first = |slot| {
-                let value = self.cell(slot, rows).value.get(heap);
-                value.and_then(<[u8]>::first).copied().unwrap_or_default()
-            };
-            std::hint::black_box(slots.fold(0, |all, slot| all ^ first(slot)));
+            let touched = slots.map(|slot| touch(&self.cell(slot, rows).value, heap));
+            std::hint::black_box(touched.fold(0, |all, some| all ^ some));
         } else if self.column.is_some() {
             let version = |slot| self.cell(slot, rows).version[0];
             std::hint::black_box(slots.fold(0, |all, slot| all ^ version(slot)));
@@ -178,6 +192,7 @@ impl Values {
         Self {
             column: self.column.as_mut().map(Chunks::seal),
             changed: self.changed.clone(),
+            long: self.long,
             ..Self::new(false)
         }
     }
@@ -204,14 +219,20 @@ impl Values {
             .filter(|(_, changed)| newer(**changed))
         {
             let column = self.column.as_ref().map(|column| column.get(chunk));
-            for (at, row) in rows.chunk(chunk).iter().enumerate() {
+            let cells = rows.chunk(chunk).iter().enumerate().map(|(at, row)| {
                 let cell = column.map_or(&row.cell, |column| &column[at].0);
-                if let Some(value) = cell.value.get(heap)
-                    && newer(u32::from_le_bytes(cell.version))
-                {
-                    write(row.key.get(heap).unwrap_or_default(), value)?;
-                }
+                (row, cell)
+            });
+            let mut cells = cells.filter(|(_, cell)| newer(u32::from_le_bytes(cell.version)));
+            if self.long {
+                // The blocks of neighbours lie anywhere, so they are fetched many at a time here too.
+                let touched = cells.clone().map(|(_, cell)| touch(&cell.value, heap));
+                std::hint::black_box(touched.fold(0, |all, some| all ^ some));
             }
+            cells.try_for_each(|(row, cell)| match cell.value.get(heap) {
+                Some(value) => write(row.key.get(heap).unwrap_or_default(), value),
+                None => Ok(()),
+            })?;
         }
         Ok(())
     }
