@@ -108,6 +108,11 @@ impl Cleaner {
         }
     }
 
+    /// Something else could not be deleted.
+    pub(super) fn warn(&self, error: &Error) {
+        self.shared.state().warn(describe(error));
+    }
+
     pub(super) fn take_warnings(&self) -> Vec<String> {
         self.shared.state().warnings.drain(..).collect()
     }

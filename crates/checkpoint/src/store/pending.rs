@@ -1,7 +1,7 @@
 //! A checkpoint that is being written.
 
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -23,11 +23,26 @@ use crate::{Error, Result};
 pub struct Pending {
     store: Arc<Inner>,
     id: CheckpointId,
-    /// Set once, by whoever completes or discards it. From then on nothing is written any more.
-    closed: AtomicBool,
+    phase: Mutex<Phase>,
     /// The data files that (perhaps) exist by this checkpoint's doing.
     files: Mutex<Vec<String>>,
     bytes_written: AtomicU64,
+}
+
+/// How far a pending checkpoint is. Every change is made under its lock, so that whoever gives it up and
+/// whoever completes it agree on which of them came first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Parts of it are written.
+    Open,
+    /// Given up before its metadata was begun: what was written is still to be removed.
+    GivenUp,
+    /// The metadata is being written.
+    Completing,
+    /// Given up while its metadata was being written: should that succeed, it is deleted again.
+    Revoked,
+    /// It is complete, or what was written is removed.
+    Over,
 }
 
 impl Pending {
@@ -35,7 +50,7 @@ impl Pending {
         Self {
             store,
             id,
-            closed: AtomicBool::new(false),
+            phase: Mutex::new(Phase::Open),
             files: Mutex::default(),
             bytes_written: AtomicU64::new(0),
         }
@@ -93,6 +108,7 @@ impl Pending {
     ///
     /// # Errors
     /// [`Error::AlreadyExists`] if something stands at the place of `_metadata` (it is untouched),
+    /// [`Error::NotFound`] if what deltas build on is gone from the storage,
     /// [`Error::Incompatible`] if what is passed does not belong together or a newer checkpoint is
     /// complete, [`Error::Storage`] if it
     /// could not be written. The checkpoint is discarded then.
@@ -101,8 +117,24 @@ impl Pending {
         metadata: Metadata,
         written: Vec<(usize, u32, Written)>,
     ) -> Result<Completed> {
-        self.close()?;
-        match self.commit(metadata, written) {
+        match self.enter(&[Phase::Open, Phase::GivenUp], Phase::Completing) {
+            Some(Phase::Open) => {}
+            Some(_) => {
+                // Given up while this waited for its turn.
+                self.finish();
+                self.clean_up();
+                return Err(self.closed_error());
+            }
+            None => return Err(self.closed_error()),
+        }
+        let committed = self.commit(metadata, written);
+        // Here it is decided, once: believed, or given up before.
+        let revoked = self.finish() == Phase::Revoked;
+        match committed {
+            Ok(completed) if revoked => {
+                self.revoke(completed);
+                Err(self.closed_error())
+            }
             Ok(completed) => {
                 let deletions = self.store.retained().complete(completed.clone());
                 self.store.clean(deletions);
@@ -120,12 +152,29 @@ impl Pending {
                 Ok(completed)
             }
             Err(error) => {
-                let leftover = self.leftover();
-                self.store.clean([leftover]);
-                self.forget();
+                self.clean_up();
                 Err(error)
             }
         }
+    }
+
+    /// Gives the checkpoint up: it will never be believed. Returns at once, also while
+    /// [`Pending::complete`] waits for a storage that does not answer: should the metadata come into
+    /// being after all, `complete` deletes it again, and fails.
+    ///
+    /// A crash between these two leaves a checkpoint that is whole. A restore may use it: it is as
+    /// consistent as any other, and no output was committed in its name.
+    ///
+    /// Returns whether it is given up; `false` if it was complete, or had failed, before.
+    pub fn give_up(&self) -> bool {
+        let mut phase = self.phase();
+        *phase = match *phase {
+            Phase::Open => Phase::GivenUp,
+            Phase::Completing => Phase::Revoked,
+            Phase::Over => return false,
+            given_up => given_up,
+        };
+        true
     }
 
     /// Removes what was written. Also done on drop, as far as it can be. Threads that are still in
@@ -134,7 +183,10 @@ impl Pending {
     /// # Errors
     /// The first [`Error::Storage`]; the rest is removed all the same.
     pub fn discard(self: Arc<Self>) -> Result<()> {
-        if self.close().is_err() {
+        if self
+            .enter(&[Phase::Open, Phase::GivenUp], Phase::Over)
+            .is_none()
+        {
             return Ok(());
         }
         let outcome = self.leftover().run(&*self.store.storage);
@@ -142,11 +194,30 @@ impl Pending {
         outcome
     }
 
+    /// Takes back a checkpoint that was given up while its metadata was being written.
+    fn revoke(&self, completed: Completed) {
+        let name = names::metadata(&self.store.job.checkpoint(self.id.0));
+        match self.store.storage.delete(&name) {
+            // Metadata first: what it referenced has nobody that believes in it now.
+            Ok(()) => self.clean_up(),
+            // It exists, and whoever looks will believe it. So it must stay whole, until a newer one
+            // subsumes it like any other.
+            Err(error) => {
+                self.store.cleaner.warn(&error);
+                let deletions = self.store.retained().complete(completed);
+                self.store.clean(deletions);
+            }
+        }
+    }
+
     /// Puts pack and metadata, in this order.
     fn commit(&self, metadata: Metadata, written: Vec<(usize, u32, Written)>) -> Result<Completed> {
         let store = &*self.store;
         let storage = &store.storage;
         let directory = store.job.checkpoint(self.id.0);
+        if written.iter().any(|(_, _, written)| written.base.is_some()) {
+            self.check_base()?;
+        }
         let base = |id: u64| store.retained().base(id);
         let Assembled {
             metadata,
@@ -163,6 +234,9 @@ impl Pending {
         // Everything that the metadata references is durable. A crash here leaves orphans.
         let name = names::metadata(&directory);
         let (encoded, inline) = metadata::encode(&metadata, &inline, &storage.location(&name))?;
+        if *self.phase() == Phase::Revoked {
+            return Err(self.closed_error());
+        }
         self.put_metadata(&name, &encoded)?;
         // From here on the checkpoint exists, whatever happens to this process.
         let metadata_bytes = encoded.len() as u64;
@@ -176,6 +250,25 @@ impl Pending {
             lasting: !store.volatile,
             totals,
         }))
+    }
+
+    /// What deltas build on must still be there: somebody may have removed the directory, and with an
+    /// object storage, or where directories are made again as they are needed, nothing else would
+    /// tell. The newest checkpoint stands for all of them.
+    fn check_base(&self) -> Result<()> {
+        let Some(latest) = self.store.retained().latest() else {
+            return Ok(());
+        };
+        let name = names::metadata(&latest.contents().directory);
+        match self.store.storage.read(&name, 0..1) {
+            Ok(_) => Ok(()),
+            Err(Error::NotFound(_)) => Err(Error::NotFound(format!(
+                "checkpoint {}, on which this one builds, is gone from the storage: {}",
+                latest.metadata().id,
+                self.store.storage.location(&name)
+            ))),
+            Err(error) => Err(error),
+        }
     }
 
     fn put_metadata(&self, name: &str, encoded: &Bytes) -> Result<()> {
@@ -247,17 +340,26 @@ impl Pending {
     }
 
     pub(super) fn check_open(&self) -> Result<()> {
-        match self.closed.load(Ordering::SeqCst) {
-            false => Ok(()),
-            true => Err(self.closed_error()),
+        match *self.phase() {
+            Phase::Open => Ok(()),
+            _ => Err(self.closed_error()),
         }
     }
 
-    fn close(&self) -> Result<()> {
-        match self.closed.swap(true, Ordering::SeqCst) {
-            false => Ok(()),
-            true => Err(self.closed_error()),
-        }
+    fn phase(&self) -> MutexGuard<'_, Phase> {
+        self.phase.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Goes to a phase from one of these; returns from which, or `None` if it is in another.
+    fn enter(&self, from: &[Phase], to: Phase) -> Option<Phase> {
+        let mut phase = self.phase();
+        from.contains(&phase)
+            .then(|| std::mem::replace(&mut *phase, to))
+    }
+
+    /// It is decided; returns from which phase.
+    fn finish(&self) -> Phase {
+        std::mem::replace(&mut *self.phase(), Phase::Over)
     }
 
     fn closed_error(&self) -> Error {
@@ -281,6 +383,13 @@ impl Pending {
         }
     }
 
+    /// Removes what was written, in the background, and ends what the store remembers of it.
+    fn clean_up(&self) {
+        let leftover = self.leftover();
+        self.store.clean([leftover]);
+        self.forget();
+    }
+
     /// Ends what the store remembers of it.
     fn forget(&self) {
         let deletions = self.store.retained().end(self.id.0);
@@ -290,10 +399,11 @@ impl Pending {
 
 impl Drop for Pending {
     fn drop(&mut self) {
-        if self.close().is_ok() {
-            let leftover = self.leftover();
-            self.store.clean([leftover]);
-            self.forget();
+        if self
+            .enter(&[Phase::Open, Phase::GivenUp], Phase::Over)
+            .is_some()
+        {
+            self.clean_up();
         }
     }
 }

@@ -2,4 +2,5 @@
 
 mod faults;
 mod keeping;
+mod late;
 mod writing;
