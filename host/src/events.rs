@@ -5,6 +5,7 @@
 
 use std::io::{self, IsTerminal, Write};
 
+use runtime::phases;
 use serde::Serialize;
 
 /// Puts the cursor to the beginning of its line on a terminal and empties the line, where progress may
@@ -47,13 +48,24 @@ pub(crate) enum Event {
         bytes: u64,
         /// Its metadata file; null in memory.
         path: Option<String>,
+        /// Where the time went.
+        phases: Phases,
     },
     /// A checkpoint was given up.
     CheckpointFailed {
         /// Its number.
         id: u64,
-        /// Why.
+        /// What kind of thing happened.
+        kind: &'static str,
+        /// Why, in words.
         reason: String,
+        /// Whether it counts against `tolerable-failures`.
+        counts: bool,
+        /// Whether it was the one that finishes the job. It is taken again.
+        last: bool,
+        /// If it expired: who kept it waiting.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        slowest: Option<Slowest>,
     },
     /// The job failed and is going to be started again.
     Restarted {
@@ -88,14 +100,87 @@ pub(crate) enum Event {
     },
 }
 
-/// A line of a restore report.
+/// How long the phases of a checkpoint took; see `docs/checkpoints.md`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) struct Phases {
+    start_delay: Longest,
+    alignment: Longest,
+    snapshot: Longest,
+    upload: Longest,
+    metadata_us: u64,
+}
+
+/// The longest time of any subtask.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct Longest {
+    us: u64,
+    operator: String,
+    subtask: u32,
+}
+
+impl From<phases::Phases> for Phases {
+    fn from(phases: phases::Phases) -> Self {
+        let longest = |longest: phases::Longest| Longest {
+            us: longest.us,
+            operator: longest.operator,
+            subtask: longest.subtask,
+        };
+        Self {
+            start_delay: longest(phases.start_delay),
+            alignment: longest(phases.alignment),
+            snapshot: longest(phases.snapshot),
+            upload: longest(phases.upload),
+            metadata_us: phases.metadata_us,
+        }
+    }
+}
+
+/// Who kept a checkpoint waiting, and with what.
 #[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) struct Slowest {
+    operator: Option<String>,
+    subtask: Option<u32>,
+    phase: &'static str,
+}
+
+impl From<phases::Slowest> for Slowest {
+    fn from(slowest: phases::Slowest) -> Self {
+        Self {
+            operator: slowest.operator,
+            subtask: slowest.subtask,
+            phase: slowest.phase.code(),
+        }
+    }
+}
+
+/// A line of a restore report.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) struct RestoredNode {
     /// Id of the source, operator or sink.
     pub(crate) operator: String,
+    /// What becomes of it, in one word.
+    pub(crate) verdict: &'static str,
     /// What becomes of it, in words.
     pub(crate) what: String,
+    /// From where a source continues.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) position: Option<String>,
+    /// The state that this is about, where it is about one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) state: Option<String>,
+    /// Entries of keyed state that are restored or dropped.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) entries: Option<u64>,
+    /// Their bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) bytes: Option<u64>,
+    /// How many prepared outputs a sink commits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) outputs: Option<usize>,
 }
 
 /// How a job ended that did not fail.
@@ -182,12 +267,21 @@ impl Event {
                 duration_ms,
                 bytes,
                 path,
+                ..
             } => {
                 let place = path.as_deref().unwrap_or("in memory");
                 let size = size(*bytes);
                 format!("checkpoint {id} completed in {duration_ms} ms, {size}: {place}")
             }
-            Self::CheckpointFailed { id, reason } => format!("checkpoint {id} failed: {reason}"),
+            Self::CheckpointFailed {
+                id, reason, last, ..
+            } => {
+                let again = match last {
+                    true => " (it finishes the job, and is taken again)",
+                    false => "",
+                };
+                format!("checkpoint {id} failed: {reason}{again}")
+            }
             Self::Restarted {
                 attempt,
                 delay_ms,
@@ -286,14 +380,49 @@ mod tests {
             duration_ms: 31,
             bytes: 1_258_291,
             path: Some("/cp/wc-01234567/chk-12/_metadata".into()),
+            phases: Phases {
+                alignment: Longest {
+                    us: 1500,
+                    operator: "count".into(),
+                    subtask: 1,
+                },
+                ..Phases::default()
+            },
         };
         assert_eq!(
             event.to_lines(),
             "checkpoint 12 completed in 31 ms, 1.2 MiB: /cp/wc-01234567/chk-12/_metadata"
         );
+        let json = serde_json::to_string(&event).unwrap();
+        let begin = r#"{"event":"checkpoint-completed","id":12,"duration-ms":31,"bytes":1258291,"path":"/cp/wc-01234567/chk-12/_metadata","#;
+        assert!(json.starts_with(begin), "{json}");
+        let alignment = r#""alignment":{"us":1500,"operator":"count","subtask":1}"#;
+        assert!(json.contains(alignment), "{json}");
+    }
+
+    #[test]
+    fn c21_a_failed_checkpoint_tells_people_and_programs_why() {
+        let event = Event::CheckpointFailed {
+            id: 3,
+            kind: "expired",
+            reason: "expired after 500 ms: the snapshot of `sum` was being written for 400 ms"
+                .into(),
+            counts: true,
+            last: true,
+            slowest: Some(Slowest {
+                operator: Some("sum".into()),
+                subtask: Some(0),
+                phase: "upload",
+            }),
+        };
+        assert_eq!(
+            event.to_lines(),
+            "checkpoint 3 failed: expired after 500 ms: the snapshot of `sum` was being written \
+             for 400 ms (it finishes the job, and is taken again)"
+        );
         assert_eq!(
             serde_json::to_string(&event).unwrap(),
-            r#"{"event":"checkpoint-completed","id":12,"duration-ms":31,"bytes":1258291,"path":"/cp/wc-01234567/chk-12/_metadata"}"#
+            r#"{"event":"checkpoint-failed","id":3,"kind":"expired","reason":"expired after 500 ms: the snapshot of `sum` was being written for 400 ms","counts":true,"last":true,"slowest":{"operator":"sum","subtask":0,"phase":"upload"}}"#
         );
     }
 

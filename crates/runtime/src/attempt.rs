@@ -11,6 +11,7 @@ use dataflow::state::{KeyedState, Resolved};
 use dataflow::{Batch, CheckpointId};
 
 use crate::SubtaskContext;
+use crate::abort::Reason;
 use crate::clock::Clock;
 use crate::driver::Driver;
 use crate::error::{Class, Error, Position};
@@ -18,6 +19,7 @@ use crate::graph::{JobGraph, NodeKind, Partition};
 use crate::inbox::Inbox;
 use crate::job::{JobEvent, Options};
 use crate::operator::{Call, Output};
+use crate::phases::{Notes, Place};
 use crate::plan::Plan;
 use crate::restore;
 use crate::router::Router;
@@ -43,7 +45,7 @@ pub(crate) enum Event {
         members: Vec<WrittenMember>,
     },
     /// A part of a checkpoint could not be taken or written.
-    Declined { id: CheckpointId, reason: String },
+    Declined { id: CheckpointId, reason: Reason },
     /// A checkpoint's metadata is written.
     Completed {
         id: CheckpointId,
@@ -174,14 +176,15 @@ impl Attempt<'_> {
             }
         };
         // The driver goes, and with it the last writers' queue that is not a subtask's.
-        let next_id = driver.leave();
+        let unsettled = driver.leave(&end);
         // First of all everybody stops: a guest that runs on is stopped by its time limit.
         for inbox in inboxes.iter().flatten() {
             inbox.close();
         }
         let given_up = in_progress.clear();
-        self.join(threads);
+        let rest = self.join(threads);
         given_up.into_iter().for_each(discard);
+        let next_id = unsettled.settle(rest, self.clock.now_ms(), report);
         (end, next_id)
     }
 
@@ -231,7 +234,14 @@ impl Attempt<'_> {
     }
 
     /// Joins the threads while taking their last events, so that none waits for room to report.
-    fn join(&self, threads: Threads) {
+    /// Returns those of completed checkpoints, of which there are few.
+    fn join(&self, threads: Threads) -> Vec<(u32, Event)> {
+        let mut completed = Vec::new();
+        let mut take = |event: (u32, Event)| {
+            if matches!(event.1, Event::Completed { .. }) {
+                completed.push(event);
+            }
+        };
         let joined = AtomicBool::new(false);
         let (joined, events) = (&joined, &self.events);
         std::thread::scope(|scope| {
@@ -242,11 +252,14 @@ impl Attempt<'_> {
                 let _ = events.sender.try_send((events.attempt, Event::Left));
             });
             while !joined.load(Ordering::Acquire) {
-                if self.receiver.recv().is_err() {
-                    break;
+                match self.receiver.recv() {
+                    Ok(event) => take(event),
+                    Err(_) => break,
                 }
             }
         });
+        self.receiver.try_iter().for_each(&mut take);
+        completed
     }
 
     /// Puts everything together.
@@ -291,6 +304,8 @@ impl Attempt<'_> {
                 }
             }
         }
+        let notes = Notes::new(Arc::clone(self.clock), self.places(&plan));
+        let in_progress = Arc::new(InProgress::new(notes));
         let mut subtasks = Vec::new();
         for (vertex_index, vertex) in plan.vertices.iter().enumerate() {
             for index in 0..vertex.parallelism {
@@ -328,6 +343,7 @@ impl Attempt<'_> {
                     routers: edges.into_iter().map(|(_, router)| router).collect(),
                     events: self.events.clone(),
                     writers: writers.clone(),
+                    in_progress: Arc::clone(&in_progress),
                     clock: Arc::clone(self.clock),
                     incremental: self.options.incremental,
                     waiting_since: None,
@@ -343,11 +359,48 @@ impl Attempt<'_> {
         Assembly {
             plan,
             inboxes,
-            in_progress: Arc::default(),
+            in_progress,
             writers,
             tasks,
             subtasks,
         }
+    }
+}
+
+impl Attempt<'_> {
+    /// Who the subtasks are and whom their channels come from, by their numbers.
+    fn places(&self, plan: &Plan) -> Vec<Place> {
+        let first_of: Vec<usize> = plan
+            .vertices
+            .iter()
+            .scan(0, |next, vertex| {
+                let first = *next;
+                *next += vertex.parallelism as usize;
+                Some(first)
+            })
+            .collect();
+        let mut places = Vec::new();
+        for vertex in &plan.vertices {
+            let operator: Arc<str> = self.graph.nodes[vertex.members[0].node].id.as_str().into();
+            for subtask in 0..vertex.parallelism {
+                // In the order in which `assemble` adds the channels.
+                let mut channels = Vec::new();
+                for input in &vertex.inputs {
+                    let producers = 0..plan.vertices[input.vertex].parallelism;
+                    let mine = producers
+                        .filter(|from| input.partition != Partition::Forward || *from == subtask)
+                        .map(|from| (input.input, first_of[input.vertex] + from as usize));
+                    channels.extend(mine);
+                }
+                places.push(Place {
+                    operator: Arc::clone(&operator),
+                    subtask,
+                    parallelism: vertex.parallelism,
+                    channels,
+                });
+            }
+        }
+        places
     }
 }
 
@@ -456,15 +509,21 @@ fn make_member(
                 state.set_limit(operator.state_limit);
             }
             let restored = restored_parts.is_some();
-            let instance = operator
+            let failed = |failure| Error::Operator {
+                operator: node.id.clone(),
+                subtask: index,
+                failure: Box::new(failure),
+                position: Position::None,
+            };
+            let mut instance = operator
                 .factory
                 .create(&context, restored)
-                .map_err(|failure| Error::Operator {
-                    operator: node.id.clone(),
-                    subtask: index,
-                    failure: Box::new(failure),
-                    position: Position::None,
-                })?;
+                .map_err(failed)?;
+            // Whoever was killed right behind the completion may not have told it.
+            if let Some(checkpoint) = seed.restore.as_ref().filter(|_| restored) {
+                let id = CheckpointId(checkpoint.metadata().id);
+                instance.checkpoint_complete(id).map_err(failed)?;
+            }
             let call = Call {
                 state,
                 output: Output::new(operator.outputs),

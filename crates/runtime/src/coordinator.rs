@@ -3,13 +3,17 @@
 //! A pure state machine. Whoever drives it brings what happened and the time, and carries out the
 //! actions it returns, in order. Rules as in Flink's `CheckpointCoordinator`: an id is used once; at
 //! most `max_concurrent` are in progress; periodic triggers keep `min_pause` from the end of one
-//! checkpoint to the next, manual ones do not; failures in a row are counted and the counter starts
-//! again at a success. When every subtask has seen the end of its input, one last checkpoint follows,
+//! checkpoint to the next, manual ones do not; failures in a row are counted (those that
+//! [count](crate::abort::Kind::counts)) and the counter starts again at a success. Metadata is written
+//! for one checkpoint at a time, in the order of their numbers, so that completions are told in that
+//! order, each once, ahead of what is triggered behind them. When every subtask has seen the end of its input, one last checkpoint follows,
 //! and only its completion makes the job finished.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use dataflow::CheckpointId;
+
+use crate::abort::{Kind, Reason};
 
 /// How checkpoints are taken. Times in milliseconds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,7 +55,7 @@ pub(crate) enum Input {
     /// A subtask's snapshot for a checkpoint is written.
     Acknowledged(CheckpointId, usize),
     /// A part of a checkpoint could not be written or taken.
-    Declined(CheckpointId, String),
+    Declined(CheckpointId, Reason),
     /// The metadata of a checkpoint is written: it exists.
     Completed(CheckpointId),
     /// Somebody asks for a checkpoint now.
@@ -75,10 +79,14 @@ pub(crate) enum Action {
     Complete(CheckpointId),
     /// Tell everybody that it is complete.
     Notify(CheckpointId),
+    /// Its time is over. Make sure that it can never be complete any more, and decline it as expired,
+    /// saying who kept it waiting. Nothing, if it is complete or has failed already: that is about to
+    /// be told.
+    Expire(CheckpointId),
     /// Give it up, tell everybody, clean up.
-    Abort(CheckpointId, String),
+    Abort(CheckpointId, Reason),
     /// The job has failed, since too many checkpoints have.
-    Fail(CheckpointId, String),
+    Fail(CheckpointId, Reason),
     /// All is committed: let everybody close.
     Finish,
 }
@@ -109,6 +117,8 @@ struct Pending {
     acknowledged: BTreeSet<usize>,
     /// All have acknowledged and the metadata is being written.
     completing: bool,
+    /// Its time is over, which whoever carries that out knows.
+    expired: bool,
 }
 
 impl Coordinator {
@@ -136,6 +146,11 @@ impl Coordinator {
         self.next_id
     }
 
+    /// Whether somebody has asked for a checkpoint that is not triggered yet.
+    pub(crate) fn is_requested(&self) -> bool {
+        self.requested
+    }
+
     /// When [`Input::Tick`] is due at the latest.
     pub(crate) fn deadline(&self) -> Option<i64> {
         if !self.running || self.over {
@@ -144,7 +159,7 @@ impl Coordinator {
         let expiry = self
             .pending
             .values()
-            .filter(|pending| !pending.completing)
+            .filter(|pending| !pending.expired)
             .map(|pending| {
                 pending
                     .triggered_at
@@ -189,10 +204,7 @@ impl Coordinator {
                 // Of an aborted checkpoint acknowledgements may still arrive: of no interest.
                 if let Some(pending) = self.pending.get_mut(&id) {
                     pending.acknowledged.insert(subtask);
-                    if pending.acknowledged.len() == self.subtasks && !pending.completing {
-                        pending.completing = true;
-                        actions.push(Action::Complete(id));
-                    }
+                    self.complete_next(&mut actions);
                 }
             }
             Input::Declined(id, reason) => self.fail(id, reason, now, &mut actions),
@@ -211,15 +223,35 @@ impl Coordinator {
             .map(|interval| now.saturating_add_unsigned(interval))
     }
 
+    /// Has the oldest checkpoint completed that all have acknowledged, unless one is being completed:
+    /// one at a time and in order, so that of two none is complete before the other is told of. One
+    /// whose time is over is not begun.
+    fn complete_next(&mut self, actions: &mut Vec<Action>) {
+        if self.pending.values().any(|pending| pending.completing) {
+            return;
+        }
+        let subtasks = self.subtasks;
+        let next = self
+            .pending
+            .iter_mut()
+            .find(|(_, pending)| pending.acknowledged.len() == subtasks && !pending.expired);
+        if let Some((id, pending)) = next {
+            pending.completing = true;
+            actions.push(Action::Complete(*id));
+        }
+    }
+
     fn completed(&mut self, id: CheckpointId, now: i64, actions: &mut Vec<Action>) {
         if self.pending.remove(&id).is_none() {
             return;
         }
-        // Older ones still in progress are subsumed: what they would hold is in this one.
+        // Older ones still in progress are subsumed: what they would hold is in this one. None of
+        // them has begun to write its metadata, so none can be complete after all.
         let older: Vec<CheckpointId> = self.pending.range(..id).map(|(older, _)| *older).collect();
         for older in older {
             self.pending.remove(&older);
-            actions.push(Action::Abort(older, format!("subsumed by checkpoint {id}")));
+            let text = format!("subsumed by checkpoint {id}");
+            actions.push(Action::Abort(older, Reason::new(Kind::Subsumed, text)));
         }
         self.failures = 0;
         self.keep_pause(now);
@@ -227,10 +259,12 @@ impl Coordinator {
         if self.last == Some(id) {
             self.over = true;
             actions.push(Action::Finish);
+            return;
         }
+        self.complete_next(actions);
     }
 
-    fn fail(&mut self, id: CheckpointId, reason: String, now: i64, actions: &mut Vec<Action>) {
+    fn fail(&mut self, id: CheckpointId, reason: Reason, now: i64, actions: &mut Vec<Action>) {
         if self.pending.remove(&id).is_none() {
             return;
         }
@@ -241,13 +275,17 @@ impl Coordinator {
             let pause = self.settings.interval_ms.unwrap_or(0).max(LAST_RETRY_MS);
             self.last_retry = now.saturating_add_unsigned(pause);
         }
-        self.failures += 1;
         self.keep_pause(now);
         actions.push(Action::Abort(id, reason.clone()));
-        if self.failures > self.settings.tolerable_failures {
-            self.over = true;
-            actions.push(Action::Fail(id, reason));
+        if reason.kind.counts() {
+            self.failures += 1;
+            if self.failures > self.settings.tolerable_failures {
+                self.over = true;
+                actions.push(Action::Fail(id, reason));
+                return;
+            }
         }
+        self.complete_next(actions);
     }
 
     fn keep_pause(&mut self, now: i64) {
@@ -257,22 +295,11 @@ impl Coordinator {
 
     fn expire(&mut self, now: i64, actions: &mut Vec<Action>) {
         let timeout = self.settings.timeout_ms;
-        let expired: Vec<CheckpointId> = self
-            .pending
-            .iter()
-            .filter(|(_, pending)| !pending.completing)
-            .filter(|(_, pending)| now >= pending.triggered_at.saturating_add_unsigned(timeout))
-            .map(|(id, _)| *id)
-            .collect();
-        for id in expired {
-            let missing = self.subtasks - self.pending[&id].acknowledged.len();
-            let reason = format!(
-                "expired after {timeout} ms, {missing} of {} subtasks had not acknowledged",
-                self.subtasks
-            );
-            self.fail(id, reason, now, actions);
-            if self.over {
-                return;
+        for (id, pending) in &mut self.pending {
+            let over = now >= pending.triggered_at.saturating_add_unsigned(timeout);
+            if over && !pending.expired {
+                pending.expired = true;
+                actions.push(Action::Expire(*id));
             }
         }
     }
@@ -292,7 +319,8 @@ impl Coordinator {
         if due {
             self.next_trigger = self.after_interval(now);
         }
-        if due || std::mem::take(&mut self.requested) {
+        // Whoever has asked gets this one too.
+        if std::mem::take(&mut self.requested) || due {
             self.begin(false, now, actions);
         }
     }
@@ -304,6 +332,7 @@ impl Coordinator {
             triggered_at: now,
             acknowledged: BTreeSet::new(),
             completing: false,
+            expired: false,
         };
         self.pending.insert(id, pending);
         actions.push(Action::Trigger { id, last });
@@ -311,208 +340,4 @@ impl Coordinator {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn id(number: u64) -> CheckpointId {
-        CheckpointId(number)
-    }
-
-    fn started(settings: Settings) -> Coordinator {
-        let mut coordinator = Coordinator::new(settings, 2, 1);
-        assert_eq!(coordinator.on(Input::Ready(0), 0), []);
-        assert_eq!(coordinator.on(Input::Ready(1), 0), [Action::Start]);
-        coordinator
-    }
-
-    fn every(interval_ms: u64) -> Settings {
-        Settings {
-            interval_ms: Some(interval_ms),
-            ..Settings::default()
-        }
-    }
-
-    /// Acknowledges and completes `number`.
-    fn complete(coordinator: &mut Coordinator, number: u64, now: i64) -> Vec<Action> {
-        assert_eq!(coordinator.on(Input::Acknowledged(id(number), 0), now), []);
-        assert_eq!(
-            coordinator.on(Input::Acknowledged(id(number), 1), now),
-            [Action::Complete(id(number))]
-        );
-        coordinator.on(Input::Completed(id(number)), now)
-    }
-
-    #[test]
-    fn checkpoints_come_at_their_interval_one_at_a_time() {
-        let mut coordinator = started(every(100));
-        assert_eq!(coordinator.deadline(), Some(100));
-        assert_eq!(coordinator.on(Input::Tick, 99), []);
-        assert_eq!(
-            coordinator.on(Input::Tick, 100),
-            [Action::Trigger {
-                id: id(1),
-                last: false
-            }]
-        );
-        // The next is due but one is in progress; it follows at once when that one completes.
-        assert_eq!(coordinator.on(Input::Tick, 250), []);
-        assert_eq!(
-            complete(&mut coordinator, 1, 260),
-            [
-                Action::Notify(id(1)),
-                Action::Trigger {
-                    id: id(2),
-                    last: false
-                }
-            ]
-        );
-    }
-
-    #[test]
-    fn the_pause_holds_for_periodic_checkpoints_but_not_for_requested_ones() {
-        let mut coordinator = started(Settings {
-            min_pause_ms: 500,
-            ..every(100)
-        });
-        coordinator.on(Input::Tick, 100);
-        assert_eq!(complete(&mut coordinator, 1, 150), [Action::Notify(id(1))]);
-        assert_eq!(coordinator.on(Input::Tick, 649), []);
-        assert_eq!(
-            coordinator.on(Input::Requested, 649),
-            [Action::Trigger {
-                id: id(2),
-                last: false
-            }]
-        );
-        assert_eq!(complete(&mut coordinator, 2, 660), [Action::Notify(id(2))]);
-        assert_eq!(coordinator.on(Input::Tick, 1159), []);
-        assert_eq!(
-            coordinator.on(Input::Tick, 1160),
-            [Action::Trigger {
-                id: id(3),
-                last: false
-            }]
-        );
-    }
-
-    #[test]
-    fn a_stalled_checkpoint_expires_and_what_comes_late_is_ignored() {
-        let mut coordinator = started(Settings {
-            timeout_ms: 50,
-            tolerable_failures: 1,
-            ..every(100)
-        });
-        coordinator.on(Input::Tick, 100);
-        coordinator.on(Input::Acknowledged(id(1), 0), 120);
-        let actions = coordinator.on(Input::Tick, 150);
-        assert!(
-            matches!(actions.as_slice(), [Action::Abort(aborted, _)] if *aborted == id(1)),
-            "{actions:?}"
-        );
-        assert_eq!(coordinator.on(Input::Acknowledged(id(1), 1), 160), []);
-        assert_eq!(
-            coordinator.on(Input::Tick, 200),
-            [Action::Trigger {
-                id: id(2),
-                last: false
-            }]
-        );
-    }
-
-    #[test]
-    fn failures_in_a_row_are_counted_and_a_success_starts_again() {
-        let mut coordinator = started(Settings {
-            tolerable_failures: 1,
-            ..every(100)
-        });
-        let decline = |number| Input::Declined(id(number), "disk full".into());
-        coordinator.on(Input::Tick, 100);
-        assert_eq!(
-            coordinator.on(decline(1), 110),
-            [Action::Abort(id(1), "disk full".into())]
-        );
-        coordinator.on(Input::Tick, 200);
-        complete(&mut coordinator, 2, 210);
-        coordinator.on(Input::Tick, 300);
-        assert_eq!(coordinator.on(decline(3), 310).len(), 1);
-        coordinator.on(Input::Tick, 400);
-        assert_eq!(
-            coordinator.on(decline(4), 410),
-            [
-                Action::Abort(id(4), "disk full".into()),
-                Action::Fail(id(4), "disk full".into())
-            ]
-        );
-        assert_eq!(coordinator.on(Input::Tick, 500), []);
-    }
-
-    #[test]
-    fn the_job_finishes_with_a_last_checkpoint_behind_the_end_of_all_inputs() {
-        let mut coordinator = started(every(100));
-        coordinator.on(Input::Tick, 100);
-        assert_eq!(coordinator.on(Input::Ended(0), 110), []);
-        // One is in progress: the last one has to wait for it.
-        assert_eq!(coordinator.on(Input::Ended(1), 110), []);
-        assert_eq!(
-            complete(&mut coordinator, 1, 120),
-            [
-                Action::Notify(id(1)),
-                Action::Trigger {
-                    id: id(2),
-                    last: true
-                }
-            ]
-        );
-        assert_eq!(
-            complete(&mut coordinator, 2, 130),
-            [Action::Notify(id(2)), Action::Finish]
-        );
-    }
-
-    #[test]
-    fn a_last_checkpoint_that_fails_is_taken_again_or_fails_the_job() {
-        let mut coordinator = started(Settings {
-            tolerable_failures: 1,
-            ..Settings::default()
-        });
-        coordinator.on(Input::Ended(0), 10);
-        assert_eq!(
-            coordinator.on(Input::Ended(1), 10),
-            [Action::Trigger {
-                id: id(1),
-                last: true
-            }]
-        );
-        assert_eq!(
-            coordinator.on(Input::Declined(id(1), "no".into()), 20),
-            [Action::Abort(id(1), "no".into())]
-        );
-        assert_eq!(coordinator.deadline(), Some(1020));
-        assert_eq!(coordinator.on(Input::Tick, 1019), []);
-        assert_eq!(
-            coordinator.on(Input::Tick, 1020),
-            [Action::Trigger {
-                id: id(2),
-                last: true
-            }]
-        );
-        let actions = coordinator.on(Input::Declined(id(2), "no".into()), 1030);
-        assert_eq!(actions.last(), Some(&Action::Fail(id(2), "no".into())));
-    }
-
-    #[test]
-    fn a_completed_checkpoint_subsumes_older_ones_in_progress() {
-        let mut coordinator = started(Settings {
-            max_concurrent: 2,
-            ..every(100)
-        });
-        coordinator.on(Input::Tick, 100);
-        coordinator.on(Input::Tick, 200);
-        let actions = complete(&mut coordinator, 2, 210);
-        assert!(
-            matches!(actions.as_slice(), [Action::Abort(older, _), Action::Notify(newer)]
-            if *older == id(1) && *newer == id(2)),
-            "{actions:?}"
-        );
-    }
-}
+mod tests;

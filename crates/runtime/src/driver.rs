@@ -3,21 +3,24 @@
 //! It takes one event at a time and never waits, so that it can be driven by a thread or by a
 //! simulation.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use checkpoint::metadata::{
     Kind, Metadata, Operator as OperatorMetadata, State, Subtask as SubtaskMetadata,
 };
+use checkpoint::store::Completed;
 use dataflow::CheckpointId;
 use dataflow::key::KEY_HASH_NAME;
 
+use crate::abort::{Kind as AbortKind, Reason};
 use crate::attempt::{Attempt, End, Event};
 use crate::coordinator::{Action, Coordinator, Input};
 use crate::error::{Class, Error, chain};
 use crate::graph::NodeKind;
 use crate::inbox::{Control, Inbox};
 use crate::job::JobEvent;
+use crate::phases::Slowest;
 use crate::plan::Plan;
 use crate::restore;
 use crate::writer::{InProgress, Task, Writers, WrittenMember, to_rebase};
@@ -32,11 +35,62 @@ pub(crate) struct Driver<'a> {
     in_progress: &'a InProgress,
     writers: Writers,
     coordinator: Coordinator,
-    progress: HashMap<CheckpointId, Progress>,
-    operators: Arc<[String]>,
+    progress: BTreeMap<CheckpointId, Progress>,
+    operators: Arc<[Arc<str>]>,
     started: bool,
     /// How many subtasks have left.
     left: usize,
+}
+
+/// What an ended attempt leaves to be settled: its checkpoints in progress.
+pub(crate) struct Unsettled {
+    attempt: u32,
+    next_id: u64,
+    progress: BTreeMap<CheckpointId, Progress>,
+    reason: Reason,
+}
+
+impl Unsettled {
+    /// Tells what has become of each: nobody writes any more, and `rest` are the last events. One
+    /// whose metadata was written after all is complete, and the next attempt restores from it; all
+    /// others are given up. Returns the number for the next checkpoint.
+    pub(crate) fn settle(
+        mut self,
+        rest: impl IntoIterator<Item = (u32, Event)>,
+        now: i64,
+        report: &mut dyn FnMut(JobEvent),
+    ) -> u64 {
+        for (attempt, event) in rest {
+            if let Event::Completed { id, completed } = event
+                && attempt == self.attempt
+                && let Some(entry) = self.progress.remove(&id)
+            {
+                report(JobEvent::CheckpointCompleted {
+                    id: id.0,
+                    duration_ms: now.abs_diff(entry.triggered_at),
+                    bytes: completed.bytes_written(),
+                    path: completed.path(),
+                    phases: Box::default(),
+                });
+            }
+        }
+        for (id, entry) in self.progress {
+            report(failed(id, self.reason.clone(), Some(entry)));
+        }
+        self.next_id
+    }
+}
+
+/// The event of a checkpoint that was given up.
+fn failed(id: CheckpointId, reason: Reason, entry: Option<Progress>) -> JobEvent {
+    let (last, slowest) = entry.map_or((false, None), |entry| (entry.last, entry.slowest));
+    JobEvent::CheckpointFailed {
+        id: id.0,
+        kind: reason.kind,
+        reason: reason.text,
+        slowest: slowest.map(Box::new),
+        last,
+    }
 }
 
 /// What the driver keeps of a checkpoint in progress.
@@ -44,6 +98,10 @@ struct Progress {
     triggered_at: i64,
     last: bool,
     members: Vec<WrittenMember>,
+    /// Its metadata is written.
+    completed: Option<Box<Completed>>,
+    /// Who kept it waiting until its time was over.
+    slowest: Option<Slowest>,
 }
 
 impl<'a> Driver<'a> {
@@ -75,12 +133,12 @@ impl<'a> Driver<'a> {
             in_progress,
             writers,
             coordinator,
-            progress: HashMap::new(),
+            progress: BTreeMap::new(),
             operators: attempt
                 .graph
                 .nodes
                 .iter()
-                .map(|node| node.id.clone())
+                .map(|node| node.id.as_str().into())
                 .collect(),
             started: false,
             left: 0,
@@ -92,9 +150,24 @@ impl<'a> Driver<'a> {
         self.coordinator.deadline()
     }
 
-    /// Ends it; returns the number for the next checkpoint.
-    pub(crate) fn leave(self) -> u64 {
-        self.coordinator.next_id()
+    /// Ends it: nothing is begun any more, and its place in the writers' queue is free. What it knew of
+    /// checkpoints in progress is to be settled when nobody writes any more.
+    pub(crate) fn leave(self, end: &End) -> Unsettled {
+        if self.coordinator.is_requested() {
+            // Nobody has seen to it yet. The next attempt will.
+            self.attempt.requests.request_checkpoint();
+        }
+        Unsettled {
+            attempt: self.attempt.number,
+            next_id: self.coordinator.next_id(),
+            progress: self.progress,
+            reason: match end {
+                End::Stopped(_) => Reason::new(AbortKind::JobStopped, "the job was stopped"),
+                End::Failed(..) | End::Finished => {
+                    Reason::new(AbortKind::JobFailed, "the job failed meanwhile")
+                }
+            },
+        }
     }
 
     fn everybody(&self, control: Control) {
@@ -115,17 +188,13 @@ impl<'a> Driver<'a> {
         if let Some(stop) = self.attempt.requests.stop() {
             return Some(End::Stopped(stop));
         }
-        let mut inputs = Vec::new();
-        if self.attempt.requests.take_checkpoint() {
-            inputs.push(Input::Requested);
-        }
-        match event {
-            None => inputs.push(Input::Tick),
-            Some((_, Event::Requested)) => {}
+        let input = match event {
+            None => Some(Input::Tick),
+            Some((_, Event::Requested)) => None,
             // Of an earlier attempt.
-            Some((attempt, _)) if attempt != self.attempt.number => {}
-            Some((_, Event::Ready { subtask })) => inputs.push(Input::Ready(subtask)),
-            Some((_, Event::Ended { subtask })) => inputs.push(Input::Ended(subtask)),
+            Some((attempt, _)) if attempt != self.attempt.number => None,
+            Some((_, Event::Ready { subtask })) => Some(Input::Ready(subtask)),
+            Some((_, Event::Ended { subtask })) => Some(Input::Ended(subtask)),
             Some((
                 _,
                 Event::Acknowledged {
@@ -133,29 +202,16 @@ impl<'a> Driver<'a> {
                     subtask,
                     members,
                 },
-            )) => {
-                if let Some(progress) = self.progress.get_mut(&id) {
-                    progress.members.extend(members);
-                    inputs.push(Input::Acknowledged(id, subtask));
-                }
-            }
-            Some((_, Event::Declined { id, reason })) => inputs.push(Input::Declined(id, reason)),
+            )) => self.progress.get_mut(&id).map(|progress| {
+                progress.members.extend(members);
+                Input::Acknowledged(id, subtask)
+            }),
+            Some((_, Event::Declined { id, reason })) => Some(Input::Declined(id, reason)),
             Some((_, Event::Completed { id, completed })) => {
-                let entry = self.progress.remove(&id);
-                self.in_progress.remove(id);
-                report(JobEvent::CheckpointCompleted {
-                    id: id.0,
-                    duration_ms: entry.map_or(0, |entry| now.abs_diff(entry.triggered_at)),
-                    bytes: completed.bytes_written(),
-                    path: completed.path(),
-                });
-                // Before anything else that follows: notifications must reach the subtasks ahead
-                // of the next barrier, since the next delta builds on this checkpoint.
-                self.everybody(Control::Complete {
-                    id,
-                    rebase: to_rebase(&completed),
-                });
-                inputs.push(Input::Completed(id));
+                self.progress.get_mut(&id).map(|progress| {
+                    progress.completed = Some(completed);
+                    Input::Completed(id)
+                })
             }
             Some((_, Event::Failed(error))) => {
                 let class = error.class(self.attempt.number == 0 && !self.started);
@@ -166,108 +222,183 @@ impl<'a> Driver<'a> {
                 if self.left == self.plan.subtasks() {
                     return Some(End::Finished);
                 }
+                None
             }
-        }
-        for action in inputs
+        };
+        // Requests last: what has happened is told ahead of what is triggered behind it.
+        let requested = self.attempt.requests.take_checkpoint();
+        let inputs = input
             .into_iter()
-            .flat_map(|input| self.coordinator.on(input, now))
-            .collect::<Vec<_>>()
-        {
-            let mut follow_up = vec![action];
-            while let Some(action) = follow_up.pop() {
-                match action {
-                    Action::Start => {
-                        self.started = true;
-                        report(JobEvent::Started {
-                            attempt: self.attempt.number,
-                        });
-                        self.everybody(Control::Start);
-                    }
-                    Action::Trigger { id, last } => match self.attempt.store.begin(id) {
-                        Ok(pending) => {
-                            // Nobody can restore from memory once the process is over, and what
-                            // follows the last checkpoint needs no state: only commits.
-                            let with_state = !(last && self.attempt.store.is_memory());
-                            self.in_progress.insert(
-                                id,
-                                pending,
-                                Arc::clone(&self.operators),
-                                with_state,
-                            );
-                            self.progress.insert(
-                                id,
-                                Progress {
-                                    triggered_at: now,
-                                    last,
-                                    members: Vec::new(),
-                                },
-                            );
-                            self.sources
-                                .iter()
-                                .for_each(|inbox| inbox.control(Control::Trigger(id)));
-                        }
-                        Err(error) => follow_up.extend(
-                            self.coordinator
-                                .on(Input::Declined(id, chain(&error)), now)
-                                .into_iter()
-                                .rev(),
-                        ),
-                    },
-                    Action::Complete(id) => {
-                        let Some(entry) = self.progress.get_mut(&id) else {
-                            continue;
-                        };
-                        let (triggered_at, members) =
-                            (entry.triggered_at, std::mem::take(&mut entry.members));
-                        let (metadata, written) = self.metadata(id, triggered_at, members, now);
-                        let Some(pending) = self.in_progress.remove(id) else {
-                            continue;
-                        };
-                        let task = Task::Complete {
-                            id,
-                            pending,
-                            metadata: Box::new(metadata),
-                            written,
-                        };
-                        if self.writers.try_send(task).is_err() {
-                            let reason = "writing earlier checkpoints has not caught up".to_owned();
-                            follow_up.extend(
-                                self.coordinator
-                                    .on(Input::Declined(id, reason), now)
-                                    .into_iter()
-                                    .rev(),
-                            );
-                        }
-                    }
-                    Action::Notify(_) => {}
-                    Action::Abort(id, reason) => {
-                        let entry = self.progress.remove(&id);
-                        self.everybody(Control::Abort(id));
-                        if let Some(pending) = self.in_progress.remove(id) {
-                            // A full queue leaves it to the drop of the last reference.
-                            let _ = self.writers.try_send(Task::Discard(pending));
-                        }
-                        let last = entry.is_some_and(|entry| entry.last);
-                        report(JobEvent::CheckpointFailed {
-                            id: id.0,
-                            reason,
-                            last,
-                        });
-                    }
-                    Action::Fail(id, reason) => {
-                        let tolerated = self.attempt.options.checkpoint.tolerable_failures;
-                        let error = Error::Checkpoints {
-                            id: id.0,
-                            tolerated,
-                            reason,
-                        };
-                        return Some(End::Failed(error, Class::Retry));
-                    }
-                    Action::Finish => self.everybody(Control::Finish),
-                }
+            .chain(requested.then_some(Input::Requested));
+        for input in inputs {
+            let actions = self.coordinator.on(input, now);
+            if let Some(end) = self.carry_out(actions, now, report) {
+                return Some(end);
             }
         }
         None
+    }
+
+    /// Does what the coordinator says, in order; what follows from an action comes ahead of the rest.
+    fn carry_out(
+        &mut self,
+        actions: Vec<Action>,
+        now: i64,
+        report: &mut dyn FnMut(JobEvent),
+    ) -> Option<End> {
+        let mut actions = VecDeque::from(actions);
+        while let Some(action) = actions.pop_front() {
+            let declined = match action {
+                Action::Start => {
+                    self.started = true;
+                    report(JobEvent::Started {
+                        attempt: self.attempt.number,
+                    });
+                    self.everybody(Control::Start);
+                    None
+                }
+                Action::Trigger { id, last } => self.trigger(id, last, now),
+                Action::Complete(id) => self.complete(id, now),
+                Action::Expire(id) => self.expire(id),
+                Action::Notify(id) => {
+                    self.notify(id, now, report);
+                    None
+                }
+                Action::Abort(id, reason) => {
+                    self.abort(id, reason, report);
+                    None
+                }
+                Action::Fail(id, reason) => {
+                    let tolerated = self.attempt.options.checkpoint.tolerable_failures;
+                    let error = Error::Checkpoints {
+                        id: id.0,
+                        tolerated,
+                        reason: reason.text,
+                    };
+                    return Some(End::Failed(error, Class::Retry));
+                }
+                Action::Finish => {
+                    self.everybody(Control::Finish);
+                    None
+                }
+            };
+            if let Some((id, reason)) = declined {
+                let follow = self.coordinator.on(Input::Declined(id, reason), now);
+                follow
+                    .into_iter()
+                    .rev()
+                    .for_each(|action| actions.push_front(action));
+            }
+        }
+        None
+    }
+
+    fn trigger(
+        &mut self,
+        id: CheckpointId,
+        last: bool,
+        now: i64,
+    ) -> Option<(CheckpointId, Reason)> {
+        let progress = Progress {
+            triggered_at: now,
+            last,
+            members: Vec::new(),
+            completed: None,
+            slowest: None,
+        };
+        self.progress.insert(id, progress);
+        let pending = match self.attempt.store.begin(id) {
+            Ok(pending) => pending,
+            Err(error) => return Some((id, Reason::new(AbortKind::BeginFailed, chain(&error)))),
+        };
+        // Nobody can restore from memory once the process is over, and what follows the last
+        // checkpoint needs no state: only commits.
+        let with_state = !(last && self.attempt.store.is_memory());
+        self.in_progress
+            .insert(id, pending, Arc::clone(&self.operators), with_state);
+        self.sources
+            .iter()
+            .for_each(|inbox| inbox.control(Control::Trigger(id)));
+        None
+    }
+
+    fn complete(&mut self, id: CheckpointId, now: i64) -> Option<(CheckpointId, Reason)> {
+        let (entry, pending) = (self.progress.get_mut(&id)?, self.in_progress.pending(id)?);
+        let (triggered_at, members) = (entry.triggered_at, std::mem::take(&mut entry.members));
+        self.in_progress.notes().acknowledged(id);
+        let (metadata, written) = self.metadata(id, triggered_at, members, now);
+        let task = Task::Complete {
+            id,
+            pending,
+            metadata: Box::new(metadata),
+            written,
+        };
+        let refused = self.writers.try_send(task).is_err();
+        refused.then(|| (id, Reason::writers_busy()))
+    }
+
+    /// From here on the checkpoint can never be believed, or it is complete already.
+    fn expire(&mut self, id: CheckpointId) -> Option<(CheckpointId, Reason)> {
+        let pending = self.in_progress.pending(id)?;
+        if !pending.give_up() {
+            // Its metadata is written, or has failed: the event is on its way.
+            return None;
+        }
+        let queued = |subtask: usize, channel: usize| {
+            let mut inboxes = self.inboxes.iter().flatten();
+            inboxes
+                .nth(subtask)
+                .map_or(0, |inbox| inbox.queued(channel))
+        };
+        let timeout = self.attempt.options.checkpoint.timeout_ms;
+        let mut text = format!("expired after {timeout} ms");
+        let slowest = self.in_progress.notes().slowest(id, &queued);
+        if let Some(slowest) = &slowest {
+            text.push_str(&format!(": {}", slowest.text));
+            if slowest.missing > 0 {
+                let (missing, all) = (slowest.missing, self.plan.subtasks());
+                text.push_str(&format!(
+                    " ({missing} of {all} subtasks had not acknowledged)"
+                ));
+            }
+        }
+        if let Some(entry) = self.progress.get_mut(&id) {
+            entry.slowest = slowest;
+        }
+        Some((id, Reason::new(AbortKind::Expired, text)))
+    }
+
+    fn notify(&mut self, id: CheckpointId, now: i64, report: &mut dyn FnMut(JobEvent)) {
+        let phases = self.in_progress.notes().phases(id);
+        self.in_progress.remove(id);
+        let Some((entry, completed)) = self
+            .progress
+            .remove(&id)
+            .and_then(|mut entry| entry.completed.take().map(|completed| (entry, completed)))
+        else {
+            return;
+        };
+        report(JobEvent::CheckpointCompleted {
+            id: id.0,
+            duration_ms: now.abs_diff(entry.triggered_at),
+            bytes: completed.bytes_written(),
+            path: completed.path(),
+            phases: Box::new(phases),
+        });
+        self.everybody(Control::Complete {
+            id,
+            rebase: to_rebase(&completed),
+        });
+    }
+
+    fn abort(&mut self, id: CheckpointId, reason: Reason, report: &mut dyn FnMut(JobEvent)) {
+        let full = reason.kind == AbortKind::BaseLost;
+        self.everybody(Control::Abort { id, full });
+        if let Some(pending) = self.in_progress.remove(id) {
+            // A full queue leaves it to the drop of the last reference.
+            let _ = self.writers.try_send(Task::Discard(pending));
+        }
+        report(failed(id, reason, self.progress.remove(&id)));
     }
 
     /// What goes into `_metadata`, and what the store still has to place.
@@ -341,3 +472,6 @@ impl<'a> Driver<'a> {
         (metadata, written)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -26,8 +26,9 @@ pub(crate) enum Control {
         id: CheckpointId,
         rebase: Arc<[usize]>,
     },
-    /// This checkpoint will not complete.
-    Abort(CheckpointId),
+    /// This checkpoint will not complete. `full`: what it builds on is lost, so the next one must not
+    /// build on anything.
+    Abort { id: CheckpointId, full: bool },
     /// The job ends in order, everything is committed: close and leave.
     Finish,
 }
@@ -189,6 +190,11 @@ impl Inbox {
             }
         }
         Next::Nothing
+    }
+
+    /// How many elements wait in a channel.
+    pub(crate) fn queued(&self, channel: usize) -> usize {
+        self.lock().channels[channel].queue.len()
     }
 
     /// Whether something has happened since the last wait, so that a wait would end at once.

@@ -8,11 +8,13 @@ use std::time::Duration;
 use checkpoint::store::{CheckpointStore, Completed};
 use dataflow::alignment::Mode;
 
+use crate::abort::Kind;
 use crate::attempt::{Attempt, Counters, End, Event, Events, Requests, Stop};
 use crate::clock::Clock;
 use crate::coordinator::Settings;
 use crate::error::{Class, Error};
 use crate::graph::JobGraph;
+use crate::phases::{Phases, Slowest};
 use crate::restart::{Decision, Restarts, Strategy};
 
 /// How many events may wait for the driver.
@@ -53,13 +55,19 @@ pub enum JobEvent {
         bytes: u64,
         /// Where its metadata is; `None` in memory.
         path: Option<String>,
+        /// Where the time went.
+        phases: Box<Phases>,
     },
     /// A checkpoint was given up.
     CheckpointFailed {
         /// Its number.
         id: u64,
-        /// Why.
+        /// What kind of thing happened.
+        kind: Kind,
+        /// Why, in words.
         reason: String,
+        /// If its time was over: who kept it waiting.
+        slowest: Option<Box<Slowest>>,
         /// It was the one that finishes the job; it is taken again.
         last: bool,
     },

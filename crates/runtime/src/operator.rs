@@ -32,7 +32,9 @@ pub trait Operator: Send {
     /// As [`Operator::process`].
     fn end_of_input(&mut self, input: u32, call: &mut Call) -> Result<(), Failure>;
 
-    /// Checkpoint `id`, which holds the state of this operator, is complete.
+    /// Checkpoint `id`, which holds the state of this operator, is complete. Told once for each, in
+    /// order, and again of the one that is restored, before any record: a process may be killed
+    /// between completing a checkpoint and telling.
     ///
     /// # Errors
     /// As [`Operator::process`].

@@ -83,6 +83,23 @@ pub enum Verdict {
     },
 }
 
+impl Verdict {
+    /// Its name for programs, which never changes.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Restored { .. } => "restored",
+            Self::Continues(_) => "continues",
+            Self::Commits(_) => "commits",
+            Self::StartsEmpty => "starts-empty",
+            Self::Nothing => "nothing",
+            Self::Dropped { .. } => "dropped",
+            Self::StateDropped { .. } => "state-dropped",
+            Self::Changed { .. } => "changed",
+        }
+    }
+}
+
 impl fmt::Display for Entry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let id = &self.operator;
@@ -149,17 +166,21 @@ pub enum Mismatch {
     },
     /// State of an operator that is gone.
     #[error(
-        "operator `{operator}` is not in the job, the checkpoint holds {bytes} bytes of its state"
+        "operator `{operator}` is not in the job, the checkpoint holds {bytes} bytes of its state{renamed}",
+        renamed = Renamed(new)
     )]
     OperatorGone {
         /// The operator.
         operator: String,
         /// Bytes of keyed state.
         bytes: u64,
+        /// Operators of the job that are not in the checkpoint: it may have been renamed.
+        new: Vec<String>,
     },
     /// A source or sink with a position that is gone.
     #[error(
-        "{role} `{operator}` is not in the job, the checkpoint holds {parts} of its positions or outputs"
+        "{role} `{operator}` is not in the job, the checkpoint holds {parts} of its positions or outputs{renamed}",
+        renamed = Renamed(new)
     )]
     ConnectorGone {
         /// `source` or `sink`.
@@ -168,6 +189,8 @@ pub enum Mismatch {
         operator: String,
         /// How many parts there are.
         parts: usize,
+        /// Those of the job that are not in the checkpoint: it may have been renamed.
+        new: Vec<String>,
     },
     /// A state that is gone.
     #[error(
@@ -213,6 +236,24 @@ impl Mismatch {
             self,
             Self::OperatorGone { .. } | Self::ConnectorGone { .. } | Self::StateGone { .. }
         )
+    }
+}
+
+/// What would start empty where something is gone: most likely the same under another name.
+struct Renamed<'a>(&'a [String]);
+
+impl fmt::Display for Renamed<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let quoted: Vec<String> = self.0.iter().map(|id| format!("`{id}`")).collect();
+        match quoted.as_slice() {
+            [] => Ok(()),
+            [one] => write!(f, "; {one} is new and would start empty, was it renamed?"),
+            many => write!(
+                f,
+                "; {} are new and would start empty, was it renamed?",
+                many.join(", ")
+            ),
+        }
     }
 }
 
@@ -377,16 +418,27 @@ pub fn check(
             .iter()
             .any(|subtask| !subtask.segments.is_empty());
         let parts = old.subtasks.iter().map(|subtask| subtask.parts.len()).sum();
+        let new = || {
+            let of_its_kind = graph
+                .nodes
+                .iter()
+                .filter(|node| role(&node.kind) == old.role)
+                .map(|node| node.id.clone());
+            let known = |id: &String| metadata.operators.iter().any(|old| old.id == *id);
+            of_its_kind.filter(|id| !known(id)).collect()
+        };
         if has_state {
             mismatches.push(Mismatch::OperatorGone {
                 operator: old.id.clone(),
                 bytes,
+                new: new(),
             });
         } else if parts > 0 {
             mismatches.push(Mismatch::ConnectorGone {
                 role: name(old.role),
                 operator: old.id.clone(),
                 parts,
+                new: new(),
             });
         } else {
             continue;

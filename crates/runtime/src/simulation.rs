@@ -237,14 +237,22 @@ impl Mover for Simulation {
         };
         let mut driver = Driver::new(attempt, &plan, &inboxes, &in_progress, writers);
         let end = self.drive(&mut stage, &mut driver, report);
-        let next_id = driver.leave();
+        let unsettled = driver.leave(&end);
         self.overrun(&mut stage);
         inboxes.iter().flatten().for_each(|inbox| inbox.close());
         let given_up = in_progress.clear();
         self.wind_up(&mut stage);
         given_up.into_iter().for_each(discard);
         attempt.store.wait_for_cleaning();
-        match self.has_crashed() {
+        let crashed = self.has_crashed();
+        let rest = stage.events.drain(..);
+        let next_id = unsettled.settle(rest, self.clock.now_ms(), &mut |event| {
+            // A process that is gone tells nothing.
+            if !crashed {
+                report(event);
+            }
+        });
+        match crashed {
             true => (End::Stopped(Stop::Suspend), next_id),
             false => (end, next_id),
         }

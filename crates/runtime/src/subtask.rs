@@ -13,16 +13,17 @@ use dataflow::state::Resolved;
 use dataflow::watermark::Valve;
 use dataflow::{Barrier, Batch, CheckpointId, Element};
 
+use crate::abort::{Kind, Reason};
 use crate::attempt::{Event, Events};
 use crate::clock::Clock;
-use crate::error::{Error, Position, shorten};
+use crate::error::{Error, Position, chain, shorten};
 use crate::inbox::{Control, Inbox, Next};
 use crate::operator::{Call, Failure, FailureKind, Operator};
 use crate::plan;
 use crate::router::{LINGER_MS, Router, cut};
 use crate::sink::Sink;
 use crate::source::{Source, SourceStatus};
-use crate::writer::{MemberSnapshot, SmallState, Snapshot, Task, Writers};
+use crate::writer::{InProgress, MemberSnapshot, SmallState, Snapshot, Task, Writers};
 
 /// A subtask, ready to run.
 pub(crate) struct Subtask {
@@ -36,6 +37,8 @@ pub(crate) struct Subtask {
     pub(crate) routers: Vec<Router>,
     pub(crate) events: Events,
     pub(crate) writers: Writers,
+    /// Where it notes how far it is with a checkpoint.
+    pub(crate) in_progress: Arc<InProgress>,
     pub(crate) clock: Arc<dyn Clock>,
     /// Whether snapshots may be deltas.
     pub(crate) incremental: bool,
@@ -223,9 +226,14 @@ impl Subtask {
                 self.snapshot(id)?;
             }
             Control::Complete { id, rebase } => self.complete(id, &rebase)?,
-            Control::Abort(id) => {
+            Control::Abort { id, full } => {
                 if let Head::Channels(channels) = &mut self.head {
                     channels.alignment.abort(id);
+                }
+                if full {
+                    self.members
+                        .iter_mut()
+                        .for_each(|member| member.base = None);
                 }
             }
             Control::Finish => unreachable!("handled by step"),
@@ -254,10 +262,13 @@ impl Subtask {
                 self.broadcast(&Element::Watermark(watermark));
                 Ok(())
             }
-            Element::Barrier(Barrier { id }) => match channels.alignment.barrier(channel, id) {
-                Arrival::Complete => self.snapshot(id),
-                Arrival::Waiting | Arrival::Stale => Ok(()),
-            },
+            Element::Barrier(Barrier { id }) => {
+                self.in_progress.notes().barrier(id, self.number, channel);
+                match channels.alignment.barrier(channel, id) {
+                    Arrival::Complete => self.snapshot(id),
+                    Arrival::Waiting | Arrival::Stale => Ok(()),
+                }
+            }
             Element::EndOfInput => {
                 channels.ended[channel] = true;
                 let input = channels.inputs[channel];
@@ -438,8 +449,33 @@ impl Subtask {
 
     /// Takes the subtask's snapshot for a checkpoint and passes its barrier on.
     fn snapshot(&mut self, id: CheckpointId) -> Result<(), Error> {
+        self.in_progress.notes().aligned(id, self.number);
         // The barrier first: what is downstream may align while we seal.
         self.broadcast(&Element::Barrier(Barrier { id }));
+        let members = match self.seal(id) {
+            Ok(members) => members,
+            Err(error) => {
+                // The job fails of it, and the checkpoint first: that tells who declined it.
+                let reason = Reason::new(Kind::Declined, chain(&error));
+                self.events.send(Event::Declined { id, reason });
+                return Err(error);
+            }
+        };
+        self.in_progress.notes().sealed(id, self.number);
+        let snapshot = Snapshot {
+            id,
+            subtask: self.number,
+            members,
+        };
+        if self.writers.try_send(Task::Snapshot(snapshot)).is_err() {
+            let reason = Reason::writers_busy();
+            self.events.send(Event::Declined { id, reason });
+        }
+        Ok(())
+    }
+
+    /// What each member has at the barrier.
+    fn seal(&mut self, id: CheckpointId) -> Result<Vec<MemberSnapshot>, Error> {
         let mut members = Vec::with_capacity(self.members.len());
         let watermark = match &self.head {
             Head::Channels(channels) => {
@@ -450,6 +486,7 @@ impl Subtask {
         for index in 0..self.members.len() {
             let incremental = self.incremental;
             let member = &mut self.members[index];
+            self.in_progress.notes().at(id, self.number, &member.id);
             let mut rest = SmallState {
                 ended_inputs: member.ended_inputs.clone(),
                 watermark,
@@ -481,16 +518,7 @@ impl Subtask {
                 rest,
             });
         }
-        let snapshot = Snapshot {
-            id,
-            subtask: self.number,
-            members,
-        };
-        if self.writers.try_send(Task::Snapshot(snapshot)).is_err() {
-            let reason = "writing earlier checkpoints has not caught up".to_owned();
-            self.events.send(Event::Declined { id, reason });
-        }
-        Ok(())
+        Ok(members)
     }
 
     fn complete(&mut self, id: CheckpointId, rebase: &[usize]) -> Result<(), Error> {

@@ -12,8 +12,10 @@ use checkpoint::store::{Completed, Pending, Written};
 use dataflow::CheckpointId;
 use dataflow::state::SealedState;
 
+use crate::abort::{Kind, Reason};
 use crate::attempt::{Event, Events};
 use crate::error::chain;
+use crate::phases::Notes;
 use crate::source::Part;
 use crate::spawn::Threads;
 
@@ -66,24 +68,40 @@ pub(crate) enum Task {
 }
 
 /// The checkpoints in progress, for whoever writes a part of one.
-#[derive(Debug, Default)]
-pub(crate) struct InProgress(Mutex<HashMap<CheckpointId, Entry>>);
+#[derive(Debug)]
+pub(crate) struct InProgress {
+    entries: Mutex<HashMap<CheckpointId, Entry>>,
+    notes: Notes,
+}
 
 #[derive(Clone, Debug)]
 struct Entry {
     pending: Arc<Pending>,
-    operators: Arc<[String]>,
+    operators: Arc<[Arc<str>]>,
     with_state: bool,
 }
 
 impl InProgress {
+    pub(crate) fn new(notes: Notes) -> Self {
+        Self {
+            entries: Mutex::default(),
+            notes,
+        }
+    }
+
+    /// How far everybody is with them.
+    pub(crate) fn notes(&self) -> &Notes {
+        &self.notes
+    }
+
     pub(crate) fn insert(
         &self,
         id: CheckpointId,
         pending: Arc<Pending>,
-        operators: Arc<[String]>,
+        operators: Arc<[Arc<str>]>,
         with_state: bool,
     ) {
+        self.notes.begin(id);
         self.lock().insert(
             id,
             Entry {
@@ -95,7 +113,12 @@ impl InProgress {
     }
 
     pub(crate) fn remove(&self, id: CheckpointId) -> Option<Arc<Pending>> {
+        self.notes.end(id);
         self.lock().remove(&id).map(|entry| entry.pending)
+    }
+
+    pub(crate) fn pending(&self, id: CheckpointId) -> Option<Arc<Pending>> {
+        self.lock().get(&id).map(|entry| Arc::clone(&entry.pending))
     }
 
     /// Gives up all of them, oldest first.
@@ -114,7 +137,7 @@ impl InProgress {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<CheckpointId, Entry>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -180,16 +203,25 @@ pub(crate) fn execute(task: Task, in_progress: &InProgress, events: &Events) {
             let Some(entry) = in_progress.get(id) else {
                 return;
             };
-            match write(snapshot, &entry) {
-                Ok(members) => events.send(Event::Acknowledged {
-                    id,
-                    subtask,
-                    members,
-                }),
-                Err(error) => events.send(Event::Declined {
-                    id,
-                    reason: chain(&error),
-                }),
+            let notes = in_progress.notes();
+            notes.uploading(id, subtask);
+            match write(snapshot, &entry, notes) {
+                Ok(members) => {
+                    notes.written(id, subtask);
+                    events.send(Event::Acknowledged {
+                        id,
+                        subtask,
+                        members,
+                    });
+                }
+                Err(error) => {
+                    let kind = match error {
+                        checkpoint::Error::TooLarge { .. } => Kind::StateTooLarge,
+                        _ => Kind::UploadFailed,
+                    };
+                    let reason = Reason::new(kind, chain(&error));
+                    events.send(Event::Declined { id, reason });
+                }
             }
         }
         Task::Complete {
@@ -202,10 +234,14 @@ pub(crate) fn execute(task: Task, in_progress: &InProgress, events: &Events) {
                 id,
                 completed: Box::new(completed),
             }),
-            Err(error) => events.send(Event::Declined {
-                id,
-                reason: chain(&error),
-            }),
+            Err(error) => {
+                let kind = match error {
+                    checkpoint::Error::NotFound(_) => Kind::BaseLost,
+                    _ => Kind::MetadataFailed,
+                };
+                let reason = Reason::new(kind, chain(&error));
+                events.send(Event::Declined { id, reason });
+            }
         },
         Task::Discard(pending) => discard(pending),
     }
@@ -218,7 +254,12 @@ pub(crate) fn discard(pending: Arc<Pending>) {
     }
 }
 
-fn write(snapshot: Snapshot, entry: &Entry) -> checkpoint::Result<Vec<WrittenMember>> {
+fn write(
+    snapshot: Snapshot,
+    entry: &Entry,
+    notes: &Notes,
+) -> checkpoint::Result<Vec<WrittenMember>> {
+    let (id, subtask) = (snapshot.id, snapshot.subtask);
     snapshot
         .members
         .into_iter()
@@ -227,9 +268,9 @@ fn write(snapshot: Snapshot, entry: &Entry) -> checkpoint::Result<Vec<WrittenMem
             let state = member.state.filter(|_| entry.with_state);
             let written = state
                 .map(|state| {
-                    entry
-                        .pending
-                        .write(&entry.operators[member.node], member.index, &state)
+                    let operator = &entry.operators[member.node];
+                    notes.at(id, subtask, operator);
+                    entry.pending.write(operator, member.index, &state)
                 })
                 .transpose()?;
             Ok(WrittenMember {

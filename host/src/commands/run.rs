@@ -101,19 +101,27 @@ fn told(event: JobEvent, name: &str, id: &str) -> Event {
             duration_ms,
             bytes,
             path,
+            phases,
         } => Event::CheckpointCompleted {
             id,
             duration_ms,
             bytes,
             path,
+            phases: (*phases).into(),
         },
-        JobEvent::CheckpointFailed { id, reason, last } => Event::CheckpointFailed {
+        JobEvent::CheckpointFailed {
             id,
-            reason: if last {
-                format!("{reason} (it finishes the job, and is taken again)")
-            } else {
-                reason
-            },
+            kind,
+            reason,
+            slowest,
+            last,
+        } => Event::CheckpointFailed {
+            id,
+            kind: kind.code(),
+            reason,
+            counts: kind.counts(),
+            last,
+            slowest: slowest.map(|slowest| (*slowest).into()),
         },
         JobEvent::Restarting {
             attempt,

@@ -5,7 +5,7 @@ use anyhow::anyhow;
 use checkpoint::{Completed, locate, locate_fallback};
 use dataflow::KeyGroups;
 use runtime::JobGraph;
-use runtime::restore::{Entry, Report};
+use runtime::restore::{Entry, Report, Verdict};
 
 use crate::cli::{ClaimMode, RestoreArguments};
 use crate::events::{Audience, Event, RestoredNode};
@@ -133,13 +133,48 @@ pub(crate) fn check(
 
 /// The event that tells what is restored.
 pub(crate) fn event(report: &Report) -> Event {
-    let node = |entry: &Entry| RestoredNode {
-        operator: entry.operator.clone(),
-        what: entry.to_string(),
-    };
     Event::Restored {
         checkpoint: report.checkpoint,
         path: report.path.clone(),
         report: report.entries.iter().map(node).collect(),
+    }
+}
+
+fn node(entry: &Entry) -> RestoredNode {
+    let node = RestoredNode {
+        operator: entry.operator.clone(),
+        verdict: entry.verdict.code(),
+        what: entry.to_string(),
+        ..RestoredNode::default()
+    };
+    match &entry.verdict {
+        Verdict::Restored { entries, bytes, .. } => RestoredNode {
+            entries: Some(*entries),
+            bytes: Some(*bytes),
+            ..node
+        },
+        Verdict::Continues(position) => RestoredNode {
+            position: Some(position.clone()),
+            ..node
+        },
+        Verdict::Commits(outputs) => RestoredNode {
+            outputs: Some(*outputs),
+            ..node
+        },
+        Verdict::Dropped { bytes } => RestoredNode {
+            bytes: Some(*bytes),
+            ..node
+        },
+        Verdict::StateDropped {
+            state,
+            entries,
+            bytes,
+        } => RestoredNode {
+            state: Some(state.clone()),
+            entries: Some(*entries),
+            bytes: Some(*bytes),
+            ..node
+        },
+        Verdict::StartsEmpty | Verdict::Nothing | Verdict::Changed { .. } => node,
     }
 }
