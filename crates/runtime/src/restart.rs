@@ -25,7 +25,7 @@ pub enum Strategy {
         max_backoff_ms: u64,
         /// Each wait is this much longer than the one before.
         backoff_multiplier: f64,
-        /// After this long without a failure waiting starts at the beginning again.
+        /// After running for this long without a failure waiting starts at the beginning again.
         reset_backoff_threshold_ms: u64,
         /// Each wait is longer or shorter by at most this fraction, at random.
         jitter_factor: f64,
@@ -58,6 +58,8 @@ pub(crate) struct Restarts {
     strategy: Strategy,
     failures: u32,
     last_failure: Option<i64>,
+    /// How long the restart behind it was waited for.
+    last_delay_ms: u64,
     recent: VecDeque<i64>,
     random: Random,
 }
@@ -69,6 +71,7 @@ impl Restarts {
             strategy,
             failures: 0,
             last_failure: None,
+            last_delay_ms: 0,
             recent: VecDeque::new(),
             random: Random::new(seed),
         }
@@ -76,9 +79,21 @@ impl Restarts {
 
     /// A failure has happened.
     pub(crate) fn on_failure(&mut self, now: i64) -> Decision {
-        let since_last = self.last_failure.map(|last| now - last);
+        let decision = self.decide(now);
         self.last_failure = Some(now);
-        self.failures += 1;
+        if let Decision::After(delay_ms) = decision {
+            self.last_delay_ms = delay_ms;
+        }
+        decision
+    }
+
+    fn decide(&mut self, now: i64) -> Decision {
+        // Without the wait: how long the job has run.
+        let ran_for = self.last_failure.map(|last| {
+            now.saturating_sub(last)
+                .saturating_sub_unsigned(self.last_delay_ms)
+        });
+        self.failures = self.failures.saturating_add(1);
         match self.strategy.clone() {
             Strategy::None => Decision::GiveUp("restart strategy is none".into()),
             Strategy::FixedDelay { attempts, delay_ms } => {
@@ -98,7 +113,8 @@ impl Restarts {
                 jitter_factor,
                 attempts_before_reset,
             } => {
-                if since_last.is_some_and(|since| since >= reset_backoff_threshold_ms as i64) {
+                let reset = i64::try_from(reset_backoff_threshold_ms).unwrap_or(i64::MAX);
+                if ran_for.is_some_and(|ran_for| ran_for >= reset) {
                     self.failures = 1;
                 }
                 if let Some(attempts) = attempts_before_reset
@@ -123,7 +139,7 @@ impl Restarts {
                 while self
                     .recent
                     .front()
-                    .is_some_and(|first| now - first > interval_ms as i64)
+                    .is_some_and(|first| now.abs_diff(*first) > interval_ms)
                 {
                     self.recent.pop_front();
                 }
@@ -155,65 +171,118 @@ mod tests {
     }
 
     #[test]
-    fn none_gives_up_at_once() {
+    fn c52_none_gives_up_at_once() {
         assert_eq!(decisions(Strategy::None, &[0]), [None]);
     }
 
     #[test]
-    fn fixed_delay_gives_up_behind_its_last_attempt() {
-        let strategy = Strategy::FixedDelay {
-            attempts: 2,
-            delay_ms: 10,
-        };
-        assert_eq!(decisions(strategy, &[0, 1, 2]), [Some(10), Some(10), None]);
+    fn c52_fixed_delay_gives_up_behind_its_last_attempt() {
+        for attempts in 0..4 {
+            let strategy = Strategy::FixedDelay {
+                attempts,
+                delay_ms: 10,
+            };
+            let times: Vec<i64> = (0..=i64::from(attempts)).map(|n| n * 1_000_000).collect();
+            let decisions = decisions(strategy, &times);
+            let (last, restarts) = decisions.split_last().unwrap();
+            assert_eq!(restarts, vec![Some(10); attempts as usize]);
+            assert_eq!(*last, None);
+        }
     }
 
-    #[test]
-    fn exponential_delay_grows_to_its_cap_and_resets() {
-        let strategy = |attempts_before_reset| Strategy::ExponentialDelay {
+    fn exponential(attempts_before_reset: Option<u32>) -> Strategy {
+        Strategy::ExponentialDelay {
             initial_backoff_ms: 100,
             max_backoff_ms: 500,
             backoff_multiplier: 2.0,
             reset_backoff_threshold_ms: 10_000,
             jitter_factor: 0.0,
             attempts_before_reset,
-        };
+        }
+    }
+
+    #[test]
+    fn c52_exponential_delay_grows_to_its_cap() {
         assert_eq!(
-            decisions(strategy(None), &[0, 1, 2, 3, 20_000]),
-            [Some(100), Some(200), Some(400), Some(500), Some(100)]
+            decisions(exponential(None), &[0, 1, 2, 3, 4]),
+            [Some(100), Some(200), Some(400), Some(500), Some(500)]
         );
-        assert_eq!(decisions(strategy(Some(1)), &[0, 1]), [Some(100), None]);
+        // Nor does it overflow.
+        let many = decisions(exponential(None), &(0..5000).collect::<Vec<_>>());
+        assert_eq!(many.last(), Some(&Some(500)));
     }
 
     #[test]
-    fn jitter_stays_within_its_factor() {
-        let strategy = Strategy::ExponentialDelay {
-            initial_backoff_ms: 1000,
-            max_backoff_ms: 10_000,
-            backoff_multiplier: 1.0,
-            reset_backoff_threshold_ms: 1_000_000,
-            jitter_factor: 0.1,
-            attempts_before_reset: None,
+    fn c52_exponential_delay_starts_small_again_when_the_job_has_run_for_its_threshold() {
+        // The second failure's delay is 200: until 1_200 nothing runs.
+        assert_eq!(
+            decisions(exponential(None), &[0, 1_000, 11_199]),
+            [Some(100), Some(200), Some(400)]
+        );
+        assert_eq!(
+            decisions(exponential(None), &[0, 1_000, 11_200, 11_300]),
+            [Some(100), Some(200), Some(100), Some(200)]
+        );
+    }
+
+    #[test]
+    fn c52_exponential_delay_with_attempts_gives_up_unless_it_was_reset() {
+        let strategy = || exponential(Some(2));
+        assert_eq!(
+            decisions(strategy(), &[0, 1, 2]),
+            [Some(100), Some(200), None]
+        );
+        assert_eq!(
+            decisions(strategy(), &[0, 1, 20_000, 20_001, 20_002]),
+            [Some(100), Some(200), Some(100), Some(200), None]
+        );
+    }
+
+    #[test]
+    fn c52_jitter_stays_within_its_factor_and_its_cap() {
+        let delays = |max_backoff_ms| {
+            let strategy = Strategy::ExponentialDelay {
+                initial_backoff_ms: 1000,
+                max_backoff_ms,
+                backoff_multiplier: 1.0,
+                reset_backoff_threshold_ms: 1_000_000,
+                jitter_factor: 0.1,
+                attempts_before_reset: None,
+            };
+            let delays = decisions(strategy, &(0..1000).collect::<Vec<_>>());
+            delays.into_iter().map(Option::unwrap).collect::<Vec<_>>()
         };
-        let delays = decisions(strategy, &(0..100).collect::<Vec<_>>());
+        let free = delays(10_000);
+        assert!(free.iter().all(|delay| (900..=1100).contains(delay)));
+        assert!(free.iter().any(|delay| *delay < 950) && free.iter().any(|delay| *delay > 1050));
         assert!(
-            delays
+            delays(1000)
                 .iter()
-                .all(|delay| (900..=1100).contains(&delay.unwrap()))
+                .all(|delay| (900..=1000).contains(delay))
         );
-        assert!(delays.iter().any(|delay| delay != &delays[0]));
+        // Another seed, other delays: jobs that fail together do not come back together.
+        let mut other = Restarts::new(exponential(None), 8);
+        if let Strategy::ExponentialDelay { jitter_factor, .. } = &mut other.strategy {
+            *jitter_factor = 0.5;
+        }
+        let mut one = Restarts::new(other.strategy.clone(), 7);
+        let differ = (0..10).any(|now| one.on_failure(now) != other.on_failure(now));
+        assert!(differ);
     }
 
     #[test]
-    fn failure_rate_forgets_old_failures() {
-        let strategy = Strategy::FailureRate {
+    fn c52_failure_rate_forgets_old_failures() {
+        let strategy = || Strategy::FailureRate {
             max_failures_per_interval: 2,
             interval_ms: 100,
             delay_ms: 5,
         };
         assert_eq!(
-            decisions(strategy, &[0, 10, 200, 210, 220]),
+            decisions(strategy(), &[0, 10, 200, 210, 220]),
             [Some(5), Some(5), Some(5), Some(5), None]
         );
+        // Within the interval, and just behind it.
+        assert_eq!(decisions(strategy(), &[0, 10, 100]).last(), Some(&None));
+        assert_eq!(decisions(strategy(), &[0, 10, 101]).last(), Some(&Some(5)));
     }
 }
