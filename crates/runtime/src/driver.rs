@@ -20,7 +20,7 @@ use crate::error::{Class, Error, chain};
 use crate::graph::NodeKind;
 use crate::inbox::{Control, Inbox};
 use crate::job::JobEvent;
-use crate::phases::Slowest;
+use crate::phases::{Phases, Slowest};
 use crate::plan::Plan;
 use crate::restore;
 use crate::writer::{InProgress, Task, Writers, WrittenMember, to_rebase};
@@ -63,21 +63,35 @@ impl Unsettled {
         for (attempt, event) in rest {
             if let Event::Completed { id, completed } = event
                 && attempt == self.attempt
-                && let Some(entry) = self.progress.remove(&id)
+                && let Some(entry) = self.progress.get_mut(&id)
             {
-                report(JobEvent::CheckpointCompleted {
-                    id: id.0,
-                    duration_ms: now.abs_diff(entry.triggered_at),
-                    bytes: completed.bytes_written(),
-                    path: completed.path(),
-                    phases: Box::default(),
-                });
+                entry.completed = Some(completed);
             }
         }
-        for (id, entry) in self.progress {
-            report(failed(id, self.reason.clone(), Some(entry)));
+        for (id, mut entry) in self.progress {
+            report(match entry.completed.take() {
+                Some(completed) => complete(id, &completed, &entry, now, Phases::default()),
+                None => failed(id, self.reason.clone(), Some(entry)),
+            });
         }
         self.next_id
+    }
+}
+
+/// The event of a checkpoint that is complete.
+fn complete(
+    id: CheckpointId,
+    completed: &Completed,
+    entry: &Progress,
+    now: i64,
+    phases: Phases,
+) -> JobEvent {
+    JobEvent::CheckpointCompleted {
+        id: id.0,
+        duration_ms: now.abs_diff(entry.triggered_at),
+        bytes: completed.bytes_written(),
+        path: completed.path(),
+        phases: Box::new(phases),
     }
 }
 
@@ -186,6 +200,13 @@ impl<'a> Driver<'a> {
         report: &mut dyn FnMut(JobEvent),
     ) -> Option<End> {
         if let Some(stop) = self.attempt.requests.stop() {
+            // What is complete is, also now.
+            if let Some((attempt, Event::Completed { id, completed })) = event
+                && attempt == self.attempt.number
+                && let Some(progress) = self.progress.get_mut(&id)
+            {
+                progress.completed = Some(completed);
+            }
             return Some(End::Stopped(stop));
         }
         let input = match event {
@@ -378,13 +399,7 @@ impl<'a> Driver<'a> {
         else {
             return;
         };
-        report(JobEvent::CheckpointCompleted {
-            id: id.0,
-            duration_ms: now.abs_diff(entry.triggered_at),
-            bytes: completed.bytes_written(),
-            path: completed.path(),
-            phases: Box::new(phases),
-        });
+        report(complete(id, &completed, &entry, now, phases));
         self.everybody(Control::Complete {
             id,
             rebase: to_rebase(&completed),

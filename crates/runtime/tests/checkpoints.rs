@@ -191,10 +191,7 @@ fn c21_a_storage_that_stalls_at_the_metadata_fails_that_checkpoint_and_no_other(
     assert!(failed(&events).contains(&(2, Kind::Expired)), "{events:?}");
     assert_eq!(gate.passed(), 1, "the metadata came, too late");
     let completed = completed(&events);
-    assert!(
-        !completed.contains(&2),
-        "{completed:?}"
-    );
+    assert!(!completed.contains(&2), "{completed:?}");
     assert!(completed.is_sorted());
     assert_eq!(
         *told.lock().unwrap(),

@@ -5,7 +5,7 @@ use dataflow::KeyGroups;
 use dataflow::alignment::Mode;
 
 use super::*;
-use crate::attempt::{Assembly, Events, Requests};
+use crate::attempt::{Assembly, Events, Requests, Stop};
 use crate::clock::Clock;
 use crate::coordinator::Settings;
 use crate::graph::{JobGraph, Node};
@@ -293,5 +293,39 @@ fn a_request_that_nobody_has_seen_to_is_left_to_the_next_attempt() {
             "{told:?}"
         );
         assert!(requests.take_checkpoint());
+    });
+}
+
+#[test]
+fn c25_what_was_complete_when_the_job_was_stopped_is_told_as_that() {
+    with_scene(settings(), |mut scene, store| {
+        scene.request(10);
+        scene.request(11);
+        scene.acknowledge(1, 20);
+        let completed = scene.write();
+        scene.requests.request_stop(Stop::Suspend);
+        let end = scene.driver.on(Some((0, completed)), 30, &mut |_| {});
+        let end = end.unwrap();
+        assert!(matches!(end, End::Stopped(Stop::Suspend)), "{end:?}");
+        let mut told = Vec::new();
+        scene
+            .driver
+            .leave(&end)
+            .settle([], 40, &mut |event| told.push(event));
+        assert!(
+            matches!(
+                told.as_slice(),
+                [
+                    JobEvent::CheckpointCompleted { id: 1, .. },
+                    JobEvent::CheckpointFailed {
+                        id: 2,
+                        kind: AbortKind::JobStopped,
+                        ..
+                    }
+                ]
+            ),
+            "{told:?}"
+        );
+        assert!(store.latest().is_some());
     });
 }
