@@ -62,6 +62,8 @@ pub enum Verdict {
     Dropped {
         /// Bytes of keyed state.
         bytes: u64,
+        /// Positions of a source, prepared outputs of a sink.
+        parts: usize,
     },
     /// One of its states is not declared any more; its entries are dropped, as allowed.
     StateDropped {
@@ -124,9 +126,13 @@ impl fmt::Display for Entry {
             Verdict::Commits(count) => write!(f, "`{id}` commits {count} prepared outputs"),
             Verdict::StartsEmpty => write!(f, "`{id}` is not in the checkpoint and starts empty"),
             Verdict::Nothing => write!(f, "`{id}` had no state"),
-            Verdict::Dropped { bytes } => {
+            Verdict::Dropped { bytes, parts: 0 } => {
                 write!(f, "`{id}` is not in the job: its {bytes} bytes are dropped")
             }
+            Verdict::Dropped { parts, .. } => write!(
+                f,
+                "`{id}` is not in the job: its {parts} positions or prepared outputs are dropped"
+            ),
             Verdict::StateDropped {
                 state,
                 entries,
@@ -217,7 +223,7 @@ pub enum Mismatch {
         now: String,
     },
     /// An id that stands for something else now.
-    #[error("`{operator}` was a {was} and is a {now}")]
+    #[error("`{operator}` was {} and is {}", with_article(was), with_article(now))]
     RoleChanged {
         /// The id.
         operator: String,
@@ -255,6 +261,15 @@ impl fmt::Display for Renamed<'_> {
             ),
         }
     }
+}
+
+fn with_article(role: &str) -> String {
+    let article = if role == name(Role::Operator) {
+        "an"
+    } else {
+        "a"
+    };
+    format!("{article} {role}")
 }
 
 fn name(role: Role) -> &'static str {
@@ -445,7 +460,7 @@ pub fn check(
         }
         report.entries.push(Entry {
             operator: old.id.clone(),
-            verdict: Verdict::Dropped { bytes },
+            verdict: Verdict::Dropped { bytes, parts },
         });
     }
     if allow_non_restored {

@@ -161,7 +161,7 @@ fn node(entry: &Entry) -> RestoredNode {
             outputs: Some(*outputs),
             ..node
         },
-        Verdict::Dropped { bytes } => RestoredNode {
+        Verdict::Dropped { bytes, .. } => RestoredNode {
             bytes: Some(*bytes),
             ..node
         },
