@@ -197,6 +197,27 @@ impl Inbox {
         self.lock().channels[channel].queue.len()
     }
 
+    /// A mistake, for simulations that have to find it: where a barrier is next on a channel and
+    /// records are behind it, the first of them gets before it. Says whether there was one.
+    pub(crate) fn let_one_through(&self) -> bool {
+        let mut state = self.lock();
+        for Channel { queue, .. } in &mut state.channels {
+            let Some((Element::Barrier(_), Element::Batch(batch))) =
+                queue.front().zip(queue.get(1))
+            else {
+                continue;
+            };
+            let (first, rest) = (batch.slice(0..1), batch.slice(1..batch.len()));
+            match rest.is_empty() {
+                true => drop(queue.remove(1)),
+                false => queue[1] = Element::Batch(rest),
+            }
+            queue.push_front(Element::Batch(first));
+            return true;
+        }
+        false
+    }
+
     /// Whether something has happened since the last wait, so that a wait would end at once.
     pub(crate) fn is_signalled(&self) -> bool {
         let state = self.lock();

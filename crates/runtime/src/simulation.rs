@@ -4,9 +4,13 @@
 //! who comes next is drawn from a seed, and time passes when the simulation says so. So an unlucky
 //! interleaving is found by trying many seeds, and a seed that has found one finds it again.
 //!
+//! Writers are interleaved with everything else at every durable step, and may stall there.
+//!
 //! Faults come in through what a job has anyway: its operators, sources and sinks, and a
 //! [`FaultyStorage`]. When that has crashed, by its plan or by [`Simulation::crash_after`], the
 //! simulation drops everything where it stands, as a process does that is killed.
+
+mod relay;
 
 use std::collections::VecDeque;
 use std::mem;
@@ -22,7 +26,9 @@ use crate::error::Error;
 use crate::inbox::Inbox;
 use crate::job::{Job, JobEvent, Mover, Outcome};
 use crate::subtask::{Step, Subtask};
-use crate::writer::{Task, discard, execute};
+use crate::writer::discard;
+
+use relay::{Crew, Relay};
 
 pub use crate::random::Random;
 
@@ -34,6 +40,12 @@ const PACES: [u64; 4] = [1, 1, 4, 16];
 
 /// At most so many turns are taken between the end of an attempt and the moment when all notice.
 const TURNS_BEHIND_END: u64 = 16;
+
+/// The longest stall of a durable step, in milliseconds.
+const STALL_MS: u64 = 300;
+
+/// Of so many chances one is taken to let a record through.
+const CHANCES_PER_LEAK: u64 = 4;
 
 /// A clock that stands still until it is moved. Clones are the same clock.
 #[derive(Clone, Debug, Default)]
@@ -65,7 +77,11 @@ pub struct Simulation {
     clock: VirtualClock,
     storage: FaultyStorage,
     crash_after: Option<u64>,
+    /// Of so many durable steps of writers one stalls.
+    stall_one_in: Option<u64>,
+    lets_records_through: bool,
     turns: u64,
+    stalls: u64,
     trace: u64,
 }
 
@@ -79,7 +95,10 @@ impl Simulation {
             clock,
             storage,
             crash_after: None,
+            stall_one_in: None,
+            lets_records_through: false,
             turns: 0,
+            stalls: 0,
             trace: 0,
         }
     }
@@ -89,6 +108,25 @@ impl Simulation {
     pub fn crash_after(self, turns: u64) -> Self {
         Self {
             crash_after: Some(turns),
+            ..self
+        }
+    }
+
+    /// Of so many durable steps of writers one stalls for a while, on average.
+    #[must_use]
+    pub fn stalling(self, one_in: u64) -> Self {
+        Self {
+            stall_one_in: Some(one_in),
+            ..self
+        }
+    }
+
+    /// Plants a mistake, for a test of the tests: now and then a barrier is overtaken by the record
+    /// behind it, as if the alignment had let one through.
+    #[must_use]
+    pub fn letting_records_through(self) -> Self {
+        Self {
+            lets_records_through: true,
             ..self
         }
     }
@@ -105,6 +143,12 @@ impl Simulation {
     #[must_use]
     pub fn turns(&self) -> u64 {
         self.turns
+    }
+
+    /// How many durable steps have stalled so far.
+    #[must_use]
+    pub fn stalls(&self) -> u64 {
+        self.stalls
     }
 
     /// A number for all that was done so far, in order: the same for the same seed and the same job.
@@ -164,7 +208,8 @@ impl Simulation {
                 moves.push(Move::Deadline);
             }
             if moves.is_empty() {
-                let next = stage.waited_for().chain(driver.deadline()).min();
+                let waited_for = stage.waited_for().chain(stage.held_until());
+                let next = waited_for.chain(driver.deadline()).min();
                 let Some(next) = next else {
                     panic!("the job hangs: nobody can move, nothing is waited for")
                 };
@@ -178,7 +223,7 @@ impl Simulation {
                 }
                 Move::Deadline => driver.on(None, self.clock.now_ms(), report),
                 other => {
-                    stage.take(other);
+                    self.take(other, stage);
                     None
                 }
             };
@@ -197,8 +242,28 @@ impl Simulation {
                 return;
             }
             let drawn = self.draw(&moves, stage);
-            stage.take(drawn);
+            self.take(drawn, stage);
             stage.collect();
+        }
+    }
+
+    /// Does what was drawn.
+    fn take(&mut self, drawn: Move, stage: &mut Stage<'_>) {
+        if let Move::Subtask(number) = drawn
+            && self.lets_records_through
+            && self.random.one_in(CHANCES_PER_LEAK)
+        {
+            stage.actors[number].inbox.let_one_through();
+        }
+        let writer_at_step = stage.take(drawn);
+        if let Some(writer) = writer_at_step
+            && self
+                .stall_one_in
+                .is_some_and(|one_in| self.random.one_in(one_in))
+        {
+            self.stalls += 1;
+            let stall = 1 + self.random.below(STALL_MS);
+            stage.held_until[writer] = self.clock.now_ms().saturating_add_unsigned(stall);
         }
     }
 
@@ -206,11 +271,18 @@ impl Simulation {
     fn wind_up(&mut self, stage: &mut Stage<'_>) {
         loop {
             let moves = stage.moves(self.clock.now_ms());
-            if moves.is_empty() || self.has_crashed() {
+            if self.has_crashed() {
                 return;
             }
+            if moves.is_empty() {
+                let Some(next) = stage.held_until().min() else {
+                    return;
+                };
+                self.clock.advance_to(next);
+                continue;
+            }
             let drawn = self.draw(&moves, stage);
-            stage.take(drawn);
+            self.take(drawn, stage);
             stage.collect();
         }
     }
@@ -226,13 +298,16 @@ impl Mover for Simulation {
             tasks,
             subtasks,
         } = attempt.assemble();
+        let relay = Arc::new(Relay::default());
+        let crew = Crew::start(Arc::clone(&relay), tasks, &in_progress, &attempt.events);
+        let crew = crew.expect("a simulation has threads for its writers");
+        self.storage.pause_before_steps(move || relay.pause());
         let mut stage = Stage {
             attempt,
             paces: self.draw_paces(subtasks.len()),
             actors: subtasks.into_iter().map(Actor::new).collect(),
-            in_progress: &in_progress,
-            queue: tasks,
-            tasks: Vec::new(),
+            crew,
+            held_until: [i64::MIN; WRITERS],
             events: VecDeque::new(),
         };
         let mut driver = Driver::new(attempt, &plan, &inboxes, &in_progress, writers);
@@ -242,6 +317,8 @@ impl Mover for Simulation {
         inboxes.iter().flatten().for_each(|inbox| inbox.close());
         let given_up = in_progress.clear();
         self.wind_up(&mut stage);
+        // Behind a crash writers find that their steps never happen.
+        stage.finish_tasks();
         given_up.into_iter().for_each(discard);
         attempt.store.wait_for_cleaning();
         let crashed = self.has_crashed();
@@ -272,8 +349,8 @@ enum Move {
     Event,
     /// The driver takes notice of the time.
     Deadline,
-    /// A writer executes the task in this place.
-    Task(usize),
+    /// A writer goes on to its next durable step, or to the end of its task.
+    Writer(usize),
     /// A subtask is made, or steps.
     Subtask(usize),
 }
@@ -283,7 +360,7 @@ impl Move {
         match self {
             Self::Event => 0,
             Self::Deadline => 1,
-            Self::Task(place) => 2 + place as u64,
+            Self::Writer(writer) => 2 + writer as u64,
             Self::Subtask(number) => 2 + (WRITERS + number) as u64,
         }
     }
@@ -295,10 +372,9 @@ struct Stage<'a> {
     actors: Vec<Actor>,
     /// For each of them: it uses one in so many turns, where others can move.
     paces: Vec<u64>,
-    in_progress: &'a crate::writer::InProgress,
-    queue: std::sync::mpsc::Receiver<Task>,
-    /// What writers have taken from the queue.
-    tasks: Vec<Task>,
+    crew: Crew,
+    /// Until when each writer is stalled.
+    held_until: [i64; WRITERS],
     /// Taken from the job's queue as they come, so that nobody finds it full.
     events: VecDeque<(u32, Event)>,
 }
@@ -306,17 +382,34 @@ struct Stage<'a> {
 impl Stage<'_> {
     /// What subtasks and writers can do at this time.
     fn moves(&mut self, now: i64) -> Vec<Move> {
-        while self.tasks.len() < WRITERS
-            && let Ok(task) = self.queue.try_recv()
-        {
-            self.tasks.push(task);
-        }
-        let tasks = (0..self.tasks.len()).map(Move::Task);
+        let busy = self.crew.busy();
+        let writers = (0..WRITERS)
+            .filter(|writer| busy[*writer] && self.held_until[*writer] <= now)
+            .map(Move::Writer);
         let actors = self.actors.iter().enumerate();
         let ready = actors.filter(|(_, actor)| actor.can_move(now));
-        tasks
+        writers
             .chain(ready.map(|(number, _)| Move::Subtask(number)))
             .collect()
+    }
+
+    /// The times until which writers are stalled that have something to do.
+    fn held_until(&self) -> impl Iterator<Item = i64> {
+        let busy = self.crew.busy();
+        (0..WRITERS)
+            .filter(move |writer| busy[*writer])
+            .map(|writer| self.held_until[writer])
+    }
+
+    /// Lets every writer come to the end of its task, whatever that is worth.
+    fn finish_tasks(&mut self) {
+        for writer in 0..WRITERS {
+            while self.crew.busy()[writer] {
+                self.crew.go_on(writer);
+                self.attempt.store.wait_for_cleaning();
+                self.collect();
+            }
+        }
     }
 
     /// The times that subtasks wait for.
@@ -327,13 +420,12 @@ impl Stage<'_> {
         })
     }
 
-    fn take(&mut self, drawn: Move) {
+    /// Does what was drawn. Returns the writer that has come to a durable step by that.
+    fn take(&mut self, drawn: Move) -> Option<usize> {
+        let mut at_step = None;
         match drawn {
             Move::Event | Move::Deadline => unreachable!("the driver's"),
-            Move::Task(place) => {
-                let task = self.tasks.swap_remove(place);
-                execute(task, self.in_progress, &self.attempt.events);
-            }
+            Move::Writer(writer) => at_step = self.crew.go_on(writer).then_some(writer),
             Move::Subtask(number) => {
                 if let Err(error) = self.actors[number].take_turn(self.attempt) {
                     self.attempt.events.send(Event::Failed(Box::new(error)));
@@ -342,6 +434,7 @@ impl Stage<'_> {
         }
         // Deletions have a thread of their own; it is held in step with us.
         self.attempt.store.wait_for_cleaning();
+        at_step
     }
 
     fn collect(&mut self) {

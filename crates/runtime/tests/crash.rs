@@ -126,7 +126,7 @@ fn disturb(number: usize, fault: Fault, expected: &[(String, String)], tally: &m
     );
     let restart = match fault {
         Fault::Fail(_) => fixed(2),
-        Fault::None | Fault::Crash(_) => Strategy::None,
+        Fault::None | Fault::Stall | Fault::Crash(_) => Strategy::None,
     };
     let directory = tempfile::tempdir().unwrap();
     let sink = Collect::default();

@@ -11,7 +11,8 @@
 use std::fmt;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 
@@ -86,8 +87,12 @@ pub enum Fault {
     /// It is done to this extent, and it is the last: whatever is asked from then on, reading too,
     /// fails and does nothing, as if the process were gone.
     Crash(Extent),
+    /// It waits until [`FaultyStorage::release`], and is done then; or it is never done, for a crash
+    /// came first.
+    Stall,
 }
 
+type Pause = dyn Fn() + Send + Sync;
 type Plan = dyn Fn(&Step) -> Fault + Send + Sync;
 type Unreadable = dyn Fn(&str) -> bool + Send + Sync;
 
@@ -100,12 +105,51 @@ pub struct FaultyStorage {
     unreadable: Arc<Unreadable>,
     crashed: Arc<AtomicBool>,
     record: Arc<Mutex<Record>>,
+    pause: Arc<Mutex<Option<Arc<Pause>>>>,
+    gate: Arc<Gate>,
 }
 
 #[derive(Debug, Default)]
 struct Record {
     steps: Vec<Step>,
     faults: Vec<(Step, Fault)>,
+}
+
+/// Where stalled steps wait.
+#[derive(Debug, Default)]
+struct Gate {
+    state: Mutex<GateState>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct GateState {
+    stalled: usize,
+    open: bool,
+}
+
+impl Gate {
+    fn state(&self) -> MutexGuard<'_, GateState> {
+        // A number and a flag: whole whatever panics elsewhere.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn pass(&self) {
+        let mut state = self.state();
+        state.stalled += 1;
+        self.changed.notify_all();
+        let closed = |state: &mut GateState| !state.open;
+        let mut state = self
+            .changed
+            .wait_while(state, closed)
+            .unwrap_or_else(PoisonError::into_inner);
+        state.stalled -= 1;
+    }
+
+    fn open(&self) {
+        self.state().open = true;
+        self.changed.notify_all();
+    }
 }
 
 impl FaultyStorage {
@@ -120,6 +164,8 @@ impl FaultyStorage {
             unreadable: Arc::new(|_| false),
             crashed: Arc::default(),
             record: Arc::default(),
+            pause: Arc::default(),
+            gate: Arc::default(),
         }
     }
 
@@ -136,6 +182,38 @@ impl FaultyStorage {
             true => fault,
             false => Fault::None,
         })
+    }
+
+    /// Breaks all these steps in the same way: a storage that is down for a while.
+    #[must_use]
+    pub fn during(inner: Arc<dyn Storage>, numbers: Range<usize>, fault: Fault) -> Self {
+        Self::new(inner, move |step| match numbers.contains(&step.number) {
+            true => fault,
+            false => Fault::None,
+        })
+    }
+
+    /// Calls `pause` ahead of every step, in the thread that asks for it: whoever schedules these
+    /// threads may hold them there. Takes the place of an earlier one.
+    pub fn pause_before_steps(&self, pause: impl Fn() + Send + Sync + 'static) {
+        *self.pause.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(pause));
+    }
+
+    /// Lets go on what is stalled. Nothing stalls from then on.
+    pub fn release(&self) {
+        self.gate.open();
+    }
+
+    /// Waits until a step is stalled; false if none is after so long.
+    #[must_use]
+    pub fn wait_for_stall(&self, at_most: Duration) -> bool {
+        let gate = self.gate.state();
+        let waited = self
+            .gate
+            .changed
+            .wait_timeout_while(gate, at_most, |gate| gate.stalled == 0);
+        let (gate, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        gate.stalled > 0
     }
 
     /// The same, but objects whose names are `unreadable` cannot be read.
@@ -165,6 +243,8 @@ impl FaultyStorage {
     /// Crashes now, between two steps.
     pub fn crash(&self) {
         self.crashed.store(true, Ordering::SeqCst);
+        // What is stalled finds that it never happened.
+        self.gate.open();
     }
 
     /// Whether it has crashed.
@@ -185,6 +265,7 @@ impl FaultyStorage {
         name: &str,
         perform: impl FnOnce(Extent) -> Result<()>,
     ) -> Result<()> {
+        self.pause();
         let extent = {
             // Numbers and the plan's answers are in one order; a crash has nothing behind it.
             let mut record = self.record();
@@ -206,6 +287,13 @@ impl FaultyStorage {
                     self.crash();
                     extent
                 }
+                Fault::Stall => {
+                    record.faults.push((step, fault));
+                    drop(record);
+                    self.gate.pass();
+                    self.check(action.name(), name)?;
+                    return perform(Extent::All);
+                }
             };
             record.faults.push((step, fault));
             extent
@@ -213,6 +301,18 @@ impl FaultyStorage {
         // What it would have answered is lost.
         drop(perform(extent));
         Err(self.failure(action.name(), name))
+    }
+
+    fn pause(&self) {
+        // Cloned, for nobody else could pause while it is held.
+        let pause = self
+            .pause
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        if let Some(pause) = pause {
+            pause();
+        }
     }
 
     fn check(&self, action: &'static str, name: &str) -> Result<()> {
@@ -460,6 +560,68 @@ mod tests {
             let read = under.read("s", 0..99).ok();
             assert_eq!(read.as_deref(), found.as_deref().map(str::as_bytes));
         }
+    }
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    #[test]
+    fn a_stalled_step_is_done_once_it_is_let_go() {
+        let (under, inner) = memory();
+        let storage = FaultyStorage::at(inner, 1, Fault::Stall);
+        storage.put_new("before", bytes("x")).unwrap();
+        std::thread::scope(|scope| {
+            let put = scope.spawn(|| storage.put_new("a", bytes("whole")));
+            assert!(storage.wait_for_stall(LONG), "it stalls");
+            assert!(under.read("a", 0..9).is_err(), "it is not done yet");
+            storage.put_new("beside", bytes("y")).unwrap();
+            storage.release();
+            put.join().unwrap().unwrap();
+        });
+        assert_eq!(under.read("a", 0..9).unwrap(), "whole");
+        assert_eq!(storage.faults().len(), 1);
+        assert!(
+            !storage.wait_for_stall(Duration::ZERO),
+            "nothing is stalled"
+        );
+    }
+
+    #[test]
+    fn what_is_stalled_at_a_crash_never_happens() {
+        let (under, inner) = memory();
+        let storage = FaultyStorage::at(inner, 0, Fault::Stall);
+        std::thread::scope(|scope| {
+            let put = scope.spawn(|| storage.put_new("a", bytes("whole")));
+            assert!(storage.wait_for_stall(LONG), "it stalls");
+            storage.crash();
+            assert!(put.join().unwrap().is_err());
+        });
+        assert_eq!(under.list("").unwrap(), Listing::default());
+    }
+
+    #[test]
+    fn a_storage_that_was_down_for_a_while_is_well_again() {
+        let (under, inner) = memory();
+        let storage = FaultyStorage::during(inner, 1..3, Fault::Fail(Extent::Nothing));
+        let outcomes = ["a", "b", "c", "d"].map(|name| storage.put_new(name, bytes("x")).is_ok());
+        assert_eq!(outcomes, [true, false, false, true]);
+        assert_eq!(storage.faults().len(), 2);
+        assert_eq!(under.list("").unwrap().objects.len(), 2);
+    }
+
+    #[test]
+    fn whoever_pauses_is_asked_ahead_of_every_step() {
+        let (under, inner) = memory();
+        let storage = FaultyStorage::counting(inner);
+        let (asked, seen) = (Arc::new(Mutex::new(Vec::new())), under);
+        let asked_by_pause = Arc::clone(&asked);
+        storage.pause_before_steps(move || {
+            let there = seen.list("").unwrap().objects.len();
+            asked_by_pause.lock().unwrap().push(there);
+        });
+        storage.put_new("a", bytes("x")).unwrap();
+        storage.read("a", 0..1).unwrap();
+        storage.put_new("b", bytes("x")).unwrap();
+        assert_eq!(*asked.lock().unwrap(), [0, 1]);
     }
 
     #[test]
