@@ -348,6 +348,31 @@ mod tests {
     }
 
     #[test]
+    fn nothing_overtakes_what_a_full_channel_refused() {
+        let (mut router, inboxes) = router(Partition::Forward, 1);
+        let sent = crate::inbox::CHANNEL_CAPACITY + 1;
+        for _ in 0..sent {
+            router.route(batch(1)).unwrap();
+            router.flush();
+        }
+        // There is room again by the time that something else is sent.
+        let taken = inboxes[0].next(Some(&[false]));
+        assert!(matches!(taken, Next::Element(0, Element::Batch(_))));
+        router.broadcast(&Element::EndOfInput);
+        for _ in 1..sent {
+            router.retry();
+            let next = inboxes[0].next(Some(&[false]));
+            assert!(
+                matches!(next, Next::Element(0, Element::Batch(_))),
+                "{next:?}"
+            );
+        }
+        router.retry();
+        let last = inboxes[0].next(Some(&[false]));
+        assert!(matches!(last, Next::Element(0, Element::EndOfInput)));
+    }
+
+    #[test]
     fn large_batches_are_cut_and_nothing_is_lost() {
         for records in [0, 1, 2048, 2049, 10_000] {
             let whole = batch(records);

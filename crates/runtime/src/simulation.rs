@@ -44,6 +44,9 @@ const TURNS_BEHIND_END: u64 = 16;
 /// The longest stall of a durable step, in milliseconds.
 const STALL_MS: u64 = 300;
 
+/// The longest nap of a subtask, in milliseconds.
+const NAP_MS: u64 = 4000;
+
 /// Of so many chances one is taken to let a record through.
 const CHANCES_PER_LEAK: u64 = 4;
 
@@ -79,9 +82,12 @@ pub struct Simulation {
     crash_after: Option<u64>,
     /// Of so many durable steps of writers one stalls.
     stall_one_in: Option<u64>,
+    /// Of so many turns of subtasks one is followed by a nap.
+    nap_one_in: Option<u64>,
     lets_records_through: bool,
     turns: u64,
     stalls: u64,
+    naps: u64,
     trace: u64,
 }
 
@@ -96,9 +102,11 @@ impl Simulation {
             storage,
             crash_after: None,
             stall_one_in: None,
+            nap_one_in: None,
             lets_records_through: false,
             turns: 0,
             stalls: 0,
+            naps: 0,
             trace: 0,
         }
     }
@@ -117,6 +125,16 @@ impl Simulation {
     pub fn stalling(self, one_in: u64) -> Self {
         Self {
             stall_one_in: Some(one_in),
+            ..self
+        }
+    }
+
+    /// After one of so many turns, on average, a subtask does nothing for a long while, so that
+    /// checkpoints expire in the middle of their alignment.
+    #[must_use]
+    pub fn napping(self, one_in: u64) -> Self {
+        Self {
+            nap_one_in: Some(one_in),
             ..self
         }
     }
@@ -149,6 +167,12 @@ impl Simulation {
     #[must_use]
     pub fn stalls(&self) -> u64 {
         self.stalls
+    }
+
+    /// How many naps subtasks have taken so far.
+    #[must_use]
+    pub fn naps(&self) -> u64 {
+        self.naps
     }
 
     /// A number for all that was done so far, in order: the same for the same seed and the same job.
@@ -256,6 +280,15 @@ impl Simulation {
             stage.actors[number].inbox.let_one_through();
         }
         let writer_at_step = stage.take(drawn);
+        if let Move::Subtask(number) = drawn
+            && self
+                .nap_one_in
+                .is_some_and(|one_in| self.random.one_in(one_in))
+        {
+            self.naps += 1;
+            let nap = 1 + self.random.below(NAP_MS);
+            stage.actors[number].asleep_until = self.clock.now_ms().saturating_add_unsigned(nap);
+        }
         if let Some(writer) = writer_at_step
             && self
                 .stall_one_in
@@ -269,6 +302,9 @@ impl Simulation {
 
     /// Takes turns until everybody has left and everything queued is written.
     fn wind_up(&mut self, stage: &mut Stage<'_>) {
+        for actor in &mut stage.actors {
+            actor.asleep_until = i64::MIN;
+        }
         loop {
             let moves = stage.moves(self.clock.now_ms());
             if self.has_crashed() {
@@ -414,10 +450,7 @@ impl Stage<'_> {
 
     /// The times that subtasks wait for.
     fn waited_for(&self) -> impl Iterator<Item = i64> {
-        self.actors.iter().filter_map(|actor| match &actor.state {
-            ActorState::Waiting(_, until) => *until,
-            _ => None,
-        })
+        self.actors.iter().filter_map(Actor::waits_until)
     }
 
     /// Does what was drawn. Returns the writer that has come to a durable step by that.
@@ -446,6 +479,8 @@ impl Stage<'_> {
 struct Actor {
     inbox: Arc<Inbox>,
     state: ActorState,
+    /// The end of its nap.
+    asleep_until: i64,
 }
 
 enum ActorState {
@@ -461,10 +496,25 @@ impl Actor {
         Self {
             inbox: Arc::clone(&unmade.subtask.inbox),
             state: ActorState::Unmade(Box::new(unmade)),
+            asleep_until: i64::MIN,
         }
     }
 
+    /// When it can move, unless something happens before; `None`: that is what it waits for.
+    fn waits_until(&self) -> Option<i64> {
+        let until = match &self.state {
+            ActorState::Unmade(_) | ActorState::Running(_) => i64::MIN,
+            ActorState::Waiting(..) if self.inbox.is_signalled() => i64::MIN,
+            ActorState::Waiting(_, until) => (*until)?,
+            ActorState::Over => return None,
+        };
+        Some(until.max(self.asleep_until))
+    }
+
     fn can_move(&self, now: i64) -> bool {
+        if self.asleep_until > now {
+            return false;
+        }
         match &self.state {
             ActorState::Unmade(_) | ActorState::Running(_) => true,
             ActorState::Waiting(_, until) => {

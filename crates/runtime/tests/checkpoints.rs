@@ -411,7 +411,7 @@ fn c26_output_of_a_checkpoint_that_failed_is_committed_with_the_next() {
     // What the two subtasks prepared second is committed under its own name.
     let committed = sink.committed.lock().unwrap();
     for subtask in 0..2 {
-        let second = &committed[&format!("sink-job-{subtask}-1")];
+        let second = &committed[&format!("sink-job-0-{subtask}-1")];
         assert!(!second.is_empty());
     }
     drop(committed);
@@ -583,6 +583,7 @@ fn c23_a_checkpoint_in_progress_when_the_job_fails_is_given_up_and_not_counted()
         let left = Arc::new(AtomicU32::new(1));
         let sum = Sum {
             fail_at: Some((150, Arc::clone(&left))),
+            padding: 0,
         };
         let graph = graph_with(300, Flow::Trickle, [2, 2], sum, Arc::new(sink.clone()));
         let (outcome, events) = simulated(seed, &storage, graph, options("job", Some(2), fixed(1)));
@@ -615,6 +616,7 @@ fn two_inputs(seed: u64, mode: Mode) -> BTreeMap<String, u64> {
     let left = Arc::new(AtomicU32::new(1));
     let sum = Sum {
         fail_at: Some((45, Arc::clone(&left))),
+        padding: 0,
     };
     let mut graph = graph_with(1, Flow::Free, [1, 1], sum, Arc::new(sink.clone()));
     let source = |name| {
@@ -883,6 +885,7 @@ fn c13_a_storage_that_goes_and_comes_back_costs_the_checkpoints_between_and_noth
         let left = Arc::new(AtomicU32::new(1));
         let sum = Sum {
             fail_at: Some((950, Arc::clone(&left))),
+            padding: 0,
         };
         let mut job = Paced::with_sum(1_000, 5, store.clone(), &sink, sum).tolerating(u32::MAX);
         job.options.restart = fixed(1);
@@ -934,6 +937,7 @@ fn c52_a_checkpoint_that_is_corrupt_when_the_job_goes_back_to_it_is_tried_once()
     let left = Arc::new(AtomicU32::new(1));
     let sum = Sum {
         fail_at: Some((900, Arc::clone(&left))),
+        padding: 0,
     };
     let mut job = Paced::with_sum(1_000, 50, store, &Collect::default(), sum);
     job.options.restart = fixed(10);

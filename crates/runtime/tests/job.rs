@@ -51,6 +51,7 @@ fn a_failure_takes_the_job_back_to_its_checkpoint_and_nothing_is_lost_or_doubled
         let left = Arc::new(AtomicU32::new(1));
         let sum = Sum {
             fail_at: Some((45_000, Arc::clone(&left))),
+            padding: 0,
         };
         let graph = graph(60_000, parallelism, sum, &sink);
         let store = CheckpointStore::memory(store_options());
@@ -72,6 +73,7 @@ fn a_fault_that_stays_fails_the_job_by_its_strategy_and_names_the_record() {
     let sink = Collect::default();
     let sum = Sum {
         fail_at: Some((1234, Arc::new(AtomicU32::new(u32::MAX)))),
+        padding: 0,
     };
     let store = CheckpointStore::memory(store_options());
     let (outcome, events) = run(
@@ -113,6 +115,7 @@ fn a_checkpoint_between_two_of_which_nothing_changed_keeps_all_state() {
     let left = Arc::new(AtomicU32::new(1));
     let sum = Sum {
         fail_at: Some((900, Arc::clone(&left))),
+        padding: 0,
     };
     // A few keys change, then nothing, then a few others.
     let pace = Pace {
@@ -146,6 +149,7 @@ fn a_job_continues_from_a_checkpoint_at_another_parallelism() {
         let sink = Collect::default();
         let fault = Sum {
             fail_at: Some((45_000, Arc::new(AtomicU32::new(u32::MAX)))),
+            padding: 0,
         };
         let store = CheckpointStore::open(dir, "first", store_options()).unwrap();
         // So that there is a checkpoint ahead of the fault, however fast or slow the machine is.

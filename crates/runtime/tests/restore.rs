@@ -26,6 +26,7 @@ fn checkpoint() -> Completed {
     let pace = Pace::every(50);
     let sum = Sum {
         fail_at: Some((900, Arc::new(AtomicU32::new(u32::MAX)))),
+        padding: 0,
     };
     let flow = Flow::Paced(pace.clone());
     let graph = graph_with(1_000, flow, [1, 2], sum, Arc::new(Collect::default()));

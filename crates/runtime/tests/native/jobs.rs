@@ -192,12 +192,15 @@ impl Source for NumbersSubtask {
 pub(crate) struct Sum {
     /// Fails at this value, so many times over all instances.
     pub(crate) fail_at: Option<(u64, Arc<AtomicU32>)>,
+    /// So many bytes more in each value of state.
+    pub(crate) padding: usize,
 }
 
 impl OperatorFactory for Sum {
     fn create(&self, _: &SubtaskContext, _: bool) -> Result<Box<dyn Operator>, Failure> {
         Ok(Box::new(Sum {
             fail_at: self.fail_at.clone(),
+            padding: self.padding,
         }))
     }
 }
@@ -208,7 +211,7 @@ fn decode(cell: &[u8]) -> (u64, u64) {
     }
     (
         u64::from_le_bytes(cell[..8].try_into().unwrap()),
-        u64::from_le_bytes(cell[8..].try_into().unwrap()),
+        u64::from_le_bytes(cell[8..16].try_into().unwrap()),
     )
 }
 
@@ -262,7 +265,9 @@ impl Operator for Sum {
         let numbers: Vec<u32> = (0..sums.len() as u32).collect();
         let mut cells = Cells::new();
         for (sum, count) in &sums {
-            cells.push(&[sum.to_le_bytes(), count.to_le_bytes()].concat());
+            let mut cell = [sum.to_le_bytes(), count.to_le_bytes()].concat();
+            cell.resize(16 + self.padding, 0);
+            cells.push(&cell);
         }
         call.state.store(0, &numbers, cells.as_ref()).unwrap();
         call.output
@@ -339,6 +344,8 @@ pub(crate) struct Collect {
     pub(crate) process: Option<FaultyStorage>,
     /// A mistake: commits at the barrier what only the completed checkpoint may commit.
     pub(crate) commits_early: bool,
+    /// Tells the outputs of this process from those of others with the same job id.
+    pub(crate) run: u32,
 }
 
 struct CollectSubtask {
@@ -375,8 +382,8 @@ impl SinkFactory for Collect {
             }
         }
         let name = format!(
-            "{}-{}-{}",
-            context.operator, context.job_id, context.subtask
+            "{}-{}-{}-{}",
+            context.operator, context.job_id, self.run, context.subtask
         );
         Ok(Box::new(CollectSubtask {
             committed: Arc::clone(&self.committed),
@@ -621,5 +628,8 @@ pub(crate) fn check(committed: &Committed, count: u64) {
 }
 
 pub(crate) fn no_fault() -> Sum {
-    Sum { fail_at: None }
+    Sum {
+        fail_at: None,
+        padding: 0,
+    }
 }
