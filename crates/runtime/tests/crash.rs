@@ -8,24 +8,32 @@
 // Beside the tests, for a `native.rs` among them would be a test of its own.
 #[path = "native/jobs.rs"]
 mod native;
+#[path = "native/stored.rs"]
+mod stored;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use checkpoint::storage::faults::{Action, Extent, Fault, Step};
-use checkpoint::storage::{FaultyStorage, FileStorage};
+use checkpoint::storage::{FaultyStorage, FileStorage, Storage};
 use checkpoint::store::{CheckpointStore, Options as StoreOptions};
 use checkpoint::{Completed, Error, locate, locate_fallback};
 use runtime::clock::{Clock, SystemClock};
 use runtime::restart::Strategy;
-use runtime::{Job, Outcome};
+use runtime::{Job, JobEvent, Options, Outcome};
 
-use native::{Collect, Flow, Pace, check, fixed, graph_with, no_fault, options, records};
+use native::{Collect, Flow, Pace, Sum, check, fixed, graph_with, options, records};
 
 const COUNT: u64 = 400;
 
 /// Of each of four splits: three checkpoints on the way and a last one.
 const RECORDS_PER_CHECKPOINT: u64 = 25;
+
+/// How many checkpoints that makes.
+const CHECKPOINTS: usize = 4;
 
 /// Runs the job once, in a directory, to whatever end; `None` if it could not even open its storage.
 fn run_once(
@@ -35,6 +43,25 @@ fn run_once(
     sink: &Collect,
     restore: Option<Completed>,
 ) -> Option<Outcome> {
+    run_with(
+        storage,
+        options(id, None, restart),
+        0,
+        sink,
+        restore,
+        |_| {},
+    )
+}
+
+/// The same, with any options, and so many bytes of padding in each value of state.
+fn run_with(
+    storage: &FaultyStorage,
+    options: Options,
+    padding: usize,
+    sink: &Collect,
+    restore: Option<Completed>,
+    report: impl FnMut(JobEvent),
+) -> Option<Outcome> {
     let sink = Collect {
         process: Some(storage.clone()),
         ..sink.clone()
@@ -43,31 +70,64 @@ fn run_once(
         inline_threshold: 0,
         ..StoreOptions::default()
     };
-    let store = CheckpointStore::with_storage(Arc::new(storage.clone()), id, store_options).ok()?;
+    let store =
+        CheckpointStore::with_storage(Arc::new(storage.clone()), &options.id, store_options);
+    let store = store.ok()?;
     let pace = Pace::every(RECORDS_PER_CHECKPOINT);
     let graph = graph_with(
         COUNT,
         Flow::Paced(pace.clone()),
         [1, 2],
-        no_fault(),
+        Sum {
+            fail_at: None,
+            padding,
+        },
         Arc::new(sink),
     );
     let clock = Arc::new(SystemClock::new());
     let job = Job::new(
         graph,
-        options(id, None, restart),
+        options,
         store.clone(),
         restore,
         Arc::clone(&clock) as Arc<dyn Clock>,
     );
     assert!(pace.handle.set(job.handle()).is_ok());
-    let outcome = job.run(|_| {});
+    let outcome = job.run(report);
     store.wait_for_cleaning();
     if matches!(outcome, Outcome::Finished) && store.finish("sums", clock.now_ms()).is_ok() {
         // What cannot be deleted stays behind a mark that says that nobody needs it.
         let _ = store.delete_all();
     }
     Some(outcome)
+}
+
+/// The objects that nobody refers to. They belong to the checkpoint that was being written, to the
+/// newest one that was subsumed (a delta might have built on it), or to one that was being deleted:
+/// never to more than these, however often and wherever the storage broke. Where the last one was
+/// being deleted, for the job was done, they are what it referred to: of all before it, perhaps.
+fn check_orphans(directory: &Path, place: &str) -> BTreeSet<String> {
+    let storage: Arc<dyn Storage> = files(directory);
+    let orphans = stored::orphans(&storage).unwrap();
+    let checkpoint = |name: &String| {
+        let leaf = name.rsplit('/').next().unwrap();
+        let (run, rest) = leaf.strip_prefix('r')?.split_once("-c")?;
+        let (id, _) = rest.split_once('-')?;
+        Some((run.parse::<u64>().ok()?, id.parse::<u64>().ok()?))
+    };
+    // Metadata that never got its name is a file beside its place.
+    let (metadata, data): (BTreeSet<&String>, _) = orphans
+        .iter()
+        .partition(|name| name.contains("/_metadata#"));
+    let owners: Option<BTreeSet<(u64, u64)>> = data.into_iter().map(checkpoint).collect();
+    let owners = owners.unwrap_or_else(|| panic!("{place}: files of no kind: {orphans:?}"));
+    let last_is_gone = stored::completed(&*storage).unwrap().is_empty();
+    let most = if last_is_gone { CHECKPOINTS } else { 3 };
+    assert!(
+        metadata.len() <= 1 && owners.len() <= most,
+        "{place}: more than may be left behind: {orphans:?}"
+    );
+    orphans
 }
 
 fn files(directory: &Path) -> Arc<FileStorage> {
@@ -116,6 +176,8 @@ struct Tally {
     resumed: usize,
     started_anew: usize,
     finished: usize,
+    /// Runs that left something behind that nobody refers to.
+    orphans: usize,
 }
 
 /// Breaks step `number`, starts again as often as it takes, and compares what is committed.
@@ -135,6 +197,8 @@ fn disturb(number: usize, fault: Fault, expected: &[(String, String)], tally: &m
     let faults = storage.faults();
     assert_eq!(faults.len(), 1, "step {number} {fault:?} did not happen");
     let place = format!("{:?}", faults[0]);
+    let orphans = check_orphans(directory.path(), &place);
+    tally.orphans += usize::from(!orphans.is_empty());
     let finished = matches!(first, Some(Outcome::Finished));
     if matches!(fault, Fault::Crash(_)) || !finished {
         let restore = match find(directory.path(), torn) {
@@ -174,6 +238,9 @@ fn disturb(number: usize, fault: Fault, expected: &[(String, String)], tally: &m
         );
     }
     assert_eq!(records(&sink.committed), expected, "{place}");
+    // Who comes after a crash leaves nothing of its own behind.
+    let left = check_orphans(directory.path(), &place);
+    assert!(left.is_subset(&orphans), "{place}: {left:?} of {orphans:?}");
 }
 
 #[test]
@@ -183,7 +250,7 @@ fn the_number_of_durable_steps_is_the_same_in_every_run() {
         .iter()
         .filter(|step| step.action == Action::Put && step.name.ends_with("_metadata"))
         .count();
-    assert_eq!(metadata, 4, "{steps:?}");
+    assert_eq!(metadata, CHECKPOINTS, "{steps:?}");
     assert_eq!(undisturbed().0.len(), steps.len());
 }
 
@@ -200,6 +267,11 @@ fn c10_c11_a_crash_at_any_durable_step_loses_and_doubles_nothing() {
         tally.resumed > 0 && tally.started_anew > 0 && tally.finished > 0,
         "{tally:?}"
     );
+    // A crash does leave something behind, or the search for it would prove nothing.
+    assert!(tally.orphans > 0, "{tally:?}");
+    // Deletions too were interrupted, of checkpoints that were subsumed and at the job's end.
+    let deletes = |step: &&Step| step.action == Action::Delete;
+    assert!(steps.iter().filter(deletes).count() > 4, "{steps:?}");
 }
 
 #[test]
@@ -223,4 +295,132 @@ fn a_torn_write_is_refused_and_loses_and_doubles_nothing() {
         }
     }
     assert!(tally.resumed > 0, "{tally:?}");
+}
+
+/// What one subtask has is more than is held back to be put in one piece.
+const PADDING: usize = 24 << 10;
+
+#[test]
+fn a_stream_that_breaks_at_any_step_loses_and_doubles_nothing() {
+    let options = |restart| options("sums-1", None, restart);
+    let run = |storage: &FaultyStorage, restart, sink: &Collect, restore| {
+        run_with(storage, options(restart), PADDING, sink, restore, |_| {})
+    };
+    let directory = tempfile::tempdir().unwrap();
+    let counting = FaultyStorage::counting(files(directory.path()));
+    let sink = Collect::default();
+    let outcome = run(&counting, Strategy::None, &sink, None);
+    assert!(matches!(outcome, Some(Outcome::Finished)), "{outcome:?}");
+    let expected = records(&sink.committed);
+    let steps = counting.steps();
+    // The first and last piece of each stream, and where it gets its name.
+    let of_streams = steps.iter().enumerate().filter(|(at, step)| {
+        let begins = step.action == Action::Append
+            && !steps[..*at].iter().any(|before| before.name == step.name);
+        begins || step.action == Action::Finish
+    });
+    let of_streams: Vec<usize> = of_streams.map(|(at, _)| at).collect();
+    assert!(of_streams.len() >= 6, "{steps:?}");
+    for number in of_streams {
+        for fault in [
+            Fault::Crash(Extent::Nothing),
+            Fault::Crash(Extent::All),
+            Fault::Fail(Extent::Nothing),
+            Fault::Fail(Extent::All),
+        ] {
+            let directory = tempfile::tempdir().unwrap();
+            let sink = Collect::default();
+            let storage = FaultyStorage::at(files(directory.path()), number, fault);
+            let first = run(&storage, fixed(2), &sink, None);
+            assert_eq!(storage.faults().len(), 1, "step {number} did not happen");
+            let place = format!("{:?}", storage.faults());
+            let orphans = check_orphans(directory.path(), &place);
+            if !matches!(first, Some(Outcome::Finished)) {
+                let restore = match find(directory.path(), false) {
+                    Found::Checkpoint(checkpoint) => Some(checkpoint),
+                    Found::Nothing => None,
+                    Found::Finished => panic!("{place}: it says that it has finished"),
+                };
+                let healthy = FaultyStorage::counting(files(directory.path()));
+                let second = run(&healthy, Strategy::None, &sink, restore);
+                assert!(matches!(second, Some(Outcome::Finished)), "{place}");
+            }
+            assert_eq!(records(&sink.committed), expected, "{place}");
+            let left = check_orphans(directory.path(), &place);
+            assert!(left.is_subset(&orphans), "{place}: {left:?}");
+        }
+    }
+}
+
+#[test]
+fn a_storage_that_is_down_for_a_while_costs_nothing_but_checkpoints() {
+    let (steps, expected) = undisturbed();
+    for number in (3..steps.len()).step_by(4) {
+        let directory = tempfile::tempdir().unwrap();
+        let sink = Collect::default();
+        let down = number..number + 6;
+        let fault = Fault::Fail(Extent::Nothing);
+        let storage = FaultyStorage::during(files(directory.path()), down, fault);
+        let mut options = options("sums-1", None, fixed(10));
+        options.checkpoint.tolerable_failures = 2;
+        let outcome = run_with(&storage, options, 0, &sink, None, |_| {});
+        let place = format!("{:?}", storage.faults());
+        assert!(!storage.faults().is_empty(), "it was never down");
+        assert!(matches!(outcome, Some(Outcome::Finished)), "{place}");
+        assert_eq!(records(&sink.committed), expected, "{place}");
+        check_orphans(directory.path(), &place);
+    }
+}
+
+/// So long nothing takes that is not broken.
+const LONG: Duration = Duration::from_secs(60);
+
+#[test]
+fn a_stall_of_any_durable_step_loses_and_doubles_nothing() {
+    let (steps, expected) = undisturbed();
+    let stalls = |step: &&Step| matches!(step.action, Action::Put | Action::Delete);
+    for step in steps.iter().filter(stalls) {
+        let directory = tempfile::tempdir().unwrap();
+        let sink = Collect::default();
+        let storage = FaultyStorage::at(files(directory.path()), step.number, Fault::Stall);
+        let place = format!("{step:?}");
+        let outcome = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                assert!(storage.wait_for_stall(LONG), "{place}: it did not stall");
+                storage.release();
+            });
+            let options = options("sums-1", None, Strategy::None);
+            run_with(&storage, options, 0, &sink, None, |_| {})
+        });
+        assert!(matches!(outcome, Some(Outcome::Finished)), "{place}");
+        assert_eq!(records(&sink.committed), expected, "{place}");
+        assert_eq!(check_orphans(directory.path(), &place), BTreeSet::new());
+    }
+}
+
+#[test]
+fn a_snapshot_that_stalls_is_given_up_and_holds_up_nobody() {
+    let directory = tempfile::tempdir().unwrap();
+    let sink = Collect::default();
+    let stalled = std::sync::atomic::AtomicBool::new(false);
+    let storage = FaultyStorage::new(files(directory.path()), move |step| {
+        let first = step.action == Action::Append && !stalled.swap(true, Ordering::SeqCst);
+        if first { Fault::Stall } else { Fault::None }
+    });
+    let mut options = options("sums-1", None, Strategy::None);
+    options.checkpoint.timeout_ms = 500;
+    options.checkpoint.tolerable_failures = u32::MAX;
+    let (release, mut expired) = (storage.clone(), false);
+    let outcome = run_with(&storage, options, PADDING, &sink, None, |event| {
+        if let JobEvent::CheckpointFailed { .. } = event {
+            expired = true;
+            release.release();
+        }
+    });
+    assert!(matches!(outcome, Some(Outcome::Finished)), "{outcome:?}");
+    assert_eq!(storage.faults().len(), 1, "it did not stall");
+    assert!(expired, "the stalled checkpoint was not given up");
+    check(&sink.committed, COUNT);
+    // What was written once it was let go belongs to no checkpoint any more.
+    assert_eq!(check_orphans(directory.path(), "a stall"), BTreeSet::new());
 }
