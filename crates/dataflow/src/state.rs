@@ -11,7 +11,8 @@
 //!
 //! In reading order: `chunks` (copy on write), `heap` and `bytes` (short and long strings), `rows`,
 //! `index` and `keys`, `resolve`; `values`, `maps` with `fields`, `lists`; `table` (one state, whichever its
-//! kind), `removals`, `access`; `snapshot`, `codec` (the segment format) with `varint`, `restore`.
+//! kind), `removals`, `access`; `snapshot`, `codec` (the segment format) with `varint`, `restore`,
+//! `walk`.
 
 mod access;
 mod bytes;
@@ -34,6 +35,7 @@ mod table;
 mod tests;
 mod values;
 mod varint;
+mod walk;
 
 use std::io;
 use std::sync::Arc;
@@ -43,6 +45,7 @@ use crate::element::CheckpointId;
 use crate::key::{KeyGroupRange, KeyGroups};
 
 pub use snapshot::SealedState;
+pub use walk::Walked;
 
 use heap::Heap;
 use keys::Keys;
