@@ -12,6 +12,7 @@ use dataflow::{Batch, CheckpointId};
 
 use crate::SubtaskContext;
 use crate::abort::Reason;
+use crate::chain::Chain;
 use crate::clock::Clock;
 use crate::driver::Driver;
 use crate::error::{Class, Error, Position};
@@ -550,6 +551,6 @@ fn make_member(
         outputs: outputs.to_vec(),
         received: 0,
         ended_inputs,
-        base: None,
+        chain: Chain::default(),
     })
 }

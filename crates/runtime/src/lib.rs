@@ -14,6 +14,7 @@ pub mod sink;
 mod plan;
 mod inbox;
 mod router;
+mod chain;
 mod subtask;
 pub mod abort;
 pub mod coordinator;

@@ -15,6 +15,7 @@ use dataflow::{Barrier, Batch, CheckpointId, Element};
 
 use crate::abort::{Kind, Reason};
 use crate::attempt::{Event, Events};
+use crate::chain::Chain;
 use crate::clock::Clock;
 use crate::error::{Error, Position, chain, shorten};
 use crate::inbox::{Control, Inbox, Next};
@@ -86,8 +87,8 @@ pub(crate) struct Member {
     pub(crate) received: u64,
     /// Inputs that have ended, now or before the snapshot that was restored.
     pub(crate) ended_inputs: Vec<u32>,
-    /// The newest complete checkpoint, on which the next delta may build.
-    pub(crate) base: Option<CheckpointId>,
+    /// What the next delta of its state may build on.
+    pub(crate) chain: Chain,
 }
 
 pub(crate) enum Body {
@@ -502,7 +503,8 @@ impl Subtask {
                 Body::Operator {
                     call, keyed: true, ..
                 } => {
-                    state = Some(call.state.snapshot(id, member.base.filter(|_| incremental)));
+                    let base = member.chain.next(id, call.state.stats().bytes);
+                    state = Some(call.state.snapshot(id, base.filter(|_| incremental)));
                 }
                 Body::Operator { .. } => {}
                 Body::Sink(sink) => {
@@ -524,7 +526,7 @@ impl Subtask {
     fn complete(&mut self, id: CheckpointId, rebase: &[usize]) -> Result<(), Error> {
         for index in 0..self.members.len() {
             let member = &mut self.members[index];
-            member.base = (!rebase.contains(&member.node)).then_some(id);
+            member.chain.complete(id, rebase.contains(&member.node));
             let failed = match &mut member.body {
                 Body::Source(_) => None,
                 Body::Operator { operator, call, .. } => {

@@ -283,9 +283,8 @@ fn write(
         .collect()
 }
 
-/// A completed checkpoint whose chains of deltas have grown as long as what they build on: the nodes
-/// whose next snapshot should be full again. So what is stored stays within about three times the
-/// live state: a full segment, deltas up to its size, and the full one that replaces them.
+/// A completed checkpoint whose chains of deltas have grown larger than what they build on: the nodes
+/// whose next snapshot should be full again. What follows from it is told in [`crate::chain`].
 pub(crate) fn to_rebase(completed: &Completed) -> Arc<[usize]> {
     let operators = &completed.metadata().operators;
     (0..operators.len())
