@@ -159,7 +159,7 @@ pub(crate) fn entries(storage: &Arc<dyn Storage>, directory: &str) -> Result<Vec
 }
 
 /// What a directory is, if it is a checkpoint or savepoint or looks like one.
-fn entry(storage: &Arc<dyn Storage>, directory: &str) -> Option<Entry> {
+pub(crate) fn entry(storage: &Arc<dyn Storage>, directory: &str) -> Option<Entry> {
     let name = names::leaf(directory);
     let looks_like_one = names::checkpoint_id(name).is_some() || names::is_savepoint(name);
     let metadata = names::metadata(directory);
@@ -207,7 +207,7 @@ fn new_entry(
     }
 }
 
-fn describe(error: &Error) -> String {
+pub(crate) fn describe(error: &Error) -> String {
     match std::error::Error::source(error) {
         Some(source) => format!("{error}: {source}"),
         None => error.to_string(),

@@ -1,11 +1,14 @@
 //! The mark that a job has finished.
 //!
-//! A run that was killed leaves its checkpoints. If the run that was resumed from them finishes, they
-//! are older than the end of the job: to go back to one of them would repeat output that is already
-//! there. So a run that finishes while checkpoints of earlier runs of its job stand beside it leaves a
-//! small object `_finished` in its own directory, *before* its own checkpoints are deleted, and
-//! `latest` finds that there is nothing to resume. A crash before the mark leaves the job's last
-//! checkpoint, which resumes to the same end; a crash behind it leaves the mark.
+//! A job that has finished and finds nothing to resume when it is started again would repeat all its
+//! output; if it finds an older checkpoint, that of a run that was killed, it would repeat a part. So
+//! a run that finishes puts a small object `_finished` into its directory *before* its checkpoints
+//! are deleted, and `latest` finds that there is nothing to resume. A crash before the mark leaves
+//! the job's last checkpoint, which resumes to the same end; a crash behind it leaves the mark.
+//!
+//! When all is done and told, the mark goes as the very last step, if it has nothing to hide, and
+//! with it the directory: whoever starts a job by hand has seen it finish. A run that was started
+//! with `--resume` leaves it: its supervisor may be told nothing but that the process is gone.
 
 use std::sync::Arc;
 
@@ -30,32 +33,28 @@ pub(crate) struct Mark {
     pub(crate) finished_at: i64,
 }
 
-/// Leaves the mark in a job's directory if `latest` could otherwise go back to a checkpoint that is
-/// none of `kept`: of an earlier run, under whatever id, or one of this run that could not be deleted.
-/// Removes the marks of earlier runs that it takes the place of.
+/// Leaves the mark in a job's directory, always or (`kept`) if `latest` could otherwise go back to a
+/// checkpoint that is none of those that are kept: of an earlier run, under whatever id, or one of
+/// this run that could not be deleted. Removes the marks of earlier runs that it takes the place of.
 ///
 /// # Errors
 /// [`crate::Error::Storage`]; the mark may or may not be there.
 pub(crate) fn mark(
     storage: &Arc<dyn Storage>,
     job: &JobDirectory,
-    kept: &[u64],
+    kept: Option<&[u64]>,
     mark: &Mark,
 ) -> Result<()> {
-    let earlier = catalog::entries(storage, "")?.into_iter().any(|entry| {
-        let same = |name: &str| name == mark.job_name;
-        let is_kept = entry.job == job.name() && entry.id().is_some_and(|id| kept.contains(&id));
-        !is_kept
-            && entry
-                .completed()
-                .is_some_and(|it| same(&it.metadata().job_name))
-    });
+    let needed = match kept {
+        None => true,
+        Some(kept) => hides(storage, job, kept, &mark.job_name)?,
+    };
     let superseded: Vec<String> = marks(storage, "")?
         .into_iter()
         .filter(|(_, other)| other.job_name == mark.job_name)
         .map(|(name, _)| name)
         .collect();
-    if earlier {
+    if needed {
         let name = names::finished(job.name());
         // Of a run with the same id before this one: it says less than the new one.
         storage.delete(&name)?;
@@ -64,6 +63,39 @@ pub(crate) fn mark(
     }
     for name in superseded {
         if name != names::finished(job.name()) {
+            storage.delete(&name)?;
+            storage.remove_directory(names::parent(&name))?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether there are checkpoints of the job that are none of `kept`.
+fn hides(
+    storage: &Arc<dyn Storage>,
+    job: &JobDirectory,
+    kept: &[u64],
+    job_name: &str,
+) -> Result<bool> {
+    Ok(catalog::entries(storage, "")?.into_iter().any(|entry| {
+        let is_kept = entry.job == job.name() && entry.id().is_some_and(|id| kept.contains(&id));
+        let of_the_job = entry
+            .completed()
+            .is_some_and(|it| it.metadata().job_name == job_name);
+        !is_kept && of_the_job
+    }))
+}
+
+/// Removes all marks of the job, unless there are checkpoints that they hide.
+///
+/// # Errors
+/// [`crate::Error::Storage`]; marks may be there still.
+pub(crate) fn unmark(storage: &Arc<dyn Storage>, job: &JobDirectory, job_name: &str) -> Result<()> {
+    if hides(storage, job, &[], job_name)? {
+        return Ok(());
+    }
+    for (name, mark) in marks(storage, "")? {
+        if mark.job_name == job_name {
             storage.delete(&name)?;
             storage.remove_directory(names::parent(&name))?;
         }
@@ -87,7 +119,7 @@ pub(crate) fn newest(
 
 /// All marks in the job directories beneath `directory`. What cannot be read is no mark: at worst
 /// `latest` goes back to where it would have gone without it.
-fn marks(storage: &Arc<dyn Storage>, directory: &str) -> Result<Vec<(String, Mark)>> {
+pub(crate) fn marks(storage: &Arc<dyn Storage>, directory: &str) -> Result<Vec<(String, Mark)>> {
     let jobs = storage.list(directory)?.directories;
     let read = |job: String| {
         let name = names::finished(&job);

@@ -59,6 +59,12 @@ mod finished;
 
 pub mod locate;
 
+mod references;
+
+pub mod gc;
+
+pub mod claim;
+
 #[cfg(test)]
 mod fixture;
 

@@ -110,6 +110,24 @@ pub(crate) fn data_run(name: &str) -> Option<u64> {
     rest.split_once('-')?.0.parse().ok()
 }
 
+/// The checkpoint that a data file was written for, by its name (also of one that was never finished).
+pub(crate) fn data_checkpoint(name: &str) -> Option<u64> {
+    data_run(name)?;
+    let (_, rest) = leaf(name).split_once("-c")?;
+    rest.split_once('-')?.0.parse().ok()
+}
+
+/// Whether a name is one that writers use before an object is finished.
+pub(crate) fn is_left_over(name: &str) -> bool {
+    let leaf = leaf(name);
+    let numbered = leaf.rsplit_once('#').is_some_and(|(_, number)| {
+        !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
+    });
+    let ours = |start: &str| start == METADATA || start == FINISHED || data_run(start).is_some();
+    let start = leaf.split(['#']).next().unwrap_or(leaf);
+    ours(start) && (numbered || leaf.contains(STAGED_INFIX))
+}
+
 /// Where a stream is written before it gets its name.
 pub(crate) fn staged(name: &str, token: u64, counter: u64) -> String {
     format!("{name}{STAGED_INFIX}{token:016x}-{counter}")
@@ -120,6 +138,16 @@ pub(crate) fn checkpoint_id(leaf: &str) -> Option<u64> {
     let digits = leaf.strip_prefix(CHECKPOINT_PREFIX)?;
     let id: u64 = digits.parse().ok()?;
     (id.to_string() == digits).then_some(id)
+}
+
+/// Whether a directory is one that every job directory has, used or not.
+pub(crate) fn is_frame(leaf: &str) -> bool {
+    leaf == SHARED || leaf == TASKOWNED
+}
+
+/// Whether a directory is the one in which nothing is ever deleted.
+pub(crate) fn is_taskowned(leaf: &str) -> bool {
+    leaf == TASKOWNED
 }
 
 /// Whether a directory is called as savepoints are.
@@ -255,6 +283,31 @@ mod tests {
             "r3-c1-1.txt",
         ] {
             assert_eq!(data_run(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn data_files_tell_their_checkpoint_and_whether_they_are_finished() {
+        let name = data("job/shared", 3, 12, 5);
+        assert_eq!(data_checkpoint(&name), Some(12));
+        assert_eq!(data_checkpoint(&staged(&name, 9, 1)), Some(12));
+        assert!(!is_left_over(&name) && !is_left_over("job/chk-1/_metadata"));
+        for name in [
+            staged(&name, 9, 1),
+            format!("{}#7", staged(&name, 9, 1)),
+            format!("{name}#1"),
+            "job/chk-1/_metadata#12".to_owned(),
+            "job/_finished#1".to_owned(),
+        ] {
+            assert!(is_left_over(&name), "{name}");
+        }
+        for name in [
+            "job/shared/notes#1",
+            "job/shared/a.part-b",
+            "job/_metadata#x",
+        ] {
+            assert!(!is_left_over(name), "{name}");
+            assert_eq!(data_checkpoint(name), None, "{name}");
         }
     }
 

@@ -4,9 +4,9 @@
 //! 1. Data first, metadata last: `_metadata` is put when everything it references is durable. Its put
 //!    is the one commit point; a crash before it leaves orphans, never a checkpoint.
 //! 2. Nothing is overwritten. Names are never used twice, and `_metadata` is put only if absent.
-//! 3. Only what this run wrote is ever deleted. Of a checkpoint `_metadata` goes first, so that what
-//!    is believed is whole; a shared file goes when no completed checkpoint references it and no
-//!    pending one still can.
+//! 3. Only what this run wrote or claimed is ever deleted. Of a checkpoint `_metadata` goes first, and
+//!    nothing of it as long as it may still stand, so that what is believed is whole; a shared file
+//!    goes when no completed checkpoint references it and no pending one still can.
 //! 4. Deleting never fails and never delays a checkpoint: it is done behind it, and what could not be
 //!    deleted is a warning.
 
@@ -22,6 +22,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use dataflow::CheckpointId;
 
+use crate::catalog::completed_at;
+use crate::claim::{Claim, Extent, Remains};
 use crate::finished::{self, Mark};
 use crate::names::{self, JobDirectory};
 use crate::storage::{MemoryStorage, Storage};
@@ -138,7 +140,8 @@ impl CheckpointStore {
         volatile: bool,
         used: Used,
     ) -> Self {
-        let retained = Retained::new(options.retained, options.incremental);
+        let run = used.run + 1;
+        let retained = Retained::new(options.retained, options.incremental, job.name(), run);
         Self {
             inner: Arc::new(Inner {
                 cleaner: Cleaner::new(Arc::clone(&storage)),
@@ -146,12 +149,38 @@ impl CheckpointStore {
                 job,
                 options,
                 volatile,
-                run: used.run + 1,
+                run,
                 used_id: used.id,
                 files_named: AtomicU64::new(0),
                 retained: Mutex::new(retained),
             }),
         }
+    }
+
+    /// Takes over the checkpoint that the job starts from, and what `extent` says of its
+    /// surroundings: they are this run's from now on, the newest of what it has, and go when they are
+    /// subsumed. To be called before the first [`CheckpointStore::begin`]. Checkpoints in memory
+    /// replace nothing that is to outlive the process, so a store of them claims nothing.
+    ///
+    /// # Errors
+    /// [`Error::Storage`] if it cannot be told what is to be taken over.
+    pub fn claim(&self, checkpoint: &Completed, extent: Extent) -> Result<()> {
+        let inner = &self.inner;
+        if !inner.volatile {
+            let used = (inner.run, inner.used_id);
+            let claim = Claim::new(checkpoint, extent, &inner.storage, inner.job.name(), used)?;
+            inner.retained().claim(claim);
+        }
+        Ok(())
+    }
+
+    /// Takes over what dead runs left in the job directory, though there is no checkpoint to start
+    /// from: it goes when the first one of this run is complete.
+    pub fn take_over(&self) {
+        let inner = &self.inner;
+        let used = (inner.run, inner.used_id);
+        let remains = Remains::of_own(&inner.storage, inner.job.name(), used);
+        inner.retained().take_over(remains);
     }
 
     /// Starts writing checkpoint `id`.
@@ -204,29 +233,61 @@ impl CheckpointStore {
         self.inner.volatile
     }
 
-    /// Notes that the job has finished, where checkpoints are still to be found beside those that this
-    /// run keeps (of earlier runs, or what could not be deleted): `latest` must not go back to one of them and repeat output. To be called
-    /// before [`CheckpointStore::delete_all`]. `now` is in milliseconds since the epoch.
+    /// Notes that the job has finished, where checkpoints are still to be found beside those that
+    /// this run keeps (of earlier runs, or what could not be deleted): `latest` must not go back to
+    /// one of them and repeat output. `now` is in milliseconds since the epoch.
     ///
     /// # Errors
     /// [`Error::Storage`] if the note could not be made.
     pub fn finish(&self, job_name: &str, now: i64) -> Result<()> {
-        if self.inner.volatile {
-            return Ok(());
-        }
-        let mark = Mark {
-            job_name: job_name.to_owned(),
-            finished_at: now,
-        };
         // What was subsumed should be gone by now.
         self.inner.cleaner.wait();
         let completed = self.completed();
         let kept: Vec<u64> = completed.iter().map(|kept| kept.metadata().id).collect();
-        finished::mark(&self.inner.storage, &self.inner.job, &kept, &mark)
+        self.mark(job_name, now, Some(&kept))
     }
 
-    /// Deletes every checkpoint of this run and, if nothing else is left in it, the job directory.
-    /// Pending checkpoints are to be discarded before.
+    /// Notes that the job has finished, and deletes every checkpoint of this run. If the note cannot
+    /// be made nothing is deleted: who is asked to resume then finds the job at its end, and not at
+    /// its beginning. The note stays: see [`CheckpointStore::forget_finish`].
+    ///
+    /// # Errors
+    /// As [`CheckpointStore::finish`] and [`CheckpointStore::delete_all`].
+    pub fn finish_and_delete(&self, job_name: &str, now: i64) -> Result<()> {
+        self.inner.cleaner.wait();
+        self.mark(job_name, now, None)?;
+        self.delete_all()
+    }
+
+    fn mark(&self, job_name: &str, now: i64, kept: Option<&[u64]>) -> Result<()> {
+        if self.inner.volatile {
+            return Ok(());
+        }
+        // Not before a checkpoint of another machine, whose clock may be ahead.
+        let completed = self.completed();
+        let newest = completed.iter().map(completed_at).max().unwrap_or(now);
+        let mark = Mark {
+            job_name: job_name.to_owned(),
+            finished_at: now.max(newest),
+        };
+        finished::mark(&self.inner.storage, &self.inner.job, kept, &mark)
+    }
+
+    /// Removes the notes that the job has finished, and the job directory if nothing else is left in
+    /// it, unless there are checkpoints that only the note keeps from being resumed. To be called
+    /// when the job begins anew, or as the last step of one that has finished and whose end was told.
+    ///
+    /// # Errors
+    /// [`Error::Storage`]; the note may be there still.
+    pub fn forget_finish(&self, job_name: &str) -> Result<()> {
+        match self.inner.volatile {
+            true => Ok(()),
+            false => finished::unmark(&self.inner.storage, &self.inner.job, job_name),
+        }
+    }
+
+    /// Deletes every checkpoint of this run and what it claimed and, if nothing else is left in it,
+    /// the job directory. Pending checkpoints are to be discarded before.
     ///
     /// # Errors
     /// The first [`Error::Storage`]; all else that no checkpoint refers to is deleted all the same.
@@ -236,12 +297,7 @@ impl CheckpointStore {
         let deletions = inner.retained().delete_all();
         let mut outcome = Ok(());
         for deletion in deletions {
-            // Shared files come last. A checkpoint that may still be there keeps them, for it would be
-            // believed.
-            if outcome.is_err() && deletion.directories.is_empty() {
-                break;
-            }
-            outcome = outcome.and(deletion.run(&*inner.storage));
+            outcome = outcome.and(inner.cleaner.run(&deletion));
         }
         for directory in [
             inner.job.shared(),

@@ -160,7 +160,8 @@ impl JobHandle {
 }
 
 impl Job {
-    /// A job that starts fresh, or from `restore`, whose compatibility was [checked](crate::restore::check).
+    /// A job that starts fresh, or from `restore`, whose compatibility was
+    /// [checked](crate::restore::check).
     #[must_use]
     pub fn new(
         graph: JobGraph,
@@ -197,6 +198,23 @@ impl Job {
     #[must_use]
     pub fn store(&self) -> &CheckpointStore {
         &self.store
+    }
+
+    /// Has the sinks remove what the job with this id prepared and can never commit: see
+    /// [`SinkFactory::abandon`](crate::SinkFactory::abandon). Returns what could not be removed.
+    pub fn abandon_output(&self, job_id: &str) -> Vec<String> {
+        let sinks = self.graph.nodes.iter().filter_map(|node| match &node.kind {
+            crate::graph::NodeKind::Sink(factory) => Some((&node.id, factory)),
+            _ => None,
+        });
+        let failed = |(id, factory): (&String, &Arc<dyn crate::SinkFactory>)| {
+            let error = factory.abandon(job_id).err()?;
+            Some(format!(
+                "sink `{id}`: {}",
+                crate::error::chain(error.as_ref())
+            ))
+        };
+        sinks.filter_map(failed).collect()
     }
 
     /// Runs the job to its end, telling `report` what happens. Blocks.

@@ -52,4 +52,15 @@ pub trait SinkFactory: Send + Sync {
         context: &SubtaskContext,
         restored: Option<&[Part]>,
     ) -> Result<Box<dyn Sink>, BoxError>;
+
+    /// Removes what sinks of the job with this id prepared and never committed: the job is over and
+    /// nothing of it is kept to be resumed, or another one has taken its place. None of its sinks
+    /// lives.
+    ///
+    /// # Errors
+    /// Something could not be removed; names the place.
+    fn abandon(&self, job_id: &str) -> Result<(), BoxError> {
+        let _nothing_is_prepared_outside = job_id;
+        Ok(())
+    }
 }

@@ -9,6 +9,7 @@ mod signals;
 use std::sync::Arc;
 
 use checkpoint::CheckpointStore;
+use checkpoint::claim::Extent;
 use runtime::clock::{Clock, SystemClock};
 use runtime::error::Class;
 use runtime::{Job, JobEvent, Outcome};
@@ -55,14 +56,44 @@ pub(crate) fn run(arguments: &Run) -> Result<Exit, Error> {
         .map(|checkpoint| restore::check(&graph, checkpoint, &arguments.restore))
         .transpose()?;
 
-    let id = settings::job_id(file);
+    let inherited = restore::inherited_id(&arguments.restore, file, from.as_ref());
+    let id = inherited.unwrap_or_else(|| settings::job_id(file));
     let store = settings::store(&file.checkpoint, &id)
         .map_err(|error| Error::checkpoint(error, "opening the checkpoint storage"))?;
+    let claim = restore::claim(&arguments.restore).filter(|_| !store.is_memory());
+    match (&from, claim) {
+        (Some(checkpoint), Some(extent)) => store
+            .claim(checkpoint, extent)
+            .map_err(|error| Error::checkpoint(error, "claiming the checkpoint"))?,
+        // What a run left in the directory that was killed before its first checkpoint.
+        (None, Some(_)) => store.take_over(),
+        (_, None) => {}
+    }
+    // It begins again: that it finished once must not keep it from being resumed.
+    if let Err(error) = store.forget_finish(&file.job.name) {
+        return Err(Error::checkpoint(
+            error,
+            "removing the mark of a run that finished",
+        ));
+    }
     audience.say(&settings::storage_line(&file.checkpoint, &id));
     if let Some(report) = &report {
         audience.tell(&restore::event(report));
     }
+    if let (Some(checkpoint), Some(Extent::Checkpoint)) = (&from, claim) {
+        tracing::warn!(
+            "{}",
+            restore::claimed(checkpoint, file.checkpoint.retention)
+        );
+    }
     let resumed_from = from.as_ref().and_then(checkpoint::Completed::path);
+    let earlier = from
+        .as_ref()
+        .map(|checkpoint| checkpoint.metadata().job_id.clone());
+    // What sinks of a job prepared that this one takes the place of, and never committed.
+    let mut replaced = earlier
+        .clone()
+        .filter(|earlier| *earlier != id && claim == Some(Extent::JobDirectory));
     let options = settings::options(file, &id);
     let job = Job::new(graph, options, store.clone(), from, Arc::clone(&clock));
     signals::listen(job.handle(), audience).map_err(|error| {
@@ -73,6 +104,11 @@ pub(crate) fn run(arguments: &Run) -> Result<Exit, Error> {
         .then(|| Progress::show(job.handle(), Arc::clone(&clock), audience))
         .flatten();
     let outcome = job.run(|event| {
+        if matches!(event, JobEvent::CheckpointCompleted { .. })
+            && let Some(replaced) = replaced.take()
+        {
+            abandon(&job, &replaced);
+        }
         audience.tell(&told(event, &file.job.name, &id));
         warn(&store);
     });
@@ -85,6 +121,11 @@ pub(crate) fn run(arguments: &Run) -> Result<Exit, Error> {
         job_name: &file.job.name,
         resumed_from,
         arguments: &arguments.job,
+        job: &job,
+        job_id: &id,
+        // Of a checkpoint that stays, output of the same job id may be waiting to be committed.
+        owns_output: claim.is_some() || earlier.is_none_or(|earlier| earlier != id),
+        supervised: arguments.restore.resume,
     };
     end.conclude(outcome)
 }
@@ -144,6 +185,13 @@ fn warn(store: &CheckpointStore) {
     }
 }
 
+/// Removes what sinks of a job prepared and will never commit.
+fn abandon(job: &Job, job_id: &str) {
+    for failed in job.abandon_output(job_id) {
+        tracing::warn!("output that was never committed is left: {failed}");
+    }
+}
+
 struct EndOfJob<'a> {
     audience: Audience,
     section: &'a CheckpointSection,
@@ -152,6 +200,12 @@ struct EndOfJob<'a> {
     job_name: &'a str,
     resumed_from: Option<String>,
     arguments: &'a JobArguments,
+    job: &'a Job,
+    job_id: &'a str,
+    /// Whether nothing but this run's own checkpoints refers to output that its sinks prepared.
+    owns_output: bool,
+    /// Whether somebody starts it again and again until it has finished.
+    supervised: bool,
 }
 
 impl EndOfJob<'_> {
@@ -203,24 +257,37 @@ impl EndOfJob<'_> {
             resume: resume.filter(|_| outcome != End::Finished),
             checkpoint,
         });
+        // The very last step, for whoever finds neither mark nor checkpoint begins anew. A supervisor
+        // that learns only that the process is gone asks again, and finds the mark.
+        if outcome == End::Finished
+            && !self.supervised
+            && let Err(error) = self.store.forget_finish(self.job_name)
+        {
+            tracing::warn!("removing the mark of the finished job: {}", chain(&error));
+        }
         Ok(Exit::Finished)
     }
 
     /// Deletes or keeps, and gives the newest checkpoint that there is to go on from.
     fn settle(&self, ending: Ending) -> Option<String> {
-        if matches!(ending, Ending::Finished)
-            && let Err(error) = self.store.finish(self.job_name, self.clock.now_ms())
-        {
-            tracing::warn!("noting that the job has finished: {}", chain(&error));
-        }
-        let kept = if keeps(self.section, ending) {
-            self.store.latest().and_then(|checkpoint| checkpoint.path())
-        } else {
-            if let Err(error) = self.store.delete_all() {
-                tracing::warn!("deleting the job's checkpoints: {}", chain(&error));
-            }
-            None
+        let keeps = keeps(self.section, ending);
+        let finished = ending == Ending::Finished;
+        let now = self.clock.now_ms();
+        let settled = match (finished, keeps) {
+            (true, true) => self.store.finish(self.job_name, now),
+            (true, false) => self.store.finish_and_delete(self.job_name, now),
+            (false, true) => Ok(()),
+            (false, false) => self.store.delete_all(),
         };
+        if let Err(error) = settled {
+            tracing::warn!("at the end of the job: {}", chain(&error));
+        }
+        if !keeps && !finished && self.owns_output {
+            abandon(self.job, self.job_id);
+        }
+        let kept = keeps
+            .then(|| self.store.latest().and_then(|checkpoint| checkpoint.path()))
+            .flatten();
         self.store.wait_for_cleaning();
         warn(self.store);
         kept

@@ -264,6 +264,17 @@ impl SinkFactory for FileSinkFactory {
     ) -> Result<Box<dyn Sink>, BoxError> {
         Ok(Box::new(self.create_sink(context, restored)?))
     }
+
+    fn abandon(&self, job_id: &str) -> Result<(), BoxError> {
+        // Sinks that were dropped without an orderly end have left the place, with its lock, to an
+        // attempt that does not come.
+        drop(
+            lock(&self.shared)
+                .staging
+                .take_if(|staging| staging.is_of(job_id)),
+        );
+        Ok(staging::abandon(&self.root, job_id)?)
+    }
 }
 
 /// Counts a sink as live until it is closed or dropped.

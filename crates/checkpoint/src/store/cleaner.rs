@@ -3,42 +3,207 @@
 //! One thread, started when there is first something to delete, and joined when the store goes. The
 //! queue is bounded: if a storage hangs for long, further deletions are given up with a warning, and
 //! what they would have deleted is left to garbage collection.
+//!
+//! A checkpoint whose metadata could not be deleted may be believed by a later restore. It *stands*:
+//! it keeps all that it references, and is tried again before the next deletion.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
+use crate::claim::{self, Remains};
+use crate::completed::Completed;
+use crate::names;
+use crate::references::References;
 use crate::storage::Storage;
 use crate::{Error, Result};
 
 const QUEUE_MAX: usize = 1024;
 const WARNINGS_MAX: usize = 100;
 
-/// Objects that are to go, in this order, then directories, if nothing is left in them.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Deletion {
-    pub(super) objects: Vec<String>,
-    pub(super) directories: Vec<String>,
+/// How many checkpoints may stand. If there are more, no shared file is deleted any more.
+const STANDING_MAX: usize = 256;
+
+/// Something that is to go.
+#[derive(Clone, Debug)]
+pub(super) enum Deletion {
+    /// A checkpoint: the metadata first, then what only it references, then its directory.
+    Checkpoint(Completed),
+    /// Files that this run wrote and references no more, then directories, if nothing is left in
+    /// them.
+    Files {
+        objects: Vec<String>,
+        directories: Vec<String>,
+    },
+    /// Files of others that were claimed and that this run references no more. Checkpoints of others
+    /// may: they are asked. Then the job directories that nothing is left in.
+    Claimed {
+        storage: Arc<dyn Storage>,
+        files: Vec<String>,
+        jobs: BTreeSet<String>,
+    },
+    /// What dead runs left in directories that this run took over.
+    Remains(Remains),
 }
 
 impl Deletion {
-    /// Deletes all that can be deleted; the first error is returned. A first object that cannot be
-    /// deleted keeps the rest, if it is what makes the rest believed.
-    pub(super) fn run(&self, storage: &dyn Storage) -> Result<()> {
-        let mut outcome = Ok(());
-        for object in &self.objects {
-            let deleted = storage.delete(object);
-            if deleted.is_err() && crate::names::leaf(object) == crate::names::METADATA {
-                return deleted;
-            }
-            outcome = outcome.and(deleted);
+    fn is_empty(&self) -> bool {
+        match self {
+            Self::Files {
+                objects,
+                directories,
+            } => objects.is_empty() && directories.is_empty(),
+            _ => false,
         }
-        for directory in &self.directories {
-            outcome = outcome.and(storage.remove_directory(directory));
-        }
-        outcome
     }
+}
+
+/// Deletes, and knows what could not be deleted.
+#[derive(Debug)]
+pub(super) struct Deleter {
+    storage: Arc<dyn Storage>,
+    standing: Mutex<Standing>,
+}
+
+#[derive(Debug, Default)]
+struct Standing {
+    checkpoints: VecDeque<Completed>,
+    /// Files that would be gone already if none of these referenced them.
+    files: BTreeSet<String>,
+    /// Some checkpoints were forgotten.
+    overflown: bool,
+}
+
+impl Deleter {
+    /// Deletes all that can be deleted; the first error is returned.
+    pub(super) fn run(&self, deletion: &Deletion) -> Result<()> {
+        self.try_again();
+        match deletion {
+            Deletion::Checkpoint(checkpoint) => self.checkpoint(checkpoint),
+            Deletion::Files {
+                objects,
+                directories,
+            } => {
+                let mut outcome = Ok(());
+                for object in objects.iter().filter(|file| !self.keep(file)) {
+                    outcome = outcome.and(self.storage.delete(object));
+                }
+                for directory in directories {
+                    outcome = outcome.and(self.storage.remove_directory(directory));
+                }
+                outcome
+            }
+            Deletion::Claimed {
+                storage,
+                files,
+                jobs,
+            } => claimed(storage, files, jobs),
+            Deletion::Remains(remains) => remains.remove(),
+        }
+    }
+
+    /// A crash before the metadata is gone leaves a whole checkpoint; behind it, orphans.
+    fn checkpoint(&self, checkpoint: &Completed) -> Result<()> {
+        let contents = checkpoint.contents();
+        let (storage, directory) = (&contents.storage, &contents.directory);
+        if let Err(error) = storage.delete(&names::metadata(directory)) {
+            self.keep_standing(checkpoint.clone());
+            return Err(error);
+        }
+        let mut outcome = Ok(());
+        for file in checkpoint.files() {
+            if names::parent(&file) == directory {
+                outcome = outcome.and(storage.delete(&file));
+            }
+        }
+        outcome.and(storage.remove_directory(directory))
+    }
+
+    /// Notes that the metadata of a checkpoint that was to go may still be there.
+    fn keep_standing(&self, checkpoint: Completed) {
+        let mut standing = self.standing();
+        if standing.checkpoints.len() == STANDING_MAX {
+            standing.overflown = true;
+        } else {
+            standing.checkpoints.push_back(checkpoint);
+        }
+    }
+
+    /// Those that stand are tried again, until one cannot be deleted.
+    fn try_again(&self) {
+        loop {
+            let Some(checkpoint) = self.standing().checkpoints.pop_front() else {
+                return;
+            };
+            let before = self.standing().checkpoints.len();
+            // That it failed was told the first time.
+            let _told = self.checkpoint(&checkpoint);
+            if self.standing().checkpoints.len() > before {
+                return;
+            }
+            let free: BTreeSet<String> = {
+                let mut standing = self.standing();
+                let needed: BTreeSet<String> = standing
+                    .checkpoints
+                    .iter()
+                    .flat_map(Completed::files)
+                    .collect();
+                let held = std::mem::take(&mut standing.files);
+                let (kept, free) = held.into_iter().partition(|file| needed.contains(file));
+                standing.files = kept;
+                free
+            };
+            for file in free {
+                // An orphan at worst.
+                let _told = self.storage.delete(&file);
+            }
+        }
+    }
+
+    /// Whether a checkpoint that stands references a file, which is remembered then.
+    fn keep(&self, file: &str) -> bool {
+        let mut standing = self.standing();
+        let needed = |checkpoint: &Completed| checkpoint.files().contains(file);
+        if standing.overflown {
+            return true;
+        }
+        let needed = standing.checkpoints.iter().any(needed);
+        if needed {
+            standing.files.insert(file.to_owned());
+        }
+        needed
+    }
+
+    fn standing(&self) -> MutexGuard<'_, Standing> {
+        self.standing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Deletes those of the files that no checkpoint in their storage needs, then the jobs' directories
+/// as far as nothing is left in them.
+fn claimed(storage: &Arc<dyn Storage>, files: &[String], jobs: &BTreeSet<String>) -> Result<()> {
+    let mut outcome = Ok(());
+    // Files of one claim lie beneath one directory of jobs.
+    let roots: BTreeSet<&str> = files
+        .iter()
+        .map(|file| names::parent(names::parent(names::parent(file))))
+        .collect();
+    for root in roots {
+        let references = References::read(storage, root)?;
+        let of_root = files
+            .iter()
+            .filter(|file| names::parent(names::parent(names::parent(file))) == root);
+        for file in of_root {
+            if !references.contains(file) && references.may_be_needed_by(file).is_none() {
+                outcome = outcome.and(storage.delete(file));
+            }
+        }
+    }
+    for job in jobs {
+        outcome = outcome.and(claim::remove_if_empty(&**storage, job));
+    }
+    outcome
 }
 
 #[derive(Debug)]
@@ -49,7 +214,7 @@ pub(super) struct Cleaner {
 
 #[derive(Debug)]
 struct Shared {
-    storage: Arc<dyn Storage>,
+    deleter: Deleter,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -76,7 +241,10 @@ impl Cleaner {
     pub(super) fn new(storage: Arc<dyn Storage>) -> Self {
         Self {
             shared: Arc::new(Shared {
-                storage,
+                deleter: Deleter {
+                    storage,
+                    standing: Mutex::default(),
+                },
                 state: Mutex::default(),
                 changed: Condvar::new(),
             }),
@@ -86,7 +254,7 @@ impl Cleaner {
 
     /// Has it deleted, some time.
     pub(super) fn submit(&self, deletion: Deletion) {
-        if deletion.objects.is_empty() && deletion.directories.is_empty() {
+        if deletion.is_empty() {
             return;
         }
         let started = self.start();
@@ -98,8 +266,17 @@ impl Cleaner {
         };
         match refused {
             Some(why) => {
-                let count = deletion.objects.len();
-                state.warn(format!("{count} files were not deleted: {why}"));
+                let what = match deletion {
+                    Deletion::Checkpoint(checkpoint) => {
+                        let id = checkpoint.metadata().id;
+                        self.shared.deleter.keep_standing(checkpoint);
+                        format!("checkpoint {id} was")
+                    }
+                    Deletion::Files { objects, .. } => format!("{} files were", objects.len()),
+                    Deletion::Claimed { .. } => "claimed files were".to_owned(),
+                    Deletion::Remains(_) => "what earlier runs left was".to_owned(),
+                };
+                state.warn(format!("{what} not deleted: {why}"));
             }
             None => {
                 state.queue.push_back(deletion);
@@ -115,6 +292,11 @@ impl Cleaner {
 
     pub(super) fn take_warnings(&self) -> Vec<String> {
         self.shared.state().warnings.drain(..).collect()
+    }
+
+    /// Deletes now, on this thread. Whoever submitted something waits for it first.
+    pub(super) fn run(&self, deletion: &Deletion) -> Result<()> {
+        self.shared.deleter.run(deletion)
     }
 
     /// Waits until there is nothing to delete.
@@ -172,7 +354,7 @@ impl Shared {
                     state.busy = true;
                     drop(state);
                     // A panic in a storage must not leave those who wait for us waiting.
-                    let run = AssertUnwindSafe(|| deletion.run(&*self.storage));
+                    let run = AssertUnwindSafe(|| self.deleter.run(&deletion));
                     let outcome = panic::catch_unwind(run);
                     state = self.state();
                     state.busy = false;

@@ -145,7 +145,7 @@ impl Pending {
                     .drain(..)
                     .filter(|file| !used.contains(file))
                     .collect();
-                self.store.clean([Deletion {
+                self.store.clean([Deletion::Files {
                     objects: unused,
                     directories: Vec::new(),
                 }]);
@@ -189,7 +189,7 @@ impl Pending {
         {
             return Ok(());
         }
-        let outcome = self.leftover().run(&*self.store.storage);
+        let outcome = self.store.cleaner.run(&self.leftover());
         self.forget();
         outcome
     }
@@ -260,12 +260,14 @@ impl Pending {
             return Ok(());
         };
         let name = names::metadata(&latest.contents().directory);
-        match self.store.storage.read(&name, 0..1) {
+        // One that was claimed may lie elsewhere.
+        let storage = &latest.contents().storage;
+        match storage.read(&name, 0..1) {
             Ok(_) => Ok(()),
             Err(Error::NotFound(_)) => Err(Error::NotFound(format!(
                 "checkpoint {}, on which this one builds, is gone from the storage: {}",
                 latest.metadata().id,
-                self.store.storage.location(&name)
+                storage.location(&name)
             ))),
             Err(error) => Err(error),
         }
@@ -324,7 +326,7 @@ impl Pending {
         self.check_open().inspect_err(|_| {
             // Nobody will pass it on, and whoever closed the checkpoint may not have known of it.
             self.files().retain(|file| file != name);
-            self.store.clean([Deletion {
+            self.store.clean([Deletion::Files {
                 objects: vec![name.to_owned()],
                 directories: Vec::new(),
             }]);
@@ -376,7 +378,7 @@ impl Pending {
 
     /// Takes the files that are to be removed.
     fn leftover(&self) -> Deletion {
-        Deletion {
+        Deletion::Files {
             objects: std::mem::take(&mut *self.files()),
             // Made with the first file in it, or with the metadata.
             directories: vec![self.store.job.checkpoint(self.id.0)],

@@ -4,13 +4,18 @@
 //!
 //! A delta needs its base's files. It is written while its own checkpoint is pending, and its base
 //! was chosen before that, when a barrier came by; so a base may be subsumed by the time the delta on
-//! it is recorded. Therefore the files of the newest two completed checkpoints, and of those that were
-//! the newest two when a pending one began, are kept as *pinned*, whatever `retained` says.
-//! (The second newest, because a subtask may be sealed before it hears of the newest.)
+//! it is recorded. Therefore the files of the newest two completed checkpoints, and of those that
+//! were the newest two when a pending one began, are kept as *pinned*, whatever `retained` says. (The
+//! second newest, because a subtask may be sealed before it hears of the newest.)
+//!
+//! Claimed checkpoints stand before those of this run and go the same way. Who else needs their files
+//! is not known here, so the cleaner asks.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::cleaner::Deletion;
+use crate::claim::{Claim, Remains};
 use crate::completed::Completed;
 use crate::names;
 
@@ -18,6 +23,13 @@ use crate::names;
 pub(super) struct Retained {
     count: usize,
     incremental: bool,
+    /// The job directory, and the number of the run: they tell what this run wrote.
+    job: String,
+    run: u64,
+    /// Those that were claimed, by number; their files may be needed by others.
+    claimed: BTreeMap<u64, Origin>,
+    /// What dead runs left, to go when a checkpoint of this run is complete.
+    remains: Option<Remains>,
     completed: BTreeMap<u64, Completed>,
     /// Subsumed (their metadata is gone), but a delta may still be written on them.
     pinned: BTreeMap<u64, Completed>,
@@ -25,11 +37,24 @@ pub(super) struct Retained {
     pending: BTreeMap<u64, u64>,
 }
 
+/// Where a claimed checkpoint lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Origin {
+    /// In the storage of this job's own: they may reference its files.
+    Here,
+    /// Elsewhere.
+    Elsewhere,
+}
+
 impl Retained {
-    pub(super) fn new(count: usize, incremental: bool) -> Self {
+    pub(super) fn new(count: usize, incremental: bool, job: &str, run: u64) -> Self {
         Self {
             count: count.max(1),
             incremental,
+            job: job.to_owned(),
+            run,
+            claimed: BTreeMap::new(),
+            remains: None,
             completed: BTreeMap::new(),
             pinned: BTreeMap::new(),
             pending: BTreeMap::new(),
@@ -56,12 +81,42 @@ impl Retained {
         true
     }
 
+    /// Takes over what was claimed: it stands before all of this run.
+    pub(super) fn claim(&mut self, claim: Claim) {
+        let origin = match claim.same_storage {
+            true => Origin::Here,
+            false => Origin::Elsewhere,
+        };
+        for checkpoint in claim.checkpoints {
+            let id = checkpoint.metadata().id;
+            self.claimed.insert(id, origin);
+            self.completed.insert(id, checkpoint);
+        }
+        self.remains = claim.remains;
+    }
+
+    /// Takes over what dead runs left in the job directory.
+    pub(super) fn take_over(&mut self, remains: Remains) {
+        self.remains = Some(remains);
+    }
+
     /// The completed checkpoint on which a delta may be based.
     pub(super) fn base(&self, id: u64) -> Option<Completed> {
-        self.completed
-            .get(&id)
-            .or_else(|| self.pinned.get(&id))
-            .cloned()
+        let found = self.completed.get(&id).or_else(|| self.pinned.get(&id))?;
+        let outlives_its_directory = |checkpoint: &Completed| {
+            let own = checkpoint.contents().directory.as_str();
+            !checkpoint
+                .files()
+                .iter()
+                .any(|file| names::parent(file) == own)
+        };
+        let usable = match self.claimed.get(&id) {
+            None => true,
+            // What is in the directory of a claimed checkpoint goes with it.
+            Some(Origin::Here) => outlives_its_directory(found),
+            Some(Origin::Elsewhere) => false,
+        };
+        usable.then(|| found.clone())
     }
 
     /// A pending checkpoint was given up. Returns what may go.
@@ -75,25 +130,37 @@ impl Retained {
         let id = checkpoint.metadata().id;
         self.pending.remove(&id);
         self.completed.insert(id, checkpoint);
-        self.sweep()
+        let mut deletions = self.sweep();
+        if let Some(mut remains) = self.remains.take() {
+            // From now on there is something newer to restore from than all that dead runs left.
+            remains.protected = self.needed();
+            deletions.push(Deletion::Remains(remains));
+        }
+        deletions
     }
 
     /// Gives up what is only pinned.
     pub(super) fn unpin_all(&mut self) -> Vec<Deletion> {
         let gone = std::mem::take(&mut self.pinned).into_values().collect();
-        Vec::from_iter(self.files_of(gone))
+        self.files_of(gone)
     }
 
     /// Gives up everything.
     pub(super) fn delete_all(&mut self) -> Vec<Deletion> {
         let completed = std::mem::take(&mut self.completed);
-        let mut deletions: Vec<_> = completed.values().map(directory_of).collect();
+        let mut deletions: Vec<_> = completed
+            .values()
+            .cloned()
+            .map(Deletion::Checkpoint)
+            .collect();
         let pinned = std::mem::take(&mut self.pinned);
         let gone = completed
             .into_values()
             .chain(pinned.into_values())
             .collect();
         deletions.extend(self.files_of(gone));
+        // Nothing new was completed, but the job is over.
+        deletions.extend(self.remains.take().map(Deletion::Remains));
         deletions
     }
 
@@ -113,11 +180,14 @@ impl Retained {
         let oldest_base = oldest_base.min(self.oldest_base());
         let mut deletions = Vec::new();
         let mut gone = Vec::new();
-        while self.completed.len() > self.count {
+        // As long as none of this run is complete, what was claimed stays.
+        let newest = self.completed.keys().next_back();
+        let has_own = newest.is_some_and(|id| !self.claimed.contains_key(id));
+        while has_own && self.completed.len() > self.count {
             let Some((id, subsumed)) = self.completed.pop_first() else {
                 break;
             };
-            deletions.push(directory_of(&subsumed));
+            deletions.push(Deletion::Checkpoint(subsumed.clone()));
             self.pinned.insert(id, subsumed);
         }
         while let Some(oldest) = self.pinned.first_entry() {
@@ -130,48 +200,80 @@ impl Retained {
         deletions
     }
 
+    /// All files that a checkpoint of this run references or may yet reference.
+    fn needed(&self) -> BTreeSet<String> {
+        let elsewhere = |id: &u64| self.claimed.get(id) == Some(&Origin::Elsewhere);
+        self.completed
+            .iter()
+            .chain(&self.pinned)
+            .filter(|(id, _)| !elsewhere(id))
+            .flat_map(|(_, checkpoint)| checkpoint.files())
+            .collect()
+    }
+
     /// The files that are referenced by checkpoints that are gone, and by no other. Those in their
     /// own directories went with them.
-    fn files_of(&self, gone: Vec<Completed>) -> Option<Deletion> {
+    fn files_of(&mut self, gone: Vec<Completed>) -> Vec<Deletion> {
         if gone.is_empty() {
-            return None;
+            return Vec::new();
         }
-        let kept: BTreeSet<String> = self
-            .completed
-            .values()
-            .chain(self.pinned.values())
-            .flat_map(Completed::files)
-            .collect();
-        let files: BTreeSet<String> = gone
-            .iter()
-            .flat_map(|checkpoint| {
-                let own = checkpoint.contents().directory.as_str();
-                checkpoint
-                    .files()
-                    .into_iter()
-                    .filter(move |file| names::parent(file) != own)
-            })
-            .filter(|file| !kept.contains(file))
-            .collect();
-        (!files.is_empty()).then(|| Deletion {
-            objects: files.into_iter().collect(),
-            directories: Vec::new(),
-        })
-    }
-}
-
-/// A checkpoint's directory: the metadata first, then what only it references.
-fn directory_of(checkpoint: &Completed) -> Deletion {
-    let directory = &checkpoint.contents().directory;
-    let mut objects = vec![names::metadata(directory)];
-    let files = checkpoint.files();
-    objects.extend(
-        files
-            .into_iter()
-            .filter(|file| names::parent(file) == directory),
-    );
-    Deletion {
-        objects,
-        directories: vec![directory.clone()],
+        let needed = self.needed();
+        let mut own = BTreeSet::new();
+        // Files that this run did not write, in this storage, and the job directories they are in.
+        let (mut here, mut here_jobs) = (BTreeSet::new(), BTreeSet::new());
+        let mut here_storage = None;
+        let mut deletions = Vec::new();
+        for checkpoint in gone {
+            let contents = checkpoint.contents();
+            let claimed = self.claimed.remove(&checkpoint.metadata().id);
+            let job_of = |file: &str| names::parent(names::parent(file)).to_owned();
+            let files = checkpoint
+                .files()
+                .into_iter()
+                .filter(|file| names::parent(file) != contents.directory);
+            if claimed == Some(Origin::Elsewhere) {
+                let files: Vec<String> = files.collect();
+                let mut jobs: BTreeSet<String> = files.iter().map(|file| job_of(file)).collect();
+                // What a savepoint lies in is no job directory.
+                if names::checkpoint_id(names::leaf(&contents.directory)).is_some() {
+                    jobs.insert(names::parent(&contents.directory).to_owned());
+                }
+                deletions.push(Deletion::Claimed {
+                    storage: Arc::clone(&contents.storage),
+                    files,
+                    jobs,
+                });
+                continue;
+            }
+            here_storage = Some(Arc::clone(&contents.storage));
+            if claimed.is_some() {
+                here_jobs.insert(names::parent(&contents.directory).to_owned());
+            }
+            for file in files.filter(|file| !needed.contains(file)) {
+                let is_own = job_of(&file) == self.job && names::data_run(&file) == Some(self.run);
+                if is_own {
+                    own.insert(file);
+                } else {
+                    here_jobs.insert(job_of(&file));
+                    here.insert(file);
+                }
+            }
+        }
+        if !own.is_empty() {
+            deletions.push(Deletion::Files {
+                objects: own.into_iter().collect(),
+                directories: Vec::new(),
+            });
+        }
+        // Its own directory stays as long as it runs.
+        here_jobs.remove(&self.job);
+        if let Some(storage) = here_storage.filter(|_| !here.is_empty() || !here_jobs.is_empty()) {
+            deletions.push(Deletion::Claimed {
+                storage,
+                files: here.into_iter().collect(),
+                jobs: here_jobs,
+            });
+        }
+        deletions
     }
 }

@@ -1,5 +1,6 @@
 //! The life of checkpoints in a store, with every step of it broken in turn.
 
+mod claiming;
 mod faults;
 mod keeping;
 mod late;

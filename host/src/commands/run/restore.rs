@@ -2,6 +2,7 @@
 //! job before anything runs.
 
 use anyhow::anyhow;
+use checkpoint::claim::Extent;
 use checkpoint::{Completed, locate, locate_fallback};
 use dataflow::KeyGroups;
 use runtime::JobGraph;
@@ -11,6 +12,7 @@ use crate::cli::{ClaimMode, RestoreArguments};
 use crate::events::{Audience, Event, RestoredNode};
 use crate::exit::{Error, Exit};
 use crate::job_file::JobFile;
+use crate::job_file::checkpoint::{Retention, Storage};
 
 /// Where a job starts.
 pub(crate) enum Start {
@@ -28,11 +30,13 @@ pub(crate) fn choose(
     job: &JobFile,
     audience: Audience,
 ) -> Result<Start, Error> {
-    if arguments.claim_mode == Some(ClaimMode::Claim) {
-        let error = anyhow!("claim mode `claim` is not supported by this version");
-        return Err(
-            Error::refused(error).hint("leave `--claim-mode` out: the checkpoint stays as it is")
+    if arguments.claim_mode == Some(ClaimMode::Claim) && job.checkpoint.storage == Storage::Memory {
+        let error = anyhow!(
+            "claim mode `claim` needs checkpoints that outlive the process, but `checkpoint.storage` is `memory`"
         );
+        return Err(Error::refused(error).hint(
+            "set `checkpoint.dir`, or leave `--claim-mode` out: the checkpoint stays as it is",
+        ));
     }
     let spec = match (&arguments.from, arguments.resume) {
         (Some(spec), _) => spec.as_str(),
@@ -75,6 +79,51 @@ pub(crate) fn choose(
             })
         }
     }
+}
+
+/// What of the checkpoint's surroundings the job takes over with it; `None` if it stays its owner's.
+pub(crate) fn claim(arguments: &RestoreArguments) -> Option<Extent> {
+    match (arguments.resume, arguments.claim_mode) {
+        (true, None | Some(ClaimMode::Claim)) => Some(Extent::JobDirectory),
+        (false, Some(ClaimMode::Claim)) => Some(Extent::Checkpoint),
+        (_, Some(ClaimMode::NoClaim)) | (false, None) => None,
+    }
+}
+
+/// The job id under which a run goes on that takes over what earlier runs left: theirs, so that job
+/// directories and staging places of runs that were killed do not pile up. `None`: it has one of its
+/// own.
+pub(crate) fn inherited_id(
+    arguments: &RestoreArguments,
+    job: &JobFile,
+    from: Option<&Completed>,
+) -> Option<String> {
+    let Storage::Filesystem(dir) = &job.checkpoint.storage else {
+        return None;
+    };
+    if !arguments.resume || job.job.id.is_some() || claim(arguments).is_none() {
+        return None;
+    }
+    let dir = dir.display().to_string();
+    match from {
+        Some(checkpoint) => checkpoint::claim::job_id_in(&dir, checkpoint),
+        None => checkpoint::claim::unused_job_id(&dir, &job.job.name),
+    }
+}
+
+/// What the owner of a claimed checkpoint should know before it is too late.
+pub(crate) fn claimed(checkpoint: &Completed, retention: Retention) -> String {
+    let id = checkpoint.metadata().id;
+    let path = checkpoint.path().unwrap_or_default();
+    let on_cancel = match retention {
+        Retention::RetainOnCancellation => "a cancel keeps it, as all that are retained then",
+        Retention::DeleteOnCancellation | Retention::NoExternalized => {
+            "a cancel (ctrl-C) deletes it as well"
+        }
+    };
+    format!(
+        "checkpoint {id} is claimed: {path} is deleted once newer checkpoints have taken its place and none needs it; {on_cancel}"
+    )
 }
 
 /// Without a checkpoint these options say nothing; whoever gives them forgot it.

@@ -115,7 +115,7 @@ impl Staging {
     /// # Errors
     /// The directory cannot be written, or another sink holds the lock.
     pub(crate) fn open(root: &Path, job_id: &str) -> anyhow::Result<Self> {
-        let name = format!("{STAGING}/{}", directory_name(job_id));
+        let name = place_of(job_id);
         let directory = root.join(&name);
         fs::create_dir_all(&directory)
             .with_context(|| format!("cannot create `{}`", directory.display()))?;
@@ -180,11 +180,37 @@ impl Staging {
         }
     }
 
+    /// Whether it is the staging place of this job.
+    pub(crate) fn is_of(&self, job_id: &str) -> bool {
+        self.name == place_of(job_id)
+    }
+
     /// Removes the staging place if nothing is in it.
     pub(crate) fn remove(self) {
         remove_if_empty(&self.root.join(&self.name));
         drop(self.lock);
     }
+}
+
+/// Removes the staging place of a job that will never commit what is in it. One that a sink holds is
+/// left to it.
+///
+/// # Errors
+/// A directory cannot be read or a file not be removed.
+pub(crate) fn abandon(root: &Path, job_id: &str) -> anyhow::Result<()> {
+    let directory = root.join(place_of(job_id));
+    if directory.is_dir()
+        && let Locked::Yes(_lock) = try_lock(&directory)?
+    {
+        remove_pending(&directory, &HashSet::new())?;
+        remove_if_empty(&directory);
+    }
+    Ok(())
+}
+
+/// The staging place of a job, relative to the sink's directory.
+fn place_of(job_id: &str) -> String {
+    format!("{STAGING}/{}", directory_name(job_id))
 }
 
 enum Locked {

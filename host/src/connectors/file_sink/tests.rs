@@ -283,6 +283,31 @@ fn a_running_job_keeps_what_it_prepared_when_another_starts_from_its_savepoint()
 }
 
 #[test]
+fn what_will_never_be_committed_is_removed_unless_its_job_runs() {
+    let directory = TempDir::new().unwrap();
+    let (factory, other) = (factory(&directory, ""), factory(&directory, ""));
+    let mut sink = create(&factory, &context(0, 1), None);
+    let job_id = context(0, 1).job_id;
+    sink.write(&batch(&["1"])).unwrap();
+    prepare(&mut *sink, 1);
+    sink.commit(CheckpointId(1)).unwrap();
+    sink.write(&batch(&["2"])).unwrap();
+    prepare(&mut *sink, 2);
+    sink.write(&batch(&["3"])).unwrap();
+    other.abandon(&job_id).unwrap();
+    assert!(pending(&directory) > 0, "a sink holds the place");
+    // The job is cancelled.
+    drop(sink);
+    factory.abandon("another-job").unwrap();
+    assert!(pending(&directory) > 0, "it is not that job's");
+    factory.abandon(&job_id).unwrap();
+    assert_eq!(pending(&directory), 0);
+    assert!(!directory.path().join("out/.highwater").exists());
+    assert_eq!(values(&directory), ["1"]);
+    factory.abandon(&job_id).unwrap();
+}
+
+#[test]
 fn prepared_output_that_is_missing_or_leads_elsewhere_fails_the_restore() {
     let directory = TempDir::new().unwrap();
     let factory = factory(&directory, "");

@@ -344,8 +344,8 @@ fn what_cannot_be_deleted_is_a_warning_and_no_more() {
     let warnings = store.take_warnings();
     assert_eq!(
         warnings.len(),
-        3,
-        "two checkpoints and a shared file: {warnings:?}"
+        2,
+        "two checkpoints; what they share stays with them: {warnings:?}"
     );
     assert!(
         warnings[0].ends_with("job/chk-1/_metadata: injected fault"),
@@ -353,6 +353,47 @@ fn what_cannot_be_deleted_is_a_warning_and_no_more() {
     );
     assert_eq!(store.take_warnings(), [""; 0]);
     assert_eq!(store.completed().len(), 1);
+}
+
+#[test]
+fn data_stays_as_long_as_metadata_that_references_it_may_stand() {
+    let directory = directory();
+    let files: Arc<dyn Storage> = Arc::new(FileStorage::open(directory.path()).unwrap());
+    // The metadata of the first cannot be deleted for a while, whatever is tried.
+    let tries = std::sync::atomic::AtomicUsize::new(0);
+    let faulty = FaultyStorage::new(files, move |step| {
+        let first = step.action == Action::Delete && step.name.ends_with("chk-1/_metadata");
+        let failing = first && tries.fetch_add(1, std::sync::atomic::Ordering::SeqCst) < 4;
+        match failing {
+            true => Fault::Fail(Extent::Nothing),
+            false => Fault::None,
+        }
+    });
+    let failed = faulty.clone();
+    let store = CheckpointStore::with_storage(Arc::new(faulty), "job", filed()).unwrap();
+    let mut stood = 0;
+    for id in 1..=12 {
+        take(&store, id, &[(None, noise(id, 100))]).unwrap();
+        store.wait_for_cleaning();
+        for entry in crate::list(directory.path().to_str().unwrap()).unwrap() {
+            let completed = entry.completed().unwrap();
+            assert!(verify(completed).is_good(), "{} after {id}", entry.path);
+            stood += usize::from(id > 2 && completed.metadata().id == 1);
+        }
+    }
+    assert_eq!(failed.faults().len(), 4);
+    assert!(stood > 0, "it was there when its data would have gone");
+    assert_eq!(store.take_warnings().len(), 1, "told once");
+    // In the end it went, and its data with it.
+    assert_eq!(
+        names(&directory, "job"),
+        set(["chk-12", "shared", "taskowned"])
+    );
+    assert_eq!(
+        names(&directory, "job/shared").len(),
+        2,
+        "of 11, pinned, and of 12"
+    );
 }
 
 #[test]

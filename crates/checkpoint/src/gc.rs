@@ -1,0 +1,358 @@
+//! Garbage collection: what crashes left in job directories, found and removed.
+//!
+//! Garbage is what no completed checkpoint can need: checkpoints without metadata, files that were
+//! never finished, data files that nobody references, marks that a newer one has taken the place of.
+//! What there is is listed *before* it is asked who needs it, so a checkpoint that completes
+//! meanwhile keeps its files. Nothing that is removed is reachable, so a crash at any step leaves
+//! every checkpoint as it was, and the next collection finds the rest.
+//!
+//! A checkpoint whose metadata cannot be read keeps all data files that it may reference. Files that
+//! do not bear one of our names are never touched, nor is `taskowned/`, nor a savepoint.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::catalog;
+use crate::finished;
+use crate::names;
+use crate::place;
+use crate::references::References;
+use crate::storage::{Object, Storage};
+use crate::{Error, Result};
+
+/// What may be collected.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Only objects that were made before this moment, in milliseconds since the epoch.
+    pub before: i64,
+    /// Whether to tell only, and remove nothing.
+    pub dry_run: bool,
+}
+
+/// What a collection did, or would do.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// What was removed, or would be.
+    pub removed: Vec<Removed>,
+    /// What looks like garbage and may be needed all the same.
+    pub kept: Vec<Kept>,
+    /// Garbage that is too young to be sure of.
+    pub recent: u64,
+}
+
+/// An object or directory that was removed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Removed {
+    /// Its path or URL.
+    pub path: String,
+    /// Its size; 0 for a directory.
+    pub bytes: u64,
+    /// What it is.
+    pub what: Kind,
+    /// Why it could not be removed.
+    pub error: Option<String>,
+}
+
+/// Something that stays because it may be needed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kept {
+    /// Its path or URL.
+    pub path: String,
+    /// Its size.
+    pub bytes: u64,
+    /// Who may need it.
+    pub why: String,
+}
+
+/// What a piece of garbage is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Of a checkpoint that has no metadata.
+    HalfWritten,
+    /// A file that was never finished.
+    LeftOver,
+    /// A data file that no checkpoint references.
+    Unreferenced,
+    /// A mark that a job has finished, with a newer one or a newer checkpoint.
+    Superseded,
+    /// A directory with nothing in it.
+    Empty,
+}
+
+impl Kind {
+    /// A few words for it.
+    #[must_use]
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::HalfWritten => "half-written checkpoint",
+            Self::LeftOver => "unfinished file",
+            Self::Unreferenced => "unreferenced data",
+            Self::Superseded => "superseded mark",
+            Self::Empty => "empty directory",
+        }
+    }
+}
+
+/// Collects the garbage in a job directory, or in all job directories of a checkpoint directory. The
+/// jobs must not be running: what a running job is about to reference is referenced by nobody yet.
+///
+/// # Errors
+/// [`Error::NotFound`] and [`Error::Incompatible`] if `place` is no directory that can be reached,
+/// [`Error::Storage`] if it cannot be listed. What cannot be removed is in the report.
+pub fn collect(place: &str, options: Options) -> Result<Report> {
+    let path = place::path(place, "directory")?;
+    if !path.is_dir() {
+        let why = if path.exists() {
+            "is no directory"
+        } else {
+            "does not exist"
+        };
+        return Err(Error::NotFound(format!("{} {why}", path.display())));
+    }
+    let (storage, jobs) = jobs(&path)?;
+    collect_jobs(&storage, &jobs, options)
+}
+
+/// The job directories that `path` names: itself, or those in it.
+fn jobs(path: &Path) -> Result<(Arc<dyn Storage>, Vec<String>)> {
+    let (storage, name) = place::open_directory(path)?;
+    if is_job(&*storage, &name)? {
+        return Ok((storage, vec![name]));
+    }
+    let mut jobs = Vec::new();
+    for child in storage.list(&name)?.directories {
+        // One that cannot be listed is told by whoever looks for references.
+        if is_job(&*storage, &child).unwrap_or(false) {
+            jobs.push(child);
+        }
+    }
+    Ok((storage, jobs))
+}
+
+/// Whether a directory has what only job directories have.
+fn is_job(storage: &dyn Storage, directory: &str) -> Result<bool> {
+    let listing = storage.list(directory)?;
+    let inside = |name: &String| names::is_inside_job(names::leaf(name));
+    let finished = names::finished(directory);
+    let marked = listing.objects.iter().any(|object| object.name == finished);
+    Ok(marked || listing.directories.iter().any(inside))
+}
+
+/// As [`collect`], in any storage.
+pub(crate) fn collect_jobs(
+    storage: &Arc<dyn Storage>,
+    jobs: &[String],
+    options: Options,
+) -> Result<Report> {
+    let mut report = Report::default();
+    for job in jobs {
+        // Here, and nowhere else, a lease on the job directory is to be taken for as long as its
+        // garbage is being removed; a directory that has a live host is passed over.
+        let search = Search {
+            storage,
+            job,
+            may_go: &|object| object.modified_at < options.before,
+            protected: &BTreeSet::new(),
+        };
+        let garbage = search.garbage()?;
+        report.recent += garbage.recent;
+        report.kept.extend(garbage.kept.iter().cloned());
+        report.removed.extend(match options.dry_run {
+            true => garbage.told(storage),
+            false => garbage.remove(storage),
+        });
+    }
+    Ok(report)
+}
+
+/// What is looked for in a job directory.
+pub(crate) struct Search<'a> {
+    /// Where it is.
+    pub(crate) storage: &'a Arc<dyn Storage>,
+    /// The job directory.
+    pub(crate) job: &'a str,
+    /// What may be taken for garbage at all.
+    pub(crate) may_go: &'a dyn Fn(&Object) -> bool,
+    /// What is needed though no metadata says so.
+    pub(crate) protected: &'a BTreeSet<String>,
+}
+
+/// What was found.
+#[derive(Debug, Default)]
+pub(crate) struct Garbage {
+    objects: Vec<(Object, Kind)>,
+    /// Of checkpoints without metadata, then those of the job if nothing is left in it.
+    directories: Vec<String>,
+    kept: Vec<Kept>,
+    recent: u64,
+}
+
+impl Search<'_> {
+    /// Lists what is there, then who needs it.
+    ///
+    /// # Errors
+    /// [`Error::Storage`] if a directory of the job cannot be listed.
+    pub(crate) fn garbage(&self) -> Result<Garbage> {
+        let storage = &**self.storage;
+        let root = names::parent(self.job);
+        let listing = storage.list(self.job)?;
+        let mut found: Vec<(Object, Option<Kind>)> = Vec::new();
+        let mut directories = Vec::new();
+        let mut only_known_directories = true;
+        for directory in &listing.directories {
+            let objects = storage.list(directory)?;
+            let leaf = names::leaf(directory);
+            only_known_directories &= names::is_inside_job(leaf) && objects.directories.is_empty();
+            let is_checkpoint = names::checkpoint_id(leaf).is_some();
+            let metadata = names::metadata(directory);
+            let half_written =
+                is_checkpoint && !objects.objects.iter().any(|object| object.name == metadata);
+            if half_written && objects.directories.is_empty() {
+                directories.push(directory.clone());
+            }
+            for object in objects.objects {
+                let kind = kind_in(&object.name, directory, half_written);
+                found.push((object, kind));
+            }
+        }
+        let superseded = self.superseded_mark(root)?;
+        for object in listing.objects {
+            let kind = match names::is_left_over(&object.name) {
+                true => Some(Kind::LeftOver),
+                false => superseded
+                    .as_ref()
+                    .filter(|mark| **mark == object.name)
+                    .map(|_| Kind::Superseded),
+            };
+            found.push((object, kind));
+        }
+        let references = References::read(self.storage, root)?;
+        let mut garbage = Garbage::default();
+        let half_written = directories.clone();
+        let mut stays = false;
+        let mut stay = |object: &Object, directories: &mut Vec<String>| {
+            stays = true;
+            directories.retain(|name| name != names::parent(&object.name));
+        };
+        for (object, kind) in found {
+            let kind = kind.filter(|_| {
+                !references.contains(&object.name) && !self.protected.contains(&object.name)
+            });
+            let Some(kind) = kind else {
+                stay(&object, &mut directories);
+                continue;
+            };
+            if !(self.may_go)(&object) {
+                stay(&object, &mut directories);
+                garbage.recent += 1;
+                continue;
+            }
+            let is_data = names::data_run(&object.name).is_some();
+            let needed_by = references
+                .may_be_needed_by(&object.name)
+                .filter(|_| is_data && !names::is_left_over(&object.name));
+            if let Some(unreadable) = needed_by {
+                stay(&object, &mut directories);
+                let (path, why) = (&unreadable.path, &unreadable.why);
+                garbage.kept.push(Kept {
+                    path: storage.location(&object.name),
+                    bytes: object.size,
+                    why: format!("{path} cannot be read and may need it: {why}"),
+                });
+                continue;
+            }
+            garbage.objects.push((object, kind));
+        }
+        let complete = listing
+            .directories
+            .iter()
+            .filter(|name| names::checkpoint_id(names::leaf(name)).is_some())
+            .any(|name| !half_written.contains(name));
+        if !stays && !complete && only_known_directories {
+            let inside = listing.directories.iter();
+            directories.extend(
+                inside
+                    .filter(|name| names::checkpoint_id(names::leaf(name)).is_none())
+                    .cloned(),
+            );
+            directories.push(self.job.to_owned());
+        }
+        garbage.directories = directories;
+        Ok(garbage)
+    }
+
+    /// The job's mark that it has finished, if a newer mark or checkpoint of the job stands anywhere.
+    fn superseded_mark(&self, root: &str) -> Result<Option<String>> {
+        let marks = finished::marks(self.storage, root)?;
+        let name = names::finished(self.job);
+        let Some((_, own)) = marks.iter().find(|(other, _)| *other == name) else {
+            return Ok(None);
+        };
+        let newer_mark = marks.iter().any(|(_, other)| {
+            other.job_name == own.job_name && other.finished_at > own.finished_at
+        });
+        let superseded = newer_mark
+            || catalog::entries(self.storage, root)?.iter().any(|entry| {
+                let job_name = entry.completed().map(|it| &it.metadata().job_name);
+                job_name == Some(&own.job_name) && entry.completed_at() > own.finished_at
+            });
+        Ok(superseded.then_some(name))
+    }
+}
+
+/// What an object in a directory of a job may be, if nobody needs it.
+fn kind_in(name: &str, directory: &str, half_written: bool) -> Option<Kind> {
+    let data = names::data_run(name).is_some();
+    let left_over = names::is_left_over(name);
+    match (half_written, data, left_over) {
+        // What the coordinator never deletes is never garbage.
+        _ if names::is_taskowned(names::leaf(directory)) => None,
+        (true, true, _) | (true, _, true) => Some(Kind::HalfWritten),
+        (false, _, true) => Some(Kind::LeftOver),
+        (false, true, false) => Some(Kind::Unreferenced),
+        _ => None,
+    }
+}
+
+impl Garbage {
+    fn told(self, storage: &Arc<dyn Storage>) -> Vec<Removed> {
+        let removed = |name: &str, bytes, what| Removed {
+            path: storage.location(name),
+            bytes,
+            what,
+            error: None,
+        };
+        let objects = self.objects.iter();
+        objects
+            .map(|(object, kind)| removed(&object.name, object.size, *kind))
+            .chain(
+                self.directories
+                    .iter()
+                    .map(|name| removed(name, 0, Kind::Empty)),
+            )
+            .collect()
+    }
+
+    /// Removes it: objects first, then directories, as far as they are empty by then.
+    pub(crate) fn remove(self, storage: &Arc<dyn Storage>) -> Vec<Removed> {
+        let outcomes: Vec<Result<()>> = self
+            .objects
+            .iter()
+            .map(|(object, _)| storage.delete(&object.name))
+            .chain(
+                self.directories
+                    .iter()
+                    .map(|name| storage.remove_directory(name)),
+            )
+            .collect();
+        let mut removed = self.told(storage);
+        for (removed, outcome) in removed.iter_mut().zip(outcomes) {
+            removed.error = outcome.err().map(|error| catalog::describe(&error));
+        }
+        removed
+    }
+}
+
+#[cfg(test)]
+mod tests;
