@@ -111,6 +111,72 @@ pub(crate) enum Checkpoints {
     Show(Place),
     /// Read every byte of a checkpoint, or of all below a directory, and check it
     Verify(Place),
+    /// Say what changed from one checkpoint to another: operators, states, keys, source positions
+    Diff(Diff),
+    /// Print every entry of the keyed state of a checkpoint
+    Export(Export),
+    /// Remove what crashes left: half-written checkpoints, unfinished and unreferenced files
+    ///
+    /// The jobs must not be running. Nothing is touched that a completed checkpoint may need, damaged or
+    /// not, here or in another job directory beside it.
+    Gc(Gc),
+}
+
+/// `host checkpoints diff`.
+#[derive(Debug, Args)]
+pub(crate) struct Diff {
+    /// The first checkpoint, as for `-s`
+    #[arg(value_name = "A")]
+    pub(crate) before: String,
+    /// The second one
+    #[arg(value_name = "B")]
+    pub(crate) after: String,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// `host checkpoints export`.
+#[derive(Debug, Args)]
+pub(crate) struct Export {
+    /// A checkpoint, as for `-s`
+    #[arg(value_name = "PATH")]
+    pub(crate) place: String,
+    /// Only of this operator
+    #[arg(long, value_name = "ID")]
+    pub(crate) operator: Option<String>,
+    /// Only of states with this name
+    #[arg(long, value_name = "NAME")]
+    pub(crate) state: Option<String>,
+    /// How entries are written
+    #[arg(long, value_enum, default_value_t = ExportFormat::JsonLines)]
+    pub(crate) format: ExportFormat,
+}
+
+/// How exported entries are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ExportFormat {
+    /// An object a line.
+    JsonLines,
+    /// With a header line.
+    Csv,
+}
+
+/// `host checkpoints gc`.
+#[derive(Debug, Args)]
+pub(crate) struct Gc {
+    /// A job directory, or a directory of job directories
+    #[arg(value_name = "PATH")]
+    pub(crate) place: String,
+    /// Only say what would be removed
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Leave alone what is younger than this
+    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = humantime::parse_duration)]
+    pub(crate) older_than: std::time::Duration,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// Which checkpoints.

@@ -16,6 +16,7 @@ mod scene; // a directory for a test alone
 // The tests.
 mod checkpoints; // looking at checkpoints without their job
 mod checkpointing; // checkpoints that fail, and what is told of them
+mod claim; // who owns what a job starts from
 mod events; // what programs read: --json
 mod examples; // every folder of examples/ does what its README says
 mod graph; // jobs that are more than a chain

@@ -65,6 +65,10 @@ pub mod gc;
 
 pub mod claim;
 
+pub mod export;
+
+pub mod diff;
+
 #[cfg(test)]
 mod fixture;
 

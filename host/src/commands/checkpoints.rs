@@ -2,6 +2,10 @@
 //!
 //! A damaged entry is shown as such and hides nothing else.
 
+mod diff;
+mod export;
+mod gc;
+
 use std::fmt::Write;
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -21,12 +25,22 @@ pub(crate) fn run(command: &Checkpoints) -> Result<Exit, Error> {
         Checkpoints::List(place) => list(place),
         Checkpoints::Show(place) => show(place),
         Checkpoints::Verify(place) => verify_all(place),
+        Checkpoints::Diff(arguments) => diff::diff(arguments),
+        Checkpoints::Export(arguments) => export::export(arguments),
+        Checkpoints::Gc(arguments) => gc::gc(arguments),
     }
 }
 
 fn entries(place: &str) -> Result<Vec<Entry>, Error> {
     checkpoint::list(place)
         .map_err(|error| Error::checkpoint(error, format!("listing checkpoints in {place}")))
+}
+
+/// The checkpoint that a path names.
+fn open(place: &str) -> Result<Completed, Error> {
+    let located = checkpoint::locate(place, None, "")
+        .map_err(|error| Error::checkpoint(error, format!("reading {place}")))?;
+    Ok(located.checkpoint)
 }
 
 fn list(place: &Place) -> Result<Exit, Error> {
@@ -75,10 +89,9 @@ fn entry_json(entry: &Entry) -> serde_json::Value {
 }
 
 fn show(place: &Place) -> Result<Exit, Error> {
-    let located = checkpoint::locate(&place.place, None, "")
-        .map_err(|error| Error::checkpoint(error, format!("reading {}", place.place)))?;
-    let metadata = located.checkpoint.metadata();
-    let path = located.checkpoint.path();
+    let checkpoint = open(&place.place)?;
+    let metadata = checkpoint.metadata();
+    let path = checkpoint.path();
     if place.json {
         let mut value = serde_json::to_value(metadata).map_err(Error::failed)?;
         if let Some(object) = value.as_object_mut() {

@@ -1,0 +1,229 @@
+//! Every entry of a checkpoint's keyed state, one after the other.
+//!
+//! The order is that of operator ids, key groups, state names, keys, and fields or places in a list:
+//! it depends neither on parallelism nor on how the state came to be, so a full and an incremental
+//! checkpoint of one state are exported alike. In memory there is the state of one subtask at a time.
+
+use std::collections::BTreeSet;
+
+use dataflow::KeyGroups;
+use dataflow::key::{KEY_HASH_NAME, KeyGroupRange};
+use dataflow::state::{KeyedState, RestoreError, StateDescriptor, StateKind};
+
+use crate::metadata::Operator;
+use crate::{Completed, Error, Result};
+
+/// What is exported.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// Only of the operator with this id.
+    pub operator: Option<String>,
+    /// Only of states with this name.
+    pub state: Option<String>,
+}
+
+/// An entry of keyed state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry<'a> {
+    /// Id of the operator.
+    pub operator: &'a str,
+    /// Name of the state.
+    pub state: &'a str,
+    /// `value`, `map` or `list`.
+    pub kind: &'a str,
+    /// The key.
+    pub key: &'a [u8],
+    /// Map state: the field.
+    pub field: Option<&'a [u8]>,
+    /// List state: the place of the element in its list, from 0.
+    pub index: Option<u64>,
+    /// The value or element.
+    pub value: &'a [u8],
+}
+
+/// Hands every entry that `filter` lets pass to `each`, which ends the export by an error. Returns
+/// how many there were.
+///
+/// # Errors
+/// [`Error::NotFound`] if the operator or state that is asked for is not in the checkpoint,
+/// [`Error::Corrupt`] if state is not what was written, [`Error::Incompatible`] if this version
+/// cannot read it, or that of `each`.
+pub fn export<E: From<Error>>(
+    checkpoint: &Completed,
+    filter: &Filter,
+    mut each: impl FnMut(Entry<'_>) -> Result<(), E>,
+) -> Result<u64, E> {
+    check(checkpoint, filter)?;
+    let mut operators: Vec<&Operator> = checkpoint
+        .metadata()
+        .operators
+        .iter()
+        .filter(|operator| filter.operator.as_ref().is_none_or(|id| *id == operator.id))
+        .collect();
+    operators.sort_by(|a, b| a.id.cmp(&b.id));
+    let mut count = 0;
+    for operator in operators {
+        let groups = key_groups(checkpoint)?;
+        for range in ranges(operator, groups) {
+            let state = load(checkpoint, operator, range)?;
+            let states = state.states();
+            for walked in state.walk() {
+                let declared = &states[walked.state as usize];
+                if filter
+                    .state
+                    .as_ref()
+                    .is_some_and(|name| *name != declared.name)
+                {
+                    continue;
+                }
+                count += 1;
+                each(Entry {
+                    operator: &operator.id,
+                    state: &declared.name,
+                    kind: kind_name(declared.kind),
+                    key: walked.key,
+                    field: walked.field,
+                    index: walked.index,
+                    value: walked.value,
+                })?;
+            }
+        }
+    }
+    Ok(count)
+}
+
+/// Whether there is what is asked for.
+fn check(checkpoint: &Completed, filter: &Filter) -> Result<()> {
+    let operators = &checkpoint.metadata().operators;
+    let place = checkpoint.metadata_location();
+    let quoted = |names: BTreeSet<&str>| {
+        let names: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
+        names.join(", ")
+    };
+    let with_states = operators
+        .iter()
+        .filter(|operator| !operator.states.is_empty());
+    if let Some(id) = &filter.operator
+        && !operators.iter().any(|operator| operator.id == *id)
+    {
+        let known = quoted(with_states.map(|operator| operator.id.as_str()).collect());
+        let message = format!("{place} has no operator `{id}`, those with state are: {known}");
+        return Err(Error::NotFound(message));
+    }
+    let states: BTreeSet<&str> = operators
+        .iter()
+        .filter(|operator| filter.operator.as_ref().is_none_or(|id| *id == operator.id))
+        .flat_map(|operator| &operator.states)
+        .map(|state| state.name.as_str())
+        .collect();
+    match &filter.state {
+        Some(name) if !states.contains(name.as_str()) => Err(Error::NotFound(format!(
+            "{place} has no state `{name}` there, those it has are: {}",
+            quoted(states)
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// The key groups of a checkpoint.
+pub(crate) fn key_groups(checkpoint: &Completed) -> Result<KeyGroups> {
+    let metadata = checkpoint.metadata();
+    if metadata.key_hash != KEY_HASH_NAME {
+        return Err(Error::Incompatible(format!(
+            "{} deals keys by `{}`, this version by `{KEY_HASH_NAME}`",
+            checkpoint.metadata_location(),
+            metadata.key_hash
+        )));
+    }
+    KeyGroups::new(metadata.key_groups).ok_or_else(|| Error::Corrupt {
+        object: checkpoint.metadata_location(),
+        what: format!("it claims to have {} key groups", metadata.key_groups),
+    })
+}
+
+/// The key group ranges of an operator's subtasks, in their order.
+pub(crate) fn ranges(
+    operator: &Operator,
+    groups: KeyGroups,
+) -> impl Iterator<Item = KeyGroupRange> + use<> {
+    let parallelism = u32::try_from(operator.subtasks.len()).unwrap_or(u32::MAX);
+    (0..parallelism).map(move |subtask| groups.range_of(subtask, parallelism))
+}
+
+/// An operator's state in a range of key groups, with its states sorted by name.
+pub(crate) fn load(
+    checkpoint: &Completed,
+    operator: &Operator,
+    range: KeyGroupRange,
+) -> Result<KeyedState> {
+    let groups = key_groups(checkpoint)?;
+    let mut descriptors = Vec::new();
+    for state in &operator.states {
+        let kind = kind(&state.kind).ok_or_else(|| {
+            Error::Incompatible(format!(
+                "state `{}` of operator `{}` is of kind `{}`, which this version does not know",
+                state.name, operator.id, state.kind
+            ))
+        })?;
+        descriptors.push(StateDescriptor {
+            name: state.name.clone(),
+            kind,
+            schema: state.schema.clone(),
+            schema_version: state.schema_version,
+            ttl_ms: state.ttl_ms,
+        });
+    }
+    descriptors.sort_by(|a, b| a.name.cmp(&b.name));
+    let mut state = KeyedState::new(descriptors, range, groups);
+    for (own, subtask) in ranges(operator, groups).zip(&operator.subtasks) {
+        if !own.overlaps(range) {
+            continue;
+        }
+        for segment in &subtask.segments {
+            let mut reader = checkpoint.read(segment)?;
+            state.restore(&mut reader).map_err(|error| {
+                restore_error(error, checkpoint.segment_location(segment), segment.offset)
+            })?;
+        }
+    }
+    Ok(state)
+}
+
+/// What went wrong with a segment in an object, which it begins at an offset of.
+fn restore_error(error: RestoreError, object: String, start: u64) -> Error {
+    match error {
+        RestoreError::Corrupt { what, offset } => Error::Corrupt {
+            object,
+            what: format!("{what}, in the segment at byte {start}, at its byte {offset}"),
+        },
+        error @ RestoreError::KindChanged { .. } => Error::Corrupt {
+            object,
+            what: error.to_string(),
+        },
+        RestoreError::Io(error) => match error.downcast::<Error>() {
+            Ok(error) => error,
+            Err(source) => Error::Storage {
+                action: "reading",
+                object,
+                source: source.into(),
+            },
+        },
+    }
+}
+
+fn kind(name: &str) -> Option<StateKind> {
+    [StateKind::Value, StateKind::Map, StateKind::List]
+        .into_iter()
+        .find(|kind| kind_name(*kind) == name)
+}
+
+fn kind_name(kind: StateKind) -> &'static str {
+    match kind {
+        StateKind::Value => "value",
+        StateKind::Map => "map",
+        StateKind::List => "list",
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,368 @@
+//! Who owns the checkpoint that a job starts from, and what is left of runs that were killed.
+//! Conformance 38, 39, 45, 53, and 10 and 53 as far as garbage collection goes.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use crate::host::{self, Completion};
+use crate::jobs;
+use crate::oracle::{self, assert_same_lines};
+use crate::scene::{Scene, all_files};
+
+fn scene(name: &str) -> Scene {
+    let scene = Scene::new();
+    scene.input(&oracle::bible(), 16, "txt");
+    scene.write("job.toml", jobs::word_count(name));
+    scene
+}
+
+/// Runs until that many checkpoints are complete, then kills. Returns the last one.
+fn killed(scene: &Scene, arguments: &[&str], checkpoints: usize) -> Completion {
+    let mut running = host::start(scene.path(), arguments);
+    let seen = running.checkpoints(checkpoints);
+    let ended = running.kill().expect("killed in the middle");
+    ended.completions().pop().unwrap_or(seen)
+}
+
+/// The files below a directory with what is in them.
+fn contents(directory: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let read = |path: PathBuf| {
+        let bytes = fs::read(&path).expect("a readable file");
+        (path, bytes)
+    };
+    all_files(directory).into_iter().map(read).collect()
+}
+
+fn job_directories(scene: &Scene) -> Vec<PathBuf> {
+    let entries = fs::read_dir(scene.at("checkpoints")).expect("the checkpoint directory");
+    entries.flatten().map(|entry| entry.path()).collect()
+}
+
+/// The data files that a checkpoint references.
+fn references(scene: &Scene, path: &str) -> Vec<String> {
+    let shown = host::run(scene.path(), &["checkpoints", "show", path, "--json"]).with_code(0);
+    let metadata: Value = serde_json::from_str(&shown.stdout).expect("JSON");
+    let mut files = Vec::new();
+    for operator in metadata["operators"].as_array().expect("operators") {
+        for subtask in operator["subtasks"].as_array().expect("subtasks") {
+            for segment in subtask["segments"].as_array().expect("segments") {
+                files.extend(segment["file"].as_str().map(str::to_owned));
+            }
+        }
+    }
+    files
+}
+
+#[test]
+fn c38_c45_by_default_what_a_job_starts_from_stays_as_it_is_and_may_be_started_from_again() {
+    let scene = scene("no-claim");
+    let from = killed(&scene, &["run", "job.toml", "-D", "job.id=old"], 3);
+    let before = contents(&scene.at("checkpoints/old"));
+    for (job, mode) in [("one", &[][..]), ("two", &["--claim-mode", "no-claim"])] {
+        let id = format!("job.id={job}");
+        let path = format!("sink.totals.path=out-{job}");
+        let arguments = ["run", "job.toml", "-s", &from.path, "-D", &id, "-D", &path];
+        let arguments = [&arguments[..], mode].concat();
+        let mut running = host::start(scene.path(), &arguments);
+        let first = running.checkpoints(1);
+        assert_eq!(first.id, from.id + 1);
+        assert!(
+            first.path.contains(&format!("/{job}/chk-")),
+            "{}",
+            first.path
+        );
+        running.signal("TERM");
+        let ended = running.wait().with_code(0);
+        let newest = ended.completions().pop().expect("one is complete");
+        let files = references(&scene, &newest.path);
+        assert!(
+            !files.is_empty() && files.iter().all(|file| !file.starts_with("../..")),
+            "{files:?}"
+        );
+        host::run(
+            scene.path(),
+            &["run", "job.toml", "-s", &newest.path, "-D", &path],
+        )
+        .with_code(0);
+        assert_same_lines(
+            &scene.output(&format!("out-{job}")),
+            &oracle::word_count(&scene.at("input")),
+            job,
+        );
+        assert!(
+            contents(&scene.at("checkpoints/old")) == before,
+            "it is untouched"
+        );
+    }
+}
+
+#[test]
+fn c39_c45_a_claimed_checkpoint_is_restored_from_until_a_newer_one_takes_its_place() {
+    let scene = scene("claim");
+    let from = killed(&scene, &["run", "job.toml", "-D", "job.id=old"], 2);
+    let claim = [
+        "run",
+        "job.toml",
+        "-s",
+        &from.path,
+        "--claim-mode",
+        "claim",
+        "-D",
+        "job.id=new",
+    ];
+    // Killed before its first checkpoint, it starts from the same one again.
+    for _ in 0..2 {
+        let slow = [&claim[..], &["-D", "checkpoint.interval=1h"]].concat();
+        let mut running = host::start(scene.path(), &slow);
+        running.line_with("started, id").expect("it starts");
+        let ended = running.kill().expect("killed before its first checkpoint");
+        assert!(ended.completions().is_empty());
+        let ended = ended.saying(&["claimed", "a cancel (ctrl-C) deletes it as well"]);
+        assert!(Path::new(&from.path).exists(), "{}", ended.transcript());
+    }
+    let mut running = host::start(scene.path(), &claim);
+    running.checkpoints(3);
+    assert!(!Path::new(&from.path).exists(), "it is subsumed");
+    running.wait().with_code(0);
+    assert_same_lines(
+        &scene.output("out"),
+        &oracle::word_count(&scene.at("input")),
+        "output after a claim",
+    );
+    // What the killed run had not finished is left, and is garbage. (It may also have been killed before
+    // it deleted a checkpoint that was subsumed, which was not claimed.)
+    let gc = ["checkpoints", "gc", "checkpoints", "--older-than", "0s"];
+    host::run(scene.path(), &gc).with_code(0);
+    let others = all_files(&scene.at("checkpoints/old"));
+    match others.iter().any(|file| file.ends_with("_metadata")) {
+        true => {
+            drop(host::run(scene.path(), &["checkpoints", "verify", "checkpoints"]).with_code(0))
+        }
+        false => assert_eq!(job_directories(&scene), [""; 0].map(PathBuf::from)),
+    }
+}
+
+#[test]
+fn c45_a_cancel_deletes_what_was_claimed_as_the_start_has_warned() {
+    let scene = scene("cancelled");
+    let from = killed(&scene, &["run", "job.toml"], 1);
+    let mut running = host::start(
+        scene.path(),
+        &[
+            "run",
+            "job.toml",
+            "-s",
+            &from.path,
+            "--claim-mode",
+            "claim",
+            "-D",
+            "checkpoint.interval=1h",
+        ],
+    );
+    running.line_with("started, id").expect("it starts");
+    running.signal("INT");
+    running
+        .wait()
+        .with_code(0)
+        .saying(&["a cancel (ctrl-C) deletes it as well"]);
+    assert!(!Path::new(&from.path).exists(), "it went with the job");
+}
+
+#[test]
+fn a_claim_needs_checkpoints_that_outlive_the_process() {
+    let scene = scene("memory");
+    let arguments = [
+        "run",
+        "job.toml",
+        "-s",
+        "latest",
+        "--claim-mode",
+        "claim",
+        "-D",
+        "checkpoint.storage=memory",
+    ];
+    host::run(scene.path(), &arguments)
+        .with_code(2)
+        .saying(&["claim", "memory"])
+        .without_panic();
+}
+
+#[test]
+fn c53_a_service_that_is_killed_again_and_again_leaves_one_directory_and_in_the_end_none() {
+    let scene = scene("service");
+    let resume = ["run", "job.toml", "--resume"];
+    // Killed before the first checkpoint, and then behind some.
+    for checkpoints in [0, 0, 1, 0, 2, 1] {
+        let mut running = host::start(scene.path(), &resume);
+        running.line_with("started, id").expect("it starts");
+        if checkpoints > 0 {
+            running.checkpoints(checkpoints);
+        }
+        running.kill().expect("killed in the middle");
+        assert_eq!(
+            job_directories(&scene).len(),
+            1,
+            "{:?}",
+            job_directories(&scene)
+        );
+        let staging = fs::read_dir(scene.at("out/.highwater")).map_or(0, Iterator::count);
+        assert!(staging <= 1, "{staging} staging places");
+    }
+    // The run that goes on keeps nothing of those before.
+    let mut running = host::start(scene.path(), &resume);
+    running.checkpoints(3);
+    running.signal("TERM");
+    let newest = running
+        .wait()
+        .with_code(0)
+        .completions()
+        .pop()
+        .expect("some are complete");
+    let needed = references(&scene, &newest.path).len();
+    let files = all_files(&job_directories(&scene)[0]);
+    assert!(files.len() <= needed + 1, "{files:?}");
+    host::run(scene.path(), &resume)
+        .with_code(0)
+        .saying(&["restoring from checkpoint"]);
+    assert_same_lines(
+        &scene.output("out"),
+        &oracle::word_count(&scene.at("input")),
+        "output of a service",
+    );
+    let left = all_files(&scene.at("checkpoints"));
+    assert!(
+        left.len() == 1 && left[0].ends_with("_finished"),
+        "{left:?}"
+    );
+    assert_eq!(
+        all_files(&scene.at("out/.highwater")),
+        [""; 0].map(PathBuf::from)
+    );
+}
+
+#[test]
+fn c10_garbage_is_told_then_removed_and_nothing_that_is_needed() {
+    let scene = scene("garbage");
+    let from = killed(&scene, &["run", "job.toml", "-D", "job.id=job"], 2);
+    let next = from.id + 1;
+    scene.write(&format!("checkpoints/job/chk-{next}/_metadata#1"), "half");
+    scene.write("checkpoints/job/shared/r1-c1-9999.state", "orphan");
+    scene.write(
+        "checkpoints/job/shared/r1-c1-9998.state.part-0000000000000001-1#1",
+        "torn",
+    );
+    scene.write("checkpoints/job/shared/notes.txt", "somebody's");
+    let before = contents(&scene.at("checkpoints"));
+    let gc = |more: &[&str]| {
+        let arguments = [&["checkpoints", "gc", "checkpoints"], more].concat();
+        host::run(scene.path(), &arguments).with_code(0)
+    };
+    gc(&[]);
+    assert!(
+        contents(&scene.at("checkpoints")) == before,
+        "it is too young"
+    );
+    let told = gc(&["--older-than", "0s", "--dry-run", "--json"]);
+    assert!(
+        contents(&scene.at("checkpoints")) == before,
+        "it is only told"
+    );
+    let told: Value = serde_json::from_str(&told.stdout).expect("JSON");
+    let told: Vec<&str> = told["removed"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .filter_map(|removed| removed["path"].as_str())
+        .collect();
+    assert!(told.len() >= 4, "{told:?}");
+    gc(&["--older-than", "0s"]);
+    for path in &told {
+        assert!(!Path::new(path).exists(), "{path}");
+    }
+    assert!(scene.at("checkpoints/job/shared/notes.txt").exists());
+    let again = gc(&["--older-than", "0s"]);
+    assert!(
+        again.stdout.starts_with("removed 0"),
+        "{}",
+        again.transcript()
+    );
+    host::run(scene.path(), &["checkpoints", "verify", "checkpoints"]).with_code(0);
+    host::run(scene.path(), &["run", "job.toml", "-s", &from.path]).with_code(0);
+    assert_same_lines(
+        &scene.output("out"),
+        &oracle::word_count(&scene.at("input")),
+        "output after a collection",
+    );
+}
+
+#[test]
+fn c47_two_checkpoints_are_compared_and_exported() {
+    let scene = Scene::new();
+    scene.write("input/some.txt", oracle::verses(2000));
+    let job = jobs::word_count("compared");
+    scene.write("job.toml", &job);
+    // The same state, full at parallelism 1 and as deltas at parallelism 3.
+    for (id, parallelism, incremental) in [("full", "1", "false"), ("deltas", "3", "true")] {
+        let set = [
+            format!("job.id={id}"),
+            format!("checkpoint.incremental={incremental}"),
+            format!("sink.totals.path=out-{id}"),
+        ];
+        let arguments = [
+            "run",
+            "job.toml",
+            "-p",
+            parallelism,
+            "-D",
+            &set[0],
+            "-D",
+            &set[1],
+            "-D",
+            &set[2],
+            "-D",
+            "checkpoint.retain-on-finish=true",
+            "-D",
+            "checkpoint.interval=20ms",
+        ];
+        host::run(scene.path(), &arguments).with_code(0);
+    }
+    let export = |id: &str, more: &[&str]| {
+        let place = format!("checkpoints/{id}");
+        let arguments = [&["checkpoints", "export", &place], more].concat();
+        host::run(scene.path(), &arguments).with_code(0).stdout
+    };
+    let lines = export("full", &[]);
+    assert!(lines == export("deltas", &[]), "the exports differ");
+    let expected = oracle::count_words(&oracle::verses(2000));
+    assert_eq!(lines.lines().count(), expected.len());
+    for line in lines.lines() {
+        let entry: Value = serde_json::from_str(line).expect("JSON");
+        assert_eq!(entry["operator"], "count");
+    }
+    let csv = export("full", &["--format", "csv", "--operator", "count"]);
+    assert_eq!(csv.lines().count(), expected.len() + 1);
+    let diff = |a: &str, b: &str, more: &[&str]| {
+        let (a, b) = (format!("checkpoints/{a}"), format!("checkpoints/{b}"));
+        let arguments = [&["checkpoints", "diff", &a, &b], more].concat();
+        host::run(scene.path(), &arguments).with_code(0).stdout
+    };
+    assert!(diff("full", "full", &[]).contains("nothing changed"));
+    let told = diff("full", "deltas", &[]);
+    assert!(
+        told.contains("0 keys added, 0 removed, 0 changed"),
+        "{told}"
+    );
+    let told: Value = serde_json::from_str(&diff("full", "deltas", &["--json"])).expect("JSON");
+    let count = told["operators"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .find(|it| it["id"] == "count");
+    assert_eq!(
+        count.expect("it is there")["states"][0]["after"]["keys"],
+        expected.len()
+    );
+}
