@@ -242,12 +242,15 @@ impl Index {
 
     /// Makes room for `additional` slots with evenly spread hashes.
     pub(super) fn reserve(&mut self, additional: usize, hash_of: impl Fn(u32) -> u64) {
+        let share = additional >> SHARD_BITS;
+        if share == 0 {
+            return;
+        }
         for shard in &mut self.shards {
-            let share = additional >> SHARD_BITS;
             // Some get more than their share, and must not grow again for that.
             let len = shard.len + share + share / 32 + 16;
             let wanted = len.div_ceil(SLOTS_AVERAGE_MAX);
-            if additional > 0 && wanted > shard.buckets.len() {
+            if wanted > shard.buckets.len() {
                 shard.resize(wanted, &hash_of);
             }
         }
