@@ -1,18 +1,19 @@
 //! Keyed state: what an operator remembers per key, for the key groups of one subtask.
 //!
-//! One table of keys gives each key a slot, a dense number, with a row for the key and its value in
-//! the first value state; each other state of the operator has its own store, indexed by slot. Everything lies in chunks of about 16 KiB, which are sealed all at once
-//! by a snapshot and copied on write after it. Every entry knows the interval between snapshots in
-//! which it was written last, so that a snapshot can be told to write only what is newer than its
-//! base; what was removed is kept in a log until a newer base is complete.
+//! One table of keys gives each key a slot, a dense number, with a row for the key and for what the
+//! first value state holds for it; each other state of the operator has its own store, indexed by
+//! slot. Everything lies in chunks of about 16 KiB, which are sealed all at once by a snapshot and
+//! copied on write after it. Every entry knows the interval between snapshots in which it was
+//! written last, so that a snapshot can be told to write only what is newer than its base; what was
+//! removed is kept in a log until a newer base is complete.
 //!
 //! Changes are made in place at once. What was there before is logged until [`KeyedState::commit`],
 //! or put back by [`KeyedState::rollback`].
 //!
 //! In reading order: `chunks` (copy on write), `heap` and `bytes` (short and long strings), `rows`,
-//! `index` and `keys`, `resolve`; `values`, `maps` with `fields`, `lists`; `table` (one state, whichever its
-//! kind), `removals`, `access`; `snapshot`, `codec` (the segment format) with `varint`, `restore`,
-//! `walk`.
+//! `index` and `keys`, `resolve`; `values`, `maps` with `fields`, `lists`; `table` (one state,
+//! whichever its kind), `removals`, `access`; `snapshot`, `codec` (the segment format) with `varint`,
+//! `restore`, `walk`.
 
 mod access;
 mod bytes;

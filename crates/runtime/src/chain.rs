@@ -50,6 +50,11 @@ impl Chain {
         }
         self.base = (!rebase).then_some(id);
     }
+
+    /// What the next delta would build on is not there any more.
+    pub(crate) fn forget(&mut self) {
+        self.base = None;
+    }
 }
 
 #[cfg(test)]

@@ -234,7 +234,7 @@ impl Subtask {
                 if full {
                     self.members
                         .iter_mut()
-                        .for_each(|member| member.base = None);
+                        .for_each(|member| member.chain.forget());
                 }
             }
             Control::Finish => unreachable!("handled by step"),
