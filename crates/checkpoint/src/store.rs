@@ -91,6 +91,8 @@ struct Inner {
     run: u64,
     /// The highest checkpoint number that earlier runs used in the job directory.
     used_id: u64,
+    /// Whether the storage shows directories.
+    has_directories: bool,
     /// How many data files this run has named.
     files_named: AtomicU64,
     retained: Mutex<Retained>,
@@ -151,6 +153,7 @@ impl CheckpointStore {
                 volatile,
                 run,
                 used_id: used.id,
+                has_directories: used.has_directories,
                 files_named: AtomicU64::new(0),
                 retained: Mutex::new(retained),
             }),
@@ -316,6 +319,25 @@ impl Inner {
         self.retained.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Checks that the job directory is still there, where the storage has directories: a file put into
+    /// one that was moved away, or whose disk is not mounted any more, would silently begin another that
+    /// has nothing of what deltas build on.
+    fn check_in_place(&self) -> Result<()> {
+        if !self.has_directories {
+            return Ok(());
+        }
+        // Made when the job began, and never again: files that are put make only their own directory.
+        let listing = self.storage.list(self.job.name())?;
+        if listing.directories.contains(&self.job.taskowned()) {
+            return Ok(());
+        }
+        Err(Error::Storage {
+            action: "writing into",
+            object: self.storage.location(self.job.name()),
+            source: "the job's directory was moved or deleted while the job is running".into(),
+        })
+    }
+
     /// A new name for a data file of checkpoint `id`.
     fn name_data(&self, id: u64) -> String {
         let directory = match self.options.incremental {
@@ -359,12 +381,17 @@ struct Used {
     run: u64,
     /// The highest checkpoint number that has a directory, complete or not.
     id: u64,
+    /// Whether the directories that were made are seen: object storages have none.
+    has_directories: bool,
 }
 
 fn used(storage: &dyn Storage, job: &JobDirectory) -> Result<Used> {
     let mut directories = BTreeSet::from([job.shared()]);
     directories.extend(storage.list(job.name())?.directories);
-    let mut used = Used::default();
+    let mut used = Used {
+        has_directories: directories.contains(&job.taskowned()),
+        ..Used::default()
+    };
     for directory in directories {
         let id = names::checkpoint_id(names::leaf(&directory)).unwrap_or(0);
         used.id = used.id.max(id);

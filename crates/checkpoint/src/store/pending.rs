@@ -214,6 +214,7 @@ impl Pending {
     fn commit(&self, metadata: Metadata, written: Vec<(usize, u32, Written)>) -> Result<Completed> {
         let store = &*self.store;
         let storage = &store.storage;
+        store.check_in_place()?;
         let directory = store.job.checkpoint(self.id.0);
         if written.iter().any(|(_, _, written)| written.base.is_some()) {
             self.check_base()?;
@@ -313,6 +314,7 @@ impl Pending {
 
     /// Starts a data file with a name of its own.
     pub(super) fn create(&self) -> Result<(String, Box<dyn ObjectWriter>)> {
+        self.store.check_in_place()?;
         let name = self.store.name_data(self.id.0);
         let writer = self.store.storage.create(&name)?;
         Ok((name, writer))

@@ -268,6 +268,29 @@ fn c09_what_stands_in_the_place_of_metadata_is_untouched() {
 }
 
 #[test]
+fn c13_a_job_directory_that_was_moved_away_is_not_begun_anew() {
+    for block in [noise(2, 100), noise(2, LARGE)] {
+        let directory = directory();
+        let store = open(&directory, 1);
+        take(&store, 1, &[(None, noise(1, LARGE))]).unwrap();
+        let (here, away) = (directory.path().join("job"), directory.path().join("away"));
+        fs::rename(&here, &away).unwrap();
+        let error = take(&store, 2, &[(Some(1), block.clone())]).unwrap_err();
+        assert!(matches!(error, Error::Storage { .. }), "{error:?}");
+        let named = error.to_string().contains(&here.display().to_string());
+        assert!(named, "{error}");
+        store.wait_for_cleaning();
+        assert!(
+            !here.exists(),
+            "half a job directory in the place of the whole one"
+        );
+        fs::rename(&away, &here).unwrap();
+        let completed = take(&store, 3, &[(Some(1), block)]).unwrap();
+        assert!(verify(&completed).is_good());
+    }
+}
+
+#[test]
 fn a_later_run_in_the_same_directory_collides_with_nothing() {
     let directory = directory();
     let first = open(&directory, 2);
