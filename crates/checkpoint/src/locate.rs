@@ -217,17 +217,15 @@ fn latest(path: &Path, job_name: &str) -> Result<Candidates> {
             .map(|completed| completed.metadata().job_name.clone())
     };
     // A damaged one does not say whose it is; its neighbours do, or else the directory's name.
-    let belongs = |entry: &Entry| match job_of(entry) {
+    let owner = |entry: &Entry| -> Option<String> {
+        let mut neighbours = checkpoints().filter(|other| other.job == entry.job);
+        job_of(entry).or_else(|| neighbours.find_map(job_of))
+    };
+    let belongs = |entry: &Entry| match owner(entry) {
         Some(name) => name == job_name,
         None => {
-            let mut neighbours = checkpoints().filter(|other| other.job == entry.job);
-            match neighbours.find_map(job_of) {
-                Some(name) => name == job_name,
-                None => {
-                    let rest = entry.job.strip_prefix(job_name);
-                    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
-                }
-            }
+            let rest = entry.job.strip_prefix(job_name);
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
         }
     };
     let mut found: Vec<Entry> = checkpoints()
@@ -244,6 +242,16 @@ fn latest(path: &Path, job_name: &str) -> Result<Candidates> {
                 job_name: job_name.to_owned(),
             });
         }
+    }
+    // Where nothing is this job's for sure, what is damaged may be: to find nothing here would let a job
+    // that resumes by itself begin anew, and repeat its output.
+    let unknown = checkpoints().find(|entry| owner(entry).is_none());
+    if found.is_empty()
+        && let Some(damaged) = unknown
+    {
+        return Err(usable(damaged.clone())
+            .err()
+            .unwrap_or_else(|| nothing_in(path)));
     }
     let others: std::collections::BTreeSet<String> = checkpoints().filter_map(job_of).collect();
     let mut message = format!(

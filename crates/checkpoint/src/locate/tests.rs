@@ -393,3 +393,20 @@ fn latest_does_not_go_back_to_an_earlier_run_with_the_same_id() {
     let error = root.locate("latest").unwrap_err();
     assert!(matches!(error, Error::Finished { .. }), "{error:?}");
 }
+
+#[test]
+fn a_damaged_checkpoint_that_may_be_the_jobs_is_not_taken_for_none() {
+    let root = Root::new();
+    // The directory's name, a job id of the user's, does not say whose it is.
+    root.take_of("nightly", JOB, 1, 100);
+    let metadata = root.path("nightly/chk-1/_metadata");
+    let whole = fs::read(&metadata).unwrap();
+    fs::write(&metadata, &whole[..whole.len() / 2]).unwrap();
+    let error = root.locate("latest").unwrap_err();
+    assert!(matches!(error, Error::Corrupt { .. }), "{error:?}");
+    let error = locate_fallback("latest", Some(&root.dir()), JOB).unwrap_err();
+    assert!(matches!(error, Error::Corrupt { .. }), "{error:?}");
+    // As soon as anything is the job's for sure, that is used.
+    root.take_of("wordcount-1", JOB, 7, 50);
+    assert_eq!(root.locate("latest").unwrap(), "wordcount-1/chk-7");
+}
