@@ -4,7 +4,7 @@
 //! is without an end, and no test judges how long something took: [`HANG`] only tells a hang from a
 //! slow machine.
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -13,6 +13,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+
+/// The program.
+pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_host");
 
 /// After this long without the end of a run it is taken for hung.
 const HANG: Duration = Duration::from_secs(300);
@@ -63,7 +66,16 @@ pub(crate) fn start(directory: &Path, arguments: &[&str]) -> Running {
 
 /// Starts `host` with something to read on stdin.
 pub(crate) fn start_with_input(directory: &Path, arguments: &[&str], stdin: Stdio) -> Running {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_host"));
+    start_by(Command::new(PROGRAM), directory, arguments, stdin)
+}
+
+/// Starts a command that becomes `host` (by `exec`, so that it is the child) when it gets these arguments.
+pub(crate) fn start_by(
+    mut command: Command,
+    directory: &Path,
+    arguments: &[&str],
+    stdin: Stdio,
+) -> Running {
     command.current_dir(directory).args(arguments);
     command
         .stdin(stdin)
@@ -176,6 +188,85 @@ impl Running {
         last.expect("at least one checkpoint was asked for")
     }
 
+    /// The next event of a run with `--json`. `None` if it ended without.
+    pub(crate) fn next_event(&mut self) -> Option<Value> {
+        loop {
+            let line = self.next()?;
+            if self
+                .said
+                .last()
+                .is_some_and(|(from, _)| *from == Stream::Stdout)
+            {
+                return Some(event(&line));
+            }
+        }
+    }
+
+    /// Waits for an event of this name.
+    ///
+    /// # Panics
+    /// It ended before.
+    pub(crate) fn event(&mut self, name: &str) -> Value {
+        loop {
+            let Some(event) = self.next_event() else {
+                panic!(
+                    "`{}` ended without `{name}`:\n{}",
+                    self.shown,
+                    self.transcript()
+                );
+            };
+            if event["event"] == name {
+                return event;
+            }
+        }
+    }
+
+    /// Takes it for alive: whether it hangs is judged from now on.
+    pub(crate) fn is_at_work(&mut self) {
+        self.started = Instant::now();
+    }
+
+    /// Its process id.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Gives it a line to read. Its stdin must be a pipe.
+    pub(crate) fn feed(&mut self, line: &str) {
+        let stdin = self.child.stdin.as_mut().expect("stdin is piped");
+        writeln!(stdin, "{line}").expect("it reads its input");
+    }
+
+    /// Lets it see the end of its input.
+    pub(crate) fn end_input(&mut self) {
+        drop(self.child.stdin.take());
+    }
+
+    /// Does something while the process stands still, whatever it was doing.
+    pub(crate) fn while_stopped<T>(&self, action: impl FnOnce() -> T) -> T {
+        self.signal("STOP");
+        let begun = Instant::now();
+        // The signal is delivered to one thread after the other.
+        while !self.threads_stand_still() {
+            assert!(begun.elapsed() < HANG, "`{}` does not stop", self.shown);
+            thread::yield_now();
+        }
+        let result = action();
+        self.signal("CONT");
+        result
+    }
+
+    fn threads_stand_still(&self) -> bool {
+        let threads = format!("/proc/{}/task", self.id());
+        let threads = std::fs::read_dir(threads).expect("the process is there");
+        threads.flatten().all(|thread| {
+            let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+            // Behind the name, which is in brackets and may hold anything.
+            let state = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
+            state.starts_with('T')
+        })
+    }
+
     /// Kills it with SIGKILL. `None` if it had ended before and so did not die of it.
     pub(crate) fn kill(mut self) -> Option<Ended> {
         self.child.kill().expect("a child can be killed");
@@ -273,6 +364,11 @@ impl Ended {
         self
     }
 
+    /// The events of a run with `--json`. Every line of stdout must be one.
+    pub(crate) fn events(&self) -> Vec<Value> {
+        self.stdout.lines().map(event).collect()
+    }
+
     /// The checkpoints that it completed.
     pub(crate) fn completions(&self) -> Vec<Completion> {
         self.stderr
@@ -286,6 +382,17 @@ impl Ended {
     pub(crate) fn transcript(&self) -> String {
         format!("--- stdout\n{}--- stderr\n{}", self.stdout, self.stderr)
     }
+}
+
+/// Reads an event of `--json`.
+fn event(line: &str) -> Value {
+    let event: Value =
+        serde_json::from_str(line).unwrap_or_else(|error| panic!("`{line}` is not JSON: {error}"));
+    assert!(
+        event["event"].is_string(),
+        "`{line}` does not name its event"
+    );
+    event
 }
 
 /// Reads `checkpoint 12 completed in 31 ms, 1.2 MiB: <path>`, or the event of `--json`.

@@ -44,6 +44,16 @@ seed = 7
 
 ";
 
+/// An endless job without output that counts the records of 100 keys, with a checkpoint this often.
+pub(crate) fn counting(name: &str, interval: &str) -> String {
+    head(name, interval) + ENDLESS + &count("numbers") + &discard("nowhere", "count")
+}
+
+/// The words of `input/*.txt` in `out/`: output that appears with every checkpoint.
+pub(crate) fn words(name: &str, interval: &str) -> String {
+    head(name, interval) + VERSES + &split() + &keys("words", "split", "out")
+}
+
 /// An operator of the plugin `plugin`, with the inside of its `config` table.
 pub(crate) fn operator(id: &str, plugin: &str, input: &str, config: &str) -> String {
     operator_with(id, plugin, input, config, "")

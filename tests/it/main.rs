@@ -19,12 +19,15 @@ mod checkpointing; // checkpoints that fail, and what is told of them
 mod claim; // who owns what a job starts from
 mod events; // what programs read: --json
 mod examples; // every folder of examples/ does what its README says
+mod failures; // checkpoints that fail
 mod graph; // jobs that are more than a chain
 mod guests; // traps, limits, grants, components that are none
 mod kills; // ten kills at random moments
 mod life; // checkpoints while a job runs
+mod placement; // state in metadata or in files
 mod readme; // the README keeps its word
 mod refused; // what users get wrong, and what they are told
+mod reports; // what a user is told: restores, corruption, restarts
 mod restore; // from which checkpoint, into what
 mod retention; // what is left when a job ends, and how it is ended
 mod storage; // where checkpoints are, and what they consist of

@@ -33,7 +33,7 @@ struct Config {
 
 struct Faulty {
     config: Config,
-    /// Only for `grow`, so that other misdeeds are those of an operator without state.
+    /// Only for `grow` and `hold`, so that other misdeeds are those of an operator without state.
     hoard: Option<ValueState<Vec<u8>>>,
 }
 
@@ -42,7 +42,8 @@ impl Operator for Faulty {
         let config: Config = ctx.config()?;
         ctx.output("out");
         config.misdeed.in_open(ctx)?;
-        let hoard = (config.misdeed == Misdeed::Grow).then(|| ctx.value_state("hoard"));
+        let hoards = matches!(config.misdeed, Misdeed::Grow | Misdeed::Hold);
+        let hoard = hoards.then(|| ctx.value_state("hoard"));
         Ok(Self { config, hoard })
     }
 

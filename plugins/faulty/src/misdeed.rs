@@ -39,6 +39,8 @@ pub(crate) enum Misdeed {
     BadKey,
     /// Writes a value of 1 MiB into the state of each key it meets.
     Grow,
+    /// Keeps the last value of each key in its state: as large as whoever feeds it wants.
+    Hold,
     /// Tries to see the environment and the file system, and emits all it finds.
     LookAround,
     /// Emits the contents of `file`.
@@ -104,6 +106,11 @@ impl Misdeed {
             Misdeed::Grow => {
                 if let Some(hoard) = hoard {
                     hoard.update(|value| *value = Some(vec![1; 1 << 20]))?;
+                }
+            }
+            Misdeed::Hold => {
+                if let Some(hoard) = hoard {
+                    hoard.set(&record.text()?.as_bytes().to_vec())?;
                 }
             }
             Misdeed::LookAround => {

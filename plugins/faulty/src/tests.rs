@@ -44,3 +44,12 @@ fn some_misdeeds_come_early() {
         highwater::ErrorKind::Config
     );
 }
+
+#[test]
+fn what_is_held_is_the_last_value_of_each_key() {
+    let mut faulty = open(r#"{"misdeed": "hold"}"#).unwrap();
+    faulty
+        .process(&[("a", "long"), ("b", "1"), ("a", "x")])
+        .unwrap();
+    assert_eq!(faulty.keys("hoard"), ["a", "b"]);
+}

@@ -1,0 +1,439 @@
+//! What a user is told: before a restore, of a checkpoint that is damaged or cannot be read, of a place
+//! that has none, and of each restart. Conformance 14, 15, 37, 40, 41, 52, 56.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::host::{self, Ended};
+use crate::jobs;
+use crate::oracle::{self, assert_same_lines};
+use crate::scene::{Scene, all_files};
+
+/// A word-count job that was interrupted, with three checkpoints of which state lies in files.
+struct Interrupted {
+    scene: Scene,
+    /// Its directory.
+    job: PathBuf,
+    /// The numbers of its checkpoints, newest first.
+    kept: Vec<u64>,
+}
+
+impl Interrupted {
+    fn new(name: &str, job: &str) -> Self {
+        let scene = Scene::new();
+        scene.input(&oracle::bible(), 12, "txt");
+        scene.write("job.toml", job.replace("c00", name));
+        let options = [
+            [
+                "run",
+                "job.toml",
+                "-D",
+                "job.id=j",
+                "-D",
+                "checkpoint.retained=3",
+            ]
+            .as_slice(),
+            &[
+                "-D",
+                "checkpoint.inline-threshold=0B",
+                "-D",
+                "checkpoint.incremental=false",
+            ],
+        ]
+        .concat();
+        let mut running = host::start(scene.path(), &options);
+        running.checkpoints(4);
+        running.kill().expect("killed in the middle");
+        let job = scene.at("checkpoints/j");
+        let mut kept: Vec<u64> = fs::read_dir(&job)
+            .expect("the job's directory")
+            .flatten()
+            .filter(|entry| entry.path().join("_metadata").is_file())
+            .filter_map(|entry| {
+                entry
+                    .file_name()
+                    .to_string_lossy()
+                    .strip_prefix("chk-")?
+                    .parse()
+                    .ok()
+            })
+            .collect();
+        kept.sort_by_key(|id| std::cmp::Reverse(*id));
+        assert!(kept.len() >= 3, "{kept:?}");
+        Self { scene, job, kept }
+    }
+
+    fn metadata(&self, id: u64) -> PathBuf {
+        self.job.join(format!("chk-{id}/_metadata"))
+    }
+
+    /// A data file of this checkpoint.
+    fn data(&self, id: u64) -> PathBuf {
+        let files = all_files(&self.job.join(format!("chk-{id}")));
+        let data = files.into_iter().find(|file| !file.ends_with("_metadata"));
+        data.expect("its state lies in a file")
+    }
+
+    fn run(&self, arguments: &[&str]) -> Ended {
+        host::run(
+            self.scene.path(),
+            &[&["run", "job.toml"], arguments].concat(),
+        )
+    }
+
+    fn assert_untouched(&self) {
+        assert!(
+            self.scene.output("out").is_empty(),
+            "no record was processed"
+        );
+    }
+
+    fn assert_totals(&self, what: &str) {
+        let expected = oracle::word_count(&self.scene.at("input"));
+        assert_same_lines(&self.scene.output("out"), &expected, what);
+    }
+}
+
+fn change(file: &Path, change: impl FnOnce(&mut Vec<u8>)) {
+    let mut bytes = fs::read(file).expect("a readable file");
+    change(&mut bytes);
+    fs::write(file, bytes).expect("a file can be written");
+}
+
+fn flip_a_bit(file: &Path) {
+    change(file, |bytes| {
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 4;
+    });
+}
+
+#[test]
+fn c14_a_flipped_bit_is_found_before_any_record_and_an_older_checkpoint_steps_in() {
+    for in_metadata in [false, true] {
+        let interrupted = Interrupted::new("c14", &jobs::word_count("c00"));
+        let newest = interrupted.kept[0];
+        let damaged = match in_metadata {
+            true => interrupted.metadata(newest),
+            false => interrupted.data(newest),
+        };
+        flip_a_bit(&damaged);
+        let named = damaged.display().to_string();
+        let told = interrupted
+            .run(&["-s", "latest"])
+            .with_code(3)
+            .without_panic();
+        let told = told.saying(&[&named, "bytes", "--fallback"]);
+        assert!(!told.stderr.contains("` started"), "{}", told.transcript());
+        interrupted.assert_untouched();
+        // The next one back is damaged as well: the third steps in.
+        flip_a_bit(&interrupted.metadata(interrupted.kept[1]));
+        let from = format!("restoring from checkpoint {}", interrupted.kept[2]);
+        interrupted
+            .run(&["-s", "latest", "--fallback"])
+            .with_code(0)
+            .saying(&[
+                &named,
+                &format!("chk-{}", interrupted.kept[1]),
+                "corrupt",
+                &from,
+            ]);
+        interrupted.assert_totals("output after falling back twice");
+    }
+}
+
+#[test]
+fn c14_when_nothing_is_good_there_is_nothing_to_fall_back_to() {
+    let interrupted = Interrupted::new("c14-none", &jobs::word_count("c00"));
+    for id in &interrupted.kept {
+        flip_a_bit(&interrupted.metadata(*id));
+    }
+    interrupted
+        .run(&["-s", "latest", "--fallback"])
+        .with_code(3)
+        .without_panic();
+    // A service that resumes by itself must not take damage for a fresh start.
+    interrupted.run(&["--resume"]).with_code(3).without_panic();
+    interrupted.assert_untouched();
+}
+
+#[test]
+fn c15_truncated_foreign_and_future_metadata_are_told_apart() {
+    let interrupted = Interrupted::new("c15", &jobs::word_count("c00"));
+    let metadata = interrupted.metadata(interrupted.kept[0]);
+    let whole = fs::read(&metadata).expect("a readable file");
+    let mut told = Vec::new();
+    type Damage = fn(&mut Vec<u8>);
+    let cases: [(Damage, i32); 3] = [
+        (|bytes| bytes.truncate(bytes.len() / 2), 3),
+        (|bytes| bytes[0] ^= 0xff, 3),
+        // The version stands behind the magic of eight bytes.
+        (
+            |bytes| bytes[8..12].copy_from_slice(&u32::MAX.to_le_bytes()),
+            2,
+        ),
+    ];
+    for (damage, code) in cases {
+        fs::write(&metadata, &whole).expect("a file can be written");
+        change(&metadata, damage);
+        let path = metadata.display().to_string();
+        let ended = interrupted
+            .run(&["-s", &path])
+            .with_code(code)
+            .saying(&[&path])
+            .without_panic();
+        told.push(ended.stderr);
+    }
+    told.dedup();
+    assert_eq!(told.len(), 3, "three distinct messages: {told:#?}");
+    interrupted.assert_untouched();
+}
+
+#[test]
+fn c37_each_refusal_says_what_is_wrong_and_what_is_near() {
+    let interrupted = Interrupted::new("c37-near", &jobs::word_count("c00"));
+    let scene = &interrupted.scene;
+    scene.write("empty/readme", "no checkpoint here");
+    let near = format!("checkpoints/j/chk-{}", interrupted.kept[0]);
+    let cases = [
+        ("checkpoints/j/chk-9999", vec!["does not exist", &near]),
+        (
+            "checkpoints/j/shared",
+            vec!["there is no completed checkpoint in", &near],
+        ),
+        ("nowhere", vec!["does not exist"]),
+        ("empty", vec!["there is no completed checkpoint in"]),
+        ("gopher://example.com/chk-1", vec!["gopher"]),
+        ("", vec!["is empty"]),
+    ];
+    for (way, texts) in cases {
+        interrupted
+            .run(&["-s", way])
+            .with_code(2)
+            .saying(&texts)
+            .without_panic();
+    }
+    interrupted.assert_untouched();
+}
+
+/// Word count in which a second operator counts as well, into nowhere.
+fn with_another_count(job: &str, id: &str) -> String {
+    let another = jobs::operator(id, "count", "split", "emit = \"final\"");
+    format!("{job}{another}{}", jobs::discard("nowhere", id))
+}
+
+#[test]
+fn c40_state_of_an_operator_that_is_gone_is_refused_unless_it_may_be_dropped() {
+    let job = jobs::word_count("c00");
+    let interrupted = Interrupted::new("c40", &with_another_count(&job, "gone"));
+    interrupted
+        .scene
+        .write("job.toml", job.replace("c00", "c40"));
+    let refused = interrupted
+        .run(&["-s", "latest"])
+        .with_code(2)
+        .saying(&["`gone`", " bytes", "`-n`"])
+        .without_panic();
+    let bytes = refused
+        .stderr
+        .lines()
+        .find(|line| line.contains("`gone`"))
+        .expect("it is named");
+    let size = bytes
+        .split(' ')
+        .filter_map(|word| word.parse::<u64>().ok())
+        .max();
+    assert!(size > Some(1000), "its bytes are not told: {bytes}");
+    interrupted.assert_untouched();
+    interrupted
+        .run(&["-s", "latest", "-n"])
+        .with_code(0)
+        .saying(&["`gone`", "dropped"]);
+    interrupted.assert_totals("output without the operator that is gone");
+}
+
+/// The report of a restore, with numbers as `#`, which differ from run to run.
+fn report(ended: &Ended) -> String {
+    let lines = ended.stderr.lines();
+    let report = lines.skip_while(|line| !line.starts_with("restoring from checkpoint"));
+    let report = report.skip(1).take_while(|line| line.starts_with("  "));
+    let mut text = String::new();
+    for line in report {
+        let mut in_number = false;
+        for letter in line.chars() {
+            if letter.is_ascii_digit() {
+                if !in_number {
+                    text.push('#');
+                }
+            } else {
+                text.push(letter);
+            }
+            in_number = letter.is_ascii_digit();
+        }
+        text.push('\n');
+    }
+    text
+}
+
+#[test]
+fn c41_the_report_says_what_becomes_of_every_operator() {
+    let job = jobs::word_count("c00");
+    let interrupted = Interrupted::new("c41", &with_another_count(&job, "old"));
+    let renamed = with_another_count(&job, "new").replace("c00", "c41");
+    interrupted.scene.write("job.toml", renamed);
+    // Renamed: what is gone and what is new are both told, first as a refusal.
+    interrupted
+        .run(&["-s", "latest"])
+        .with_code(2)
+        .saying(&["`old`"])
+        .without_panic();
+    interrupted.assert_untouched();
+    let ended = interrupted
+        .run(&["-s", "latest", "-n", "-p", "2"])
+        .with_code(0);
+    assert_eq!(
+        report(&ended),
+        "  `verses`: # records read, # of # files done, continues in input/#.txt at byte #
+  `split` had no state
+  `count` continues with # entries, # bytes, rescaled from # to # subtasks
+  `new` is not in the checkpoint and starts empty
+  `totals` has nothing to commit
+  `nowhere` has nothing to commit
+  `old` is not in the job: its # bytes are dropped
+",
+        "{}",
+        ended.transcript()
+    );
+    interrupted.assert_totals("output after an operator was renamed");
+}
+
+/// The restarts of a job that always traps: the delay before each, in milliseconds.
+fn delays(strategy: &str) -> Vec<u64> {
+    let scene = Scene::new();
+    scene.write("input/some.txt", oracle::verses(5));
+    let job = jobs::head("c52", "1h")
+        + jobs::VERSES
+        + &jobs::operator("faulty", "faulty", "verses", "misdeed = \"trap\"")
+        + &jobs::discard("nowhere", "faulty");
+    let restart = format!("[restart]\n{strategy}\n\n");
+    scene.write("job.toml", job.replace(jobs::RESTART, &restart));
+    let ended = host::run(scene.path(), &["run", "job.toml", "--json"]).with_code(1);
+    let events = ended.events();
+    let last = events.last().expect("it says how it ended");
+    assert_eq!(
+        (&last["event"], &last["exit-code"]),
+        (&"failed".into(), &1.into())
+    );
+    let restarts = events.iter().filter(|event| event["event"] == "restarted");
+    restarts
+        .filter_map(|event| event["delay-ms"].as_u64())
+        .collect()
+}
+
+#[test]
+fn c52_each_strategy_restarts_as_often_and_as_late_as_it_says() {
+    assert_eq!(delays("strategy = \"none\""), [0; 0]);
+    assert_eq!(
+        delays("strategy = \"fixed-delay\"\nattempts = 3\ndelay = \"7ms\""),
+        [7, 7, 7],
+        "the failure after the third restart is the last"
+    );
+    assert_eq!(
+        delays(
+            "strategy = \"failure-rate\"\nmax-failures-per-interval = 2\nfailure-rate-interval = \"1h\"\ndelay = \"3ms\""
+        ),
+        [3, 3]
+    );
+    let exponential = |jitter: &str| {
+        delays(&format!(
+            "strategy = \"exponential-delay\"\ninitial-backoff = \"10ms\"\nmax-backoff = \"60ms\"\nbackoff-multiplier = 2.0\njitter-factor = {jitter}\nattempts-before-reset-backoff = 5"
+        ))
+    };
+    assert_eq!(
+        exponential("0.0"),
+        [10, 20, 40, 60, 60],
+        "twice as long each time, up to the cap"
+    );
+    let jittered = exponential("0.5");
+    for (delay, middle) in jittered.iter().zip([10, 20, 40, 60, 60]) {
+        assert!(
+            (middle / 2..=middle * 3 / 2).contains(delay),
+            "{jittered:?}"
+        );
+    }
+    assert_eq!(jittered.len(), 5);
+}
+
+#[test]
+fn c52_an_error_that_cannot_heal_is_not_tried_again() {
+    let interrupted = Interrupted::new("c52-heal", &jobs::word_count("c00"));
+    flip_a_bit(&interrupted.data(interrupted.kept[0]));
+    let ended = interrupted.run(&["-s", "latest", "--json"]).with_code(3);
+    let names: Vec<_> = ended
+        .events()
+        .iter()
+        .map(|event| event["event"].clone())
+        .collect();
+    assert!(
+        names
+            .iter()
+            .all(|name| name != "restarted" && name != "started"),
+        "{}",
+        ended.transcript()
+    );
+}
+
+/// A job with a misdeed that is done once, in the middle; it goes on from a checkpoint.
+fn recovers(name: &str, misdeed: &str, limit: &str, texts: &[&str]) {
+    let scene = Scene::new();
+    scene.input(&oracle::bible(), 4, "txt");
+    scene.write("input/last.txt", "Zz1:1 abracadabra\n");
+    let markers = scene.at("markers");
+    fs::create_dir_all(&markers).expect("directories can be made");
+    let config = format!("misdeed = \"{misdeed}\", on = \"abracadabra\", once = \"/markers/done\"");
+    let more = format!(
+        "limits = {{ {limit} }}\ngrants = {{ dirs = [{{ host = {markers:?}, guest = \"/markers\", write = true }}] }}"
+    );
+    let job = jobs::head(name, "50ms")
+        + jobs::VERSES
+        + &jobs::split()
+        + &jobs::operator_with("faulty", "faulty", "split", &config, &more)
+        + &jobs::count("faulty")
+        + &jobs::files("totals", "count", "out", "csv");
+    scene.write("job.toml", job);
+    let ended = host::run(scene.path(), &["run", "job.toml", "--json"]).with_code(0);
+    assert!(markers.join("done").is_file(), "the misdeed was done");
+    let events = ended.events();
+    let restarted = events.iter().find(|event| event["event"] == "restarted");
+    let cause = restarted.expect("it was restarted")["cause"]
+        .as_str()
+        .expect("a cause")
+        .to_owned();
+    for text in [&["`faulty`"], texts].concat() {
+        assert!(cause.contains(text), "`{text}` is not named: {cause}");
+    }
+    assert_same_lines(
+        &scene.output("out"),
+        &oracle::word_count(&scene.at("input")),
+        "output after a call went beyond its limit",
+    );
+}
+
+#[test]
+fn c56_a_call_beyond_its_time_restarts_the_job_from_its_checkpoint() {
+    recovers(
+        "c56-time",
+        "loop",
+        "call-time = \"1s\"",
+        &["call-time", "1"],
+    );
+}
+
+#[test]
+fn c56_memory_beyond_its_limit_restarts_the_job_from_its_checkpoint() {
+    recovers(
+        "c56-memory",
+        "memory",
+        "memory = \"16MiB\"",
+        &["memory", "16"],
+    );
+}
