@@ -1,25 +1,38 @@
-//! Killed with SIGKILL at ten random moments and resumed each time, a job ends with the output that an
-//! independent tool computes from its input.
+//! Killed with SIGKILL again and again and resumed each time, a job ends with the output that an
+//! independent tool computes from its input. Conformance 25, 53.
 //!
-//! Method: a seeded number of completed checkpoints and a seeded delay behind the last of them decide
-//! each moment, so that kills land before, between and within checkpoints. A kill counts only if the
-//! process died of it in the middle of its work; when the job got to its end before the tenth, everything
-//! is done again with twice the input. A failure prints the seed; `HIGHWATER_SEED=<seed>` replays the moments.
+//! Method: each run is killed at a moment from a seed, drawn in terms of what it has told (right behind
+//! its n-th event), for a part of them some milliseconds later, so that kills land before, between and
+//! within checkpoints whatever the speed of the machine. When the job gets to its end, its output is
+//! compared and another one begins, until there were enough kills: 204 over word count and flight delays
+//! at parallelism 1, 2 and 4; `HIGHWATER_KILLS=200` makes it that many for each of these. A kill counts
+//! only if the process died of it. A failure prints the seed; `HIGHWATER_SEED=<seed>` replays the moments.
 
+use std::collections::BTreeSet;
+use std::fs;
 use std::hash::{BuildHasher, RandomState};
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
+use serde_json::Value;
+
+use crate::failures;
+use crate::guests;
 use crate::host::{self, Ended};
 use crate::jobs;
 use crate::oracle::{self, assert_same_lines};
-use crate::scene::{Scene, all_files};
+use crate::scene::{Scene, all_files, visible_files};
 
-/// How often each job is killed.
-const KILLS: usize = 10;
+/// How often a job is killed, if nothing else is asked for.
+const KILLS: u64 = 34;
 
-/// How often the input may be doubled: more would say that the job is not being killed at all.
-const DOUBLINGS_MAX: u32 = 5;
+/// Beyond so many runs a job that is killed all the time makes no progress.
+const RUNS_MAX: u64 = 1000;
+
+/// What one killed run may leave: the metadata and the few files of the checkpoints that are retained,
+/// in progress, or about to be deleted.
+const FILES_PER_RUN: usize = 16;
 
 /// Numbers for the moments: splitmix64.
 struct Moments(u64);
@@ -48,107 +61,169 @@ impl Moments {
 /// A job to kill: its input, its job file, and what its output must be.
 struct Victim {
     input: Vec<u8>,
-    /// Copies of the input at first; doubled as long as the job ends too soon.
     copies: usize,
     extension: &'static str,
     job: String,
     output: fn(&Scene) -> Vec<String>,
-    expected: fn(&Scene) -> Vec<String>,
+    /// What an independent tool finds in one copy of the input.
+    expected: fn(&Path) -> Vec<String>,
+    /// Which fields of it grow with the number of copies.
+    counted: &'static [usize],
 }
 
-/// Kills the job [`KILLS`] times. `false` if it got to its end before.
-fn storm(scene: &Scene, parallelism: &str, moments: &mut Moments) -> bool {
-    for kill in 0..KILLS {
-        let resume: &[&str] = if kill == 0 { &[] } else { &["-s", "latest"] };
-        let mut running = host::start(
-            scene.path(),
-            &[&["run", "job.toml", "-p", parallelism], resume].concat(),
-        );
-        // The first run must leave a checkpoint; later ones may be killed before they have done anything.
-        let checkpoints = if kill == 0 {
-            1 + moments.below(2)
-        } else {
-            moments.below(3)
+impl Victim {
+    /// What its output must be: an independent tool looks at one copy, the counts are multiplied.
+    fn expected(&self) -> Vec<String> {
+        let one = Scene::new();
+        one.input(&self.input, 1, self.extension);
+        let mut lines: Vec<String> = (self.expected)(&one.at("input"))
+            .iter()
+            .map(|line| self.multiplied(line))
+            .collect();
+        lines.sort();
+        lines
+    }
+
+    fn multiplied(&self, line: &str) -> String {
+        let mut fields: Vec<String> = line.split(',').map(str::to_owned).collect();
+        for field in self.counted {
+            let count: usize = fields[*field].parse().expect("a count");
+            fields[*field] = (count * self.copies).to_string();
+        }
+        fields.join(",")
+    }
+}
+
+/// What was done to a job.
+#[derive(Default)]
+struct Toll {
+    kills: u64,
+    /// Checkpoints that killed runs had completed.
+    checkpoints: usize,
+    /// Killed runs that had been resumed from a checkpoint.
+    resumed: u64,
+}
+
+/// Kills a job until it gets to its end in spite of it, or there were enough kills and it is left to end.
+fn storm(scene: &Scene, parallelism: &str, moments: &mut Moments, wanted: u64, toll: &mut Toll) {
+    let mut has_checkpoint = false;
+    for _ in 0..RUNS_MAX {
+        // `latest` wants a checkpoint to be there.
+        let resume: &[&str] = match has_checkpoint && moments.below(2) == 0 {
+            true => &["-s", "latest"],
+            false => &["--resume"],
         };
-        for _ in 0..checkpoints {
-            if running.checkpoint().is_none() {
+        let arguments = [&["run", "job.toml", "--json", "-p", parallelism], resume].concat();
+        let mut running = host::start(scene.path(), &arguments);
+        if toll.kills == wanted {
+            running.wait().with_code(0);
+            return;
+        }
+        for _ in 0..=moments.below(5) {
+            if running.next_event().is_none() {
                 running.wait().with_code(0);
-                return false;
+                return;
             }
         }
-        thread::sleep(Duration::from_millis(moments.below(150)));
-        match running.kill() {
-            Some(killed) if !was_over(scene, &killed) => {}
-            _ => return false,
+        if moments.below(3) == 0 {
+            thread::sleep(Duration::from_millis(moments.below(40)));
+        }
+        // If it ended before it could be killed, the next run says that there is nothing to resume.
+        if let Some(killed) = running.kill() {
+            toll.kills += 1;
+            toll.checkpoints += killed.completions().len();
+            toll.resumed += u64::from(killed.stdout.contains("\"restored\""));
+            has_checkpoint |= !killed.completions().is_empty();
+            assert!(!told(&killed, "failed"), "{}", killed.transcript());
         }
     }
-    true
+    panic!("the job has made no progress in {RUNS_MAX} runs");
 }
 
-/// Whether a killed job had come to its end, though its process was still there to be killed: it had left
-/// its mark, or deleted the checkpoints that it completed.
-fn was_over(scene: &Scene, killed: &Ended) -> bool {
-    let Some(last) = killed.completions().pop() else {
-        return false;
-    };
-    let job = last
-        .path
-        .rsplit_once("/chk-")
-        .expect("it lies in its job's directory")
-        .0;
-    let files = all_files(&scene.at(job));
-    let has = |name: &str| files.iter().any(|file| file.ends_with(name));
-    has("_finished") || !has("_metadata")
+fn told(ended: &Ended, name: &str) -> bool {
+    ended.events().iter().any(|event| event["event"] == name)
 }
 
-/// Kills a job, lets it come to its end, and compares.
+/// Kills a job until there were enough kills, and compares whenever it has come to its end.
 fn survives(victim: &Victim, parallelism: &str) {
     let mut moments = Moments::new();
-    let mut copies = victim.copies;
-    let scene = loop {
-        let scene = Scene::new();
-        scene.input(&victim.input, copies, victim.extension);
-        scene.write("job.toml", &victim.job);
-        if storm(&scene, parallelism, &mut moments) {
-            break scene;
-        }
-        copies *= 2;
-        assert!(
-            copies <= victim.copies << DOUBLINGS_MAX,
-            "the job always came to its end before it was killed {KILLS} times"
-        );
+    let wanted = match std::env::var("HIGHWATER_KILLS") {
+        Ok(kills) => kills.parse().expect("HIGHWATER_KILLS is a whole number"),
+        Err(_) => KILLS,
     };
-    let expected = (victim.expected)(&scene);
-    let arguments = ["run", "job.toml", "-p", parallelism, "-s", "latest"];
-    host::run(scene.path(), &arguments)
-        .with_code(0)
-        .saying(&["restoring from checkpoint"]);
-    assert_same_lines(
-        &(victim.output)(&scene),
-        &expected,
-        "output after ten kills",
+    let expected = victim.expected();
+    let mut toll = Toll::default();
+    while toll.kills < wanted {
+        let before = toll.kills;
+        let scene = Scene::new();
+        scene.input(&victim.input, victim.copies, victim.extension);
+        scene.write("job.toml", &victim.job);
+        storm(&scene, parallelism, &mut moments, wanted, &mut toll);
+        let kills = toll.kills - before;
+        println!("{kills} kills; the job has come to its end");
+        assert_same_lines(
+            &(victim.output)(&scene),
+            &expected,
+            "output after the kills",
+        );
+        assert_few_left(&scene, kills);
+    }
+    println!(
+        "{} kills, {} of resumed runs, {} checkpoints in between",
+        toll.kills, toll.resumed, toll.checkpoints
+    );
+    assert!(
+        toll.resumed * 3 > toll.kills,
+        "most kills hit a run that had been resumed"
+    );
+    assert!(
+        toll.checkpoints as u64 > toll.kills / 2,
+        "checkpoints were completed in between"
     );
 }
+
+/// What is on disk after so many kills: of each killed run no more than a few files. What it had prepared
+/// and no restore took over stays, for a checkpoint of it that somebody still restores may name it.
+fn assert_few_left(scene: &Scene, kills: u64) {
+    let output = scene.at("out");
+    let hidden = all_files(&output).len() - visible_files(&output).len();
+    let stored = all_files(&scene.at("checkpoints")).len();
+    let most = FILES_PER_RUN * (kills as usize + 1);
+    println!("left of {kills} killed runs: {stored} files of checkpoints, {hidden} of the sink");
+    assert!(
+        stored <= most,
+        "{stored} files are left of {kills} killed runs"
+    );
+    assert!(
+        hidden <= most,
+        "{hidden} files are left in the sink's directory"
+    );
+}
+
+/// Checkpoints as often as they can be had without doing nothing else.
+const INTERVAL: &str = "interval = \"25ms\"";
 
 fn word_count() -> Victim {
     Victim {
         input: oracle::bible(),
-        copies: 24,
+        copies: 12,
         extension: "txt",
-        job: jobs::word_count("word-count"),
+        job: jobs::word_count("word-count").replace("interval = \"100ms\"", INTERVAL),
         output: |scene| scene.output("out"),
-        expected: |scene| oracle::word_count(&scene.at("input")),
+        expected: oracle::word_count,
+        counted: &[1],
     }
 }
 
 fn flight_delays() -> Victim {
     Victim {
         input: oracle::flights(),
-        copies: 80,
+        copies: 40,
         extension: "csv",
-        job: jobs::flight_delays("flight-delays"),
+        job: jobs::flight_delays("flight-delays").replace("interval = \"100ms\"", INTERVAL),
         output: |scene| scene.output("out"),
-        expected: |scene| oracle::flight_delays(&scene.at("input")),
+        expected: oracle::flight_delays,
+        counted: &[2, 3],
     }
 }
 
@@ -156,49 +231,188 @@ fn flight_delays() -> Victim {
 /// counted here, and the counts must be those of the text.
 fn words() -> Victim {
     Victim {
-        input: oracle::bible(),
-        copies: 24,
-        extension: "txt",
-        job: jobs::head("words", "100ms")
-            + jobs::VERSES
-            + &jobs::split()
-            + &jobs::keys("words", "split", "out"),
+        job: jobs::words("words", "25ms"),
         output: |scene| oracle::count_keys(&scene.at("out")),
-        expected: |scene| oracle::word_count(&scene.at("input")),
+        ..word_count()
     }
 }
 
 #[test]
-fn word_count_survives_ten_kills_at_parallelism_1() {
+fn c53_word_count_survives_a_storm_of_kills_at_parallelism_1() {
     survives(&word_count(), "1");
 }
 
 #[test]
-fn word_count_survives_ten_kills_at_parallelism_2() {
+fn c53_word_count_survives_a_storm_of_kills_at_parallelism_2() {
     survives(&word_count(), "2");
 }
 
 #[test]
-fn word_count_survives_ten_kills_at_parallelism_4() {
+fn c53_word_count_survives_a_storm_of_kills_at_parallelism_4() {
     survives(&word_count(), "4");
 }
 
 #[test]
-fn flight_delays_survive_ten_kills_at_parallelism_1() {
+fn c53_flight_delays_survive_a_storm_of_kills_at_parallelism_1() {
     survives(&flight_delays(), "1");
 }
 
 #[test]
-fn flight_delays_survive_ten_kills_at_parallelism_2() {
+fn c53_flight_delays_survive_a_storm_of_kills_at_parallelism_2() {
     survives(&flight_delays(), "2");
 }
 
 #[test]
-fn flight_delays_survive_ten_kills_at_parallelism_4() {
+fn c53_flight_delays_survive_a_storm_of_kills_at_parallelism_4() {
     survives(&flight_delays(), "4");
 }
 
 #[test]
-fn output_as_it_comes_survives_ten_kills() {
+fn c53_output_as_it_comes_survives_a_storm_of_kills() {
     survives(&words(), "2");
+}
+
+/// The job directory of a checkpoint, by the path of its metadata.
+fn job_directory(completed: &Value) -> PathBuf {
+    let path = completed["path"].as_str().expect("it lies in a file");
+    let checkpoint = Path::new(path).parent().expect("it lies in its directory");
+    checkpoint
+        .parent()
+        .expect("it lies in the job's directory")
+        .to_owned()
+}
+
+#[test]
+fn a_kill_right_behind_any_event_loses_and_doubles_nothing() {
+    let scene = Scene::new();
+    scene.input(&oracle::bible(), 16, "txt");
+    let job = guests::word_count_with_a_trap(&scene, "any-event", guests::Trap::Once);
+    scene.write("job.toml", job.replace("interval = \"100ms\"", INTERVAL));
+    let options = ["-D", "checkpoint.tolerable-failures=2"];
+    let start = || {
+        let arguments = [
+            ["run", "job.toml", "--json", "--resume"].as_slice(),
+            &options,
+        ]
+        .concat();
+        host::start(scene.path(), &arguments)
+    };
+    let mut killed_behind = BTreeSet::new();
+    let mut kill = |running: host::Running, event: &Value| {
+        if running.kill().is_some() {
+            killed_behind.insert(event["event"].as_str().expect("a name").to_owned());
+        }
+    };
+    for number in 1..=6 {
+        let mut running = start();
+        let mut last = Value::Null;
+        for _ in 0..number {
+            last = running.next_event().expect("there is input for longer");
+        }
+        kill(running, &last);
+    }
+
+    let mut running = start();
+    let restored = running.event("restored");
+    kill(running, &restored);
+
+    let mut running = start();
+    let job = job_directory(&running.event("checkpoint-completed"));
+    let taken = failures::obstruct(&running, &job, &[0]);
+    let failed = running.event("checkpoint-failed");
+    kill(running, &failed);
+    // It would be taken for a damaged checkpoint, which it is not.
+    fs::remove_dir_all(job.join(format!("chk-{taken}"))).expect("a directory can be removed");
+
+    guests::forget_the_trap(&scene);
+    let mut running = start();
+    let restarted = running.event("restarted");
+    kill(running, &restarted);
+
+    let mut running = start();
+    let finished = running.event("finished");
+    // Perhaps it has ended before the kill, as it wanted to.
+    kill(running, &finished);
+    for event in [
+        "started",
+        "restored",
+        "checkpoint-completed",
+        "checkpoint-failed",
+        "restarted",
+    ] {
+        assert!(
+            killed_behind.contains(event),
+            "no kill behind `{event}`: {killed_behind:?}"
+        );
+    }
+    let ended = host::run(scene.path(), &["run", "job.toml", "-s", "latest"]).with_code(0);
+    ended.saying(&["has finished already"]);
+    assert_same_lines(
+        &scene.output("out"),
+        &oracle::word_count(&scene.at("input")),
+        "output after kills behind every kind of event",
+    );
+}
+
+/// The files that a checkpoint's sinks have prepared, by the names that they are to have.
+fn prepared(scene: &Scene, path: &str) -> Vec<String> {
+    let show = host::run(scene.path(), &["checkpoints", "show", path, "--json"]).with_code(0);
+    let shown: Value = serde_json::from_str(&show.stdout).expect("JSON");
+    let operators = shown["operators"].as_array().expect("a list").iter();
+    operators
+        .filter(|operator| operator["role"] == "sink")
+        .flat_map(|sink| sink["subtasks"].as_array().expect("a list"))
+        .flat_map(|subtask| subtask["parts"].as_array().expect("a list"))
+        .map(|part| {
+            part["file"]
+                .as_str()
+                .expect("a file sink's part")
+                .to_owned()
+        })
+        .collect()
+}
+
+#[test]
+fn c25_a_completion_that_nobody_could_be_told_of_is_told_at_the_restore() {
+    let scene = Scene::new();
+    scene.input(&oracle::bible(), 16, "txt");
+    scene.write("job.toml", jobs::words("c25", "25ms"));
+    let mut resume: Vec<String> = Vec::new();
+    let mut untold = 0;
+    for _ in 0..20 {
+        let mut arguments = vec!["run", "job.toml", "-p", "2"];
+        arguments.extend(resume.iter().map(String::as_str));
+        let mut running = host::start(scene.path(), &arguments);
+        // The first that has output to commit may be the second.
+        running.checkpoints(2);
+        let killed = running.kill().expect("there is input for longer");
+        let last = killed.completions().pop().expect("two were completed");
+        let prepared = prepared(&scene, &last.path);
+        assert!(!prepared.is_empty(), "checkpoint {} has no output", last.id);
+        let missing = |file: &&String| !scene.at("out").join(file).exists();
+        untold += prepared.iter().filter(missing).count();
+
+        // Nothing but the restore can commit them: this run is killed before it has a checkpoint.
+        let arguments = ["run", "job.toml", "-p", "2", "-s", &last.path];
+        let never = ["-D", "checkpoint.interval=1h", "--json"];
+        let mut running = host::start(scene.path(), &[arguments.as_slice(), &never].concat());
+        running.event("started");
+        running.kill().expect("there is input for longer");
+        let left: Vec<&String> = prepared.iter().filter(missing).collect();
+        assert!(left.is_empty(), "not committed at the restore: {left:?}");
+        if untold > 0 {
+            break;
+        }
+        resume = vec!["-s".to_owned(), last.path];
+    }
+    assert!(
+        untold > 0,
+        "every kill came when the output was committed already"
+    );
+    host::run(scene.path(), &["run", "job.toml", "-s", "latest"]).with_code(0);
+    assert_same_lines(
+        &oracle::count_keys(&scene.at("out")),
+        &oracle::word_count(&scene.at("input")),
+        "output after completions were told twice",
+    );
 }

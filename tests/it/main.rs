@@ -22,7 +22,7 @@ mod examples; // every folder of examples/ does what its README says
 mod failures; // checkpoints that fail
 mod graph; // jobs that are more than a chain
 mod guests; // traps, limits, grants, components that are none
-mod kills; // ten kills at random moments
+mod kills; // hundreds of kills at random moments
 mod life; // checkpoints while a job runs
 mod placement; // state in metadata or in files
 mod readme; // the README keeps its word
