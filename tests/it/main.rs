@@ -30,5 +30,6 @@ mod refused; // what users get wrong, and what they are told
 mod reports; // what a user is told: restores, corruption, restarts
 mod restore; // from which checkpoint, into what
 mod retention; // what is left when a job ends, and how it is ended
+mod soak; // many checkpoints: nothing grows
 mod storage; // where checkpoints are, and what they consist of
 mod tidy; // what the sources must be like
