@@ -10,7 +10,8 @@ use std::sync::Arc;
 
 use bytes::{Buf, Bytes, BytesMut};
 
-use crate::metadata::{self, METADATA_BYTES_MAX, Metadata, Operator, Segment};
+use crate::compression::Decoder;
+use crate::metadata::{self, Compressed, METADATA_BYTES_MAX, Metadata, Operator, Segment};
 use crate::names;
 use crate::storage::Storage;
 use crate::{Error, Result};
@@ -119,7 +120,8 @@ impl Completed {
     /// Reads one segment, checking length and checksum: an error of kind
     /// [`io::ErrorKind::InvalidData`] that wraps [`Error::Corrupt`] when they are not what was
     /// written, of another kind that wraps [`Error::Storage`] when it could not be read. The check is
-    /// done before the last bytes are handed out. Streams; memory is bounded.
+    /// done before the last bytes are handed out; what is compressed is checked block by block, each
+    /// before it is decompressed. Streams; memory is bounded.
     ///
     /// # Errors
     /// [`Error::Corrupt`] if the segment cannot be where it is said to be.
@@ -131,8 +133,9 @@ impl Completed {
                 name: self.resolve(file)?,
             },
         };
-        Ok(Box::new(SegmentReader {
-            object: self.segment_location(segment),
+        let object = self.segment_location(segment);
+        let stored = SegmentReader {
+            object: object.clone(),
             source,
             range: segment.offset..segment.offset.saturating_add(segment.length),
             next: segment.offset,
@@ -140,7 +143,18 @@ impl Completed {
             checksum: 0,
             expected: segment.crc32c,
             finished: false,
-        }))
+        };
+        let Some(Compressed { codec, raw_length }) = segment.compressed else {
+            return Ok(Box::new(stored));
+        };
+        match Decoder::new(stored, codec, raw_length, object.clone(), segment.offset) {
+            Ok(decoder) => Ok(Box::new(decoder)),
+            Err(source) => Err(Error::Storage {
+                action: "decompressing",
+                object,
+                source: source.into(),
+            }),
+        }
     }
 
     /// The names of the data files that it references.

@@ -45,6 +45,8 @@ mod names;
 
 pub mod storage;
 
+mod compression;
+
 mod completed;
 
 pub mod store;

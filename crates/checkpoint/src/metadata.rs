@@ -126,12 +126,35 @@ pub struct Segment {
     pub file: Option<String>,
     /// First byte, in the file or among the inline bytes.
     pub offset: u64,
-    /// Number of bytes.
+    /// Number of bytes, as they are stored.
     pub length: u64,
     /// CRC-32C of these bytes.
     pub crc32c: u32,
+    /// How they are compressed; `None`: not at all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compressed: Option<Compressed>,
     /// The checkpoint that wrote it.
     pub written_by: u64,
     /// Whether it only has what changed since the segment before it.
     pub delta: bool,
+}
+
+/// How the bytes of a [`Segment`] are compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Compressed {
+    /// By what.
+    pub codec: Codec,
+    /// Number of bytes that they decompress to.
+    pub raw_length: u64,
+}
+
+/// What compresses segments.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Codec {
+    /// LZ4.
+    Lz4,
+    /// Zstandard.
+    Zstd,
 }

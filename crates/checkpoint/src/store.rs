@@ -26,6 +26,7 @@ use crate::catalog::completed_at;
 use crate::claim::{Claim, Extent, Remains};
 use crate::finished::{self, Mark};
 use crate::names::{self, JobDirectory};
+use crate::metadata::Codec;
 use crate::storage::{MemoryStorage, Storage};
 use crate::{Error, Result, place};
 
@@ -39,10 +40,10 @@ use retention::Retained;
 /// Where and how a job keeps its checkpoints.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// States of at most this many bytes go into `_metadata`: fewer objects, but each checkpoint
-    /// writes them again.
+    /// States of at most this many bytes go into `_metadata`, uncompressed: fewer objects, but each
+    /// checkpoint writes them again.
     pub inline_threshold: u64,
-    /// Memory storage only: the most bytes that one subtask's state may have.
+    /// Memory storage only: the most bytes that one subtask's state may have, before compression.
     pub max_state_size: u64,
     /// How many completed checkpoints to keep; at least one is kept.
     pub retained: usize,
@@ -65,7 +66,7 @@ impl Default for Options {
     }
 }
 
-/// How state files are compressed.
+/// How state files are compressed. It says how new ones are written; all are read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Compression {
     /// Not at all.
@@ -76,6 +77,20 @@ pub enum Compression {
 /// The checkpoints of one run of a job. Cheap to clone; used from several threads. When the last
 /// clone (and the last [`Pending`]) is dropped, it waits for what is still to be deleted.
 #[derive(Clone, Debug)]
+    /// By LZ4: fast.
+    Lz4,
+    /// By Zstandard: smaller.
+    Zstd,
+}
+
+impl Compression {
+    fn codec(self) -> Option<Codec> {
+        match self {
+            Self::None => None,
+            Self::Lz4 => Some(Codec::Lz4),
+            Self::Zstd => Some(Codec::Zstd),
+        }
+    }
 pub struct CheckpointStore {
     inner: Arc<Inner>,
 }

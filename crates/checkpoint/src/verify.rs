@@ -12,7 +12,7 @@ pub struct Report {
     pub segments: u64,
     /// Data files that they are in.
     pub files: u64,
-    /// Bytes of segments that were read and found right.
+    /// Stored bytes of segments that were read and found right.
     pub bytes: u64,
     /// Everything that is wrong, in the order of the metadata.
     pub problems: Vec<Problem>,
@@ -49,7 +49,7 @@ pub fn verify(checkpoint: &Completed) -> Report {
             .read(segment)
             .and_then(|mut reader| io::copy(&mut reader, &mut io::sink()).map_err(from_io));
         match read {
-            Ok(bytes) => report.bytes += bytes,
+            Ok(_raw) => report.bytes += segment.length,
             Err(error) => {
                 let (object, what) = match error {
                     Error::Corrupt { object, what } => (object, what),

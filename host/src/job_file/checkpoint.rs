@@ -3,6 +3,8 @@
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
+use checkpoint::store::Compression;
+
 use super::section::Section;
 
 /// The section, every key with its meaning. What `docs/job-file.md` calls default is
@@ -40,6 +42,8 @@ pub(crate) struct CheckpointSection {
     pub(crate) inline_threshold: u64,
     /// In memory: the most bytes of one subtask's state.
     pub(crate) max_state_size: u64,
+    /// How files of state are compressed.
+    pub(crate) compression: Compression,
 }
 
 /// What a checkpoint guarantees.
@@ -89,6 +93,7 @@ impl Default for CheckpointSection {
             incremental: true,
             inline_threshold: 20 << 10,
             max_state_size: 5 << 20,
+            compression: Compression::None,
         }
     }
 }
@@ -106,27 +111,19 @@ pub(crate) const RETENTIONS: &[(&str, Retention)] = &[
     ("retain-on-cancellation", Retention::RetainOnCancellation),
 ];
 
+/// The values of `compression`.
+pub(crate) const COMPRESSIONS: &[(&str, Compression)] = &[
+    ("none", Compression::None),
+    ("lz4", Compression::Lz4),
+    ("zstd", Compression::Zstd),
+];
+
 impl CheckpointSection {
     /// Reads the section; paths are relative to `base`.
     pub(crate) fn read(mut section: Section<'_, '_>, base: &Path) -> Self {
         let default = Self::default();
         let dir = read_dir(&mut section, "dir", base);
         let storage = read_storage(&mut section, dir.as_ref());
-        if let Some(compression) = section.string("compression") {
-            match compression.as_str() {
-                "none" => {}
-                "lz4" | "zstd" => section.problem(
-                    "compression",
-                    format!("`{compression}` is not supported by this version"),
-                    Some("use `compression = \"none\"`, or leave it out".into()),
-                ),
-                _ => section.problem(
-                    "compression",
-                    format!("`{compression}` is not one of its values"),
-                    Some("there is only `none` in this version".into()),
-                ),
-            }
-        }
         Self {
             interval: section.positive_duration("interval"),
             mode: section.choice("mode", MODES).unwrap_or(default.mode),
@@ -161,6 +158,9 @@ impl CheckpointSection {
             max_state_size: section
                 .positive_size("max-state-size")
                 .unwrap_or(default.max_state_size),
+            compression: section
+                .choice("compression", COMPRESSIONS)
+                .unwrap_or(default.compression),
         }
     }
 }

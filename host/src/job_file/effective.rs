@@ -7,7 +7,7 @@ use std::path::Path;
 use toml::Value;
 
 use super::JobFile;
-use super::checkpoint::{CheckpointSection, MODES, RETENTIONS, Storage};
+use super::checkpoint::{COMPRESSIONS, CheckpointSection, MODES, RETENTIONS, Storage};
 use super::node::{Inputs, PARTITIONS};
 use super::operator::OperatorSection;
 use super::restart::RestartStrategy;
@@ -88,7 +88,7 @@ fn checkpoint(out: &mut Writer, section: &CheckpointSection) {
     out.key("incremental", section.incremental);
     out.size("inline-threshold", section.inline_threshold);
     out.size("max-state-size", section.max_state_size);
-    out.key("compression", "none");
+    out.key("compression", word(COMPRESSIONS, section.compression));
 }
 
 fn restart(out: &mut Writer, strategy: &RestartStrategy) {

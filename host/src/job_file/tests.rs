@@ -186,7 +186,7 @@ retain-on-finish = "yes"
 inline-threshold = "5 apples"
 mode = "exactly-twice"
 tolerable-failures = -1
-compression = "zstd"
+compression = "lz5"
 "#,
         ),
         r#"
@@ -200,8 +200,8 @@ error: job.toml:8:1: checkpoint.inline-threshold: `5 apples` is not a size, writ
 error: job.toml:9:1: checkpoint.mode: `exactly-twice` is not one of its values
   hint: did you mean `exactly-once`?
 error: job.toml:10:1: checkpoint.tolerable-failures: must be at least 0, not -1
-error: job.toml:11:1: checkpoint.compression: `zstd` is not supported by this version
-  hint: use `compression = "none"`, or leave it out
+error: job.toml:11:1: checkpoint.compression: `lz5` is not one of its values
+  hint: did you mean `lz4`?
 "#,
     );
 }

@@ -22,8 +22,12 @@ use crate::{Error, Result};
 /// The first bytes of `_metadata`. The line break shows when a transfer took it for text.
 pub const MAGIC: [u8; 8] = *b"HWCKPT\r\n";
 
-/// The format that this program writes, and the newest that it reads.
-pub const FORMAT_VERSION: u32 = 1;
+/// The newest format that this program reads and writes. Metadata is written in the oldest that can
+/// say it, so that older programs read what they can read.
+pub const FORMAT_VERSION: u32 = 2;
+
+/// Knows no compressed segments.
+const VERSION_PLAIN: u32 = 1;
 
 /// The largest `_metadata` that is written or read, in bytes: it is held in memory whole.
 pub const METADATA_BYTES_MAX: u64 = 1 << 30;
@@ -53,7 +57,7 @@ pub(crate) fn encode(
     }
     let mut bytes = BytesMut::with_capacity(total);
     bytes.put_slice(&MAGIC);
-    bytes.put_u32_le(FORMAT_VERSION);
+    bytes.put_u32_le(version_of(metadata));
     bytes.put_u64_le(body.len() as u64);
     bytes.put_slice(&body);
     bytes.put_u64_le(inline_bytes as u64);
@@ -66,6 +70,16 @@ pub(crate) fn encode(
     let bytes = bytes.freeze();
     let inline = bytes.slice(inline_at..inline_at + inline_bytes);
     Ok((bytes, inline))
+}
+
+/// The oldest format that can say this.
+fn version_of(metadata: &Metadata) -> u32 {
+    let subtasks = metadata.operators.iter().flat_map(|it| &it.subtasks);
+    let mut segments = subtasks.flat_map(|subtask| &subtask.segments);
+    match segments.any(|segment| segment.compressed.is_some()) {
+        true => FORMAT_VERSION,
+        false => VERSION_PLAIN,
+    }
 }
 
 /// Whether these first bytes of a file (8 or more of them) can be those of `_metadata`.
@@ -93,7 +107,7 @@ pub(crate) fn decode(bytes: &Bytes, object: &str) -> Result<(Metadata, Bytes)> {
     let Some(version) = number_at(bytes, VERSION_AT, 4) else {
         return Err(truncated(BYTES_MIN as u64));
     };
-    if version != u64::from(FORMAT_VERSION) {
+    if !(VERSION_PLAIN..=FORMAT_VERSION).any(|known| version == u64::from(known)) {
         return Err(other_version(bytes, version, object));
     }
     let body = section(bytes, VERSION_AT + 4).map_err(truncated)?;
@@ -123,15 +137,22 @@ pub(crate) fn decode(bytes: &Bytes, object: &str) -> Result<(Metadata, Bytes)> {
     })?;
     let inline = bytes.slice(inline);
     check_segments(&metadata, inline.len() as u64).map_err(corrupt)?;
+    if version < u64::from(version_of(&metadata)) {
+        return Err(corrupt(format!(
+            "format version {version} has no compressed segments"
+        )));
+    }
     Ok((metadata, inline))
 }
 
 /// Why a file of another version cannot be read. One flipped bit in the version is damage, not the
-/// future: with that bit restored, the checksum fits.
+/// future: with that bit restored, the checksum fits. (It cannot make one known version of another:
+/// they differ in two bits.)
 fn other_version(bytes: &Bytes, version: u64, object: &str) -> Error {
-    let one_bit = (version ^ u64::from(FORMAT_VERSION)).is_power_of_two();
-    let damaged = version == 0 || (one_bit && fits_as_current_version(bytes));
-    if damaged {
+    let was = |known: u32| {
+        (version ^ u64::from(known)).is_power_of_two() && fits_as_version(bytes, known)
+    };
+    if version == 0 || (VERSION_PLAIN..=FORMAT_VERSION).any(was) {
         return Error::Corrupt {
             object: object.to_owned(),
             what: format!("bytes 8..12 are damaged: there is no format version {version}"),
@@ -142,12 +163,12 @@ fn other_version(bytes: &Bytes, version: u64, object: &str) -> Error {
     ))
 }
 
-fn fits_as_current_version(bytes: &Bytes) -> bool {
+fn fits_as_version(bytes: &Bytes, version: u32) -> bool {
     let Some(checksum_at) = bytes.len().checked_sub(CHECKSUM_BYTES) else {
         return false;
     };
     let mut checksum = crc32c::crc32c(&MAGIC);
-    checksum = crc32c::crc32c_append(checksum, &FORMAT_VERSION.to_le_bytes());
+    checksum = crc32c::crc32c_append(checksum, &version.to_le_bytes());
     let rest = bytes.get(VERSION_AT + 4..checksum_at).unwrap_or_default();
     checksum = crc32c::crc32c_append(checksum, rest);
     number_at(bytes, checksum_at, CHECKSUM_BYTES) == Some(u64::from(checksum))
@@ -187,6 +208,9 @@ fn check_segments(metadata: &Metadata, inline_bytes: u64) -> Result<(), String> 
                     .checked_add(segment.length)
                     .ok_or_else(|| format!("{place} has no end"))?;
                 match &segment.file {
+                    None if segment.compressed.is_some() => {
+                        return Err(format!("{place} is compressed, though it is inline"));
+                    }
                     None if end > inline_bytes => {
                         return Err(format!(
                             "{place} ends at inline byte {end}, there are {inline_bytes}"

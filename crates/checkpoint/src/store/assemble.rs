@@ -113,7 +113,8 @@ pub(super) fn assemble(
         }
         // What was inline before counts: a chain of small deltas must not make `_metadata` grow
         // beyond what was asked for.
-        let goes_inline = inline_bytes + written.length <= store.options.inline_threshold;
+        let goes_inline = written.compressed.is_none()
+            && inline_bytes + written.length <= store.options.inline_threshold;
         let position = match written.body {
             Body::Nothing => None,
             Body::File(name) => Some((Some(names::reference(directory, &name)), 0)),
@@ -126,6 +127,7 @@ pub(super) fn assemble(
                 offset,
                 length: written.length,
                 crc32c: written.crc32c,
+                compressed: written.compressed,
                 written_by: id.0,
                 delta: written.base.is_some(),
             });

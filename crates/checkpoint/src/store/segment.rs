@@ -6,8 +6,9 @@ use bytes::Bytes;
 use dataflow::CheckpointId;
 use dataflow::state::SegmentStats;
 
-use super::Compression;
 use super::pending::Pending;
+use crate::compression::Encoder;
+use crate::metadata::{Codec, Compressed};
 use crate::storage::ObjectWriter;
 use crate::{Error, Result};
 
@@ -25,11 +26,12 @@ pub struct Written {
     pub(super) body: Body,
     pub(super) length: u64,
     pub(super) crc32c: u32,
+    pub(super) compressed: Option<Compressed>,
     pub(super) stats: SegmentStats,
 }
 
 impl Written {
-    /// Bytes of the segment.
+    /// Bytes of the segment, as they are stored.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.length
@@ -50,32 +52,59 @@ pub(super) enum Body {
 /// Takes a segment's bytes as they are encoded. Whatever goes wrong with the storage is kept aside,
 /// for [`io::Error`] could not carry it through code that wraps it.
 pub(super) struct SegmentWriter<'a> {
-    pending: &'a Pending,
     operator: &'a str,
     subtask: u32,
+    /// Bytes that were encoded.
+    raw_length: u64,
+    compressor: Option<Compressor>,
+    stored: Stored<'a>,
+    failure: Option<Error>,
+}
+
+/// What stands between the encoded bytes and those that are stored.
+struct Compressor {
+    codec: Codec,
+    /// What may yet go into `_metadata`, where nothing is compressed: there is little to gain, and
+    /// the threshold means the same whatever the setting is.
+    held: Vec<u8>,
+    /// There as soon as there is too much for that.
+    encoder: Option<Encoder>,
+}
+
+/// The bytes as they are stored, and their length and checksum.
+struct Stored<'a> {
+    pending: &'a Pending,
     /// What is in memory, until there is a stream.
     buffer: Vec<u8>,
     stream: Option<(String, Box<dyn ObjectWriter>)>,
     length: u64,
     crc32c: u32,
-    failure: Option<Error>,
 }
 
 impl<'a> SegmentWriter<'a> {
     pub(super) fn new(pending: &'a Pending, operator: &'a str, subtask: u32, hint: u64) -> Self {
+        let codec = pending.options().compression.codec();
         // The hint may be wrong, so it is not followed further than what fits a buffer anyway.
-        let capacity = usize::try_from(hint.min(PACKED_BYTES_MAX)).unwrap_or(0);
-        // This is where a compressing encoder would stand between the segment and its bytes, by
-        // `options.compression`: length and checksum are those of the bytes as stored.
-        let Compression::None = pending.options().compression;
+        let capacity = match codec {
+            None => usize::try_from(hint.min(PACKED_BYTES_MAX)).unwrap_or(0),
+            Some(_) => 0,
+        };
         Self {
-            pending,
             operator,
             subtask,
-            buffer: Vec::with_capacity(capacity),
-            stream: None,
-            length: 0,
-            crc32c: 0,
+            raw_length: 0,
+            compressor: codec.map(|codec| Compressor {
+                codec,
+                held: Vec::new(),
+                encoder: None,
+            }),
+            stored: Stored {
+                pending,
+                buffer: Vec::with_capacity(capacity),
+                stream: None,
+                length: 0,
+                crc32c: 0,
+            },
             failure: None,
         }
     }
@@ -97,45 +126,99 @@ impl<'a> SegmentWriter<'a> {
             ),
             source: source.into(),
         })?;
-        let body = match self.stream {
+        let mut stored = self.stored;
+        let compressed = match self.compressor {
+            None => None,
+            Some(compressor) => compressor.finish(self.raw_length, &mut stored)?,
+        };
+        let body = match stored.stream {
             Some((name, stream)) => {
-                self.pending.publish(&name, || stream.finish())?;
+                stored.pending.publish(&name, || stream.finish())?;
                 Body::File(name)
             }
-            None if self.length == 0 => Body::Nothing,
-            None => Body::Buffered(self.buffer.into()),
+            None if stored.length == 0 => Body::Nothing,
+            None => Body::Buffered(stored.buffer.into()),
         };
         Ok(Written {
-            checkpoint: self.pending.id(),
+            checkpoint: stored.pending.id(),
             operator: self.operator.to_owned(),
             subtask: self.subtask,
             base,
             body,
-            length: self.length,
-            crc32c: self.crc32c,
+            length: stored.length,
+            crc32c: stored.crc32c,
+            compressed,
             stats,
         })
     }
 
     fn append(&mut self, bytes: &[u8]) -> Result<()> {
-        self.pending.check_open()?;
-        let length = self.length + bytes.len() as u64;
-        if let Some(limit) = self.pending.state_size_max()
-            && length > limit
+        let pending = self.stored.pending;
+        pending.check_open()?;
+        let raw_length = self.raw_length + bytes.len() as u64;
+        if let Some(limit) = pending.state_size_max()
+            && raw_length > limit
         {
             return Err(Error::TooLarge {
                 operator: self.operator.to_owned(),
                 subtask: self.subtask,
-                size: length,
+                size: raw_length,
                 limit,
             });
         }
+        self.raw_length = raw_length;
+        match &mut self.compressor {
+            None => self.stored.append(bytes),
+            Some(compressor) => compressor.append(bytes, raw_length, &mut self.stored),
+        }
+    }
+}
+
+impl Compressor {
+    fn append(&mut self, bytes: &[u8], raw_length: u64, stored: &mut Stored<'_>) -> Result<()> {
+        if raw_length <= stored.pending.options().inline_threshold {
+            self.held.extend_from_slice(bytes);
+            return Ok(());
+        }
+        let encoder = match &mut self.encoder {
+            Some(encoder) => encoder,
+            None => {
+                let encoder = Encoder::new(self.codec).map_err(|source| Error::Storage {
+                    action: "compressing",
+                    object: "a segment".to_owned(),
+                    source: source.into(),
+                })?;
+                let encoder = self.encoder.insert(encoder);
+                let held = std::mem::take(&mut self.held);
+                encoder.append(&held, &mut |block| stored.append(block))?;
+                encoder
+            }
+        };
+        encoder.append(bytes, &mut |block| stored.append(block))
+    }
+
+    /// Stores what is left, and says how it all is compressed.
+    fn finish(self, raw_length: u64, stored: &mut Stored<'_>) -> Result<Option<Compressed>> {
+        let Some(encoder) = self.encoder else {
+            stored.append(&self.held)?;
+            return Ok(None);
+        };
+        encoder.finish(&mut |block| stored.append(block))?;
+        Ok(Some(Compressed {
+            codec: self.codec,
+            raw_length,
+        }))
+    }
+}
+
+impl Stored<'_> {
+    fn append(&mut self, bytes: &[u8]) -> Result<()> {
         self.crc32c = crc32c::crc32c_append(self.crc32c, bytes);
-        self.length = length;
+        self.length += bytes.len() as u64;
         let buffered_max = PACKED_BYTES_MAX.max(self.pending.options().inline_threshold);
         match &mut self.stream {
             Some((_, stream)) => stream.append(bytes),
-            None if length <= buffered_max => {
+            None if self.length <= buffered_max => {
                 self.buffer.extend_from_slice(bytes);
                 Ok(())
             }

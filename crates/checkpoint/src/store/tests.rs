@@ -1,6 +1,7 @@
 //! The life of checkpoints in a store, with every step of it broken in turn.
 
 mod claiming;
+mod compressed;
 mod faults;
 mod keeping;
 mod late;

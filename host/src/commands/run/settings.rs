@@ -3,7 +3,7 @@
 use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
-use checkpoint::store::{CheckpointStore, Compression};
+use checkpoint::store::CheckpointStore;
 use dataflow::alignment;
 use runtime::coordinator::Settings;
 use runtime::restart::Strategy;
@@ -44,7 +44,7 @@ pub(crate) fn store(section: &CheckpointSection, id: &str) -> checkpoint::Result
         max_state_size: section.max_state_size,
         retained: section.retained as usize,
         incremental: section.incremental,
-        compression: Compression::None,
+        compression: section.compression,
     };
     match &section.storage {
         Storage::Memory => Ok(CheckpointStore::memory(options)),

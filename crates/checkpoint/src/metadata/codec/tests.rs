@@ -5,7 +5,7 @@ use proptest::option;
 use proptest::prelude::*;
 
 use super::*;
-use crate::metadata::{Kind, Operator, Role, Segment, State, Subtask};
+use crate::metadata::{Codec, Compressed, Kind, Operator, Role, Segment, State, Subtask};
 
 fn sample() -> (Metadata, Vec<Bytes>) {
     let inline = vec![Bytes::from_static(b"inline"), Bytes::from_static(b"bytes")];
@@ -14,6 +14,7 @@ fn sample() -> (Metadata, Vec<Bytes>) {
         offset,
         length,
         crc32c: 0xdead_beef,
+        compressed: None,
         written_by: 7,
         delta,
     };
@@ -68,9 +69,23 @@ fn encoded() -> Bytes {
     encode(&metadata, &inline, "_metadata").unwrap().0
 }
 
-fn with_version(version: u32) -> Bytes {
-    let mut bytes = encoded().to_vec();
+/// With the first segment compressed.
+fn compressed() -> (Metadata, Vec<Bytes>) {
+    let (mut metadata, inline) = sample();
+    metadata.operators[0].subtasks[0].segments[0].compressed = Some(Compressed {
+        codec: Codec::Zstd,
+        raw_length: 1000,
+    });
+    (metadata, inline)
+}
+
+/// As a program would that takes every version for `version`.
+fn forged(metadata: &Metadata, inline: &[Bytes], version: u32) -> Bytes {
+    let mut bytes = encode(metadata, inline, "_metadata").unwrap().0.to_vec();
     bytes[VERSION_AT..VERSION_AT + 4].copy_from_slice(&version.to_le_bytes());
+    let end = bytes.len() - CHECKSUM_BYTES;
+    let checksum = crc32c::crc32c(&bytes[..end]);
+    bytes[end..].copy_from_slice(&checksum.to_le_bytes());
     bytes.into()
 }
 
@@ -95,8 +110,41 @@ fn what_was_encoded_is_decoded() {
 }
 
 #[test]
+fn only_what_is_compressed_needs_the_newer_version() {
+    let (metadata, inline) = sample();
+    let (bytes, _) = encode(&metadata, &inline, "_metadata").unwrap();
+    assert_eq!(number_at(&bytes, VERSION_AT, 4), Some(1));
+    assert!(!String::from_utf8_lossy(&bytes).contains("compressed"));
+    let (metadata, inline) = compressed();
+    let (bytes, _) = encode(&metadata, &inline, "_metadata").unwrap();
+    assert_eq!(number_at(&bytes, VERSION_AT, 4), Some(2));
+    assert_eq!(decode(&bytes, "_metadata").unwrap().0, metadata);
+}
+
+#[test]
+fn what_is_compressed_is_refused_where_it_cannot_be() {
+    let (metadata, inline) = compressed();
+    assert_eq!(
+        what(&forged(&metadata, &inline, 1)),
+        "format version 1 has no compressed segments"
+    );
+    let (mut metadata, inline) = compressed();
+    let segments = &mut metadata.operators[0].subtasks[0].segments;
+    segments[1].compressed = segments[0].compressed;
+    let (bytes, _) = encode(&metadata, &inline, "_metadata").unwrap();
+    assert!(what(&bytes).ends_with("is compressed, though it is inline"));
+}
+
+#[test]
 fn every_flipped_bit_is_found_as_damage() {
-    let bytes = encoded();
+    let (metadata, inline) = compressed();
+    let newer = encode(&metadata, &inline, "_metadata").unwrap().0;
+    for bytes in [encoded(), newer] {
+        every_flipped_bit_is_found(&bytes);
+    }
+}
+
+fn every_flipped_bit_is_found(bytes: &Bytes) {
     for at in 0..bytes.len() {
         for bit in 0..8 {
             let mut damaged = bytes.to_vec();
@@ -139,12 +187,13 @@ fn wrong_magic_truncation_and_the_future_have_distinct_messages() {
     );
     let cut = encoded().slice(..100);
     assert!(what(&cut).starts_with("truncated at byte 100, "));
-    for version in [2, 99, u32::MAX] {
-        match decode(&with_version(version), "x/_metadata") {
+    let (metadata, inline) = sample();
+    for version in [FORMAT_VERSION + 1, 99, u32::MAX] {
+        match decode(&forged(&metadata, &inline, version), "x/_metadata") {
             Err(Error::Incompatible(message)) => assert_eq!(
                 message,
                 format!(
-                    "x/_metadata was written in format version {version}, this program reads versions up to 1"
+                    "x/_metadata was written in format version {version}, this program reads versions up to 2"
                 )
             ),
             other => panic!("expected the future, got {other:?}"),
@@ -213,6 +262,13 @@ fn any_segment(delta: bool) -> impl Strategy<Value = Segment> {
             offset: offset.into(),
             length: length.into(),
             crc32c,
+            compressed: (written_by % 3 > 0).then_some(Compressed {
+                codec: match written_by % 3 {
+                    1 => Codec::Lz4,
+                    _ => Codec::Zstd,
+                },
+                raw_length: written_by,
+            }),
             written_by,
             delta,
         },
