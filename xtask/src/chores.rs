@@ -6,7 +6,7 @@
 use std::time::Instant;
 
 use crate::build::{self, command, run};
-use crate::{Result, story};
+use crate::{Result, servers, story};
 
 /// The workspaces: the root, the plugins (another target), the SDK (what operator authors depend on),
 /// and what makes the bindings of the SDK.
@@ -33,6 +33,8 @@ pub(crate) fn test() -> Result<()> {
 
     story::step("plugins, natively");
     run(command("cargo", "plugins", &["test"]))?;
+
+    servers::install()?;
 
     story::step("the crates without Wasm, with debug assertions");
     let packages: Vec<&str> = PURE

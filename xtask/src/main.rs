@@ -6,6 +6,7 @@
 mod build;
 mod chores;
 mod demo;
+mod servers;
 mod soak;
 mod story;
 
@@ -26,6 +27,7 @@ usage: cargo xtask <chore>
   soak [--minutes N]
                  24 checkpoints a second for ten minutes: memory, open files, files on disk do not grow
   build          the plugins and the host, in release mode
+  servers        installs the S3 servers that tests need below target/, if they are missing
 ";
 
 fn main() -> ExitCode {
@@ -40,6 +42,7 @@ fn main() -> ExitCode {
         (Some("bench"), arguments) => chores::bench(arguments),
         (Some("soak"), arguments) => soak::soak(arguments),
         (Some("build"), []) => build::plugins().and_then(|()| build::host()),
+        (Some("servers"), []) => servers::install(),
         (Some("help" | "-h" | "--help"), _) => {
             print!("{USAGE}");
             Ok(())

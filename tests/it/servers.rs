@@ -1,0 +1,264 @@
+//! S3 servers on loopback, for the tests here and for those of `crates/checkpoint`.
+//!
+//! `cargo xtask servers` installs them below `target/`. Each test starts its own, on a port that is free, and
+//! it ends with the test, whatever happens to that: the server ends when its standard input does.
+
+// The crates that share this file do not use the same parts of it.
+#![allow(dead_code, reason = "shared by several test programs")]
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+
+/// Which server.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Kind {
+    /// Honours conditional writes.
+    Moto,
+    /// Ignores them.
+    S3rver,
+}
+
+/// What a request to moto's server has to have: it does not check signatures, but wants to see one.
+const SIGNED: &str = "Authorization: AWS4-HMAC-SHA256 Credential=test-key/20260101/us-east-1/s3/aws4_request, SignedHeaders=host, Signature=0\r\n";
+
+/// The bucket that is there from the start.
+pub(crate) const BUCKET: &str = "checkpoints";
+
+const MOTO: &str = "\
+import os, sys, threading
+def end():
+    sys.stdin.read()
+    os._exit(0)
+threading.Thread(target=end, daemon=True).start()
+from moto.server import main
+main(['--host', '127.0.0.1', '--port', '0'])
+";
+
+const S3RVER: &str = "\
+process.stdin.on('end', () => process.exit()).resume();
+const S3rver = require('s3rver');
+const server = new S3rver({
+  address: '127.0.0.1', port: 0, silent: true, directory: process.argv[1],
+  configureBuckets: [{ name: process.argv[2] }],
+});
+server.run().then(({ port }) => console.error('Running on http://127.0.0.1:' + port));
+";
+
+/// A server that is running. It ends with the drop.
+pub(crate) struct Server {
+    kind: Kind,
+    child: Child,
+    port: u16,
+    /// What the server keeps its objects in, if that is a directory.
+    _directory: tempfile::TempDir,
+}
+
+impl Server {
+    /// Starts one, with an empty bucket.
+    pub(crate) fn start(kind: Kind) -> Self {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let mut command = match kind {
+            Kind::Moto => {
+                let mut command = Command::new(installed("moto/bin/python"));
+                command.args(["-c", MOTO]);
+                command
+            }
+            Kind::S3rver => {
+                let mut command = Command::new("node");
+                command
+                    .current_dir(installed("s3rver"))
+                    .args(["-e", S3RVER])
+                    .arg(directory.path())
+                    .arg(BUCKET);
+                command
+            }
+        };
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
+        let mut child = command
+            .spawn()
+            .unwrap_or_else(|error| panic!("cannot start {kind:?}: {error}"));
+        let mut said = BufReader::new(child.stderr.take().expect("stderr is piped"));
+        let port = port(&mut said).unwrap_or_else(|said| panic!("{kind:?} did not start: {said}"));
+        // It says something for every request, and must not wait for somebody to read it.
+        thread::spawn(move || std::io::copy(&mut said, &mut std::io::sink()));
+        let server = Self {
+            kind,
+            child,
+            port,
+            _directory: directory,
+        };
+        if matches!(kind, Kind::Moto) {
+            let answer = server.request("PUT", &format!("/{BUCKET}"));
+            assert!(answer.contains(" 200 "), "no bucket: {answer}");
+        }
+        server
+    }
+
+    /// Its address.
+    pub(crate) fn endpoint(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// Its port.
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The environment in which a program finds it.
+    pub(crate) fn variables(&self) -> Vec<(String, String)> {
+        let mut variables = variables(&self.endpoint());
+        if matches!(self.kind, Kind::S3rver) {
+            // The only ones that it knows.
+            for (name, value) in &mut variables {
+                if name.contains("KEY") {
+                    "S3RVER".clone_into(value);
+                }
+            }
+        }
+        variables
+    }
+
+    /// The keys of all objects in the bucket that begin like this.
+    pub(crate) fn keys(&self, prefix: &str) -> Vec<String> {
+        let answer = self.request("GET", &format!("/{BUCKET}?list-type=2&prefix={prefix}"));
+        assert!(answer.contains(" 200 "), "no list: {answer}");
+        let keys = answer.split("<Key>").skip(1);
+        keys.filter_map(|rest| Some(rest.split_once("</Key>")?.0.to_owned()))
+            .collect()
+    }
+
+    /// Copies an object.
+    pub(crate) fn copy(&self, from: &str, to: &str) {
+        let source = format!("x-amz-copy-source: /{BUCKET}/{from}\r\n");
+        let answer = self.request_with("PUT", &format!("/{BUCKET}/{to}"), &source, b"");
+        assert!(answer.contains(" 200 "), "no copy: {answer}");
+    }
+
+    /// Puts something in the place of an object.
+    pub(crate) fn overwrite(&self, key: &str, bytes: &[u8]) {
+        let answer = self.request_with("PUT", &format!("/{BUCKET}/{key}"), "", bytes);
+        assert!(answer.contains(" 200 "), "not written: {answer}");
+    }
+
+    /// Deletes an object.
+    pub(crate) fn delete(&self, key: &str) {
+        let answer = self.request("DELETE", &format!("/{BUCKET}/{key}"));
+        assert!(answer.contains(" 204 "), "not deleted: {answer}");
+    }
+
+    /// How many uploads were begun and neither completed nor aborted.
+    pub(crate) fn unfinished_uploads(&self) -> usize {
+        let answer = self.request("GET", &format!("/{BUCKET}?uploads"));
+        assert!(answer.contains(" 200 "), "no list: {answer}");
+        answer.matches("<UploadId>").count()
+    }
+
+    /// Sends a request and reads the answer.
+    pub(crate) fn request(&self, method: &str, path: &str) -> String {
+        self.request_with(method, path, "", b"")
+    }
+
+    /// As [`Server::request`], with a header line and a body.
+    pub(crate) fn request_with(
+        &self,
+        method: &str,
+        path: &str,
+        header: &str,
+        body: &[u8],
+    ) -> String {
+        let mut stream =
+            TcpStream::connect(("127.0.0.1", self.port)).expect("the server can be reached");
+        let signed = match self.kind {
+            Kind::Moto => SIGNED,
+            // It checks them: nothing is sent to it but what needs none.
+            Kind::S3rver => "",
+        };
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n{signed}{header}Content-Length: {}\r\n\r\n",
+            body.len()
+        );
+        stream
+            .write_all(&[head.as_bytes(), body].concat())
+            .expect("a request can be sent");
+        let mut answer = Vec::new();
+        stream
+            .read_to_end(&mut answer)
+            .expect("an answer can be read");
+        String::from_utf8_lossy(&answer).into_owned()
+    }
+
+    /// Stops it in its tracks: connections stand, and nothing answers.
+    pub(crate) fn freeze(&self) {
+        self.signal("STOP");
+    }
+
+    /// Lets it go on.
+    pub(crate) fn thaw(&self) {
+        self.signal("CONT");
+    }
+
+    fn signal(&self, name: &str) {
+        let status = Command::new("sh")
+            .args(["-c", &format!("kill -{name} {}", self.child.id())])
+            .status();
+        assert!(status.is_ok_and(|status| status.success()), "SIG{name}");
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It may have ended by itself, which is as good.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The environment in which a program finds a server at this address.
+pub(crate) fn variables(endpoint: &str) -> Vec<(String, String)> {
+    [
+        ("AWS_ENDPOINT_URL", endpoint),
+        ("AWS_ALLOW_HTTP", "true"),
+        ("AWS_ACCESS_KEY_ID", "test-key"),
+        ("AWS_SECRET_ACCESS_KEY", "test-secret-never-shown"),
+        ("AWS_REGION", "us-east-1"),
+    ]
+    .map(|(name, value)| (name.to_owned(), value.to_owned()))
+    .to_vec()
+}
+
+/// Reads the port from what a server says when it is ready; what it said instead otherwise.
+fn port(said: &mut impl BufRead) -> Result<u16, String> {
+    const READY: &str = "Running on http://127.0.0.1:";
+    let mut all = String::new();
+    let mut line = String::new();
+    while said.read_line(&mut line).is_ok_and(|length| length > 0) {
+        if let Some((_, rest)) = line.split_once(READY) {
+            let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
+            return digits.parse().map_err(|_| line);
+        }
+        all.push_str(&line);
+        line.clear();
+    }
+    Err(all)
+}
+
+/// Something that `cargo xtask servers` installs.
+fn installed(name: &str) -> PathBuf {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .ancestors()
+        .find(|above| above.join("Cargo.lock").is_file())
+        .expect("the package lies in a workspace");
+    let path = root.join("target/s3").join(name);
+    assert!(
+        path.exists(),
+        "{} is missing, `cargo xtask servers` installs it",
+        path.display()
+    );
+    path
+}
