@@ -69,6 +69,17 @@ pub(crate) fn start_with_input(directory: &Path, arguments: &[&str], stdin: Stdi
     start_by(Command::new(PROGRAM), directory, arguments, stdin)
 }
 
+/// Starts `host` with these variables in its environment, and none else that is meant for storage.
+pub(crate) fn start_with_variables(
+    directory: &Path,
+    arguments: &[&str],
+    variables: &[(String, String)],
+) -> Running {
+    let mut command = Command::new(PROGRAM);
+    command.envs(variables.iter().cloned());
+    start_by(command, directory, arguments, Stdio::null())
+}
+
 /// Starts a command that becomes `host` (by `exec`, so that it is the child) when it gets these arguments.
 pub(crate) fn start_by(
     mut command: Command,
@@ -81,6 +92,12 @@ pub(crate) fn start_by(
         .stdin(stdin)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
+    for (name, _) in std::env::vars_os() {
+        let given = command.get_envs().any(|(given, _)| given == name);
+        if name.to_string_lossy().starts_with("AWS_") && !given {
+            command.env_remove(name);
+        }
+    }
     command
         .env_remove("HIGHWATER_CONFIG")
         .env_remove("RUST_LOG")

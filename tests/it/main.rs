@@ -12,6 +12,7 @@ mod jobs; // job files, put together from their parts
 mod oracle; // the right answers, from elsewhere
 mod plugins; // the components of plugins/
 mod scene; // a directory for a test alone
+mod servers; // S3 on loopback
 
 // The tests.
 mod checkpoints; // looking at checkpoints without their job
@@ -30,6 +31,7 @@ mod refused; // what users get wrong, and what they are told
 mod reports; // what a user is told: restores, corruption, restarts
 mod restore; // from which checkpoint, into what
 mod retention; // what is left when a job ends, and how it is ended
+mod s3; // checkpoints in a bucket
 mod soak; // many checkpoints: nothing grows
 mod storage; // where checkpoints are, and what they consist of
 mod tidy; // what the sources must be like

@@ -4,13 +4,12 @@
 //! needed, and no data file is read.
 
 use std::cmp::Ordering;
-use std::path::Path;
 use std::sync::Arc;
 
 use crate::completed::Completed;
 use crate::metadata::Kind;
 use crate::names;
-use crate::place;
+use crate::place::{Found, Place};
 use crate::storage::Storage;
 use crate::{Error, Result};
 
@@ -106,23 +105,17 @@ pub(crate) fn completed_at(checkpoint: &Completed) -> i64 {
 /// [`Error::NotFound`] if there is nothing at that place, [`Error::Incompatible`] if it is no place
 /// that can be reached, [`Error::Storage`] if it cannot be read at all.
 pub fn list(place: &str) -> Result<Vec<Entry>> {
-    let path = place::path(place, "directory")?;
-    if !path.exists() {
-        return Err(Error::NotFound(format!(
-            "{} does not exist",
-            path.display()
-        )));
+    let place = Place::parse(place, "directory")?;
+    match place.look()? {
+        Found::Nothing => Err(Error::NotFound(format!("{place} does not exist"))),
+        Found::File => list_directory(&place.parent().unwrap_or(place)),
+        Found::Directory => list_directory(&place),
     }
-    list_path(&path)
 }
 
-/// As [`list`], for a path that exists.
-pub(crate) fn list_path(path: &Path) -> Result<Vec<Entry>> {
-    let directory = match path.is_file() {
-        true => path.parent().unwrap_or(path),
-        false => path,
-    };
-    let (storage, name) = place::open_directory(directory)?;
+/// As [`list`], for a directory that exists.
+pub(crate) fn list_directory(place: &Place) -> Result<Vec<Entry>> {
+    let (storage, name) = place.open_directory()?;
     let mut entries = entries(&storage, &name)?;
     entries.sort_by(order);
     Ok(entries)

@@ -20,7 +20,7 @@ use crate::catalog::{self, Status};
 use crate::gc::Search;
 use crate::metadata::Kind;
 use crate::names;
-use crate::place;
+use crate::place::Place;
 use crate::storage::{Object, Storage};
 use crate::{Completed, Error, Result};
 
@@ -206,8 +206,8 @@ pub(crate) fn remove_if_empty(storage: &dyn Storage, job: &str) -> Result<()> {
 /// The job id whose directory beneath `dir` a checkpoint lies in, if it does.
 #[must_use]
 pub fn job_id_in(dir: &str, checkpoint: &Completed) -> Option<String> {
-    let path = place::path(dir, "checkpoint directory").ok()?;
-    let (storage, root) = place::open_directory(&path).ok()?;
+    let place = Place::parse(dir, "checkpoint directory").ok()?;
+    let (storage, root) = place.open_directory().ok()?;
     let name = name_beneath(&storage.location(&root), checkpoint)?;
     Some(names::parent(&name).to_owned())
 }
@@ -218,8 +218,8 @@ pub fn job_id_in(dir: &str, checkpoint: &Completed) -> Option<String> {
 /// pile up.
 #[must_use]
 pub fn unused_job_id(dir: &str, job_name: &str) -> Option<String> {
-    let path = place::path(dir, "checkpoint directory").ok()?;
-    let (storage, root) = place::open_directory(&path).ok()?;
+    let place = Place::parse(dir, "checkpoint directory").ok()?;
+    let (storage, root) = place.open_directory().ok()?;
     let mut jobs = storage.list(&root).ok()?.directories;
     // Of several the same one each time.
     jobs.sort();

@@ -10,13 +10,12 @@
 //! do not bear one of our names are never touched, nor is `taskowned/`, nor a savepoint.
 
 use std::collections::BTreeSet;
-use std::path::Path;
 use std::sync::Arc;
 
 use crate::catalog;
 use crate::finished;
 use crate::names;
-use crate::place;
+use crate::place::{Found, Place};
 use crate::references::References;
 use crate::storage::{Object, Storage};
 use crate::{Error, Result};
@@ -101,22 +100,21 @@ impl Kind {
 /// [`Error::NotFound`] and [`Error::Incompatible`] if `place` is no directory that can be reached,
 /// [`Error::Storage`] if it cannot be listed. What cannot be removed is in the report.
 pub fn collect(place: &str, options: Options) -> Result<Report> {
-    let path = place::path(place, "directory")?;
-    if !path.is_dir() {
-        let why = if path.exists() {
-            "is no directory"
-        } else {
-            "does not exist"
-        };
-        return Err(Error::NotFound(format!("{} {why}", path.display())));
-    }
-    let (storage, jobs) = jobs(&path)?;
-    collect_jobs(&storage, &jobs, options)
+    let place = Place::parse(place, "directory")?;
+    let why = match place.look()? {
+        Found::Directory => {
+            let (storage, jobs) = jobs(&place)?;
+            return collect_jobs(&storage, &jobs, options);
+        }
+        Found::File => "is no directory",
+        Found::Nothing => "does not exist",
+    };
+    Err(Error::NotFound(format!("{place} {why}")))
 }
 
-/// The job directories that `path` names: itself, or those in it.
-fn jobs(path: &Path) -> Result<(Arc<dyn Storage>, Vec<String>)> {
-    let (storage, name) = place::open_directory(path)?;
+/// The job directories that `place` names: itself, or those in it.
+fn jobs(place: &Place) -> Result<(Arc<dyn Storage>, Vec<String>)> {
+    let (storage, name) = place.open_directory()?;
     if is_job(&*storage, &name)? {
         return Ok((storage, vec![name]));
     }

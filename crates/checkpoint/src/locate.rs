@@ -3,12 +3,10 @@
 //! The newest checkpoint counts, even if it is damaged: to step back silently would replay what the
 //! world has seen. [`locate`] refuses then, [`locate_fallback`] steps back and says from what.
 
-use std::path::{Path, PathBuf};
-
 use crate::catalog::{self, Entry, Status};
 use crate::finished;
 use crate::names;
-use crate::place;
+use crate::place::{Found, Place};
 use crate::verify::verify;
 use crate::{Completed, Error, Result};
 
@@ -101,9 +99,9 @@ pub fn locate_fallback(spec: &str, dir: Option<&str>, job_name: &str) -> Result<
 #[derive(Debug)]
 enum Target {
     /// The checkpoint in this directory, or all in this directory.
-    Directory(PathBuf),
+    Directory(Place),
     /// The newest of the job beneath this directory.
-    Latest(PathBuf),
+    Latest(Place),
 }
 
 /// What may be meant, newest first.
@@ -123,50 +121,47 @@ impl Target {
                     "`latest` needs `checkpoint.dir`, for it is looked for there".to_owned(),
                 )
             })?;
-            return Ok(Self::Latest(place::path(dir, "checkpoint directory")?));
+            return Ok(Self::Latest(Place::parse(dir, "checkpoint directory")?));
         }
-        let path = place::path(spec, "checkpoint path")?;
-        if !path.exists() {
-            return Err(Error::NotFound(format!(
-                "{} does not exist{}",
-                path.display(),
-                nearest(&path)
-            )));
+        let place = Place::parse(spec, "checkpoint path")?;
+        match place.look()? {
+            Found::Directory => Ok(Self::Directory(place)),
+            Found::Nothing => Err(Error::NotFound(format!(
+                "{place} does not exist{}",
+                nearest(&place)
+            ))),
+            Found::File if place.leaf() == Some(names::METADATA) => {
+                Ok(Self::Directory(place.parent().unwrap_or(place)))
+            }
+            Found::File => Err(Error::NotFound(format!(
+                "{place} is not checkpoint metadata (a file called {} is expected, or a directory){}",
+                names::METADATA,
+                nearest(&place)
+            ))),
         }
-        if !path.is_file() {
-            return Ok(Self::Directory(path));
-        }
-        if path.file_name().is_some_and(|name| name == names::METADATA) {
-            let directory = path.parent().unwrap_or(&path).to_owned();
-            return Ok(Self::Directory(directory));
-        }
-        Err(Error::NotFound(format!(
-            "{} is not checkpoint metadata (a file called {} is expected, or a directory){}",
-            path.display(),
-            names::METADATA,
-            nearest(&path)
-        )))
     }
 
     fn candidates(&self, job_name: &str) -> Result<Candidates> {
         match self {
-            Self::Directory(path) if path.join(names::METADATA).exists() => one(path),
-            Self::Directory(path) => in_directory(path),
-            Self::Latest(path) => latest(path, job_name),
+            Self::Directory(place) => match place.join(names::METADATA).look()? {
+                Found::Nothing => in_directory(place),
+                Found::File | Found::Directory => one(place),
+            },
+            Self::Latest(place) => latest(place, job_name),
         }
     }
 }
 
 /// A checkpoint's own directory.
-fn one(path: &Path) -> Result<Candidates> {
-    let found = catalog::list_path(path)?;
+fn one(place: &Place) -> Result<Candidates> {
+    let found = catalog::list_directory(place)?;
     let own = found.first();
     let own_name = own.map(|entry| entry.name.clone());
     // What to step back to: what its job completed before it.
-    let siblings = match (path.canonicalize(), own) {
-        (Ok(real), Some(own)) if catalog::is_checkpoint(own) => real
+    let siblings = match (place.real(), own) {
+        (Some(real), Some(own)) if catalog::is_checkpoint(own) => real
             .parent()
-            .map(catalog::list_path)
+            .map(|parent| catalog::list_directory(&parent))
             .transpose()?
             .unwrap_or_default(),
         _ => Vec::new(),
@@ -182,32 +177,33 @@ fn one(path: &Path) -> Result<Candidates> {
     Ok(Candidates {
         found,
         older,
-        otherwise: nothing_in(path),
+        otherwise: nothing_in(place),
     })
 }
 
 /// A job's directory.
-fn in_directory(path: &Path) -> Result<Candidates> {
-    let entries = catalog::list_path(path)?;
-    let real = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+fn in_directory(place: &Place) -> Result<Candidates> {
+    let entries = catalog::list_directory(place)?;
+    let real = place.real().unwrap_or_else(|| place.clone());
     // Not those of its children: a directory of jobs has no newest, `latest` is for that.
     let mut found: Vec<Entry> = entries
         .into_iter()
-        .filter(|entry| Path::new(&entry.path).parent() == Some(&real))
+        .filter(|entry| entry.path == real.join(&entry.name).to_string())
         .filter(catalog::is_checkpoint)
         .collect();
     newest_first(&mut found);
     Ok(Candidates {
         found,
         older: Vec::new(),
-        otherwise: nothing_in(path),
+        otherwise: nothing_in(place),
     })
 }
 
 /// Everything of one job, whatever its ids were.
-fn latest(path: &Path, job_name: &str) -> Result<Candidates> {
-    let entries = match path.exists() {
-        true => catalog::list_path(path)?,
+fn latest(place: &Place, job_name: &str) -> Result<Candidates> {
+    let exists = place.look()? != Found::Nothing;
+    let entries = match exists {
+        true => catalog::list_directory(place)?,
         false => Vec::new(),
     };
     let checkpoints = || entries.iter().filter(|entry| catalog::is_checkpoint(entry));
@@ -233,8 +229,8 @@ fn latest(path: &Path, job_name: &str) -> Result<Candidates> {
         .cloned()
         .collect();
     newest_first(&mut found);
-    if path.exists() {
-        let (storage, name) = place::open_directory(path)?;
+    if exists {
+        let (storage, name) = place.open_directory()?;
         let finished_at = finished::newest(&storage, &name, job_name)?;
         let newest = found.first().map(Entry::completed_at);
         if finished_at.is_some_and(|at| newest.is_none_or(|newest| newest <= at)) {
@@ -251,13 +247,10 @@ fn latest(path: &Path, job_name: &str) -> Result<Candidates> {
     {
         return Err(usable(damaged.clone())
             .err()
-            .unwrap_or_else(|| nothing_in(path)));
+            .unwrap_or_else(|| nothing_in(place)));
     }
     let others: std::collections::BTreeSet<String> = checkpoints().filter_map(job_of).collect();
-    let mut message = format!(
-        "there is no completed checkpoint of job `{job_name}` in {}",
-        path.display()
-    );
+    let mut message = format!("there is no completed checkpoint of job `{job_name}` in {place}");
     if !others.is_empty() {
         let others: Vec<String> = others.iter().map(|job| format!("`{job}`")).collect();
         message = format!("{message} (there are some of {})", others.join(", "));
@@ -319,24 +312,24 @@ fn usable(entry: Entry) -> Result<Completed> {
     }
 }
 
-fn nothing_in(path: &Path) -> Error {
+fn nothing_in(place: &Place) -> Error {
     Error::NotFound(format!(
-        "there is no completed checkpoint in {}{}",
-        path.display(),
-        nearest(path)
+        "there is no completed checkpoint in {place}{}",
+        nearest(place)
     ))
 }
 
-/// The newest few checkpoints in the vicinity of a path, as the tail of a message.
-fn nearest(path: &Path) -> String {
+/// The newest few checkpoints in the vicinity of a place, as the tail of a message.
+fn nearest(place: &Place) -> String {
     // The directory itself, its parent, its grandparent: further away nothing is near, and the root
-    // of a file system is large.
-    let vicinity = path
-        .ancestors()
+    // of a file system or bucket is large.
+    let above = std::iter::successors(Some(place.clone()), Place::parent);
+    let vicinity = above
         .take(3)
-        .filter(|above| above.is_dir() && above.parent().is_some());
+        .filter(|above| above.parent().is_some())
+        .filter(|above| above.look().is_ok_and(|found| found == Found::Directory));
     for above in vicinity {
-        let mut entries = catalog::list_path(above).unwrap_or_default();
+        let mut entries = catalog::list_directory(&above).unwrap_or_default();
         entries.retain(|entry| entry.completed().is_some());
         newest_first(&mut entries);
         if !entries.is_empty() {

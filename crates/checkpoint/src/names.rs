@@ -6,6 +6,7 @@
 //! <job-id>/shared/r<R>-c<N>-<I>.state      data that several checkpoints may reference
 //! <job-id>/taskowned/                      what is never deleted
 //! <job-id>/_finished                       the job has finished: nothing older is to be resumed
+//! _probe-<token>                           the storage is being tried out, gone at once
 //! <any of these>.part-<token>-<n>          a stream that was never finished (an orphan)
 //! <any of these>#<n>                       a file that was never finished (an orphan)
 //! ```
@@ -131,6 +132,11 @@ pub(crate) fn is_left_over(name: &str) -> bool {
 /// Where a stream is written before it gets its name.
 pub(crate) fn staged(name: &str, token: u64, counter: u64) -> String {
     format!("{name}{STAGED_INFIX}{token:016x}-{counter}")
+}
+
+/// What is put to see what a storage does.
+pub(crate) fn probe(token: &str) -> String {
+    format!("_probe-{token}")
 }
 
 /// The number in `chk-N`.

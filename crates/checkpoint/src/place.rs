@@ -1,35 +1,197 @@
-//! From what a user writes for a directory to a path: plain paths and URLs.
+//! From what a user writes for a directory to a storage: plain paths and URLs.
 
+use std::fmt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use url::Url;
 
-use crate::storage::{FileStorage, Storage};
+use crate::names;
+use crate::storage::{Bucket, FileStorage, S3Storage, Storage, environment};
 use crate::{Error, Result};
 
 /// URL schemes that have a storage in some build of this program.
-const REMOTE_SCHEMES: [&str; 12] = [
-    "s3", "s3a", "s3n", "gs", "gcs", "az", "azure", "adl", "abfs", "abfss", "wasb", "wasbs",
+const REMOTE_SCHEMES: [&str; 9] = [
+    "gs", "gcs", "az", "azure", "adl", "abfs", "abfss", "wasb", "wasbs",
 ];
+
+/// What some programs call S3.
+const S3_ALIASES: [&str; 2] = ["s3a", "s3n"];
+
+/// How long looking around may take, in a storage that is reached over a network.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A file or directory that a user names.
+#[derive(Clone, Debug)]
+pub(crate) enum Place {
+    /// An absolute path.
+    Path(PathBuf),
+    /// A key in a bucket, and how its bucket is reached.
+    Bucket {
+        bucket: Bucket,
+        storage: Arc<dyn Storage>,
+        key: String,
+    },
+}
+
+/// What is at a [`Place`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Found {
+    Nothing,
+    File,
+    Directory,
+}
+
+impl Place {
+    /// The place that a path or URL means. `what` is named in messages.
+    pub(crate) fn parse(spec: &str, what: &str) -> Result<Self> {
+        if !is_s3(spec) {
+            return Ok(Self::Path(path(spec, what)?));
+        }
+        let bucket = Bucket::parse(spec, what)?;
+        // The whole bucket, for references lead up.
+        let root = bucket.root();
+        Ok(Self::Bucket {
+            storage: Arc::new(S3Storage::open(&root, PATIENCE, &environment())?),
+            key: bucket.key().to_owned(),
+            bucket: root,
+        })
+    }
+
+    /// What is there.
+    ///
+    /// # Errors
+    /// [`Error::Storage`] if the storage cannot be asked.
+    pub(crate) fn look(&self) -> Result<Found> {
+        match self {
+            Self::Path(path) if path.is_file() => Ok(Found::File),
+            Self::Path(path) if path.exists() => Ok(Found::Directory),
+            Self::Path(_) => Ok(Found::Nothing),
+            Self::Bucket { storage, key, .. } => {
+                if !key.is_empty() {
+                    match storage.read(key, 0..0) {
+                        Ok(_) => return Ok(Found::File),
+                        Err(Error::NotFound(_)) => {}
+                        Err(error) => return Err(error),
+                    }
+                }
+                let listing = storage.list(key)?;
+                let empty = listing.directories.is_empty() && listing.objects.is_empty();
+                match empty {
+                    true => Ok(Found::Nothing),
+                    false => Ok(Found::Directory),
+                }
+            }
+        }
+    }
+
+    /// A storage that reaches this existing directory and what its checkpoints may reference, and the
+    /// directory's name in it.
+    pub(crate) fn open_directory(&self) -> Result<(Arc<dyn Storage>, String)> {
+        match self {
+            Self::Path(path) => open_directory(path),
+            Self::Bucket { storage, key, .. } => Ok((Arc::clone(storage), key.clone())),
+        }
+    }
+
+    /// Something in this directory.
+    pub(crate) fn join(&self, leaf: &str) -> Self {
+        match self {
+            Self::Path(path) => Self::Path(path.join(leaf)),
+            Self::Bucket {
+                bucket,
+                storage,
+                key,
+            } => Self::Bucket {
+                bucket: bucket.clone(),
+                storage: Arc::clone(storage),
+                key: names::join(key, leaf),
+            },
+        }
+    }
+
+    /// The directory that it is in, as it is written.
+    pub(crate) fn parent(&self) -> Option<Self> {
+        match self {
+            Self::Path(path) => path.parent().map(|parent| Self::Path(parent.to_owned())),
+            Self::Bucket { key, .. } if key.is_empty() => None,
+            Self::Bucket {
+                bucket,
+                storage,
+                key,
+            } => Some(Self::Bucket {
+                bucket: bucket.clone(),
+                storage: Arc::clone(storage),
+                key: names::parent(key).to_owned(),
+            }),
+        }
+    }
+
+    /// The same place without links on the way, if it exists.
+    pub(crate) fn real(&self) -> Option<Self> {
+        match self {
+            Self::Path(path) => path.canonicalize().ok().map(Self::Path),
+            Self::Bucket { .. } => Some(self.clone()),
+        }
+    }
+
+    /// Its last component.
+    pub(crate) fn leaf(&self) -> Option<&str> {
+        match self {
+            Self::Path(path) => path.file_name()?.to_str(),
+            Self::Bucket { key, .. } => Some(names::leaf(key)),
+        }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Path(path) => write!(f, "{}", path.display()),
+            Self::Bucket { bucket, key, .. } if key.is_empty() => write!(f, "{bucket}"),
+            Self::Bucket { bucket, key, .. } => write!(f, "{bucket}/{key}"),
+        }
+    }
+}
+
+/// A path or URL as it may be shown: without a user's name and password, should it have them.
+#[must_use]
+pub fn shown(spec: &str) -> String {
+    let Some((scheme, rest)) = spec.split_once("://") else {
+        return spec.to_owned();
+    };
+    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    match authority.rsplit_once('@') {
+        Some((_, host)) => format!("{scheme}://…@{host}{path}"),
+        None => spec.to_owned(),
+    }
+}
+
+fn is_s3(spec: &str) -> bool {
+    scheme(spec).is_some_and(|scheme| scheme == "s3")
+}
 
 /// The absolute path that a path or `file:` URL means. `what` is named in messages.
 pub(crate) fn path(spec: &str, what: &str) -> Result<PathBuf> {
-    let refuse = |why: String| Error::Incompatible(format!("{what} `{spec}` {why}"));
+    let refuse = |why: String| Error::Incompatible(format!("{what} `{}` {why}", shown(spec)));
     if spec.trim().is_empty() {
         return Err(Error::Incompatible(format!("{what} is empty")));
     }
     let Some(scheme) = scheme(spec) else {
         return std::path::absolute(spec).map_err(|error| refuse(format!("is no path: {error}")));
     };
+    if S3_ALIASES.contains(&scheme.as_str()) {
+        return Err(refuse("is written s3:// here".to_owned()));
+    }
     if REMOTE_SCHEMES.contains(&scheme.as_str()) {
         return Err(refuse(format!(
-            "is in `{scheme}` storage, which is not built into this version yet"
+            "is in `{scheme}` storage, which is not built into this version (a path, a file:// or an s3:// URL is expected)"
         )));
     }
     if scheme != "file" {
         return Err(refuse(format!(
-            "has the unknown scheme `{scheme}` (a path or a file:// URL is expected)"
+            "has the unknown scheme `{scheme}` (a path, a file:// or an s3:// URL is expected)"
         )));
     }
     let url = Url::parse(spec).map_err(|error| refuse(format!("is not a valid URL: {error}")))?;
@@ -56,15 +218,24 @@ fn scheme(spec: &str) -> Option<String> {
     (valid && known).then(|| scheme.to_ascii_lowercase())
 }
 
-/// The directory of all jobs' checkpoints, made if need be.
-pub(crate) fn create_root(dir: &str) -> Result<FileStorage> {
+/// The directory of all jobs' checkpoints, made if need be. Over a network no call takes longer than
+/// half of `patience`.
+pub(crate) fn create_root(dir: &str, patience: Duration) -> Result<Arc<dyn Storage>> {
+    if is_s3(dir) {
+        let bucket = Bucket::parse(dir, "checkpoint directory")?;
+        return Ok(Arc::new(S3Storage::create(
+            &bucket,
+            patience,
+            &environment(),
+        )?));
+    }
     let path = path(dir, "checkpoint directory")?;
     refuse_file_system_root(dir, &path)?;
     let storage = FileStorage::create(&path)?;
     // Again, for links are followed now that it exists.
     let real = path.canonicalize().unwrap_or(path);
     refuse_file_system_root(dir, &real)?;
-    Ok(storage)
+    Ok(Arc::new(storage))
 }
 
 fn refuse_file_system_root(dir: &str, path: &Path) -> Result<()> {
@@ -136,12 +307,26 @@ mod tests {
     }
 
     #[test]
+    fn a_password_is_not_shown() {
+        for (spec, expected) in [
+            ("s3://key:password@b/x@y", "s3://…@b/x@y"),
+            ("gs://key@b", "gs://…@b"),
+            ("s3://b/x@y", "s3://b/x@y"),
+            ("/a@b", "/a@b"),
+        ] {
+            assert_eq!(shown(spec), expected);
+        }
+        assert!(!refused("gs://key:password@b/x").contains("password"));
+    }
+
+    #[test]
     fn what_is_not_reachable_says_why() {
         assert_eq!(refused(" "), "directory is empty");
         assert_eq!(
-            refused("s3://bucket/x"),
-            "directory `s3://bucket/x` is in `s3` storage, which is not built into this version yet"
+            refused("gs://bucket/x"),
+            "directory `gs://bucket/x` is in `gs` storage, which is not built into this version (a path, a file:// or an s3:// URL is expected)"
         );
+        assert!(refused("s3a://bucket/x").ends_with("is written s3:// here"));
         assert!(refused("ftp://x/y").contains("unknown scheme `ftp`"));
         assert!(refused("file://host/x").contains("not a path on this machine"));
         assert!(refused("file:///x#1").contains("%23"));
@@ -150,7 +335,7 @@ mod tests {
     #[test]
     fn the_root_of_the_file_system_is_refused() {
         for dir in ["/", "file:///", "///", "/x/.."] {
-            let error = create_root(dir).unwrap_err().to_string();
+            let error = create_root(dir, PATIENCE).unwrap_err().to_string();
             assert!(error.contains("root of the file system"), "{dir}: {error}");
         }
     }

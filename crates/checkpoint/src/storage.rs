@@ -8,10 +8,12 @@
 //! [`contract::check`] holds what the prose below promises, for every implementation.
 
 pub mod contract;
+mod executor;
 pub mod faults;
 mod file;
 mod memory;
 mod object;
+mod s3;
 
 use std::fmt;
 use std::ops::Range;
@@ -24,6 +26,7 @@ pub use faults::FaultyStorage;
 pub use file::FileStorage;
 pub use memory::MemoryStorage;
 pub use object::ObjectStorage;
+pub use s3::{Bucket, S3Storage, environment};
 
 /// A place for immutable objects. Every call blocks until the storage has answered; all of them may
 /// be called from any thread, also from one that belongs to an async runtime, though an async worker

@@ -19,14 +19,15 @@ mod segment;
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use dataflow::CheckpointId;
 
 use crate::catalog::completed_at;
 use crate::claim::{Claim, Extent, Remains};
 use crate::finished::{self, Mark};
-use crate::names::{self, JobDirectory};
 use crate::metadata::Codec;
+use crate::names::{self, JobDirectory};
 use crate::storage::{MemoryStorage, Storage};
 use crate::{Error, Result, place};
 
@@ -52,6 +53,9 @@ pub struct Options {
     pub incremental: bool,
     /// How state files are compressed.
     pub compression: Compression,
+    /// How long a checkpoint may take as a whole. Where storage is reached over a network, a call
+    /// gives up after half of it, so that the checkpoint can still say why it failed.
+    pub timeout: Duration,
 }
 
 impl Default for Options {
@@ -62,6 +66,7 @@ impl Default for Options {
             retained: 1,
             incremental: true,
             compression: Compression::None,
+            timeout: Duration::from_secs(600),
         }
     }
 }
@@ -72,11 +77,6 @@ pub enum Compression {
     /// Not at all.
     #[default]
     None,
-}
-
-/// The checkpoints of one run of a job. Cheap to clone; used from several threads. When the last
-/// clone (and the last [`Pending`]) is dropped, it waits for what is still to be deleted.
-#[derive(Clone, Debug)]
     /// By LZ4: fast.
     Lz4,
     /// By Zstandard: smaller.
@@ -91,6 +91,11 @@ impl Compression {
             Self::Zstd => Some(Codec::Zstd),
         }
     }
+}
+
+/// The checkpoints of one run of a job. Cheap to clone; used from several threads. When the last
+/// clone (and the last [`Pending`]) is dropped, it waits for what is still to be deleted.
+#[derive(Clone, Debug)]
 pub struct CheckpointStore {
     inner: Arc<Inner>,
 }
@@ -123,16 +128,16 @@ impl CheckpointStore {
         Self::new(storage, job, options, true, Used::default())
     }
 
-    /// Checkpoints in `<dir>/<job-id>/`; makes `shared/` and `taskowned/`. `dir` is a path or URL
-    /// as the user gave it, made absolute. What earlier runs left there stays untouched.
+    /// Checkpoints in `<dir>/<job-id>/`; makes `shared/` and `taskowned/`. `dir` is a path, a `file://`
+    /// or an `s3://` URL as the user gave it, made absolute. What earlier runs left there stays untouched.
     ///
     /// # Errors
     /// [`Error::Incompatible`] if `dir` or `job_id` cannot be used at all, [`Error::Storage`] if the
-    /// directories cannot be made.
+    /// directories cannot be made or the storage cannot be reached.
     pub fn open(dir: &str, job_id: &str, options: Options) -> Result<Self> {
         // The id first: a refusal should not leave a directory behind.
         let job = JobDirectory::new(job_id)?;
-        Self::with_job(Arc::new(place::create_root(dir)?), job, options)
+        Self::with_job(place::create_root(dir, options.timeout)?, job, options)
     }
 
     /// As [`CheckpointStore::open`], in any storage.

@@ -11,7 +11,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use checkpoint::catalog::Entry;
 use checkpoint::metadata::{Kind, Metadata, Operator, Role};
-use checkpoint::{Completed, verify};
+use checkpoint::{Completed, shown, verify};
 use serde_json::json;
 
 use super::print;
@@ -32,14 +32,15 @@ pub(crate) fn run(command: &Checkpoints) -> Result<Exit, Error> {
 }
 
 fn entries(place: &str) -> Result<Vec<Entry>, Error> {
-    checkpoint::list(place)
-        .map_err(|error| Error::checkpoint(error, format!("listing checkpoints in {place}")))
+    checkpoint::list(place).map_err(|error| {
+        Error::checkpoint(error, format!("listing checkpoints in {}", shown(place)))
+    })
 }
 
 /// The checkpoint that a path names.
 fn open(place: &str) -> Result<Completed, Error> {
     let located = checkpoint::locate(place, None, "")
-        .map_err(|error| Error::checkpoint(error, format!("reading {place}")))?;
+        .map_err(|error| Error::checkpoint(error, format!("reading {}", shown(place))))?;
     Ok(located.checkpoint)
 }
 

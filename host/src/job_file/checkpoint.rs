@@ -1,8 +1,10 @@
 //! `[checkpoint]`: when checkpoints are taken, where they are kept, and for how long.
 
+use std::fmt;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
+use checkpoint::storage::Bucket;
 use checkpoint::store::Compression;
 
 use super::section::Section;
@@ -19,9 +21,9 @@ pub(crate) struct CheckpointSection {
     pub(crate) storage: Storage,
     /// Where `storage` would be on a file system, even if checkpoints are kept in memory: what
     /// `-s latest` looks in.
-    pub(crate) dir: Option<PathBuf>,
+    pub(crate) dir: Option<Directory>,
     /// Where savepoints go.
-    pub(crate) savepoint_dir: Option<PathBuf>,
+    pub(crate) savepoint_dir: Option<Directory>,
     /// After this long a checkpoint in progress is aborted.
     pub(crate) timeout: Duration,
     /// The least time from the end of a checkpoint to the start of the next.
@@ -60,8 +62,36 @@ pub(crate) enum Mode {
 pub(crate) enum Storage {
     /// In this process: they survive a failing operator, not the process.
     Memory,
-    /// Under this absolute directory.
-    Filesystem(PathBuf),
+    /// Under this directory.
+    Filesystem(Directory),
+}
+
+/// A directory for checkpoints.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Directory {
+    /// An absolute path.
+    Path(PathBuf),
+    /// A place in a bucket.
+    Bucket(Bucket),
+}
+
+impl Directory {
+    /// Something in it, as it is shown.
+    pub(crate) fn join(&self, leaf: &str) -> String {
+        match self {
+            Self::Path(path) => path.join(leaf).display().to_string(),
+            Self::Bucket(bucket) => format!("{bucket}/{leaf}"),
+        }
+    }
+}
+
+impl fmt::Display for Directory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Path(path) => write!(f, "{}", path.display()),
+            Self::Bucket(bucket) => bucket.fmt(f),
+        }
+    }
 }
 
 /// Which checkpoints are kept when the job ends.
@@ -165,7 +195,7 @@ impl CheckpointSection {
     }
 }
 
-fn read_storage(section: &mut Section<'_, '_>, dir: Option<&PathBuf>) -> Storage {
+fn read_storage(section: &mut Section<'_, '_>, dir: Option<&Directory>) -> Storage {
     let names = [("filesystem", true), ("memory", false)];
     match (section.choice("storage", &names), dir) {
         (Some(false), _) | (None, None) => Storage::Memory,
@@ -184,7 +214,7 @@ fn read_storage(section: &mut Section<'_, '_>, dir: Option<&PathBuf>) -> Storage
     }
 }
 
-fn read_dir(section: &mut Section<'_, '_>, key: &str, base: &Path) -> Option<PathBuf> {
+fn read_dir(section: &mut Section<'_, '_>, key: &str, base: &Path) -> Option<Directory> {
     let text = section.string(key)?;
     match resolve_dir(&text, base) {
         Ok(dir) => Some(dir),
@@ -195,9 +225,9 @@ fn read_dir(section: &mut Section<'_, '_>, key: &str, base: &Path) -> Option<Pat
     }
 }
 
-/// The absolute path of a directory for checkpoints, given as a path relative to `base`, an
-/// absolute path or a `file://` URL; or what is wrong with it, and a hint.
-pub(crate) fn resolve_dir(text: &str, base: &Path) -> Result<PathBuf, (String, Option<String>)> {
+/// A directory for checkpoints, given as a path relative to `base`, an absolute path, a `file://` or
+/// an `s3://` URL; or what is wrong with it, and a hint.
+pub(crate) fn resolve_dir(text: &str, base: &Path) -> Result<Directory, (String, Option<String>)> {
     let path = match scheme_of(text) {
         None => base.join(text),
         Some("file") => url::Url::parse(text)
@@ -208,13 +238,22 @@ pub(crate) fn resolve_dir(text: &str, base: &Path) -> Result<PathBuf, (String, O
                 let hint = "file URLs look like `file:///var/lib/highwater`".to_owned();
                 (format!("`{text}` is not a usable file URL"), Some(hint))
             })?,
-        Some(scheme @ ("s3" | "gs" | "az")) => {
+        Some(scheme) if scheme.eq_ignore_ascii_case("s3") => {
+            return Bucket::parse(text, "directory")
+                .map(Directory::Bucket)
+                .map_err(|error| (error.to_string(), None));
+        }
+        Some(scheme @ ("s3a" | "s3n")) => {
+            let hint = Some("write `s3://bucket/directory`".to_owned());
+            return Err((format!("`{scheme}://` is written `s3://` here"), hint));
+        }
+        Some(scheme @ ("gs" | "az")) => {
             let message = format!("`{scheme}://` is not supported by this version");
-            let hint = "use a path or a `file://` URL".to_owned();
+            let hint = "use a path, a `file://` or an `s3://` URL".to_owned();
             return Err((message, Some(hint)));
         }
         Some(scheme) => {
-            let hint = "use a path or a `file://` URL".to_owned();
+            let hint = "use a path, a `file://` or an `s3://` URL".to_owned();
             return Err((format!("unknown scheme `{scheme}://`"), Some(hint)));
         }
     };
@@ -224,7 +263,7 @@ pub(crate) fn resolve_dir(text: &str, base: &Path) -> Result<PathBuf, (String, O
         let hint = "name a directory of its own for checkpoints".to_owned();
         return Err((message, Some(hint)));
     }
-    Ok(path)
+    Ok(Directory::Path(path))
 }
 
 fn scheme_of(text: &str) -> Option<&str> {
@@ -260,7 +299,7 @@ mod tests {
 
     fn resolved(text: &str) -> Result<String, String> {
         resolve_dir(text, Path::new("/jobs/wc"))
-            .map(|path| path.display().to_string())
+            .map(|directory| directory.to_string())
             .map_err(|(message, _)| message)
     }
 
@@ -272,6 +311,8 @@ mod tests {
         assert_eq!(resolved("file:///var/a%20b/").unwrap(), "/var/a b");
         assert_eq!(resolved("file:/var/cp").unwrap(), "/var/cp");
         assert_eq!(resolved("a:b").unwrap(), "/jobs/wc/a:b");
+        assert_eq!(resolved("s3://b/p/q/").unwrap(), "s3://b/p/q");
+        assert_eq!(resolved("s3://b").unwrap(), "s3://b");
     }
 
     #[test]
@@ -283,7 +324,14 @@ mod tests {
             resolved("hdfs://x/y").unwrap_err(),
             "unknown scheme `hdfs://`"
         );
-        assert!(resolved("s3://b/p").unwrap_err().contains("not supported"));
+        assert!(resolved("gs://b/p").unwrap_err().contains("not supported"));
+        assert!(
+            resolved("s3a://b/p")
+                .unwrap_err()
+                .contains("written `s3://`")
+        );
+        let with_password = resolved("s3://key:password@b/p").unwrap_err();
+        assert!(!with_password.contains("password"), "{with_password}");
         assert!(resolved("file://host/x").unwrap_err().contains("file URL"));
     }
 }

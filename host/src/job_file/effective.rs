@@ -74,7 +74,7 @@ fn checkpoint(out: &mut Writer, section: &CheckpointSection) {
         ("savepoint-dir", &section.savepoint_dir),
     ] {
         match dir {
-            Some(dir) => out.path(key, dir),
+            Some(dir) => out.key(key, dir.to_string()),
             None => out.comment(&format!("{key} is not set")),
         }
     }

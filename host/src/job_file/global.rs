@@ -175,9 +175,7 @@ fn make_absolute(table: &mut Table, key: &str, base: &Path) {
         return;
     };
     // What cannot be resolved stays as it is and is reported when the section is read.
-    if let Ok(path) = resolve_dir(text, base)
-        && let Some(path) = path.to_str()
-    {
-        path.clone_into(text);
+    if let Ok(directory) = resolve_dir(text, base) {
+        *text = directory.to_string();
     }
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::checkpoint::{Mode, Retention, Storage};
+use super::checkpoint::{Directory, Mode, Retention, Storage};
 use super::wiring::{NodeRef, wire};
 use super::*;
 
@@ -326,7 +326,7 @@ fn c04_bad_directories_are_refused_where_they_stand() {
         &with("[checkpoint]\ndir = \"hdfs://namenode/x\"\nsavepoint-dir = \"/\"\n"),
         r#"
 error: job.toml:2:1: checkpoint.dir: unknown scheme `hdfs://`
-  hint: use a path or a `file://` URL
+  hint: use a path, a `file://` or an `s3://` URL
 error: job.toml:3:1: checkpoint.savepoint-dir: `/` is the root of the file system
   hint: name a directory of its own for checkpoints
 "#,
@@ -445,7 +445,7 @@ fn options_override_any_key() {
     assert_eq!(job.checkpoint.interval, Some(Duration::from_millis(500)));
     assert_eq!(
         job.checkpoint.storage,
-        Storage::Filesystem("/jobs/wc/cp".into())
+        Storage::Filesystem(Directory::Path("/jobs/wc/cp".into()))
     );
     assert_eq!(job.operators[1].node.parallelism, Some(3));
     assert_eq!(job.operators[1].config, serde_json::json!({ "top": 5 }));
@@ -588,9 +588,12 @@ fn the_global_configuration_gives_defaults_under_our_names_or_flinks() {
     assert_eq!(job.checkpoint.interval, Some(Duration::from_secs(1)));
     assert_eq!(
         job.checkpoint.storage,
-        Storage::Filesystem("/etc/highwater/checkpoints".into())
+        Storage::Filesystem(Directory::Path("/etc/highwater/checkpoints".into()))
     );
-    assert_eq!(job.checkpoint.savepoint_dir, Some("/sp".into()));
+    assert_eq!(
+        job.checkpoint.savepoint_dir,
+        Some(Directory::Path("/sp".into()))
+    );
     assert_eq!(job.checkpoint.retained, 3);
     assert_eq!(job.checkpoint.retention, Retention::RetainOnCancellation);
     assert_eq!(

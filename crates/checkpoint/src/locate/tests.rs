@@ -1,4 +1,5 @@
 use std::fs;
+use std::path::PathBuf;
 
 use super::*;
 use crate::CheckpointStore;
@@ -148,7 +149,7 @@ fn c37_each_refusal_has_its_own_message() {
     assert!(message.contains("is not checkpoint metadata"), "{message}");
     for (spec, expected) in [
         ("", "is empty"),
-        ("s3://bucket/job", "not built into this version yet"),
+        ("gs://bucket/job", "not built into this version"),
         ("ftp://host/job", "unknown scheme `ftp`"),
     ] {
         match root.locate(spec) {

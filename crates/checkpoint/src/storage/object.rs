@@ -1,16 +1,12 @@
 //! Objects in anything that the `object_store` crate reaches.
 //!
-//! The crate is asynchronous, our callers are threads that may wait. A storage owns a small runtime
-//! and hands it one future at a time over a channel. It never enters the runtime on the caller's
-//! thread (`block_on`), which would panic if that thread belongs to another runtime.
+//! The crate is asynchronous, our callers are threads that may wait: an [`Executor`] is between them.
 
 use std::collections::hash_map::RandomState;
-use std::future::Future;
 use std::hash::BuildHasher;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc;
 
 use bytes::Bytes;
 use object_store::path::Path;
@@ -18,8 +14,9 @@ use object_store::{
     GetOptions, GetRange, MultipartUpload, ObjectStore, ObjectStoreExt, PutMode, PutOptions,
     PutPayload,
 };
-use tokio::runtime::{Builder, Runtime};
 
+use super::executor::{Executor, Running};
+use super::s3::Endpoint;
 use super::{Listing, Object, ObjectWriter, Storage};
 use crate::names;
 use crate::{Error, Result};
@@ -35,6 +32,7 @@ pub struct ObjectStorage {
     /// What stands before a name in messages, with its trailing slash.
     base: Arc<str>,
     staging: Arc<Staging>,
+    endpoint: Option<Endpoint>,
 }
 
 impl ObjectStorage {
@@ -43,27 +41,35 @@ impl ObjectStorage {
     /// # Errors
     /// [`Error::Storage`] if no thread can be started.
     pub fn new(store: Arc<dyn ObjectStore>, base: &str) -> Result<Self> {
-        let runtime = Builder::new_multi_thread()
-            .worker_threads(1)
-            .thread_name("checkpoint-storage")
-            .enable_all()
-            .build()
-            .map_err(|source| Error::Storage {
-                action: "starting threads for",
-                object: base.to_owned(),
-                source: source.into(),
-            })?;
-        Ok(Self {
-            store,
-            executor: Arc::new(Executor {
-                runtime: Some(runtime),
-            }),
-            base: format!("{}/", base.trim_end_matches('/')).into(),
-            staging: Arc::new(Staging::new()),
-        })
+        let executor = Executor::new(None).map_err(|source| Error::Storage {
+            action: "starting threads for",
+            object: base.to_owned(),
+            source: source.into(),
+        })?;
+        Ok(Self::with(store, base, executor, None))
     }
 
-    fn path(&self, name: &str) -> Result<Path> {
+    /// As [`ObjectStorage::new`], for what is reached over a network at `endpoint`.
+    pub(super) fn with(
+        store: Arc<dyn ObjectStore>,
+        base: &str,
+        executor: Executor,
+        endpoint: Option<Endpoint>,
+    ) -> Self {
+        Self {
+            store,
+            executor: Arc::new(executor),
+            base: format!("{}/", base.trim_end_matches('/')).into(),
+            staging: Arc::new(Staging::new()),
+            endpoint,
+        }
+    }
+
+    pub(super) fn executor(&self) -> &Executor {
+        &self.executor
+    }
+
+    pub(super) fn path(&self, name: &str) -> Result<Path> {
         // Not `Path::from`, which would encode what it does not like: a name is stored as it is.
         Path::parse(name).map_err(|source| Error::Storage {
             action: "naming",
@@ -72,8 +78,17 @@ impl ObjectStorage {
         })
     }
 
-    fn failed(&self, action: &'static str, name: &str, source: object_store::Error) -> Error {
+    pub(super) fn failed(
+        &self,
+        action: &'static str,
+        name: &str,
+        source: object_store::Error,
+    ) -> Error {
         let object = self.location(name);
+        if let Some(endpoint) = &self.endpoint {
+            let object = object.trim_end_matches('/').to_owned();
+            return endpoint.failed(action, object, &source);
+        }
         match source {
             object_store::Error::NotFound { .. } => {
                 Error::NotFound(format!("{object} does not exist"))
@@ -327,66 +342,12 @@ impl Staging {
     }
 }
 
-/// The runtime of a storage.
-#[derive(Debug)]
-struct Executor {
-    /// There until the drop.
-    runtime: Option<Runtime>,
-}
-
-impl Executor {
-    fn start<T: Send + 'static>(
-        &self,
-        future: impl Future<Output = object_store::Result<T>> + Send + 'static,
-    ) -> Running<T> {
-        let (sender, receiver) = mpsc::sync_channel(1);
-        if let Some(runtime) = &self.runtime {
-            runtime.spawn(async move {
-                // Nobody waits any more if this fails.
-                drop(sender.send(future.await));
-            });
-        }
-        Running(receiver)
-    }
-
-    fn run<T: Send + 'static>(
-        &self,
-        future: impl Future<Output = object_store::Result<T>> + Send + 'static,
-    ) -> object_store::Result<T> {
-        self.start(future).wait()
-    }
-}
-
-impl Drop for Executor {
-    fn drop(&mut self) {
-        if let Some(runtime) = self.runtime.take() {
-            // Waiting for its threads would panic where the last owner is dropped by async code.
-            // Nothing is running: every call waits for its future.
-            runtime.shutdown_background();
-        }
-    }
-}
-
-/// A future that was handed to the runtime.
-#[derive(Debug)]
-struct Running<T>(mpsc::Receiver<object_store::Result<T>>);
-
-impl<T> Running<T> {
-    fn wait(self) -> object_store::Result<T> {
-        self.0.recv().unwrap_or_else(|_| {
-            Err(object_store::Error::Generic {
-                store: "ObjectStorage",
-                source: "the storage gave no answer".into(),
-            })
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::storage::contract;
     use object_store::memory::InMemory;
+    use tokio::runtime::Builder;
 
     #[test]
     fn an_object_store_keeps_the_contract() {

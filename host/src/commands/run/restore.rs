@@ -43,11 +43,7 @@ pub(crate) fn choose(
         (None, true) => "latest",
         (None, false) => return refuse_useless_options(arguments).map(|()| Start::Fresh),
     };
-    let dir = job
-        .checkpoint
-        .dir
-        .as_deref()
-        .map(|dir| dir.display().to_string());
+    let dir = job.checkpoint.dir.as_ref().map(ToString::to_string);
     let found = if arguments.fallback {
         locate_fallback(spec, dir.as_deref(), &job.job.name).map(|found| {
             for rejected in &found.rejected {
@@ -71,7 +67,8 @@ pub(crate) fn choose(
         }
         Err(error) => {
             let corrupt = matches!(error, checkpoint::Error::Corrupt { .. });
-            let error = Error::checkpoint(error, format!("resuming from {spec}"));
+            let error =
+                Error::checkpoint(error, format!("resuming from {}", checkpoint::shown(spec)));
             Err(if corrupt && !arguments.fallback {
                 error.hint("`--fallback` uses the newest good older checkpoint")
             } else {
@@ -104,7 +101,7 @@ pub(crate) fn inherited_id(
     if !arguments.resume || job.job.id.is_some() || claim(arguments).is_none() {
         return None;
     }
-    let dir = dir.display().to_string();
+    let dir = dir.to_string();
     match from {
         Some(checkpoint) => checkpoint::claim::job_id_in(&dir, checkpoint),
         None => checkpoint::claim::unused_job_id(&dir, &job.job.name),

@@ -45,10 +45,11 @@ pub(crate) fn store(section: &CheckpointSection, id: &str) -> checkpoint::Result
         retained: section.retained as usize,
         incremental: section.incremental,
         compression: section.compression,
+        timeout: section.timeout,
     };
     match &section.storage {
         Storage::Memory => Ok(CheckpointStore::memory(options)),
-        Storage::Filesystem(dir) => CheckpointStore::open(&dir.display().to_string(), id, options),
+        Storage::Filesystem(dir) => CheckpointStore::open(&dir.to_string(), id, options),
     }
 }
 
@@ -64,10 +65,7 @@ pub(crate) fn storage_line(section: &CheckpointSection, id: &str) -> String {
         }
         Storage::Filesystem(dir) => {
             let dir = dir.join(id);
-            format!(
-                "checkpoint storage: filesystem, {periodic}, in {}",
-                dir.display()
-            )
+            format!("checkpoint storage: filesystem, {periodic}, in {dir}")
         }
     }
 }

@@ -69,7 +69,8 @@ fn c04_a_path_and_a_url_are_the_same_directory() {
     for dir in [
         "/",
         "file:///",
-        "s3://bucket/x",
+        "s3://user:password@bucket/x",
+        "s3:///x",
         "gs://bucket",
         "ftp://x/y",
         "",

@@ -1,0 +1,310 @@
+//! Objects in a bucket of S3, or of anything that speaks its protocol.
+//!
+//! What only S3 has is here; the rest goes through [`ObjectStorage`].
+//!
+//! - An object comes into being by one conditional request (`If-None-Match: *`): a `PUT`, or for what
+//!   is larger than a part the completion of a multipart upload. So there is no staged object, and
+//!   nothing has to be copied.
+//! - Every object carries a token of the put that made it, as user metadata. A request whose answer got
+//!   lost is sent again, and may meet what it made itself: that is told by the token, not by the
+//!   bytes, which a rival may have put as well.
+//! - Every call ends: requests and what is tried again in a call have limits, below that of a
+//!   checkpoint.
+//! - A storage that ignores conditions would let two hosts overwrite each other. It is found out when a
+//!   directory is opened for writing, and refused.
+
+mod bucket;
+mod endpoint;
+mod upload;
+
+use std::collections::hash_map::RandomState;
+use std::ffi::OsString;
+use std::hash::BuildHasher;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use object_store::aws::AmazonS3;
+use object_store::path::Path;
+use object_store::prefix::PrefixStore;
+use object_store::{
+    Attribute, Attributes, Error as StoreError, GetOptions, ObjectStore, PutMode, PutOptions,
+    PutPayload,
+};
+
+use super::executor::Executor;
+use super::{Listing, ObjectStorage, ObjectWriter, Storage};
+use crate::names;
+use crate::{Error, Result};
+
+pub use bucket::Bucket;
+pub(super) use endpoint::Endpoint;
+
+use upload::Upload;
+
+/// The user metadata that holds the token of a put.
+const TOKEN: &str = "highwater-put";
+
+/// How often a conditional put is sent at most, where it is open what became of it.
+const PUTS_MAX: usize = 4;
+
+/// A [`Storage`] in a bucket. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct S3Storage {
+    objects: ObjectStorage,
+    connection: Connection,
+    /// What stands before every name in the bucket: nothing, or a directory.
+    prefix: String,
+    tokens: Arc<Tokens>,
+}
+
+/// Reaches a bucket.
+#[derive(Clone, Debug)]
+struct Connection {
+    client: Arc<AmazonS3>,
+    /// The same with `If-None-Match: *` on every request: the only way to complete an upload on that
+    /// condition.
+    committer: Arc<AmazonS3>,
+}
+
+/// What became of a conditional put.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Put {
+    Done,
+    Taken,
+}
+
+impl S3Storage {
+    /// The directory that `bucket` names, with credentials and endpoint from those of `variables` whose
+    /// names begin with `AWS_` ([`environment`], as a rule). No call takes longer than half of
+    /// `patience`. Nothing is sent yet.
+    ///
+    /// # Errors
+    /// [`Error::Incompatible`] if the variables do not make sense, [`Error::Storage`] if no thread can
+    /// be started.
+    pub fn open(
+        bucket: &Bucket,
+        patience: Duration,
+        variables: &[(String, String)],
+    ) -> Result<Self> {
+        let limits = endpoint::Limits::within(patience);
+        let (client, committer, endpoint) = endpoint::connect(bucket, &limits, variables)?;
+        let connection = Connection {
+            client: Arc::new(client),
+            committer: Arc::new(committer),
+        };
+        let executor = Executor::new(Some(limits.call)).map_err(|source| Error::Storage {
+            action: "starting threads for",
+            object: bucket.to_string(),
+            source: source.into(),
+        })?;
+        let prefix = Path::parse(bucket.key()).map_err(|error| {
+            Error::Incompatible(format!("{bucket} cannot be a directory: {error}"))
+        })?;
+        let store = PrefixStore::new(Arc::clone(&connection.client), prefix);
+        Ok(Self {
+            objects: ObjectStorage::with(
+                Arc::new(store),
+                &bucket.to_string(),
+                executor,
+                Some(endpoint),
+            ),
+            connection,
+            prefix: bucket.key().to_owned(),
+            tokens: Arc::new(Tokens::new()),
+        })
+    }
+
+    /// As [`S3Storage::open`], for writing: makes sure that the bucket is there, that it may be written,
+    /// and that it honours conditions.
+    ///
+    /// # Errors
+    /// As [`S3Storage::open`]; [`Error::Incompatible`] if the storage ignores conditions or does not
+    /// know them, [`Error::Storage`] if it cannot be reached or refuses.
+    pub fn create(
+        bucket: &Bucket,
+        patience: Duration,
+        variables: &[(String, String)],
+    ) -> Result<Self> {
+        let storage = Self::open(bucket, patience, variables)?;
+        storage.probe(bucket)?;
+        Ok(storage)
+    }
+
+    /// Puts a small object twice under a new name. The second time it must be refused.
+    fn probe(&self, bucket: &Bucket) -> Result<()> {
+        let name = names::probe(&self.tokens.next());
+        // A crash from here on leaves an empty object that nothing looks at.
+        let outcomes = [(); 2].map(|()| self.put_if_absent(&name, PutPayload::new()));
+        let deleted = self.delete(&name);
+        for (outcome, expected) in outcomes.into_iter().zip([Put::Done, Put::Taken]) {
+            match outcome {
+                Ok(put) if put == expected => {}
+                Ok(_) => {
+                    return Err(Error::Incompatible(format!(
+                        "{bucket} is in a storage that ignores conditional writes (If-None-Match): two hosts could overwrite each other's checkpoints, so it cannot be used"
+                    )));
+                }
+                Err(error) if endpoint::is_unknown_to_it(&error) => {
+                    return Err(Error::Incompatible(format!(
+                        "{bucket} is in a storage without conditional writes (If-None-Match): two hosts could overwrite each other's checkpoints, so it cannot be used"
+                    )));
+                }
+                Err(error) => return Err(self.objects.failed("opening", "", error)),
+            }
+        }
+        deleted
+    }
+
+    /// The place of an object in the bucket.
+    fn path(&self, name: &str) -> Result<Path> {
+        self.objects.path(&names::join(&self.prefix, name))
+    }
+
+    fn put_if_absent(&self, name: &str, payload: PutPayload) -> object_store::Result<Put> {
+        let path = Path::parse(names::join(&self.prefix, name))?;
+        let client = Arc::clone(&self.connection.client);
+        let token = self.tokens.next();
+        self.objects
+            .executor()
+            .run(async move { put_if_absent(&client, &path, payload, &token).await })
+    }
+}
+
+impl Storage for S3Storage {
+    fn create(&self, name: &str) -> Result<Box<dyn ObjectWriter>> {
+        Ok(Box::new(Upload::new(self.clone(), name)?))
+    }
+
+    fn put_new(&self, name: &str, parts: Vec<Bytes>) -> Result<()> {
+        match self.put_if_absent(name, PutPayload::from_iter(parts)) {
+            Ok(Put::Done) => Ok(()),
+            Ok(Put::Taken) => Err(Error::AlreadyExists {
+                object: self.location(name),
+            }),
+            Err(error) => Err(self.objects.failed("writing", name, error)),
+        }
+    }
+
+    fn read(&self, name: &str, range: Range<u64>) -> Result<Bytes> {
+        self.objects.read(name, range)
+    }
+
+    fn list(&self, directory: &str) -> Result<Listing> {
+        self.objects.list(directory)
+    }
+
+    fn delete(&self, name: &str) -> Result<()> {
+        self.objects.delete(name)
+    }
+
+    /// There are no directories, only names.
+    fn make_directory(&self, _name: &str) -> Result<()> {
+        Ok(())
+    }
+
+    fn remove_directory(&self, _name: &str) -> Result<()> {
+        Ok(())
+    }
+
+    fn location(&self, name: &str) -> String {
+        self.objects.location(name)
+    }
+}
+
+/// The variables of this process's environment, as far as they are text.
+#[must_use]
+pub fn environment() -> Vec<(String, String)> {
+    let text = |(name, value): (OsString, OsString)| {
+        Some((name.into_string().ok()?, value.into_string().ok()?))
+    };
+    std::env::vars_os().filter_map(text).collect()
+}
+
+fn attributes(token: &str) -> Attributes {
+    Attributes::from_iter([(Attribute::Metadata(TOKEN.into()), token.to_owned())])
+}
+
+/// Puts an object if there is none. Sent again where the answer was lost or undecided, until it is
+/// known who made the object that is there.
+async fn put_if_absent(
+    client: &AmazonS3,
+    path: &Path,
+    payload: PutPayload,
+    token: &str,
+) -> object_store::Result<Put> {
+    let mut last = None;
+    for _ in 0..PUTS_MAX {
+        let options = PutOptions {
+            mode: PutMode::Create,
+            attributes: attributes(token),
+            ..PutOptions::default()
+        };
+        match client.put_opts(path, payload.clone(), options).await {
+            Ok(_) => return Ok(Put::Done),
+            Err(error) if endpoint::is_condition(&error) => match maker(client, path).await? {
+                Maker::Nobody => last = Some(error),
+                Maker::Other => return Ok(Put::Taken),
+                Maker::Token(found) if found == token => return Ok(Put::Done),
+                Maker::Token(_) => return Ok(Put::Taken),
+            },
+            // It may have been made: sent again, it meets itself.
+            Err(error) if endpoint::is_lost(&error) => last = Some(error),
+            Err(error) => return Err(error),
+        }
+    }
+    Err(last.unwrap_or(StoreError::NotImplemented {
+        operation: "a put that is never sent".to_owned(),
+        implementer: "S3Storage".to_owned(),
+    }))
+}
+
+/// Who made the object that is there.
+enum Maker {
+    Nobody,
+    Token(String),
+    /// Another program, or the storage does not keep user metadata.
+    Other,
+}
+
+async fn maker(client: &AmazonS3, path: &Path) -> object_store::Result<Maker> {
+    let options = GetOptions {
+        head: true,
+        ..GetOptions::default()
+    };
+    match client.get_opts(path, options).await {
+        Ok(found) => Ok(found
+            .attributes
+            .get(&Attribute::Metadata(TOKEN.into()))
+            .map_or(Maker::Other, |token| Maker::Token(token.to_string()))),
+        Err(StoreError::NotFound { .. }) => Ok(Maker::Nobody),
+        Err(error) => Err(error),
+    }
+}
+
+/// Makes tokens that no other put has, in this process or another. They decide nothing but whose an
+/// object is, so chance does no harm to reproducibility here.
+#[derive(Debug)]
+struct Tokens {
+    process: u64,
+    counter: AtomicU64,
+}
+
+impl Tokens {
+    fn new() -> Self {
+        Self {
+            process: RandomState::new().hash_one(std::process::id()),
+            counter: AtomicU64::new(0),
+        }
+    }
+
+    fn next(&self) -> String {
+        let counter = self.counter.fetch_add(1, Ordering::Relaxed);
+        format!("{:016x}-{counter}", self.process)
+    }
+}
+
+#[cfg(test)]
+mod tests;
