@@ -33,6 +33,7 @@ pub(crate) fn metadata(id: u64, subtasks: u32) -> Metadata {
         job_name: "wordcount".to_owned(),
         job_id: "wordcount-1".to_owned(),
         generation: 0,
+        holder: None,
         id,
         previous: id.checked_sub(1).filter(|previous| *previous > 0),
         kind: Kind::Checkpoint,

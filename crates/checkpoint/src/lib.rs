@@ -21,6 +21,7 @@
 //!     job_name: "wordcount".into(),
 //!     job_id: "wordcount-1".into(),
 //!     generation: 0,
+//!     holder: None,
 //!     id: 1,
 //!     previous: None,
 //!     kind: Kind::Checkpoint,
@@ -48,6 +49,8 @@ pub mod storage;
 mod compression;
 
 mod completed;
+
+pub mod lease;
 
 pub mod store;
 
@@ -110,6 +113,17 @@ pub enum Error {
     AlreadyExists {
         /// The object.
         object: String,
+    },
+    /// Another host owns the job directory (exit code 2).
+    #[error("{0}")]
+    Held(Box<lease::Held>),
+    /// The job directory was owned, and is not any more: nothing in it may be changed (exit code 1).
+    #[error("{location} is not owned by this process any more: {why}")]
+    Fenced {
+        /// The job directory.
+        location: String,
+        /// Who owns it, or what has become of it.
+        why: String,
     },
     /// A state is larger than the storage takes.
     #[error(

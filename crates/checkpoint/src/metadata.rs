@@ -23,8 +23,11 @@ pub struct Metadata {
     pub job_name: String,
     /// The job's id.
     pub job_id: String,
-    /// Fencing number of the job directory.
+    /// Fencing number of the job directory; 0 if nobody owned it.
     pub generation: u64,
+    /// Who owned it: the token of the lease.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub holder: Option<String>,
     /// Number of the checkpoint.
     pub id: u64,
     /// The checkpoint completed before it, if any.

@@ -7,6 +7,8 @@
 //! <job-id>/taskowned/                      what is never deleted
 //! <job-id>/_finished                       the job has finished: nothing older is to be resumed
 //! _probe-<token>                           the storage is being tried out, gone at once
+//! <job-id>/_lease/<S>                      who owns the job directory: the newest entry says
+//! <job-id>/_lease/<token>.lock             locked for as long as its holder's process lives
 //! <any of these>.part-<token>-<n>          a stream that was never finished (an orphan)
 //! <any of these>#<n>                       a file that was never finished (an orphan)
 //! ```
@@ -20,6 +22,12 @@ pub(crate) const METADATA: &str = "_metadata";
 
 /// Name of the mark that a job has finished.
 const FINISHED: &str = "_finished";
+
+/// Directory of the lease.
+const LEASE: &str = "_lease";
+
+/// Ends the names of the files that holders of a lease keep locked.
+const LOCK_SUFFIX: &str = ".lock";
 
 const CHECKPOINT_PREFIX: &str = "chk-";
 const SAVEPOINT_PREFIX: &str = "savepoint-";
@@ -53,7 +61,7 @@ impl JobDirectory {
             .find(|&c| c.is_control() || "/\\#?".contains(c))
         {
             "has a character that cannot be part of a directory's name"
-        } else if job_id == SHARED || job_id == TASKOWNED || checkpoint_id(job_id).is_some() {
+        } else if is_inside_job(job_id) {
             "is the name of a directory inside a job's directory"
         } else {
             return Ok(Self(job_id.to_owned()));
@@ -73,18 +81,53 @@ impl JobDirectory {
 
     /// What several checkpoints may reference.
     pub(crate) fn shared(&self) -> String {
-        join(&self.0, SHARED)
+        shared(&self.0)
     }
 
     /// What is never deleted.
     pub(crate) fn taskowned(&self) -> String {
-        join(&self.0, TASKOWNED)
+        taskowned(&self.0)
     }
 
     /// What only checkpoint `id` references, and its metadata.
     pub(crate) fn checkpoint(&self, id: u64) -> String {
         join(&self.0, &format!("{CHECKPOINT_PREFIX}{id}"))
     }
+}
+
+/// What several checkpoints of a job may reference.
+pub(crate) fn shared(job: &str) -> String {
+    join(job, SHARED)
+}
+
+/// What is never deleted in a job's directory.
+pub(crate) fn taskowned(job: &str) -> String {
+    join(job, TASKOWNED)
+}
+
+/// Where the lease of a job's directory is.
+pub(crate) fn lease(job: &str) -> String {
+    join(job, LEASE)
+}
+
+/// An entry of the lease of a job's directory.
+pub(crate) fn lease_entry(job: &str, sequence: u64) -> String {
+    join(&lease(job), &sequence.to_string())
+}
+
+/// The number of an entry of a lease, by its name.
+pub(crate) fn lease_sequence(name: &str) -> Option<u64> {
+    canonical(leaf(name))
+}
+
+/// What the holder of a lease keeps locked.
+pub(crate) fn lease_lock(job: &str, token: &str) -> String {
+    join(&lease(job), &format!("{token}{LOCK_SUFFIX}"))
+}
+
+/// Whether a file in a lease's directory is one that a holder keeps locked.
+pub(crate) fn is_lease_lock(name: &str) -> bool {
+    name.ends_with(LOCK_SUFFIX)
 }
 
 /// The metadata in a checkpoint's or savepoint's directory.
@@ -141,9 +184,13 @@ pub(crate) fn probe(token: &str) -> String {
 
 /// The number in `chk-N`.
 pub(crate) fn checkpoint_id(leaf: &str) -> Option<u64> {
-    let digits = leaf.strip_prefix(CHECKPOINT_PREFIX)?;
-    let id: u64 = digits.parse().ok()?;
-    (id.to_string() == digits).then_some(id)
+    canonical(leaf.strip_prefix(CHECKPOINT_PREFIX)?)
+}
+
+/// A number without sign and leading zeros.
+fn canonical(digits: &str) -> Option<u64> {
+    let number: u64 = digits.parse().ok()?;
+    (number.to_string() == digits).then_some(number)
 }
 
 /// Whether a directory is one that every job directory has, used or not.
@@ -163,7 +210,7 @@ pub(crate) fn is_savepoint(leaf: &str) -> bool {
 
 /// Whether a directory is one of those that only job directories have.
 pub(crate) fn is_inside_job(leaf: &str) -> bool {
-    leaf == SHARED || leaf == TASKOWNED || checkpoint_id(leaf).is_some()
+    [SHARED, TASKOWNED, LEASE].contains(&leaf) || checkpoint_id(leaf).is_some()
 }
 
 /// The last component of a name.
@@ -247,6 +294,7 @@ mod tests {
             "a\nb",
             "a#1",
             "shared",
+            "_lease",
             "chk-1",
             &"x".repeat(201),
         ] {

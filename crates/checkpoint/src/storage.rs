@@ -85,9 +85,34 @@ pub trait Storage: Send + Sync + fmt::Debug {
     /// [`crate::Error::Storage`] if it is empty and cannot be removed.
     fn remove_directory(&self, name: &str) -> Result<()>;
 
+    /// Makes a file of this name, beside the objects, and locks it until the guard is dropped or the
+    /// process is gone, however it goes. `None` where there are no such locks. The file is deleted
+    /// as an object is.
+    ///
+    /// # Errors
+    /// [`crate::Error::Storage`] if it exists or cannot be made.
+    fn lock(&self, name: &str) -> Result<Option<Guard>> {
+        let _ = name;
+        Ok(None)
+    }
+
+    /// Whether somebody has locked this file. `None` if nobody can tell: there is no such file, or
+    /// there are no locks.
+    ///
+    /// # Errors
+    /// [`crate::Error::Storage`] if the file cannot be looked at.
+    fn is_locked(&self, name: &str) -> Result<Option<bool>> {
+        let _ = name;
+        Ok(None)
+    }
+
     /// An object's full path or URL, as a user would name it.
     fn location(&self, name: &str) -> String;
 }
+
+/// Keeps a file locked; see [`Storage::lock`].
+#[derive(Debug)]
+pub struct Guard(#[expect(dead_code, reason = "what counts is when it is dropped")] std::fs::File);
 
 /// Writes one new object. Dropped without [`ObjectWriter::finish`], the object never appears, and
 /// what was written is removed as far as it can be.

@@ -151,7 +151,7 @@ impl CheckpointStore {
     fn with_job(storage: Arc<dyn Storage>, job: JobDirectory, options: Options) -> Result<Self> {
         storage.make_directory(&job.shared())?;
         storage.make_directory(&job.taskowned())?;
-        let used = used(&*storage, &job)?;
+        let used = used(&*storage, job.name())?;
         Ok(Self::new(storage, job, options, false, used))
     }
 
@@ -393,23 +393,23 @@ impl Drop for Inner {
     }
 }
 
-/// The highest run number among the data files in a job directory, orphans included; 0 if none.
 /// What earlier runs have used up in a job directory.
 #[derive(Clone, Copy, Debug, Default)]
-struct Used {
-    /// The newest run that left a data file.
-    run: u64,
+pub(crate) struct Used {
+    /// The newest run that left a data file, finished or not; 0 if none did.
+    pub(crate) run: u64,
     /// The highest checkpoint number that has a directory, complete or not.
     id: u64,
     /// Whether the directories that were made are seen: object storages have none.
     has_directories: bool,
 }
 
-fn used(storage: &dyn Storage, job: &JobDirectory) -> Result<Used> {
-    let mut directories = BTreeSet::from([job.shared()]);
-    directories.extend(storage.list(job.name())?.directories);
+/// Looks what is used up in the job directory of this name.
+pub(crate) fn used(storage: &dyn Storage, job: &str) -> Result<Used> {
+    let mut directories = BTreeSet::from([names::shared(job)]);
+    directories.extend(storage.list(job)?.directories);
     let mut used = Used {
-        has_directories: directories.contains(&job.taskowned()),
+        has_directories: directories.contains(&names::taskowned(job)),
         ..Used::default()
     };
     for directory in directories {

@@ -471,6 +471,7 @@ impl<'a> Driver<'a> {
             job_name: self.attempt.options.name.clone(),
             job_id: self.attempt.options.id.clone(),
             generation: 0,
+            holder: None,
             id: id.0,
             previous: self
                 .attempt

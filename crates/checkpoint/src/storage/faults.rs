@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 
-use super::{Listing, ObjectWriter, Storage};
+use super::{Guard, Listing, ObjectWriter, Storage};
 use crate::{Error, Result};
 
 /// What a durable step does.
@@ -398,6 +398,17 @@ impl Storage for FaultyStorage {
             Extent::Nothing | Extent::Half => Ok(()),
             Extent::All => self.inner.remove_directory(name),
         })
+    }
+
+    fn lock(&self, name: &str) -> Result<Option<Guard>> {
+        // No step: it is over with the process anyway.
+        self.check("locking", name)?;
+        self.inner.lock(name)
+    }
+
+    fn is_locked(&self, name: &str) -> Result<Option<bool>> {
+        self.check("looking at", name)?;
+        self.inner.is_locked(name)
     }
 
     fn location(&self, name: &str) -> String {

@@ -4,7 +4,7 @@
 //! name if that is free, and the directory is flushed); what only a file system has, directories and
 //! the left-overs of a crash in them, is handled here.
 
-use std::fs;
+use std::fs::{self, File, TryLockError};
 use std::io::ErrorKind;
 use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
@@ -14,7 +14,7 @@ use std::time::UNIX_EPOCH;
 use bytes::Bytes;
 use object_store::local::LocalFileSystem;
 
-use super::{Listing, Object, ObjectStorage, ObjectWriter, Storage};
+use super::{Guard, Listing, Object, ObjectStorage, ObjectWriter, Storage};
 use crate::{Error, Result};
 
 /// A [`Storage`] in a directory of a file system that has hard links.
@@ -157,6 +157,35 @@ impl Storage for FileStorage {
         }
     }
 
+    fn lock(&self, name: &str) -> Result<Option<Guard>> {
+        let path = self.path(name)?;
+        let failed = |source| failed("locking", &path, source);
+        if let Some(directory) = path.parent() {
+            create_directories(directory)?;
+        }
+        let file = File::create_new(&path).map_err(failed)?;
+        if file.try_lock().is_ok() {
+            return Ok(Some(Guard(file)));
+        }
+        // A file system without locks: what cannot be locked must not be taken for a file whose
+        // holder is gone.
+        fs::remove_file(&path).map_err(failed)?;
+        Ok(None)
+    }
+
+    fn is_locked(&self, name: &str) -> Result<Option<bool>> {
+        let path = self.path(name)?;
+        let locked = File::open(&path).map(|file| file.try_lock_shared());
+        // Shared, so that two who look do not take each other for the holder.
+        match locked {
+            Ok(Ok(())) => Ok(Some(false)),
+            Ok(Err(TryLockError::WouldBlock)) => Ok(Some(true)),
+            Ok(Err(TryLockError::Error(_))) => Ok(None),
+            Err(source) if source.kind() == ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(failed("looking at", &path, source)),
+        }
+    }
+
     fn location(&self, name: &str) -> String {
         self.root.join(name).display().to_string()
     }
@@ -182,7 +211,7 @@ fn create_directories(path: &Path) -> Result<()> {
 
 #[cfg(unix)]
 fn flush_directory(path: &Path) -> std::io::Result<()> {
-    fs::File::open(path)?.sync_all()
+    File::open(path)?.sync_all()
 }
 
 /// Elsewhere directories cannot be opened, nor need they be.
@@ -247,6 +276,21 @@ mod tests {
                 "{name}"
             );
         }
+    }
+
+    #[test]
+    fn a_lock_lasts_as_long_as_its_guard() {
+        let directory = tempfile::tempdir().unwrap();
+        let storage = FileStorage::open(directory.path()).unwrap();
+        assert_eq!(storage.is_locked("d/a.lock").unwrap(), None);
+        let guard = storage.lock("d/a.lock").unwrap();
+        assert!(guard.is_some(), "locks are supported");
+        assert_eq!(storage.is_locked("d/a.lock").unwrap(), Some(true));
+        assert!(storage.lock("d/a.lock").is_err(), "the name is taken");
+        drop(guard);
+        assert_eq!(storage.is_locked("d/a.lock").unwrap(), Some(false));
+        storage.delete("d/a.lock").unwrap();
+        assert_eq!(storage.is_locked("d/a.lock").unwrap(), None);
     }
 
     #[test]

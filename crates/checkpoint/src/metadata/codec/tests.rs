@@ -23,6 +23,7 @@ fn sample() -> (Metadata, Vec<Bytes>) {
         job_name: "wordcount".to_owned(),
         job_id: "wordcount-0123abcd".to_owned(),
         generation: 0,
+        holder: None,
         id: 8,
         previous: Some(7),
         kind: Kind::Checkpoint,

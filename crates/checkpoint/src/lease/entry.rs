@@ -1,0 +1,163 @@
+//! One entry of a lease's log: a line of JSON, and a line with its checksum.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use super::fences::Fence;
+
+/// The format that is written. Later ones are refused, for who knows what they mean.
+const FORMAT: u32 = 1;
+
+/// The longest entry that is read: nobody writes a longer one.
+pub(super) const BYTES_MAX: u64 = 64 << 10;
+
+/// Who takes a lease.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Holder {
+    /// The machine's name, for people.
+    pub host: String,
+    /// What is the same for two processes exactly if a lock of one is seen by the other: an id of the
+    /// running kernel, for example.
+    pub machine: String,
+    /// The number of the process.
+    pub process: u32,
+}
+
+/// What an entry says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) struct Entry {
+    pub(super) format: u32,
+    /// As in its name.
+    pub(super) sequence: u64,
+    /// Fencing number: grows with every change of the holder.
+    pub(super) generation: u64,
+    pub(super) holder: Holder,
+    /// Tells this lease from all others, also those of the same process.
+    pub(super) token: String,
+    /// By the holder's clock, in milliseconds since the epoch.
+    pub(super) renewed_at: i64,
+    /// After so long without a renewal the lease is stale.
+    pub(super) timeout_ms: u64,
+    /// The holder has given it up.
+    pub(super) released: bool,
+    /// Which checkpoints of the directory are to be believed.
+    pub(super) fences: Vec<Fence>,
+}
+
+/// Why an entry cannot be used.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Unreadable {
+    /// It is not what was written.
+    Damaged,
+    /// A later version wrote it.
+    Later(u32),
+}
+
+#[derive(Deserialize)]
+struct Format {
+    format: u32,
+}
+
+impl Entry {
+    pub(super) const FORMAT: u32 = FORMAT;
+
+    pub(super) fn encode(&self) -> Bytes {
+        let mut text = serde_json::to_string(self).expect("an entry is plain fields");
+        text.push('\n');
+        let checksum = crc32c::crc32c(text.as_bytes());
+        text.push_str(&format!("{checksum:08x}\n"));
+        text.into()
+    }
+
+    /// Reads the entry that has this number in its name.
+    pub(super) fn decode(bytes: &[u8], sequence: u64) -> Result<Self, Unreadable> {
+        let body = body(bytes).ok_or(Unreadable::Damaged)?;
+        let Format { format } = serde_json::from_slice(body).map_err(|_| Unreadable::Damaged)?;
+        if format > FORMAT {
+            return Err(Unreadable::Later(format));
+        }
+        let entry: Self = serde_json::from_slice(body).map_err(|_| Unreadable::Damaged)?;
+        match entry.sequence == sequence {
+            true => Ok(entry),
+            // Copied to another name.
+            false => Err(Unreadable::Damaged),
+        }
+    }
+}
+
+/// The first line, if the second one is its checksum and nothing follows.
+fn body(bytes: &[u8]) -> Option<&[u8]> {
+    let end = bytes.iter().position(|byte| *byte == b'\n')? + 1;
+    let (body, rest) = bytes.split_at(end);
+    let checksum = format!("{:08x}\n", crc32c::crc32c(body));
+    (rest == checksum.as_bytes()).then_some(body)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry() -> Entry {
+        Entry {
+            format: FORMAT,
+            sequence: 7,
+            generation: 3,
+            holder: Holder {
+                host: "line\nbreak".to_owned(),
+                machine: "m".to_owned(),
+                process: 42,
+            },
+            token: "0123456789abcdef".to_owned(),
+            renewed_at: 1_700_000_000_000,
+            timeout_ms: 10_000,
+            released: false,
+            fences: vec![Fence {
+                generation: 3,
+                token: "0123456789abcdef".to_owned(),
+                through: 12,
+            }],
+        }
+    }
+
+    #[test]
+    fn an_entry_is_read_as_it_was_written() {
+        assert_eq!(Entry::decode(&entry().encode(), 7), Ok(entry()));
+        assert_eq!(
+            Entry::decode(&entry().encode(), 8),
+            Err(Unreadable::Damaged)
+        );
+    }
+
+    #[test]
+    fn no_bit_of_an_entry_changes_unseen_and_no_part_of_it_is_one() {
+        let whole = entry().encode();
+        for at in 0..whole.len() {
+            assert!(Entry::decode(&whole[..at], 7).is_err(), "cut at {at}");
+            for bit in 0..8 {
+                let mut flipped = whole.to_vec();
+                flipped[at] ^= 1 << bit;
+                assert_eq!(
+                    Entry::decode(&flipped, 7),
+                    Err(Unreadable::Damaged),
+                    "byte {at} bit {bit}"
+                );
+            }
+        }
+        let longer = [&whole[..], b"x"].concat();
+        assert!(Entry::decode(&longer, 7).is_err());
+    }
+
+    #[test]
+    fn a_later_format_is_told_from_damage() {
+        let later = Entry {
+            format: FORMAT + 1,
+            ..entry()
+        };
+        assert_eq!(
+            Entry::decode(&later.encode(), 7),
+            Err(Unreadable::Later(FORMAT + 1))
+        );
+    }
+}

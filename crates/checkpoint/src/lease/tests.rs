@@ -1,0 +1,3 @@
+//! Two hosts and one job directory, with everything that can come in between.
+
+mod taking;
