@@ -28,42 +28,6 @@ fn endless(name: &str) -> String {
 }
 
 #[test]
-fn c13_a_directory_that_is_removed_or_replaced_costs_checkpoints_and_not_the_job() {
-    for replaced in [false, true] {
-        let scene = Scene::new();
-        scene.write("job.toml", endless("c13"));
-        let mut running = host::start(
-            scene.path(),
-            &[
-                "run",
-                "job.toml",
-                "-D",
-                "job.id=c13-job",
-                "-D",
-                "checkpoint.tolerable-failures=1000",
-            ],
-        );
-        running.checkpoints(2);
-        let directory = scene.at("checkpoints/c13-job");
-        let aside = scene.at("aside");
-        fs::rename(&directory, &aside).expect("a directory can be moved");
-        if replaced {
-            fs::write(&directory, "in the way").expect("a file in its place");
-            let line = running.line_with("failed: ").expect("the outage is told");
-            assert!(
-                line.contains("checkpoints/c13-job"),
-                "the path is named: {line}"
-            );
-            fs::remove_file(&directory).expect("it is still there");
-        }
-        // Back, empty: what is completed now builds on nothing that is gone.
-        let last = running.checkpoints(3);
-        running.kill().expect("an endless job is still running");
-        host::run(scene.path(), &["checkpoints", "verify", &last.path]).with_code(0);
-    }
-}
-
-#[test]
 fn c26_output_of_a_checkpoint_that_failed_is_committed_with_the_next() {
     let scene = Scene::new();
     scene.input(&oracle::bible(), 12, "txt");

@@ -42,7 +42,10 @@ fn checkpoints_are_listed_shown_and_verified() {
     let files = all_files(&scene.at("checkpoints/inspected-job"));
     let state = files
         .iter()
-        .find(|file| !file.ends_with("_metadata"))
+        .find(|file| {
+            file.extension()
+                .is_some_and(|extension| extension == "state")
+        })
         .expect("state in a file of its own");
     let mut bytes = std::fs::read(state).expect("a readable file");
     let middle = bytes.len() / 2;

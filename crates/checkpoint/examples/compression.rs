@@ -173,6 +173,7 @@ fn metadata(id: u64) -> Metadata {
         job_name: "compression".to_owned(),
         job_id: "job".to_owned(),
         generation: 0,
+        holder: None,
         id,
         previous: None,
         kind: Kind::Checkpoint,

@@ -4,9 +4,11 @@
 //! needed, and no data file is read.
 
 use std::cmp::Ordering;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::completed::Completed;
+use crate::lease;
 use crate::metadata::Kind;
 use crate::names;
 use crate::place::{Found, Place};
@@ -40,6 +42,9 @@ pub enum Status {
     Corrupt(String),
     /// A later version of the format wrote it.
     FutureFormat(String),
+    /// Its metadata is there and right, but was written by a host that did not own the job directory
+    /// any more. Nothing followed from it.
+    Fenced(String),
     /// It could not be read.
     Unreadable(String),
 }
@@ -53,6 +58,7 @@ impl Status {
             Self::Incomplete => "incomplete",
             Self::Corrupt(_) => "corrupt",
             Self::FutureFormat(_) => "future format",
+            Self::Fenced(_) => "fenced",
             Self::Unreadable(_) => "unreadable",
         }
     }
@@ -62,7 +68,10 @@ impl Status {
     pub fn reason(&self) -> Option<&str> {
         match self {
             Self::Complete(_) | Self::Incomplete => None,
-            Self::Corrupt(why) | Self::FutureFormat(why) | Self::Unreadable(why) => Some(why),
+            Self::Corrupt(why)
+            | Self::FutureFormat(why)
+            | Self::Fenced(why)
+            | Self::Unreadable(why) => Some(why),
         }
     }
 }
@@ -134,7 +143,31 @@ fn order(a: &Entry, b: &Entry) -> Ordering {
     key(a).cmp(&key(b))
 }
 
+/// What is at or beneath a directory of a storage.
 pub(crate) fn entries(storage: &Arc<dyn Storage>, directory: &str) -> Result<Vec<Entry>> {
+    let mut entries = whole_or_not(storage, directory)?;
+    // Of each directory of a job, what its lease says of the checkpoints in it.
+    let mut fences = BTreeMap::new();
+    for entry in &mut entries {
+        let Status::Complete(completed) = &entry.status else {
+            continue;
+        };
+        let job = names::parent(&completed.contents().directory).to_owned();
+        let fences = fences
+            .entry(job)
+            .or_insert_with_key(|job| lease::fences(&**storage, job));
+        let unbelieved = match fences {
+            Ok(fences) => fences.check(completed.metadata()).err().map(Status::Fenced),
+            Err(error) => Some(Status::Unreadable(describe(error))),
+        };
+        if let Some(status) = unbelieved {
+            entry.status = status;
+        }
+    }
+    Ok(entries)
+}
+
+fn whole_or_not(storage: &Arc<dyn Storage>, directory: &str) -> Result<Vec<Entry>> {
     if let Some(entry) = entry(storage, directory) {
         return Ok(vec![entry]);
     }

@@ -18,6 +18,7 @@ use std::sync::Arc;
 
 use crate::catalog::{self, Status};
 use crate::gc::Search;
+use crate::lease::Lease;
 use crate::metadata::Kind;
 use crate::names;
 use crate::place::Place;
@@ -61,16 +62,16 @@ impl Claim {
     /// this number and was preceded by checkpoints up to `used_id`.
     ///
     /// # Errors
-    /// [`crate::Error::Storage`] if the job directory cannot be listed.
+    /// [`crate::Error::Storage`] if the job directory cannot be listed, [`crate::Error::Held`] if
+    /// another host works in it.
     pub(crate) fn new(
         checkpoint: &Completed,
         extent: Extent,
         storage: &Arc<dyn Storage>,
         own: &str,
+        lease: Option<&Lease>,
         (run, used_id): (u64, u64),
     ) -> Result<Self> {
-        // Here, and nowhere else, a lease on the job directory of what is claimed is to be taken
-        // (unless it is this job's own), for as long as this run lasts.
         let in_storage = name_beneath(&storage.location(""), checkpoint);
         let same_storage = in_storage.is_some();
         let checkpoint = match in_storage {
@@ -81,6 +82,18 @@ impl Claim {
         let job = names::parent(&contents.directory).to_owned();
         let in_job_directory = checkpoint.metadata().kind == Kind::Checkpoint
             && names::checkpoint_id(names::leaf(&contents.directory)).is_some();
+        // Another's directory is taken to see that nobody is at work in it, and given back at once:
+        // whoever begins to work there meanwhile is asked again when something is to be deleted.
+        if let Some(lease) = lease
+            && in_job_directory
+            && !(same_storage && job == own)
+        {
+            drop(Lease::take(
+                Arc::clone(&contents.storage),
+                &job,
+                lease.terms().clone(),
+            )?);
+        }
         let mut claim = Self {
             checkpoints: Vec::new(),
             same_storage,
@@ -88,9 +101,8 @@ impl Claim {
         };
         if extent == Extent::JobDirectory && in_job_directory {
             let storage = &contents.storage;
-            for directory in storage.list(&job)?.directories {
-                let entry = catalog::entry(storage, &directory);
-                if let Some(Status::Complete(older)) = entry.map(|entry| entry.status)
+            for entry in catalog::entries(storage, &job)? {
+                if let Status::Complete(older) = entry.status
                     && older.metadata().id < checkpoint.metadata().id
                     && older.metadata().kind == Kind::Checkpoint
                 {
@@ -146,7 +158,7 @@ impl Remains {
             may_go: &may_go,
             protected: &self.protected,
         };
-        let removed = search.garbage()?.remove(&self.storage);
+        let removed = search.garbage()?.remove(&self.storage, None);
         let failed = removed.into_iter().find(|removed| removed.error.is_some());
         failed.map_or(Ok(()), |failed| {
             Err(Error::Storage {

@@ -15,10 +15,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::Result;
 use crate::catalog;
+use crate::lease::Lease;
 use crate::names::{self, JobDirectory};
 use crate::storage::Storage;
+use crate::{Error, Result};
 
 /// The longest mark that is read: nobody writes a longer one.
 const BYTES_MAX: u64 = 64 << 10;
@@ -42,6 +43,7 @@ pub(crate) struct Mark {
 pub(crate) fn mark(
     storage: &Arc<dyn Storage>,
     job: &JobDirectory,
+    lease: Option<&Lease>,
     kept: Option<&[u64]>,
     mark: &Mark,
 ) -> Result<()> {
@@ -63,8 +65,7 @@ pub(crate) fn mark(
     }
     for name in superseded {
         if name != names::finished(job.name()) {
-            storage.delete(&name)?;
-            storage.remove_directory(names::parent(&name))?;
+            remove(storage, &name, lease)?;
         }
     }
     Ok(())
@@ -90,17 +91,45 @@ fn hides(
 ///
 /// # Errors
 /// [`crate::Error::Storage`]; marks may be there still.
-pub(crate) fn unmark(storage: &Arc<dyn Storage>, job: &JobDirectory, job_name: &str) -> Result<()> {
+pub(crate) fn unmark(
+    storage: &Arc<dyn Storage>,
+    job: &JobDirectory,
+    lease: Option<&Lease>,
+    job_name: &str,
+) -> Result<()> {
     if hides(storage, job, &[], job_name)? {
         return Ok(());
     }
     for (name, mark) in marks(storage, "")? {
-        if mark.job_name == job_name {
+        if mark.job_name != job_name {
+            continue;
+        }
+        if names::parent(&name) == job.name() {
+            // Our own, or it was until a moment ago.
             storage.delete(&name)?;
-            storage.remove_directory(names::parent(&name))?;
+            storage.remove_directory(job.name())?;
+        } else {
+            remove(storage, &name, lease)?;
         }
     }
     Ok(())
+}
+
+/// Removes a mark, and the directory that it is in if it is the last thing there.
+fn remove(storage: &Arc<dyn Storage>, mark: &str, lease: Option<&Lease>) -> Result<()> {
+    let job = names::parent(mark);
+    // Owned as our own directory is, while something in it is deleted.
+    let owned = lease.map(|own| Lease::take(Arc::clone(storage), job, own.terms().clone()));
+    match owned.transpose() {
+        // Another run is at work there again: what is in it is its own business.
+        Err(Error::Held(_)) => return Ok(()),
+        owned => {
+            let owned = owned?;
+            storage.delete(mark)?;
+            drop(owned);
+        }
+    }
+    storage.remove_directory(job)
 }
 
 /// When the job with this name finished last, as far as marks beneath `directory` tell.

@@ -12,8 +12,9 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::catalog;
+use crate::catalog::{self, Status};
 use crate::finished;
+use crate::lease::{Lease, Terms};
 use crate::names;
 use crate::place::{Found, Place};
 use crate::references::References;
@@ -69,6 +70,8 @@ pub struct Kept {
 pub enum Kind {
     /// Of a checkpoint that has no metadata.
     HalfWritten,
+    /// Metadata of a host that had lost the directory; nobody believes it.
+    Fenced,
     /// A file that was never finished.
     LeftOver,
     /// A data file that no checkpoint references.
@@ -85,6 +88,7 @@ impl Kind {
     pub fn words(self) -> &'static str {
         match self {
             Self::HalfWritten => "half-written checkpoint",
+            Self::Fenced => "fenced checkpoint",
             Self::LeftOver => "unfinished file",
             Self::Unreferenced => "unreferenced data",
             Self::Superseded => "superseded mark",
@@ -93,18 +97,20 @@ impl Kind {
     }
 }
 
-/// Collects the garbage in a job directory, or in all job directories of a checkpoint directory. The
-/// jobs must not be running: what a running job is about to reference is referenced by nobody yet.
+/// Collects the garbage in a job directory, or in all job directories of a checkpoint directory. What
+/// a running job is about to reference is referenced by nobody yet: so each is taken on `terms` while
+/// its garbage is removed, and one in which a host is at work is passed over and among those that are
+/// kept. Without terms nobody is asked, and the jobs must not be running.
 ///
 /// # Errors
 /// [`Error::NotFound`] and [`Error::Incompatible`] if `place` is no directory that can be reached,
 /// [`Error::Storage`] if it cannot be listed. What cannot be removed is in the report.
-pub fn collect(place: &str, options: Options) -> Result<Report> {
+pub fn collect(place: &str, options: Options, terms: Option<&Terms>) -> Result<Report> {
     let place = Place::parse(place, "directory")?;
     let why = match place.look()? {
         Found::Directory => {
             let (storage, jobs) = jobs(&place)?;
-            return collect_jobs(&storage, &jobs, options);
+            return collect_jobs(&storage, &jobs, options, terms);
         }
         Found::File => "is no directory",
         Found::Nothing => "does not exist",
@@ -142,11 +148,25 @@ pub(crate) fn collect_jobs(
     storage: &Arc<dyn Storage>,
     jobs: &[String],
     options: Options,
+    terms: Option<&Terms>,
 ) -> Result<Report> {
     let mut report = Report::default();
     for job in jobs {
-        // Here, and nowhere else, a lease on the job directory is to be taken for as long as its
-        // garbage is being removed; a directory that has a live host is passed over.
+        let lease = match terms.filter(|_| !options.dry_run) {
+            None => None,
+            Some(terms) => match Lease::take(Arc::clone(storage), job, terms.clone()) {
+                Ok(lease) => Some(lease),
+                Err(Error::Held(held)) => {
+                    report.kept.push(Kept {
+                        path: storage.location(job),
+                        bytes: 0,
+                        why: held.to_string(),
+                    });
+                    continue;
+                }
+                Err(error) => return Err(error),
+            },
+        };
         let search = Search {
             storage,
             job,
@@ -158,7 +178,7 @@ pub(crate) fn collect_jobs(
         report.kept.extend(garbage.kept.iter().cloned());
         report.removed.extend(match options.dry_run {
             true => garbage.told(storage),
-            false => garbage.remove(storage),
+            false => garbage.remove(storage, lease.as_ref()),
         });
     }
     Ok(report)
@@ -198,18 +218,31 @@ impl Search<'_> {
         let mut found: Vec<(Object, Option<Kind>)> = Vec::new();
         let mut directories = Vec::new();
         let mut only_known_directories = true;
-        for directory in &listing.directories {
+        // A zombie's, which nobody believes: the metadata goes first, as of any other.
+        let fenced: BTreeSet<String> = catalog::entries(self.storage, self.job)?
+            .into_iter()
+            .filter(|entry| matches!(entry.status, Status::Fenced(_)))
+            .map(|entry| names::join(self.job, &entry.name))
+            .collect();
+        // The lease goes by itself when nothing else is left.
+        let lease = names::lease(self.job);
+        for directory in listing.directories.iter().filter(|name| **name != lease) {
             let objects = storage.list(directory)?;
             let leaf = names::leaf(directory);
             only_known_directories &= names::is_inside_job(leaf) && objects.directories.is_empty();
             let is_checkpoint = names::checkpoint_id(leaf).is_some();
             let metadata = names::metadata(directory);
-            let half_written =
-                is_checkpoint && !objects.objects.iter().any(|object| object.name == metadata);
+            let is_fenced = fenced.contains(directory);
+            let half_written = is_checkpoint
+                && (is_fenced || !objects.objects.iter().any(|object| object.name == metadata));
             if half_written && objects.directories.is_empty() {
                 directories.push(directory.clone());
             }
             for object in objects.objects {
+                if is_fenced && object.name == metadata {
+                    found.insert(0, (object, Some(Kind::Fenced)));
+                    continue;
+                }
                 let kind = kind_in(&object.name, directory, half_written);
                 found.push((object, kind));
             }
@@ -271,7 +304,9 @@ impl Search<'_> {
             let inside = listing.directories.iter();
             directories.extend(
                 inside
-                    .filter(|name| names::checkpoint_id(names::leaf(name)).is_none())
+                    .filter(|name| {
+                        names::checkpoint_id(names::leaf(name)).is_none() && **name != lease
+                    })
                     .cloned(),
             );
             directories.push(self.job.to_owned());
@@ -333,15 +368,17 @@ impl Garbage {
     }
 
     /// Removes it: objects first, then directories, as far as they are empty by then.
-    pub(crate) fn remove(self, storage: &Arc<dyn Storage>) -> Vec<Removed> {
+    /// Nothing more if the lease is lost.
+    pub(crate) fn remove(self, storage: &Arc<dyn Storage>, lease: Option<&Lease>) -> Vec<Removed> {
+        let keep = || lease.map_or(Ok(()), Lease::keep);
         let outcomes: Vec<Result<()>> = self
             .objects
             .iter()
-            .map(|(object, _)| storage.delete(&object.name))
+            .map(|(object, _)| keep().and_then(|()| storage.delete(&object.name)))
             .chain(
                 self.directories
                     .iter()
-                    .map(|name| storage.remove_directory(name)),
+                    .map(|name| keep().and_then(|()| storage.remove_directory(name))),
             )
             .collect();
         let mut removed = self.told(storage);

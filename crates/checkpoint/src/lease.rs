@@ -24,7 +24,7 @@ mod entry;
 mod fences;
 mod log;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::collections::VecDeque;
 use std::collections::hash_map::RandomState;
@@ -364,12 +364,21 @@ impl Lease {
         Ok(empty)
     }
 
+    fn gone(&self) -> Error {
+        Error::Storage {
+            action: "looking for our lease in",
+            object: self.storage.location(&self.job),
+            source: "the job's directory was moved or deleted while the job is running".into(),
+        }
+    }
+
     /// Puts our next entry. Of one that was put earlier, though the storage said otherwise, is made
     /// the best.
     fn advance(&self, state: &mut State, released: bool) -> Result<()> {
         loop {
             let now = self.terms.time.now_ms();
             let sequence = state.sequence + 1;
+            self.check_last(state)?;
             let put = self.put(&self.entry(state, sequence, released))?;
             let mine = match put {
                 Put::Done => None,
@@ -378,10 +387,13 @@ impl Lease {
                     other => return Err(self.lose_to(&other)),
                 },
             };
-            let before = read_entry(&*self.storage, &self.job, state.sequence)?;
-            if !before.is_of(&self.token) {
-                self.delete_entry(sequence)?;
-                return Err(self.lose_to(&Found::Absent));
+            // Again: who was stopped in between may have met a log that is another's.
+            match self.check_last(state) {
+                Err(error @ Error::Fenced { .. }) => {
+                    self.delete_entry(sequence)?;
+                    return Err(error);
+                }
+                outcome => outcome?,
             }
             state.sequence = sequence;
             state.present.push_back(sequence);
@@ -395,6 +407,15 @@ impl Lease {
             state.present.pop_front();
         }
         Ok(())
+    }
+
+    /// Whether our last entry is in its place.
+    fn check_last(&self, state: &State) -> Result<()> {
+        let last = read_entry(&*self.storage, &self.job, state.sequence)?;
+        match last.is_of(&self.token) {
+            true => Ok(()),
+            false => Err(self.lose_to(&last)),
+        }
     }
 
     fn entry(&self, state: &State, sequence: u64, released: bool) -> Entry {
@@ -465,8 +486,17 @@ impl Lease {
         }
     }
 
-    /// The lease is another's, whose entry was found where our next one belongs.
+    /// The lease is another's, whose entry was found where our next one belongs; unless the whole of
+    /// it is gone, because the directory was moved, or is not mounted any more: nobody has taken it
+    /// then, and it is ours again when it comes back.
     fn lose_to(&self, found: &Found) -> Error {
+        if matches!(found, Found::Absent) {
+            match Log::list(&*self.storage, &self.job) {
+                Err(error) => return error,
+                Ok(log) if log.numbers.is_empty() => return self.gone(),
+                Ok(_) => {}
+            }
+        }
         let newest = || Log::read(&*self.storage, &self.job).ok()?.last;
         let owner = match found {
             Found::Entry(entry) => Some((**entry).clone()),

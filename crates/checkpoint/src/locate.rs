@@ -241,7 +241,9 @@ fn latest(place: &Place, job_name: &str) -> Result<Candidates> {
     }
     // Where nothing is this job's for sure, what is damaged may be: to find nothing here would let a job
     // that resumes by itself begin anew, and repeat its output.
-    let unknown = checkpoints().find(|entry| owner(entry).is_none());
+    let mut damaged = checkpoints()
+        .filter(|entry| !matches!(entry.status, Status::Incomplete | Status::Fenced(_)));
+    let unknown = damaged.find(|entry| owner(entry).is_none());
     if found.is_empty()
         && let Some(damaged) = unknown
     {
@@ -262,20 +264,22 @@ fn latest(place: &Place, job_name: &str) -> Result<Candidates> {
     })
 }
 
-/// Sorts by completion, then by number, newest first, and leaves out what never completed.
+/// Sorts by completion, then by number, newest first, and leaves out what never completed or is not
+/// to be believed.
 ///
-/// A damaged checkpoint does not say when it completed, and a copied file is younger than it looks.
-/// So among those of one directory its number decides: it stands right before the newest good one
-/// with a smaller number.
+/// Hosts whose clocks differ may have written one directory after the other. A damaged checkpoint does
+/// not say when it completed, and a copied file is younger than it looks. So among those of one
+/// directory the number decides: none is taken for older than a good one with a smaller number.
 fn newest_first(entries: &mut Vec<Entry>) {
-    entries.retain(|entry| !matches!(entry.status, Status::Incomplete));
+    entries.retain(|entry| !matches!(entry.status, Status::Incomplete | Status::Fenced(_)));
     let time = |entry: &Entry| -> i64 {
-        if entry.completed().is_some() {
-            return entry.completed_at();
-        }
         let readable = |other: &&Entry| other.completed().is_some() && other.job == entry.job;
         let neighbours = || entries.iter().filter(readable);
         let before = neighbours().filter(|other| other.id() < entry.id());
+        if entry.completed().is_some() {
+            let before = before.map(Entry::completed_at).max();
+            return entry.completed_at().max(before.unwrap_or(i64::MIN));
+        }
         let behind = neighbours().filter(|other| other.id() > entry.id());
         match (
             before.map(Entry::completed_at).max(),
@@ -303,6 +307,9 @@ fn usable(entry: Entry) -> Result<Completed> {
         Status::Complete(completed) => Ok(completed),
         Status::Corrupt(what) => Err(Error::Corrupt { object, what }),
         Status::FutureFormat(why) => Err(Error::Incompatible(why)),
+        Status::Fenced(why) => Err(Error::Incompatible(format!(
+            "{object} is not a checkpoint of its job: {why}"
+        ))),
         Status::Incomplete => Err(Error::NotFound(format!("{object} does not exist"))),
         Status::Unreadable(why) => Err(Error::Storage {
             action: "reading",

@@ -37,18 +37,9 @@ impl References {
     pub(crate) fn read(storage: &Arc<dyn Storage>, root: &str) -> Result<Self> {
         let mut references = Self::default();
         for child in storage.list(root)?.directories {
-            if let Some(entry) = catalog::entry(storage, &child) {
-                references.add(entry);
-                continue;
-            }
             // What cannot be listed may hold checkpoints.
-            match storage.list(&child) {
-                Ok(listing) => {
-                    let entries = listing.directories.iter();
-                    entries
-                        .filter_map(|name| catalog::entry(storage, name))
-                        .for_each(|entry| references.add(entry));
-                }
+            match catalog::entries(storage, &child) {
+                Ok(entries) => entries.into_iter().for_each(|entry| references.add(entry)),
                 Err(error) => references.unreadable.push(Unreadable {
                     path: storage.location(&child),
                     why: catalog::describe(&error),
@@ -63,7 +54,7 @@ impl References {
         let id = names::checkpoint_id(&entry.name);
         match entry.status {
             Status::Complete(completed) => self.files.extend(completed.files()),
-            Status::Incomplete => {}
+            Status::Incomplete | Status::Fenced(_) => {}
             Status::Corrupt(why) | Status::FutureFormat(why) | Status::Unreadable(why) => {
                 self.unreadable.push(Unreadable {
                     path: entry.path,

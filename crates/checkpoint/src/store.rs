@@ -7,7 +7,10 @@
 //! 3. Only what this run wrote or claimed is ever deleted. Of a checkpoint `_metadata` goes first, and
 //!    nothing of it as long as it may still stand, so that what is believed is whole; a shared file
 //!    goes when no completed checkpoint references it and no pending one still can.
-//! 4. Deleting never fails and never delays a checkpoint: it is done behind it, and what could not be
+//! 4. Who owns the job directory by a lease confirms it behind the put of `_metadata`, before the
+//!    checkpoint counts, and before anything is deleted: what a host does that has lost the directory
+//!    without knowing it is never believed, and takes nothing away.
+//! 5. Deleting never fails and never delays a checkpoint: it is done behind it, and what could not be
 //!    deleted is a warning.
 
 mod assemble;
@@ -26,6 +29,7 @@ use dataflow::CheckpointId;
 use crate::catalog::completed_at;
 use crate::claim::{Claim, Extent, Remains};
 use crate::finished::{self, Mark};
+use crate::lease::{Held, Lease, Terms};
 use crate::metadata::Codec;
 use crate::names::{self, JobDirectory};
 use crate::storage::{MemoryStorage, Storage};
@@ -117,6 +121,8 @@ struct Inner {
     files_named: AtomicU64,
     retained: Mutex<Retained>,
     cleaner: Cleaner,
+    /// Behind the cleaner, which is dropped before it: nothing is deleted once it is given up.
+    lease: Option<Arc<Lease>>,
 }
 
 impl CheckpointStore {
@@ -125,11 +131,42 @@ impl CheckpointStore {
     pub fn memory(options: Options) -> Self {
         let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
         let job = JobDirectory::in_memory();
-        Self::new(storage, job, options, true, Used::default())
+        Self::new(storage, job, options, true, None, Used::default())
     }
 
-    /// Checkpoints in `<dir>/<job-id>/`; makes `shared/` and `taskowned/`. `dir` is a path, a `file://`
-    /// or an `s3://` URL as the user gave it, made absolute. What earlier runs left there stays untouched.
+    /// Checkpoints in `<dir>/<job-id>/`, which this process owns from now on; makes `shared/` and
+    /// `taskowned/`. `dir` is a path, a `file://` or an `s3://` URL as the user gave it, made absolute. What earlier runs left
+    /// there stays untouched. `watch` is told whose end is waited for, if so.
+    ///
+    /// # Errors
+    /// As [`CheckpointStore::open`] and [`Lease::take`].
+    pub fn own(
+        dir: &str,
+        job_id: &str,
+        options: Options,
+        terms: Terms,
+        watch: &mut dyn FnMut(&Held),
+    ) -> Result<Self> {
+        // The id first: a refusal should not leave a directory behind.
+        let job = JobDirectory::new(job_id)?;
+        let storage = place::create_root(dir, options.timeout)?;
+        Self::with_lease(
+            Lease::take_watching(storage, job.name(), terms, watch)?,
+            options,
+        )
+    }
+
+    /// As [`CheckpointStore::own`], in a job directory whose lease was taken.
+    ///
+    /// # Errors
+    /// As [`CheckpointStore::open`].
+    pub fn with_lease(lease: Lease, options: Options) -> Result<Self> {
+        let (storage, job) = lease.place();
+        let (storage, job) = (Arc::clone(storage), JobDirectory::new(job)?);
+        Self::with_job(storage, job, options, Some(Arc::new(lease)))
+    }
+
+    /// As [`CheckpointStore::own`], in a directory that nobody else can have: nobody is asked.
     ///
     /// # Errors
     /// [`Error::Incompatible`] if `dir` or `job_id` cannot be used at all, [`Error::Storage`] if the
@@ -137,7 +174,12 @@ impl CheckpointStore {
     pub fn open(dir: &str, job_id: &str, options: Options) -> Result<Self> {
         // The id first: a refusal should not leave a directory behind.
         let job = JobDirectory::new(job_id)?;
-        Self::with_job(place::create_root(dir, options.timeout)?, job, options)
+        Self::with_job(
+            place::create_root(dir, options.timeout)?,
+            job,
+            options,
+            None,
+        )
     }
 
     /// As [`CheckpointStore::open`], in any storage.
@@ -145,14 +187,19 @@ impl CheckpointStore {
     /// # Errors
     /// As [`CheckpointStore::open`].
     pub fn with_storage(storage: Arc<dyn Storage>, job_id: &str, options: Options) -> Result<Self> {
-        Self::with_job(storage, JobDirectory::new(job_id)?, options)
+        Self::with_job(storage, JobDirectory::new(job_id)?, options, None)
     }
 
-    fn with_job(storage: Arc<dyn Storage>, job: JobDirectory, options: Options) -> Result<Self> {
+    fn with_job(
+        storage: Arc<dyn Storage>,
+        job: JobDirectory,
+        options: Options,
+        lease: Option<Arc<Lease>>,
+    ) -> Result<Self> {
         storage.make_directory(&job.shared())?;
         storage.make_directory(&job.taskowned())?;
         let used = used(&*storage, job.name())?;
-        Ok(Self::new(storage, job, options, false, used))
+        Ok(Self::new(storage, job, options, false, lease, used))
     }
 
     fn new(
@@ -160,13 +207,17 @@ impl CheckpointStore {
         job: JobDirectory,
         options: Options,
         volatile: bool,
+        lease: Option<Arc<Lease>>,
         used: Used,
     ) -> Self {
-        let run = used.run + 1;
+        let run = match &lease {
+            Some(lease) => lease.generation(),
+            None => used.run + 1,
+        };
         let retained = Retained::new(options.retained, options.incremental, job.name(), run);
         Self {
             inner: Arc::new(Inner {
-                cleaner: Cleaner::new(Arc::clone(&storage)),
+                cleaner: Cleaner::new(Arc::clone(&storage), lease.clone()),
                 storage,
                 job,
                 options,
@@ -176,6 +227,7 @@ impl CheckpointStore {
                 has_directories: used.has_directories,
                 files_named: AtomicU64::new(0),
                 retained: Mutex::new(retained),
+                lease,
             }),
         }
     }
@@ -186,12 +238,15 @@ impl CheckpointStore {
     /// replace nothing that is to outlive the process, so a store of them claims nothing.
     ///
     /// # Errors
-    /// [`Error::Storage`] if it cannot be told what is to be taken over.
+    /// [`Error::Storage`] if it cannot be told what is to be taken over, [`Error::Held`] if it lies in
+    /// a job directory in which another host is at work.
     pub fn claim(&self, checkpoint: &Completed, extent: Extent) -> Result<()> {
         let inner = &self.inner;
         if !inner.volatile {
             let used = (inner.run, inner.used_id);
-            let claim = Claim::new(checkpoint, extent, &inner.storage, inner.job.name(), used)?;
+            let (storage, own) = (&inner.storage, inner.job.name());
+            let lease = inner.lease.as_deref();
+            let claim = Claim::new(checkpoint, extent, storage, own, lease, used)?;
             inner.retained().claim(claim);
         }
         Ok(())
@@ -204,6 +259,29 @@ impl CheckpointStore {
         let used = (inner.run, inner.used_id);
         let remains = Remains::of_own(&inner.storage, inner.job.name(), used);
         inner.retained().take_over(remains);
+    }
+
+    /// The lease by which the job directory is owned, if it is.
+    #[must_use]
+    pub fn lease(&self) -> Option<&Arc<Lease>> {
+        self.inner.lease.as_ref()
+    }
+
+    /// Whether it was found out that another host owns the job directory now. Asks nobody.
+    ///
+    /// # Errors
+    /// [`Error::Fenced`].
+    pub fn check_owned(&self) -> Result<()> {
+        self.inner.lease.as_ref().map_or(Ok(()), |it| it.check())
+    }
+
+    /// The number of this run's taking of the job directory; 0 if it is not owned by a lease.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.inner
+            .lease
+            .as_ref()
+            .map_or(0, |lease| lease.generation())
     }
 
     /// Starts writing checkpoint `id`.
@@ -261,10 +339,12 @@ impl CheckpointStore {
     /// one of them and repeat output. `now` is in milliseconds since the epoch.
     ///
     /// # Errors
-    /// [`Error::Storage`] if the note could not be made.
+    /// [`Error::Storage`] if the note could not be made, [`Error::Fenced`] if the job directory is
+    /// another's.
     pub fn finish(&self, job_name: &str, now: i64) -> Result<()> {
         // What was subsumed should be gone by now.
         self.inner.cleaner.wait();
+        self.inner.confirm()?;
         let completed = self.completed();
         let kept: Vec<u64> = completed.iter().map(|kept| kept.metadata().id).collect();
         self.mark(job_name, now, Some(&kept))
@@ -293,7 +373,9 @@ impl CheckpointStore {
             job_name: job_name.to_owned(),
             finished_at: now.max(newest),
         };
-        finished::mark(&self.inner.storage, &self.inner.job, kept, &mark)
+        self.inner.confirm()?;
+        let lease = self.inner.lease.as_deref();
+        finished::mark(&self.inner.storage, &self.inner.job, lease, kept, &mark)
     }
 
     /// Removes the notes that the job has finished, and the job directory if nothing else is left in
@@ -305,7 +387,12 @@ impl CheckpointStore {
     pub fn forget_finish(&self, job_name: &str) -> Result<()> {
         match self.inner.volatile {
             true => Ok(()),
-            false => finished::unmark(&self.inner.storage, &self.inner.job, job_name),
+            false => finished::unmark(
+                &self.inner.storage,
+                &self.inner.job,
+                self.inner.lease.as_deref(),
+                job_name,
+            ),
         }
     }
 
@@ -314,22 +401,24 @@ impl CheckpointStore {
     ///
     /// # Errors
     /// The first [`Error::Storage`]; all else that no checkpoint refers to is deleted all the same.
+    /// [`Error::Fenced`] if the job directory is another's: then nothing is deleted.
     pub fn delete_all(&self) -> Result<()> {
         let inner = &self.inner;
         inner.cleaner.wait();
+        inner.confirm()?;
         let deletions = inner.retained().delete_all();
         let mut outcome = Ok(());
         for deletion in deletions {
             outcome = outcome.and(inner.cleaner.run(&deletion));
         }
-        for directory in [
-            inner.job.shared(),
-            inner.job.taskowned(),
-            inner.job.name().to_owned(),
-        ] {
+        for directory in [inner.job.shared(), inner.job.taskowned()] {
             outcome = outcome.and(inner.storage.remove_directory(&directory));
         }
-        outcome
+        // The last thing in the directory, if nothing else is left there.
+        if let Some(lease) = &inner.lease {
+            lease.release();
+        }
+        outcome.and(inner.storage.remove_directory(inner.job.name()))
     }
 }
 
@@ -373,6 +462,11 @@ impl Inner {
             .location(&names::metadata(&self.job.checkpoint(id)))
     }
 
+    /// Asks the storage whether the job directory is still ours.
+    fn confirm(&self) -> Result<()> {
+        self.lease.as_ref().map_or(Ok(()), |it| it.confirm())
+    }
+
     fn clean(&self, deletions: impl IntoIterator<Item = Deletion>) {
         for deletion in deletions {
             self.cleaner.submit(deletion);
@@ -399,7 +493,7 @@ pub(crate) struct Used {
     /// The newest run that left a data file, finished or not; 0 if none did.
     pub(crate) run: u64,
     /// The highest checkpoint number that has a directory, complete or not.
-    id: u64,
+    pub(crate) id: u64,
     /// Whether the directories that were made are seen: object storages have none.
     has_directories: bool,
 }

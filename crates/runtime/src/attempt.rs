@@ -333,6 +333,7 @@ impl Attempt<'_> {
                         .collect(),
                     restore: self.restore.cloned(),
                     job_id: self.options.id.clone(),
+                    generation: self.store.generation(),
                     attempt: self.number,
                 };
                 let subtask = Subtask {
@@ -411,6 +412,7 @@ struct Seed {
     members: Vec<(usize, Vec<Vec<crate::plan::Target>>)>,
     restore: Option<Completed>,
     job_id: String,
+    generation: u64,
     attempt: u32,
 }
 
@@ -473,6 +475,7 @@ fn make_member(
         subtask: index,
         parallelism: node.parallelism,
         job_id: seed.job_id.clone(),
+        generation: seed.generation,
         attempt: seed.attempt,
         waker: waker.clone(),
     };

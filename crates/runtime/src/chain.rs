@@ -87,6 +87,7 @@ mod tests {
             job_name: "chain".into(),
             job_id: "chain-1".into(),
             generation: 0,
+            holder: None,
             id,
             previous: None,
             kind: Kind::Checkpoint,

@@ -1,6 +1,7 @@
 //! The one module that reads clocks.
 
 use std::fmt;
+use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// A clock that never goes back.
@@ -49,5 +50,15 @@ impl Clock for SystemClock {
 
     fn now_us(&self) -> i64 {
         self.start_ms.saturating_mul(1000) + self.start.elapsed().as_micros() as i64
+    }
+}
+
+impl checkpoint::lease::Time for SystemClock {
+    fn now_ms(&self) -> i64 {
+        Clock::now_ms(self)
+    }
+
+    fn wait_ms(&self, ms: u64) {
+        thread::sleep(Duration::from_millis(ms));
     }
 }

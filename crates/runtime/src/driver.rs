@@ -199,6 +199,10 @@ impl<'a> Driver<'a> {
         now: i64,
         report: &mut dyn FnMut(JobEvent),
     ) -> Option<End> {
+        // First of all: nothing that has happened counts any more, a completed checkpoint neither.
+        if let Err(error) = self.attempt.store.check_owned() {
+            return Some(End::Failed(Error::Fenced(error), Class::Fenced));
+        }
         if let Some(stop) = self.attempt.requests.stop() {
             // What is complete is, also now.
             if let Some((attempt, Event::Completed { id, completed })) = event
@@ -470,6 +474,7 @@ impl<'a> Driver<'a> {
             writer: format!("highwater {}", env!("CARGO_PKG_VERSION")),
             job_name: self.attempt.options.name.clone(),
             job_id: self.attempt.options.id.clone(),
+            // The store knows who owns the job directory.
             generation: 0,
             holder: None,
             id: id.0,

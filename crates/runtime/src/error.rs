@@ -96,6 +96,9 @@ pub enum Error {
         /// Why the last one failed.
         reason: String,
     },
+    /// Another host owns the job directory now.
+    #[error("this run of the job is over: another has taken its place")]
+    Fenced(#[source] checkpoint::Error),
     /// A thread could not be started.
     #[error("starting a thread")]
     Spawn(#[source] std::io::Error),
@@ -110,6 +113,8 @@ pub enum Class {
     Refused,
     /// The checkpoint to restore from is corrupt: exit code 3.
     Corrupt,
+    /// The job directory is another's: exit code 1, and nothing in it may be touched.
+    Fenced,
 }
 
 impl Error {
@@ -120,6 +125,7 @@ impl Error {
         match self {
             Self::Restore { source, .. } => restore_class(source),
             Self::ReadState { source, .. } => checkpoint_class(source),
+            Self::Fenced(_) => Class::Fenced,
             Self::Operator { failure, .. } if failure.kind == FailureKind::Config => Class::Refused,
             _ if initial => Class::Refused,
             _ => Class::Retry,

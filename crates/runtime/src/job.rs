@@ -240,7 +240,18 @@ impl Job {
             .max(self.store.used_id())
             + 1;
         let mut number = 0;
+        if let Some(lease) = self.store.lease() {
+            let handle = self.handle();
+            lease.on_lost(move || handle.wake());
+        }
         loop {
+            if let Err(error) = self.store.check_owned() {
+                return Outcome::Failed {
+                    error: Box::new(Error::Fenced(error)),
+                    class: Class::Fenced,
+                    gave_up: None,
+                };
+            }
             let latest = self.store.latest();
             let attempt = Attempt {
                 graph: &self.graph,
@@ -325,6 +336,10 @@ impl Mover for OnThreads {
         loop {
             if let Some(stop) = job.requests.stop() {
                 return Some(stop);
+            }
+            // There is nothing to be started again.
+            if job.store.check_owned().is_err() {
+                return None;
             }
             let left = until
                 .saturating_sub(job.clock.now_ms())

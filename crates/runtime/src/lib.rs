@@ -25,6 +25,7 @@ mod attempt;
 pub mod restore;
 pub mod restart;
 pub mod job;
+pub mod keeper;
 pub mod simulation;
 pub mod clock;
 mod random;
@@ -34,6 +35,7 @@ mod spawn;
 pub use error::Error;
 pub use graph::{JobGraph, Partition};
 pub use job::{Job, JobEvent, JobHandle, Options, Outcome};
+pub use keeper::Keeper;
 pub use operator::{Call, Failure, FailureKind, Operator, OperatorFactory, Output};
 pub use sink::{Sink, SinkFactory};
 pub use source::{Source, SourceFactory, SourceStatus};
@@ -52,6 +54,9 @@ pub struct SubtaskContext {
     pub parallelism: u32,
     /// The job's id, part of the names of whatever the job writes.
     pub job_id: String,
+    /// Number of this run's taking of the job directory: a run with a smaller one is over, though it
+    /// may not know it yet. 0 if there is no directory to own.
+    pub generation: u64,
     /// How often this job was started again within this process, from 0.
     pub attempt: u32,
     /// Wakes the subtask from another thread; see [`source::Waker`].

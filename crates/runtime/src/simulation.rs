@@ -73,6 +73,16 @@ impl Clock for VirtualClock {
     }
 }
 
+impl checkpoint::lease::Time for VirtualClock {
+    fn now_ms(&self) -> i64 {
+        Clock::now_ms(self)
+    }
+
+    fn wait_ms(&self, ms: u64) {
+        self.advance_to(Clock::now_ms(self).saturating_add_unsigned(ms));
+    }
+}
+
 /// Moves jobs; see the module. One simulation is one process: it ends with a crash.
 #[derive(Debug)]
 pub struct Simulation {

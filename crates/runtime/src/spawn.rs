@@ -6,6 +6,16 @@ use std::thread::{Builder, JoinHandle};
 use crate::attempt::{Event, Events};
 use crate::error::Error;
 
+/// Starts a thread that belongs to no attempt. A panic in it ends it, and nothing else.
+pub(crate) fn background(
+    name: &str,
+    body: impl FnOnce() + Send + 'static,
+) -> Result<JoinHandle<()>, Error> {
+    let name = name.to_owned();
+    let body = move || drop(catch_unwind(AssertUnwindSafe(body)));
+    Builder::new().name(name).spawn(body).map_err(Error::Spawn)
+}
+
 /// The threads of an attempt.
 #[derive(Debug, Default)]
 pub(crate) struct Threads(Vec<JoinHandle<()>>);

@@ -17,12 +17,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use checkpoint::lease::{Holder, Lease, Terms};
 use checkpoint::storage::faults::{Action, Extent, Fault, Step};
 use checkpoint::storage::{FaultyStorage, FileStorage, Storage};
 use checkpoint::store::{CheckpointStore, Options as StoreOptions};
 use checkpoint::{Completed, Error, locate, locate_fallback};
 use runtime::clock::{Clock, SystemClock};
 use runtime::restart::Strategy;
+use runtime::simulation::VirtualClock;
 use runtime::{Job, JobEvent, Options, Outcome};
 
 use native::{Collect, Flow, Pace, Sum, check, fixed, graph_with, options, records};
@@ -70,9 +72,19 @@ fn run_with(
         inline_threshold: 0,
         ..StoreOptions::default()
     };
-    let store =
-        CheckpointStore::with_storage(Arc::new(storage.clone()), &options.id, store_options);
-    let store = store.ok()?;
+    // Long enough to be renewed by nobody, so that the steps are always the same. What has to be
+    // waited for takes no time.
+    let terms = Terms {
+        holder: Holder {
+            host: "test".into(),
+            machine: "test".into(),
+            process: std::process::id(),
+        },
+        timeout_ms: 3_600_000,
+        time: Arc::new(VirtualClock::at(SystemClock::new().now_ms())),
+    };
+    let lease = Lease::take(Arc::new(storage.clone()), &options.id, terms).ok()?;
+    let store = CheckpointStore::with_lease(lease, store_options).ok()?;
     let pace = Pace::every(RECORDS_PER_CHECKPOINT);
     let graph = graph_with(
         COUNT,

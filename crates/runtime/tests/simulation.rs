@@ -35,7 +35,7 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use checkpoint::storage::faults::{Action, Extent, Fault, Step};
-use checkpoint::storage::{FaultyStorage, Listing, MemoryStorage, ObjectWriter, Storage};
+use checkpoint::storage::{FaultyStorage, Guard, Listing, MemoryStorage, ObjectWriter, Storage};
 use checkpoint::store::{CheckpointStore, Options as StoreOptions};
 use checkpoint::{Completed, Error, verify};
 use dataflow::alignment::Mode;
@@ -776,6 +776,14 @@ impl Storage for MetadataFirst {
 
     fn remove_directory(&self, name: &str) -> checkpoint::Result<()> {
         self.durable.remove_directory(name)
+    }
+
+    fn lock(&self, name: &str) -> checkpoint::Result<Option<Guard>> {
+        self.durable.lock(name)
+    }
+
+    fn is_locked(&self, name: &str) -> checkpoint::Result<Option<bool>> {
+        self.durable.is_locked(name)
     }
 
     fn location(&self, name: &str) -> String {

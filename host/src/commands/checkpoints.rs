@@ -9,7 +9,7 @@ mod gc;
 use std::fmt::Write;
 use std::time::{Duration, UNIX_EPOCH};
 
-use checkpoint::catalog::Entry;
+use checkpoint::catalog::{Entry, Status};
 use checkpoint::metadata::{Kind, Metadata, Operator, Role};
 use checkpoint::{Completed, shown, verify};
 use serde_json::json;
@@ -199,8 +199,9 @@ fn verify_all(place: &Place) -> Result<Exit, Error> {
     let mut text = String::new();
     for entry in &entries {
         let Some(checkpoint) = entry.completed() else {
-            // What never completed is no checkpoint; what did and cannot be read is a bad one.
-            let bad = entry.status.reason().is_some();
+            // What never completed is no checkpoint, nor is what is not believed; what did and cannot
+            // be read is a bad one.
+            let bad = !matches!(entry.status, Status::Incomplete | Status::Fenced(_));
             good &= !bad;
             found |= bad;
             let problems: Vec<&str> = entry.status.reason().into_iter().collect();

@@ -3,24 +3,27 @@
 mod progress;
 mod restore;
 mod retention;
-mod settings;
+pub(super) mod settings;
 mod signals;
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use checkpoint::CheckpointStore;
 use checkpoint::claim::Extent;
+use checkpoint::lease::Held;
+use checkpoint::{CheckpointStore, Completed};
 use runtime::clock::{Clock, SystemClock};
 use runtime::error::Class;
-use runtime::{Job, JobEvent, Outcome};
+use runtime::{Job, JobEvent, Keeper, Outcome};
 
 use self::progress::Progress;
 use self::restore::Start;
 use self::retention::{Ending, keeps};
 use super::job;
-use crate::cli::{JobArguments, Run};
+use crate::cli::{JobArguments, RestoreArguments, Run};
 use crate::events::{Audience, End, Event};
 use crate::exit::{Error, Exit, chain};
+use crate::job_file::JobFile;
 use crate::job_file::checkpoint::CheckpointSection;
 
 /// Runs a job to its end.
@@ -30,24 +33,28 @@ pub(crate) fn run(arguments: &Run) -> Result<Exit, Error> {
     } else {
         Audience::Person
     };
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    let system_clock = Arc::new(SystemClock::new());
+    let clock: Arc<dyn Clock> = Arc::<SystemClock>::clone(&system_clock);
     let prepared = job::prepare(&arguments.job, &clock)?;
     let file = &prepared.job;
-    let from = match restore::choose(&arguments.restore, file, audience)? {
-        Start::Fresh => None,
-        Start::From(checkpoint) => Some(*checkpoint),
-        Start::Finished => {
-            let name = &file.job.name;
-            audience.say(&format!(
-                "job `{name}` has finished already, there is nothing to resume"
-            ));
-            audience.tell(&Event::Finished {
-                outcome: End::Finished,
-                resume: None,
-                checkpoint: None,
-            });
-            return Ok(Exit::Finished);
-        }
+    // Looked for twice: first to know in which directory the run is to go on, and again when that is
+    // ours, for whoever had it until then may have got further.
+    let Found::Start(from) = look(&arguments.restore, file, audience)? else {
+        return Ok(Exit::Finished);
+    };
+    let inherited = restore::inherited_id(&arguments.restore, file, from.as_ref());
+    let id = inherited.unwrap_or_else(|| settings::job_id(file));
+    let mut watch = |held: &Held| audience.say(&watching(held));
+    let store =
+        settings::store(&file.checkpoint, &id, system_clock, &mut watch).map_err(not_opened)?;
+    let keeper = store.lease().map(|lease| Keeper::start(Arc::clone(lease)));
+    let _keeper = keeper.transpose().map_err(Error::refused)?;
+    let from = match from {
+        None => None,
+        Some(_) => match look(&arguments.restore, file, audience)? {
+            Found::Start(from) => from,
+            Found::Finished => return Ok(Exit::Finished),
+        },
     };
     let groups = from.as_ref().map(restore::key_groups).transpose()?;
     let graph = prepared.graph(groups)?;
@@ -56,15 +63,11 @@ pub(crate) fn run(arguments: &Run) -> Result<Exit, Error> {
         .map(|checkpoint| restore::check(&graph, checkpoint, &arguments.restore))
         .transpose()?;
 
-    let inherited = restore::inherited_id(&arguments.restore, file, from.as_ref());
-    let id = inherited.unwrap_or_else(|| settings::job_id(file));
-    let store = settings::store(&file.checkpoint, &id)
-        .map_err(|error| Error::checkpoint(error, "opening the checkpoint storage"))?;
     let claim = restore::claim(&arguments.restore).filter(|_| !store.is_memory());
     match (&from, claim) {
         (Some(checkpoint), Some(extent)) => store
             .claim(checkpoint, extent)
-            .map_err(|error| Error::checkpoint(error, "claiming the checkpoint"))?,
+            .map_err(|error| not_owned(error, "claiming the checkpoint"))?,
         // What a run left in the directory that was killed before its first checkpoint.
         (None, Some(_)) => store.take_over(),
         (_, None) => {}
@@ -128,6 +131,63 @@ pub(crate) fn run(arguments: &Run) -> Result<Exit, Error> {
         supervised: arguments.restore.resume,
     };
     end.conclude(outcome)
+}
+
+fn watching(held: &Held) -> String {
+    let timeout = Duration::from_millis(held.timeout_ms);
+    let timeout = humantime::format_duration(timeout);
+    format!("{held}; it is watched for {timeout}, and succeeded if it gives no sign of life")
+}
+
+/// Where a job is to start.
+enum Found {
+    /// From a checkpoint, or with nothing.
+    Start(Option<Completed>),
+    /// Nowhere: it has finished, and this was told.
+    Finished,
+}
+
+fn look(arguments: &RestoreArguments, file: &JobFile, audience: Audience) -> Result<Found, Error> {
+    Ok(match restore::choose(arguments, file, audience)? {
+        Start::Fresh => Found::Start(None),
+        Start::From(checkpoint) => Found::Start(Some(*checkpoint)),
+        Start::Finished => {
+            let name = &file.job.name;
+            audience.say(&format!(
+                "job `{name}` has finished already, there is nothing to resume"
+            ));
+            audience.tell(&Event::Finished {
+                outcome: End::Finished,
+                resume: None,
+                checkpoint: None,
+            });
+            Found::Finished
+        }
+    })
+}
+
+/// The checkpoint storage cannot be used.
+fn not_opened(error: checkpoint::Error) -> Error {
+    not_owned(error, "opening the checkpoint storage")
+}
+
+/// What is to be owned may be another's.
+fn not_owned(error: checkpoint::Error, doing: &'static str) -> Error {
+    let hint = match &error {
+        checkpoint::Error::Held(held) => {
+            let timeout = humantime::format_duration(Duration::from_millis(held.timeout_ms));
+            Some(format!(
+                "stop it first, or give this run a `job.id` of its own; if it is gone or hangs, \
+                 start this again when {timeout} have passed since"
+            ))
+        }
+        _ => None,
+    };
+    let error = Error::checkpoint(error, doing);
+    match hint {
+        Some(hint) => error.hint(hint),
+        None => error,
+    }
 }
 
 fn told(event: JobEvent, name: &str, id: &str) -> Event {
@@ -224,8 +284,10 @@ impl EndOfJob<'_> {
                     Class::Retry => (Exit::Failed, Ending::Failed),
                     Class::Refused => (Exit::Refused, Ending::Suspended),
                     Class::Corrupt => (Exit::Corrupt, Ending::Suspended),
+                    // Whoever has the directory now goes on from what is there.
+                    Class::Fenced => (Exit::Failed, Ending::Suspended),
                 };
-                let checkpoint = self.settle(ending);
+                let checkpoint = self.settle(ending).filter(|_| class != Class::Fenced);
                 self.audience.tell(&Event::Failed {
                     error: chain(error.as_ref()),
                     exit_code: exit as u8,

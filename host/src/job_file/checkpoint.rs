@@ -24,6 +24,8 @@ pub(crate) struct CheckpointSection {
     pub(crate) dir: Option<Directory>,
     /// Where savepoints go.
     pub(crate) savepoint_dir: Option<Directory>,
+    /// After this long without a word from it a host is taken for dead by others.
+    pub(crate) lease_timeout: Duration,
     /// After this long a checkpoint in progress is aborted.
     pub(crate) timeout: Duration,
     /// The least time from the end of a checkpoint to the start of the next.
@@ -113,6 +115,7 @@ impl Default for CheckpointSection {
             storage: Storage::Memory,
             dir: None,
             savepoint_dir: None,
+            lease_timeout: Duration::from_secs(10),
             timeout: Duration::from_secs(600),
             min_pause: Duration::ZERO,
             max_concurrent: 1,
@@ -160,6 +163,9 @@ impl CheckpointSection {
             storage,
             savepoint_dir: read_dir(&mut section, "savepoint-dir", base),
             dir,
+            lease_timeout: section
+                .positive_duration("lease-timeout")
+                .unwrap_or(default.lease_timeout),
             timeout: section
                 .positive_duration("timeout")
                 .unwrap_or(default.timeout),

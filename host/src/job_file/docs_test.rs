@@ -144,7 +144,7 @@ fn defaults_are_as_documented() {
             .collect::<String>()
     };
     let checkpoint = explicit("[checkpoint]", &|_| true);
-    assert_eq!(checkpoint.lines().count(), 12, "{checkpoint}");
+    assert_eq!(checkpoint.lines().count(), 13, "{checkpoint}");
     let job = fine(
         &with(&format!("[checkpoint]\n{checkpoint}")),
         &Surroundings::default(),

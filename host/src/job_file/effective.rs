@@ -78,6 +78,7 @@ fn checkpoint(out: &mut Writer, section: &CheckpointSection) {
             None => out.comment(&format!("{key} is not set")),
         }
     }
+    out.duration("lease-timeout", section.lease_timeout);
     out.duration("timeout", section.timeout);
     out.duration("min-pause", section.min_pause);
     out.key("max-concurrent", i64::from(section.max_concurrent));

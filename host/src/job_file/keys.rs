@@ -58,6 +58,7 @@ pub(crate) const CHECKPOINT: &[Key] = &[
             "state.savepoints.dir",
         ],
     ),
+    key("lease-timeout"),
     flink("timeout", &["execution.checkpointing.timeout"]),
     flink("min-pause", &["execution.checkpointing.min-pause"]),
     flink(

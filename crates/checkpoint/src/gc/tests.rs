@@ -82,10 +82,11 @@ fn c10_garbage_of_every_kind_goes_and_nothing_that_is_needed_from_anywhere() {
                 dry_run: true,
                 ..ALL
             },
+            None,
         )
         .unwrap();
         assert_eq!(tree(root), before);
-        let report = collect(at.to_str().unwrap(), ALL).unwrap();
+        let report = collect(at.to_str().unwrap(), ALL, None).unwrap();
         assert_eq!(report, told, "what is told is what is done");
         let jobs = if place.is_empty() { 2 } else { 1 };
         assert_eq!(
@@ -100,7 +101,7 @@ fn c10_garbage_of_every_kind_goes_and_nothing_that_is_needed_from_anywhere() {
             assert!(verify(&checkpoint).is_good());
         }
         assert_eq!(
-            collect(at.to_str().unwrap(), ALL).unwrap(),
+            collect(at.to_str().unwrap(), ALL, None).unwrap(),
             Report::default()
         );
     }
@@ -115,7 +116,7 @@ fn what_is_young_stays() {
         before: 1_000_000,
         dry_run: false,
     };
-    let report = collect(directory.path().to_str().unwrap(), options).unwrap();
+    let report = collect(directory.path().to_str().unwrap(), options, None).unwrap();
     assert_eq!((report.removed.len(), report.recent), (0, 10));
     assert_eq!(tree(directory.path()), before);
 }
@@ -131,7 +132,7 @@ fn a_checkpoint_that_cannot_be_read_keeps_what_it_may_need_and_that_is_said() {
         fs::write(&metadata, damage).unwrap();
         // Garbage, if nobody could tell that chk-3 does not need it.
         fs::write(root.join("old/shared/r1-c2-77.state"), "x").unwrap();
-        let report = collect(root.to_str().unwrap(), ALL).unwrap();
+        let report = collect(root.to_str().unwrap(), ALL, None).unwrap();
         assert!(!report.kept.is_empty(), "{report:?}");
         let named = report
             .kept
@@ -158,7 +159,7 @@ fn c53_a_collection_that_crashes_at_any_step_is_finished_by_the_next() {
         littered(directory.path());
         let counting = FaultyStorage::counting(files(directory.path()));
         let storage: Arc<dyn Storage> = Arc::new(counting.clone());
-        collect_jobs(&storage, &["old".to_owned(), "new".to_owned()], ALL).unwrap();
+        collect_jobs(&storage, &["old".to_owned(), "new".to_owned()], ALL, None).unwrap();
         counting.steps().len()
     };
     assert_eq!(steps, 12);
@@ -169,14 +170,14 @@ fn c53_a_collection_that_crashes_at_any_step_is_finished_by_the_next() {
             littered(root);
             let faulty = FaultyStorage::at(files(root), step, Fault::Crash(extent));
             let storage: Arc<dyn Storage> = Arc::new(faulty.clone());
-            let _crashed = collect_jobs(&storage, &["old".to_owned(), "new".to_owned()], ALL);
+            let _crashed = collect_jobs(&storage, &["old".to_owned(), "new".to_owned()], ALL, None);
             assert!(faulty.has_crashed());
             for checkpoint in complete(root) {
                 assert!(verify(&checkpoint).is_good(), "step {step} {extent:?}");
             }
-            collect(root.to_str().unwrap(), ALL).unwrap();
+            collect(root.to_str().unwrap(), ALL, None).unwrap();
             assert_eq!(
-                collect(root.to_str().unwrap(), ALL).unwrap(),
+                collect(root.to_str().unwrap(), ALL, None).unwrap(),
                 Report::default()
             );
             for checkpoint in complete(root) {
@@ -205,7 +206,7 @@ fn no_flipped_byte_makes_looking_at_a_directory_fail_or_collecting_lose_data() {
         noticed += usize::from(third.status.reason().is_some());
         assert!(crate::locate(metadata.to_str().unwrap(), None, "").is_err());
         if at % 16 == 0 {
-            collect(place, ALL).unwrap();
+            collect(place, ALL, None).unwrap();
         }
     }
     assert_eq!(noticed, whole.len());
@@ -288,6 +289,6 @@ fn c27_a_storage_whose_deletes_hang_delays_no_checkpoint() {
         assert!(verify(entry.completed().unwrap()).is_good());
     }
     drop(store);
-    collect(directory.path().to_str().unwrap(), ALL).unwrap();
+    collect(directory.path().to_str().unwrap(), ALL, None).unwrap();
     assert_eq!(count(".state"), 1);
 }

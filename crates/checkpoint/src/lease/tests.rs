@@ -1,3 +1,6 @@
 //! Two hosts and one job directory, with everything that can come in between.
 
+mod interleaved;
 mod taking;
+
+pub(crate) use taking::{Clock, TIMEOUT_MS, terms};

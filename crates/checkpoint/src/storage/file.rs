@@ -163,9 +163,14 @@ impl Storage for FileStorage {
         if let Some(directory) = path.parent() {
             create_directories(directory)?;
         }
-        let file = File::create_new(&path).map_err(failed)?;
-        if file.try_lock().is_ok() {
-            return Ok(Some(Guard(file)));
+        let made = File::create_new(&path).map_err(failed)?;
+        // Open for reading only, so that the file system can still be made read-only; over a network
+        // only a file that is open for writing can be locked.
+        let file = File::open(&path).map_err(failed)?;
+        for file in [file, made] {
+            if file.try_lock().is_ok() {
+                return Ok(Some(Guard(file)));
+            }
         }
         // A file system without locks: what cannot be locked must not be taken for a file whose
         // holder is gone.

@@ -14,6 +14,7 @@ use std::thread::{self, JoinHandle};
 
 use crate::claim::{self, Remains};
 use crate::completed::Completed;
+use crate::lease::Lease;
 use crate::names;
 use crate::references::References;
 use crate::storage::Storage;
@@ -63,6 +64,7 @@ impl Deletion {
 #[derive(Debug)]
 pub(super) struct Deleter {
     storage: Arc<dyn Storage>,
+    lease: Option<Arc<Lease>>,
     standing: Mutex<Standing>,
 }
 
@@ -76,8 +78,10 @@ struct Standing {
 }
 
 impl Deleter {
-    /// Deletes all that can be deleted; the first error is returned.
+    /// Deletes all that can be deleted; the first error is returned. Nothing is deleted in a job
+    /// directory that is not ours any more.
     pub(super) fn run(&self, deletion: &Deletion) -> Result<()> {
+        self.lease.as_ref().map_or(Ok(()), |lease| lease.keep())?;
         self.try_again();
         match deletion {
             Deletion::Checkpoint(checkpoint) => self.checkpoint(checkpoint),
@@ -98,19 +102,52 @@ impl Deleter {
                 storage,
                 files,
                 jobs,
-            } => claimed(storage, files, jobs),
+            } => {
+                let of_files = files.iter().map(|file| names::parent(names::parent(file)));
+                let of_jobs = jobs.iter().map(String::as_str);
+                let all: BTreeSet<&str> = of_files.chain(of_jobs).collect();
+                let owned: Result<Vec<Option<Lease>>> =
+                    all.into_iter().map(|job| self.own(storage, job)).collect();
+                let _owned = owned?;
+                claimed(storage, files, jobs)
+            }
             Deletion::Remains(remains) => remains.remove(),
         }
+    }
+
+    /// Takes the job directory of something that was claimed, for as long as it takes to delete it;
+    /// `None` if it is our own, or nobody owns directories here.
+    fn own(&self, storage: &Arc<dyn Storage>, job: &str) -> Result<Option<Lease>> {
+        let Some(lease) = &self.lease else {
+            return Ok(None);
+        };
+        let (own_storage, own_job) = lease.place();
+        if Arc::ptr_eq(own_storage, storage) && own_job == job {
+            return Ok(None);
+        }
+        Lease::take(Arc::clone(storage), job, lease.terms().clone()).map(Some)
     }
 
     /// A crash before the metadata is gone leaves a whole checkpoint; behind it, orphans.
     fn checkpoint(&self, checkpoint: &Completed) -> Result<()> {
         let contents = checkpoint.contents();
         let (storage, directory) = (&contents.storage, &contents.directory);
-        if let Err(error) = storage.delete(&names::metadata(directory)) {
-            self.keep_standing(checkpoint.clone());
-            return Err(error);
-        }
+        let in_job_directory = names::checkpoint_id(names::leaf(directory)).is_some();
+        let owned = match in_job_directory {
+            true => self.own(storage, names::parent(directory)),
+            false => Ok(None),
+        };
+        let deleted = owned.and_then(|owned| {
+            storage.delete(&names::metadata(directory))?;
+            Ok(owned)
+        });
+        let _owned = match deleted {
+            Ok(owned) => owned,
+            Err(error) => {
+                self.keep_standing(checkpoint.clone());
+                return Err(error);
+            }
+        };
         let mut outcome = Ok(());
         for file in checkpoint.files() {
             if names::parent(&file) == directory {
@@ -238,11 +275,12 @@ impl State {
 }
 
 impl Cleaner {
-    pub(super) fn new(storage: Arc<dyn Storage>) -> Self {
+    pub(super) fn new(storage: Arc<dyn Storage>, lease: Option<Arc<Lease>>) -> Self {
         Self {
             shared: Arc::new(Shared {
                 deleter: Deleter {
                     storage,
+                    lease,
                     standing: Mutex::default(),
                 },
                 state: Mutex::default(),

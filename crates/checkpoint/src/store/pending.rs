@@ -111,7 +111,8 @@ impl Pending {
     /// [`Error::NotFound`] if what deltas build on is gone from the storage,
     /// [`Error::Incompatible`] if what is passed does not belong together or a newer checkpoint is
     /// complete, [`Error::Storage`] if it
-    /// could not be written. The checkpoint is discarded then.
+    /// could not be written. The checkpoint is discarded then. [`Error::Fenced`] if the job directory
+    /// is another's: then nothing is deleted, and what was written is never believed.
     pub fn complete(
         self: Arc<Self>,
         metadata: Metadata,
@@ -197,7 +198,8 @@ impl Pending {
     /// Takes back a checkpoint that was given up while its metadata was being written.
     fn revoke(&self, completed: Completed) {
         let name = names::metadata(&self.store.job.checkpoint(self.id.0));
-        match self.store.storage.delete(&name) {
+        let owned = self.store.lease.as_ref().map_or(Ok(()), |it| it.keep());
+        match owned.and_then(|()| self.store.storage.delete(&name)) {
             // Metadata first: what it referenced has nobody that believes in it now.
             Ok(()) => self.clean_up(),
             // It exists, and whoever looks will believe it. So it must stay whole, until a newer one
@@ -211,7 +213,11 @@ impl Pending {
     }
 
     /// Puts pack and metadata, in this order.
-    fn commit(&self, metadata: Metadata, written: Vec<(usize, u32, Written)>) -> Result<Completed> {
+    fn commit(
+        &self,
+        mut metadata: Metadata,
+        written: Vec<(usize, u32, Written)>,
+    ) -> Result<Completed> {
         let store = &*self.store;
         let storage = &store.storage;
         store.check_in_place()?;
@@ -220,6 +226,10 @@ impl Pending {
             self.check_base()?;
         }
         let base = |id: u64| store.retained().base(id);
+        if let Some(lease) = &store.lease {
+            metadata.generation = lease.generation();
+            metadata.holder = Some(lease.token().to_owned());
+        }
         let Assembled {
             metadata,
             inline,
@@ -235,10 +245,17 @@ impl Pending {
         // Everything that the metadata references is durable. A crash here leaves orphans.
         let name = names::metadata(&directory);
         let (encoded, inline) = metadata::encode(&metadata, &inline, &storage.location(&name))?;
+        if let Some(lease) = &store.lease {
+            // Without this a host that has been stopped for long would leave what is not believed.
+            lease.keep()?;
+        }
         if *self.phase() == Phase::Revoked {
             return Err(self.closed_error());
         }
         self.put_metadata(&name, &encoded)?;
+        // If the job directory was ours until here, who takes it finds the checkpoint; if not, nobody
+        // believes it. Who cannot tell leaves it as it is, whole, and does not go by it.
+        store.confirm().inspect_err(|_| self.files().clear())?;
         // From here on the checkpoint exists, whatever happens to this process.
         let metadata_bytes = encoded.len() as u64;
         Ok(Completed::new(Contents {
@@ -290,7 +307,9 @@ impl Pending {
         // data that will be removed now; if nobody can tell, the data stays, as an orphan at worst.
         let absent = match storage.read(name, 0..METADATA_BYTES_MAX) {
             Err(Error::NotFound(_)) => true,
-            Ok(found) if found == *encoded => storage.delete(name).is_ok(),
+            Ok(found) if found == *encoded => {
+                self.store.confirm().is_ok() && storage.delete(name).is_ok()
+            }
             // Somebody else's: it does not reference our data.
             Ok(_) => true,
             Err(_) => false,

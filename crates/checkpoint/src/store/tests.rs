@@ -5,4 +5,5 @@ mod compressed;
 mod faults;
 mod keeping;
 mod late;
+mod ownership;
 mod writing;

@@ -1,6 +1,7 @@
 //! `host checkpoints gc`: what crashes left is found and removed.
 
 use std::fmt::Write;
+use std::sync::Arc;
 
 use checkpoint::gc::{Options, Report, collect};
 use runtime::clock::{Clock, SystemClock};
@@ -8,8 +9,10 @@ use serde_json::json;
 
 use crate::cli::Gc;
 use crate::commands::print;
+use crate::commands::run::settings;
 use crate::events::size;
 use crate::exit::{Error, Exit};
+use crate::job_file::checkpoint::CheckpointSection;
 
 /// Collects, and says what was removed and what was not.
 pub(crate) fn gc(arguments: &Gc) -> Result<Exit, Error> {
@@ -20,7 +23,9 @@ pub(crate) fn gc(arguments: &Gc) -> Result<Exit, Error> {
         before,
         dry_run: arguments.dry_run,
     };
-    let report = collect(&arguments.place, options).map_err(|error| {
+    let clock = Arc::new(SystemClock::new());
+    let terms = settings::terms(CheckpointSection::default().lease_timeout, clock);
+    let report = collect(&arguments.place, options, Some(&terms)).map_err(|error| {
         Error::checkpoint(error, format!("collecting garbage in {}", arguments.place))
     })?;
     print(&match arguments.json {

@@ -1,8 +1,11 @@
 //! The job file's sections in the words of the runtime and of the checkpoint store.
 
+use std::fs;
 use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
 use std::time::Duration;
 
+use checkpoint::lease::{Held, Holder, Terms, Time};
 use checkpoint::store::CheckpointStore;
 use dataflow::alignment;
 use runtime::coordinator::Settings;
@@ -34,11 +37,17 @@ pub(crate) fn options(job: &JobFile, id: &str) -> runtime::Options {
     }
 }
 
-/// Where the job keeps its checkpoints.
+/// Where the job keeps its checkpoints: a directory that is this process's own from now on. `watch` is
+/// told of whom the end is waited for.
 ///
 /// # Errors
-/// The directory cannot be used.
-pub(crate) fn store(section: &CheckpointSection, id: &str) -> checkpoint::Result<CheckpointStore> {
+/// The directory cannot be used, or another host has it.
+pub(crate) fn store(
+    section: &CheckpointSection,
+    id: &str,
+    time: Arc<dyn Time>,
+    watch: &mut dyn FnMut(&Held),
+) -> checkpoint::Result<CheckpointStore> {
     let options = checkpoint::store::Options {
         inline_threshold: section.inline_threshold,
         max_state_size: section.max_state_size,
@@ -49,7 +58,37 @@ pub(crate) fn store(section: &CheckpointSection, id: &str) -> checkpoint::Result
     };
     match &section.storage {
         Storage::Memory => Ok(CheckpointStore::memory(options)),
-        Storage::Filesystem(dir) => CheckpointStore::open(&dir.to_string(), id, options),
+        Storage::Filesystem(dir) => {
+            let terms = terms(section.lease_timeout, time);
+            CheckpointStore::own(&dir.to_string(), id, options, terms, watch)
+        }
+    }
+}
+
+/// How this process takes job directories.
+pub(crate) fn terms(timeout: Duration, time: Arc<dyn Time>) -> Terms {
+    Terms {
+        holder: holder(),
+        timeout_ms: at_least_one_ms(timeout),
+        time,
+    }
+}
+
+/// This process, as others are to know it.
+fn holder() -> Holder {
+    let read = |path: &str| fs::read_to_string(path).ok();
+    let word = |text: String| Some(text.trim().to_owned()).filter(|text| !text.is_empty());
+    let host = read("/proc/sys/kernel/hostname").or_else(|| std::env::var("HOSTNAME").ok());
+    let host = host
+        .and_then(word)
+        .unwrap_or_else(|| "this host".to_owned());
+    Holder {
+        // The processes of one running kernel see each other's locks, whatever its name is in them.
+        machine: read("/proc/sys/kernel/random/boot_id")
+            .and_then(word)
+            .unwrap_or_else(|| host.clone()),
+        host,
+        process: std::process::id(),
     }
 }
 

@@ -10,13 +10,15 @@ use crate::storage::faults::{Extent, Fault};
 use crate::storage::{FaultyStorage, FileStorage, MemoryStorage, Storage};
 use crate::{Error, Result};
 
-const TIMEOUT_MS: u64 = 1_000;
+pub(crate) const TIMEOUT_MS: u64 = 1_000;
+
+type Meanwhile = Box<dyn FnMut() + Send>;
 
 /// Stands still but for who waits. What happens meanwhile is done while somebody waits.
 #[derive(Clone, Default)]
-pub(super) struct Clock {
+pub(crate) struct Clock {
     now: Arc<AtomicI64>,
-    meanwhile: Arc<Mutex<Option<Box<dyn FnMut() + Send>>>>,
+    meanwhile: Arc<Mutex<Option<Meanwhile>>>,
 }
 
 impl std::fmt::Debug for Clock {
@@ -26,7 +28,7 @@ impl std::fmt::Debug for Clock {
 }
 
 impl Clock {
-    pub(super) fn advance(&self, ms: u64) {
+    pub(crate) fn advance(&self, ms: u64) {
         self.now.fetch_add(ms as i64, Ordering::SeqCst);
     }
 }
@@ -44,7 +46,7 @@ impl Time for Clock {
     }
 }
 
-pub(super) fn terms(machine: &str, clock: &Clock) -> Terms {
+pub(crate) fn terms(machine: &str, clock: &Clock) -> Terms {
     Terms {
         holder: Holder {
             host: format!("{machine}.example"),

@@ -314,7 +314,7 @@ fn crash_at_every_step(second_job: &str, extent: Extent) {
                 dry_run: false,
             };
             if step % 2 == 0 {
-                gc::collect(root.to_str().unwrap(), all).unwrap();
+                gc::collect(root.to_str().unwrap(), all, None).unwrap();
                 assert!(verify(&latest(root)).is_good(), "{place}");
             }
             let contents = found.contents();
@@ -336,7 +336,7 @@ fn crash_at_every_step(second_job: &str, extent: Extent) {
             );
             third.forget_finish("wordcount").unwrap();
             drop(third);
-            gc::collect(root.to_str().unwrap(), all).unwrap();
+            gc::collect(root.to_str().unwrap(), all, None).unwrap();
             // What was claimed and not yet deleted by a run that is gone is a checkpoint as any other, if
             // only it was claimed; it is not to be gone back to.
             let left = tree(root);
