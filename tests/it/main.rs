@@ -26,6 +26,7 @@ mod guests; // traps, limits, grants, components that are none
 mod kills; // hundreds of kills at random moments
 mod life; // checkpoints while a job runs
 mod placement; // state in metadata or in files
+mod ownership; // one job directory, several hosts
 mod readme; // the README keeps its word
 mod refused; // what users get wrong, and what they are told
 mod reports; // what a user is told: restores, corruption, restarts

@@ -89,7 +89,7 @@ pub(crate) fn run(arguments: &Run) -> Result<Exit, Error> {
             restore::claimed(checkpoint, file.checkpoint.retention)
         );
     }
-    let resumed_from = from.as_ref().and_then(checkpoint::Completed::path);
+    let resumed_from = from.as_ref().and_then(Completed::path);
     let earlier = from
         .as_ref()
         .map(|checkpoint| checkpoint.metadata().job_id.clone());

@@ -180,7 +180,11 @@ impl FileSinkFactory {
             // The lock is kept from attempt to attempt.
             let staging = match &shared.staging {
                 Some(staging) => Arc::clone(staging),
-                None => Arc::new(Staging::open(&self.root, &context.job_id)?),
+                None => Arc::new(Staging::open(
+                    &self.root,
+                    &context.job_id,
+                    context.generation,
+                )?),
             };
             if shared.cleaned_for != Some(context.attempt) {
                 staging.clean(&restored)?;

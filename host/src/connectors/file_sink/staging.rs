@@ -1,7 +1,9 @@
 //! The staging place of a file sink: where output lies between being written and being committed.
 //!
 //! Below the sink's directory: `.highwater/<job id>/<final name>.pending`, and a file `lock` that a
-//! running sink holds, so that no other run removes what it has prepared.
+//! running sink holds, so that no other run removes what it has prepared. A run that owns its job
+//! directory has a place of its own, `.highwater/<job id>.g<generation>`: a run that was taken for
+//! dead and is not may go on writing for a moment, and must not be in the way.
 //!
 //! Invariants: a pending file is removed only under the lock of its directory and only when no
 //! restored part names it; a final name is never written over.
@@ -18,6 +20,8 @@ use serde::{Deserialize, Serialize};
 const STAGING: &str = ".highwater";
 const PENDING: &str = ".pending";
 const LOCK: &str = "lock";
+/// Before the generation in a place's name; not to be found in a job's.
+const GENERATION: &str = ".g";
 
 /// A file that is prepared and not committed, as a checkpoint records it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,6 +46,9 @@ pub(crate) struct Staging {
     root: PathBuf,
     /// The staging place's name relative to it.
     name: String,
+    /// What the names of the same job's other places are made of.
+    job: String,
+    generation: u64,
     /// `None` where the file system knows no locks.
     lock: Option<File>,
 }
@@ -79,9 +86,13 @@ impl PreparedFile {
     pub(crate) fn commit(&self, root: &Path) -> anyhow::Result<()> {
         let (from, to) = (root.join(&self.staging), root.join(&self.file));
         match (exists(&from)?, exists(&to)?) {
-            (true, false) => fs::rename(&from, &to).with_context(|| {
-                format!("cannot rename `{}` to `{}`", from.display(), to.display())
-            }),
+            (true, false) => match fs::rename(&from, &to) {
+                // By the run before this one, which was taken for dead and was just at it.
+                Err(error) if error.kind() == ErrorKind::NotFound && exists(&to)? => Ok(()),
+                renamed => renamed.with_context(|| {
+                    format!("cannot rename `{}` to `{}`", from.display(), to.display())
+                }),
+            },
             (false, true) => Ok(()),
             (true, true) => bail!(
                 "cannot commit `{}`: `{}` exists already",
@@ -110,12 +121,16 @@ fn exists(path: &Path) -> anyhow::Result<bool> {
 }
 
 impl Staging {
-    /// Makes the staging place of a job and takes its lock.
+    /// Makes the staging place of a run of a job and takes its lock.
     ///
     /// # Errors
     /// The directory cannot be written, or another sink holds the lock.
-    pub(crate) fn open(root: &Path, job_id: &str) -> anyhow::Result<Self> {
-        let name = place_of(job_id);
+    pub(crate) fn open(root: &Path, job_id: &str, generation: u64) -> anyhow::Result<Self> {
+        let job = directory_name(job_id);
+        let name = match generation {
+            0 => format!("{STAGING}/{job}"),
+            generation => format!("{STAGING}/{job}{GENERATION}{generation}"),
+        };
         let directory = root.join(&name);
         fs::create_dir_all(&directory)
             .with_context(|| format!("cannot create `{}`", directory.display()))?;
@@ -129,12 +144,14 @@ impl Staging {
         Ok(Self {
             root: root.to_owned(),
             name,
+            job,
+            generation,
             lock,
         })
     }
 
-    /// Removes what earlier attempts left in this place and in those that `restored` names: all that
-    /// is not in `restored`. Must not run while a sink writes here.
+    /// Removes what earlier attempts left in this place, in those of earlier runs and in those that
+    /// `restored` names: all that is not in `restored`. Must not run while a sink writes here.
     ///
     /// # Errors
     /// A directory cannot be read or a file not be removed.
@@ -144,14 +161,22 @@ impl Staging {
             .map(|file| self.root.join(&file.staging))
             .collect();
         remove_pending(&self.root.join(&self.name), &keep)?;
-        for place in other_places(&self.name, restored) {
-            let place = self.root.join(place);
+        self.clean_other_places(restored, &keep)
+    }
+
+    fn clean_other_places(
+        &self,
+        restored: &[PreparedFile],
+        keep: &HashSet<PathBuf>,
+    ) -> anyhow::Result<()> {
+        for place in self.other_places(restored) {
             // The job that wrote it may be running still, if this one was started from a savepoint
             // of it: then its files are its own business.
             if place.is_dir()
                 && let Locked::Yes(_lock) = try_lock(&place)?
             {
-                remove_pending(&place, &keep)?;
+                remove_pending(&place, keep)?;
+                remove_if_empty(&place);
             }
         }
         Ok(())
@@ -170,47 +195,72 @@ impl Staging {
         sync_directory(&self.root.join(&self.name))
     }
 
-    /// Removes the staging place of other jobs that `restored` names, once nothing is in them.
+    /// Removes the other staging places that `restored` names, once nothing is in them.
     pub(crate) fn remove_other_places(&self, restored: &[PreparedFile]) {
-        for place in other_places(&self.name, restored) {
-            let place = self.root.join(place);
+        for place in self.other_places(restored) {
             if place.is_dir() && matches!(try_lock(&place), Ok(Locked::Yes(_))) {
                 remove_if_empty(&place);
             }
         }
     }
 
-    /// Whether it is the staging place of this job.
+    /// Whether it is a staging place of this job.
     pub(crate) fn is_of(&self, job_id: &str) -> bool {
-        self.name == place_of(job_id)
+        self.job == directory_name(job_id)
     }
 
-    /// Removes the staging place if nothing is in it.
+    /// Removes the staging place if nothing is in it, and what earlier runs of the job have written
+    /// since this one began, if they are gone by now.
     pub(crate) fn remove(self) {
+        // What a checkpoint had of theirs is committed. That something stays is no harm.
+        let _stays = self.clean_other_places(&[], &HashSet::new());
         remove_if_empty(&self.root.join(&self.name));
         drop(self.lock);
     }
+
+    /// The staging places of other jobs that `restored` names, and of earlier runs of this one.
+    fn other_places(&self, restored: &[PreparedFile]) -> HashSet<PathBuf> {
+        let named = restored.iter().map(|file| file.place().to_owned());
+        // A later run than this one is none of our business.
+        let of_job = places_of(&self.root, &self.job)
+            .into_iter()
+            .filter(|(generation, _)| *generation < self.generation)
+            .map(|(_, place)| place);
+        let others = named.chain(of_job).filter(|place| *place != self.name);
+        others.map(|place| self.root.join(place)).collect()
+    }
 }
 
-/// Removes the staging place of a job that will never commit what is in it. One that a sink holds is
-/// left to it.
+/// The staging places of all runs of a job, by its directory's name, with their generations. What
+/// cannot be listed is left for the next start to clean up.
+fn places_of(root: &Path, job: &str) -> Vec<(u64, String)> {
+    let entries = fs::read_dir(root.join(STAGING)).into_iter().flatten();
+    entries
+        .filter_map(|entry| {
+            let leaf = entry.ok()?.file_name().into_string().ok()?;
+            let generation: u64 = match leaf.strip_prefix(job)? {
+                "" => 0,
+                rest => rest.strip_prefix(GENERATION)?.parse().ok()?,
+            };
+            Some((generation, format!("{STAGING}/{leaf}")))
+        })
+        .collect()
+}
+
+/// Removes the staging places of a job that will never commit what is in them. One that a sink holds
+/// is left to it.
 ///
 /// # Errors
 /// A directory cannot be read or a file not be removed.
 pub(crate) fn abandon(root: &Path, job_id: &str) -> anyhow::Result<()> {
-    let directory = root.join(place_of(job_id));
-    if directory.is_dir()
-        && let Locked::Yes(_lock) = try_lock(&directory)?
-    {
-        remove_pending(&directory, &HashSet::new())?;
-        remove_if_empty(&directory);
+    for (_, place) in places_of(root, &directory_name(job_id)) {
+        let directory = root.join(place);
+        if let Locked::Yes(_lock) = try_lock(&directory)? {
+            remove_pending(&directory, &HashSet::new())?;
+            remove_if_empty(&directory);
+        }
     }
     Ok(())
-}
-
-/// The staging place of a job, relative to the sink's directory.
-fn place_of(job_id: &str) -> String {
-    format!("{STAGING}/{}", directory_name(job_id))
 }
 
 enum Locked {
@@ -237,15 +287,6 @@ fn try_lock(directory: &Path) -> anyhow::Result<Locked> {
             Err(error).with_context(|| format!("cannot lock `{}`", path.display()))
         }
     }
-}
-
-/// The staging places of other jobs.
-fn other_places<'a>(own: &str, restored: &'a [PreparedFile]) -> HashSet<&'a str> {
-    restored
-        .iter()
-        .map(PreparedFile::place)
-        .filter(|place| *place != own)
-        .collect()
 }
 
 fn remove_pending(directory: &Path, keep: &HashSet<PathBuf>) -> anyhow::Result<()> {

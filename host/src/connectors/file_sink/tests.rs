@@ -308,6 +308,38 @@ fn what_will_never_be_committed_is_removed_unless_its_job_runs() {
 }
 
 #[test]
+fn a_run_that_was_taken_for_dead_is_in_nobodys_way() {
+    let directory = TempDir::new().unwrap();
+    let owner = |generation: u64| SubtaskContext {
+        generation,
+        ..context(0, 1)
+    };
+    let first = factory(&directory, "");
+    let mut zombie = create(&first, &owner(1), None);
+    zombie.write(&batch(&["a"])).unwrap();
+    let parts = prepare(&mut *zombie, 1);
+    zombie.write(&batch(&["b"])).unwrap();
+    prepare(&mut *zombie, 2);
+    // Another has taken the job directory, and goes on from checkpoint 1.
+    let second = factory(&directory, "");
+    let mut sink = create(&second, &owner(2), Some(&parts));
+    assert_eq!(values(&directory), ["a"]);
+    // Both go on: the one because it does not know yet, with the names that the other has, too.
+    zombie.commit(CheckpointId(1)).unwrap();
+    zombie.write(&batch(&["c"])).unwrap();
+    prepare(&mut *zombie, 3);
+    sink.write(&batch(&["b"])).unwrap();
+    prepare(&mut *sink, 2);
+    sink.commit(CheckpointId(2)).unwrap();
+    assert_eq!(values(&directory), ["a", "b"]);
+    drop((zombie, first));
+    sink.close().unwrap();
+    assert_eq!(values(&directory), ["a", "b"]);
+    let staging = directory.path().join("out/.highwater");
+    assert!(!staging.exists(), "what the first one left is gone as well");
+}
+
+#[test]
 fn prepared_output_that_is_missing_or_leads_elsewhere_fails_the_restore() {
     let directory = TempDir::new().unwrap();
     let factory = factory(&directory, "");
