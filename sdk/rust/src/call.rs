@@ -5,6 +5,7 @@
 
 use std::cell::{Cell, Ref, RefCell};
 
+use crate::bytes::Bytes;
 use crate::cells::Cells;
 use crate::error::{Error, Result};
 use crate::index::{self, Index};
@@ -29,7 +30,7 @@ pub(crate) struct Call {
     /// Numbers of keys by their bytes, filled when first asked for.
     numbers: RefCell<Index>,
     /// Where keys that are asked for are encoded.
-    scratch: RefCell<Vec<u8>>,
+    scratch: RefCell<Bytes>,
 }
 
 impl Call {
@@ -71,6 +72,12 @@ impl Call {
         self.id.get()
     }
 
+    /// Number of the current record's key, larger than any where there is none.
+    #[inline]
+    pub(crate) fn key_number(&self) -> usize {
+        self.key.get() as usize
+    }
+
     /// Number of the current record's key.
     #[inline]
     pub(crate) fn key(&self, state: &str) -> Result<usize> {
@@ -78,6 +85,19 @@ impl Call {
             NONE => Err(self.no_key(state)),
             key => Ok(key as usize),
         }
+    }
+
+    /// Checks that `key`, which may come from [`Call::key_number`], is the number of a key of the call.
+    pub(crate) fn check_key(&self, key: usize, state: &str) -> Result<()> {
+        if key == NONE as usize {
+            return Err(self.no_key(state));
+        }
+        if key >= self.keys().count() {
+            return Err(Error::new(format_args!(
+                "the host numbered a key {key} that it did not send"
+            )));
+        }
+        Ok(())
     }
 
     #[cold]
@@ -124,7 +144,8 @@ impl Call {
         let mut bytes = self.scratch.take();
         bytes.clear();
         key.write(&mut RowWriter::new(&mut bytes, self.key_rows.get()));
-        let result = then(&bytes, self.number(&bytes).map(|number| number as usize));
+        let number = self.number(bytes.written()).map(|number| number as usize);
+        let result = then(bytes.written(), number);
         self.scratch.replace(bytes);
         result
     }

@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use crate::bindings::highwater::operator::types as wit;
 use crate::call::{Call, NO_TIMESTAMP};
-use crate::cells::Cells;
+use crate::cells::CellsWriter;
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::row::{Row, RowWriter};
@@ -39,8 +39,8 @@ struct Buffer {
     keyed: bool,
     /// Whether the output's format is rows: then fields are quoted where need be.
     rows: bool,
-    keys: Cells,
-    values: Cells,
+    keys: CellsWriter,
+    values: CellsWriter,
     /// One for each value, or none as long as no record has event time.
     timestamps: Vec<i64>,
 }
@@ -54,8 +54,8 @@ impl Emitter {
                 name: port.name.clone(),
                 keyed: port.keyed,
                 rows: matches!(port.format, wit::Format::Row(_)),
-                keys: Cells::empty(),
-                values: Cells::empty(),
+                keys: CellsWriter::new(),
+                values: CellsWriter::new(),
                 timestamps: Vec::new(),
             })
             .collect();
@@ -143,7 +143,7 @@ impl Output<'_> {
         if !buffer.keyed || key.is_absent() {
             return Err(buffer.wrong_key());
         }
-        key.write(&mut RowWriter::new(&mut buffer.keys.data, buffer.rows));
+        key.write(&mut RowWriter::new(&mut buffer.keys.bytes, buffer.rows));
         buffer.keys.seal();
         buffer.push(timestamp, value, self.shared);
         Ok(())
@@ -171,11 +171,9 @@ impl Buffer {
             self.timestamps.resize(self.values.count(), NO_TIMESTAMP);
             self.timestamps.push(timestamp);
         }
-        value.write(&mut RowWriter::new(&mut self.values.data, self.rows));
+        value.write(&mut RowWriter::new(&mut self.values.bytes, self.rows));
         self.values.seal();
-        if self.keys.data.len() + self.values.data.len() + self.values.offsets.len() * 8
-            > FLUSH_BYTES
-        {
+        if self.keys.bytes.len() + self.values.bytes.len() + self.values.count() * 8 > FLUSH_BYTES {
             self.flush(&shared.host);
         }
     }
@@ -183,8 +181,11 @@ impl Buffer {
     #[cold]
     fn flush(&mut self, host: &Host) {
         if self.values.count() > 0 {
-            host.emit(self.number, &self.keys, &self.values, &self.timestamps);
-            self.reset();
+            let (keys, values) = (self.keys.take(), self.values.take());
+            host.emit(self.number, &keys, &values, &self.timestamps);
+            self.keys.put_back(keys);
+            self.values.put_back(values);
+            self.timestamps.clear();
         }
     }
 

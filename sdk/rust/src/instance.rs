@@ -138,15 +138,17 @@ impl<T: Operator> Instance<T> {
     fn end(&mut self, result: Result<()>) -> Result<()> {
         let record = self.call.record();
         self.call.leave_record();
+        if result.is_ok() {
+            self.buffers.iter().for_each(|state| state.flush());
+        }
+        self.buffers.iter().for_each(|state| state.forget());
         match result {
             Ok(()) => {
-                self.buffers.iter().for_each(|state| state.flush());
                 self.emitter.flush();
                 self.metrics.flush();
                 Ok(())
             }
             Err(error) => {
-                self.buffers.iter().for_each(|state| state.discard());
                 self.emitter.discard();
                 self.metrics.discard();
                 Err(match (error.record(), record) {

@@ -44,6 +44,7 @@ pub mod testing;
 #[doc(hidden)]
 pub mod export;
 
+mod bytes;
 mod call;
 mod cells;
 mod host;

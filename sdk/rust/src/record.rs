@@ -216,7 +216,7 @@ pub struct Record<'a> {
 impl<'a> Record<'a> {
     /// The key. A record without one has an empty key that, emitted, stays none.
     #[must_use]
-    #[inline]
+    #[inline(always)]
     pub fn key(self) -> Key<'a> {
         let keys = self.batch.keys;
         let bytes = if self.key != NONE {
@@ -453,7 +453,7 @@ impl Row for Whole<'_> {
 }
 
 /// Writes bytes that came as a row, or as one text, to an output of the same or the other kind.
-#[inline]
+#[inline(always)]
 fn pass_on(bytes: &[u8], is_row: bool, to: &mut RowWriter<'_>) {
     if is_row == to.quotes() {
         to.encoded(bytes);

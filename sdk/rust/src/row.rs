@@ -6,7 +6,9 @@
 //! [`crate::fields`].
 
 use std::borrow::Cow;
-use std::io::Write as _;
+use std::fmt::Write as _;
+
+use crate::bytes::{Bytes, needs_quotes};
 
 /// What can be emitted as a key or a value: a number or a text is a row of one field, a tuple is the
 /// fields of its members one after the other.
@@ -33,14 +35,14 @@ pub trait Row {
 /// Appends fields to a row, or to a text: on outputs of other formats than rows nothing is quoted.
 #[derive(Debug)]
 pub struct RowWriter<'a> {
-    to: &'a mut Vec<u8>,
+    to: &'a mut Bytes,
     quote: bool,
     first: bool,
 }
 
 impl<'a> RowWriter<'a> {
     #[inline]
-    pub(crate) fn new(to: &'a mut Vec<u8>, quote: bool) -> Self {
+    pub(crate) fn new(to: &'a mut Bytes, quote: bool) -> Self {
         Self {
             to,
             quote,
@@ -58,17 +60,13 @@ impl<'a> RowWriter<'a> {
     }
 
     /// Appends a field, quoted where it has to be.
-    #[inline]
+    #[inline(always)]
     pub fn field(&mut self, field: &[u8]) {
         self.separate();
-        if self.quote
-            && field
-                .iter()
-                .any(|byte| matches!(byte, b',' | b'"' | b'\r' | b'\n'))
-        {
+        if self.quote && needs_quotes(field) {
             self.quoted(field);
         } else {
-            self.to.extend_from_slice(field);
+            self.to.append(field);
         }
     }
 
@@ -76,7 +74,7 @@ impl<'a> RowWriter<'a> {
     #[inline]
     pub fn plain(&mut self, field: &[u8]) {
         self.separate();
-        self.to.extend_from_slice(field);
+        self.to.append(field);
     }
 
     /// Appends bytes as they are: fields that are encoded already.
@@ -107,22 +105,50 @@ impl<'a> RowWriter<'a> {
 /// The row as text, for tests and messages.
 #[must_use]
 pub fn encode(row: &(impl Row + ?Sized)) -> String {
-    let mut bytes = Vec::new();
+    let mut bytes = Bytes::default();
     row.write(&mut RowWriter::new(&mut bytes, true));
-    String::from_utf8_lossy(&bytes).into_owned()
+    String::from_utf8_lossy(bytes.written()).into_owned()
 }
 
-macro_rules! integers {
+macro_rules! unsigned {
     ($($integer:ty)*) => {$(
         impl Row for $integer {
             #[inline]
+            fn write(&self, row: &mut RowWriter<'_>) {
+                row.separate();
+                row.to.append_decimal(*self as u64);
+            }
+        }
+    )*};
+}
+unsigned!(u8 u16 u32 u64 usize);
+
+macro_rules! signed {
+    ($($integer:ty)*) => {$(
+        impl Row for $integer {
+            #[inline]
+            fn write(&self, row: &mut RowWriter<'_>) {
+                row.separate();
+                if *self < 0 {
+                    row.to.push(b'-');
+                }
+                row.to.append_decimal(self.unsigned_abs() as u64);
+            }
+        }
+    )*};
+}
+signed!(i8 i16 i32 i64 isize);
+
+macro_rules! large {
+    ($($integer:ty)*) => {$(
+        impl Row for $integer {
             fn write(&self, row: &mut RowWriter<'_>) {
                 row.plain(itoa::Buffer::new().format(*self).as_bytes());
             }
         }
     )*};
 }
-integers!(u8 u16 u32 u64 u128 usize i8 i16 i32 i64 i128 isize);
+large!(u128 i128);
 
 macro_rules! floats {
     ($($float:ty)*) => {$(
@@ -130,7 +156,7 @@ macro_rules! floats {
         impl Row for $float {
             fn write(&self, row: &mut RowWriter<'_>) {
                 row.separate();
-                // A vector takes every write.
+                // Bytes take every write.
                 let _ = write!(row.to, "{self}");
             }
         }
@@ -247,21 +273,22 @@ mod tests {
             vec!["\"", ",", "\r"],
             vec!["ends", ""],
         ] {
-            let mut bytes = Vec::new();
+            let mut bytes = Bytes::default();
             let mut row = RowWriter::new(&mut bytes, true);
             fields.iter().for_each(|field| field.write(&mut row));
-            let read: Vec<_> = Fields::new(&bytes)
+            let written = bytes.written();
+            let read: Vec<_> = Fields::new(written)
                 .map(|field| field.text().unwrap().into_owned())
                 .collect();
-            assert_eq!(read, fields, "{:?}", String::from_utf8_lossy(&bytes));
+            assert_eq!(read, fields, "{:?}", String::from_utf8_lossy(written));
         }
     }
 
     #[test]
     fn nothing_is_quoted_outside_of_rows() {
-        let mut bytes = Vec::new();
+        let mut bytes = Bytes::default();
         "a,\"b\"".write(&mut RowWriter::new(&mut bytes, false));
-        assert_eq!(bytes, b"a,\"b\"");
+        assert_eq!(bytes.written(), b"a,\"b\"");
     }
 
     #[test]

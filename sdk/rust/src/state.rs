@@ -29,11 +29,11 @@ pub(crate) struct Access {
 
 /// A state's buffers, as the end of a call sees them.
 pub(crate) trait Buffered {
-    /// The call succeeds: hands what it changed to the host.
+    /// Hands what the call has changed to the host.
     fn flush(&self);
 
-    /// The call failed: forgets what it changed.
-    fn discard(&self);
+    /// The call is over: forgets what it has read and, if it failed, changed.
+    fn forget(&self);
 }
 
 /// The message for a handle that is used from inside a closure it has called.

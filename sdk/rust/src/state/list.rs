@@ -94,7 +94,7 @@ impl Buffered for Inner {
         }
     }
 
-    fn discard(&self) {
+    fn forget(&self) {
         let Appended { keys, elements } = &mut *self.appended.borrow_mut();
         keys.clear();
         elements.clear();

@@ -295,7 +295,7 @@ impl<K: MapKey, V: Codec> Buffered for Inner<K, V> {
         }
     }
 
-    fn discard(&self) {
+    fn forget(&self) {
         self.cache.borrow_mut().call = 0;
     }
 }

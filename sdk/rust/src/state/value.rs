@@ -27,16 +27,14 @@ struct Inner<T> {
 
 /// The values of the keys of one call.
 struct Cache<T> {
-    /// The call they belong to.
-    call: u64,
-    /// Whether the host was asked for them. It is not as long as values are only set.
+    /// One slot per key of the call, or none before the call's first access.
+    slots: Vec<Slot<T>>,
+    /// Whether some slot is changed or removed.
+    dirty: bool,
+    /// Whether the host was asked for the values. It is not as long as they are only set.
     loaded: bool,
     /// The values as loaded.
     raw: Cells,
-    /// One slot per key of the call.
-    slots: Vec<Slot<T>>,
-    /// The keys whose slots are changed or removed.
-    dirty: Vec<u32>,
     /// Buffers for the calls to the host.
     stored: Vec<u32>,
     cleared: Vec<u32>,
@@ -56,20 +54,13 @@ enum Slot<T> {
     Removed,
 }
 
-impl<T> Slot<T> {
-    fn is_dirty(&self) -> bool {
-        matches!(self, Slot::Changed(_) | Slot::Removed)
-    }
-}
-
 impl<T: Codec> ValueState<T> {
     pub(crate) fn new(access: Access) -> Self {
         let cache = Cache {
-            call: 0,
+            slots: Vec::new(),
+            dirty: false,
             loaded: false,
             raw: Cells::empty(),
-            slots: Vec::new(),
-            dirty: Vec::new(),
             stored: Vec::new(),
             cleared: Vec::new(),
             encoded: Cells::empty(),
@@ -100,48 +91,41 @@ impl<T: Codec> ValueState<T> {
     where
         T: Clone,
     {
-        let key = self.0.access.call.key(&self.0.access.name)?;
-        self.0.cache()?.change(key, Slot::Changed(value.clone()))
+        self.0.change(Slot::Changed(value.clone()))
     }
 
     /// Removes the value.
     pub fn clear(&self) -> Result<()> {
-        let key = self.0.access.call.key(&self.0.access.name)?;
-        self.0.cache()?.change(key, Slot::Removed)
+        self.0.change(Slot::Removed)
     }
 
     /// Calls `read` with the value, which is not cloned.
     #[inline]
     pub fn with<R>(&self, read: impl FnOnce(Option<&T>) -> R) -> Result<R> {
-        let key = self.0.access.call.key(&self.0.access.name)?;
+        let Inner { access, .. } = &*self.0;
         let mut cache = self.0.cache()?;
-        Ok(read(cache.read(key, &self.0.access)?))
+        Ok(read(cache.read(access.call.key_number(), access)?))
     }
 
     /// Changes the value in place: sets it, if `update` leaves one, or removes it. Without a copy of
     /// the value, so the way to go for large ones.
     #[inline]
     pub fn update<R>(&self, update: impl FnOnce(&mut Option<T>) -> R) -> Result<R> {
-        let key = self.0.access.call.key(&self.0.access.name)?;
+        let Inner { access, .. } = &*self.0;
+        let key = access.call.key_number();
         let mut cache = self.0.cache()?;
-        cache.read(key, &self.0.access)?;
-        let mut value = match std::mem::replace(&mut cache.slots[key], Slot::Absent) {
-            Slot::Value(value) => {
-                cache.dirty.push(key as u32);
-                Some(value)
-            }
-            Slot::Changed(value) => Some(value),
-            Slot::Removed => None,
-            Slot::Absent | Slot::Raw => {
-                cache.dirty.push(key as u32);
-                None
-            }
+        cache.read(key, access)?;
+        let slot = cache.slot(key, access)?;
+        let mut value = match std::mem::replace(slot, Slot::Absent) {
+            Slot::Value(value) | Slot::Changed(value) => Some(value),
+            Slot::Removed | Slot::Absent | Slot::Raw => None,
         };
         let result = update(&mut value);
-        cache.slots[key] = match value {
+        *slot = match value {
             Some(value) => Slot::Changed(value),
             None => Slot::Removed,
         };
+        cache.dirty = true;
         Ok(result)
     }
 
@@ -171,7 +155,7 @@ impl<T: Codec> ValueState<T> {
     {
         let access = &self.0.access;
         access.call.with_key(&key, |bytes, number| match number {
-            Some(number) => self.0.cache()?.change(number, Slot::Changed(value.clone())),
+            Some(number) => self.0.change_at(number, Slot::Changed(value.clone())),
             None => {
                 let mut encoded = Vec::new();
                 value.encode(&mut encoded);
@@ -185,7 +169,7 @@ impl<T: Codec> ValueState<T> {
     pub fn clear_for(&self, key: impl Row) -> Result<()> {
         let access = &self.0.access;
         access.call.with_key(&key, |bytes, number| match number {
-            Some(number) => self.0.cache()?.change(number, Slot::Removed),
+            Some(number) => self.0.change_at(number, Slot::Removed),
             None => {
                 access.host.delete(access.number, bytes);
                 Ok(())
@@ -224,64 +208,72 @@ impl Access {
 }
 
 impl<T: Codec> Inner<T> {
-    /// The cache, made ready for the current call.
     #[inline]
     fn cache(&self) -> Result<RefMut<'_, Cache<T>>> {
-        let Ok(mut cache) = self.cache.try_borrow_mut() else {
-            return Err(used_inside_itself(&self.access.name));
-        };
-        if cache.call != self.access.call.id() {
-            cache.begin(&self.access);
+        match self.cache.try_borrow_mut() {
+            Ok(cache) => Ok(cache),
+            Err(_) => Err(used_inside_itself(&self.access.name)),
         }
-        Ok(cache)
+    }
+
+    #[inline]
+    fn change(&self, to: Slot<T>) -> Result<()> {
+        self.change_at(self.access.call.key_number(), to)
+    }
+
+    #[inline]
+    fn change_at(&self, key: usize, to: Slot<T>) -> Result<()> {
+        let mut cache = self.cache()?;
+        *cache.slot(key, &self.access)? = to;
+        cache.dirty = true;
+        Ok(())
     }
 }
 
 impl<T: Codec> Cache<T> {
-    #[cold]
-    fn begin(&mut self, access: &Access) {
-        self.call = access.call.id();
-        self.loaded = false;
-        self.dirty.clear();
-        self.slots.clear();
-        self.slots
-            .resize_with(access.call.keys().count(), || Slot::Raw);
+    /// The slot of a key.
+    #[inline]
+    fn slot(&mut self, key: usize, access: &Access) -> Result<&mut Slot<T>> {
+        if key >= self.slots.len() {
+            self.begin(key, access)?;
+        }
+        Ok(&mut self.slots[key])
     }
 
+    /// The value of a key.
     #[inline]
     fn read(&mut self, key: usize, access: &Access) -> Result<Option<&T>> {
-        if let Some(Slot::Raw) = self.slots.get(key) {
-            self.decode(key, access)?;
+        if let None | Some(Slot::Raw) = self.slots.get(key) {
+            self.fill(key, access)?;
         }
-        match self.slots.get(key) {
-            Some(Slot::Value(value) | Slot::Changed(value)) => Ok(Some(value)),
-            Some(_) => Ok(None),
-            None => Err(no_such_key(key)),
+        match &self.slots[key] {
+            Slot::Value(value) | Slot::Changed(value) => Ok(Some(value)),
+            Slot::Raw | Slot::Absent | Slot::Removed => Ok(None),
         }
     }
 
-    #[inline]
-    fn change(&mut self, key: usize, to: Slot<T>) -> Result<()> {
-        let Some(slot) = self.slots.get_mut(key) else {
-            return Err(no_such_key(key));
-        };
-        if !slot.is_dirty() {
-            self.dirty.push(key as u32);
-        }
-        *slot = to;
+    /// Makes the slots for the keys of the current call, of which `key` is one.
+    #[cold]
+    fn begin(&mut self, key: usize, access: &Access) -> Result<()> {
+        access.call.check_key(key, &access.name)?;
+        self.slots
+            .resize_with(access.call.keys().count(), || Slot::Raw);
         Ok(())
     }
 
-    /// Fills a raw slot.
-    #[inline]
-    fn decode(&mut self, key: usize, access: &Access) -> Result<()> {
+    /// Fills a slot that is raw, or not even there.
+    #[inline(never)]
+    fn fill(&mut self, key: usize, access: &Access) -> Result<()> {
+        if key >= self.slots.len() {
+            self.begin(key, access)?;
+        }
         if !self.loaded {
             self.load(access)?;
-            if !matches!(self.slots[key], Slot::Raw) {
-                return Ok(());
-            }
         }
-        self.slots[key] = Slot::Value(access.decode(self.raw.cell(key))?);
+        let slot = &mut self.slots[key];
+        if let Slot::Raw = slot {
+            *slot = Slot::Value(access.decode(self.raw.cell(key))?);
+        }
         Ok(())
     }
 
@@ -306,35 +298,30 @@ impl<T: Codec> Cache<T> {
     }
 }
 
-#[cold]
-fn no_such_key(key: usize) -> Error {
-    Error::new(format_args!(
-        "the host numbered a key {key} that it did not send"
-    ))
-}
-
 impl<T: Codec> Buffered for Inner<T> {
     fn flush(&self) {
         let cache = &mut *self.cache.borrow_mut();
-        if cache.call != self.access.call.id() || cache.dirty.is_empty() {
+        if !std::mem::take(&mut cache.dirty) {
             return;
         }
         cache.encoded.clear();
         cache.stored.clear();
         cache.cleared.clear();
-        for &key in &cache.dirty {
-            let slot = &mut cache.slots[key as usize];
-            match std::mem::replace(slot, Slot::Absent) {
+        for (key, slot) in (0..).zip(&mut cache.slots) {
+            match slot {
                 Slot::Changed(value) => {
                     value.encode(&mut cache.encoded.data);
                     cache.encoded.seal();
                     cache.stored.push(key);
-                    *slot = Slot::Value(value);
                 }
-                _ => cache.cleared.push(key),
+                Slot::Removed => cache.cleared.push(key),
+                Slot::Raw | Slot::Absent | Slot::Value(_) => continue,
             }
+            *slot = match std::mem::replace(slot, Slot::Absent) {
+                Slot::Changed(value) => Slot::Value(value),
+                _ => Slot::Absent,
+            };
         }
-        cache.dirty.clear();
         let Access { host, number, .. } = &self.access;
         if !cache.stored.is_empty() {
             host.store(*number, &cache.stored, &cache.encoded);
@@ -344,9 +331,11 @@ impl<T: Codec> Buffered for Inner<T> {
         }
     }
 
-    fn discard(&self) {
-        // Belongs to no call, so the next one begins anew.
-        self.cache.borrow_mut().call = 0;
+    fn forget(&self) {
+        let mut cache = self.cache.borrow_mut();
+        cache.slots.clear();
+        cache.dirty = false;
+        cache.loaded = false;
     }
 }
 

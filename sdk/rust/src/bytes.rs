@@ -1,0 +1,290 @@
+//! Bytes being written: keys and values on their way out.
+//!
+//! Keys, fields and numbers mostly have a few bytes. A copy whose length is not known while compiling
+//! is a call out of the guest, which costs more than those bytes do. So short pieces are written in
+//! moves of fixed size, which may overlap, into room that is known to be there, and they are looked
+//! through eight bytes at a time.
+
+use std::fmt;
+
+/// Pieces up to this length are short.
+const SHORT: usize = 32;
+
+/// Room is made in steps of at least this.
+const STEP: usize = 1024;
+
+/// Bytes, and room for more behind them.
+#[derive(Debug, Default)]
+pub(crate) struct Bytes {
+    /// What was written and, from `used` on, the room. It is filled, so that writing into it needs no
+    /// more than its place.
+    all: Vec<u8>,
+    used: usize,
+}
+
+impl Bytes {
+    /// How many were written.
+    #[inline]
+    pub(crate) fn len(&self) -> usize {
+        self.used
+    }
+
+    /// What was written.
+    pub(crate) fn written(&self) -> &[u8] {
+        &self.all[..self.used]
+    }
+
+    /// Forgets what was written and keeps the memory.
+    pub(crate) fn clear(&mut self) {
+        self.used = 0;
+    }
+
+    /// What was written, to be given back by [`Bytes::put_back`].
+    pub(crate) fn take(&mut self) -> Vec<u8> {
+        self.all.truncate(self.used);
+        self.used = 0;
+        std::mem::take(&mut self.all)
+    }
+
+    /// Makes a buffer the room.
+    pub(crate) fn put_back(&mut self, buffer: Vec<u8>) {
+        self.all = buffer;
+    }
+
+    /// The next `N` bytes of the room, if there are so many.
+    #[inline(always)]
+    fn room<const N: usize>(&mut self) -> Option<&mut [u8; N]> {
+        self.all.get_mut(self.used..)?.first_chunk_mut()
+    }
+
+    /// Makes room for at least `length` bytes.
+    #[cold]
+    #[inline(never)]
+    fn grow(&mut self, length: usize) {
+        let wanted = (self.used + length + SHORT).max(self.all.len() + self.all.len() / 2);
+        self.all.resize(wanted.max(STEP), 0);
+    }
+
+    /// Appends bytes.
+    #[inline(always)]
+    pub(crate) fn append(&mut self, from: &[u8]) {
+        let length = from.len();
+        match self.room::<SHORT>() {
+            Some(room) if length <= SHORT => {
+                copy_short(from, room);
+                self.used += length;
+            }
+            _ => self.append_long(from),
+        }
+    }
+
+    #[inline(never)]
+    fn append_long(&mut self, from: &[u8]) {
+        let end = self.used + from.len();
+        if end > self.all.len() {
+            self.grow(from.len());
+        }
+        self.all[self.used..end].copy_from_slice(from);
+        self.used = end;
+    }
+
+    /// Appends one byte.
+    #[inline(always)]
+    pub(crate) fn push(&mut self, byte: u8) {
+        if self.used == self.all.len() {
+            self.grow(1);
+        }
+        self.all[self.used] = byte;
+        self.used += 1;
+    }
+
+    /// Appends a number's decimal digits.
+    #[inline(always)]
+    pub(crate) fn append_decimal(&mut self, number: u64) {
+        match self.room::<8>() {
+            Some(room) if number < TEN_TO_8 => {
+                let digits = eight_digits(number);
+                // The last digit stays even if it is a zero.
+                let zeros = (digits | 1 << 56).trailing_zeros() / 8;
+                *room = ((digits | every(b'0')) >> (8 * zeros)).to_le_bytes();
+                self.used += 8 - zeros as usize;
+            }
+            _ => self.append_large_decimal(number),
+        }
+    }
+
+    #[inline(never)]
+    fn append_large_decimal(&mut self, number: u64) {
+        // At most 20 digits.
+        if self.room::<24>().is_none() {
+            self.grow(24);
+        }
+        let (head, tail) = (number / TEN_TO_8, number % TEN_TO_8);
+        if head == 0 {
+            return self.append_decimal(number);
+        }
+        self.append_large_decimal(head);
+        let digits = eight_digits(tail) | every(b'0');
+        self.append(&digits.to_le_bytes());
+    }
+}
+
+impl fmt::Write for Bytes {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.append(text.as_bytes());
+        Ok(())
+    }
+}
+
+/// Copies at most as many bytes as there is room.
+#[inline(always)]
+fn copy_short(from: &[u8], to: &mut [u8; SHORT]) {
+    #[inline(always)]
+    fn ends<const N: usize>(from: &[u8], to: &mut [u8; SHORT]) {
+        if let (Some(first), Some(last)) = (from.first_chunk::<N>(), from.last_chunk::<N>()) {
+            to[..N].copy_from_slice(first);
+            to[from.len() - N..from.len()].copy_from_slice(last);
+        }
+    }
+    match from.len() {
+        16..=SHORT => ends::<16>(from, to),
+        8..16 => ends::<8>(from, to),
+        4..8 => ends::<4>(from, to),
+        2..4 => ends::<2>(from, to),
+        _ => ends::<1>(from, to),
+    }
+}
+
+const TEN_TO_8: u64 = 100_000_000;
+
+/// The eight digits of a number below 10^8, as numbers, the first one in the lowest byte.
+#[inline(always)]
+fn eight_digits(number: u64) -> u64 {
+    // Two halves of four digits, then four quarters of two, then eight digits, each time all at once:
+    // x / 100 is x * 5243 >> 19 for all x below 10,000, and x / 10 is x * 103 >> 10 below 100.
+    let halves = (number / 10_000) | ((number % 10_000) << 32);
+    let hundreds = ((halves * 5243) >> 19) & 0x0000_007f_0000_007f;
+    let quarters = hundreds | ((halves - hundreds * 100) << 16);
+    let tens = ((quarters * 103) >> 10) & 0x000f_000f_000f_000f;
+    tens | ((quarters - tens * 10) << 8)
+}
+
+/// A word of eight equal bytes.
+const fn every(byte: u8) -> u64 {
+    u64::from_le_bytes([byte; 8])
+}
+
+/// Whether a row must quote this field: it holds a comma, a double quote or a line break.
+#[inline(always)]
+pub(crate) fn needs_quotes(field: &[u8]) -> bool {
+    // What makes quotes necessary lies below the letters, the digits, `-` and `.`, so one look is
+    // enough for most fields.
+    any_word(field, |word| below(word, b',' + 1)) && certainly_needs_quotes(field)
+}
+
+#[inline(never)]
+fn certainly_needs_quotes(field: &[u8]) -> bool {
+    any_word(field, |word| {
+        [b',', b'"', b'\n', b'\r']
+            .iter()
+            .fold(0, |found, byte| found | below(word ^ every(*byte), 1))
+    })
+}
+
+/// Not 0 if one of the eight bytes is less than `limit`, which is at most 128.
+#[inline(always)]
+fn below(word: u64, limit: u8) -> u64 {
+    word.wrapping_sub(every(limit)) & !word & every(0x80)
+}
+
+/// Whether `test` finds something in one of the words that the bytes make up. The last two may
+/// overlap, and a short field is filled up with `~`.
+#[inline(always)]
+fn any_word(bytes: &[u8], test: impl Fn(u64) -> u64) -> bool {
+    if let Some(last) = bytes.last_chunk::<8>() {
+        let last = test(u64::from_le_bytes(*last));
+        let (words, _) = bytes.as_chunks::<8>();
+        let found = words
+            .iter()
+            .fold(last, |found, word| found | test(u64::from_le_bytes(*word)));
+        return found != 0;
+    }
+    let word = match (bytes.first_chunk::<4>(), bytes.last_chunk::<4>()) {
+        (Some(first), Some(last)) => {
+            u64::from(u32::from_le_bytes(*first)) | u64::from(u32::from_le_bytes(*last)) << 32
+        }
+        _ => bytes
+            .iter()
+            .fold(every(b'~'), |word, byte| word << 8 | u64::from(*byte)),
+    };
+    test(word) != 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_of_every_length_are_appended_wherever_the_room_ends() {
+        let piece: Vec<u8> = (0..100).collect();
+        for length in 0..piece.len() {
+            let (mut bytes, mut expected) = (Bytes::default(), Vec::new());
+            while expected.len() < 3 * STEP {
+                bytes.append(&piece[..length]);
+                bytes.push(b'|');
+                expected.extend_from_slice(&piece[..length]);
+                expected.push(b'|');
+            }
+            assert_eq!(bytes.written(), expected, "pieces of {length}");
+            let taken = bytes.take();
+            assert_eq!(taken, expected);
+            bytes.put_back(taken);
+            bytes.append(b"anew");
+            assert_eq!(bytes.written(), b"anew");
+        }
+    }
+
+    #[test]
+    fn decimals_are_those_of_the_library() {
+        let mut bytes = Bytes::default();
+        let powers = (0..20).map(|power| 10u64.pow(power));
+        let numbers = powers
+            .flat_map(|power| {
+                [
+                    power - 1,
+                    power,
+                    power + 1,
+                    power.wrapping_mul(7),
+                    power.wrapping_mul(9),
+                ]
+            })
+            .chain((0..64).map(|bit| 1 << bit))
+            .chain((0..100_000).map(|number| number * 997))
+            .chain([u64::MAX]);
+        for number in numbers {
+            bytes.clear();
+            bytes.append_decimal(number);
+            assert_eq!(bytes.written(), number.to_string().as_bytes());
+        }
+    }
+
+    #[test]
+    fn what_needs_quotes_is_found_wherever_it_stands() {
+        for length in 0..36 {
+            for filler in [b'a', b' ', 0xc3, 0] {
+                let mut field = vec![filler; length];
+                for place in 0..length {
+                    for byte in 0..=255 {
+                        field[place] = byte;
+                        assert_eq!(
+                            needs_quotes(&field),
+                            b",\"\r\n".contains(&byte),
+                            "{byte} at {place} of {length}"
+                        );
+                    }
+                    field[place] = filler;
+                }
+            }
+        }
+    }
+}
