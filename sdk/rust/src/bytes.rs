@@ -61,8 +61,10 @@ impl Bytes {
     #[cold]
     #[inline(never)]
     fn grow(&mut self, length: usize) {
-        let wanted = (self.used + length + SHORT).max(self.all.len() + self.all.len() / 2);
-        self.all.resize(wanted.max(STEP), 0);
+        // Room that is not needed is filled in vain, and every call but the first starts with as much as
+        // the one before has used; so the steps are small. The memory behind grows in larger ones.
+        let step = (self.all.len() / 8).max(STEP);
+        self.all.resize(self.used + length + SHORT + step, 0);
     }
 
     /// Appends bytes.

@@ -421,7 +421,7 @@ impl<'a> Key<'a> {
 }
 
 impl Row for Key<'_> {
-    #[inline]
+    #[inline(always)]
     fn write(&self, row: &mut RowWriter<'_>) {
         pass_on(self.bytes(), self.row, row);
     }
@@ -446,7 +446,7 @@ pub struct Whole<'a> {
 }
 
 impl Row for Whole<'_> {
-    #[inline]
+    #[inline(always)]
     fn write(&self, row: &mut RowWriter<'_>) {
         pass_on(self.bytes, self.row, row);
     }

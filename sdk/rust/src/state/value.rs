@@ -202,8 +202,14 @@ impl<T: Codec> ValueState<T> {
 }
 
 impl Access {
+    #[inline]
     pub(super) fn decode<T: Codec>(&self, bytes: &[u8]) -> Result<T> {
-        T::decode(bytes).map_err(|error| error.context(format_args!("state `{}`", self.name)))
+        T::decode(bytes).map_err(|error| self.undecodable(error))
+    }
+
+    #[cold]
+    fn undecodable(&self, error: Error) -> Error {
+        error.context(format_args!("state `{}`", self.name))
     }
 }
 
@@ -243,10 +249,14 @@ impl<T: Codec> Cache<T> {
     /// The value of a key.
     #[inline]
     fn read(&mut self, key: usize, access: &Access) -> Result<Option<&T>> {
-        if let None | Some(Slot::Raw) = self.slots.get(key) {
-            self.fill(key, access)?;
+        if !self.loaded || key >= self.slots.len() {
+            self.load(key, access)?;
         }
-        match &self.slots[key] {
+        let slot = &mut self.slots[key];
+        if let Slot::Raw = slot {
+            *slot = Slot::Value(access.decode(self.raw.cell(key))?);
+        }
+        match slot {
             Slot::Value(value) | Slot::Changed(value) => Ok(Some(value)),
             Slot::Raw | Slot::Absent | Slot::Removed => Ok(None),
         }
@@ -261,25 +271,13 @@ impl<T: Codec> Cache<T> {
         Ok(())
     }
 
-    /// Fills a slot that is raw, or not even there.
-    #[inline(never)]
-    fn fill(&mut self, key: usize, access: &Access) -> Result<()> {
+    /// Fetches the values of all keys of the call, of which `key` is one. Slots that were set before
+    /// stay.
+    #[cold]
+    fn load(&mut self, key: usize, access: &Access) -> Result<()> {
         if key >= self.slots.len() {
             self.begin(key, access)?;
         }
-        if !self.loaded {
-            self.load(access)?;
-        }
-        let slot = &mut self.slots[key];
-        if let Slot::Raw = slot {
-            *slot = Slot::Value(access.decode(self.raw.cell(key))?);
-        }
-        Ok(())
-    }
-
-    /// Fetches the values of all keys of the call. Slots that were set before stay.
-    #[cold]
-    fn load(&mut self, access: &Access) -> Result<()> {
         let loaded = access.host.load(access.number);
         if loaded.values.count() != self.slots.len() {
             let (got, want) = (loaded.values.count(), self.slots.len());
