@@ -68,6 +68,12 @@ impl Batch {
         self.keys.byte_len() + self.values.byte_len()
     }
 
+    /// Bytes of memory for keys and values, used or not.
+    #[must_use]
+    pub fn capacity_bytes(&self) -> usize {
+        self.keys.capacity_bytes() + self.values.capacity_bytes()
+    }
+
     /// Removes all records and keeps the memory.
     pub fn clear(&mut self) {
         self.keys.clear();

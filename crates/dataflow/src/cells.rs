@@ -96,6 +96,13 @@ impl Cells {
         self.data.len()
     }
 
+    /// Bytes of memory for cells, used or not.
+    #[inline]
+    #[must_use]
+    pub fn capacity_bytes(&self) -> usize {
+        self.data.capacity()
+    }
+
     /// Cell `index`; panics when there is none.
     #[inline]
     #[must_use]
@@ -124,6 +131,18 @@ impl Cells {
     pub fn push_with(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
         write(&mut self.data);
         self.finish_cell();
+    }
+
+    /// Appends `count` cells of `size` bytes each, which `write` adds to the buffer it is given. `write`
+    /// may only append.
+    #[inline]
+    pub fn push_uniform(&mut self, count: usize, size: usize, write: impl FnOnce(&mut Vec<u8>)) {
+        let start = self.data.len();
+        write(&mut self.data);
+        assert_eq!(self.data.len(), start + count * size, "only whole cells");
+        u32::try_from(self.data.len()).expect("a column holds less than 4 GiB");
+        self.offsets
+            .extend((1..=count).map(|cells| (start + cells * size) as u32));
     }
 
     #[inline]
@@ -316,6 +335,16 @@ mod tests {
         assert_eq!(cells, column(&["a", "", "bcd", "x", "yz", "yes", "also"]));
         cells.truncate(3);
         assert_eq!(cells, column(&["a", "", "bcd"]));
+    }
+
+    #[test]
+    fn cells_of_one_size_are_cells_like_any_other() {
+        let mut cells = column(&["a"]);
+        cells.push_uniform(2, 2, |data| data.extend_from_slice(b"bcde"));
+        cells.push_uniform(0, 3, |_| {});
+        cells.push_uniform(1, 0, |_| {});
+        cells.push(b"f");
+        assert_eq!(cells, column(&["a", "bc", "de", "", "f"]));
     }
 
     #[test]

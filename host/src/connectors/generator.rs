@@ -178,14 +178,14 @@ impl GeneratorOptions {
             return Err(problems);
         };
         // The number takes as many digits as the highest needs; before it stand prefix and zeros.
-        let mut key_head = self.key_prefix.clone().into_bytes();
-        key_head.resize(key_size as usize - digits, b'0');
+        let mut key_zero = self.key_prefix.clone().into_bytes();
+        key_zero.resize(key_size as usize, b'0');
         Ok(GeneratorFactory {
             shape: Arc::new(Shape {
                 seed: mix(self.seed ^ 0x6869_6768_7761_7465),
                 keyed: self.keys.is_some(),
-                key_head,
-                digits,
+                zero_keys: key_zero.repeat(RUN as usize),
+                key_size: key_zero.len(),
                 value_size: self.value_size as usize,
                 text: printable_text(self.value_size as usize),
                 distribution,
@@ -223,10 +223,9 @@ impl GeneratorTimestamp {
 struct Shape {
     seed: u64,
     keyed: bool,
-    /// What every key begins with.
-    key_head: Vec<u8>,
-    /// Digits of a key's number.
-    digits: usize,
+    /// The key with the number 0, for each record of a run.
+    zero_keys: Vec<u8>,
+    key_size: usize,
     value_size: usize,
     /// Values are pieces of this text.
     text: Vec<u8>,
@@ -241,8 +240,13 @@ const TEXT_PLACES: usize = 1 << 14;
 fn printable_text(value_size: usize) -> Vec<u8> {
     const LETTERS: &[u8; 64] = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_";
     let letter = |place: usize| LETTERS[(mix(place as u64) >> 58) as usize];
-    (0..TEXT_PLACES + value_size).map(letter).collect()
+    (0..TEXT_PLACES + value_size.max(SHORT))
+        .map(letter)
+        .collect()
 }
+
+/// Values of up to so many bytes are copied as if they had so many.
+const SHORT: usize = 16;
 
 /// Spreads the bits of `number` over the result (the finalizer of splitmix64).
 #[inline]
@@ -269,19 +273,18 @@ impl Shape {
             for (place, number) in numbers[..count].iter_mut().enumerate() {
                 *number = self.distribution.key_of(index(place), random[place]);
             }
-            for number in &numbers[..count] {
-                batch.keys.push_with(|key| {
-                    key.extend_from_slice(&self.key_head);
-                    push_digits(key, *number, self.digits);
-                });
-            }
+            batch.keys.push_uniform(count, self.key_size, |keys| {
+                let start = keys.len();
+                keys.extend_from_slice(&self.zero_keys[..count * self.key_size]);
+                let keys = keys[start..].chunks_exact_mut(self.key_size);
+                for (key, number) in keys.zip(&numbers[..count]) {
+                    add_decimal(key, *number);
+                }
+            });
         }
-        for random in &random[..count] {
-            let place = (*random as usize) % TEXT_PLACES;
-            batch
-                .values
-                .push(&self.text[place..place + self.value_size]);
-        }
+        batch.values.push_uniform(count, self.value_size, |values| {
+            self.push_values(&random[..count], values);
+        });
         if let Some((start, interval)) = self.times {
             batch
                 .timestamps
@@ -293,27 +296,64 @@ impl Shape {
         }
     }
 
+    /// Appends a value for each random number: a piece of the text.
+    #[inline]
+    fn push_values(&self, random: &[u64], values: &mut Vec<u8>) {
+        let (size, start) = (self.value_size, values.len());
+        let end = start + random.len() * size;
+        let place = |random: &u64| (*random as usize) % TEXT_PLACES;
+        if size > SHORT {
+            values.reserve(end - start);
+            for place in random.iter().map(place) {
+                values.extend_from_slice(&self.text[place..place + size]);
+            }
+            return;
+        }
+        // A copy of fixed length is two instructions. What is too much the next value overwrites.
+        values.resize(end + SHORT, 0);
+        for (index, place) in random.iter().map(place).enumerate() {
+            let at = start + index * size;
+            values[at..at + SHORT].copy_from_slice(&self.text[place..place + SHORT]);
+        }
+        values.truncate(end);
+    }
+
     /// Bytes of a record.
     fn record_size(&self) -> usize {
-        let key = if self.keyed {
-            self.key_head.len() + self.digits
-        } else {
-            0
-        };
+        let key = if self.keyed { self.key_size } else { 0 };
         key + self.value_size
     }
 }
 
-/// Appends `number` with leading zeros; `digits` is at most 20 and enough.
+/// Adds `number` to the decimal number of enough zeros that `text` ends with.
 #[inline]
-fn push_digits(text: &mut Vec<u8>, mut number: u64, digits: usize) {
-    let mut buffer = [0; 20];
-    // As many steps for every number: where to stop earlier could only be guessed.
-    for digit in buffer[..digits].iter_mut().rev() {
-        *digit = b'0' + (number % 10) as u8;
+fn add_decimal(text: &mut [u8], mut number: u64) {
+    const EIGHT_DIGITS: u64 = 100_000_000;
+    let mut end = text.len();
+    while let Some(last) = text[..end].last_chunk_mut::<8>() {
+        *last = (u64::from_le_bytes(*last) + eight_digits(number % EIGHT_DIGITS)).to_le_bytes();
+        number /= EIGHT_DIGITS;
+        if number == 0 {
+            return;
+        }
+        end -= 8;
+    }
+    for digit in text[..end].iter_mut().rev() {
+        *digit += (number % 10) as u8;
         number /= 10;
     }
-    text.extend_from_slice(&buffer[..digits]);
+}
+
+/// The digits of a number below 10^8, as numbers, the first one in the lowest byte.
+#[inline]
+fn eight_digits(number: u64) -> u64 {
+    // Two halves of four digits, then four quarters of two, then eight digits, each time all at once:
+    // x / 100 is x * 5243 >> 19 for all x below 10,000, and x / 10 is x * 103 >> 10 below 100.
+    let halves = (number / 10_000) | ((number % 10_000) << 32);
+    let hundreds = ((halves * 5243) >> 19) & 0x0000_007f_0000_007f;
+    let quarters = hundreds | ((halves - hundreds * 100) << 16);
+    let tens = ((quarters * 103) >> 10) & 0x000f_000f_000f_000f;
+    tens | ((quarters - tens * 10) << 8)
 }
 
 /// Makes generator sources.
