@@ -1,6 +1,7 @@
 //! From the job graph to what runs: which nodes share a subtask, and which channels join subtasks.
 //!
-//! Nodes are chained where no record has to move: one input, partition forward, equal parallelism.
+//! Nodes are chained where no record has to move: one input, equal parallelism, and partition forward
+//! or a parallelism of 1, for then the one subtask gets every record whatever the partition.
 //! Each chain (a tree, if a node has several consumers) is a vertex; a vertex runs as `parallelism`
 //! subtasks, one thread each.
 
@@ -71,8 +72,8 @@ impl Plan {
             };
             let chained = match node.inputs.as_slice() {
                 [edge]
-                    if edge.partition == Partition::Forward
-                        && graph.nodes[edge.from].parallelism == node.parallelism =>
+                    if graph.nodes[edge.from].parallelism == node.parallelism
+                        && (edge.partition == Partition::Forward || node.parallelism == 1) =>
                 {
                     Some(edge)
                 }
@@ -122,5 +123,107 @@ impl Plan {
             .iter()
             .map(|vertex| vertex.parallelism as usize)
             .sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::Arc;
+
+    use dataflow::KeyGroups;
+
+    use super::*;
+    use crate::graph::{Edge, Node, OperatorNode};
+    use crate::operator::{Failure, FailureKind, Operator, OperatorFactory};
+    use crate::sink::{Sink, SinkFactory};
+    use crate::source::{Part, Source, SourceFactory};
+    use crate::{BoxError, SubtaskContext};
+
+    /// Planning makes no instances.
+    struct Never;
+
+    impl SourceFactory for Never {
+        fn create(
+            &self,
+            _: &SubtaskContext,
+            _: Option<&[Part]>,
+        ) -> Result<Box<dyn Source>, BoxError> {
+            Err("not run".into())
+        }
+
+        fn describe_position(&self, _: &[Part]) -> String {
+            String::new()
+        }
+    }
+
+    impl OperatorFactory for Never {
+        fn create(&self, _: &SubtaskContext, _: bool) -> Result<Box<dyn Operator>, Failure> {
+            Err(Failure::new(FailureKind::Config, "not run"))
+        }
+    }
+
+    impl SinkFactory for Never {
+        fn create(
+            &self,
+            _: &SubtaskContext,
+            _: Option<&[Part]>,
+        ) -> Result<Box<dyn Sink>, BoxError> {
+            Err("not run".into())
+        }
+    }
+
+    /// The nodes of each vertex: a source, an operator behind it, a sink behind that.
+    fn vertices(parallelism: [u32; 3], partitions: [Partition; 2]) -> Vec<Vec<usize>> {
+        let operator = OperatorNode {
+            factory: Arc::new(Never),
+            states: Vec::new(),
+            outputs: 1,
+            state_limit: None,
+            labels: BTreeMap::new(),
+        };
+        let kinds = [
+            NodeKind::Source(Arc::new(Never)),
+            NodeKind::Operator(operator),
+            NodeKind::Sink(Arc::new(Never)),
+        ];
+        let nodes = kinds.into_iter().enumerate().map(|(index, kind)| Node {
+            id: index.to_string(),
+            parallelism: parallelism[index],
+            inputs: index
+                .checked_sub(1)
+                .map(|from| Edge {
+                    from,
+                    port: 0,
+                    input: 0,
+                    partition: partitions[from],
+                })
+                .into_iter()
+                .collect(),
+            kind,
+        });
+        let graph = JobGraph {
+            nodes: nodes.collect(),
+            key_groups: KeyGroups::new(128).unwrap(),
+        };
+        let vertices = Plan::of(&graph).vertices.into_iter();
+        vertices
+            .map(|vertex| vertex.members.iter().map(|member| member.node).collect())
+            .collect()
+    }
+
+    #[test]
+    fn nodes_are_chained_where_no_record_has_to_move() {
+        use Partition::{Broadcast, Forward, Hash, Rebalance};
+        assert_eq!(vertices([2; 3], [Forward, Forward]), [[0, 1, 2]]);
+        assert_eq!(
+            vertices([2; 3], [Hash, Forward]),
+            [vec![0], vec![1, 2]],
+            "keys decide between two subtasks"
+        );
+        for partition in [Hash, Rebalance, Broadcast] {
+            assert_eq!(vertices([1; 3], [partition, partition]), [[0, 1, 2]]);
+            assert_eq!(vertices([1, 2, 1], [partition, Rebalance]), [[0], [1], [2]]);
+        }
     }
 }
