@@ -25,6 +25,7 @@ use crate::plan::Plan;
 use crate::restore;
 use crate::router::Router;
 use crate::source::Waker;
+use crate::spares::Spares;
 use crate::spawn::Threads;
 use crate::subtask::{Body, Channels, Head, Member, Subtask};
 use crate::writer::{self, InProgress, Task, Writers, WrittenMember, discard};
@@ -348,6 +349,7 @@ impl Attempt<'_> {
                     in_progress: Arc::clone(&in_progress),
                     clock: Arc::clone(self.clock),
                     incremental: self.options.incremental,
+                    spares: Spares::default(),
                     waiting_since: None,
                 };
                 let name = format!("{}-{index}", self.graph.nodes[vertex.members[0].node].id);

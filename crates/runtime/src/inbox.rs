@@ -8,7 +8,9 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
-use dataflow::{CheckpointId, Element};
+use dataflow::{Batch, CheckpointId, Element};
+
+use crate::spares::Spares;
 
 /// How many elements a channel holds. Short queues keep alignment short; a few batches are enough to
 /// keep both sides busy.
@@ -68,6 +70,8 @@ struct State {
 #[derive(Debug)]
 struct Channel {
     queue: VecDeque<Element>,
+    /// Batches that the consumer returns.
+    spares: Vec<Batch>,
     /// Whom to wake when there is room again. Weak, for inboxes would hold each other for ever.
     producer: Weak<Inbox>,
 }
@@ -101,24 +105,35 @@ impl Inbox {
         let mut state = self.lock();
         state.channels.push(Channel {
             queue: VecDeque::with_capacity(CHANNEL_CAPACITY),
+            spares: Vec::with_capacity(CHANNEL_CAPACITY),
             producer: Arc::downgrade(producer),
         });
         state.channels.len() - 1
     }
 
-    /// Appends an element to a channel, or gives it back if the channel is full.
+    /// Appends an element to a channel, or gives it back if the channel is full. What the consumer has
+    /// returned goes to `spares`.
     #[expect(
         clippy::result_large_err,
         reason = "the element goes back to where it is kept; a box would be an allocation per batch"
     )]
-    pub(crate) fn try_send(&self, channel: usize, element: Element) -> Result<(), Element> {
+    pub(crate) fn try_send(
+        &self,
+        channel: usize,
+        element: Element,
+        spares: &mut Spares,
+    ) -> Result<(), Element> {
         let mut state = self.lock();
-        let queue = &mut state.channels[channel].queue;
-        if queue.len() >= CHANNEL_CAPACITY {
+        let channel = &mut state.channels[channel];
+        if channel.queue.len() >= CHANNEL_CAPACITY {
             return Err(element);
         }
-        queue.push_back(element);
+        channel.queue.push_back(element);
+        let returned = channel.spares.pop();
         self.signal(state);
+        if let Some(batch) = returned {
+            spares.give(batch);
+        }
         Ok(())
     }
 
@@ -157,8 +172,9 @@ impl Inbox {
     }
 
     /// Takes what is next: control first, then (with `blocked`, one flag per channel) an element of a
-    /// channel that is not blocked, in turn. Without `blocked` no element is taken.
-    pub(crate) fn next(&self, blocked: Option<&[bool]>) -> Next {
+    /// channel that is not blocked, in turn. Without `blocked` no element is taken. The surplus of
+    /// `spares` is returned to the channel's producer.
+    pub(crate) fn next(&self, blocked: Option<&[bool]>, spares: &mut Spares) -> Next {
         let mut guard = self.lock();
         let state = &mut *guard;
         if state.closed {
@@ -179,6 +195,9 @@ impl Inbox {
             let channel = &mut state.channels[index];
             let was_full = channel.queue.len() >= CHANNEL_CAPACITY;
             if let Some(element) = channel.queue.pop_front() {
+                if channel.spares.len() < CHANNEL_CAPACITY {
+                    channel.spares.extend(spares.surplus());
+                }
                 let producer = was_full.then(|| channel.producer.upgrade()).flatten();
                 state.first = (index + 1) % count;
                 // Never two inboxes locked at once.
@@ -261,18 +280,21 @@ mod tests {
         let channel = consumer.add_channel(&producer);
         for index in 0..CHANNEL_CAPACITY {
             consumer
-                .try_send(channel, element(index as i64))
+                .try_send(channel, element(index as i64), &mut Spares::default())
                 .expect("there is room");
         }
-        assert_eq!(consumer.try_send(channel, element(99)), Err(element(99)));
+        assert_eq!(
+            consumer.try_send(channel, element(99), &mut Spares::default()),
+            Err(element(99))
+        );
         assert!(!producer.lock().signalled);
         assert!(matches!(
-            consumer.next(Some(&[false])),
+            consumer.next(Some(&[false]), &mut Spares::default()),
             Next::Element(0, Element::Watermark(0))
         ));
         assert!(producer.lock().signalled);
         consumer
-            .try_send(channel, element(99))
+            .try_send(channel, element(99), &mut Spares::default())
             .expect("there is room again");
     }
 
@@ -283,17 +305,19 @@ mod tests {
             consumer.add_channel(&producer);
             for index in 0..2 {
                 consumer
-                    .try_send(channel, element(index))
+                    .try_send(channel, element(index), &mut Spares::default())
                     .expect("there is room");
             }
         }
         let mut order = Vec::new();
-        while let Next::Element(channel, _) = consumer.next(Some(&[false, true, false])) {
+        while let Next::Element(channel, _) =
+            consumer.next(Some(&[false, true, false]), &mut Spares::default())
+        {
             order.push(channel);
         }
         assert_eq!(order, [0, 2, 0, 2]);
         assert!(matches!(
-            consumer.next(Some(&[false; 3])),
+            consumer.next(Some(&[false; 3]), &mut Spares::default()),
             Next::Element(1, _)
         ));
     }
@@ -302,14 +326,39 @@ mod tests {
     fn control_goes_before_elements_and_closing_before_all() {
         let (producer, consumer) = (Inbox::new(), Inbox::new());
         consumer.add_channel(&producer);
-        consumer.try_send(0, element(1)).expect("there is room");
+        consumer
+            .try_send(0, element(1), &mut Spares::default())
+            .expect("there is room");
         consumer.control(Control::Start);
         assert!(matches!(
-            consumer.next(Some(&[false])),
+            consumer.next(Some(&[false]), &mut Spares::default()),
             Next::Control(Control::Start)
         ));
         consumer.close();
-        assert!(matches!(consumer.next(Some(&[false])), Next::Closed));
+        assert!(matches!(
+            consumer.next(Some(&[false]), &mut Spares::default()),
+            Next::Closed
+        ));
+    }
+
+    #[test]
+    fn the_producer_gets_the_batches_that_the_consumer_does_not_need() {
+        let (producer, consumer) = (Inbox::new(), Inbox::new());
+        let channel = consumer.add_channel(&producer);
+        let (mut here, mut there) = (Spares::default(), Spares::default());
+        for _ in 0..100 {
+            let mut batch = there.take();
+            batch.push(None, b"value", 0);
+            consumer
+                .try_send(channel, Element::Batch(batch), &mut there)
+                .expect("there is room");
+            let Next::Element(0, Element::Batch(batch)) = consumer.next(Some(&[false]), &mut here)
+            else {
+                panic!("a batch was sent");
+            };
+            here.give(batch);
+        }
+        assert!(there.take().capacity_bytes() > 0);
     }
 
     #[test]

@@ -15,6 +15,7 @@ mod plan;
 mod inbox;
 mod router;
 mod chain;
+mod spares;
 mod subtask;
 pub mod abort;
 pub mod coordinator;

@@ -10,6 +10,7 @@ use dataflow::{Batch, Element, KeyGroups};
 
 use crate::graph::Partition;
 use crate::inbox::Inbox;
+use crate::spares::Spares;
 
 /// How long a record waits for others, in milliseconds.
 pub(crate) const LINGER_MS: i64 = 5;
@@ -64,12 +65,12 @@ impl Router {
     }
 
     /// Deals the records of a batch.
-    pub(crate) fn route(&mut self, mut batch: Batch) -> Result<(), Unkeyed> {
+    pub(crate) fn route(&mut self, mut batch: Batch, spares: &mut Spares) -> Result<(), Unkeyed> {
         match self.partition {
-            Partition::Forward => self.targets[0].append(batch),
+            Partition::Forward => self.targets[0].append(batch, spares),
             Partition::Rebalance => {
                 let turn = self.turn;
-                self.targets[turn].append(batch);
+                self.targets[turn].append(batch, spares);
                 // In turn by batches, not records: the next one gets what comes after a full batch.
                 if self.targets[turn].pending.is_empty() {
                     self.turn = (turn + 1) % self.targets.len();
@@ -78,9 +79,9 @@ impl Router {
             Partition::Broadcast => {
                 let (last, others) = self.targets.split_last_mut().expect("an edge has a target");
                 for target in others {
-                    target.append(batch.clone());
+                    target.append(batch.clone(), spares);
                 }
-                last.append(batch);
+                last.append(batch, spares);
             }
             Partition::Hash => {
                 if !batch.is_keyed() {
@@ -88,7 +89,7 @@ impl Router {
                 }
                 batch.compute_hashes();
                 if let [only] = self.targets.as_mut_slice() {
-                    only.append(batch);
+                    only.append(batch, spares);
                     return Ok(());
                 }
                 let parallelism = self.targets.len() as u32;
@@ -97,33 +98,36 @@ impl Router {
                     let target =
                         &mut self.targets[self.key_groups.subtask_of(group, parallelism) as usize];
                     if !target.pending.is_empty() && !target.pending.is_keyed() {
-                        target.flush();
+                        target.flush(spares);
                     }
                     target.pending.push_from(&batch, index);
                     if target.pending.is_full() {
-                        target.flush();
+                        target.flush(spares);
                     }
                 }
+                spares.give(batch);
             }
         }
         Ok(())
     }
 
     /// Sends what waits for its batch to fill.
-    pub(crate) fn flush(&mut self) {
+    pub(crate) fn flush(&mut self, spares: &mut Spares) {
         if self.partition == Partition::Rebalance && !self.targets[self.turn].pending.is_empty() {
             // Else a trickle of records would go to one subtask for ever.
-            self.targets[self.turn].flush();
+            self.targets[self.turn].flush(spares);
             self.turn = (self.turn + 1) % self.targets.len();
         }
-        self.targets.iter_mut().for_each(Target::flush);
+        self.targets
+            .iter_mut()
+            .for_each(|target| target.flush(spares));
     }
 
     /// Sends an element behind all records, on every channel.
-    pub(crate) fn broadcast(&mut self, element: &Element) {
+    pub(crate) fn broadcast(&mut self, element: &Element, spares: &mut Spares) {
         for target in &mut self.targets {
-            target.flush();
-            target.send(element.clone());
+            target.flush(spares);
+            target.send(element.clone(), spares);
         }
     }
 
@@ -133,11 +137,11 @@ impl Router {
     }
 
     /// Tries again to send what channels had no room for. Returns whether nothing is left.
-    pub(crate) fn retry(&mut self) -> bool {
+    pub(crate) fn retry(&mut self, spares: &mut Spares) -> bool {
         let mut clear = true;
         for target in &mut self.targets {
             while let Some(element) = target.refused.pop_front() {
-                if let Err(element) = target.inbox.try_send(target.channel, element) {
+                if let Err(element) = target.inbox.try_send(target.channel, element, spares) {
                     target.refused.push_front(element);
                     clear = false;
                     break;
@@ -149,18 +153,18 @@ impl Router {
 }
 
 impl Target {
-    fn append(&mut self, batch: Batch) {
+    fn append(&mut self, batch: Batch, spares: &mut Spares) {
         if self.pending.is_empty() {
             if batch.is_full() {
-                self.send_cut(batch);
+                self.send_cut(batch, spares);
             } else {
-                self.pending = batch;
+                spares.give(std::mem::replace(&mut self.pending, batch));
             }
             return;
         }
         if self.pending.is_keyed() != batch.is_keyed() {
-            self.flush();
-            return self.append(batch);
+            self.flush(spares);
+            return self.append(batch, spares);
         }
         // Hashes are kept only where both sides have them.
         if self.pending.hashes.len() == self.pending.keys.len()
@@ -175,29 +179,30 @@ impl Target {
             batch.values.as_ref(),
             &batch.timestamps,
         );
+        spares.give(batch);
         if self.pending.is_full() {
-            self.flush();
+            self.flush(spares);
         }
     }
 
-    fn flush(&mut self) {
+    fn flush(&mut self, spares: &mut Spares) {
         if !self.pending.is_empty() {
-            let batch = std::mem::take(&mut self.pending);
-            self.send_cut(batch);
+            let batch = std::mem::replace(&mut self.pending, spares.take());
+            self.send_cut(batch, spares);
         }
     }
 
     /// Sends a batch, in parts of the target size if it is much larger.
-    fn send_cut(&mut self, batch: Batch) {
+    fn send_cut(&mut self, batch: Batch, spares: &mut Spares) {
         for part in cut(batch) {
-            self.send(Element::Batch(part));
+            self.send(Element::Batch(part), spares);
         }
     }
 
-    fn send(&mut self, element: Element) {
+    fn send(&mut self, element: Element, spares: &mut Spares) {
         if !self.refused.is_empty() {
             self.refused.push_back(element);
-        } else if let Err(element) = self.inbox.try_send(self.channel, element) {
+        } else if let Err(element) = self.inbox.try_send(self.channel, element, spares) {
             self.refused.push_back(element);
         }
     }
@@ -277,10 +282,12 @@ mod tests {
     fn received(router: &mut Router, inboxes: &[Arc<Inbox>]) -> Vec<Vec<Batch>> {
         let mut all = vec![Vec::new(); inboxes.len()];
         loop {
-            let clear = router.retry();
+            let clear = router.retry(&mut Spares::default());
             let mut got = false;
             for (inbox, all) in inboxes.iter().zip(&mut all) {
-                while let Next::Element(_, Element::Batch(batch)) = inbox.next(Some(&[false])) {
+                while let Next::Element(_, Element::Batch(batch)) =
+                    inbox.next(Some(&[false]), &mut Spares::default())
+                {
                     all.push(batch);
                     got = true;
                 }
@@ -296,9 +303,9 @@ mod tests {
         let (mut router, inboxes) = router(Partition::Hash, 3);
         let whole = batch(5000);
         for part in cut(whole.clone()) {
-            router.route(part).unwrap();
+            router.route(part, &mut Spares::default()).unwrap();
         }
-        router.flush();
+        router.flush(&mut Spares::default());
         let groups = KeyGroups::new(128).unwrap();
         let mut records = 0;
         for (subtask, batches) in received(&mut router, &inboxes).iter().enumerate() {
@@ -324,8 +331,8 @@ mod tests {
     fn a_trickle_is_dealt_in_turn() {
         let (mut router, inboxes) = router(Partition::Rebalance, 2);
         for _ in 0..4 {
-            router.route(batch(1)).unwrap();
-            router.flush();
+            router.route(batch(1), &mut Spares::default()).unwrap();
+            router.flush(&mut Spares::default());
         }
         let received = received(&mut router, &inboxes);
         assert_eq!(received.iter().map(Vec::len).collect::<Vec<_>>(), [2, 2]);
@@ -334,14 +341,14 @@ mod tests {
     #[test]
     fn a_broadcast_reaches_everybody_and_elements_keep_their_order() {
         let (mut router, inboxes) = router(Partition::Broadcast, 2);
-        router.route(batch(3)).unwrap();
-        router.broadcast(&Element::EndOfInput);
+        router.route(batch(3), &mut Spares::default()).unwrap();
+        router.broadcast(&Element::EndOfInput, &mut Spares::default());
         for inbox in &inboxes {
             assert!(
-                matches!(inbox.next(Some(&[false])), Next::Element(0, Element::Batch(batch)) if batch.len() == 3)
+                matches!(inbox.next(Some(&[false]), &mut Spares::default()), Next::Element(0, Element::Batch(batch)) if batch.len() == 3)
             );
             assert!(matches!(
-                inbox.next(Some(&[false])),
+                inbox.next(Some(&[false]), &mut Spares::default()),
                 Next::Element(0, Element::EndOfInput)
             ));
         }
@@ -396,6 +403,6 @@ mod tests {
         let (mut router, _inboxes) = router(Partition::Hash, 2);
         let mut unkeyed = Batch::default();
         unkeyed.push(None, b"value", dataflow::batch::NO_TIMESTAMP);
-        assert_eq!(router.route(unkeyed), Err(Unkeyed));
+        assert_eq!(router.route(unkeyed, &mut Spares::default()), Err(Unkeyed));
     }
 }

@@ -24,6 +24,7 @@ use crate::plan;
 use crate::router::{LINGER_MS, Router, cut};
 use crate::sink::Sink;
 use crate::source::{Source, SourceStatus};
+use crate::spares::Spares;
 use crate::writer::{InProgress, MemberSnapshot, SmallState, Snapshot, Task, Writers};
 
 /// A subtask, ready to run.
@@ -43,6 +44,8 @@ pub(crate) struct Subtask {
     pub(crate) clock: Arc<dyn Clock>,
     /// Whether snapshots may be deltas.
     pub(crate) incremental: bool,
+    /// Batches to be filled.
+    pub(crate) spares: Spares,
     /// Since when records wait in a router.
     pub(crate) waiting_since: Option<i64>,
 }
@@ -140,12 +143,12 @@ impl Subtask {
         let clear = self
             .routers
             .iter_mut()
-            .fold(true, |clear, router| router.retry() & clear);
+            .fold(true, |clear, router| router.retry(&mut self.spares) & clear);
         let blocked = match &self.head {
             Head::Channels(channels) if clear => Some(channels.alignment.blocked()),
             _ => None,
         };
-        match self.inbox.next(blocked) {
+        match self.inbox.next(blocked, &mut self.spares) {
             Next::Closed => return Ok(Step::Over),
             Next::Control(Control::Finish) => {
                 self.close()?;
@@ -182,7 +185,8 @@ impl Subtask {
         if !batch.is_empty() && (full || status != SourceStatus::More) {
             self.events.count_source_records(batch.len() as u64);
             self.members[0].received += batch.len() as u64;
-            self.emit(0, 0, std::mem::take(&mut batch))?;
+            self.emit(0, 0, batch)?;
+            batch = self.spares.take();
         }
         if let Head::Source { batch: slot, .. } = &mut self.head {
             *slot = batch;
@@ -305,6 +309,7 @@ impl Subtask {
                     .map_err(|error| self.connector(member, "writing", error))?;
                 self.members[member].received += records;
                 self.events.count_sink_records(records);
+                self.spares.give(batch);
                 return Ok(());
             }
             Body::Operator {
@@ -351,6 +356,7 @@ impl Subtask {
                 entry.received += records;
             }
         }
+        self.spares.give(batch);
         self.emit_output(member)
     }
 
@@ -360,8 +366,9 @@ impl Subtask {
             let Body::Operator { call, .. } = &mut self.members[member].body else {
                 return Ok(());
             };
-            let batch = std::mem::take(&mut call.output.ports_mut()[port]);
-            if !batch.is_empty() {
+            let output = &mut call.output.ports_mut()[port];
+            if !output.is_empty() {
+                let batch = std::mem::replace(output, self.spares.take());
                 self.emit(member, port, batch)?;
             }
         }
@@ -384,13 +391,11 @@ impl Subtask {
                 unreachable!("taken by the last consumer only")
             };
             match target {
-                plan::Target::Edge { edge } => {
-                    self.routers[edge]
-                        .route(batch)
-                        .map_err(|_| Error::Unkeyed {
-                            operator: self.members[member].id.to_string(),
-                        })?
-                }
+                plan::Target::Edge { edge } => self.routers[edge]
+                    .route(batch, &mut self.spares)
+                    .map_err(|_| Error::Unkeyed {
+                        operator: self.members[member].id.to_string(),
+                    })?,
                 plan::Target::Member { member, input } => {
                     for part in cut(batch) {
                         self.deliver(member, input, part)?;
@@ -572,12 +577,14 @@ impl Subtask {
         self.waiting_since = None;
         self.routers
             .iter_mut()
-            .for_each(|router| router.broadcast(element));
+            .for_each(|router| router.broadcast(element, &mut self.spares));
     }
 
     fn flush(&mut self) {
         self.waiting_since = None;
-        self.routers.iter_mut().for_each(Router::flush);
+        self.routers
+            .iter_mut()
+            .for_each(|router| router.flush(&mut self.spares));
     }
 
     fn flush_if_lingering(&mut self) {
