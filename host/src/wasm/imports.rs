@@ -6,8 +6,8 @@
 
 use std::sync::PoisonError;
 
-use dataflow::Cells;
 use dataflow::state::StateError;
+use dataflow::{Batch, Cells};
 use runtime::{Call, Failure, FailureKind};
 use wasmtime::component::{Linker, LinkerInstance, WasmList, WasmStr};
 use wasmtime::{StoreContext, StoreContextMut};
@@ -86,7 +86,9 @@ fn state_failure(error: StateError) -> Failure {
 }
 
 fn load(call: &Call, state: u32, numbers: Option<&[u32]>) -> Result<(Loaded,), Failure> {
-    let (mut values, mut absent) = (Cells::new(), Vec::new());
+    // Room for the numbers of a whole batch, so that it need not grow.
+    let mut values = Cells::with_capacity(Batch::TARGET_RECORDS, 8 * Batch::TARGET_RECORDS);
+    let mut absent = Vec::new();
     call.state
         .load(state, numbers, &mut values, &mut absent)
         .map_err(state_failure)?;
@@ -288,7 +290,7 @@ fn link_output(output: &mut LinkerInstance<'_, Guest>) -> wasmtime::Result<()> {
                     .output
                     .ports()
                     .get(output as usize)
-                    .map_or(0, dataflow::Batch::len);
+                    .map_or(0, Batch::len);
                 if emitted + values.len() > EMIT_RECORDS_MAX {
                     return Err(protocol(format!(
                         "one call emitted more than {EMIT_RECORDS_MAX} records"
