@@ -184,6 +184,20 @@ pub(crate) fn needs_quotes(field: &[u8]) -> bool {
     any_word(field, |word| below(word, b',' + 1)) && certainly_needs_quotes(field)
 }
 
+/// Whether none of the fields in a column needs quotes: so that it need not be asked of each.
+pub(crate) fn none_needs_quotes(column: &[u8]) -> bool {
+    let (blocks, rest) = column.as_chunks::<64>();
+    let none = |block: &[u8; 64]| {
+        let (words, _) = block.as_chunks::<8>();
+        let found = words.iter().fold(0, |found, word| {
+            found | below(u64::from_le_bytes(*word), b',' + 1)
+        });
+        // A column that does need them mostly shows it in one of its first blocks.
+        found == 0 || !certainly_needs_quotes(block)
+    };
+    blocks.iter().all(none) && !needs_quotes(rest)
+}
+
 #[inline(never)]
 fn certainly_needs_quotes(field: &[u8]) -> bool {
     any_word(field, |word| {
@@ -271,6 +285,19 @@ mod tests {
     }
 
     #[test]
+    fn what_needs_quotes_is_found_in_a_column() {
+        for length in [0, 1, 63, 64, 200] {
+            let mut column = b"so! so-".repeat(30)[..length].to_vec();
+            assert!(none_needs_quotes(&column), "{length}");
+            for place in 0..length {
+                let byte = std::mem::replace(&mut column[place], b',');
+                assert!(!none_needs_quotes(&column), "{place} of {length}");
+                column[place] = byte;
+            }
+        }
+    }
+
+    #[test]
     fn what_needs_quotes_is_found_wherever_it_stands() {
         for length in 0..36 {
             for filler in [b'a', b' ', 0xc3, 0] {
@@ -278,9 +305,10 @@ mod tests {
                 for place in 0..length {
                     for byte in 0..=255 {
                         field[place] = byte;
+                        let special = b",\"\r\n".contains(&byte);
                         assert_eq!(
                             needs_quotes(&field),
-                            b",\"\r\n".contains(&byte),
+                            special,
                             "{byte} at {place} of {length}"
                         );
                     }

@@ -5,7 +5,7 @@
 
 use std::cell::{Cell, Ref, RefCell};
 
-use crate::bytes::Bytes;
+use crate::bytes::{Bytes, none_needs_quotes};
 use crate::cells::Cells;
 use crate::error::{Error, Result};
 use crate::index::{self, Index};
@@ -25,6 +25,9 @@ pub(crate) struct Call {
     timestamp: Cell<i64>,
     /// Whether keys are rows on the current input.
     key_rows: Cell<bool>,
+    /// Whether no key, or no value, of the batch needs quotes in a row, once that was asked.
+    plain_keys: Cell<Option<bool>>,
+    plain_values: Cell<Option<bool>>,
     /// The distinct keys, if the host resolved them.
     keys: RefCell<Cells>,
     /// Numbers of keys by their bytes, filled when first asked for.
@@ -41,6 +44,8 @@ impl Call {
             record: Cell::new(NONE),
             timestamp: Cell::new(NO_TIMESTAMP),
             key_rows: Cell::new(true),
+            plain_keys: Cell::new(None),
+            plain_values: Cell::new(None),
             keys: RefCell::new(Cells::empty()),
             numbers: RefCell::default(),
             scratch: RefCell::default(),
@@ -52,6 +57,8 @@ impl Call {
         self.id.set(self.id.get() + 1);
         self.leave_record();
         self.key_rows.set(key_rows);
+        self.plain_keys.set(None);
+        self.plain_values.set(None);
         *self.keys.borrow_mut() = keys;
         self.numbers.borrow_mut().clear();
     }
@@ -130,6 +137,18 @@ impl Call {
         self.keys.borrow()
     }
 
+    /// Whether none of the batch's keys, which are texts, needs quotes in a row.
+    #[inline]
+    pub(crate) fn plain_keys(&self, keys: &Cells) -> bool {
+        plain(&self.plain_keys, keys)
+    }
+
+    /// Whether none of the batch's values, which are texts, needs quotes in a row.
+    #[inline]
+    pub(crate) fn plain_values(&self, values: &Cells) -> bool {
+        plain(&self.plain_values, values)
+    }
+
     /// Whether keys are rows on the current input.
     pub(crate) fn key_rows(&self) -> bool {
         self.key_rows.get()
@@ -160,5 +179,19 @@ impl Call {
             }
         }
         numbers.find(index::hash(0, key), |number| same(number, key))
+    }
+}
+
+#[inline]
+fn plain(known: &Cell<Option<bool>>, cells: &Cells) -> bool {
+    #[cold]
+    fn look(known: &Cell<Option<bool>>, cells: &Cells) -> bool {
+        let plain = none_needs_quotes(&cells.data);
+        known.set(Some(plain));
+        plain
+    }
+    match known.get() {
+        Some(plain) => plain,
+        None => look(known, cells),
     }
 }

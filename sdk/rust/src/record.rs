@@ -218,7 +218,9 @@ impl<'a> Record<'a> {
     #[must_use]
     #[inline(always)]
     pub fn key(self) -> Key<'a> {
-        let keys = self.batch.keys;
+        let Batch {
+            keys, call, input, ..
+        } = self.batch;
         let bytes = if self.key != NONE {
             Some(keys.cell(self.key as usize))
         } else if self.index < keys.count() {
@@ -228,7 +230,7 @@ impl<'a> Record<'a> {
         };
         Key {
             bytes,
-            row: self.batch.input.rows,
+            form: Form::of(input, || call.plain_keys(keys)),
         }
     }
 
@@ -249,11 +251,17 @@ impl<'a> Record<'a> {
 
     /// The value to be passed on: emitted it is what it was, however many fields that is.
     #[must_use]
-    #[inline]
+    #[inline(always)]
     pub fn whole(self) -> Whole<'a> {
+        let Batch {
+            columns,
+            call,
+            input,
+            ..
+        } = self.batch;
         Whole {
             bytes: self.value(),
-            row: self.batch.input.rows,
+            form: Form::of(input, || call.plain_values(&columns.values)),
         }
     }
 
@@ -381,12 +389,37 @@ impl fmt::Debug for Record<'_> {
 #[derive(Clone, Copy)]
 pub struct Key<'a> {
     bytes: Option<&'a [u8]>,
-    row: bool,
+    form: Form,
+}
+
+/// How the bytes of a key or value are to be read.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Form {
+    /// A row.
+    Row,
+    /// One text.
+    Text,
+    /// One text that needs no quotes to be a row.
+    PlainText,
+}
+
+impl Form {
+    #[inline(always)]
+    fn of(input: &Input, plain: impl FnOnce() -> bool) -> Self {
+        if input.rows {
+            Self::Row
+        } else if plain() {
+            Self::PlainText
+        } else {
+            Self::Text
+        }
+    }
 }
 
 impl<'a> Key<'a> {
     pub(crate) fn new(bytes: Option<&'a [u8]>, row: bool) -> Self {
-        Self { bytes, row }
+        let form = if row { Form::Row } else { Form::Text };
+        Self { bytes, form }
     }
 
     /// Whether the record has no key.
@@ -404,7 +437,7 @@ impl<'a> Key<'a> {
 
     /// The key as one text; see [`Record::text`].
     pub fn text(self) -> Result<Cow<'a, str>> {
-        text(self.bytes(), self.row)
+        text(self.bytes(), self.form == Form::Row)
     }
 
     /// The fields of the key, read as a row.
@@ -423,7 +456,7 @@ impl<'a> Key<'a> {
 impl Row for Key<'_> {
     #[inline(always)]
     fn write(&self, row: &mut RowWriter<'_>) {
-        pass_on(self.bytes(), self.row, row);
+        pass_on(self.bytes(), self.form, row);
     }
 
     #[inline]
@@ -442,26 +475,29 @@ impl fmt::Debug for Key<'_> {
 #[derive(Clone, Copy, Debug)]
 pub struct Whole<'a> {
     bytes: &'a [u8],
-    row: bool,
+    form: Form,
 }
 
 impl Row for Whole<'_> {
     #[inline(always)]
     fn write(&self, row: &mut RowWriter<'_>) {
-        pass_on(self.bytes, self.row, row);
+        pass_on(self.bytes, self.form, row);
     }
 }
 
 /// Writes bytes that came as a row, or as one text, to an output of the same or the other kind.
 #[inline(always)]
-fn pass_on(bytes: &[u8], is_row: bool, to: &mut RowWriter<'_>) {
-    if is_row == to.quotes() {
-        to.encoded(bytes);
-    } else if is_row {
-        to.field(&lone_field(bytes));
-    } else {
-        to.field(bytes);
+fn pass_on(bytes: &[u8], form: Form, to: &mut RowWriter<'_>) {
+    match (form, to.quotes()) {
+        (Form::PlainText, _) | (Form::Row, true) | (Form::Text, false) => to.encoded(bytes),
+        (Form::Row, false) => to.field(&lone_field(bytes)),
+        (Form::Text, true) => quoted(bytes, to),
     }
+}
+
+#[inline(never)]
+fn quoted(text: &[u8], to: &mut RowWriter<'_>) {
+    to.field(text);
 }
 
 /// A row of one quoted field without its quotes; any other row as it is.

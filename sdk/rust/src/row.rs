@@ -71,14 +71,14 @@ impl<'a> RowWriter<'a> {
     }
 
     /// Appends a field whose bytes need no quotes: digits, names.
-    #[inline]
+    #[inline(always)]
     pub fn plain(&mut self, field: &[u8]) {
         self.separate();
         self.to.append(field);
     }
 
     /// Appends bytes as they are: fields that are encoded already.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn encoded(&mut self, fields: &[u8]) {
         self.plain(fields);
     }

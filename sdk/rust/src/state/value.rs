@@ -77,7 +77,7 @@ impl<T: Codec> ValueState<T> {
 
     /// The value, or `None` if there is none. Costs nothing beside the clone once the batch's values
     /// are loaded.
-    #[inline]
+    #[inline(always)]
     pub fn get(&self) -> Result<Option<T>>
     where
         T: Clone,
@@ -100,7 +100,7 @@ impl<T: Codec> ValueState<T> {
     }
 
     /// Calls `read` with the value, which is not cloned.
-    #[inline]
+    #[inline(always)]
     pub fn with<R>(&self, read: impl FnOnce(Option<&T>) -> R) -> Result<R> {
         let Inner { access, .. } = &*self.0;
         let mut cache = self.0.cache()?;
