@@ -357,25 +357,26 @@ mod tests {
     #[test]
     fn nothing_overtakes_what_a_full_channel_refused() {
         let (mut router, inboxes) = router(Partition::Forward, 1);
+        let mut spares = Spares::default();
         let sent = crate::inbox::CHANNEL_CAPACITY + 1;
         for _ in 0..sent {
-            router.route(batch(1)).unwrap();
-            router.flush();
+            router.route(batch(1), &mut spares).unwrap();
+            router.flush(&mut spares);
         }
         // There is room again by the time that something else is sent.
-        let taken = inboxes[0].next(Some(&[false]));
+        let taken = inboxes[0].next(Some(&[false]), &mut spares);
         assert!(matches!(taken, Next::Element(0, Element::Batch(_))));
-        router.broadcast(&Element::EndOfInput);
+        router.broadcast(&Element::EndOfInput, &mut spares);
         for _ in 1..sent {
-            router.retry();
-            let next = inboxes[0].next(Some(&[false]));
+            router.retry(&mut spares);
+            let next = inboxes[0].next(Some(&[false]), &mut spares);
             assert!(
                 matches!(next, Next::Element(0, Element::Batch(_))),
                 "{next:?}"
             );
         }
-        router.retry();
-        let last = inboxes[0].next(Some(&[false]));
+        router.retry(&mut spares);
+        let last = inboxes[0].next(Some(&[false]), &mut spares);
         assert!(matches!(last, Next::Element(0, Element::EndOfInput)));
     }
 

@@ -15,6 +15,7 @@ use crate::phases::Phase;
 use crate::restart::Strategy;
 use crate::simulation::VirtualClock;
 use crate::source::{Part, Source, SourceFactory};
+use crate::spares::Spares;
 use crate::writer::execute;
 use crate::{BoxError, SubtaskContext};
 
@@ -84,7 +85,7 @@ impl Scene<'_> {
     /// What the subtask has been told since the last look.
     fn controls(&self) -> Vec<String> {
         let inbox = &self.assembly.inboxes[0][0];
-        std::iter::from_fn(|| match inbox.next(None) {
+        std::iter::from_fn(|| match inbox.next(None, &mut Spares::default()) {
             Next::Control(Control::Complete { id, .. }) => Some(format!("complete {id}")),
             Next::Control(Control::Abort { id, .. }) => Some(format!("abort {id}")),
             Next::Control(Control::Trigger(id)) => Some(format!("trigger {id}")),

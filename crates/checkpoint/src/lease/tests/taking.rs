@@ -227,6 +227,9 @@ fn a_zombie_of_a_former_life_of_the_directory_is_fenced() {
 fn a_storage_that_is_away_costs_the_lease_only_if_another_takes_it() {
     for taken in [false, true] {
         let memory = memory();
+        // Something that stays, so that the lease stays too.
+        let left = vec![Bytes::from_static(b"left")];
+        memory.put_new("job/shared/left", left).unwrap();
         let away = Arc::new(Mutex::new(false));
         let failing = Arc::clone(&away);
         let storage = FaultyStorage::new(Arc::clone(&memory), move |_| {
@@ -258,6 +261,30 @@ fn a_storage_that_is_away_costs_the_lease_only_if_another_takes_it() {
             true => assert_fenced(first.confirm()),
         }
     }
+}
+
+#[test]
+fn a_lease_that_is_gone_as_a_whole_is_missed_and_not_lost() {
+    let (storage, clock) = (memory(), Clock::default());
+    let first = take(&storage, "a", &clock).unwrap();
+    let before = contents(&storage);
+    for (name, _) in &before {
+        storage.delete(name).unwrap();
+    }
+    for missed in [first.confirm(), {
+        clock.advance(2 * TIMEOUT_MS);
+        first.keep()
+    }] {
+        let error = missed.unwrap_err();
+        assert!(matches!(error, Error::Storage { .. }), "{error:?}");
+    }
+    assert!(contents(&storage).is_empty(), "nothing is begun anew");
+    // The directory is back.
+    for (name, bytes) in before {
+        storage.put_new(&name, vec![bytes]).unwrap();
+    }
+    first.keep().unwrap();
+    first.confirm().unwrap();
 }
 
 #[test]
