@@ -198,6 +198,23 @@ fn assert_few_left(scene: &Scene, kills: u64) {
         hidden <= most,
         "{hidden} files are left in the sink's directory"
     );
+    // Garbage collection takes what nobody needs, all of it at once, and nothing else.
+    let collect = [
+        "checkpoints",
+        "gc",
+        "--older-than",
+        "0s",
+        "--json",
+        "checkpoints",
+    ];
+    host::run(scene.path(), &collect).with_code(0);
+    let report = host::run(scene.path(), &collect).with_code(0).stdout;
+    let report: Value = serde_json::from_str(&report).expect("gc tells JSON");
+    assert_eq!(report["removed"], serde_json::json!([]), "{report}");
+    assert_eq!(report["kept"], serde_json::json!([]), "{report}");
+    if !all_files(&scene.at("checkpoints")).is_empty() {
+        host::run(scene.path(), &["checkpoints", "verify", "checkpoints"]).with_code(0);
+    }
 }
 
 /// Checkpoints as often as they can be had without doing nothing else.

@@ -21,7 +21,7 @@ use checkpoint::lease::{Holder, Lease, Terms};
 use checkpoint::storage::faults::{Action, Extent, Fault, Step};
 use checkpoint::storage::{FaultyStorage, FileStorage, Storage};
 use checkpoint::store::{CheckpointStore, Options as StoreOptions};
-use checkpoint::{Completed, Error, locate, locate_fallback};
+use checkpoint::{Completed, Error, gc, locate, locate_fallback, verify};
 use runtime::clock::{Clock, SystemClock};
 use runtime::restart::Strategy;
 use runtime::simulation::VirtualClock;
@@ -261,6 +261,32 @@ fn disturb(number: usize, fault: Fault, expected: &[(String, String)], tally: &m
     // Who comes after a crash leaves nothing of its own behind.
     let left = check_orphans(directory.path(), &place);
     assert!(left.is_subset(&orphans), "{place}: {left:?} of {orphans:?}");
+    collect_garbage(directory.path(), &place);
+}
+
+/// Garbage collection leaves nothing that nobody refers to, unless a damaged checkpoint may need it, which
+/// it tells; and takes nothing that somebody needs.
+fn collect_garbage(directory: &Path, place: &str) {
+    let storage: Arc<dyn Storage> = files(directory);
+    let completed = stored::completed(&*storage).unwrap();
+    let all = gc::Options {
+        before: i64::MAX,
+        dry_run: false,
+    };
+    let report = gc::collect(directory.to_str().unwrap(), all, None).unwrap();
+    let kept: BTreeSet<String> = report.kept.into_iter().map(|kept| kept.path).collect();
+    let left = stored::orphans(&storage).unwrap();
+    let left: BTreeSet<String> = left.iter().map(|name| storage.location(name)).collect();
+    assert_eq!(left, kept, "{place}");
+    assert_eq!(stored::completed(&*storage).unwrap(), completed, "{place}");
+    let mut damaged = 0;
+    for entry in checkpoint::list(directory.to_str().unwrap()).unwrap() {
+        match entry.completed() {
+            Some(completed) => assert!(verify(completed).is_good(), "{place}: {}", entry.path),
+            None => damaged += 1,
+        }
+    }
+    assert!(damaged > 0 || kept.is_empty(), "{place}: {kept:?}");
 }
 
 #[test]
@@ -368,6 +394,7 @@ fn a_stream_that_breaks_at_any_step_loses_and_doubles_nothing() {
             assert_eq!(records(&sink.committed), expected, "{place}");
             let left = check_orphans(directory.path(), &place);
             assert!(left.is_subset(&orphans), "{place}: {left:?}");
+            collect_garbage(directory.path(), &place);
         }
     }
 }

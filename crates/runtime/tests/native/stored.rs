@@ -56,7 +56,7 @@ pub(crate) fn files(checkpoint: &Completed, directory: &str) -> BTreeSet<String>
 }
 
 /// The objects that are neither metadata, nor what metadata that can be read refers to, nor the mark
-/// that a job has finished.
+/// that a job has finished, nor the lease of a job directory.
 pub(crate) fn orphans(storage: &Arc<dyn Storage>) -> Result<BTreeSet<String>, Error> {
     let mut orphans = objects(&**storage)?;
     for (_, directory) in completed(&**storage)? {
@@ -71,6 +71,6 @@ pub(crate) fn orphans(storage: &Arc<dyn Storage>) -> Result<BTreeSet<String>, Er
             Err(error) => return Err(error),
         }
     }
-    orphans.retain(|name| !name.ends_with("/_finished"));
+    orphans.retain(|name| !name.ends_with("/_finished") && !name.contains("/_lease/"));
     Ok(orphans)
 }
