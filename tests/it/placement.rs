@@ -39,7 +39,11 @@ fn left_by(threshold: &str, operator: &str) -> (Vec<PathBuf>, Value) {
     let found = found.expect("it is in the job")["subtasks"][0].clone();
     let stored = all_files(&scene.at("checkpoints")).into_iter();
     (
-        stored.filter(|file| !file.ends_with("_finished")).collect(),
+        stored
+            .filter(|file| {
+                !file.ends_with("_finished") && !file.to_string_lossy().contains("/_lease/")
+            })
+            .collect(),
         found,
     )
 }

@@ -108,8 +108,8 @@ fn assert_no_growth(samples: &[Sample]) {
     let stored = compare("stored files", &|sample| sample.stored_files);
     println!("{summary}");
 
-    assert_eq!(threads.0.0, threads.1.2, "threads come and go:\n{summary}");
-    assert_eq!(threads.0.2, threads.1.0, "threads come and go:\n{summary}");
+    // The storage has as many as have ever been busy at once: writers, cleaner, lease.
+    assert!(threads.1.2 <= threads.0.2 + 2, "threads leak:\n{summary}");
     assert!(open.1.0 <= open.0.0, "open files leak:\n{summary}");
     assert!(
         open.1.2 <= open.0.0 + TRANSIENT_FILES,

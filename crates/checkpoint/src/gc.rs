@@ -152,10 +152,18 @@ pub(crate) fn collect_jobs(
 ) -> Result<Report> {
     let mut report = Report::default();
     for job in jobs {
-        let lease = match terms.filter(|_| !options.dry_run) {
-            None => None,
-            Some(terms) => match Lease::take(Arc::clone(storage), job, terms.clone()) {
-                Ok(lease) => Some(lease),
+        let search = Search {
+            storage,
+            job,
+            may_go: &|object| object.modified_at < options.before,
+            protected: &BTreeSet::new(),
+        };
+        let mut garbage = search.garbage()?;
+        // Only who has something to remove takes the directory, and looks again when it has it.
+        let mut lease = None;
+        if let Some(terms) = terms.filter(|_| !options.dry_run && !garbage.is_empty()) {
+            match Lease::take(Arc::clone(storage), job, terms.clone()) {
+                Ok(taken) => lease = Some(taken),
                 Err(Error::Held(held)) => {
                     report.kept.push(Kept {
                         path: storage.location(job),
@@ -165,15 +173,9 @@ pub(crate) fn collect_jobs(
                     continue;
                 }
                 Err(error) => return Err(error),
-            },
-        };
-        let search = Search {
-            storage,
-            job,
-            may_go: &|object| object.modified_at < options.before,
-            protected: &BTreeSet::new(),
-        };
-        let garbage = search.garbage()?;
+            }
+            garbage = search.garbage()?;
+        }
         report.recent += garbage.recent;
         report.kept.extend(garbage.kept.iter().cloned());
         report.removed.extend(match options.dry_run {
@@ -349,6 +351,10 @@ fn kind_in(name: &str, directory: &str, half_written: bool) -> Option<Kind> {
 }
 
 impl Garbage {
+    fn is_empty(&self) -> bool {
+        self.objects.is_empty() && self.directories.is_empty()
+    }
+
     fn told(self, storage: &Arc<dyn Storage>) -> Vec<Removed> {
         let removed = |name: &str, bytes, what| Removed {
             path: storage.location(name),

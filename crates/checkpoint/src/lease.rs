@@ -352,7 +352,9 @@ impl Lease {
     /// Whether nothing but the lease is in the job directory.
     fn is_alone(&self) -> Result<bool> {
         let listing = self.storage.list(&self.job)?;
-        let mut empty = listing.objects.is_empty();
+        // The mark that the job has finished needs nobody to own it.
+        let mark = names::finished(&self.job);
+        let mut empty = listing.objects.iter().all(|object| object.name == mark);
         for directory in listing.directories {
             if directory != names::lease(&self.job) {
                 let inside = self.storage.list(&directory)?;

@@ -195,7 +195,7 @@ fn canonical(digits: &str) -> Option<u64> {
 
 /// Whether a directory is one that every job directory has, used or not.
 pub(crate) fn is_frame(leaf: &str) -> bool {
-    leaf == SHARED || leaf == TASKOWNED
+    leaf == SHARED || leaf == TASKOWNED || leaf == LEASE
 }
 
 /// Whether a directory is the one in which nothing is ever deleted.

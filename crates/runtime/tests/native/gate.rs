@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use checkpoint::Result;
-use checkpoint::storage::{Listing, ObjectWriter, Storage};
+use checkpoint::storage::{Guard, Listing, ObjectWriter, Storage};
 
 /// After this long a wait is taken for a hang.
 const HANG: Duration = Duration::from_secs(120);
@@ -113,6 +113,14 @@ impl Storage for Gate {
 
     fn remove_directory(&self, name: &str) -> Result<()> {
         self.inner.remove_directory(name)
+    }
+
+    fn lock(&self, name: &str) -> Result<Option<Guard>> {
+        self.inner.lock(name)
+    }
+
+    fn is_locked(&self, name: &str) -> Result<Option<bool>> {
+        self.inner.is_locked(name)
     }
 
     fn location(&self, name: &str) -> String {
