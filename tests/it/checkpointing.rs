@@ -28,6 +28,29 @@ fn endless(name: &str) -> String {
 }
 
 #[test]
+fn c20_a_signal_takes_a_checkpoint_at_once_whatever_interval_and_pause() {
+    let scene = Scene::new();
+    scene.write("job.toml", endless("c20"));
+    let mut running = host::start(
+        scene.path(),
+        &[
+            "run",
+            "job.toml",
+            "-D",
+            "checkpoint.interval=1h",
+            "-D",
+            "checkpoint.min-pause=1h",
+        ],
+    );
+    running.line_with("started").expect("the job starts");
+    for id in 1..=3 {
+        running.signal("USR1");
+        assert_eq!(running.checkpoints(1).id, id);
+    }
+    running.kill().expect("an endless job is still running");
+}
+
+#[test]
 fn c26_output_of_a_checkpoint_that_failed_is_committed_with_the_next() {
     let scene = Scene::new();
     scene.input(&oracle::bible(), 12, "txt");

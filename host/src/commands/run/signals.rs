@@ -1,4 +1,5 @@
-//! Ctrl-C cancels the job, SIGTERM suspends it; the second of a kind ends the process at once.
+//! Ctrl-C cancels the job, SIGTERM suspends it; the second of a kind ends the process at once. SIGUSR1
+//! takes a checkpoint now.
 
 use std::io;
 use std::thread;
@@ -19,11 +20,12 @@ pub(crate) fn listen(job: JobHandle, audience: Audience) -> io::Result<()> {
         .enable_io()
         .build()?;
     // Registered before the job starts: a signal that comes early is not lost, nor does it kill.
-    let (mut interrupt, mut terminate) = {
+    let (mut interrupt, mut terminate, mut request) = {
         let _inside = runtime.enter();
         (
             signal(SignalKind::interrupt())?,
             signal(SignalKind::terminate())?,
+            signal(SignalKind::user_defined1())?,
         )
     };
     let listen = async move {
@@ -47,6 +49,7 @@ pub(crate) fn listen(job: JobHandle, audience: Audience) -> io::Result<()> {
                     audience.say("suspending");
                     job.suspend();
                 }
+                Some(()) = request.recv() => job.trigger_checkpoint(),
                 else => return,
             }
         }
