@@ -2,16 +2,15 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use crate::examples;
 use crate::plugins::root;
 
-/// The cases of the conformance list that are promised today. Each is held by a test whose name begins
-/// with its number.
-const CONFORMANCE: [u32; 24] = [
-    1, 2, 3, 4, 6, 16, 18, 19, 23, 28, 35, 36, 37, 38, 39, 42, 43, 44, 51, 56, 57, 58, 59, 61,
-];
+/// The cases of the conformance list that are promised today. Each is held by a test with its number in
+/// its name.
+const CONFORMANCE: [RangeInclusive<u32>; 5] = [1..=29, 31..=47, 51..=53, 56..=59, 61..=61];
 
 /// The crates in a line: each may depend on those before it.
 const LINE: [(&str, &str); 4] = [
@@ -305,10 +304,16 @@ fn every_example_is_complete() {
 #[test]
 fn every_promised_conformance_case_has_a_test() {
     let tests: String = sources(&["rs"]).into_iter().map(|(_, text)| text).collect();
+    let held = |number: &u32| {
+        // One test may hold two cases that say the same of different moments.
+        let (first, second) = (format!("fn c{number:02}_"), format!("_c{number:02}_"));
+        tests.contains(&first) || tests.contains(&second)
+    };
     let missing: Vec<String> = CONFORMANCE
-        .iter()
-        .map(|number| format!("fn c{number:02}_"))
-        .filter(|name| !tests.contains(name))
+        .into_iter()
+        .flatten()
+        .filter(|number| !held(number))
+        .map(|number| number.to_string())
         .collect();
     assert_none(&missing, "no test has this name");
 }
