@@ -153,7 +153,7 @@ fn c07_memory_storage_takes_a_state_of_exactly_the_limit_and_not_a_byte_more() {
     running.feed(&record);
     let failed = running.event("checkpoint-failed");
     for named in [
-        "`holder`",
+        "state `hoard` of operator `holder`",
         &format!("{size} bytes"),
         &format!("={}", size - 1),
     ] {

@@ -127,9 +127,11 @@ pub enum Error {
     },
     /// A state is larger than the storage takes.
     #[error(
-        "state of operator `{operator}` subtask {subtask} has {size} bytes or more, memory storage takes `checkpoint.max-state-size`={limit}"
+        "state {states}of operator `{operator}` subtask {subtask} has {size} bytes or more, memory storage takes `checkpoint.max-state-size`={limit}"
     )]
     TooLarge {
+        /// The names of what it consists of, each in quotes and with a space behind it.
+        states: String,
         /// The operator.
         operator: String,
         /// Its subtask.

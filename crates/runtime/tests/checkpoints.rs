@@ -770,7 +770,7 @@ fn c07_memory_storage_takes_a_state_of_exactly_its_limit_and_no_byte_more() {
     );
     let text = error.to_string();
     for part in [
-        "operator `sum` subtask",
+        "state `sums` of operator `sum` subtask",
         "checkpoint.max-state-size",
         &format!("={}", length - 1),
         &format!("{length} bytes or more"),

@@ -74,8 +74,27 @@ impl Pending {
                 Ok(SegmentStats::default())
             });
         }
-        self.write_with(operator, subtask, state.base(), state.size_hint(), |to| {
-            state.write(to)
+        let (base, size_hint) = (state.base(), state.size_hint());
+        let written = self.write_with(operator, subtask, base, size_hint, |to| state.write(to));
+        written.map_err(|error| match error {
+            Error::TooLarge {
+                operator,
+                subtask,
+                size,
+                limit,
+                ..
+            } => Error::TooLarge {
+                states: state
+                    .states()
+                    .iter()
+                    .map(|state| format!("`{}` ", state.name))
+                    .collect(),
+                operator,
+                subtask,
+                size,
+                limit,
+            },
+            error => error,
         })
     }
 

@@ -160,6 +160,7 @@ impl<'a> SegmentWriter<'a> {
             && raw_length > limit
         {
             return Err(Error::TooLarge {
+                states: String::new(),
                 operator: self.operator.to_owned(),
                 subtask: self.subtask,
                 size: raw_length,

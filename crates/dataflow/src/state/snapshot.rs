@@ -109,6 +109,12 @@ impl SealedState {
         })
     }
 
+    /// The states that are in it.
+    #[must_use]
+    pub fn states(&self) -> &[StateDescriptor] {
+        &self.descriptors
+    }
+
     /// The checkpoint on which this is a delta; `None` if it is full.
     #[must_use]
     pub fn base(&self) -> Option<CheckpointId> {
