@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::host::{self, Completion};
 use crate::jobs;
 use crate::oracle::{self, assert_same_lines};
-use crate::scene::{Scene, all_files};
+use crate::scene::{self, Scene, all_files};
 
 fn scene(name: &str) -> Scene {
     let scene = Scene::new();
@@ -27,14 +27,11 @@ fn killed(scene: &Scene, arguments: &[&str], checkpoints: usize) -> Completion {
     ended.completions().pop().unwrap_or(seen)
 }
 
-/// The files below a directory with what is in them.
+/// The files below a directory with what is in them, but for who owns it.
 fn contents(directory: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
-    let read = |path: PathBuf| {
-        let bytes = fs::read(&path).expect("a readable file");
-        (path, bytes)
-    };
-    let files = all_files(directory).into_iter();
-    files.filter(|file| !is_lease(file)).map(read).collect()
+    let mut contents = scene::contents(directory);
+    contents.retain(|file, _| !is_lease(file));
+    contents
 }
 
 /// Whether a file says who owns a directory, which tells nothing of what is in it.

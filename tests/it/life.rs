@@ -9,13 +9,7 @@ use crate::scene::{Scene, all_files};
 #[test]
 fn c19_checkpoints_have_the_ids_1_2_3_one_after_the_other() {
     let scene = Scene::new();
-    scene.write(
-        "job.toml",
-        jobs::head("c19", "200ms")
-            + jobs::ENDLESS
-            + &jobs::count("numbers")
-            + &jobs::discard("nowhere", "count"),
-    );
+    scene.write("job.toml", jobs::counting("c19", "200ms"));
     let mut running = host::start(scene.path(), &["run", "job.toml", "-p", "2"]);
     for expected in 1..=10 {
         assert_eq!(running.checkpoints(1).id, expected);

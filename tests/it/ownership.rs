@@ -3,14 +3,13 @@
 //! The job takes some seconds by the rate of its source, so that there is time to come in between; what it
 //! must commit is what the same job commits at full speed, alone.
 
-use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use crate::host::{self, Ended};
 use crate::jobs;
 use crate::oracle::assert_same_lines;
-use crate::scene::{Scene, all_files};
+use crate::scene::{Scene, all_files, contents};
 
 /// Longer than any test is let run: nobody is waited for in it.
 const NEVER: &str = "checkpoint.lease-timeout=1h";
@@ -46,15 +45,6 @@ fn assert_output(scene: &Scene, name: &str, what: &str) {
     for (found, expected) in output(scene).iter().zip(&expected(name)) {
         assert_same_lines(found, expected, what);
     }
-}
-
-/// Every file beneath a directory, with its content.
-fn contents(directory: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
-    let read = |path: PathBuf| fs::read(&path).map(|bytes| (path, bytes));
-    let files = all_files(directory).into_iter();
-    files
-        .map(|path| read(path).expect("a readable file"))
-        .collect()
 }
 
 /// Nobody has the lease of the directory, and nobody seems to. Where nothing is left in it, the lease is

@@ -257,13 +257,7 @@ fn c35_ctrl_c_cancels_and_leaves_what_the_retention_says() {
         ("retain-on-cancellation", true),
     ] {
         let scene = Scene::new();
-        scene.write(
-            "job.toml",
-            jobs::head("c35-int", "100ms")
-                + jobs::ENDLESS
-                + &jobs::count("numbers")
-                + &jobs::discard("nowhere", "count"),
-        );
+        scene.write("job.toml", jobs::counting("c35-int", "100ms"));
         let mut running = host::start(
             scene.path(),
             &[

@@ -1,5 +1,6 @@
 //! A directory for a test alone: job files, input, output.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -89,6 +90,15 @@ pub(crate) fn visible_files(directory: &Path) -> Vec<PathBuf> {
 /// All files below a directory, in the order of their names. None if there is no directory.
 pub(crate) fn all_files(directory: &Path) -> Vec<PathBuf> {
     files(directory, &|_| true)
+}
+
+/// All files below a directory, with what is in them.
+pub(crate) fn contents(directory: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let read = |path: PathBuf| {
+        let bytes = fs::read(&path).expect("a readable file");
+        (path, bytes)
+    };
+    all_files(directory).into_iter().map(read).collect()
 }
 
 fn files(directory: &Path, wanted: &dyn Fn(&str) -> bool) -> Vec<PathBuf> {
