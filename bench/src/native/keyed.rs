@@ -49,7 +49,6 @@ pub(super) struct Count {
     loaded: Loaded,
     numbers: Numbers,
     values: Cells,
-    out_keys: Cells,
     out_values: Cells,
 }
 
@@ -63,12 +62,10 @@ impl Operator for Count {
     ) -> Result<(), Failure> {
         self.loaded.load(&call.state)?;
         let counts = &mut self.loaded.counts;
-        self.out_keys.clear();
         self.out_values.clear();
         for number in &keys.numbers {
             let count = &mut counts[*number as usize];
             *count += 1;
-            self.out_keys.push(keys.keys.get(*number as usize));
             push_decimal(&mut self.out_values, *count);
         }
         self.values.clear();
@@ -80,9 +77,9 @@ impl Operator for Count {
             .store(0, numbers, self.values.as_ref())
             .map_err(failed)?;
         call.output
-            .emit(
+            .emit_numbered(
                 0,
-                self.out_keys.as_ref(),
+                &keys.numbers,
                 self.out_values.as_ref(),
                 &batch.timestamps,
             )
@@ -96,7 +93,6 @@ impl Operator for Count {
 #[derive(Debug, Default)]
 pub(super) struct Read {
     loaded: Loaded,
-    out_keys: Cells,
     out_values: Cells,
     /// Numbers are kept for keys that have none, so that there is something to read.
     count: Count,
@@ -114,16 +110,14 @@ impl Operator for Read {
         if !self.loaded.absent.is_empty() {
             return self.count.process(input, batch, keys, call);
         }
-        self.out_keys.clear();
         self.out_values.clear();
         for number in &keys.numbers {
-            self.out_keys.push(keys.keys.get(*number as usize));
             push_decimal(&mut self.out_values, self.loaded.counts[*number as usize]);
         }
         call.output
-            .emit(
+            .emit_numbered(
                 0,
-                self.out_keys.as_ref(),
+                &keys.numbers,
                 self.out_values.as_ref(),
                 &batch.timestamps,
             )

@@ -10,6 +10,7 @@
 pub mod graph;
 pub mod source;
 pub mod operator;
+pub mod output;
 pub mod sink;
 mod plan;
 mod inbox;
@@ -37,7 +38,8 @@ pub use error::Error;
 pub use graph::{JobGraph, Partition};
 pub use job::{Job, JobEvent, JobHandle, Options, Outcome};
 pub use keeper::Keeper;
-pub use operator::{Call, Failure, FailureKind, Operator, OperatorFactory, Output};
+pub use operator::{Call, Failure, FailureKind, Operator, OperatorFactory};
+pub use output::Output;
 pub use sink::{Sink, SinkFactory};
 pub use source::{Source, SourceFactory, SourceStatus};
 

@@ -7,8 +7,9 @@
 //! fails the runtime takes all of it back.
 
 use dataflow::state::{KeyedState, Resolved};
-use dataflow::{Batch, CellsRef, CheckpointId};
+use dataflow::{Batch, CheckpointId};
 
+use crate::output::Output;
 use crate::{BoxError, SubtaskContext};
 
 /// One subtask's instance of an operator. Lives on one thread.
@@ -78,109 +79,12 @@ pub struct Call {
     pub watermark: i64,
 }
 
-/// What a call has emitted, per output port.
-#[derive(Debug, Default)]
-pub struct Output {
-    ports: Vec<Batch>,
-}
-
-/// Why records could not be emitted.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum EmitError {
-    /// The operator has fewer outputs.
-    #[error("there is no output {port}, the operator has {count}")]
-    NoPort {
-        /// The output asked for.
-        port: u32,
-        /// How many there are.
-        count: u32,
-    },
-    /// A column is neither empty nor as long as the values.
-    #[error("{values} values, but {others} {column}")]
-    Uneven {
-        /// Number of values.
-        values: usize,
-        /// Length of the other column.
-        others: usize,
-        /// Name of the other column.
-        column: &'static str,
-    },
-    /// Keyed and unkeyed records on one output.
-    #[error("output {0} got records with and without keys in one call")]
-    Mixed(u32),
-    /// One call emitted more than the limit.
-    #[error("one call emitted more than {} MiB", Output::MAX_CALL_BYTES >> 20)]
-    TooMuch,
-}
-
-impl Output {
-    /// The most bytes of keys and values that one call may emit on one port.
-    pub const MAX_CALL_BYTES: usize = 256 << 20;
-
-    /// An empty output with `ports` ports.
-    #[must_use]
-    pub fn new(ports: u32) -> Self {
-        Self {
-            ports: (0..ports).map(|_| Batch::default()).collect(),
-        }
-    }
-
-    /// Appends records to an output. `keys` and `timestamps` may be empty. The bytes are copied
-    /// once, from wherever they lie.
-    ///
-    /// # Errors
-    /// The columns do not fit each other, the port does not exist, or the call emits too much;
-    /// nothing has been appended then.
-    pub fn emit(
-        &mut self,
-        port: u32,
-        keys: CellsRef<'_>,
-        values: CellsRef<'_>,
-        timestamps: &[i64],
-    ) -> Result<(), EmitError> {
-        let count = self.ports.len() as u32;
-        let batch = self
-            .ports
-            .get_mut(port as usize)
-            .ok_or(EmitError::NoPort { port, count })?;
-        let uneven = |others, column| EmitError::Uneven {
-            values: values.len(),
-            others,
-            column,
-        };
-        if !keys.is_empty() && keys.len() != values.len() {
-            return Err(uneven(keys.len(), "keys"));
-        }
-        if !timestamps.is_empty() && timestamps.len() != values.len() {
-            return Err(uneven(timestamps.len(), "timestamps"));
-        }
-        if values.is_empty() {
-            return Ok(());
-        }
-        if !batch.is_empty() && batch.is_keyed() == keys.is_empty() {
-            return Err(EmitError::Mixed(port));
-        }
-        if batch.byte_len() + keys.byte_len() + values.byte_len() > Self::MAX_CALL_BYTES {
-            return Err(EmitError::TooMuch);
-        }
-        batch.extend(keys, values, timestamps);
-        Ok(())
-    }
-
-    /// What has been emitted on each port.
-    #[must_use]
-    pub fn ports(&self) -> &[Batch] {
-        &self.ports
-    }
-
-    /// What has been emitted on each port, for the runtime to take.
-    pub fn ports_mut(&mut self) -> &mut [Batch] {
-        &mut self.ports
-    }
-
-    /// Forgets what has been emitted.
-    pub fn clear(&mut self) {
-        self.ports.iter_mut().for_each(Batch::clear);
+impl Call {
+    /// Ends a call that has returned ok; see [`Output::settle`].
+    pub(crate) fn settle(&mut self, resolved: &Resolved, batch: &mut Batch) -> Result<(), Failure> {
+        self.output
+            .settle(resolved, batch)
+            .map_err(|error| Failure::new(FailureKind::Protocol, error.to_string()))
     }
 }
 

@@ -337,7 +337,8 @@ impl Subtask {
                     resolved.numbers.clear();
                     resolved.keys.clear();
                 }
-                match operator.process(input, &batch, resolved, call) {
+                let done = operator.process(input, &batch, resolved, call);
+                match done.and_then(|()| call.settle(resolved, &mut batch)) {
                     Ok(()) => call.state.commit(),
                     Err(failure) => {
                         call.state.rollback();
@@ -366,9 +367,7 @@ impl Subtask {
             let Body::Operator { call, .. } = &mut self.members[member].body else {
                 return Ok(());
             };
-            let output = &mut call.output.ports_mut()[port];
-            if !output.is_empty() {
-                let batch = std::mem::replace(output, self.spares.take());
+            if let Some(batch) = call.output.take(port, || self.spares.take()) {
                 self.emit(member, port, batch)?;
             }
         }
@@ -416,7 +415,8 @@ impl Subtask {
         entry.ended_inputs.push(input);
         if let Body::Operator { operator, call, .. } = &mut entry.body {
             call.processing_time = self.clock.now_ms();
-            match operator.end_of_input(input, call) {
+            let done = operator.end_of_input(input, call);
+            match done.and_then(|()| call.settle(&Resolved::default(), &mut Batch::default())) {
                 Ok(()) => call.state.commit(),
                 Err(failure) => {
                     call.state.rollback();

@@ -13,10 +13,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use checkpoint::store::CheckpointStore;
+use dataflow::state::Resolved;
+use dataflow::{Batch, Cells, CheckpointId};
 use runtime::clock::SystemClock;
 use runtime::error::Class;
+use runtime::graph::NodeKind;
 use runtime::restart::Strategy;
-use runtime::{Job, JobEvent, Outcome};
+use runtime::{Call, Failure, Job, JobEvent, Operator, OperatorFactory, Outcome, SubtaskContext};
 
 use native::{
     Collect, Flow, Pace, Sum, check, fixed, graph, graph_with, no_fault, options, run, run_paced,
@@ -236,4 +239,65 @@ fn a_fresh_start_where_an_earlier_run_was_touches_nothing_of_it() {
     let second = run_once();
     assert!(second.metadata().id > first.metadata().id);
     assert!(checkpoint::verify(&first).is_good());
+}
+
+/// Emits a record with the number of a key that there is not.
+struct Misnumber;
+
+impl OperatorFactory for Misnumber {
+    fn create(&self, _: &SubtaskContext, _: bool) -> Result<Box<dyn Operator>, Failure> {
+        Ok(Box::new(Misnumber))
+    }
+}
+
+impl Operator for Misnumber {
+    fn process(
+        &mut self,
+        _: u32,
+        _: &Batch,
+        keys: &Resolved,
+        call: &mut Call,
+    ) -> Result<(), Failure> {
+        let one: Cells = [b"1".as_slice()].into_iter().collect();
+        let number = keys.keys.len() as u32;
+        call.output
+            .emit_numbered(0, &[number], one.as_ref(), &[])
+            .map_err(|error| panic!("{error}"))
+    }
+
+    fn end_of_input(&mut self, _: u32, _: &mut Call) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    fn checkpoint_complete(&mut self, _: CheckpointId) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    fn close(&mut self) -> Result<(), Failure> {
+        Ok(())
+    }
+}
+
+#[test]
+fn an_emitted_number_that_no_key_has_fails_the_call_that_emitted_it() {
+    let sink = Collect::default();
+    let mut graph = graph(100, 1, no_fault(), &sink);
+    for node in &mut graph.nodes {
+        if let NodeKind::Operator(operator) = &mut node.kind {
+            operator.factory = Arc::new(Misnumber);
+        }
+    }
+    let (outcome, _) = run(
+        graph,
+        options("j", None, Strategy::None),
+        CheckpointStore::memory(store_options()),
+        None,
+    );
+    let Outcome::Failed { error, .. } = outcome else {
+        panic!("{outcome:?}")
+    };
+    let text = error.to_string();
+    assert!(text.contains("operator `sum`"), "{text}");
+    assert!(text.contains("there is no key"), "{text}");
+    assert!(sink.committed.lock().unwrap().is_empty());
 }

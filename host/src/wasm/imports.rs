@@ -40,7 +40,7 @@ pub(super) const INTERFACES: &[(&str, &[&str])] = &[
         ],
     ),
     ("time", &["processing-time", "current-watermark"]),
-    ("output", &["emit"]),
+    ("output", &["emit", "emit-numbered"]),
     ("log", &["log"]),
     ("metrics", &["register", "record"]),
 ];
@@ -285,23 +285,43 @@ fn link_output(output: &mut LinkerInstance<'_, Guest>) -> wasmtime::Result<()> {
         |store, (output, keys, values, timestamps): (u32, CellsView, CellsView, WasmList<i64>)| {
             with_call(store, |call, store| {
                 let (keys, values) = (keys.read(store, "keys")?, values.read(store, "values")?);
-                // Records without bytes would not count towards the limit of `Output::emit`.
-                let emitted = call
-                    .output
-                    .ports()
-                    .get(output as usize)
-                    .map_or(0, Batch::len);
-                if emitted + values.len() > EMIT_RECORDS_MAX {
-                    return Err(protocol(format!(
-                        "one call emitted more than {EMIT_RECORDS_MAX} records"
-                    )));
-                }
+                check_records(call, output, values.len())?;
                 call.output
                     .emit(output, keys, values, timestamps.as_le_slice(store))
                     .map_err(|error| protocol(error.to_string()))
             })
         },
+    )?;
+    output.func_wrap(
+        "emit-numbered",
+        |store,
+         (output, numbers, values, timestamps): (
+            u32,
+            WasmList<u32>,
+            CellsView,
+            WasmList<i64>,
+        )| {
+            with_call(store, |call, store| {
+                let (numbers, values) =
+                    (numbers.as_le_slice(store), values.read(store, "values")?);
+                check_records(call, output, values.len())?;
+                call.output
+                    .emit_numbered(output, numbers, values, timestamps.as_le_slice(store))
+                    .map_err(|error| protocol(error.to_string()))
+            })
+        },
     )
+}
+
+/// Records without bytes would not count towards the limit of `Output`.
+fn check_records(call: &Call, output: u32, records: usize) -> Result<(), Failure> {
+    let emitted = call.output.batch(output).map_or(0, Batch::len);
+    if emitted + records > EMIT_RECORDS_MAX {
+        return Err(protocol(format!(
+            "one call emitted more than {EMIT_RECORDS_MAX} records"
+        )));
+    }
+    Ok(())
 }
 
 fn link_time(time: &mut LinkerInstance<'_, Guest>) -> wasmtime::Result<()> {

@@ -111,7 +111,10 @@ fn process(operator: &mut dyn Operator) -> Result<Batch, Failure> {
         ..Call::default()
     };
     operator.process(0, &records(10), &Resolved::default(), &mut call)?;
-    Ok(std::mem::take(&mut call.output.ports_mut()[0]))
+    call.output
+        .settle(&Resolved::default(), &mut records(10))
+        .unwrap();
+    Ok(call.output.take(0, Batch::default).unwrap_or_default())
 }
 
 const SHORT: Duration = Duration::from_millis(50);

@@ -1525,6 +1525,77 @@ pub mod highwater {
                     );
                 }
             }
+            #[allow(unused_unsafe, clippy::all)]
+            /// As `emit`, for records with keys of the batch (or of the timers) that the current call is about: each
+            /// has the number of its key, an index into `batch.keys`. Costs less than passing the key itself. A number
+            /// that no key has fails the call.
+            #[allow(async_fn_in_trait)]
+            pub fn emit_numbered(
+                output: u32,
+                key_numbers: &[u32],
+                values: &Cells,
+                timestamps: &[i64],
+            ) -> () {
+                unsafe {
+                    let vec0 = key_numbers;
+                    let ptr0 = vec0.as_ptr().cast::<u8>();
+                    let len0 = vec0.len();
+                    let super::super::super::highwater::operator::types::Cells {
+                        data: data1,
+                        offsets: offsets1,
+                    } = values;
+                    let vec2 = data1;
+                    let ptr2 = vec2.as_ptr().cast::<u8>();
+                    let len2 = vec2.len();
+                    let vec3 = offsets1;
+                    let ptr3 = vec3.as_ptr().cast::<u8>();
+                    let len3 = vec3.len();
+                    let vec4 = timestamps;
+                    let ptr4 = vec4.as_ptr().cast::<u8>();
+                    let len4 = vec4.len();
+                    #[cfg(target_arch = "wasm32")]
+                    #[link(wasm_import_module = "highwater:operator/output@0.1.0")]
+                    unsafe extern "C" {
+                        #[link_name = "emit-numbered"]
+                        fn wit_import5(
+                            _: i32,
+                            _: *mut u8,
+                            _: usize,
+                            _: *mut u8,
+                            _: usize,
+                            _: *mut u8,
+                            _: usize,
+                            _: *mut u8,
+                            _: usize,
+                        );
+                    }
+                    #[cfg(not(target_arch = "wasm32"))]
+                    unsafe extern "C" fn wit_import5(
+                        _: i32,
+                        _: *mut u8,
+                        _: usize,
+                        _: *mut u8,
+                        _: usize,
+                        _: *mut u8,
+                        _: usize,
+                        _: *mut u8,
+                        _: usize,
+                    ) {
+                        unreachable!()
+                    }
+                    wit_import5(
+                        _rt::as_i32(&output),
+                        ptr0.cast_mut(),
+                        len0,
+                        ptr2.cast_mut(),
+                        len2,
+                        ptr3.cast_mut(),
+                        len3,
+                        ptr4.cast_mut(),
+                        len4,
+                    );
+                }
+            }
         }
         /// The operator's log, which goes to the host's with the operator's id and subtask.
         #[allow(dead_code, async_fn_in_trait, unused_imports, clippy::all)]
@@ -3579,9 +3650,9 @@ macro_rules! __export_operator_impl {
         (link_section =
         "component-type:wit-bindgen:0.61.1:highwater:operator@0.1.0:operator:imports and exportshighwater-sdk")]
         #[doc(hidden)] #[allow(clippy::octal_escapes)] pub static
-        __WIT_BINDGEN_COMPONENT_TYPE : [u8; 2678] = *
+        __WIT_BINDGEN_COMPONENT_TYPE : [u8; 2745] = *
         b"\
-\0asm\x0d\0\x01\0\0\x19\x16wit-component-encoding\x04\0\x07\xf7\x13\x01A\x02\x01\
+\0asm\x0d\0\x01\0\0\x19\x16wit-component-encoding\x04\0\x07\xba\x14\x01A\x02\x01\
 A\x16\x01B\x19\x01p}\x01py\x01r\x02\x04data\0\x07offsets\x01\x04\0\x05cells\x03\0\
 \x02\x01px\x01r\x05\x05inputy\x06values\x03\x0atimestamps\x04\x04keys\x03\x0bkey\
 -numbers\x01\x04\0\x05batch\x03\0\x05\x01m\x02\x0aevent-time\x0fprocessing-time\x04\
@@ -3614,35 +3685,37 @@ t-append\x01\x17\x01@\x02\x05statey\x03keyy\0\x01\x04\0\x09list-load\x01\x18\x03
 \x01\x04keys\x02\x05times\x03\x04tags\x02\x01\0\x04\0\x08register\x01\x04\x04\0\x06\
 delete\x01\x04\x03\0\x1fhighwater:operator/timers@0.1.0\x05\x04\x01B\x03\x01@\0\0\
 x\x04\0\x0fprocessing-time\x01\0\x04\0\x11current-watermark\x01\0\x03\0\x1dhighw\
-ater:operator/time@0.1.0\x05\x05\x01B\x05\x02\x03\x02\x01\x01\x04\0\x05cells\x03\
+ater:operator/time@0.1.0\x05\x05\x01B\x08\x02\x03\x02\x01\x01\x04\0\x05cells\x03\
 \0\0\x01px\x01@\x04\x06outputy\x04keys\x01\x06values\x01\x0atimestamps\x02\x01\0\
-\x04\0\x04emit\x01\x03\x03\0\x1fhighwater:operator/output@0.1.0\x05\x06\x01B\x04\
-\x01m\x05\x05trace\x05debug\x04info\x04warn\x05error\x04\0\x05level\x03\0\0\x01@\
-\x02\x05level\x01\x07messages\x01\0\x04\0\x03log\x01\x02\x03\0\x1chighwater:oper\
-ator/log@0.1.0\x05\x07\x01B\x08\x01m\x03\x07counter\x05gauge\x09histogram\x04\0\x04\
-kind\x03\0\0\x01@\x02\x04kind\x01\x04names\0y\x04\0\x08register\x01\x02\x01py\x01\
-pu\x01@\x02\x07metrics\x03\x06values\x04\x01\0\x04\0\x06record\x01\x05\x03\0\x20\
-highwater:operator/metrics@0.1.0\x05\x08\x02\x03\0\0\x05batch\x02\x03\0\0\x07fai\
-lure\x02\x03\0\0\x05fired\x02\x03\0\0\x04port\x01B-\x02\x03\x02\x01\x09\x04\0\x05\
-batch\x03\0\0\x02\x03\x02\x01\x01\x04\0\x05cells\x03\0\x02\x02\x03\x02\x01\x0a\x04\
-\0\x07failure\x03\0\x04\x02\x03\x02\x01\x0b\x04\0\x05fired\x03\0\x06\x02\x03\x02\
-\x01\x0c\x04\0\x04port\x03\0\x08\x01m\x03\x05value\x03map\x04list\x04\0\x0astate\
--kind\x03\0\x0a\x01m\x03\x05keyed\x08operator\x09broadcast\x04\0\x0bstate-scope\x03\
-\0\x0c\x01kw\x01r\x06\x04names\x04kind\x0b\x05scope\x0d\x06schemas\x0eschema-ver\
-siony\x03ttl\x0e\x04\0\x10state-descriptor\x03\0\x0f\x01ps\x01p\x09\x01p\x10\x01\
-r\x04\x06inputs\x11\x07outputs\x12\x06states\x13\x0buses-timers\x7f\x04\0\x0bdes\
-cription\x03\0\x14\x01r\x08\x06configs\x08operators\x07subtasky\x0bparallelismy\x0a\
-key-groupsy\x06inputs\x12\x06states\x11\x08restored\x7f\x04\0\x0copen-context\x03\
-\0\x16\x01j\x01\x15\x01\x05\x01@\x01\x06configs\0\x18\x04\0\x08describe\x01\x19\x01\
-j\0\x01\x05\x01@\x01\x07context\x17\0\x1a\x04\0\x04open\x01\x1b\x01@\x01\x05batc\
-h\x01\0\x1a\x04\0\x07process\x01\x1c\x01@\x01\x05fired\x07\0\x1a\x04\0\x09on-tim\
-ers\x01\x1d\x01@\x01\x09watermarkx\0\x1a\x04\0\x0con-watermark\x01\x1e\x01@\x01\x05\
-inputy\0\x1a\x04\0\x0cend-of-input\x01\x1f\x01@\x01\x0acheckpointw\0\x1a\x04\0\x16\
-on-checkpoint-complete\x01\x20\x01j\x01\x03\x01\x05\x01@\x03\x05statey\x0cfrom-v\
-ersiony\x06values\x03\0!\x04\0\x07migrate\x01\"\x01@\0\0\x1a\x04\0\x05close\x01#\
-\x04\0\x1ehighwater:operator/guest@0.1.0\x05\x0d\x04\0!highwater:operator/operat\
-or@0.1.0\x04\0\x0b\x0e\x01\0\x08operator\x03\0\0\0G\x09producers\x01\x0cprocesse\
-d-by\x02\x0dwit-component\x070.258.3\x10wit-bindgen-rust\x060.61.1";
+\x04\0\x04emit\x01\x03\x01py\x01@\x04\x06outputy\x0bkey-numbers\x04\x06values\x01\
+\x0atimestamps\x02\x01\0\x04\0\x0demit-numbered\x01\x05\x03\0\x1fhighwater:opera\
+tor/output@0.1.0\x05\x06\x01B\x04\x01m\x05\x05trace\x05debug\x04info\x04warn\x05\
+error\x04\0\x05level\x03\0\0\x01@\x02\x05level\x01\x07messages\x01\0\x04\0\x03lo\
+g\x01\x02\x03\0\x1chighwater:operator/log@0.1.0\x05\x07\x01B\x08\x01m\x03\x07cou\
+nter\x05gauge\x09histogram\x04\0\x04kind\x03\0\0\x01@\x02\x04kind\x01\x04names\0\
+y\x04\0\x08register\x01\x02\x01py\x01pu\x01@\x02\x07metrics\x03\x06values\x04\x01\
+\0\x04\0\x06record\x01\x05\x03\0\x20highwater:operator/metrics@0.1.0\x05\x08\x02\
+\x03\0\0\x05batch\x02\x03\0\0\x07failure\x02\x03\0\0\x05fired\x02\x03\0\0\x04por\
+t\x01B-\x02\x03\x02\x01\x09\x04\0\x05batch\x03\0\0\x02\x03\x02\x01\x01\x04\0\x05\
+cells\x03\0\x02\x02\x03\x02\x01\x0a\x04\0\x07failure\x03\0\x04\x02\x03\x02\x01\x0b\
+\x04\0\x05fired\x03\0\x06\x02\x03\x02\x01\x0c\x04\0\x04port\x03\0\x08\x01m\x03\x05\
+value\x03map\x04list\x04\0\x0astate-kind\x03\0\x0a\x01m\x03\x05keyed\x08operator\
+\x09broadcast\x04\0\x0bstate-scope\x03\0\x0c\x01kw\x01r\x06\x04names\x04kind\x0b\
+\x05scope\x0d\x06schemas\x0eschema-versiony\x03ttl\x0e\x04\0\x10state-descriptor\
+\x03\0\x0f\x01ps\x01p\x09\x01p\x10\x01r\x04\x06inputs\x11\x07outputs\x12\x06stat\
+es\x13\x0buses-timers\x7f\x04\0\x0bdescription\x03\0\x14\x01r\x08\x06configs\x08\
+operators\x07subtasky\x0bparallelismy\x0akey-groupsy\x06inputs\x12\x06states\x11\
+\x08restored\x7f\x04\0\x0copen-context\x03\0\x16\x01j\x01\x15\x01\x05\x01@\x01\x06\
+configs\0\x18\x04\0\x08describe\x01\x19\x01j\0\x01\x05\x01@\x01\x07context\x17\0\
+\x1a\x04\0\x04open\x01\x1b\x01@\x01\x05batch\x01\0\x1a\x04\0\x07process\x01\x1c\x01\
+@\x01\x05fired\x07\0\x1a\x04\0\x09on-timers\x01\x1d\x01@\x01\x09watermarkx\0\x1a\
+\x04\0\x0con-watermark\x01\x1e\x01@\x01\x05inputy\0\x1a\x04\0\x0cend-of-input\x01\
+\x1f\x01@\x01\x0acheckpointw\0\x1a\x04\0\x16on-checkpoint-complete\x01\x20\x01j\x01\
+\x03\x01\x05\x01@\x03\x05statey\x0cfrom-versiony\x06values\x03\0!\x04\0\x07migra\
+te\x01\"\x01@\0\0\x1a\x04\0\x05close\x01#\x04\0\x1ehighwater:operator/guest@0.1.\
+0\x05\x0d\x04\0!highwater:operator/operator@0.1.0\x04\0\x0b\x0e\x01\0\x08operato\
+r\x03\0\0\0G\x09producers\x01\x0cprocessed-by\x02\x0dwit-component\x070.258.3\x10\
+wit-bindgen-rust\x060.61.1";
         };
     };
 }
@@ -3655,8 +3728,8 @@ pub use __export_operator_impl as __export;
 )]
 #[doc(hidden)]
 #[allow(clippy::octal_escapes)]
-pub static __WIT_BINDGEN_COMPONENT_TYPE: [u8; 1978] = *b"\
-\0asm\x0d\0\x01\0\0\x19\x16wit-component-encoding\x04\0\x07\x9b\x0e\x01A\x02\x01\
+pub static __WIT_BINDGEN_COMPONENT_TYPE: [u8; 2045] = *b"\
+\0asm\x0d\0\x01\0\0\x19\x16wit-component-encoding\x04\0\x07\xde\x0e\x01A\x02\x01\
 A\x10\x01B\x19\x01p}\x01py\x01r\x02\x04data\0\x07offsets\x01\x04\0\x05cells\x03\0\
 \x02\x01px\x01r\x05\x05inputy\x06values\x03\x0atimestamps\x04\x04keys\x03\x0bkey\
 -numbers\x01\x04\0\x05batch\x03\0\x05\x01m\x02\x0aevent-time\x0fprocessing-time\x04\
@@ -3689,18 +3762,19 @@ t-append\x01\x17\x01@\x02\x05statey\x03keyy\0\x01\x04\0\x09list-load\x01\x18\x03
 \x01\x04keys\x02\x05times\x03\x04tags\x02\x01\0\x04\0\x08register\x01\x04\x04\0\x06\
 delete\x01\x04\x03\0\x1fhighwater:operator/timers@0.1.0\x05\x04\x01B\x03\x01@\0\0\
 x\x04\0\x0fprocessing-time\x01\0\x04\0\x11current-watermark\x01\0\x03\0\x1dhighw\
-ater:operator/time@0.1.0\x05\x05\x01B\x05\x02\x03\x02\x01\x01\x04\0\x05cells\x03\
+ater:operator/time@0.1.0\x05\x05\x01B\x08\x02\x03\x02\x01\x01\x04\0\x05cells\x03\
 \0\0\x01px\x01@\x04\x06outputy\x04keys\x01\x06values\x01\x0atimestamps\x02\x01\0\
-\x04\0\x04emit\x01\x03\x03\0\x1fhighwater:operator/output@0.1.0\x05\x06\x01B\x04\
-\x01m\x05\x05trace\x05debug\x04info\x04warn\x05error\x04\0\x05level\x03\0\0\x01@\
-\x02\x05level\x01\x07messages\x01\0\x04\0\x03log\x01\x02\x03\0\x1chighwater:oper\
-ator/log@0.1.0\x05\x07\x01B\x08\x01m\x03\x07counter\x05gauge\x09histogram\x04\0\x04\
-kind\x03\0\0\x01@\x02\x04kind\x01\x04names\0y\x04\0\x08register\x01\x02\x01py\x01\
-pu\x01@\x02\x07metrics\x03\x06values\x04\x01\0\x04\0\x06record\x01\x05\x03\0\x20\
-highwater:operator/metrics@0.1.0\x05\x08\x04\0Ahighwater:operator/operator-with-\
-all-of-its-exports-removed@0.1.0\x04\0\x0b.\x01\0(operator-with-all-of-its-expor\
-ts-removed\x03\0\0\0G\x09producers\x01\x0cprocessed-by\x02\x0dwit-component\x070\
-.258.3\x10wit-bindgen-rust\x060.61.1";
+\x04\0\x04emit\x01\x03\x01py\x01@\x04\x06outputy\x0bkey-numbers\x04\x06values\x01\
+\x0atimestamps\x02\x01\0\x04\0\x0demit-numbered\x01\x05\x03\0\x1fhighwater:opera\
+tor/output@0.1.0\x05\x06\x01B\x04\x01m\x05\x05trace\x05debug\x04info\x04warn\x05\
+error\x04\0\x05level\x03\0\0\x01@\x02\x05level\x01\x07messages\x01\0\x04\0\x03lo\
+g\x01\x02\x03\0\x1chighwater:operator/log@0.1.0\x05\x07\x01B\x08\x01m\x03\x07cou\
+nter\x05gauge\x09histogram\x04\0\x04kind\x03\0\0\x01@\x02\x04kind\x01\x04names\0\
+y\x04\0\x08register\x01\x02\x01py\x01pu\x01@\x02\x07metrics\x03\x06values\x04\x01\
+\0\x04\0\x06record\x01\x05\x03\0\x20highwater:operator/metrics@0.1.0\x05\x08\x04\
+\0Ahighwater:operator/operator-with-all-of-its-exports-removed@0.1.0\x04\0\x0b.\x01\
+\0(operator-with-all-of-its-exports-removed\x03\0\0\0G\x09producers\x01\x0cproce\
+ssed-by\x02\x0dwit-component\x070.258.3\x10wit-bindgen-rust\x060.61.1";
 #[inline(never)]
 #[doc(hidden)]
 pub fn __link_custom_section_describing_imports() {

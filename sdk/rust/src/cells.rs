@@ -71,6 +71,12 @@ impl CellsWriter {
         self.offsets.len().saturating_sub(1)
     }
 
+    /// Whether there is no cell.
+    #[inline]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.offsets.len() <= 1
+    }
+
     /// Makes what was written since the last call a cell. Buffers are flushed long before they could
     /// outgrow the 32 bits of an offset, which memory has in total.
     #[inline]

@@ -39,6 +39,9 @@ struct Buffer {
     keyed: bool,
     /// Whether the output's format is rows: then fields are quoted where need be.
     rows: bool,
+    /// Numbers of keys of the batch, as long as all keys are such.
+    key_numbers: Vec<u32>,
+    /// The keys, if not all are.
     keys: CellsWriter,
     values: CellsWriter,
     /// One for each value, or none as long as no record has event time.
@@ -54,6 +57,7 @@ impl Emitter {
                 name: port.name.clone(),
                 keyed: port.keyed,
                 rows: matches!(port.format, wit::Format::Row(_)),
+                key_numbers: Vec::new(),
                 keys: CellsWriter::new(),
                 values: CellsWriter::new(),
                 timestamps: Vec::new(),
@@ -66,21 +70,21 @@ impl Emitter {
     }
 
     /// Emits a record on the first output.
-    #[inline]
+    #[inline(always)]
     pub fn emit(&mut self, key: impl Row, value: impl Row) -> Result<()> {
         self.first().emit(key, value)
     }
 
     /// Emits a record without a key on the first output, which must be declared
     /// [`unkeyed`](crate::open::OutputBuilder::unkeyed).
-    #[inline]
+    #[inline(always)]
     pub fn emit_unkeyed(&mut self, value: impl Row) -> Result<()> {
         self.first().emit_unkeyed(value)
     }
 
     /// Emits a record with an event time of its own (milliseconds since 1970-01-01 UTC) on the first
     /// output.
-    #[inline]
+    #[inline(always)]
     pub fn emit_at(&mut self, timestamp: i64, key: impl Row, value: impl Row) -> Result<()> {
         self.first().emit_at(timestamp, key, value)
     }
@@ -96,7 +100,7 @@ impl Emitter {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn first(&mut self) -> Output<'_> {
         let Self { shared, outputs } = self;
         Output {
@@ -128,14 +132,14 @@ pub struct Output<'a> {
 
 impl Output<'_> {
     /// Emits a record.
-    #[inline]
+    #[inline(always)]
     pub fn emit(self, key: impl Row, value: impl Row) -> Result<()> {
         let timestamp = self.shared.call.timestamp();
         self.emit_at(timestamp, key, value)
     }
 
     /// Emits a record with an event time of its own, in milliseconds since 1970-01-01 UTC.
-    #[inline]
+    #[inline(always)]
     pub fn emit_at(self, timestamp: i64, key: impl Row, value: impl Row) -> Result<()> {
         let Some(buffer) = self.buffer else {
             return Err(no_output(self.name));
@@ -143,15 +147,17 @@ impl Output<'_> {
         if !buffer.keyed || key.is_absent() {
             return Err(buffer.wrong_key());
         }
-        key.write(&mut RowWriter::new(&mut buffer.keys.bytes, buffer.rows));
-        buffer.keys.seal();
+        match key.key_number(buffer.rows) {
+            Some(number) if buffer.keys.is_empty() => buffer.key_numbers.push(number),
+            _ => buffer.push_key(key, self.shared),
+        }
         buffer.push(timestamp, value, self.shared);
         Ok(())
     }
 
     /// Emits a record without a key; the output must be declared
     /// [`unkeyed`](crate::open::OutputBuilder::unkeyed).
-    #[inline]
+    #[inline(always)]
     pub fn emit_unkeyed(self, value: impl Row) -> Result<()> {
         let Some(buffer) = self.buffer else {
             return Err(no_output(self.name));
@@ -165,10 +171,33 @@ impl Output<'_> {
 }
 
 impl Buffer {
+    /// Appends a key as bytes.
     #[inline]
+    fn push_key(&mut self, key: impl Row, shared: &Shared) {
+        if !self.key_numbers.is_empty() {
+            self.spell_out(shared);
+        }
+        key.write(&mut RowWriter::new(&mut self.keys.bytes, self.rows));
+        self.keys.seal();
+    }
+
+    /// Puts the bytes of keys in the place of their numbers: one came that has none.
+    #[cold]
+    #[inline(never)]
+    fn spell_out(&mut self, shared: &Shared) {
+        let keys = shared.call.keys();
+        for number in self.key_numbers.drain(..) {
+            self.keys.bytes.append(keys.cell(number as usize));
+            self.keys.seal();
+        }
+    }
+
+    #[inline(always)]
     fn push(&mut self, timestamp: i64, value: impl Row, shared: &Shared) {
         if timestamp != NO_TIMESTAMP || !self.timestamps.is_empty() {
-            self.timestamps.resize(self.values.count(), NO_TIMESTAMP);
+            if self.timestamps.len() < self.values.count() {
+                self.fill_timestamps();
+            }
             self.timestamps.push(timestamp);
         }
         value.write(&mut RowWriter::new(&mut self.values.bytes, self.rows));
@@ -178,18 +207,34 @@ impl Buffer {
         }
     }
 
+    /// Gives the records that came before the first one with an event time none.
     #[cold]
+    #[inline(never)]
+    fn fill_timestamps(&mut self) {
+        self.timestamps.resize(self.values.count(), NO_TIMESTAMP);
+    }
+
+    #[cold]
+    #[inline(never)]
     fn flush(&mut self, host: &Host) {
-        if self.values.count() > 0 {
-            let (keys, values) = (self.keys.take(), self.values.take());
+        if self.values.is_empty() {
+            return;
+        }
+        let values = self.values.take();
+        if self.key_numbers.is_empty() {
+            let keys = self.keys.take();
             host.emit(self.number, &keys, &values, &self.timestamps);
             self.keys.put_back(keys);
-            self.values.put_back(values);
-            self.timestamps.clear();
+        } else {
+            host.emit_numbered(self.number, &self.key_numbers, &values, &self.timestamps);
+            self.key_numbers.clear();
         }
+        self.values.put_back(values);
+        self.timestamps.clear();
     }
 
     fn reset(&mut self) {
+        self.key_numbers.clear();
         self.keys.clear();
         self.values.clear();
         self.timestamps.clear();

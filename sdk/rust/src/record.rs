@@ -221,15 +221,18 @@ impl<'a> Record<'a> {
         let Batch {
             keys, call, input, ..
         } = self.batch;
-        let bytes = if self.key != NONE {
-            Some(keys.cell(self.key as usize))
-        } else if self.index < keys.count() {
-            Some(keys.cell(self.index))
+        // Without keyed state the host does not number keys: there is one for each record.
+        let number = if self.key == NONE {
+            self.index as u32
         } else {
-            None
+            self.key
         };
         Key {
-            bytes,
+            bytes: if (number as usize) < keys.count() {
+                KeyBytes::Numbered(keys, number)
+            } else {
+                KeyBytes::None
+            },
             form: Form::of(input, || call.plain_keys(keys)),
         }
     }
@@ -388,8 +391,19 @@ impl fmt::Debug for Record<'_> {
 /// The key of a record. Emitted it stays the same key, byte for byte.
 #[derive(Clone, Copy)]
 pub struct Key<'a> {
-    bytes: Option<&'a [u8]>,
+    bytes: KeyBytes<'a>,
     form: Form,
+}
+
+/// Where the bytes of a key are.
+#[derive(Clone, Copy)]
+enum KeyBytes<'a> {
+    /// There are none.
+    None,
+    /// In the batch, in the cell with this number: often they are not needed, for the host has them too.
+    Numbered(&'a Cells, u32),
+    /// Elsewhere.
+    Given(&'a [u8]),
 }
 
 /// How the bytes of a key or value are to be read.
@@ -414,25 +428,39 @@ impl Form {
             Self::Text
         }
     }
+
+    /// Whether bytes are the same on an output of rows, or of texts if not `rows`.
+    #[inline(always)]
+    fn is_written_as_it_is(self, rows: bool) -> bool {
+        // Not a `match` of three: guests' compilers make that a jump to an address from a table.
+        self == Self::PlainText || (self == Self::Row) == rows
+    }
 }
 
 impl<'a> Key<'a> {
-    pub(crate) fn new(bytes: Option<&'a [u8]>, row: bool) -> Self {
-        let form = if row { Form::Row } else { Form::Text };
-        Self { bytes, form }
+    pub(crate) fn new(bytes: &'a [u8], row: bool) -> Self {
+        Self {
+            bytes: KeyBytes::Given(bytes),
+            form: if row { Form::Row } else { Form::Text },
+        }
     }
 
     /// Whether the record has no key.
     #[must_use]
+    #[inline]
     pub fn is_none(self) -> bool {
-        self.bytes.is_none()
+        matches!(self.bytes, KeyBytes::None)
     }
 
     /// The key as it came: a row on an input of rows.
     #[must_use]
     #[inline]
     pub fn bytes(self) -> &'a [u8] {
-        self.bytes.unwrap_or_default()
+        match self.bytes {
+            KeyBytes::None => &[],
+            KeyBytes::Numbered(keys, number) => keys.cell(number as usize),
+            KeyBytes::Given(bytes) => bytes,
+        }
     }
 
     /// The key as one text; see [`Record::text`].
@@ -459,15 +487,24 @@ impl Row for Key<'_> {
         pass_on(self.bytes(), self.form, row);
     }
 
-    #[inline]
+    #[inline(always)]
     fn is_absent(&self) -> bool {
-        self.bytes.is_none()
+        self.is_none()
+    }
+
+    #[inline(always)]
+    fn key_number(&self, rows: bool) -> Option<u32> {
+        match self.bytes {
+            KeyBytes::Numbered(_, number) if self.form.is_written_as_it_is(rows) => Some(number),
+            _ => None,
+        }
     }
 }
 
 impl fmt::Debug for Key<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.bytes.map(String::from_utf8_lossy).fmt(f)
+        let bytes = (!self.is_none()).then(|| String::from_utf8_lossy(self.bytes()));
+        bytes.fmt(f)
     }
 }
 
@@ -488,16 +525,21 @@ impl Row for Whole<'_> {
 /// Writes bytes that came as a row, or as one text, to an output of the same or the other kind.
 #[inline(always)]
 fn pass_on(bytes: &[u8], form: Form, to: &mut RowWriter<'_>) {
-    match (form, to.quotes()) {
-        (Form::PlainText, _) | (Form::Row, true) | (Form::Text, false) => to.encoded(bytes),
-        (Form::Row, false) => to.field(&lone_field(bytes)),
-        (Form::Text, true) => quoted(bytes, to),
+    if form.is_written_as_it_is(to.quotes()) {
+        to.encoded(bytes);
+    } else {
+        rewrite(bytes, to);
     }
 }
 
+/// Writes a row to an output of texts, or a text to one of rows.
 #[inline(never)]
-fn quoted(text: &[u8], to: &mut RowWriter<'_>) {
-    to.field(text);
+fn rewrite(bytes: &[u8], to: &mut RowWriter<'_>) {
+    if to.quotes() {
+        to.field(bytes);
+    } else {
+        to.field(&lone_field(bytes));
+    }
 }
 
 /// A row of one quoted field without its quotes; any other row as it is.

@@ -30,6 +30,14 @@ pub trait Row {
     fn is_absent(&self) -> bool {
         false
     }
+
+    /// The number of a key of the current batch whose bytes are what would be written; `rows` says
+    /// whether to an output of rows.
+    #[doc(hidden)]
+    #[inline]
+    fn key_number(&self, _rows: bool) -> Option<u32> {
+        None
+    }
 }
 
 /// Appends fields to a row, or to a text: on outputs of other formats than rows nothing is quoted.
@@ -113,7 +121,7 @@ pub fn encode(row: &(impl Row + ?Sized)) -> String {
 macro_rules! unsigned {
     ($($integer:ty)*) => {$(
         impl Row for $integer {
-            #[inline]
+            #[inline(always)]
             fn write(&self, row: &mut RowWriter<'_>) {
                 row.separate();
                 row.to.append_decimal(*self as u64);
@@ -233,6 +241,11 @@ impl<R: Row + ?Sized> Row for &R {
     #[inline]
     fn is_absent(&self) -> bool {
         (**self).is_absent()
+    }
+
+    #[inline]
+    fn key_number(&self, rows: bool) -> Option<u32> {
+        (**self).key_number(rows)
     }
 }
 

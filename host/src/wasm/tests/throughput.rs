@@ -87,7 +87,7 @@ fn throughput_of_a_keyed_count() {
                             .resolve(batch.keys.as_ref(), &batch.hashes, &mut resolved)
                             .unwrap();
                         operator.process(0, batch, &resolved, &mut call).unwrap();
-                        assert_eq!(call.output.ports()[0].len(), batch.len());
+                        assert_eq!(call.output.batch(0).map_or(0, Batch::len), batch.len());
                         call.state.commit();
                         call.output.clear();
                     }

@@ -72,6 +72,16 @@ impl Host {
         output::emit(output, keys, values, timestamps);
     }
 
+    pub(crate) fn emit_numbered(
+        &self,
+        output: u32,
+        key_numbers: &[u32],
+        values: &Cells,
+        timestamps: &[i64],
+    ) {
+        output::emit_numbered(output, key_numbers, values, timestamps);
+    }
+
     pub(crate) fn register_metric(&self, kind: metrics::Kind, name: &str) -> u32 {
         metrics::register(kind, name)
     }

@@ -359,6 +359,20 @@ impl Host {
         }
     }
 
+    pub(crate) fn emit_numbered(
+        &self,
+        output: u32,
+        key_numbers: &[u32],
+        values: &Cells,
+        timestamps: &[i64],
+    ) {
+        let mut keys = Cells::empty();
+        key_numbers
+            .iter()
+            .for_each(|&number| keys.push(&self.key(number)));
+        self.emit(output, &keys, values, timestamps);
+    }
+
     pub(crate) fn register_metric(&self, kind: metrics::Kind, name: &str) -> u32 {
         let mut metrics = self.0.metrics.borrow_mut();
         let number = metrics

@@ -467,6 +467,38 @@ fn columns_are_found_and_passed_on() {
     );
 }
 
+/// Emits each record's own key, and on an odd one also a key of its own making.
+struct Echo;
+
+impl Operator for Echo {
+    fn open(ctx: &mut OpenContext) -> Result<Self> {
+        ctx.output("out");
+        Ok(Self)
+    }
+
+    fn process(&mut self, record: Record<'_>, out: &mut Emitter) -> Result<()> {
+        out.emit(record.key(), record.value().len())?;
+        if record.value().len() % 2 == 1 {
+            out.emit(("made", record.key()), "up")?;
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn own_keys_and_made_up_ones_keep_their_order() {
+    let mut echo = Harness::<Echo>::open().unwrap();
+    echo.process(&[("a", "12"), ("\"b,\"", "1234"), ("a", "")])
+        .unwrap();
+    assert_eq!(echo.take_rows(), ["a,2", "\"b,\",4", "a,0"]);
+    echo.process(&[("a", "12"), ("\"b,\"", "123"), ("a", "")])
+        .unwrap();
+    assert_eq!(
+        echo.take_rows(),
+        ["a,2", "\"b,\",3", "made,\"b,\",up", "a,0"]
+    );
+}
+
 /// Declares wrongly what its configuration says.
 struct Mistaken;
 
