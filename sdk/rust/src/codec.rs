@@ -32,6 +32,11 @@ pub trait Codec: Sized + 'static {
     /// implement [`Operator::migrate`](crate::Operator::migrate).
     const VERSION: u32 = 1;
 
+    /// Whether a value is decoded as quickly as it is seen whether it is decoded already: then all values
+    /// of a call are decoded at once.
+    #[doc(hidden)]
+    const QUICK: bool = false;
+
     /// Names the encoding. State written under one name is not read under another.
     fn schema() -> String;
 
@@ -76,6 +81,8 @@ fn wrong<T: Codec>(length: usize) -> Error {
 macro_rules! fixed {
     ($($kind:ty)*) => {$(
         impl Codec for $kind {
+            const QUICK: bool = true;
+
             fn schema() -> String {
                 stringify!($kind).to_owned()
             }

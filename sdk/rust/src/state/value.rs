@@ -86,7 +86,7 @@ impl<T: Codec> ValueState<T> {
     }
 
     /// Sets the value.
-    #[inline]
+    #[inline(always)]
     pub fn set(&self, value: &T) -> Result<()>
     where
         T: Clone,
@@ -109,7 +109,7 @@ impl<T: Codec> ValueState<T> {
 
     /// Changes the value in place: sets it, if `update` leaves one, or removes it. Without a copy of
     /// the value, so the way to go for large ones.
-    #[inline]
+    #[inline(always)]
     pub fn update<R>(&self, update: impl FnOnce(&mut Option<T>) -> R) -> Result<R> {
         let Inner { access, .. } = &*self.0;
         let key = access.call.key_number();
@@ -188,10 +188,7 @@ impl<T: Codec> ValueState<T> {
         loop {
             let page = access.host.scan(access.number, &cursor, PAGE);
             for (key, value) in page.keys.iter().zip(page.values.iter()) {
-                each(
-                    Key::new(Some(key), access.call.key_rows()),
-                    access.decode(value)?,
-                )?;
+                each(Key::new(key, access.call.key_rows()), access.decode(value)?)?;
             }
             if !page.more {
                 return Ok(());
@@ -214,7 +211,7 @@ impl Access {
 }
 
 impl<T: Codec> Inner<T> {
-    #[inline]
+    #[inline(always)]
     fn cache(&self) -> Result<RefMut<'_, Cache<T>>> {
         match self.cache.try_borrow_mut() {
             Ok(cache) => Ok(cache),
@@ -222,12 +219,12 @@ impl<T: Codec> Inner<T> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn change(&self, to: Slot<T>) -> Result<()> {
         self.change_at(self.access.call.key_number(), to)
     }
 
-    #[inline]
+    #[inline(always)]
     fn change_at(&self, key: usize, to: Slot<T>) -> Result<()> {
         let mut cache = self.cache()?;
         *cache.slot(key, &self.access)? = to;
@@ -238,7 +235,7 @@ impl<T: Codec> Inner<T> {
 
 impl<T: Codec> Cache<T> {
     /// The slot of a key.
-    #[inline]
+    #[inline(always)]
     fn slot(&mut self, key: usize, access: &Access) -> Result<&mut Slot<T>> {
         if key >= self.slots.len() {
             self.begin(key, access)?;
@@ -247,7 +244,7 @@ impl<T: Codec> Cache<T> {
     }
 
     /// The value of a key.
-    #[inline]
+    #[inline(always)]
     fn read(&mut self, key: usize, access: &Access) -> Result<Option<&T>> {
         if !self.loaded || key >= self.slots.len() {
             self.load(key, access)?;
@@ -264,6 +261,7 @@ impl<T: Codec> Cache<T> {
 
     /// Makes the slots for the keys of the current call, of which `key` is one.
     #[cold]
+    #[inline(never)]
     fn begin(&mut self, key: usize, access: &Access) -> Result<()> {
         access.call.check_key(key, &access.name)?;
         self.slots
@@ -274,6 +272,7 @@ impl<T: Codec> Cache<T> {
     /// Fetches the values of all keys of the call, of which `key` is one. Slots that were set before
     /// stay.
     #[cold]
+    #[inline(never)]
     fn load(&mut self, key: usize, access: &Access) -> Result<()> {
         if key >= self.slots.len() {
             self.begin(key, access)?;
@@ -292,7 +291,23 @@ impl<T: Codec> Cache<T> {
                 *slot = Slot::Absent;
             }
         }
+        if T::QUICK {
+            self.decode_all();
+        }
         Ok(())
+    }
+}
+
+impl<T: Codec> Cache<T> {
+    /// Decodes what was loaded. What cannot be decoded stays as it is, for whoever reads it to be told.
+    fn decode_all(&mut self) {
+        for (slot, bytes) in self.slots.iter_mut().zip(self.raw.iter()) {
+            if let Slot::Raw = slot
+                && let Ok(value) = T::decode(bytes)
+            {
+                *slot = Slot::Value(value);
+            }
+        }
     }
 }
 
