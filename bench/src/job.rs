@@ -84,7 +84,7 @@ pub(crate) fn text(case: &Case, generated: &Generated, input: Option<&Path>) -> 
     let operators = match case.workload {
         Workload::Map => bench("map"),
         Workload::Filter => bench("filter"),
-        Workload::Count | Workload::CountZipf => bench("count"),
+        Workload::Count | Workload::CountZipf => operator("op", "count", "records", "{}"),
         Workload::Read => bench("read"),
         Workload::Update100 => operator(
             "op",
