@@ -15,8 +15,9 @@ const FITS_CACHE: usize = 1 << 14;
 /// Scratch memory: which of a batch's keys are the same.
 #[derive(Debug, Default)]
 pub(super) struct Distinct {
-    /// Open addressing by hash: the hash's low half, then the number of a distinct key plus one; or 0.
-    places: Vec<u64>,
+    /// Open addressing by hash: in the low bits the number of a distinct key plus one, above them some of
+    /// its hash; or 0.
+    places: Vec<u32>,
     /// By number: index of the first record.
     first: Vec<u32>,
 }
@@ -24,37 +25,80 @@ pub(super) struct Distinct {
 impl Distinct {
     /// Numbers the keys in the order of their first record.
     fn number(&mut self, keys: CellsRef<'_>, hashes: &[u64], numbers: &mut Vec<u32>) {
-        let size = (2 * hashes.len()).next_power_of_two();
+        self.number_by_hash(hashes, numbers);
+        // Keys of which no other has the same bits of hash are different.
+        let repeated = self.first.len() < hashes.len();
+        let is_first = |(record, number): (usize, &u32)| {
+            let first = self.first[*number as usize] as usize;
+            same(keys.get(first), keys.get(record))
+        };
+        if repeated && !numbers.iter().enumerate().all(is_first) {
+            self.number_by_key(keys, hashes, numbers);
+        }
+    }
+
+    /// Numbers the keys as if those with the same bits of hash were the same, which is wrong at times.
+    fn number_by_hash(&mut self, hashes: &[u64], numbers: &mut Vec<u32>) {
+        // A quarter full at most, so that the first look is mostly the last.
+        let size = (4 * hashes.len()).next_power_of_two();
         self.places.clear();
         self.places.resize(size, 0);
-        let places = self.places.as_mut_slice();
-        let mask = places.len() - 1;
-        let first = &mut self.first;
-        first.clear();
-        first.reserve(hashes.len());
+        self.first.clear();
+        self.first.resize(hashes.len(), 0);
         numbers.clear();
-        numbers.extend(hashes.iter().enumerate().map(|(record, &hash)| {
+        numbers.resize(hashes.len(), 0);
+        let (places, first) = (self.places.as_mut_slice(), self.first.as_mut_slice());
+        let number_bits = size.trailing_zeros().min(31);
+        let (mask, number_mask) = (size - 1, (1_u32 << number_bits) - 1);
+        let mut count = 0_u32;
+        for (record, (number, hash)) in (0..).zip(numbers.iter_mut().zip(hashes)) {
             // The upper half: the low bits have little variety within a range of key groups.
-            let mut place = (hash >> 32) as usize;
-            loop {
-                place &= mask;
-                let taken = places[place];
-                if taken == 0 {
-                    first.push(record as u32);
-                    let count = first.len() as u32;
-                    places[place] = hash << 32 | u64::from(count);
-                    return count - 1;
-                }
-                if (taken >> 32) as u32 == hash as u32 {
-                    let number = taken as u32 - 1;
-                    let other = first[number as usize] as usize;
-                    if same(keys.get(other), keys.get(record)) {
-                        return number;
+            let mut place = (hash >> 32) as usize & mask;
+            let tag = (*hash as u32) << number_bits;
+            let mut taken = places[place];
+            // Neither free nor with this tag. A product, so that it is one question with one answer.
+            while u64::from((taken ^ tag) >> number_bits) * u64::from(taken) != 0 {
+                place = (place + 1) & mask;
+                taken = places[place];
+            }
+            // Whether a key is new cannot be foretold where keys repeat, so no branch asks.
+            let new = u32::from(taken == 0);
+            let known = (taken & number_mask).wrapping_sub(1) & new.wrapping_sub(1);
+            *number = count & new.wrapping_neg() | known;
+            places[place] = tag | (*number + 1);
+            first[count as usize] = record;
+            count += new;
+        }
+        self.first.truncate(count as usize);
+    }
+
+    /// Numbers the keys by comparing them, where hashes do not tell them apart.
+    #[cold]
+    fn number_by_key(&mut self, keys: CellsRef<'_>, hashes: &[u64], numbers: &mut Vec<u32>) {
+        let mask = self.places.len() - 1;
+        self.places.fill(0);
+        self.first.clear();
+        numbers.clear();
+        for (record, hash) in hashes.iter().enumerate() {
+            let mut place = (hash >> 32) as usize & mask;
+            let number = loop {
+                match self.places[place] {
+                    0 => {
+                        self.first.push(record as u32);
+                        self.places[place] = self.first.len() as u32;
+                        break self.first.len() as u32 - 1;
+                    }
+                    taken => {
+                        let other = self.first[taken as usize - 1] as usize;
+                        if same(keys.get(other), keys.get(record)) {
+                            break taken - 1;
+                        }
                     }
                 }
-                place += 1;
-            }
-        }));
+                place = (place + 1) & mask;
+            };
+            numbers.push(number);
+        }
     }
 }
 
@@ -114,7 +158,7 @@ impl KeyedState {
             std::hint::black_box(touched.fold(0, |all, some| all ^ some));
         }
         let mut missing = false;
-        for (slot, record) in slots.iter_mut().zip(first) {
+        for (slot, record) in slots.iter_mut().zip(first.clone()) {
             let key = keys.get(record);
             if !table.is(*slot, key, rows, heap) {
                 *slot = table
@@ -122,7 +166,11 @@ impl KeyedState {
                     .unwrap_or(NO_SLOT);
                 missing |= *slot == NO_SLOT;
             }
-            resolved.keys.push(key);
+        }
+        if distinct.first.len() == keys.len() {
+            resolved.keys.extend(keys);
+        } else {
+            first.for_each(|record| resolved.keys.push(keys.get(record)));
         }
         // A key that is here is owned; so only the missing ones have to be looked at.
         if missing {
@@ -177,5 +225,51 @@ impl KeyedState {
             self.chunks += 1;
         }
         slot
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Cells;
+
+    #[test]
+    fn keys_are_numbered_in_the_order_of_their_first_record_whatever_their_hashes() {
+        let keys: Cells = (0..3000_u32)
+            .map(|record| record * record % 977)
+            .map(|key| format!("key {key}"))
+            .collect::<Vec<_>>()
+            .iter()
+            .map(String::as_bytes)
+            .collect();
+        let mut seen = std::collections::HashMap::new();
+        let expected: Vec<u32> = keys
+            .iter()
+            .map(|key| {
+                let next = seen.len() as u32;
+                *seen.entry(key).or_insert(next)
+            })
+            .collect();
+        // Right ones, all the same, and in groups of four.
+        let hash = |key: &[u8]| crate::key::hash(key);
+        let of: [fn(u64) -> u64; 3] = [|hash| hash, |_| 0, |hash| hash << 2 >> 60 << 30];
+        for of in of {
+            let hashes: Vec<u64> = keys.iter().map(|key| of(hash(key))).collect();
+            let (mut distinct, mut numbers) = (Distinct::default(), vec![9; 7]);
+            distinct.number(keys.as_ref(), &hashes, &mut numbers);
+            assert_eq!(numbers, expected);
+            assert_eq!(distinct.first.len(), seen.len());
+            for (number, first) in distinct.first.iter().enumerate() {
+                assert_eq!(expected[*first as usize], number as u32);
+                assert!(
+                    expected[..*first as usize]
+                        .iter()
+                        .all(|other| *other < number as u32)
+                );
+            }
+        }
+        let mut distinct = Distinct::default();
+        distinct.number(CellsRef::EMPTY, &[], &mut Vec::new());
+        assert!(distinct.first.is_empty());
     }
 }
