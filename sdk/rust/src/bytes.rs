@@ -162,13 +162,24 @@ const TEN_TO_8: u64 = 100_000_000;
 /// The eight digits of a number below 10^8, as numbers, the first one in the lowest byte.
 #[inline(always)]
 fn eight_digits(number: u64) -> u64 {
-    // Two halves of four digits, then four quarters of two, then eight digits, each time all at once:
-    // x / 100 is x * 5243 >> 19 for all x below 10,000, and x / 10 is x * 103 >> 10 below 100.
-    let halves = (number / 10_000) | ((number % 10_000) << 32);
-    let hundreds = ((halves * 5243) >> 19) & 0x0000_007f_0000_007f;
-    let quarters = hundreds | ((halves - hundreds * 100) << 16);
-    let tens = ((quarters * 103) >> 10) & 0x000f_000f_000f_000f;
-    tens | ((quarters - tens * 10) << 8)
+    /// The two digits of each number below 100.
+    const PAIRS: [u16; 100] = {
+        let mut pairs = [0; 100];
+        let mut pair = 0;
+        while pair < 100 {
+            pairs[pair] = (pair / 10 + pair % 10 * 256) as u16;
+            pair += 1;
+        }
+        pairs
+    };
+    // Each remainder also says that the index is in range.
+    let four = |number: u32| {
+        let first = u32::from(PAIRS[(number / 100 % 100) as usize]);
+        first | u32::from(PAIRS[(number % 100) as usize]) << 16
+    };
+    let number = number as u32;
+    let first = u64::from(four(number / 10_000 % 10_000));
+    first | u64::from(four(number % 10_000)) << 32
 }
 
 /// A word of eight equal bytes.
