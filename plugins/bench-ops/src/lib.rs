@@ -1,12 +1,11 @@
 //! The operators that the benchmark runs, written as any operator is.
 //!
 //! ```toml
-//! config = { op = "count" }
+//! config = { op = "read" }
 //! ```
 //!
-//! `count` keeps a number of eight bytes per key and emits it with each record; `count-quiet` emits
-//! nothing; `read` emits the number and does not change it, once there is one. `update` replaces a value
-//! of `size` bytes per key. `map` adds a field to each value, `filter` passes on the records whose value's last byte is
+//! `read` emits a number of eight bytes per key and does not change it, once there is one. `update`
+//! replaces a value of `size` bytes per key. `map` adds a field to each value, `filter` passes on the records whose value's last byte is
 //! even; neither has state nor looks at keys, so the host need not resolve them.
 
 use highwater::{Emitter, OpenContext, Operator, Record, Result, ValueState};
@@ -24,8 +23,6 @@ struct Config {
 #[derive(Deserialize, Clone, Copy, PartialEq)]
 #[serde(rename_all = "kebab-case")]
 enum Op {
-    Count,
-    CountQuiet,
     Read,
     Update,
     Map,
@@ -33,8 +30,6 @@ enum Op {
 }
 
 enum Bench {
-    Count(ValueState<u64>),
-    CountQuiet(ValueState<u64>),
     Read(ValueState<u64>),
     Update {
         value: ValueState<Vec<u8>>,
@@ -48,8 +43,6 @@ impl Operator for Bench {
     fn open(ctx: &mut OpenContext) -> Result<Self> {
         let config: Config = ctx.config()?;
         Ok(match config.op {
-            Op::Count => Bench::Count(ctx.value_state("count")),
-            Op::CountQuiet => Bench::CountQuiet(ctx.value_state("count")),
             Op::Read => Bench::Read(ctx.value_state("count")),
             Op::Update => Bench::Update {
                 value: ctx.value_state("value"),
@@ -68,25 +61,15 @@ impl Operator for Bench {
 
     fn process(&mut self, record: Record, out: &mut Emitter) -> Result<()> {
         match self {
-            Bench::Count(count) => {
-                let n = count.get()?.unwrap_or(0) + 1;
-                count.set(&n)?;
-                out.emit(record.key(), n)
-            }
-            Bench::CountQuiet(count) => {
-                let n = count.get()?.unwrap_or(0) + 1;
-                count.set(&n)
-            }
             Bench::Read(count) => match count.get()? {
                 Some(n) => out.emit(record.key(), n),
                 None => count.set(&1),
             },
-            Bench::Update { value, size } => {
-                let mut bytes = value.get()?.unwrap_or_default();
+            Bench::Update { value, size } => value.update(|value| {
+                let bytes = value.get_or_insert_default();
                 bytes.resize(*size, b'x');
                 bytes[0] = bytes[0].wrapping_add(1);
-                value.set(&bytes)
-            }
+            }),
             Bench::Map => out.emit_unkeyed((record.whole(), 1)),
             Bench::Filter => match record.value().last() {
                 Some(byte) if byte % 2 == 0 => out.emit_unkeyed(record.whole()),
@@ -114,8 +97,6 @@ mod tests {
 
     #[test]
     fn operators_do_what_they_are_measured_for() {
-        check("count", &["a,1", "b,1", "a,2"]);
-        check("count-quiet", &[]);
         check("map", &["10,1", "11,1", "12,1"]);
         check("filter", &["10", "12"]);
         check("read", &["a,1"]);
