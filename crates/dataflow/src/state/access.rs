@@ -136,11 +136,17 @@ impl KeyedState {
     fn load_slots(
         &self,
         store: &Values,
-        slots: impl Iterator<Item = u32> + Clone,
+        slots: impl ExactSizeIterator<Item = u32> + Clone,
         values: &mut Cells,
         absent: &mut Vec<u32>,
     ) -> Result<(), StateError> {
         store.touch(slots.clone(), &self.rows, &self.heap);
+        if slots.len() <= CELLS_MAX - values.len().min(CELLS_MAX)
+            && values.byte_len() <= ACCESS_MAX
+            && store.load_short(slots.clone(), &self.rows, values, absent)
+        {
+            return Ok(());
+        }
         let mut output = Output::new(values, Some(absent));
         slots.enumerate().try_for_each(|(position, slot)| {
             output.push(position, store.get(slot, &self.rows, &self.heap))

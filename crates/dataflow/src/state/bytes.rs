@@ -109,6 +109,13 @@ impl<const N: usize> Bytes<N> {
         }
     }
 
+    /// The bytes with others behind them, and how many they are: of a string that does not lie on the
+    /// heap. None if absent.
+    #[inline]
+    pub(super) fn in_place(&self) -> ([u8; N], usize) {
+        (self.bytes, usize::from(self.tag.saturating_sub(1)))
+    }
+
     /// The bytes, unless absent.
     #[inline]
     pub(super) fn get<'a>(&'a self, heap: &'a Heap) -> Option<&'a [u8]> {

@@ -5,6 +5,7 @@ use super::chunks::{Chunks, filled};
 use super::heap::Heap;
 use super::rows::{Cell, Rows, SLOTS, place};
 use super::table::{Change, Tally};
+use crate::cells::Cells;
 
 /// Bytes of a cache line.
 const LINE: usize = 64;
@@ -100,6 +101,29 @@ impl Values {
             let version = |slot| self.cell(slot, rows).version[0];
             std::hint::black_box(slots.fold(0, |all, slot| all ^ version(slot)));
         }
+    }
+
+    /// Appends the values in many slots, an empty cell for none, if all are so short that they lie in
+    /// place; the positions of those that are not there go to `absent`. Returns whether it did.
+    pub(super) fn load_short(
+        &self,
+        slots: impl ExactSizeIterator<Item = u32>,
+        rows: &Rows,
+        values: &mut Cells,
+        absent: &mut Vec<u32>,
+    ) -> bool {
+        if self.long {
+            return false;
+        }
+        let cells = slots.enumerate().map(|(position, slot)| {
+            let value = self.cell(slot, rows).value;
+            if value.is_absent() {
+                absent.push(position as u32);
+            }
+            value.in_place()
+        });
+        values.extend_short(cells);
+        true
     }
 
     #[inline]
