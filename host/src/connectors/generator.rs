@@ -331,11 +331,14 @@ fn add_decimal(text: &mut [u8], mut number: u64) {
     const EIGHT_DIGITS: u64 = 100_000_000;
     let mut end = text.len();
     while let Some(last) = text[..end].last_chunk_mut::<8>() {
-        *last = (u64::from_le_bytes(*last) + eight_digits(number % EIGHT_DIGITS)).to_le_bytes();
-        number /= EIGHT_DIGITS;
-        if number == 0 {
+        // A division is left out where it can be: few keys have more digits.
+        let more = number >= EIGHT_DIGITS;
+        let digits = if more { number % EIGHT_DIGITS } else { number };
+        *last = (u64::from_le_bytes(*last) + eight_digits(digits as u32)).to_le_bytes();
+        if !more {
             return;
         }
+        number /= EIGHT_DIGITS;
         end -= 8;
     }
     for digit in text[..end].iter_mut().rev() {
@@ -346,10 +349,10 @@ fn add_decimal(text: &mut [u8], mut number: u64) {
 
 /// The digits of a number below 10^8, as numbers, the first one in the lowest byte.
 #[inline]
-fn eight_digits(number: u64) -> u64 {
+fn eight_digits(number: u32) -> u64 {
     // Two halves of four digits, then four quarters of two, then eight digits, each time all at once:
     // x / 100 is x * 5243 >> 19 for all x below 10,000, and x / 10 is x * 103 >> 10 below 100.
-    let halves = (number / 10_000) | ((number % 10_000) << 32);
+    let halves = u64::from(number / 10_000) | (u64::from(number % 10_000) << 32);
     let hundreds = ((halves * 5243) >> 19) & 0x0000_007f_0000_007f;
     let quarters = hundreds | ((halves - hundreds * 100) << 16);
     let tens = ((quarters * 103) >> 10) & 0x000f_000f_000f_000f;
