@@ -73,17 +73,45 @@ impl Bytes {
         let length = from.len();
         match self.room::<SHORT>() {
             Some(room) if length <= SHORT => {
-                copy_short(from, room);
+                copy_short(from, room, |_| 0);
                 self.used += length;
             }
             _ => self.append_long(from),
         }
     }
 
+    /// Appends a field, unless it [needs quotes](needs_quotes) and they are `quoted` here: then nothing
+    /// is appended and the answer is `false`. A short field is looked through as it is copied.
+    #[inline(always)]
+    pub(crate) fn append_unless(&mut self, field: &[u8], quoted: bool) -> bool {
+        let length = field.len();
+        match self.room::<SHORT>() {
+            Some(room) if length <= SHORT => {
+                let suspicious = copy_short(field, room, below_quotes);
+                if suspicious != 0 && quoted && certainly_needs_quotes(field) {
+                    return false;
+                }
+                self.used += length;
+                true
+            }
+            _ => self.append_long_unless(field, quoted),
+        }
+    }
+
+    #[inline(never)]
+    fn append_long_unless(&mut self, field: &[u8], quoted: bool) -> bool {
+        let plain = !quoted || !needs_quotes(field);
+        if plain {
+            self.append_long(field);
+        }
+        plain
+    }
+
     #[inline(never)]
     fn append_long(&mut self, from: &[u8]) {
         let end = self.used + from.len();
-        if end > self.all.len() {
+        // Room for a short piece is made even for an empty one: else every empty one would end up here.
+        if end + SHORT > self.all.len() {
             self.grow(from.len());
         }
         self.all[self.used..end].copy_from_slice(from);
@@ -138,23 +166,40 @@ impl fmt::Write for Bytes {
     }
 }
 
-/// Copies at most as many bytes as there is room.
+/// Copies at most as many bytes as there is room. Shows all of them to `test`, word by word, some of
+/// them twice and those of short pieces with `~` between them, and joins what it finds.
 #[inline(always)]
-fn copy_short(from: &[u8], to: &mut [u8; SHORT]) {
+fn copy_short(from: &[u8], to: &mut [u8; SHORT], test: impl Fn(u64) -> u64) -> u64 {
     #[inline(always)]
-    fn ends<const N: usize>(from: &[u8], to: &mut [u8; SHORT]) {
-        if let (Some(first), Some(last)) = (from.first_chunk::<N>(), from.last_chunk::<N>()) {
-            to[..N].copy_from_slice(first);
-            to[from.len() - N..from.len()].copy_from_slice(last);
+    fn ends<const N: usize>(from: &[u8], to: &mut [u8; SHORT]) -> Option<([u8; N], [u8; N])> {
+        let (first, last) = (from.first_chunk::<N>()?, from.last_chunk::<N>()?);
+        to[..N].copy_from_slice(first);
+        to[from.len() - N..from.len()].copy_from_slice(last);
+        Some((*first, *last))
+    }
+    let found = match from.len() {
+        16..=SHORT => ends::<16>(from, to).map(|(first, last)| {
+            let (first, last) = (u128::from_le_bytes(first), u128::from_le_bytes(last));
+            let low = test(first as u64) | test(last as u64);
+            low | test((first >> 64) as u64) | test((last >> 64) as u64)
+        }),
+        8..16 => ends::<8>(from, to)
+            .map(|(first, last)| test(u64::from_le_bytes(first)) | test(u64::from_le_bytes(last))),
+        4..8 => ends::<4>(from, to).map(|(first, last)| {
+            let (first, last) = (u32::from_le_bytes(first), u32::from_le_bytes(last));
+            test(u64::from(first) | u64::from(last) << 32)
+        }),
+        // One to three bytes are the first, the middle and the last, of which some may be the same.
+        1..4 => {
+            let (middle, last) = (from.len() / 2, from.len() - 1);
+            let bytes = [from[0], from[middle], from[last]];
+            (to[0], to[middle], to[last]) = (bytes[0], bytes[1], bytes[2]);
+            let [first, middle, last] = bytes.map(u64::from);
+            Some(test(every(b'~') << 24 | first | middle << 8 | last << 16))
         }
-    }
-    match from.len() {
-        16..=SHORT => ends::<16>(from, to),
-        8..16 => ends::<8>(from, to),
-        4..8 => ends::<4>(from, to),
-        2..4 => ends::<2>(from, to),
-        _ => ends::<1>(from, to),
-    }
+        _ => None,
+    };
+    found.unwrap_or(0)
 }
 
 const TEN_TO_8: u64 = 100_000_000;
@@ -190,9 +235,14 @@ const fn every(byte: u8) -> u64 {
 /// Whether a row must quote this field: it holds a comma, a double quote or a line break.
 #[inline(always)]
 pub(crate) fn needs_quotes(field: &[u8]) -> bool {
-    // What makes quotes necessary lies below the letters, the digits, `-` and `.`, so one look is
-    // enough for most fields.
-    any_word(field, |word| below(word, b',' + 1)) && certainly_needs_quotes(field)
+    any_word(field, below_quotes) && certainly_needs_quotes(field)
+}
+
+/// Not 0 if one of the eight bytes may make quotes necessary. What does lies below the letters, the
+/// digits, `-` and `.`, so one look is enough for most fields.
+#[inline(always)]
+fn below_quotes(word: u64) -> u64 {
+    below(word, b',' + 1)
 }
 
 /// Whether none of the fields in a column needs quotes: so that it need not be asked of each.
@@ -201,7 +251,7 @@ pub(crate) fn none_needs_quotes(column: &[u8]) -> bool {
     let none = |block: &[u8; 64]| {
         let (words, _) = block.as_chunks::<8>();
         let found = words.iter().fold(0, |found, word| {
-            found | below(u64::from_le_bytes(*word), b',' + 1)
+            found | below_quotes(u64::from_le_bytes(*word))
         });
         // A column that does need them mostly shows it in one of its first blocks.
         found == 0 || !certainly_needs_quotes(block)
@@ -310,6 +360,7 @@ mod tests {
 
     #[test]
     fn what_needs_quotes_is_found_wherever_it_stands() {
+        let mut row = Bytes::default();
         for length in 0..36 {
             for filler in [b'a', b' ', 0xc3, 0] {
                 let mut field = vec![filler; length];
@@ -322,6 +373,10 @@ mod tests {
                             special,
                             "{byte} at {place} of {length}"
                         );
+                        row.clear();
+                        assert_eq!(row.append_unless(&field, true), !special, "{field:?}");
+                        let kept = if special { 0 } else { length };
+                        assert_eq!(row.written(), &field[..kept]);
                     }
                     field[place] = filler;
                 }

@@ -8,7 +8,7 @@
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
-use crate::bytes::{Bytes, needs_quotes};
+use crate::bytes::Bytes;
 
 /// What can be emitted as a key or a value: a number or a text is a row of one field, a tuple is the
 /// fields of its members one after the other.
@@ -71,10 +71,8 @@ impl<'a> RowWriter<'a> {
     #[inline(always)]
     pub fn field(&mut self, field: &[u8]) {
         self.separate();
-        if self.quote && needs_quotes(field) {
+        if !self.to.append_unless(field, self.quote) {
             self.quoted(field);
-        } else {
-            self.to.append(field);
         }
     }
 
@@ -180,35 +178,35 @@ impl Row for bool {
 }
 
 impl Row for str {
-    #[inline]
+    #[inline(always)]
     fn write(&self, row: &mut RowWriter<'_>) {
         row.field(self.as_bytes());
     }
 }
 
 impl Row for String {
-    #[inline]
+    #[inline(always)]
     fn write(&self, row: &mut RowWriter<'_>) {
         row.field(self.as_bytes());
     }
 }
 
 impl Row for [u8] {
-    #[inline]
+    #[inline(always)]
     fn write(&self, row: &mut RowWriter<'_>) {
         row.field(self);
     }
 }
 
 impl Row for Vec<u8> {
-    #[inline]
+    #[inline(always)]
     fn write(&self, row: &mut RowWriter<'_>) {
         row.field(self);
     }
 }
 
 impl<const N: usize> Row for [u8; N] {
-    #[inline]
+    #[inline(always)]
     fn write(&self, row: &mut RowWriter<'_>) {
         row.field(self);
     }
@@ -233,7 +231,7 @@ impl<R: Row> Row for Option<R> {
 }
 
 impl<R: Row + ?Sized> Row for &R {
-    #[inline]
+    #[inline(always)]
     fn write(&self, row: &mut RowWriter<'_>) {
         (**self).write(row);
     }
