@@ -8,6 +8,7 @@
 //! `skip-fields` leaves out the first fields of each line, separated by white space: the reference of
 //! a verse, the time of a log line. `min-length` leaves out shorter words.
 
+use highwater::text::{Words, lower_case};
 use highwater::{Emitter, Kind, OpenContext, Operator, Record, Result};
 use serde::Deserialize;
 
@@ -51,23 +52,12 @@ impl Operator for Split {
                 .split_once(char::is_whitespace)
                 .map_or("", |split| split.1);
         }
-        for word in rest.split(|c: char| !c.is_alphabetic()) {
-            if !word.is_empty() && word.len() >= self.config.min_length {
+        for word in Words::of(rest) {
+            if word.len() >= self.config.min_length {
                 out.emit(word, "")?;
             }
         }
         Ok(())
-    }
-}
-
-/// Writes `text` in lower case into `line`. ASCII, which most text is, needs no tables.
-fn lower_case(text: &str, line: &mut String) {
-    line.clear();
-    if text.is_ascii() {
-        line.push_str(text);
-        line.make_ascii_lowercase();
-    } else {
-        line.extend(text.chars().flat_map(char::to_lowercase));
     }
 }
 

@@ -40,6 +40,7 @@ pub mod row;
 pub mod state;
 #[cfg(not(target_family = "wasm"))]
 pub mod testing;
+pub mod text;
 
 #[doc(hidden)]
 pub mod export;
