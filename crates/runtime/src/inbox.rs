@@ -16,6 +16,10 @@ use crate::spares::Spares;
 /// keep both sides busy.
 pub(crate) const CHANNEL_CAPACITY: usize = 4;
 
+/// A producer that was refused is woken when so few elements are left in the channel: it can send some
+/// before it has to wait again, and the consumer has something to do until the first of them comes.
+const ROOM_WAKES: usize = CHANNEL_CAPACITY / 2;
+
 /// What the coordinator has to say to a subtask.
 #[derive(Clone, Debug)]
 pub(crate) enum Control {
@@ -74,6 +78,8 @@ struct Channel {
     spares: Vec<Batch>,
     /// Whom to wake when there is room again. Weak, for inboxes would hold each other for ever.
     producer: Weak<Inbox>,
+    /// Whether the last element was refused, so that the producer waits for room.
+    refused: bool,
 }
 
 impl Inbox {
@@ -107,6 +113,7 @@ impl Inbox {
             queue: VecDeque::with_capacity(CHANNEL_CAPACITY),
             spares: Vec::with_capacity(CHANNEL_CAPACITY),
             producer: Arc::downgrade(producer),
+            refused: false,
         });
         state.channels.len() - 1
     }
@@ -125,7 +132,8 @@ impl Inbox {
     ) -> Result<(), Element> {
         let mut state = self.lock();
         let channel = &mut state.channels[channel];
-        if channel.queue.len() >= CHANNEL_CAPACITY {
+        channel.refused = channel.queue.len() >= CHANNEL_CAPACITY;
+        if channel.refused {
             return Err(element);
         }
         channel.queue.push_back(element);
@@ -193,12 +201,13 @@ impl Inbox {
                 continue;
             }
             let channel = &mut state.channels[index];
-            let was_full = channel.queue.len() >= CHANNEL_CAPACITY;
             if let Some(element) = channel.queue.pop_front() {
                 if channel.spares.len() < CHANNEL_CAPACITY {
                     channel.spares.extend(spares.surplus());
                 }
-                let producer = was_full.then(|| channel.producer.upgrade()).flatten();
+                let wake = channel.refused && channel.queue.len() <= ROOM_WAKES;
+                channel.refused &= !wake;
+                let producer = wake.then(|| channel.producer.upgrade()).flatten();
                 state.first = (index + 1) % count;
                 // Never two inboxes locked at once.
                 drop(guard);
@@ -287,11 +296,15 @@ mod tests {
             consumer.try_send(channel, element(99), &mut Spares::default()),
             Err(element(99))
         );
-        assert!(!producer.lock().signalled);
-        assert!(matches!(
-            consumer.next(Some(&[false]), &mut Spares::default()),
-            Next::Element(0, Element::Watermark(0))
-        ));
+        // With room for one element alone the producer would be woken, and wait again, for each.
+        for index in 0..(CHANNEL_CAPACITY - ROOM_WAKES) as i64 {
+            assert!(!producer.lock().signalled);
+            let next = consumer.next(Some(&[false]), &mut Spares::default());
+            assert!(
+                matches!(next, Next::Element(0, Element::Watermark(at)) if at == index),
+                "{next:?}"
+            );
+        }
         assert!(producer.lock().signalled);
         consumer
             .try_send(channel, element(99), &mut Spares::default())
