@@ -2,6 +2,8 @@
 //!
 //! Nothing on the data path is per record: not a channel send, not an allocation, not a guest call.
 
+use std::ops::Range;
+
 use crate::cells::{Cells, CellsRef};
 use crate::key;
 
@@ -100,24 +102,6 @@ impl Batch {
         self.values.push(value);
     }
 
-    /// Appends record `index` of `from` with its key, hash and timestamp.
-    #[inline]
-    pub fn push_from(&mut self, from: &Batch, index: usize) {
-        let timestamp = from.timestamps.get(index).copied().unwrap_or(NO_TIMESTAMP);
-        if from.is_keyed() {
-            if let Some(hash) = from.hashes.get(index) {
-                self.hashes.push(*hash);
-            }
-            self.push(
-                Some(from.keys.get(index)),
-                from.values.get(index),
-                timestamp,
-            );
-        } else {
-            self.push(None, from.values.get(index), timestamp);
-        }
-    }
-
     /// Appends columns. `keys` and `timestamps` may be empty; whether they fit is the caller's to
     /// check when they come from outside.
     pub fn extend(&mut self, keys: CellsRef<'_>, values: CellsRef<'_>, timestamps: &[i64]) {
@@ -133,20 +117,58 @@ impl Batch {
         self.values.extend(values);
     }
 
+    /// Appends the records of `from` at `indices`, in their order, column by column. Either both batches
+    /// have keys, and their hashes, or neither has; but an empty one takes what comes.
+    pub fn extend_picked(&mut self, from: &Batch, indices: &[u32]) {
+        let before = self.len();
+        self.assert_fits(from);
+        let picked = indices.iter().map(|index| *index as usize);
+        if from.is_keyed() {
+            self.keys.extend_picked(from.keys.as_ref(), indices);
+        }
+        if !from.hashes.is_empty() {
+            self.hashes
+                .extend(picked.clone().map(|index| from.hashes[index]));
+        }
+        self.values.extend_picked(from.values.as_ref(), indices);
+        if !from.timestamps.is_empty() || !self.timestamps.is_empty() {
+            self.timestamps.resize(before, NO_TIMESTAMP);
+            self.timestamps
+                .extend(picked.map(|index| from.timestamps.get(index).unwrap_or(&NO_TIMESTAMP)));
+        }
+    }
+
+    fn assert_fits(&self, from: &Batch) {
+        if !self.is_empty() {
+            debug_assert_eq!(self.is_keyed(), from.is_keyed());
+            debug_assert_eq!(self.hashes.is_empty(), from.hashes.is_empty());
+        }
+    }
+
+    /// Appends records `range` of `from`; see [`Batch::extend_picked`].
+    pub fn extend_range(&mut self, from: &Batch, range: Range<usize>) {
+        let before = self.len();
+        self.assert_fits(from);
+        if from.is_keyed() {
+            self.keys.extend_range(&from.keys, range.clone());
+        }
+        if !from.hashes.is_empty() {
+            self.hashes.extend_from_slice(&from.hashes[range.clone()]);
+        }
+        self.values.extend_range(&from.values, range.clone());
+        if !from.timestamps.is_empty() {
+            self.timestamps.resize(before, NO_TIMESTAMP);
+            self.timestamps.extend_from_slice(&from.timestamps[range]);
+        } else if !self.timestamps.is_empty() {
+            self.timestamps.resize(self.len(), NO_TIMESTAMP);
+        }
+    }
+
     /// A batch of records `range` of this one.
     #[must_use]
-    pub fn slice(&self, range: std::ops::Range<usize>) -> Batch {
+    pub fn slice(&self, range: Range<usize>) -> Batch {
         let mut part = Batch::default();
-        part.values.extend_range(&self.values, range.clone());
-        if self.is_keyed() {
-            part.keys.extend_range(&self.keys, range.clone());
-            if !self.hashes.is_empty() {
-                part.hashes.extend_from_slice(&self.hashes[range.clone()]);
-            }
-        }
-        if !self.timestamps.is_empty() {
-            part.timestamps.extend_from_slice(&self.timestamps[range]);
-        }
+        part.extend_range(self, range);
         part
     }
 
@@ -185,9 +207,26 @@ mod tests {
         batch.compute_hashes();
         let slice = batch.slice(3..5);
         let mut expected = Batch::default();
-        expected.push_from(&batch, 3);
-        expected.push_from(&batch, 4);
+        expected.extend_picked(&batch, &[3, 4]);
         assert_eq!(slice, expected);
         assert_eq!(slice.len(), 2);
+        assert_eq!((slice.keys.get(1), slice.timestamps[1]), (&b"k4"[..], 4));
+        assert_eq!(slice.hashes[1], key::hash(b"k4"));
+    }
+
+    #[test]
+    fn timestamps_of_picked_records_stay_theirs() {
+        let (mut plain, mut timed, mut joined) =
+            (Batch::default(), Batch::default(), Batch::default());
+        plain.push(None, b"a", NO_TIMESTAMP);
+        timed.push(None, b"b", 7);
+        joined.extend_picked(&plain, &[0]);
+        assert!(joined.timestamps.is_empty());
+        joined.extend_picked(&timed, &[0]);
+        joined.extend_picked(&plain, &[0, 0]);
+        assert_eq!(
+            joined.timestamps,
+            [NO_TIMESTAMP, 7, NO_TIMESTAMP, NO_TIMESTAMP]
+        );
     }
 }

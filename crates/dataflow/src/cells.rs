@@ -197,6 +197,28 @@ impl Cells {
         );
     }
 
+    /// Appends the cells of `other` at `indices`, in their order.
+    pub fn extend_picked(&mut self, other: CellsRef<'_>, indices: &[u32]) {
+        /// Cells up to this length are copied with what is behind them, which is cut off again: a copy
+        /// of constant length is no call.
+        const SHORT: usize = 16;
+        self.offsets.reserve(indices.len());
+        for index in indices {
+            let index = *index as usize;
+            let start = other.offsets[index] as usize;
+            let len = other.offsets[index + 1] as usize - start;
+            match other.data[start..].first_chunk::<SHORT>() {
+                Some(chunk) if len <= SHORT => {
+                    self.data.extend_from_slice(chunk);
+                    self.data.truncate(self.data.len() - (SHORT - len));
+                }
+                _ => append_long(&mut self.data, &other.data[start..start + len]),
+            }
+            self.offsets.push(self.data.len() as u32);
+        }
+        u32::try_from(self.data.len()).expect("a column holds less than 4 GiB");
+    }
+
     /// Keeps the first `len` cells.
     pub fn truncate(&mut self, len: usize) {
         if len < self.len() {
@@ -246,6 +268,12 @@ impl Cells {
             offsets: &self.offsets,
         }
     }
+}
+
+/// Out of line, or the compiler makes one copy of unknown length of it and of the one for short cells.
+#[inline(never)]
+fn append_long(to: &mut Vec<u8>, cell: &[u8]) {
+    to.extend_from_slice(cell);
 }
 
 impl<'a> FromIterator<&'a [u8]> for Cells {
@@ -355,6 +383,21 @@ mod tests {
         assert_eq!(cells, column(&["a", "", "bcd", "x", "yz", "yes", "also"]));
         cells.truncate(3);
         assert_eq!(cells, column(&["a", "", "bcd"]));
+    }
+
+    #[test]
+    fn picked_cells_are_copied_whatever_their_length_and_place() {
+        let digits = b"0123456789".repeat(4);
+        let all: Cells = (0..=digits.len()).map(|len| &digits[..len]).collect();
+        let indices = [40, 0, 16, 17, 15, 1, 40, 39, 2, 0];
+        let mut picked = column(&["first"]);
+        picked.extend_picked(all.as_ref(), &indices);
+        picked.extend_picked(all.as_ref(), &[]);
+        let expected = indices.iter().map(|index| all.get(*index as usize));
+        assert_eq!(
+            picked,
+            std::iter::once(&b"first"[..]).chain(expected).collect()
+        );
     }
 
     #[test]

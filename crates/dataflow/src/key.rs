@@ -56,7 +56,12 @@ impl KeyGroups {
     #[inline]
     #[must_use]
     pub fn group_of(self, hash: u64) -> u32 {
-        (hash % u64::from(self.0)) as u32
+        // Most jobs have a power of two of them, and then it need not be divided.
+        if self.0.is_power_of_two() {
+            hash as u32 & (u32::from(self.0) - 1)
+        } else {
+            (hash % u64::from(self.0)) as u32
+        }
     }
 
     /// The subtask that owns `group` when an operator runs with `parallelism` subtasks.
@@ -134,6 +139,16 @@ mod tests {
                     }
                 }
                 assert_eq!(next, groups.count());
+            }
+        }
+    }
+
+    #[test]
+    fn the_key_group_is_the_rest_of_the_hash() {
+        for count in [1, 2, 100, 128, 1000, KeyGroups::MAX] {
+            let groups = KeyGroups::new(count).unwrap();
+            for hash in [0, 1, u64::MAX, 0x2d06_8005_38d3_94c2, 0xe6c6_32b6_1e96_4e1f] {
+                assert_eq!(u64::from(groups.group_of(hash)), hash % u64::from(count));
             }
         }
     }

@@ -23,6 +23,8 @@ pub(crate) struct Router {
     targets: Vec<Target>,
     /// Rebalance: whose turn it is.
     turn: usize,
+    /// Hash: the target of each key group.
+    owners: Vec<u16>,
 }
 
 #[derive(Debug)]
@@ -31,6 +33,8 @@ struct Target {
     channel: usize,
     /// Records that wait for their batch to fill.
     pending: Batch,
+    /// Which records of the batch that is being dealt go here.
+    picked: Vec<u32>,
     /// Elements that the channel had no room for. Bounded by what one step of the subtask emits, for
     /// it takes no further step while any is left.
     refused: VecDeque<Element>,
@@ -47,12 +51,20 @@ impl Router {
         key_groups: KeyGroups,
         targets: Vec<(Arc<Inbox>, usize)>,
     ) -> Self {
+        let parallelism = targets.len() as u32;
+        // There are at most as many targets as key groups, of which there are at most 2^15.
+        let owner_of = |group| key_groups.subtask_of(group, parallelism) as u16;
+        let owners = match partition {
+            Partition::Hash => (0..key_groups.count()).map(owner_of).collect(),
+            Partition::Forward | Partition::Rebalance | Partition::Broadcast => Vec::new(),
+        };
         let targets = targets
             .into_iter()
             .map(|(inbox, channel)| Target {
                 inbox,
                 channel,
                 pending: Batch::default(),
+                picked: Vec::new(),
                 refused: VecDeque::new(),
             })
             .collect();
@@ -61,6 +73,7 @@ impl Router {
             key_groups,
             targets,
             turn: 0,
+            owners,
         }
     }
 
@@ -92,23 +105,29 @@ impl Router {
                     only.append(batch, spares);
                     return Ok(());
                 }
-                let parallelism = self.targets.len() as u32;
-                for index in 0..batch.len() {
-                    let group = self.key_groups.group_of(batch.hashes[index]);
-                    let target =
-                        &mut self.targets[self.key_groups.subtask_of(group, parallelism) as usize];
-                    if !target.pending.is_empty() && !target.pending.is_keyed() {
-                        target.flush(spares);
-                    }
-                    target.pending.push_from(&batch, index);
-                    if target.pending.is_full() {
-                        target.flush(spares);
-                    }
-                }
+                self.deal(&batch, spares);
                 spares.give(batch);
             }
         }
         Ok(())
+    }
+
+    /// Deals records to the owners of their keys: first it is written down which go where, then each
+    /// target gets its own at once, column by column. Some records at a time, so that they stay in the
+    /// cache.
+    fn deal(&mut self, batch: &Batch, spares: &mut Spares) {
+        let records = batch.len();
+        for start in (0..records).step_by(Batch::TARGET_RECORDS) {
+            let end = records.min(start + Batch::TARGET_RECORDS);
+            for (record, hash) in (start as u32..).zip(&batch.hashes[start..end]) {
+                let group = self.key_groups.group_of(*hash);
+                let owner = self.owners[group as usize];
+                self.targets[usize::from(owner)].picked.push(record);
+            }
+            for target in &mut self.targets {
+                target.take_picked(batch, spares);
+            }
+        }
     }
 
     /// Sends what waits for its batch to fill.
@@ -185,6 +204,15 @@ impl Target {
         }
     }
 
+    /// Appends the picked records of a batch. On an edge that deals by key all have keys and hashes.
+    fn take_picked(&mut self, batch: &Batch, spares: &mut Spares) {
+        self.pending.extend_picked(batch, &self.picked);
+        self.picked.clear();
+        if self.pending.is_full() {
+            self.flush(spares);
+        }
+    }
+
     fn flush(&mut self, spares: &mut Spares) {
         if !self.pending.is_empty() {
             let batch = std::mem::replace(&mut self.pending, spares.take());
@@ -194,7 +222,8 @@ impl Target {
 
     /// Sends a batch, in parts of the target size if it is much larger.
     fn send_cut(&mut self, batch: Batch, spares: &mut Spares) {
-        for part in cut(batch) {
+        let mut parts = Parts::of(batch);
+        while let Some(part) = parts.next(spares) {
             self.send(Element::Batch(part), spares);
         }
     }
@@ -209,42 +238,48 @@ impl Target {
 }
 
 /// A batch in parts of about the target size; whole if it is not more than twice as large.
-pub(crate) fn cut(batch: Batch) -> impl Iterator<Item = Batch> {
-    let records = batch.len();
-    let per_part =
-        if records <= 2 * Batch::TARGET_RECORDS && batch.byte_len() <= 2 * Batch::TARGET_BYTES {
-            records.max(1)
-        } else {
-            let by_bytes = records * Batch::TARGET_BYTES / batch.byte_len().max(1);
-            by_bytes.clamp(1, Batch::TARGET_RECORDS)
-        };
-    Parts {
-        batch: Some(batch),
-        per_part,
-        at: 0,
-    }
-}
-
-struct Parts {
+pub(crate) struct Parts {
+    /// `None` once nothing is left.
     batch: Option<Batch>,
     per_part: usize,
     at: usize,
 }
 
-impl Iterator for Parts {
-    type Item = Batch;
+impl Parts {
+    /// The parts of `batch`.
+    pub(crate) fn of(batch: Batch) -> Self {
+        let records = batch.len();
+        let per_part = if records <= 2 * Batch::TARGET_RECORDS
+            && batch.byte_len() <= 2 * Batch::TARGET_BYTES
+        {
+            records.max(1)
+        } else {
+            let by_bytes = records * Batch::TARGET_BYTES / batch.byte_len().max(1);
+            by_bytes.clamp(1, Batch::TARGET_RECORDS)
+        };
+        Self {
+            batch: Some(batch),
+            per_part,
+            at: 0,
+        }
+    }
 
-    fn next(&mut self) -> Option<Batch> {
-        let records = self.batch.as_ref()?.len();
+    /// The next part. `spares` gives the batches for them and gets the whole one in the end.
+    pub(crate) fn next(&mut self, spares: &mut Spares) -> Option<Batch> {
+        let batch = self.batch.as_ref()?;
+        let records = batch.len();
         if self.at == 0 && self.per_part >= records {
             return self.batch.take();
         }
-        if self.at >= records {
-            return None;
-        }
         let end = (self.at + self.per_part).min(records);
-        let part = self.batch.as_ref()?.slice(self.at..end);
+        let mut part = spares.take();
+        part.extend_range(batch, self.at..end);
         self.at = end;
+        if end == records
+            && let Some(whole) = self.batch.take()
+        {
+            spares.give(whole);
+        }
         Some(part)
     }
 }
@@ -264,6 +299,11 @@ mod tests {
             );
         }
         batch
+    }
+
+    fn cut(batch: Batch) -> Vec<Batch> {
+        let (mut parts, mut spares) = (Parts::of(batch), Spares::default());
+        std::iter::from_fn(|| parts.next(&mut spares)).collect()
     }
 
     fn router(partition: Partition, targets: usize) -> (Router, Vec<Arc<Inbox>>) {
@@ -384,7 +424,7 @@ mod tests {
     fn large_batches_are_cut_and_nothing_is_lost() {
         for records in [0, 1, 2048, 2049, 10_000] {
             let whole = batch(records);
-            let parts: Vec<Batch> = cut(whole.clone()).collect();
+            let parts = cut(whole.clone());
             assert_eq!(parts.iter().map(Batch::len).sum::<usize>(), records);
             assert!(
                 parts

@@ -21,7 +21,7 @@ use crate::error::{Error, Position, chain, shorten};
 use crate::inbox::{Control, Inbox, Next};
 use crate::operator::{Call, Failure, FailureKind, Operator};
 use crate::plan;
-use crate::router::{LINGER_MS, Router, cut};
+use crate::router::{LINGER_MS, Parts, Router};
 use crate::sink::Sink;
 use crate::source::{Source, SourceStatus};
 use crate::spares::Spares;
@@ -396,7 +396,8 @@ impl Subtask {
                         operator: self.members[member].id.to_string(),
                     })?,
                 plan::Target::Member { member, input } => {
-                    for part in cut(batch) {
+                    let mut parts = Parts::of(batch);
+                    while let Some(part) = parts.next(&mut self.spares) {
                         self.deliver(member, input, part)?;
                     }
                 }
