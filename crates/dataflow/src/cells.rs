@@ -199,15 +199,13 @@ impl Cells {
 
     /// Appends the cells of `other` at `indices`, in their order.
     pub fn extend_picked(&mut self, other: CellsRef<'_>, indices: &[u32]) {
-        /// Cells up to this length are copied with what is behind them, which is cut off again: a copy
-        /// of constant length is no call.
-        const SHORT: usize = 16;
         self.offsets.reserve(indices.len());
         for index in indices {
             let index = *index as usize;
             let start = other.offsets[index] as usize;
             let len = other.offsets[index + 1] as usize - start;
             match other.data[start..].first_chunk::<SHORT>() {
+                // With what is behind, which is cut off again: a copy of constant length is no call.
                 Some(chunk) if len <= SHORT => {
                     self.data.extend_from_slice(chunk);
                     self.data.truncate(self.data.len() - (SHORT - len));
@@ -269,6 +267,9 @@ impl Cells {
         }
     }
 }
+
+/// Cells up to this length are short.
+const SHORT: usize = 16;
 
 /// Out of line, or the compiler makes one copy of unknown length of it and of the one for short cells.
 #[inline(never)]
@@ -350,6 +351,29 @@ impl<'a> CellsRef<'a> {
         &self.data[self.offsets[index] as usize..self.offsets[index + 1] as usize]
     }
 
+    /// Whether cells `left` and `right` are equal. Short ones are compared without a call, and without
+    /// a branch for their length: with what is behind them, which is left out of the answer.
+    #[inline]
+    #[must_use]
+    pub fn same(self, left: usize, right: usize) -> bool {
+        let (from, len) = (self.offsets[left] as usize, self.get(left).len());
+        let (other_from, other_len) = (self.offsets[right] as usize, self.get(right).len());
+        if len != other_len {
+            return false;
+        }
+        match (
+            self.data[from..].first_chunk::<SHORT>(),
+            self.data[other_from..].first_chunk::<SHORT>(),
+        ) {
+            (Some(chunk), Some(other)) if len <= SHORT => {
+                let differ = u128::from_le_bytes(*chunk) ^ u128::from_le_bytes(*other);
+                let behind = 8 * (SHORT - len) as u32;
+                differ.checked_shl(behind).unwrap_or(0) == 0
+            }
+            _ => self.get(left) == self.get(right),
+        }
+    }
+
     /// The cells in order.
     pub fn into_cells(self) -> impl ExactSizeIterator<Item = &'a [u8]> {
         self.offsets
@@ -383,6 +407,27 @@ mod tests {
         assert_eq!(cells, column(&["a", "", "bcd", "x", "yz", "yes", "also"]));
         cells.truncate(3);
         assert_eq!(cells, column(&["a", "", "bcd"]));
+    }
+
+    #[test]
+    fn cells_are_the_same_if_their_bytes_are_whatever_stands_behind_them() {
+        let digits = b"0123456789".repeat(4);
+        let mut cells = Cells::new();
+        for len in 0..=digits.len() {
+            let mut other = digits[..len].to_vec();
+            cells.push(&other);
+            cells.push(&other);
+            if let Some(last) = other.last_mut() {
+                *last = b'x';
+                cells.push(&other);
+            }
+        }
+        for left in 0..cells.len() {
+            for right in 0..cells.len() {
+                let same = cells.get(left) == cells.get(right);
+                assert_eq!(cells.as_ref().same(left, right), same, "{left} {right}");
+            }
+        }
     }
 
     #[test]

@@ -30,7 +30,7 @@ impl Distinct {
         let repeated = self.first.len() < hashes.len();
         let is_first = |(record, number): (usize, &u32)| {
             let first = self.first[*number as usize] as usize;
-            same(keys.get(first), keys.get(record))
+            keys.same(first, record)
         };
         if repeated && !numbers.iter().enumerate().all(is_first) {
             self.number_by_key(keys, hashes, numbers);
@@ -90,7 +90,7 @@ impl Distinct {
                     }
                     taken => {
                         let other = self.first[taken as usize - 1] as usize;
-                        if same(keys.get(other), keys.get(record)) {
+                        if keys.same(other, record) {
                             break taken - 1;
                         }
                     }
@@ -99,15 +99,6 @@ impl Distinct {
             };
             numbers.push(number);
         }
-    }
-}
-
-/// Whether two keys are equal; those of 16 bytes without a call.
-#[inline]
-fn same(left: &[u8], right: &[u8]) -> bool {
-    match (<&[u8; 16]>::try_from(left), <&[u8; 16]>::try_from(right)) {
-        (Ok(left), Ok(right)) => left == right,
-        _ => left == right,
     }
 }
 
@@ -158,7 +149,7 @@ impl KeyedState {
             std::hint::black_box(touched.fold(0, |all, some| all ^ some));
         }
         let mut missing = false;
-        for (slot, record) in slots.iter_mut().zip(first.clone()) {
+        for (slot, record) in slots.iter_mut().zip(first) {
             let key = keys.get(record);
             if !table.is(*slot, key, rows, heap) {
                 *slot = table
@@ -170,7 +161,7 @@ impl KeyedState {
         if distinct.first.len() == keys.len() {
             resolved.keys.extend(keys);
         } else {
-            first.for_each(|record| resolved.keys.push(keys.get(record)));
+            resolved.keys.extend_picked(keys, &distinct.first);
         }
         // A key that is here is owned; so only the missing ones have to be looked at.
         if missing {
