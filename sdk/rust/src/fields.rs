@@ -212,6 +212,48 @@ pub trait FromField: Sized {
     fn from_field(field: &[u8]) -> Option<Self>;
 }
 
+macro_rules! integers {
+    ($($kind:ty)*) => {$(
+        impl FromField for $kind {
+            const WHAT: &'static str = "a whole number in range";
+
+            #[inline]
+            fn from_field(field: &[u8]) -> Option<Self> {
+                let (digits, negative) = match field {
+                    [b'-', digits @ ..] if <$kind>::MIN != 0 => (digits, true),
+                    digits => (digits, false),
+                };
+                match short_decimal(digits) {
+                    Some(number) => {
+                        let number = i64::from(number);
+                        <$kind>::try_from(if negative { -number } else { number }).ok()
+                    }
+                    // Long, or with a plus, or no number.
+                    None => parse(field),
+                }
+            }
+        }
+    )*};
+}
+integers!(u8 u16 u32 u64 u128 usize i8 i16 i32 i64 i128 isize);
+
+/// The number that one to nine digits make; `None` for everything else.
+#[inline]
+fn short_decimal(digits: &[u8]) -> Option<u32> {
+    if !(1..=9).contains(&digits.len()) {
+        return None;
+    }
+    digits.iter().try_fold(0, |number: u32, byte| {
+        let digit = byte.wrapping_sub(b'0');
+        (digit <= 9).then(|| number * 10 + u32::from(digit))
+    })
+}
+
+#[inline(never)]
+fn parse<T: std::str::FromStr>(field: &[u8]) -> Option<T> {
+    std::str::from_utf8(field).ok()?.parse().ok()
+}
+
 macro_rules! parsed {
     ($what:literal: $($kind:ty)*) => {$(
         impl FromField for $kind {
@@ -219,12 +261,11 @@ macro_rules! parsed {
 
             #[inline]
             fn from_field(field: &[u8]) -> Option<Self> {
-                std::str::from_utf8(field).ok()?.parse().ok()
+                parse(field)
             }
         }
     )*};
 }
-parsed!("a whole number in range": u8 u16 u32 u64 u128 usize i8 i16 i32 i64 i128 isize);
 parsed!("a number": f32 f64);
 parsed!("`true` or `false`": bool);
 
@@ -302,6 +343,44 @@ mod tests {
                     &[&"a".repeat(comma), &"\u{ac}".repeat(length - comma)],
                 );
             }
+        }
+    }
+
+    #[test]
+    fn whole_numbers_are_those_of_the_library() {
+        fn same<T: FromField + std::str::FromStr + PartialEq + std::fmt::Debug>(text: &str) {
+            assert_eq!(
+                T::from_field(text.as_bytes()),
+                text.parse().ok(),
+                "{text:?}"
+            );
+        }
+        let mut texts: Vec<String> = [
+            "", "-", "+", "+7", "-0", "00", "--1", "1-", " 1", "1_0", "é", "0x1",
+        ]
+        .map(String::from)
+        .to_vec();
+        for digits in 1..42 {
+            for digit in ["0", "1", "2", "9"] {
+                texts.push(digit.repeat(digits));
+                texts.push(format!("-{}", digit.repeat(digits)));
+            }
+        }
+        for power in [7, 8, 15, 16, 31, 32, 63, 64] {
+            let limit = 1_i128 << power;
+            for number in [limit - 1, limit, limit + 1, -limit, -limit - 1] {
+                texts.push(number.to_string());
+            }
+        }
+        for text in texts {
+            same::<u8>(&text);
+            same::<u32>(&text);
+            same::<u64>(&text);
+            same::<u128>(&text);
+            same::<i8>(&text);
+            same::<i32>(&text);
+            same::<i64>(&text);
+            same::<i128>(&text);
         }
     }
 
