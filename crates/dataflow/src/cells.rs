@@ -208,17 +208,7 @@ impl Cells {
         }
         self.offsets.reserve(indices.len());
         for index in indices {
-            let index = *index as usize;
-            let start = other.offsets[index] as usize;
-            let len = other.offsets[index + 1] as usize - start;
-            match other.data[start..].first_chunk::<SHORT>() {
-                // With what is behind, which is cut off again: a copy of constant length is no call.
-                Some(chunk) if len <= SHORT => {
-                    self.data.extend_from_slice(chunk);
-                    self.data.truncate(self.data.len() - (SHORT - len));
-                }
-                _ => append_long(&mut self.data, &other.data[start..start + len]),
-            }
+            other.append_to(*index as usize, &mut self.data);
             self.offsets.push(self.data.len() as u32);
         }
         u32::try_from(self.data.len()).expect("a column holds less than 4 GiB");
@@ -369,6 +359,21 @@ impl<'a> CellsRef<'a> {
     #[must_use]
     pub fn get(self, index: usize) -> &'a [u8] {
         &self.data[self.offsets[index] as usize..self.offsets[index + 1] as usize]
+    }
+
+    /// Appends the bytes of cell `index` to `buffer`. Those of a short one with what is behind them,
+    /// which is cut off again: a copy of constant length is no call.
+    #[inline]
+    pub fn append_to(self, index: usize, buffer: &mut Vec<u8>) {
+        let start = self.offsets[index] as usize;
+        let len = self.offsets[index + 1] as usize - start;
+        match self.data[start..].first_chunk::<SHORT>() {
+            Some(chunk) if len <= SHORT => {
+                buffer.extend_from_slice(chunk);
+                buffer.truncate(buffer.len() - (SHORT - len));
+            }
+            _ => append_long(buffer, &self.data[start..start + len]),
+        }
     }
 
     /// The size of the cells, if all have the same.
