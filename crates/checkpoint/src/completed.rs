@@ -3,7 +3,7 @@
 //! Metadata is verified when a checkpoint is opened, state while it is read: a reader that has seen
 //! the last byte of a segment knows that all of them are what was written.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::io::{self, Read};
 use std::ops::Range;
 use std::sync::Arc;
@@ -13,11 +13,15 @@ use bytes::{Buf, Bytes, BytesMut};
 use crate::compression::Decoder;
 use crate::metadata::{self, Compressed, METADATA_BYTES_MAX, Metadata, Operator, Segment};
 use crate::names;
-use crate::storage::Storage;
+use crate::storage::{Reading, Storage};
 use crate::{Error, Result};
 
-/// Bytes that a reader asks of the storage at once, and holds.
+/// Bytes that a reader asks of the storage at once.
 const CHUNK_BYTES: u64 = 4 << 20;
+
+/// How many reads are under way while what came before them is looked at. With that they are what a
+/// reader holds: 16 MiB. From an object storage one read at a time would be slower than its network.
+const READS_AHEAD: usize = 3;
 
 /// A completed checkpoint or savepoint: its metadata and how to read its state. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -121,7 +125,7 @@ impl Completed {
     /// [`io::ErrorKind::InvalidData`] that wraps [`Error::Corrupt`] when they are not what was
     /// written, of another kind that wraps [`Error::Storage`] when it could not be read. The check is
     /// done before the last bytes are handed out; what is compressed is checked block by block, each
-    /// before it is decompressed. Streams; memory is bounded.
+    /// before it is decompressed. Streams, reading ahead of what is asked for; memory is bounded.
     ///
     /// # Errors
     /// [`Error::Corrupt`] if the segment cannot be where it is said to be.
@@ -139,6 +143,7 @@ impl Completed {
             source,
             range: segment.offset..segment.offset.saturating_add(segment.length),
             next: segment.offset,
+            ahead: VecDeque::new(),
             chunk: Bytes::new(),
             checksum: 0,
             expected: segment.crc32c,
@@ -249,6 +254,8 @@ struct SegmentReader {
     range: Range<u64>,
     /// Where the next chunk begins.
     next: u64,
+    /// The reads of the chunks from there on, as far as they were begun.
+    ahead: VecDeque<Reading>,
     chunk: Bytes,
     checksum: u32,
     expected: u32,
@@ -267,34 +274,57 @@ impl SegmentReader {
         )
     }
 
-    fn fetch(&self) -> io::Result<Bytes> {
-        match &self.source {
-            Source::Inline(bytes) => Ok(bytes.clone()),
-            Source::File { storage, name } => {
-                let end = self.range.end.min(self.next.saturating_add(CHUNK_BYTES));
-                let chunk = storage
-                    .read(name, self.next..end)
-                    .map_err(|error| match error {
-                        Error::NotFound(_) => self.corrupt("the file is missing".to_owned()),
-                        error => io::Error::other(error),
-                    })?;
-                if (chunk.len() as u64) < end - self.next {
-                    return Err(self.corrupt(format!(
-                        "the file ends at byte {}, bytes {}..{} are expected",
-                        self.next + chunk.len() as u64,
-                        self.range.start,
-                        self.range.end
-                    )));
-                }
-                Ok(chunk)
-            }
+    /// The chunk that begins at `start`.
+    fn chunk_at(&self, start: u64) -> Range<u64> {
+        start..self.range.end.min(start.saturating_add(CHUNK_BYTES))
+    }
+
+    fn fetch(&mut self) -> io::Result<Bytes> {
+        let (storage, name) = match &self.source {
+            Source::Inline(bytes) => return Ok(bytes.clone()),
+            Source::File { storage, name } => (Arc::clone(storage), name.clone()),
+        };
+        let expected = self.chunk_at(self.next);
+        let chunk = match self.read_ahead(&*storage, &name) {
+            Ok(Some(reading)) => reading.wait(),
+            Ok(None) => storage.read(&name, expected.clone()),
+            Err(error) => Err(error),
+        };
+        let chunk = chunk.map_err(|error| match error {
+            Error::NotFound(_) => self.corrupt("the file is missing".to_owned()),
+            error => io::Error::other(error),
+        })?;
+        if (chunk.len() as u64) < expected.end - expected.start {
+            return Err(self.corrupt(format!(
+                "the file ends at byte {}, bytes {}..{} are expected",
+                expected.start + chunk.len() as u64,
+                self.range.start,
+                self.range.end
+            )));
         }
+        Ok(chunk)
+    }
+
+    /// Begins reads as far ahead as it goes. Returns that of the next chunk; `None` if the storage
+    /// reads only what is asked for.
+    fn read_ahead(&mut self, storage: &dyn Storage, name: &str) -> Result<Option<Reading>> {
+        let begun = self.ahead.len() as u64 * CHUNK_BYTES;
+        let mut chunk = self.chunk_at(self.next.saturating_add(begun));
+        while self.ahead.len() <= READS_AHEAD && !chunk.is_empty() {
+            match storage.begin_read(name, chunk.clone())? {
+                Some(reading) => self.ahead.push_back(reading),
+                None => break,
+            }
+            chunk = self.chunk_at(chunk.end);
+        }
+        Ok(self.ahead.pop_front())
     }
 
     /// Gets the next chunk. With the last one, the checksum is known before any of it is given out.
     fn advance(&mut self) -> io::Result<()> {
         let chunk = match self.next < self.range.end {
-            true => self.fetch()?,
+            // If it has to be read again, those behind it were begun for nothing.
+            true => self.fetch().inspect_err(|_| self.ahead.clear())?,
             false => Bytes::new(),
         };
         let checksum = crc32c::crc32c_append(self.checksum, &chunk);

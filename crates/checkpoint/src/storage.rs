@@ -58,6 +58,16 @@ pub trait Storage: Send + Sync + fmt::Debug {
     /// be read.
     fn read(&self, name: &str, range: Range<u64>) -> Result<Bytes>;
 
+    /// Begins what [`Storage::read`] does, and goes on with it while the caller does something else.
+    /// `None` where that cannot be had: then there is nothing but to `read`.
+    ///
+    /// # Errors
+    /// As [`Storage::read`], as far as they are known at once.
+    fn begin_read(&self, name: &str, range: Range<u64>) -> Result<Option<Reading>> {
+        let _ = (name, range);
+        Ok(None)
+    }
+
     /// What is directly in a directory (`""` is the top), each sorted by name; nothing if there is
     /// no such directory. Left-overs of writers that never finished may appear as objects under
     /// names of their own.
@@ -108,6 +118,30 @@ pub trait Storage: Send + Sync + fmt::Debug {
 
     /// An object's full path or URL, as a user would name it.
     fn location(&self, name: &str) -> String;
+}
+
+/// A read that was begun; see [`Storage::begin_read`]. Dropped, nobody waits for it.
+pub struct Reading(Box<dyn FnOnce() -> Result<Bytes> + Send>);
+
+impl Reading {
+    /// One that `wait` waits for.
+    pub fn new(wait: impl FnOnce() -> Result<Bytes> + Send + 'static) -> Self {
+        Self(Box::new(wait))
+    }
+
+    /// Waits for what was read.
+    ///
+    /// # Errors
+    /// As [`Storage::read`].
+    pub fn wait(self) -> Result<Bytes> {
+        (self.0)()
+    }
+}
+
+impl fmt::Debug for Reading {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reading").finish_non_exhaustive()
+    }
 }
 
 /// Keeps a file locked; see [`Storage::lock`].

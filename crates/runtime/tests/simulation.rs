@@ -759,6 +759,14 @@ impl Storage for MetadataFirst {
         }
     }
 
+    fn begin_read(
+        &self,
+        _name: &str,
+        _range: Range<u64>,
+    ) -> checkpoint::Result<Option<checkpoint::storage::Reading>> {
+        Ok(None)
+    }
+
     fn list(&self, directory: &str) -> checkpoint::Result<Listing> {
         if directory.is_empty() {
             self.late.lock().unwrap().take();

@@ -8,6 +8,8 @@ use crate::storage::FaultyStorage;
 use crate::store::Options;
 use crate::verify::verify;
 
+mod ahead;
+
 struct Job {
     directory: tempfile::TempDir,
     checkpoint: Completed,

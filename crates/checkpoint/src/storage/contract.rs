@@ -22,6 +22,7 @@ pub fn check(make: &dyn Fn() -> Arc<dyn Storage>) {
     an_abandoned_stream_leaves_nothing(&*make());
     a_stream_does_not_overwrite(&*make());
     ranges_end_with_the_object(&*make());
+    reads_may_be_begun_early(&*make());
     a_listing_has_one_level(&*make());
     deleting_twice_is_fine(&*make());
     directories_never_hide_objects(&*make());
@@ -163,6 +164,27 @@ fn ranges_end_with_the_object(storage: &dyn Storage) {
     ] {
         let read = storage.read("r", range.clone());
         assert_eq!(read.expect("a range can be read"), expected, "{range:?}");
+    }
+}
+
+fn reads_may_be_begun_early(storage: &dyn Storage) {
+    put(storage, "e", "0123456789");
+    let begun: Vec<_> = [0..4, 4..8, 8..12, 12..16]
+        .map(|range| storage.begin_read("e", range))
+        .into_iter()
+        .collect::<Result<_>>()
+        .expect("reads can be begun");
+    let expected = ["0123", "4567", "89", ""];
+    // Waited for in any order, and not at all.
+    for (place, (begun, expected)) in begun.into_iter().zip(expected).enumerate().rev() {
+        if let Some(reading) = begun.filter(|_| place != 2) {
+            assert_eq!(reading.wait().expect("an object can be read"), expected);
+        }
+    }
+    let missing = storage.begin_read("none", 0..1);
+    if let Some(missing) = missing.transpose() {
+        let missing = missing.and_then(super::Reading::wait);
+        assert!(matches!(missing, Err(Error::NotFound(_))));
     }
 }
 

@@ -61,7 +61,7 @@ impl Drop for Executor {
     fn drop(&mut self) {
         if let Some(runtime) = self.runtime.take() {
             // Waiting for its threads would panic where the last owner is dropped by async code.
-            // Nothing is running: every call waits for its future.
+            // At most a read that was begun is running, and nobody waits for it any more.
             runtime.shutdown_background();
         }
     }

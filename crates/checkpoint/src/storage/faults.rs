@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 
-use super::{Guard, Listing, ObjectWriter, Storage};
+use super::{Guard, Listing, ObjectWriter, Reading, Storage};
 use crate::{Error, Result};
 
 /// What a durable step does.
@@ -371,6 +371,14 @@ impl Storage for FaultyStorage {
         match (self.unreadable)(name) {
             true => Err(self.failure("reading", name)),
             false => self.inner.read(name, range),
+        }
+    }
+
+    fn begin_read(&self, name: &str, range: Range<u64>) -> Result<Option<Reading>> {
+        self.check("reading", name)?;
+        match (self.unreadable)(name) {
+            true => Err(self.failure("reading", name)),
+            false => self.inner.begin_read(name, range),
         }
     }
 

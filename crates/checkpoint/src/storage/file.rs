@@ -14,7 +14,7 @@ use std::time::UNIX_EPOCH;
 use bytes::Bytes;
 use object_store::local::LocalFileSystem;
 
-use super::{Guard, Listing, Object, ObjectStorage, ObjectWriter, Storage};
+use super::{Guard, Listing, Object, ObjectStorage, ObjectWriter, Reading, Storage};
 use crate::{Error, Result};
 
 /// A [`Storage`] in a directory of a file system that has hard links.
@@ -79,6 +79,10 @@ impl Storage for FileStorage {
 
     fn read(&self, name: &str, range: Range<u64>) -> Result<Bytes> {
         self.objects.read(name, range)
+    }
+
+    fn begin_read(&self, name: &str, range: Range<u64>) -> Result<Option<Reading>> {
+        self.objects.begin_read(name, range)
     }
 
     fn list(&self, directory: &str) -> Result<Listing> {

@@ -17,7 +17,7 @@ use object_store::{
 
 use super::executor::{Executor, Running};
 use super::s3::Endpoint;
-use super::{Listing, Object, ObjectWriter, Storage};
+use super::{Listing, Object, ObjectWriter, Reading, Storage};
 use crate::names;
 use crate::{Error, Result};
 
@@ -76,6 +76,29 @@ impl ObjectStorage {
             object: self.location(name),
             source: source.into(),
         })
+    }
+
+    fn start_read(&self, name: &str, range: Range<u64>) -> Result<Running<Bytes>> {
+        let path = self.path(name)?;
+        let store = Arc::clone(&self.store);
+        let read = async move {
+            let options = GetOptions {
+                range: (!range.is_empty()).then(|| GetRange::Bounded(range.clone())),
+                head: range.is_empty(),
+                ..GetOptions::default()
+            };
+            let failure = match store.get_opts(&path, options).await {
+                Ok(_) if range.is_empty() => return Ok(Bytes::new()),
+                Ok(found) => return found.bytes().await,
+                Err(failure) => failure,
+            };
+            // Stores differ in how they refuse a range behind the end, so ask where that is.
+            match store.head(&path).await {
+                Ok(found) if found.size <= range.start => Ok(Bytes::new()),
+                Ok(_) | Err(_) => Err(failure),
+            }
+        };
+        Ok(self.executor.start(read))
     }
 
     pub(super) fn failed(
@@ -141,28 +164,20 @@ impl Storage for ObjectStorage {
     }
 
     fn read(&self, name: &str, range: Range<u64>) -> Result<Bytes> {
-        let path = self.path(name)?;
-        let store = Arc::clone(&self.store);
-        let read = async move {
-            let options = GetOptions {
-                range: (!range.is_empty()).then(|| GetRange::Bounded(range.clone())),
-                head: range.is_empty(),
-                ..GetOptions::default()
-            };
-            let failure = match store.get_opts(&path, options).await {
-                Ok(_) if range.is_empty() => return Ok(Bytes::new()),
-                Ok(found) => return found.bytes().await,
-                Err(failure) => failure,
-            };
-            // Stores differ in how they refuse a range behind the end, so ask where that is.
-            match store.head(&path).await {
-                Ok(found) if found.size <= range.start => Ok(Bytes::new()),
-                Ok(_) | Err(_) => Err(failure),
-            }
-        };
-        self.executor
-            .run(read)
+        let running = self.start_read(name, range)?;
+        running
+            .wait()
             .map_err(|source| self.failed("reading", name, source))
+    }
+
+    fn begin_read(&self, name: &str, range: Range<u64>) -> Result<Option<Reading>> {
+        let running = self.start_read(name, range)?;
+        let (storage, name) = (self.clone(), name.to_owned());
+        Ok(Some(Reading::new(move || {
+            running
+                .wait()
+                .map_err(|source| storage.failed("reading", &name, source))
+        })))
     }
 
     fn list(&self, directory: &str) -> Result<Listing> {

@@ -35,7 +35,7 @@ use object_store::{
 };
 
 use super::executor::Executor;
-use super::{Listing, ObjectStorage, ObjectWriter, Storage};
+use super::{Listing, ObjectStorage, ObjectWriter, Reading, Storage};
 use crate::names;
 use crate::{Error, Result};
 
@@ -190,6 +190,10 @@ impl Storage for S3Storage {
 
     fn read(&self, name: &str, range: Range<u64>) -> Result<Bytes> {
         self.objects.read(name, range)
+    }
+
+    fn begin_read(&self, name: &str, range: Range<u64>) -> Result<Option<Reading>> {
+        self.objects.begin_read(name, range)
     }
 
     fn list(&self, directory: &str) -> Result<Listing> {

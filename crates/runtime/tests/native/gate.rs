@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use checkpoint::Result;
-use checkpoint::storage::{Guard, Listing, ObjectWriter, Storage};
+use checkpoint::storage::{Guard, Listing, ObjectWriter, Reading, Storage};
 
 /// After this long a wait is taken for a hang.
 const HANG: Duration = Duration::from_secs(120);
@@ -97,6 +97,10 @@ impl Storage for Gate {
 
     fn read(&self, name: &str, range: Range<u64>) -> Result<Bytes> {
         self.inner.read(name, range)
+    }
+
+    fn begin_read(&self, name: &str, range: Range<u64>) -> Result<Option<Reading>> {
+        self.inner.begin_read(name, range)
     }
 
     fn list(&self, directory: &str) -> Result<Listing> {

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use super::taking::{Clock, TIMEOUT_MS, terms};
 use crate::lease::{Lease, Time, fences};
 use crate::metadata::{self, Metadata};
-use crate::storage::{Guard, Listing, MemoryStorage, ObjectWriter, Storage};
+use crate::storage::{Guard, Listing, MemoryStorage, ObjectWriter, Reading, Storage};
 use crate::{Completed, Error, Result, fixture, names};
 
 /// Whose turn it is.
@@ -97,6 +97,9 @@ impl Storage for Stepped {
     }
     fn read(&self, name: &str, range: std::ops::Range<u64>) -> Result<Bytes> {
         self.step().read(name, range)
+    }
+    fn begin_read(&self, name: &str, range: std::ops::Range<u64>) -> Result<Option<Reading>> {
+        self.step().begin_read(name, range)
     }
     fn list(&self, directory: &str) -> Result<Listing> {
         self.step().list(directory)
