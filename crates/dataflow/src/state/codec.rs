@@ -37,7 +37,7 @@
 //! A delta is applied to what its base holds: the removals of a state come before its entries, and
 //! an entry replaces what there is, except that list elements are appended unless the list starts
 //! anew. Segments of one subtask are applied in order, the full one first; those of different
-//! subtasks have no key in common.
+//! subtasks have no key in common, and a full segment has each of its entries once.
 
 use std::io;
 

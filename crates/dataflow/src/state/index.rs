@@ -14,6 +14,8 @@ const SLOTS: usize = 12;
 /// Slots per bucket, on average, from which on a table grows: above, too many buckets are full.
 const SLOTS_AVERAGE_MAX: usize = 9;
 const SHARD_BITS: u32 = 8;
+/// How many tables there are.
+pub(super) const SHARDS: usize = 1 << SHARD_BITS;
 
 /// Stands for no slot.
 pub(super) const NO_SLOT: u32 = u32::MAX;
@@ -174,15 +176,23 @@ impl Shard {
 impl Default for Index {
     fn default() -> Self {
         Self {
-            shards: (0..1 << SHARD_BITS).map(|_| Shard::default()).collect(),
+            shards: (0..SHARDS).map(|_| Shard::default()).collect(),
         }
     }
 }
 
 impl Index {
+    /// The table that a hash belongs to, of [`SHARDS`].
     #[inline]
-    fn shard_of(hash: u64) -> usize {
+    pub(super) fn shard_of(hash: u64) -> usize {
         (hash >> (64 - SHARD_BITS)) as usize
+    }
+
+    /// Fetches one table as a whole, for many slots that are to be added to it: in the order of memory,
+    /// for which the processor need not wait.
+    pub(super) fn touch_shard(&self, shard: usize) {
+        let buckets = self.shards[shard].buckets.iter();
+        std::hint::black_box(buckets.fold(0, |all, bucket| all ^ bucket.sent_on));
     }
 
     /// Fetches the bucket that [`Index::guess`] will look into. What is returned means nothing.

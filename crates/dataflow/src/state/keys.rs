@@ -63,6 +63,14 @@ impl Keys {
         rows: &mut Rows,
         heap: &mut Heap,
     ) -> u32 {
+        let slot = self.insert_unindexed(key, rows, heap);
+        self.index
+            .insert(hash, slot, |slot| hash_of(rows, slot, heap));
+        slot
+    }
+
+    /// Gives `key` a slot, where it is not found before [`Keys::index_all`] was told of it.
+    pub(super) fn insert_unindexed(&mut self, key: &[u8], rows: &mut Rows, heap: &mut Heap) -> u32 {
         let slot = self.free.pop().unwrap_or_else(|| {
             let slot = self.used;
             self.used = slot
@@ -75,9 +83,28 @@ impl Keys {
         });
         self.len_max = self.len_max.max(key.len());
         rows.get_mut(slot).key = Key::new(key, heap);
-        self.index
-            .insert(hash, slot, |slot| hash_of(rows, slot, heap));
         slot
+    }
+
+    /// Lets keys be found that were given slots without it: those of one shard of the index. Returns
+    /// whether each of them was there once only.
+    pub(super) fn index_all(
+        &mut self,
+        shard: usize,
+        new: &[(u64, u32)],
+        rows: &Rows,
+        heap: &Heap,
+    ) -> bool {
+        self.index.touch_shard(shard);
+        let mut once = true;
+        for (hash, slot) in new {
+            // Few others share what the index knows of a hash, so few keys are looked at.
+            let same = |other| rows.key(other, heap) == rows.key(*slot, heap);
+            once &= self.index.find(*hash, same).is_none();
+            self.index
+                .insert(*hash, *slot, |slot| hash_of(rows, slot, heap));
+        }
+        once
     }
 
     /// Takes the slot from its key; nothing happens if it has none.

@@ -210,12 +210,17 @@ impl KeyedState {
     /// Gives a key that has none a slot, in which something will be stored.
     pub(super) fn insert_key_to_fill(&mut self, hash: u64, key: &[u8]) -> u32 {
         let slot = self.keys.insert(hash, key, &mut self.rows, &mut self.heap);
+        self.grow_tables();
+        slot
+    }
+
+    /// Makes places in the tables for all slots that there are.
+    pub(super) fn grow_tables(&mut self) {
         let chunks = self.rows.chunks();
         while self.chunks < chunks {
             self.tables.iter_mut().for_each(super::table::Table::grow);
             self.chunks += 1;
         }
-        slot
     }
 }
 

@@ -1,15 +1,25 @@
 //! Reading segments back.
+//!
+//! Most of what there is to read is a full segment, and in it the first value state, by which keys come
+//! into being. They are given slots as they come, without a look at the index; they are added to it
+//! many at a time, one of its tables after the other, so that each is in the cache meanwhile.
 
 use std::io;
 
 use super::codec::{self, Block, BlockKind, BlockReader, Cursor, Entry};
+use super::index::{Index, SHARDS};
 use super::table::{Store, Tally};
 use super::{KeyedState, RestoreError, RestoreStats, StateKind};
 use crate::key::{self, KeyGroupRange};
 
 /// For how many keys room is made at once because a segment says that it has so many; for more only
-/// when as many have come. Tests have fewer keys.
-const RESERVE_MAX: usize = if cfg!(test) { 64 } else { 1 << 22 };
+/// when some have come, for so many times as many. Tests have fewer keys.
+const RESERVE_MAX: usize = if cfg!(test) { 64 } else { 1 << 20 };
+const RESERVE_TIMES: usize = 16;
+
+/// How many keys may wait to be added to the index, beyond those of a block. They take 16 MiB: a little
+/// less than a power of two for each table, so that its list needs no more.
+const UNINDEXED_MAX: usize = if cfg!(test) { 100 } else { 15 << 16 };
 
 /// How many entries are looked up at a time.
 const AT_ONCE: usize = 256;
@@ -37,8 +47,48 @@ struct Expected {
     room: usize,
 }
 
+/// Keys that have slots and are not in the index yet.
+struct Unindexed {
+    /// Hash and slot, for each table of the index.
+    shards: Vec<Vec<(u64, u32)>>,
+    len: usize,
+    /// The state whose values bring them; `None` before the first, or if none may any more.
+    state: Option<u32>,
+    /// Whether a block may bring some, for nothing came before.
+    may_begin: bool,
+}
+
+impl Unindexed {
+    /// None. Only in a full segment keys are all new.
+    fn new(full: bool) -> Self {
+        Self {
+            shards: vec![Vec::new(); SHARDS],
+            len: 0,
+            state: None,
+            may_begin: full,
+        }
+    }
+
+    /// Whether the keys of `block`, of a declared state, are new, each of them.
+    fn takes(&mut self, block: Block) -> bool {
+        let values = block.kind == BlockKind::Values;
+        if std::mem::take(&mut self.may_begin) && values {
+            self.state = Some(block.state);
+        }
+        self.state = self.state.filter(|state| values && *state == block.state);
+        self.state.is_some()
+    }
+
+    #[inline]
+    fn push(&mut self, hash: u64, slot: u32) {
+        self.shards[Index::shard_of(hash)].push((hash, slot));
+        self.len += 1;
+    }
+}
+
 /// What a segment says about itself and is needed here.
 struct Header {
+    full: bool,
     key_groups: u32,
     range: KeyGroupRange,
     hash: String,
@@ -47,7 +97,7 @@ struct Header {
 
 /// `None` if the bytes end too early.
 fn parse_header(cursor: &mut Cursor<'_>) -> Option<Header> {
-    let _delta = cursor.byte()?;
+    let full = cursor.byte()? == 0;
     let (_checkpoint, _base) = (cursor.u64()?, cursor.u64()?);
     let key_groups = cursor.u32()?;
     let (start, end) = (cursor.u32()?, cursor.u32()?);
@@ -69,11 +119,33 @@ fn parse_header(cursor: &mut Cursor<'_>) -> Option<Header> {
         });
     }
     Some(Header {
+        full,
         key_groups,
         range: KeyGroupRange { start, end },
         hash,
         states,
     })
+}
+
+/// The number here of the state that `block` belongs to; `None` if it is not declared.
+fn declared_of(
+    reader: &BlockReader<'_>,
+    block: Block,
+    stored: &[Stored],
+) -> Result<Option<usize>, RestoreError> {
+    let Some(state) = stored.get(block.state as usize) else {
+        return Err(reader.corrupt("a block of a state that the header does not have"));
+    };
+    let fits = match block.kind {
+        BlockKind::Values => state.kind == Some(StateKind::Value),
+        BlockKind::MapEntries | BlockKind::RemovedFields => state.kind == Some(StateKind::Map),
+        BlockKind::ListElements => state.kind == Some(StateKind::List),
+        _ => true,
+    };
+    match fits {
+        true => Ok(state.declared),
+        false => Err(reader.corrupt("a block of another kind than its state")),
+    }
 }
 
 impl KeyedState {
@@ -89,12 +161,23 @@ impl KeyedState {
         self.commit();
         self.forget_bases();
         let mut reader = BlockReader::new(segment)?;
-        let (mut stored, mut expected) = self.read_header(&mut reader)?;
+        let (mut stored, mut expected, full) = self.read_header(&mut reader)?;
+        let mut unindexed = Unindexed::new(full);
         let mut stats = RestoreStats::default();
         while let Some(block) = reader.next()? {
-            self.make_room(&mut expected);
-            self.restore_block(&mut reader, block, &mut stored, &mut stats)?;
+            let declared = declared_of(&reader, block, &stored)?;
+            if let Some(table) = declared.filter(|_| unindexed.takes(block)) {
+                stats.entries += self.restore_new(&mut reader, block, table, &mut unindexed)?;
+                if unindexed.len >= UNINDEXED_MAX {
+                    self.index_all(&mut reader, &mut unindexed, &mut expected)?;
+                }
+            } else {
+                self.index_all(&mut reader, &mut unindexed, &mut expected)?;
+                self.make_room(&mut expected, 0);
+                self.restore_block(&mut reader, block, &mut stored, &mut stats)?;
+            }
         }
+        self.index_all(&mut reader, &mut unindexed, &mut expected)?;
         self.committed = self.stats;
         let dropped = stored
             .into_iter()
@@ -104,19 +187,47 @@ impl KeyedState {
     }
 
     /// Makes room for the keys that are expected, as far as what has come gives reason to.
-    fn make_room(&mut self, expected: &mut Expected) {
+    /// So many of those that have come are not in the index yet.
+    fn make_room(&mut self, expected: &mut Expected, unindexed: usize) {
         let come = self.keys.len().saturating_sub(expected.before);
         if expected.room < expected.keys && come >= expected.room - expected.room / 64 {
-            expected.room = expected.keys.min((4 * come).max(RESERVE_MAX));
-            let additional = expected.room.saturating_sub(come);
+            expected.room = expected.keys.min((RESERVE_TIMES * come).max(RESERVE_MAX));
+            let indexed = come.saturating_sub(unindexed);
+            let additional = expected.room.saturating_sub(indexed);
             self.keys.reserve(additional, &self.rows, &self.heap);
+        }
+    }
+
+    /// Adds the keys to the index that are not in it yet.
+    fn index_all(
+        &mut self,
+        reader: &mut BlockReader<'_>,
+        unindexed: &mut Unindexed,
+        expected: &mut Expected,
+    ) -> Result<(), RestoreError> {
+        if unindexed.len == 0 {
+            return Ok(());
+        }
+        self.make_room(expected, unindexed.len);
+        let Self {
+            keys, rows, heap, ..
+        } = self;
+        let mut once = true;
+        for (shard, new) in unindexed.shards.iter_mut().enumerate() {
+            once &= keys.index_all(shard, new, rows, heap);
+            new.clear();
+        }
+        unindexed.len = 0;
+        match once {
+            true => Ok(()),
+            false => Err(reader.corrupt("a key comes twice, in this block or before it,")),
         }
     }
 
     fn read_header(
         &self,
         reader: &mut BlockReader<'_>,
-    ) -> Result<(Vec<Stored>, Expected), RestoreError> {
+    ) -> Result<(Vec<Stored>, Expected, bool), RestoreError> {
         match reader.next()? {
             Some(Block {
                 kind: BlockKind::Header,
@@ -172,7 +283,41 @@ impl KeyedState {
             keys: (keys.unwrap_or(0) as f64 * share) as usize,
             room: 0,
         };
-        Ok((stored, expected))
+        Ok((stored, expected, header.full))
+    }
+
+    /// Reads values of keys that are all new. Returns how many there are that belong here.
+    fn restore_new(
+        &mut self,
+        reader: &mut BlockReader<'_>,
+        block: Block,
+        table: usize,
+        unindexed: &mut Unindexed,
+    ) -> Result<u64, RestoreError> {
+        let mut entries = reader.entries(block)?;
+        let mut some = Vec::with_capacity(AT_ONCE);
+        let mut restored = 0;
+        loop {
+            entries.read(AT_ONCE, &mut some)?;
+            if some.is_empty() {
+                return Ok(restored);
+            }
+            let mut tally = Tally::default();
+            for entry in &some {
+                let hash = key::hash(entry.key);
+                if !self.range.contains(self.key_groups.group_of(hash)) {
+                    continue;
+                }
+                let slot = self
+                    .keys
+                    .insert_unindexed(entry.key, &mut self.rows, &mut self.heap);
+                self.grow_tables();
+                unindexed.push(hash, slot);
+                self.restore_in_slot(table, block.kind, slot, *entry, &mut tally);
+                restored += 1;
+            }
+            self.finish_restored(table, tally);
+        }
     }
 
     fn restore_block(
@@ -182,18 +327,7 @@ impl KeyedState {
         stored: &mut [Stored],
         stats: &mut RestoreStats,
     ) -> Result<(), RestoreError> {
-        let Some(state) = stored.get_mut(block.state as usize) else {
-            return Err(reader.corrupt("a block of a state that the header does not have"));
-        };
-        let fits = match block.kind {
-            BlockKind::Values => state.kind == Some(StateKind::Value),
-            BlockKind::MapEntries | BlockKind::RemovedFields => state.kind == Some(StateKind::Map),
-            BlockKind::ListElements => state.kind == Some(StateKind::List),
-            _ => true,
-        };
-        if !fits {
-            return Err(reader.corrupt("a block of another kind than its state"));
-        }
+        let state = &mut stored[block.state as usize];
         let removal = matches!(
             block.kind,
             BlockKind::RemovedKeys | BlockKind::RemovedFields
@@ -271,6 +405,18 @@ impl KeyedState {
             None if kind == BlockKind::Values => self.insert_key_to_fill(hash, entry.key),
             None => self.insert_key(hash, entry.key),
         };
+        self.restore_in_slot(table, kind, slot, entry, tally);
+    }
+
+    #[inline]
+    fn restore_in_slot(
+        &mut self,
+        table: usize,
+        kind: BlockKind,
+        slot: u32,
+        entry: Entry<'_>,
+        tally: &mut Tally,
+    ) {
         let Self {
             tables, rows, heap, ..
         } = self;
@@ -312,6 +458,161 @@ impl KeyedState {
             }
             // Nothing else is left: the block fits the state's kind.
             _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::codec::BlockWriter;
+    use super::*;
+    use crate::cells::Cells;
+    use crate::element::CheckpointId;
+    use crate::key::KeyGroups;
+    use crate::state::{Resolved, StateDescriptor};
+
+    const KEYS: u32 = 1000;
+
+    fn groups() -> KeyGroups {
+        KeyGroups::new(8).unwrap()
+    }
+
+    fn state(names: &[(&str, StateKind)], range: KeyGroupRange) -> KeyedState {
+        let descriptor = |(name, kind): &(&str, StateKind)| StateDescriptor {
+            name: (*name).into(),
+            kind: *kind,
+            schema: "bytes".into(),
+            schema_version: 1,
+            ttl_ms: None,
+        };
+        KeyedState::new(names.iter().map(descriptor).collect(), range, groups())
+    }
+
+    const STATES: [(&str, StateKind); 3] = [
+        ("first", StateKind::Value),
+        ("second", StateKind::Value),
+        ("third", StateKind::Map),
+    ];
+
+    /// Keys of which some have a value of the first state, some one of the second, some map entries.
+    fn filled() -> KeyedState {
+        let mut state = state(&STATES, groups().range_of(0, 1));
+        for number in 0..KEYS {
+            let key = format!("key {number}").into_bytes();
+            if number % 5 > 0 {
+                state.put(0, &key, &number.to_le_bytes()).unwrap();
+            }
+            if number % 3 > 0 {
+                state.put(1, &key, &[b'x'; 40]).unwrap();
+            }
+            if number % 4 == 0 {
+                let mut keys = Cells::new();
+                keys.push(&key);
+                let mut resolved = Resolved::default();
+                let hashes = [key::hash(&key)];
+                state
+                    .resolve(keys.as_ref(), &hashes, &mut resolved)
+                    .unwrap();
+                state
+                    .map_store(2, &[0], keys.as_ref(), keys.as_ref())
+                    .unwrap();
+            }
+            state.commit();
+        }
+        state
+    }
+
+    fn segment(state: &mut KeyedState) -> Vec<u8> {
+        let mut segment = Vec::new();
+        let sealed = state.snapshot(CheckpointId(1), None);
+        sealed.write(&mut segment).unwrap();
+        segment
+    }
+
+    fn assert_same(restored: &KeyedState, expected: &KeyedState) {
+        assert!(restored.walk().eq(expected.walk()));
+        assert_eq!(restored.stats(), expected.stats());
+        // The walk goes by slots, an access by the index.
+        for entry in expected.walk() {
+            assert_eq!(restored.get(0, entry.key), expected.get(0, entry.key));
+        }
+        assert_eq!(restored.keys.len() as u64, expected.stats().keys);
+    }
+
+    #[test]
+    fn keys_are_found_however_many_had_to_wait_for_the_index() {
+        const { assert!(KEYS as usize > 5 * UNINDEXED_MAX) };
+        let mut whole = filled();
+        let whole_segment = segment(&mut whole);
+        let mut restored = state(&STATES, groups().range_of(0, 1));
+        restored.restore(&mut whole_segment.as_slice()).unwrap();
+        assert_same(&restored, &whole);
+        // Divided among two, and put together again.
+        let halves = [0, 1].map(|index| {
+            let mut half = state(&STATES, groups().range_of(index, 2));
+            half.restore(&mut whole_segment.as_slice()).unwrap();
+            segment(&mut half)
+        });
+        let mut merged = state(&STATES, groups().range_of(0, 1));
+        for half in &halves {
+            merged.restore(&mut half.as_slice()).unwrap();
+        }
+        assert_same(&merged, &whole);
+    }
+
+    #[test]
+    fn the_first_state_that_is_still_declared_brings_the_keys() {
+        let mut whole = filled();
+        let segment = segment(&mut whole);
+        let mut restored = state(&STATES[1..], groups().range_of(0, 1));
+        let stats = restored.restore(&mut segment.as_slice()).unwrap();
+        assert_eq!(stats.dropped, [("first".to_owned(), 800)]);
+        let values = |state: &KeyedState, number: u32| {
+            let entries = state.walk().filter(|entry| entry.state == number);
+            let entries = entries.map(|entry| (entry.key.to_vec(), entry.value.to_vec()));
+            entries.collect::<Vec<_>>()
+        };
+        assert_eq!(values(&restored, 0), values(&whole, 1));
+        assert_eq!(values(&restored, 1), values(&whole, 2));
+    }
+
+    #[test]
+    fn a_key_that_comes_twice_is_found() {
+        let header = {
+            let empty = segment(&mut state(&STATES[..1], groups().range_of(0, 1)));
+            let mut bytes = empty.as_slice();
+            let mut reader = BlockReader::new(&mut bytes).unwrap();
+            reader.next().unwrap();
+            reader.rest().0.to_vec()
+        };
+        let written = |keys: &[&[u8]]| {
+            let mut segment = Vec::new();
+            let mut writer = BlockWriter::new(&mut segment).unwrap();
+            writer.block(BlockKind::Header, &header).unwrap();
+            for key in keys {
+                let entry = [*key, b"value"];
+                writer.strings(BlockKind::Values, 0, entry).unwrap();
+            }
+            writer.finish().unwrap();
+            segment
+        };
+        let restore = |segments: &[Vec<u8>]| {
+            let mut restored = state(&STATES[..1], groups().range_of(0, 1));
+            let mut segments = segments.iter();
+            segments.try_for_each(|segment| restored.restore(&mut segment.as_slice()).map(drop))
+        };
+        let once = written(&[b"a", b"b"]);
+        restore(std::slice::from_ref(&once)).unwrap();
+        for segments in [
+            vec![written(&[b"a", b"b", b"a"])],
+            vec![once, written(&[b"b"])],
+        ] {
+            match restore(&segments) {
+                Err(RestoreError::Corrupt { what, .. }) => {
+                    assert!(what.contains("a key comes twice"), "{what}");
+                }
+                other => panic!("expected damage, got {other:?}"),
+            }
         }
     }
 }
