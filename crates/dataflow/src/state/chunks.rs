@@ -24,6 +24,9 @@ pub(super) struct Chunks<C> {
     /// freeing thousands of them would make the allocator busy at some later moment. As many are
     /// kept as there were copies between two snapshots.
     spare: Vec<C>,
+    /// What layers that had to go at once left behind: chunks that were replaced. Of a list that goes on,
+    /// as many as may become spare; the others are freed with a sealed list, by whoever drops that.
+    left: Vec<Option<C>>,
     /// Copies since the last snapshot.
     copies: usize,
     /// Copies between the last two.
@@ -39,6 +42,7 @@ impl<C> Default for Chunks<C> {
             layers: Vec::new(),
             taken_back: 0,
             spare: Vec::new(),
+            left: Vec::new(),
             copies: 0,
             copies_before: 0,
             spare_list: Vec::new(),
@@ -105,7 +109,8 @@ impl<C: Clone> Chunks<C> {
             return chunk;
         }
         self.copies += 1;
-        match self.spare.pop() {
+        let spare = self.spare.pop();
+        match spare.or_else(|| pop_chunk(&mut self.left)) {
             Some(mut chunk) => {
                 chunk.clone_from(self.get_sealed(index));
                 chunk
@@ -118,9 +123,10 @@ impl<C: Clone> Chunks<C> {
     pub(super) fn seal(&mut self) -> Self {
         // What has not been taken back yet may stay where it is, so that the pause is short, but not
         // pile up.
-        if self.layers.len() >= LAYERS_MAX {
-            self.take_back(usize::MAX);
-        }
+        let left = match self.layers.len() >= LAYERS_MAX {
+            true => self.merge(),
+            false => Vec::new(),
+        };
         if self.own.is_empty() {
             return Self::default();
         }
@@ -132,8 +138,35 @@ impl<C: Clone> Chunks<C> {
         self.taken_back = 0;
         Self {
             layers: self.layers.clone(),
+            left,
             ..Self::default()
         }
+    }
+
+    /// Takes back what counts of all sealed lists that nobody reads any more. Returns the chunks that
+    /// are not needed, for somebody who has the time: moving the pointers of many thousands takes
+    /// microseconds, freeing as many chunks takes longer than a pause may.
+    fn merge(&mut self) -> Vec<Option<C>> {
+        let mut replaced = std::mem::take(&mut self.left);
+        while let Some(layer) = self.layers.last_mut().and_then(Arc::get_mut) {
+            for (chunk, own) in layer.iter_mut().zip(&mut self.own) {
+                if own.is_none() {
+                    std::mem::swap(own, chunk);
+                }
+            }
+            let list = self.layers.pop().and_then(Arc::into_inner);
+            self.spare_list = list.unwrap_or_default();
+            replaced.append(&mut self.spare_list);
+            self.taken_back = 0;
+        }
+        let wanted = self.spare_max().saturating_sub(self.spare.len());
+        self.left = replaced.split_off(replaced.len().saturating_sub(wanted));
+        replaced
+    }
+
+    /// How many spare chunks are worth keeping.
+    fn spare_max(&self) -> usize {
+        self.copies.max(self.copies_before)
     }
 
     /// Frees the spare chunks, for those that hold more than their own memory.
@@ -144,9 +177,18 @@ impl<C: Clone> Chunks<C> {
     /// Takes back at most `budget` chunks of sealed lists that nobody reads any more. Returns
     /// whether nothing is sealed afterwards.
     pub(super) fn take_back(&mut self, mut budget: usize) -> bool {
-        let spare_max = self.copies.max(self.copies_before);
+        let spare_max = self.spare_max();
         let needless = self.spare.len().saturating_sub(spare_max).min(budget);
         self.spare.truncate(self.spare.len() - needless);
+        let left = self.left.len().saturating_sub(budget);
+        budget -= self.left.len() - left;
+        let wanted = spare_max.saturating_sub(self.spare.len());
+        let replaced = self.left.drain(left..).flatten();
+        // What is not wanted is freed with the rest of the drained.
+        self.spare.extend(replaced.take(wanted));
+        if !self.left.is_empty() {
+            return false;
+        }
         while let Some(layer) = self.layers.last_mut() {
             let Some(layer) = Arc::get_mut(layer) else {
                 return false;
@@ -174,6 +216,16 @@ impl<C: Clone> Chunks<C> {
     }
 }
 
+/// The last chunk in `list`, which is cut behind it.
+fn pop_chunk<C>(list: &mut Vec<Option<C>>) -> Option<C> {
+    while let Some(place) = list.pop() {
+        if place.is_some() {
+            return place;
+        }
+    }
+    None
+}
+
 /// A chunk of `N` cells on the heap.
 pub(super) fn filled<T: Copy + fmt::Debug, const N: usize>(cell: T) -> Box<[T; N]> {
     vec![cell; N]
@@ -184,6 +236,9 @@ pub(super) fn filled<T: Copy + fmt::Debug, const N: usize>(cell: T) -> Box<[T; N
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+    use std::rc::Rc;
+
     use super::*;
 
     fn contents(chunks: &Chunks<Box<u32>>) -> Vec<u32> {
@@ -217,5 +272,58 @@ mod tests {
         assert!(chunks.take_back(100));
         assert_eq!(contents(&chunks), [0, 21, 32, 23]);
         assert!(chunks.layers.is_empty());
+    }
+
+    /// A chunk that counts how many have been freed.
+    #[derive(Clone)]
+    struct Counted {
+        value: u32,
+        freed: Rc<Cell<usize>>,
+    }
+
+    impl Drop for Counted {
+        fn drop(&mut self) {
+            self.freed.set(self.freed.get() + 1);
+        }
+    }
+
+    #[test]
+    fn what_piled_up_is_freed_with_a_sealed_list_and_not_by_sealing() {
+        const CHUNKS: usize = 50;
+        let freed = Rc::new(Cell::new(0));
+        let mut chunks = Chunks::default();
+        for value in 0..CHUNKS as u32 {
+            let freed = Rc::clone(&freed);
+            chunks.push(Box::new(Counted { value, freed }));
+        }
+        let values = |chunks: &Chunks<Box<Counted>>| -> Vec<u32> {
+            (0..CHUNKS).map(|index| chunks.get(index).value).collect()
+        };
+        let mut expected = values(&chunks);
+        // Nothing is ever taken back in between, as if checkpoints followed on each other at once.
+        for round in 0..20 {
+            let before = freed.get();
+            let sealed = chunks.seal();
+            assert_eq!(freed.get(), before, "round {round}");
+            assert_eq!(values(&sealed), expected);
+            let then = expected.clone();
+            // Most of them are replaced, others each time.
+            for index in (0..CHUNKS).filter(|index| index % 5 != round % 5) {
+                chunks.get_mut(index).value += 1000;
+                expected[index] += 1000;
+            }
+            assert_eq!(values(&sealed), then);
+            assert_eq!(values(&chunks), expected);
+            drop(sealed);
+            let held = |list: &Vec<Option<Box<Counted>>>| list.iter().flatten().count();
+            let layers: usize = chunks.layers.iter().map(|layer| held(layer)).sum();
+            assert!(chunks.layers.len() <= LAYERS_MAX);
+            let all = held(&chunks.own) + layers + chunks.spare.len() + held(&chunks.left);
+            assert!(all <= (LAYERS_MAX + 2) * CHUNKS, "{all} in round {round}");
+        }
+        while !chunks.take_back(7) {}
+        assert_eq!(values(&chunks), expected);
+        assert!(chunks.left.is_empty());
+        assert!(chunks.spare.len() <= CHUNKS);
     }
 }
