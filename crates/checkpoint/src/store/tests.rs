@@ -3,6 +3,7 @@
 mod claiming;
 mod compressed;
 mod faults;
+mod held;
 mod keeping;
 mod late;
 mod ownership;
