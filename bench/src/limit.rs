@@ -225,8 +225,8 @@ pub(crate) fn restore(case: &Case, dir: &Path) -> Result<Measured> {
     let mut table: HashTable<([u8; 16], u64)> = HashTable::with_capacity(case.keys as usize);
     for number in 0..case.keys {
         let mut state = number;
-        let key = [number.to_le_bytes(), next(&mut state).to_le_bytes()].concat();
-        let key: [u8; 16] = key.try_into().unwrap_or_default();
+        let key = u128::from(number) | u128::from(next(&mut state)) << 64;
+        let key = key.to_le_bytes();
         let hash = |key: &[u8; 16]| key::hash(key);
         table.insert_unique(hash(&key), (key, number), |entry| hash(&entry.0));
     }

@@ -19,6 +19,7 @@ mod process;
 mod report;
 mod start;
 mod suite;
+mod targets;
 
 use std::process::{Command, ExitCode, Stdio};
 

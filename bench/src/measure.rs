@@ -39,6 +39,8 @@ pub(crate) enum Task {
     },
     /// Count the keys that change between checkpoints.
     Changed { case: Case, seconds: f64 },
+    /// See how long a snapshot, and the steps behind it, keep a subtask from its records.
+    Pause { case: Case, seconds: f64 },
     /// Write each key once and leave a checkpoint.
     Fill { case: Case, dir: PathBuf },
     /// Start from that checkpoint.
@@ -58,6 +60,10 @@ pub(crate) struct Measured {
     pub(crate) checkpoints: Vec<Taken>,
     /// In microseconds.
     pub(crate) latency: Option<Spread>,
+    /// Of all steps of the operator's subtask, in microseconds.
+    pub(crate) steps: Option<Spread>,
+    /// Of the longest step between two snapshots each, in microseconds.
+    pub(crate) longest_steps: Option<Spread>,
     /// Until the first record was read, in seconds.
     pub(crate) restore_s: f64,
 }
@@ -69,8 +75,38 @@ pub(crate) struct Taken {
     pub(crate) id: u64,
     pub(crate) ms: u64,
     pub(crate) bytes: u64,
+    /// Where its time went.
+    pub(crate) phases: Phases,
     /// Distinct keys that had changed since the one before, where they were counted.
     pub(crate) changed: Option<u64>,
+}
+
+/// How long the phases of a checkpoint took, each the longest of any subtask, in microseconds.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) struct Phases {
+    /// From the trigger to the first barrier at a subtask.
+    pub(crate) start_delay: u64,
+    /// From the first barrier at a subtask to the last.
+    pub(crate) alignment: u64,
+    /// From there until the subtask goes on with records.
+    pub(crate) pause: u64,
+    /// Until its state was written, in the background.
+    pub(crate) upload: u64,
+    /// From the last acknowledgement until the checkpoint was complete.
+    pub(crate) metadata: u64,
+}
+
+impl From<&runtime::phases::Phases> for Phases {
+    fn from(phases: &runtime::phases::Phases) -> Self {
+        Self {
+            start_delay: phases.start_delay.us,
+            alignment: phases.alignment.us,
+            pause: phases.snapshot.us,
+            upload: phases.upload.us,
+            metadata: phases.metadata_us,
+        }
+    }
 }
 
 /// The middle and the ends of many values.
@@ -82,11 +118,12 @@ pub(crate) struct Spread {
 }
 
 impl Spread {
-    pub(crate) fn of(mut values: Vec<u32>) -> Option<Self> {
-        values.sort_unstable();
+    pub(crate) fn of(values: impl IntoIterator<Item = f64>) -> Option<Self> {
+        let mut values: Vec<f64> = values.into_iter().collect();
+        values.sort_unstable_by(f64::total_cmp);
         let at = |part: f64| {
             let index = ((values.len() as f64 * part) as usize).min(values.len() - 1);
-            f64::from(values[index])
+            values[index]
         };
         (!values.is_empty()).then(|| Self {
             p50: at(0.5),
@@ -143,7 +180,7 @@ pub(crate) fn run(task: &Task) -> Result<Measured> {
             let forget = Arc::clone(&seen);
             run.at_warm = Some(Box::new(move || drop(probe::take(&forget))));
             let mut measured = run.window(graph, Some(*seconds))?;
-            measured.latency = Spread::of(probe::take(&seen));
+            measured.latency = Spread::of(probe::take(&seen).into_iter().map(f64::from));
             measured
         }
         Task::Changed { case, seconds } => {
@@ -155,6 +192,19 @@ pub(crate) fn run(task: &Task) -> Result<Measured> {
                 let found = seen.iter().find(|(id, _)| *id == taken.id);
                 taken.changed = found.map(|(_, changed)| *changed);
             }
+            measured
+        }
+        Task::Pause { case, seconds } => {
+            let mut graph = job::graph(case, Backend::Wasm, &Generated::ENDLESS, dir.path())?;
+            let seen = probe::steps(&mut graph);
+            let mut run = Run::new(case, dir.path())?;
+            let forget = Arc::clone(&seen);
+            run.at_warm = Some(Box::new(move || drop(probe::take(&forget))));
+            let mut measured = run.window(graph, Some(*seconds))?;
+            let seen = probe::take(&seen);
+            measured.longest_steps = Spread::of(seen.iter().map(|between| between.longest()));
+            let all = seen.into_iter().flat_map(|between| between.steps_us);
+            measured.steps = Spread::of(all.map(f64::from));
             measured
         }
         Task::Fill { case, dir: kept } => {
@@ -273,6 +323,7 @@ impl Run {
                 id,
                 duration_ms,
                 bytes,
+                phases,
                 ..
             } = event
             {
@@ -280,6 +331,7 @@ impl Run {
                     id,
                     ms: duration_ms,
                     bytes,
+                    phases: Phases::from(&*phases),
                     changed: None,
                 };
                 taken.push((Instant::now(), checkpoint));

@@ -1,4 +1,7 @@
-//! What is put around the ends of a job to see more of it: sources that stamp, sinks that look.
+//! What is put around the nodes of a job to see more of it: sources that stamp, operators that note when
+//! they begin, sinks that look.
+
+mod steps;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
@@ -9,6 +12,8 @@ use runtime::source::Part;
 use runtime::{
     BoxError, JobGraph, Sink, SinkFactory, Source, SourceFactory, SourceStatus, SubtaskContext,
 };
+
+pub(crate) use steps::steps;
 
 /// What sinks have seen, for all of them.
 type Seen<T> = Arc<Mutex<Vec<T>>>;
@@ -90,14 +95,16 @@ struct StampingSource {
 
 impl Source for StampingSource {
     fn poll(&mut self, batch: &mut Batch) -> Result<SourceStatus, BoxError> {
-        let origin = self.origin;
-        let start = *self
-            .start_us
-            .get_or_insert_with(|| origin.elapsed().as_secs_f64() * 1e6);
         let before = batch.len();
         let status = self.inner.poll(batch)?;
+        let now = self.origin.elapsed().as_secs_f64() * 1e6;
         let due = self.count..self.count + (batch.len() - before) as u64;
         self.count = due.end;
+        // The generator counts in whole milliseconds, so it may be up to one ahead of us: nothing is
+        // made before it is due.
+        let latest = now - due.end.saturating_sub(1) as f64 * self.step_us;
+        let start = self.start_us.map_or(latest, |start| start.min(latest));
+        self.start_us = Some(start);
         batch.timestamps.truncate(before);
         batch
             .timestamps

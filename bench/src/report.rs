@@ -1,25 +1,30 @@
-//! Results as tables, and beside the targets.
+//! Results as tables.
 
 use std::fmt::Write as _;
 
 use anyhow::Result;
 
 use crate::case::{Case, Workload};
-use crate::measure::{Measured, Spread};
-use crate::suite::{CaseResult, Results};
+use crate::measure::{Measured, Phases, Spread, Taken};
+use crate::suite::{CaseResult, PauseResult, Results};
+use crate::targets;
 
-/// The middle one; not a number if there is none.
+/// The middle one, or between the two in the middle; not a number if there is none.
 pub(crate) fn median(values: impl IntoIterator<Item = f64>) -> f64 {
     let mut values: Vec<f64> = values.into_iter().collect();
     values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+    let at = |index: usize| values.get(index).copied().unwrap_or(f64::NAN);
+    match values.len() {
+        0 => f64::NAN,
+        len => (at((len - 1) / 2) + at(len / 2)) / 2.0,
+    }
 }
 
 fn middle(runs: &[Measured], figure: fn(&Measured) -> f64) -> f64 {
     median(runs.iter().map(figure))
 }
 
-fn shown(figure: f64, digits: usize) -> String {
+pub(crate) fn shown(figure: f64, digits: usize) -> String {
     if figure.is_nan() {
         "–".into()
     } else {
@@ -31,11 +36,56 @@ fn millions(figure: f64) -> String {
     shown(figure / 1e6, 2)
 }
 
+/// The smallest and the largest; `None` if there are not two.
+pub(crate) fn ends(values: &[f64]) -> Option<(f64, f64)> {
+    (values.len() > 1).then(|| {
+        let start = (f64::INFINITY, f64::NEG_INFINITY);
+        values.iter().fold(start, |(low, high), value| {
+            (low.min(*value), high.max(*value))
+        })
+    })
+}
+
+/// The middle one and the ends.
+fn spread(values: &[f64], digits: usize) -> String {
+    let middle = shown(median(values.iter().copied()), digits);
+    match ends(values) {
+        Some((low, high)) => format!("{middle} ({low:.digits$}–{high:.digits$})"),
+        None => middle,
+    }
+}
+
 /// Round by round, for both were measured one after the other: drift of the machine cancels out.
-fn ratios<'a>(of: &'a [Measured], to: &'a [Measured]) -> impl Iterator<Item = f64> + 'a {
+pub(crate) fn ratios<'a>(of: &'a [Measured], to: &'a [Measured]) -> impl Iterator<Item = f64> + 'a {
+    paired(of, to, Measured::per_core)
+}
+
+pub(crate) fn paired<'a>(
+    of: &'a [Measured],
+    to: &'a [Measured],
+    figure: fn(&Measured) -> f64,
+) -> impl Iterator<Item = f64> + 'a {
     of.iter()
         .zip(to)
-        .map(|(of, to)| of.per_core() / to.per_core())
+        .map(move |(of, to)| figure(of) / figure(to))
+}
+
+/// Bytes of memory for each key, beyond what a job with few keys takes; not a number where that was not
+/// measured, or not every key has come.
+fn bytes_per_entry(results: &Results, result: &CaseResult) -> f64 {
+    const FEW: u64 = 1000;
+    let case = &result.case;
+    let counted = case.workload.entry_bytes() > 0 && case.workload != Workload::CountZipf;
+    let few = Case::new(Workload::Count, FEW).parallel(case.parallelism);
+    let few = results.cases.iter().find(|result| result.case == few);
+    match few.filter(|_| counted && case.keys >= 100 * FEW) {
+        Some(few) => {
+            let peak_kib = |run: &Measured| run.peak_kib as f64;
+            let more = middle(&result.wasm, peak_kib) - middle(&few.wasm, peak_kib);
+            more * 1024.0 / case.keys as f64
+        }
+        None => f64::NAN,
+    }
 }
 
 /// All of it, for a person.
@@ -43,6 +93,10 @@ pub(crate) fn text(results: &Results) -> Result<String> {
     let mut text = String::new();
     if !results.cases.is_empty() {
         cases(results, &mut text)?;
+        checkpoints(results, &mut text)?;
+    }
+    for result in &results.pauses {
+        pauses(result, &mut text)?;
     }
     for latency in &results.latencies {
         let spread = |figure: fn(&Spread) -> f64| {
@@ -67,22 +121,24 @@ pub(crate) fn text(results: &Results) -> Result<String> {
             "- Restore of {} keys: {} s, {} s for reading its files and building a bare hash table; \
              at most {} MiB in memory",
             restore.case.size(),
-            shown(median(restore.seconds.iter().copied()), 2),
-            shown(median(restore.bare_seconds.iter().copied()), 2),
+            spread(&restore.seconds, 2),
+            spread(&restore.bare_seconds, 2),
             restore.peak_kib / 1024,
         )?;
     }
     text.push('\n');
-    targets(results, &mut text)?;
+    targets::write(results, &mut text)?;
     Ok(text)
 }
 
 fn cases(results: &Results, text: &mut String) -> Result<()> {
     text.push_str(
-        "Records in millions; per core: per second of processor time of the whole process. Medians; \
-         of ratios also the ends.\n\n\
+        "Records in millions; per core: per second of processor time of the whole process. Medians of \
+         the rounds, with their ends. Bytes per entry: the peak of memory beyond that of a job with a \
+         thousand keys, over the keys; behind it key + value + 16.\n\n\
          | workload | keys | parallelism | checkpoints | Wasm, per core | native | Wasm/native | \
-         limit | Wasm/limit | Wasm, per second | CPU-s per million | checkpoints, ms | MiB | peak MiB |\n\
+         limit | Wasm/limit | Wasm, per second | CPU-s per million | peak MiB | MiB per million keys | \
+         bytes per entry |\n\
          |---|---:|---:|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|\n",
     );
     for result in &results.cases {
@@ -92,208 +148,120 @@ fn cases(results: &Results, text: &mut String) -> Result<()> {
             native,
             limit,
         } = result;
+        let per_core: Vec<f64> = wasm.iter().map(|run| run.per_core() / 1e6).collect();
         let to_native: Vec<f64> = ratios(wasm, native).collect();
-        let ends = to_native
-            .iter()
-            .fold((f64::MAX, f64::MIN), |(low, high), ratio| {
-                (low.min(*ratio), high.max(*ratio))
-            });
-        let checkpoints = || wasm.iter().flat_map(|run| &run.checkpoints);
+        let bytes = bytes_per_entry(results, result);
+        let aim = match bytes.is_nan() {
+            true => String::new(),
+            false => format!(" ({})", case.workload.entry_bytes() + 16),
+        };
         writeln!(
             text,
-            "| {} | {} | {} | {} | {} | {} | {} ({}–{}) | {} | {} | {} | {} | {} | {} | {} |",
+            "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {}{aim} |",
             case.workload.name(),
             case.size(),
             case.parallelism,
             case.checkpoints(),
-            millions(middle(wasm, Measured::per_core)),
+            spread(&per_core, 2),
             millions(middle(native, Measured::per_core)),
-            shown(median(to_native.iter().copied()), 2),
-            shown(ends.0, 2),
-            shown(ends.1, 2),
+            spread(&to_native, 2),
             millions(middle(limit, Measured::per_core)),
             shown(median(ratios(wasm, limit)), 2),
             millions(middle(wasm, Measured::per_second)),
             shown(1e6 / middle(wasm, Measured::per_core), 3),
-            shown(median(checkpoints().map(|taken| taken.ms as f64)), 0),
-            shown(
-                median(checkpoints().map(|taken| taken.bytes as f64 / f64::from(1 << 20))),
-                1
-            ),
             shown(middle(wasm, |run| run.peak_kib as f64 / 1024.0), 0),
+            shown(bytes * 1e6 / f64::from(1 << 20), 0),
+            shown(bytes, 0),
         )?;
     }
     text.push('\n');
     Ok(())
 }
 
-/// A figure that is promised.
-struct Target {
-    what: String,
-    wanted: String,
-    figure: f64,
-    holds: bool,
-    unit: &'static str,
-}
-
-impl Target {
-    fn at_least(what: impl Into<String>, least: f64, figure: f64, unit: &'static str) -> Self {
-        Self {
-            what: what.into(),
-            wanted: format!("≥ {least}"),
-            figure,
-            holds: figure >= least,
-            unit,
-        }
+/// Where the time of checkpoints went.
+fn checkpoints(results: &Results, text: &mut String) -> Result<()> {
+    let taken = |result: &CaseResult| -> Vec<Taken> {
+        // Of one without an interval it is the last one, behind the end of input.
+        let runs = result
+            .wasm
+            .iter()
+            .filter(|_| result.case.interval_ms.is_some());
+        runs.flat_map(|run| run.checkpoints.iter().copied())
+            .collect()
+    };
+    if results.cases.iter().all(|result| taken(result).is_empty()) {
+        return Ok(());
     }
-
-    fn at_most(what: impl Into<String>, most: f64, figure: f64, unit: &'static str) -> Self {
-        Self {
-            what: what.into(),
-            wanted: format!("≤ {most}"),
-            figure,
-            holds: figure <= most,
-            unit,
-        }
-    }
-}
-
-fn targets(results: &Results, text: &mut String) -> Result<()> {
-    text.push_str("| target | wanted | measured | |\n|---|---:|---:|---|\n");
-    for target in all_targets(results) {
-        if target.figure.is_nan() {
+    text.push_str(
+        "Checkpoints in milliseconds, each phase as long as the subtask took that took longest; upload \
+         is in the background.\n\n\
+         | workload | keys | parallelism | checkpoints | how many | all, p50 | max | start delay | \
+         alignment | pause, p50 | p99 | max | upload | metadata | MiB |\n\
+         |---|---:|---:|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|\n",
+    );
+    for result in &results.cases {
+        let (case, taken) = (&result.case, taken(result));
+        let all = Spread::of(taken.iter().map(|taken| taken.ms as f64));
+        let phase = |phase: fn(&Phases) -> u64| {
+            let values = taken.iter().map(|taken| phase(&taken.phases) as f64 / 1e3);
+            Spread::of(values)
+        };
+        let (Some(all), Some(pause)) = (all, phase(|phases| phases.pause)) else {
             continue;
-        }
+        };
+        let middle = |of: fn(&Phases) -> u64| shown(phase(of).map_or(f64::NAN, |it| it.p50), 2);
+        let mib = taken.iter().map(|it| it.bytes as f64 / f64::from(1 << 20));
         writeln!(
             text,
-            "| {} | {} {} | {} | {} |",
-            target.what,
-            target.wanted,
-            target.unit,
-            shown(target.figure, 2),
-            if target.holds { "holds" } else { "short" },
+            "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} |",
+            case.workload.name(),
+            case.size(),
+            case.parallelism,
+            case.checkpoints(),
+            taken.len(),
+            shown(all.p50, 0),
+            shown(all.max, 0),
+            middle(|phases| phases.start_delay),
+            middle(|phases| phases.alignment),
+            shown(pause.p50, 3),
+            shown(pause.p99, 3),
+            shown(pause.max, 3),
+            middle(|phases| phases.upload),
+            middle(|phases| phases.metadata),
+            shown(median(mib), 1),
         )?;
     }
+    text.push('\n');
     Ok(())
 }
 
-fn all_targets(results: &Results) -> Vec<Target> {
-    const THOUSAND: u64 = 1000;
-    const MILLION: u64 = 1_000_000;
-    let find = |case: Case| results.cases.iter().find(|result| result.case == case);
-    let per_core = |case: Case| {
-        find(case).map_or(f64::NAN, |result| {
-            middle(&result.wasm, Measured::per_core) / 1e6
-        })
+fn pauses(result: &PauseResult, text: &mut String) -> Result<()> {
+    let Some(pause) = Spread::of(result.pauses().map(|us| us / 1e3)) else {
+        return Ok(());
     };
-    let to_native = |case: Case| {
-        find(case).map_or(f64::NAN, |result| {
-            median(ratios(&result.wasm, &result.native))
-        })
+    let ms = |of: fn(&Measured) -> Option<Spread>, figure: fn(&Spread) -> f64| {
+        let rounds = result.rounds.iter().filter_map(of);
+        median(rounds.map(|spread| figure(&spread) / 1e3))
     };
-    let lost = |without: Case, with: Case| match (find(without), find(with)) {
-        (Some(without), Some(with)) => {
-            let figure = |result: &CaseResult| middle(&result.wasm, Measured::per_second);
-            (1.0 - figure(with) / figure(without)) * 100.0
-        }
-        _ => f64::NAN,
-    };
-    let count = |keys| Case::new(Workload::Count, keys);
-    let read = || Case::new(Workload::Read, MILLION);
-    let parallel = match (find(count(MILLION)), find(count(MILLION).parallel(2))) {
-        (Some(one), Some(two)) => {
-            middle(&two.wasm, Measured::per_second) / middle(&one.wasm, Measured::per_second)
-        }
-        _ => f64::NAN,
-    };
-    // The first checkpoint of a window may still be that of filling the table.
-    let written = results.changed.iter().map(|result| {
-        let factor = median(result.checkpoints.iter().filter_map(|taken| {
-            let changed = taken.changed.filter(|changed| *changed > 0)?;
-            Some(taken.bytes as f64 / (changed * result.case.workload.entry_bytes()) as f64)
-        }));
-        let what = format!("bytes written / changed, {} keys", result.case.size());
-        Target::at_most(what, 1.3, factor, "×")
-    });
-    let restores = results.restores.iter().flat_map(|result| {
-        let seconds = median(result.seconds.iter().copied());
-        let bare = median(result.bare_seconds.iter().copied());
-        let what = format!("restore of {} keys", result.case.size());
-        let bound = (result.case.keys == 10 * MILLION)
-            .then(|| Target::at_most(what.clone(), 3.0, seconds, "s"));
-        let ratio = Target::at_most(format!("{what}, to a bare one"), 2.0, seconds / bare, "×");
-        bound.into_iter().chain([ratio])
-    });
-    let starts = [
-        Target::at_most(
-            "process start to first record",
-            50.0,
-            median(results.starts.iter().map(|(ms, _)| *ms)),
-            "ms",
-        ),
-        Target::at_most(
-            "resident then",
-            60.0,
-            median(results.starts.iter().map(|(_, kib)| *kib as f64 / 1024.0)),
-            "MiB",
-        ),
-    ];
-    let per = "M/s per core";
-    [
-        Target::at_least(
-            "count, 1 M keys, a checkpoint every second",
-            8.0,
-            per_core(count(MILLION).every(1000)),
-            per,
-        ),
-        Target::at_least(
-            "the same, to its native twin",
-            0.6,
-            to_native(count(MILLION).every(1000)),
-            "×",
-        ),
-        Target::at_least("count, 1 k keys", 15.0, per_core(count(THOUSAND)), per),
-        Target::at_least(
-            "the same, to its native twin",
-            0.5,
-            to_native(count(THOUSAND)),
-            "×",
-        ),
-        Target::at_least(
-            "count, 10 M keys, a checkpoint every second",
-            5.0,
-            per_core(count(10 * MILLION).every(1000)),
-            per,
-        ),
-        Target::at_least(
-            "stateless map, 100-byte records",
-            20.0,
-            per_core(Case::new(Workload::Map, 0)),
-            per,
-        ),
-        Target::at_least(
-            "word count on real text, words",
-            8.0,
-            per_core(Case::new(Workload::Words, 0)),
-            per,
-        ),
-        Target::at_most(
-            "throughput lost to a checkpoint every second, all of 1 M keys changing",
-            10.0,
-            lost(count(MILLION), count(MILLION).every(1000)),
-            "%",
-        ),
-        Target::at_most(
-            "the same, nothing changing",
-            1.0,
-            lost(read(), read().every(1000)),
-            "%",
-        ),
-        Target::at_least("parallelism 2 to parallelism 1", 1.7, parallel, "×"),
-    ]
-    .into_iter()
-    .chain(written)
-    .chain(restores)
-    .chain(starts)
-    .collect()
+    let longest = |figure| shown(ms(|round| round.longest_steps, figure), 2);
+    let steps = |figure| shown(ms(|round| round.steps, figure), 2);
+    writeln!(
+        text,
+        "- Snapshots of {} keys, {} of them: pause p50 {} ms, p99 {} ms, max {} ms; longest step of the \
+         operator between two of them p50 {} ms, max {} ms, where it copies what was sealed; of all steps \
+         p50 {} ms, p99 {} ms",
+        result.case.size(),
+        result.pauses().count(),
+        shown(pause.p50, 3),
+        shown(pause.p99, 3),
+        shown(pause.max, 3),
+        longest(|spread| spread.p50),
+        longest(|spread| spread.max),
+        steps(|spread| spread.p50),
+        steps(|spread| spread.p99),
+    )?;
+    Ok(())
 }
+
+#[cfg(test)]
+mod tests;

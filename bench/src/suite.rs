@@ -17,6 +17,7 @@ pub(crate) struct Results {
     pub(crate) cases: Vec<CaseResult>,
     pub(crate) latencies: Vec<LatencyResult>,
     pub(crate) changed: Vec<ChangedResult>,
+    pub(crate) pauses: Vec<PauseResult>,
     pub(crate) restores: Vec<RestoreResult>,
     /// Milliseconds from start to first record, and KiB resident then.
     pub(crate) starts: Vec<(f64, u64)>,
@@ -30,6 +31,17 @@ pub(crate) struct CaseResult {
     pub(crate) wasm: Vec<Measured>,
     pub(crate) native: Vec<Measured>,
     pub(crate) limit: Vec<Measured>,
+}
+
+impl CaseResult {
+    fn new(case: Case) -> Self {
+        Self {
+            case,
+            wasm: Vec::new(),
+            native: Vec::new(),
+            limit: Vec::new(),
+        }
+    }
 }
 
 /// How late records come out at half of the highest rate.
@@ -47,6 +59,22 @@ pub(crate) struct LatencyResult {
 pub(crate) struct ChangedResult {
     pub(crate) case: Case,
     pub(crate) checkpoints: Vec<Taken>,
+}
+
+/// How long snapshots, and the steps behind them, keep a subtask from its records.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) struct PauseResult {
+    pub(crate) case: Case,
+    pub(crate) rounds: Vec<Measured>,
+}
+
+impl PauseResult {
+    /// The pauses of all checkpoints, in microseconds.
+    pub(crate) fn pauses(&self) -> impl Iterator<Item = f64> {
+        let checkpoints = self.rounds.iter().flat_map(|round| &round.checkpoints);
+        checkpoints.map(|taken| taken.phases.pause as f64)
+    }
 }
 
 /// Restores beside bare ones.
@@ -103,10 +131,10 @@ pub(crate) fn cases(full: bool) -> Vec<Case> {
 /// Measures what `arguments` ask for.
 pub(crate) fn run(arguments: &Arguments) -> Result<Results> {
     let mut results = Results::default();
-    for case in cases(arguments.full) {
-        if arguments.wants(case.workload.name()) {
-            results.cases.push(compare(&case, arguments)?);
-        }
+    let mut wanted = cases(arguments.full);
+    wanted.retain(|case| arguments.wants(case.workload.name()));
+    for group in groups(wanted) {
+        results.cases.extend(compare(group, arguments)?);
     }
     if arguments.wants("latency") {
         for case in [
@@ -129,6 +157,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Results> {
                 case,
                 checkpoints: seen.checkpoints,
             });
+        }
+    }
+    if arguments.wants("pause") {
+        for keys in [MILLION, 10 * MILLION] {
+            let case = Case::new(Workload::Count, keys).every(100);
+            results.pauses.push(pause(&case, arguments)?);
         }
     }
     if arguments.wants("restore") {
@@ -159,32 +193,62 @@ fn tell(what: &str, case: &Case) {
     );
 }
 
-fn compare(case: &Case, arguments: &Arguments) -> Result<CaseResult> {
-    let throughput = |backend| {
-        measured(&Task::Throughput {
-            case: case.clone(),
-            backend,
-            seconds: arguments.seconds,
-        })
-    };
-    let mut result = CaseResult {
-        case: case.clone(),
-        wasm: Vec::new(),
-        native: Vec::new(),
-        limit: Vec::new(),
-    };
-    // There is no bare loop for text, nor for what it would not do: checkpoints, several threads.
-    let limited =
-        !case.workload.reads_files() && case.interval_ms.is_none() && case.parallelism == 1;
-    for round in 0..arguments.rounds {
-        tell(&format!("round {}", round + 1), case);
-        result.wasm.push(throughput(Backend::Wasm)?);
-        result.native.push(throughput(Backend::Native)?);
-        if limited {
-            result.limit.push(throughput(Backend::Limit)?);
+/// The cases of the same records and keys together: what differs is their interval or parallelism, and
+/// they are compared with each other.
+fn groups(cases: Vec<Case>) -> Vec<Vec<Case>> {
+    let mut groups: Vec<Vec<Case>> = Vec::new();
+    for case in cases {
+        let same = |group: &&mut Vec<Case>| {
+            (group[0].workload, group[0].keys) == (case.workload, case.keys)
+        };
+        match groups.iter_mut().find(same) {
+            Some(group) => group.push(case),
+            None => groups.push(vec![case]),
         }
     }
-    Ok(result)
+    groups
+}
+
+/// Measures cases in turn, round after round.
+fn compare(cases: Vec<Case>, arguments: &Arguments) -> Result<Vec<CaseResult>> {
+    let mut results: Vec<CaseResult> = cases.into_iter().map(CaseResult::new).collect();
+    for round in 0..arguments.rounds {
+        for result in &mut results {
+            let case = &result.case;
+            tell(&format!("round {}", round + 1), case);
+            let throughput = |backend| {
+                measured(&Task::Throughput {
+                    case: case.clone(),
+                    backend,
+                    seconds: arguments.seconds,
+                })
+            };
+            result.wasm.push(throughput(Backend::Wasm)?);
+            result.native.push(throughput(Backend::Native)?);
+            // There is no bare loop for text, nor for what it would not do: checkpoints, several
+            // threads.
+            let limited =
+                !case.workload.reads_files() && case.interval_ms.is_none() && case.parallelism == 1;
+            if limited {
+                result.limit.push(throughput(Backend::Limit)?);
+            }
+        }
+    }
+    Ok(results)
+}
+
+fn pause(case: &Case, arguments: &Arguments) -> Result<PauseResult> {
+    tell("pauses of snapshots", case);
+    // Long enough for many of them.
+    let task = Task::Pause {
+        case: case.clone(),
+        seconds: arguments.seconds.max(5.0),
+    };
+    let rounds = (0..arguments.rounds).map(|_| measured(&task));
+    Ok(PauseResult {
+        case: case.clone(),
+        rounds: rounds.collect::<Result<_>>()?,
+    })
 }
 
 fn latency(case: &Case, arguments: &Arguments) -> Result<LatencyResult> {

@@ -2,7 +2,11 @@
 //!
 //! `throughput.svg`: records per core of every case, Wasm beside its native twin and the bare loop.
 //! `checkpoints.svg`: how long checkpoints took, from trigger to completion.
+//! `phases.svg`: where that time went.
+//! `pauses.svg`: how long snapshots keep a subtask from its records, and what follows on them.
 //! `latency.svg`: how late records come out at half of the highest rate.
+//! `memory.svg`: the peak of memory of every case.
+//! `restore.svg`: restores, beside reading the files and building a bare hash table.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -33,7 +37,11 @@ fn draw() -> Result<()> {
     let plots = [
         ("throughput.svg", throughput(&results)),
         ("checkpoints.svg", checkpoints(&results)),
+        ("phases.svg", phases(&results)),
+        ("pauses.svg", pauses(&results)),
         ("latency.svg", latency(&results)),
+        ("memory.svg", memory(&results)),
+        ("restore.svg", restore(&results)),
     ];
     let mut drawn = 0;
     for (name, plot) in plots {
@@ -59,10 +67,12 @@ struct Plot {
     bars: Vec<(String, Vec<Option<f64>>)>,
 }
 
-const COLOURS: [RGBColor; 3] = [
+const COLOURS: [RGBColor; 5] = [
     RGBColor(0x2b, 0x6c, 0xb0),
     RGBColor(0xdd, 0x8b, 0x2b),
     RGBColor(0x9a, 0x9a, 0x9a),
+    RGBColor(0x4a, 0x9a, 0x5a),
+    RGBColor(0x8a, 0x5a, 0xa8),
 ];
 const BAR: i32 = 13;
 const GAP: i32 = 12;
@@ -115,7 +125,9 @@ impl Plot {
 
 fn median(mut values: Vec<f64>) -> Option<f64> {
     values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied()
+    let at = |index: usize| values.get(index).copied();
+    let last = values.len().checked_sub(1)?;
+    Some((at(last / 2)? + at(last.div_ceil(2))?) / 2.0)
 }
 
 fn list<'a>(value: &'a Value, key: &str) -> &'a [Value] {
@@ -124,6 +136,14 @@ fn list<'a>(value: &'a Value, key: &str) -> &'a [Value] {
 
 /// A case as a person would call it.
 fn name(case: &Value) -> String {
+    let mut name = name_without_interval(case);
+    if let Some(interval) = case["interval-ms"].as_u64() {
+        name.push_str(&format!(", checkpoint every {} s", interval as f64 / 1e3));
+    }
+    name
+}
+
+fn name_without_interval(case: &Value) -> String {
     let mut name = case["workload"].as_str().unwrap_or("?").to_owned();
     match case["keys"].as_u64() {
         Some(keys) if keys >= 1_000_000 => name.push_str(&format!(", {} M keys", keys / 1_000_000)),
@@ -132,9 +152,6 @@ fn name(case: &Value) -> String {
     }
     if let Some(parallelism) = case["parallelism"].as_u64().filter(|&count| count > 1) {
         name.push_str(&format!(", parallelism {parallelism}"));
-    }
-    if let Some(interval) = case["interval-ms"].as_u64() {
-        name.push_str(&format!(", checkpoint every {} s", interval as f64 / 1e3));
     }
     name
 }
@@ -162,8 +179,14 @@ fn throughput(results: &Value) -> Plot {
     }
 }
 
+/// The cases that take checkpoints at an interval.
+fn with_checkpoints(results: &Value) -> impl Iterator<Item = &Value> {
+    let cases = list(results, "cases").iter();
+    cases.filter(|result| !result["case"]["interval-ms"].is_null())
+}
+
 fn checkpoints(results: &Value) -> Plot {
-    let bars = list(results, "cases").iter().filter_map(|result| {
+    let bars = with_checkpoints(results).filter_map(|result| {
         let runs = list(result, "wasm").iter();
         let taken = runs.flat_map(|run| list(run, "checkpoints"));
         let ms: Vec<f64> = taken.filter_map(|taken| taken["ms"].as_f64()).collect();
@@ -174,6 +197,111 @@ fn checkpoints(results: &Value) -> Plot {
         title: "Checkpoints, from trigger to completion",
         unit: "ms",
         kinds: &["median", "longest"],
+        bars: bars.collect(),
+    }
+}
+
+/// The middle of what `figure` says of the checkpoints of a case's rounds.
+fn of_checkpoints(rounds: &[Value], figure: impl Fn(&Value) -> Option<f64>) -> Option<f64> {
+    let taken = rounds.iter().flat_map(|run| list(run, "checkpoints"));
+    median(taken.filter_map(figure).collect())
+}
+
+fn phases(results: &Value) -> Plot {
+    const PHASES: [&str; 5] = ["start-delay", "alignment", "pause", "upload", "metadata"];
+    let bars = with_checkpoints(results).filter_map(|result| {
+        let values = PHASES.map(|phase| {
+            of_checkpoints(list(result, "wasm"), |taken| {
+                Some(taken["phases"][phase].as_f64()? / 1e3)
+            })
+        });
+        let any = values.iter().any(Option::is_some);
+        any.then(|| (name(&result["case"]), values.to_vec()))
+    });
+    Plot {
+        title: "Phases of checkpoints, medians",
+        unit: "ms, each of the subtask that took longest",
+        kinds: &["start delay", "alignment", "pause", "upload", "metadata"],
+        bars: bars.collect(),
+    }
+}
+
+fn pauses(results: &Value) -> Plot {
+    let bars = list(results, "pauses").iter().map(|result| {
+        let rounds = list(result, "rounds");
+        let taken = rounds.iter().flat_map(|run| list(run, "checkpoints"));
+        let mut pauses: Vec<f64> = taken
+            .filter_map(|taken| Some(taken["phases"]["pause"].as_f64()? / 1e3))
+            .collect();
+        pauses.sort_by(f64::total_cmp);
+        let at = |part: f64| {
+            let index = (pauses.len() as f64 * part) as usize;
+            pauses.get(index.min(pauses.len().saturating_sub(1)))
+        };
+        let figure = |which: &str, end: &str| {
+            let rounds = rounds.iter();
+            median(
+                rounds
+                    .filter_map(|run| Some(run[which][end].as_f64()? / 1e3))
+                    .collect(),
+            )
+        };
+        let values = vec![
+            at(0.5).copied(),
+            at(0.99).copied(),
+            figure("longest-steps", "p50"),
+            figure("steps", "p99"),
+            figure("steps", "p50"),
+        ];
+        (name(&result["case"]), values)
+    });
+    Plot {
+        title: "Pauses of snapshots, and steps of the operator",
+        unit: "ms",
+        kinds: &[
+            "pause, p50",
+            "pause, p99",
+            "longest step behind",
+            "steps, p99",
+            "steps, p50",
+        ],
+        bars: bars.collect(),
+    }
+}
+
+fn memory(results: &Value) -> Plot {
+    let peak = |result: &Value, backend: &str| {
+        let rounds = list(result, backend).iter();
+        median(
+            rounds
+                .filter_map(|run| Some(run["peak-kib"].as_f64()? / 1024.0))
+                .collect(),
+        )
+    };
+    let bars = list(results, "cases").iter().map(|result| {
+        let values = ["wasm", "native", "limit"].map(|backend| peak(result, backend));
+        (name(&result["case"]), values.to_vec())
+    });
+    Plot {
+        title: "Memory at its peak, whole process",
+        unit: "MiB",
+        kinds: &["Wasm", "native twin", "bare loop"],
+        bars: bars.collect(),
+    }
+}
+
+fn restore(results: &Value) -> Plot {
+    let bars = list(results, "restores").iter().map(|result| {
+        let values = ["seconds", "bare-seconds"].map(|which| {
+            let rounds = list(result, which).iter();
+            median(rounds.filter_map(Value::as_f64).collect())
+        });
+        (name_without_interval(&result["case"]), values.to_vec())
+    });
+    Plot {
+        title: "Restores",
+        unit: "s",
+        kinds: &["restore", "files and a bare hash table"],
         bars: bars.collect(),
     }
 }

@@ -1,0 +1,129 @@
+use super::*;
+use crate::suite::{ChangedResult, LatencyResult, RestoreResult};
+use crate::targets;
+
+fn run(records: u64, peak_kib: u64, pauses: &[u64]) -> Measured {
+    let taken = |pause: &u64| Taken {
+        id: 1,
+        ms: 30,
+        bytes: 26_000,
+        phases: Phases {
+            start_delay: 100,
+            alignment: 200,
+            pause: *pause,
+            upload: 20_000,
+            metadata: 5_000,
+        },
+        changed: Some(1000),
+    };
+    Measured {
+        records,
+        wall_s: 2.0,
+        cpu_s: 1.0,
+        peak_kib,
+        checkpoints: pauses.iter().map(taken).collect(),
+        longest_steps: Spread::of([4000.0, 6000.0]),
+        steps: Spread::of([50.0]),
+        ..Measured::default()
+    }
+}
+
+fn case(case: Case, wasm: Vec<Measured>) -> CaseResult {
+    CaseResult {
+        case,
+        native: wasm.clone(),
+        limit: Vec::new(),
+        wasm,
+    }
+}
+
+fn results() -> Results {
+    const MILLION: u64 = 1_000_000;
+    let few = Case::new(Workload::Count, 1000);
+    let many = Case::new(Workload::Count, MILLION);
+    let every = many.clone().every(1000);
+    Results {
+        cases: vec![
+            case(few, vec![run(16 * MILLION, 10_000, &[])]),
+            case(
+                many.clone(),
+                vec![
+                    run(10 * MILLION, 60_000, &[]),
+                    run(20 * MILLION, 60_000, &[]),
+                ],
+            ),
+            case(
+                every.clone(),
+                vec![
+                    run(9 * MILLION, 110_000, &[50]),
+                    run(19 * MILLION, 110_000, &[70]),
+                ],
+            ),
+        ],
+        latencies: vec![LatencyResult {
+            case: many,
+            rate: 1e6,
+            microseconds: Spread::of([1000.0]).into_iter().collect(),
+        }],
+        changed: vec![ChangedResult {
+            case: every.clone(),
+            checkpoints: run(1, 1, &[1]).checkpoints,
+        }],
+        pauses: vec![PauseResult {
+            case: every.clone(),
+            rounds: vec![run(1, 1, &[40, 1500]), run(1, 1, &[60])],
+        }],
+        restores: vec![RestoreResult {
+            case: every,
+            seconds: vec![1.0, 3.0],
+            bare_seconds: vec![1.0, 1.0],
+            peak_kib: 1024,
+        }],
+        starts: vec![(20.0, 10_240)],
+    }
+}
+
+#[test]
+fn every_row_of_a_table_has_a_cell_for_every_column() {
+    let text = text(&results()).unwrap();
+    let mut columns = None;
+    for line in text.lines() {
+        if !line.starts_with('|') {
+            columns = None;
+            continue;
+        }
+        let cells = line.matches('|').count();
+        assert_eq!(*columns.get_or_insert(cells), cells, "{line}");
+    }
+    assert!(!text.contains("NaN"), "{text}");
+}
+
+#[test]
+fn figures_are_those_of_the_rounds() {
+    let results = results();
+    assert_eq!(bytes_per_entry(&results, &results.cases[1]), 51.2);
+    let targets = targets::all(&results);
+    let target = |what: &str| {
+        let found = targets.iter().find(|target| target.what.contains(what));
+        let target = found.unwrap_or_else(|| panic!("there is no target for {what}"));
+        (target.figure, target.ends, target.holds)
+    };
+    let (lost, ends, holds) = target("all of 1 M keys changing");
+    assert!((lost - 7.5).abs() < 1e-9, "{lost}");
+    let (low, high) = ends.unwrap();
+    assert!((low - 5.0).abs() < 1e-9 && (high - 10.0).abs() < 1e-9);
+    assert!(holds);
+    // The slowest of three is the 99th percentile.
+    assert_eq!(target("snapshot pause, 1 M keys"), (1.5, None, false));
+    assert_eq!(target("to a bare one"), (2.0, Some((1.0, 3.0)), true));
+    assert!(target("10 M keys, a checkpoint every second").0.is_nan());
+}
+
+#[test]
+fn the_middle_of_two_is_between_them() {
+    assert_eq!(median([3.0, 1.0]), 2.0);
+    assert_eq!(median([5.0, 1.0, 2.0]), 2.0);
+    assert!(median([]).is_nan());
+    assert_eq!(spread(&[2.0, 1.0], 1), "1.5 (1.0–2.0)");
+    assert_eq!(spread(&[], 1), "–");
+}
