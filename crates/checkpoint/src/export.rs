@@ -196,7 +196,7 @@ fn restore_error(error: RestoreError, object: String, start: u64) -> Error {
             object,
             what: format!("{what}, in the segment at byte {start}, at its byte {offset}"),
         },
-        error @ RestoreError::KindChanged { .. } => Error::Corrupt {
+        error @ (RestoreError::KindChanged { .. } | RestoreError::Cold(_)) => Error::Corrupt {
             object,
             what: error.to_string(),
         },

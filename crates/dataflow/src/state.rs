@@ -13,12 +13,13 @@
 //! In reading order: `chunks` (copy on write), `heap` and `bytes` (short and long strings), `rows`,
 //! `index` and `keys`, `resolve`; `values`, `maps` with `fields`, `lists`; `table` (one state,
 //! whichever its kind), `removals`, `access`; `snapshot`, `codec` (the segment format) with `varint`,
-//! `restore`, `walk`.
+//! `restore`, `walk`; `cold` (what does not fit a budget of memory).
 
 mod access;
 mod bytes;
 mod chunks;
 mod codec;
+mod cold;
 mod fields;
 mod heap;
 mod index;
@@ -45,9 +46,11 @@ use crate::cells::Cells;
 use crate::element::CheckpointId;
 use crate::key::{KeyGroupRange, KeyGroups};
 
+pub use cold::{ColdFile, ColdStats, ColdStorage};
 pub use snapshot::SealedState;
 pub use walk::Walked;
 
+use cold::Cold;
 use heap::Heap;
 use keys::Keys;
 use removals::Removals;
@@ -149,6 +152,12 @@ pub enum StateError {
         /// The limit in bytes.
         limit: u64,
     },
+    /// Cold state could not be written, or read back.
+    #[error("cold state: {reason}")]
+    Cold {
+        /// What happened, and where.
+        reason: String,
+    },
 }
 
 /// The most bytes of keys and values that pass in one access; the next would overflow a column.
@@ -198,6 +207,8 @@ pub struct KeyedState {
     removed: Vec<(u32, Arc<[Removals]>)>,
     /// Whether chunks may be in sealed lists.
     sealed: bool,
+    /// What does not fit a budget of memory, if there is one.
+    cold: Option<Box<Cold>>,
 }
 
 /// A snapshot that was taken.
@@ -247,6 +258,7 @@ impl KeyedState {
             seals: Vec::new(),
             removed: Vec::new(),
             sealed: false,
+            cold: None,
         }
     }
 
@@ -275,6 +287,9 @@ impl KeyedState {
             self.tables
                 .iter_mut()
                 .for_each(|table| table.commit(&mut self.heap));
+        }
+        if let Some(cold) = &mut self.cold {
+            cold.end_call(&mut self.keys);
         }
         if self.idle.len() > self.slots.len() + IDLE_MAX {
             self.release_idle();
@@ -489,4 +504,7 @@ pub enum RestoreError {
         /// Kind declared.
         now: StateKind,
     },
+    /// What does not fit in memory could not be written, or read back.
+    #[error(transparent)]
+    Cold(StateError),
 }

@@ -54,6 +54,17 @@ pub enum Error {
         #[source]
         source: dataflow::state::StateError,
     },
+    /// There is no place for cold state.
+    #[error("operator `{operator}` subtask {subtask} has no place for cold state")]
+    Scratch {
+        /// The operator.
+        operator: String,
+        /// Its subtask.
+        subtask: u32,
+        /// What is wrong.
+        #[source]
+        source: std::io::Error,
+    },
     /// State could not be restored.
     #[error("restoring the state of operator `{operator}` subtask {subtask}")]
     Restore {
@@ -137,6 +148,7 @@ fn restore_class(error: &RestoreError) -> Class {
     match error {
         RestoreError::Corrupt { .. } => Class::Corrupt,
         RestoreError::KindChanged { .. } => Class::Refused,
+        RestoreError::Cold(_) => Class::Retry,
         RestoreError::Io(error) => error
             .get_ref()
             .and_then(|inner| inner.downcast_ref::<checkpoint::Error>())

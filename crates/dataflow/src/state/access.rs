@@ -230,29 +230,35 @@ impl KeyedState {
         self.finish(state, before, tally)
     }
 
-    /// The slot of a key of this subtask, if it has one.
-    fn slot(&self, key: &[u8]) -> Result<Option<u32>, StateError> {
+    /// The slot of a key of this subtask, if it has one, or is read back into one.
+    fn slot(&mut self, key: &[u8]) -> Result<Option<u32>, StateError> {
         let hash = key::hash(key);
         self.check_owned(hash)?;
-        Ok(self.keys.find(hash, key, &self.rows, &self.heap))
+        match self.keys.find(hash, key, &self.rows, &self.heap) {
+            Some(slot) => {
+                self.touch_slot(slot);
+                Ok(Some(slot))
+            }
+            None => self.recall_key(hash, key),
+        }
     }
 
     /// The value of any key of this subtask.
     ///
     /// # Errors
-    /// No such state or kind, or the key belongs to another subtask.
-    pub fn get(&self, state: u32, key: &[u8]) -> Result<Option<&[u8]>, StateError> {
+    /// No such state or kind, the key belongs to another subtask, or it is cold and cannot be read.
+    pub fn get(&mut self, state: u32, key: &[u8]) -> Result<Option<&[u8]>, StateError> {
+        self.values(state)?;
+        let slot = self.slot(key)?;
         let store = self.values(state)?;
-        Ok(self
-            .slot(key)?
-            .and_then(|slot| store.get(slot, &self.rows, &self.heap)))
+        Ok(slot.and_then(|slot| store.get(slot, &self.rows, &self.heap)))
     }
 
     /// Sets the value of any key of this subtask.
     ///
     /// # Errors
-    /// No such state or kind, the key belongs to another subtask, or the state would grow past its
-    /// limit.
+    /// No such state or kind, the key belongs to another subtask, it is cold and cannot be read, or the
+    /// state would grow past its limit.
     pub fn put(&mut self, state: u32, key: &[u8], value: &[u8]) -> Result<(), StateError> {
         self.values(state)?;
         if key.len() > ACCESS_MAX || value.len() > ACCESS_MAX {
@@ -280,7 +286,7 @@ impl KeyedState {
     /// Removes what a state (of any kind) holds for any key of this subtask.
     ///
     /// # Errors
-    /// No such state, or the key belongs to another subtask.
+    /// No such state, the key belongs to another subtask, or it is cold and cannot be read.
     pub fn delete(&mut self, state: u32, key: &[u8]) -> Result<(), StateError> {
         self.store_of(state)?;
         match self.slot(key)? {

@@ -1,6 +1,6 @@
 //! Byte strings in cells of fixed size: short ones lie in place, longer ones on the heap.
 
-use super::heap::{Heap, Span};
+use super::heap::{BLOCK_MAX, Heap, Span, block_size};
 
 /// A byte string of which up to `N` bytes (`N >= 8`) lie in place and longer ones on the heap.
 #[derive(Clone, Copy, Debug)]
@@ -91,6 +91,15 @@ impl<const N: usize> Bytes<N> {
     #[inline]
     pub(super) fn is_absent(&self) -> bool {
         self.tag == 0
+    }
+
+    /// How many bytes of the heap it takes.
+    pub(super) fn heap_bytes(&self) -> usize {
+        match self.span() {
+            Some(span) if span.len as usize <= BLOCK_MAX => block_size(span.len as usize),
+            Some(span) => span.len as usize,
+            None => 0,
+        }
     }
 
     /// Whether it lies on the heap.

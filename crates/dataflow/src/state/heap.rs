@@ -34,6 +34,7 @@ pub(super) struct Heap {
     blobs: Chunks<Box<[Blob; BLOBS]>>,
     blobs_used: u32,
     blobs_free: Vec<u32>,
+    blobs_bytes: u64,
 }
 
 #[derive(Debug)]
@@ -87,6 +88,7 @@ impl Default for Heap {
             blobs: Chunks::default(),
             blobs_used: 0,
             blobs_free: Vec::new(),
+            blobs_bytes: 0,
         }
     }
 }
@@ -145,6 +147,7 @@ impl Heap {
             }
             block
         });
+        self.blobs_bytes += u64::from(len);
         self.blobs.get_mut(block as usize / BLOBS)[block as usize % BLOBS] = Some(blob);
         Span { len, block }
     }
@@ -176,6 +179,7 @@ impl Heap {
         if span.len as usize > BLOCK_MAX {
             self.blobs.get_mut(span.block as usize / BLOBS)[span.block as usize % BLOBS] = None;
             self.blobs_free.push(span.block);
+            self.blobs_bytes -= u64::from(span.len);
         } else {
             self.classes[class_of(span.len as usize)]
                 .free
@@ -197,6 +201,7 @@ impl Heap {
             blobs: self.blobs.seal(),
             blobs_used: self.blobs_used,
             blobs_free: Vec::new(),
+            blobs_bytes: self.blobs_bytes,
         }
     }
 
@@ -207,6 +212,15 @@ impl Heap {
         self.classes
             .iter_mut()
             .fold(blobs, |done, class| class.chunks.take_back(budget) && done)
+    }
+
+    /// Bytes of blocks and blobs that hold something.
+    pub(super) fn bytes(&self) -> u64 {
+        let blocks = self.classes.iter().map(|class| {
+            let live = class.used as usize - class.free.len();
+            (live * class.size) as u64
+        });
+        blocks.sum::<u64>() + self.blobs_bytes
     }
 
     /// Blocks and blobs that hold something.

@@ -7,7 +7,8 @@
 //!
 //! 256 such tables instead of one: a table that grows places all its slots anew, and this way that
 //! is a pause for a 256th of the keys. The low bits of a hash decide the key group, of which a
-//! subtask sees only a few values, so table, bucket and tag are cut from the others.
+//! subtask sees only a few values, so table, bucket and tag are cut from the others: bits 16 to 63.
+//! What is called a slot here is the number of a cold key where its highest bit is set.
 
 /// Slots per bucket.
 const SLOTS: usize = 12;
@@ -24,6 +25,8 @@ pub(super) const NO_SLOT: u32 = u32::MAX;
 #[derive(Debug)]
 pub(super) struct Index {
     shards: Box<[Shard]>,
+    /// Buckets of all tables.
+    buckets: usize,
 }
 
 #[derive(Debug, Default)]
@@ -177,6 +180,7 @@ impl Default for Index {
     fn default() -> Self {
         Self {
             shards: (0..SHARDS).map(|_| Shard::default()).collect(),
+            buckets: 0,
         }
     }
 }
@@ -241,8 +245,17 @@ impl Index {
                 _ => buckets + buckets / 2,
             };
             shard.resize(grown, hash_of);
+            self.buckets += grown - buckets;
         }
         shard.place(hash, slot);
+    }
+
+    /// Puts `new` in the place of `old`, which has the same hash.
+    pub(super) fn replace(&mut self, hash: u64, old: u32, new: u32) {
+        let shard = &mut self.shards[Self::shard_of(hash)];
+        if let Some((bucket, position)) = shard.find(hash, |slot| slot == old) {
+            shard.buckets[bucket].slots[position] = new;
+        }
     }
 
     /// Removes a slot, if it is there.
@@ -261,9 +274,15 @@ impl Index {
             let len = shard.len + share + share / 32 + 16;
             let wanted = len.div_ceil(SLOTS_AVERAGE_MAX);
             if wanted > shard.buckets.len() {
+                self.buckets += wanted - shard.buckets.len();
                 shard.resize(wanted, &hash_of);
             }
         }
+    }
+
+    /// Bytes of memory that it takes.
+    pub(super) fn bytes(&self) -> u64 {
+        (self.buckets * size_of::<Bucket>()) as u64
     }
 
     /// How many slots there are.

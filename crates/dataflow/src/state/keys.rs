@@ -3,8 +3,9 @@
 //! The rows with the key bytes are sealed with the state; the index is not, it is built anew by a
 //! restore.
 
+use super::cold::{ColdKeys, FIRST_COLD};
 use super::heap::Heap;
-use super::index::{Index, NO_SLOT};
+use super::index::Index;
 use super::rows::{Key, Rows, place};
 
 /// All keys, including those that no state holds anything for at the moment.
@@ -12,7 +13,9 @@ use super::rows::{Key, Rows, place};
 pub(super) struct Keys {
     used: u32,
     free: Vec<u32>,
-    index: Index,
+    pub(super) index: Index,
+    /// Those without a slot, because what is held for them lies on a disk.
+    pub(super) cold: ColdKeys,
     /// The longest key there has been.
     len_max: usize,
 }
@@ -33,7 +36,8 @@ impl Keys {
     /// Whether `key` has the slot that was guessed.
     #[inline]
     pub(super) fn is(&self, guess: u32, key: &[u8], rows: &Rows, heap: &Heap) -> bool {
-        if guess == NO_SLOT {
+        // No slot, or the number of a cold key.
+        if guess >= FIRST_COLD {
             return false;
         }
         let found = &rows.get(guess).key;
@@ -46,12 +50,12 @@ impl Keys {
     /// The slot of `key`.
     pub(super) fn find(&self, hash: u64, key: &[u8], rows: &Rows, heap: &Heap) -> Option<u32> {
         match Key::inline(key) {
-            Some(key) => self
-                .index
-                .find(hash, |slot| rows.get(slot).key.same_inline(&key)),
-            None => self
-                .index
-                .find(hash, |slot| rows.get(slot).key.get(heap) == Some(key)),
+            Some(key) => self.index.find(hash, |slot| {
+                slot < FIRST_COLD && rows.get(slot).key.same_inline(&key)
+            }),
+            None => self.index.find(hash, |slot| {
+                slot < FIRST_COLD && rows.get(slot).key.get(heap) == Some(key)
+            }),
         }
     }
 
@@ -64,18 +68,18 @@ impl Keys {
         heap: &mut Heap,
     ) -> u32 {
         let slot = self.insert_unindexed(key, rows, heap);
+        let cold = &self.cold;
         self.index
-            .insert(hash, slot, |slot| hash_of(rows, slot, heap));
+            .insert(hash, slot, |slot| hash_of(rows, slot, heap, cold));
         slot
     }
 
-    /// Gives `key` a slot, where it is not found before [`Keys::index_all`] was told of it.
+    /// Gives `key` a slot, where it is not found before the index was told of it.
     pub(super) fn insert_unindexed(&mut self, key: &[u8], rows: &mut Rows, heap: &mut Heap) -> u32 {
         let slot = self.free.pop().unwrap_or_else(|| {
             let slot = self.used;
-            self.used = slot
-                .checked_add(1)
-                .expect("memory ends before slot numbers do");
+            self.used = slot + 1;
+            assert!(slot < FIRST_COLD, "memory ends before slot numbers do");
             if place(slot).0 == rows.chunks() {
                 rows.grow();
             }
@@ -99,10 +103,11 @@ impl Keys {
         let mut once = true;
         for (hash, slot) in new {
             // Few others share what the index knows of a hash, so few keys are looked at.
-            let same = |other| rows.key(other, heap) == rows.key(*slot, heap);
+            let same = |other| other < FIRST_COLD && rows.key(other, heap) == rows.key(*slot, heap);
             once &= self.index.find(*hash, same).is_none();
+            let cold = &self.cold;
             self.index
-                .insert(*hash, *slot, |slot| hash_of(rows, slot, heap));
+                .insert(*hash, *slot, |slot| hash_of(rows, slot, heap, cold));
         }
         once
     }
@@ -112,7 +117,13 @@ impl Keys {
         if rows.get(slot).key.is_absent() {
             return;
         }
-        self.index.remove(hash_of(rows, slot, heap), slot);
+        let hash = crate::key::hash(rows.key(slot, heap));
+        self.index.remove(hash, slot);
+        self.vacate(slot, rows, heap);
+    }
+
+    /// Takes the slot from its key, of which the index knows nothing any more.
+    pub(super) fn vacate(&mut self, slot: u32, rows: &mut Rows, heap: &mut Heap) {
         let key = std::mem::replace(&mut rows.get_mut(slot).key, Key::ABSENT);
         key.release(heap);
         self.free.push(slot);
@@ -120,13 +131,19 @@ impl Keys {
 
     /// Makes room in the index for `additional` keys.
     pub(super) fn reserve(&mut self, additional: usize, rows: &Rows, heap: &Heap) {
+        let cold = &self.cold;
         self.index
-            .reserve(additional, |slot| hash_of(rows, slot, heap));
+            .reserve(additional, |slot| hash_of(rows, slot, heap, cold));
     }
 
     /// How many keys have slots.
     pub(super) fn len(&self) -> usize {
         self.used as usize - self.free.len()
+    }
+
+    /// How many keys there are, with the cold ones.
+    pub(super) fn all(&self) -> usize {
+        self.len() + self.cold.len()
     }
 
     /// The longest key there has been.
@@ -136,7 +153,10 @@ impl Keys {
 }
 
 /// The hash of the key in `slot`, for an index that grows: not kept, for computing it costs less than
-/// the memory.
-fn hash_of(rows: &Rows, slot: u32, heap: &Heap) -> u64 {
+/// the memory; except of cold keys.
+fn hash_of(rows: &Rows, slot: u32, heap: &Heap, cold: &ColdKeys) -> u64 {
+    if slot >= FIRST_COLD {
+        return cold.hash(slot);
+    }
     crate::key::hash(rows.key(slot, heap))
 }

@@ -5,6 +5,7 @@
 //! by a table as large as the batch), then the index is asked for each one's slot, then the keys
 //! there are compared, then the missing ones get slots.
 
+use super::cold::FIRST_COLD;
 use super::index::NO_SLOT;
 use super::{KeyedState, Resolved, StateError};
 use crate::cells::CellsRef;
@@ -23,6 +24,11 @@ pub(super) struct Distinct {
 }
 
 impl Distinct {
+    /// By number: index of the first record.
+    pub(super) fn first(&self) -> &[u32] {
+        &self.first
+    }
+
     /// Numbers the keys in the order of their first record.
     fn number(&mut self, keys: CellsRef<'_>, hashes: &[u64], numbers: &mut Vec<u32>) {
         self.number_by_hash(hashes, numbers);
@@ -107,8 +113,8 @@ impl KeyedState {
     /// accesses by number that follow, until the next `resolve`. `hashes` are [`crate::key::hash`].
     ///
     /// # Errors
-    /// There are not as many hashes as keys, or a key belongs to another subtask. No key is resolved
-    /// then.
+    /// There are not as many hashes as keys, a key belongs to another subtask, or cold state cannot be
+    /// written or read. No key is resolved then.
     pub fn resolve(
         &mut self,
         keys: CellsRef<'_>,
@@ -126,6 +132,7 @@ impl KeyedState {
                 column: "hashes",
             });
         }
+        self.evict()?;
         self.distinct.number(keys, hashes, &mut resolved.numbers);
 
         let Self {
@@ -144,7 +151,7 @@ impl KeyedState {
         }
         slots.extend(first.clone().map(|record| table.guess(hashes[record])));
         if table.len() > FITS_CACHE {
-            let touched = slots.iter().filter(|slot| **slot != NO_SLOT);
+            let touched = slots.iter().filter(|slot| **slot < FIRST_COLD);
             let touched = touched.map(|slot| rows.get(*slot).cell.version[0]);
             std::hint::black_box(touched.fold(0, |all, some| all ^ some));
         }
@@ -163,6 +170,7 @@ impl KeyedState {
         } else {
             resolved.keys.extend_picked(keys, &distinct.first);
         }
+        self.touch_found();
         // A key that is here is owned; so only the missing ones have to be looked at.
         if missing {
             let mut new = self
@@ -170,9 +178,9 @@ impl KeyedState {
                 .iter()
                 .zip(&self.distinct.first)
                 .filter(|(slot, _)| **slot == NO_SLOT);
-            if let Err(error) =
-                new.try_for_each(|(_, record)| self.check_owned(hashes[*record as usize]))
-            {
+            let checked =
+                new.try_for_each(|(_, record)| self.check_owned(hashes[*record as usize]));
+            if let Err(error) = checked.and_then(|()| self.recall_missing(keys, hashes)) {
                 self.slots.clear();
                 resolved.keys.clear();
                 resolved.numbers.clear();

@@ -162,7 +162,8 @@ impl KeyedState {
         self.forget_bases();
         let mut reader = BlockReader::new(segment)?;
         let (mut stored, mut expected, full) = self.read_header(&mut reader)?;
-        let mut unindexed = Unindexed::new(full);
+        // Keys that are not in the index cannot become cold.
+        let mut unindexed = Unindexed::new(full && self.cold.is_none());
         let mut stats = RestoreStats::default();
         while let Some(block) = reader.next()? {
             let declared = declared_of(&reader, block, &stored)?;
@@ -189,7 +190,7 @@ impl KeyedState {
     /// Makes room for the keys that are expected, as far as what has come gives reason to.
     /// So many of those that have come are not in the index yet.
     fn make_room(&mut self, expected: &mut Expected, unindexed: usize) {
-        let come = self.keys.len().saturating_sub(expected.before);
+        let come = self.keys.all().saturating_sub(expected.before);
         if expected.room < expected.keys && come >= expected.room - expected.room / 64 {
             expected.room = expected.keys.min((RESERVE_TIMES * come).max(RESERVE_MAX));
             let indexed = come.saturating_sub(unindexed);
@@ -279,7 +280,7 @@ impl KeyedState {
             .saturating_sub(start.max(self.range.start));
         let share = f64::from(ours) / f64::from(end.saturating_sub(start).max(1));
         let expected = Expected {
-            before: self.keys.len(),
+            before: self.keys.all(),
             keys: (keys.unwrap_or(0) as f64 * share) as usize,
             room: 0,
         };
@@ -353,6 +354,7 @@ impl KeyedState {
                     .iter()
                     .fold(0, |all, hash| all ^ self.keys.guess(*hash)),
             );
+            self.recall_entries(&some, &hashes)?;
             let mut tally = Tally::default();
             for (entry, hash) in some.iter().zip(hashes.drain(..)) {
                 let count = if block.kind == BlockKind::ListElements {
@@ -376,7 +378,7 @@ impl KeyedState {
         if self.idle.len() > super::IDLE_MAX {
             self.release_idle();
         }
-        Ok(())
+        self.evict().map_err(RestoreError::Cold)
     }
 
     fn finish_restored(&mut self, table: usize, tally: Tally) {
@@ -529,12 +531,13 @@ mod tests {
         segment
     }
 
-    fn assert_same(restored: &KeyedState, expected: &KeyedState) {
+    fn assert_same(restored: &mut KeyedState, expected: &mut KeyedState) {
         assert!(restored.walk().eq(expected.walk()));
         assert_eq!(restored.stats(), expected.stats());
         // The walk goes by slots, an access by the index.
-        for entry in expected.walk() {
-            assert_eq!(restored.get(0, entry.key), expected.get(0, entry.key));
+        let keys: Vec<Vec<u8>> = expected.walk().map(|entry| entry.key.to_vec()).collect();
+        for key in keys {
+            assert_eq!(restored.get(0, &key), expected.get(0, &key));
         }
         assert_eq!(restored.keys.len() as u64, expected.stats().keys);
     }
@@ -546,7 +549,7 @@ mod tests {
         let whole_segment = segment(&mut whole);
         let mut restored = state(&STATES, groups().range_of(0, 1));
         restored.restore(&mut whole_segment.as_slice()).unwrap();
-        assert_same(&restored, &whole);
+        assert_same(&mut restored, &mut whole);
         // Divided among two, and put together again.
         let halves = [0, 1].map(|index| {
             let mut half = state(&STATES, groups().range_of(index, 2));
@@ -557,7 +560,7 @@ mod tests {
         for half in &halves {
             merged.restore(&mut half.as_slice()).unwrap();
         }
-        assert_same(&merged, &whole);
+        assert_same(&mut merged, &mut whole);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use super::{KeyedState, StateError};
 use crate::cells::Cells;
 
 /// From here on a page is full, whatever its limit.
-const PAGE_BYTES: usize = 16 << 20;
+pub(super) const PAGE_BYTES: usize = 16 << 20;
 
 impl KeyedState {
     /// Value state: appends at most `limit` keys that have a value, with their values, from `cursor`
@@ -14,7 +14,7 @@ impl KeyedState {
     /// of large values ends early. Any number may be passed as cursor.
     ///
     /// # Errors
-    /// No such state, or one of another kind.
+    /// No such state, one of another kind, or cold state cannot be read.
     pub fn scan(
         &self,
         state: u32,
@@ -32,15 +32,26 @@ impl KeyedState {
                 actual: table.store.kind(),
             });
         };
+        // The cold keys come first.
+        let cold = u64::from(self.keys.cold.used());
+        if cursor < cold {
+            return self
+                .scan_cold(state, cursor as u32, limit, keys, values)
+                .map(Some);
+        }
+        let elsewhere = self.slots_scanned_cold();
         let end = (self.rows.chunks() * SLOTS) as u64;
         let (mut found, mut bytes) = (0, 0);
-        for slot in cursor..end {
+        for slot in cursor - cold..end {
             let number = slot as u32;
+            if elsewhere.binary_search(&number).is_ok() {
+                continue;
+            }
             let Some(value) = store.get(number, &self.rows, &self.heap) else {
                 continue;
             };
             if found == limit || bytes >= PAGE_BYTES {
-                return Ok(Some(slot));
+                return Ok(Some(cold + slot));
             }
             let key = self.rows.key(number, &self.heap);
             keys.push(key);

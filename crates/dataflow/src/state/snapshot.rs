@@ -5,6 +5,7 @@ use std::io;
 use std::sync::Arc;
 
 use super::codec::{self, BlockKind, BlockWriter, string_len};
+use super::cold::{Cold, SealedLog};
 use super::heap::Heap;
 use super::removals::{Encoded, Removals};
 use super::rows::Rows;
@@ -32,6 +33,7 @@ pub struct SealedState {
     /// What was removed since the base, interval by interval.
     removed: Vec<Arc<[Removals]>>,
     size_hint: u64,
+    cold: Option<SealedLog>,
 }
 
 impl fmt::Debug for SealedState {
@@ -95,6 +97,7 @@ impl SealedState {
                 .map(|table| (table.store.seal(), table.counters))
                 .collect(),
             removed,
+            cold: state.cold.as_deref().map(Cold::seal),
             // Frames of blocks, header and end.
             size_hint: content + content / 8192 + names as u64 + 256,
         }
@@ -244,6 +247,15 @@ impl Part<'_, '_> {
                         .strings(BlockKind::Values, self.index, [key, value])?;
                     self.count(1, key.len() + value.len());
                     Ok::<(), io::Error>(())
+                })?;
+                let Some(cold) = &self.sealed.cold else {
+                    return Ok(());
+                };
+                cold.since(self.index, base, |key, value| {
+                    self.writer
+                        .strings(BlockKind::Values, self.index, [key, value])?;
+                    self.count(1, key.len() + value.len());
+                    Ok(())
                 })?;
             }
             Store::Maps(maps) => {

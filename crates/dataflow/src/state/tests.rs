@@ -1,9 +1,11 @@
 //! The state against a naive model of it: maps that are copied whole.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::Ordering;
 
 use proptest::prelude::*;
 
+use super::cold::memory::{MemoryStorage, Watch};
 use super::*;
 use crate::cells::CellsRef;
 use crate::key;
@@ -170,6 +172,9 @@ enum Op {
     MapRemove(Vec<(Bytes, Bytes)>),
     Append(Vec<(Bytes, Bytes)>),
     Look(Vec<Bytes>),
+    Get(u32, Bytes),
+    /// Walks all keys, with a look at one between two pages.
+    Scan(u32, u32, Bytes),
     Commit,
     Rollback,
     Snapshot,
@@ -211,6 +216,24 @@ fn a_field() -> impl Strategy<Value = Bytes> {
     ]
 }
 
+/// Operations as they come where there are value states only.
+fn a_value_op() -> impl Strategy<Value = Op> {
+    use prop::collection::vec;
+    prop_oneof![
+        8 => (0..2_u32, vec((a_key(), string()), 0..12)).prop_map(|(state, entries)| Op::Store(state, entries)),
+        2 => (0..2_u32, vec(a_key(), 0..6)).prop_map(|(state, keys)| Op::Clear(state, keys)),
+        2 => (0..2_u32, a_key(), string()).prop_map(|(state, key, value)| Op::Put(state, key, value)),
+        2 => (0..2_u32, a_key()).prop_map(|(state, key)| Op::Delete(state, key)),
+        3 => vec(a_key(), 0..10).prop_map(Op::Look),
+        3 => (0..2_u32, a_key()).prop_map(|(state, key)| Op::Get(state, key)),
+        1 => (0..2_u32, 1..20_u32, a_key()).prop_map(|(state, limit, key)| Op::Scan(state, limit, key)),
+        8 => Just(Op::Commit),
+        2 => Just(Op::Rollback),
+        3 => Just(Op::Snapshot),
+        3 => any::<bool>().prop_map(Op::Write),
+    ]
+}
+
 fn an_op() -> impl Strategy<Value = Op> {
     use prop::collection::vec;
     prop_oneof![
@@ -222,6 +245,8 @@ fn an_op() -> impl Strategy<Value = Op> {
         3 => vec((a_key(), a_field()), 0..8).prop_map(Op::MapRemove),
         5 => vec((a_key(), string()), 0..12).prop_map(Op::Append),
         1 => vec(a_key(), 0..40).prop_map(Op::Look),
+        1 => (0..2_u32, a_key()).prop_map(|(state, key)| Op::Get(state, key)),
+        1 => (0..2_u32, 1..20_u32, a_key()).prop_map(|(state, limit, key)| Op::Scan(state, limit, key)),
         6 => Just(Op::Commit),
         3 => Just(Op::Rollback),
         3 => Just(Op::Snapshot),
@@ -240,12 +265,22 @@ struct Run {
     chains: BTreeMap<CheckpointId, Vec<Bytes>>,
     completed: Option<CheckpointId>,
     next: u64,
+    /// The budget of memory, and the storage for what does not fit it.
+    budget: Option<u64>,
+    watch: Arc<Watch>,
 }
 
 impl Run {
     fn new() -> Self {
+        Self::with_budget(None)
+    }
+
+    fn with_budget(budget: Option<u64>) -> Self {
+        let watch = Arc::<Watch>::default();
         Self {
-            state: new_state(),
+            state: within(budget, &watch, whole_range()),
+            budget,
+            watch,
             model: Model::default(),
             committed: Model::default(),
             sealed: VecDeque::new(),
@@ -333,6 +368,26 @@ impl Run {
             Op::Look(keys) => {
                 resolve(&mut self.state, &keys);
             }
+            Op::Get(state, key) => {
+                let expected = self.model.values[state as usize].get(&key);
+                let found = self.state.get(state, &key).unwrap();
+                assert_eq!(found, expected.map(Vec::as_slice));
+            }
+            Op::Scan(state, limit, between) => {
+                let (mut keys, mut values, mut cursor) = (Cells::new(), Cells::new(), Some(0));
+                while let Some(at) = cursor {
+                    let before = keys.len();
+                    let page = self.state.scan(state, at, limit, &mut keys, &mut values);
+                    cursor = page.unwrap();
+                    assert!(keys.len() - before <= limit as usize);
+                    self.state.get(state, &between).unwrap();
+                }
+                let found = keys.iter().zip(values.iter());
+                let found: BTreeMap<Bytes, Bytes> =
+                    found.map(|(k, v)| (k.to_vec(), v.to_vec())).collect();
+                assert_eq!(keys.len(), found.len(), "each key once");
+                assert_eq!(found, self.model.values[state as usize]);
+            }
             Op::Commit => {
                 self.state.commit();
                 self.committed = self.model.clone();
@@ -378,7 +433,7 @@ impl Run {
         }
         drop(sealed);
 
-        let mut restored = restore(&chain, whole_range());
+        let mut restored = restore_within(self.budget, &chain, whole_range());
         assert_eq!(Model::read(&mut restored, &all_keys()), model);
         assert_eq!(restored.stats(), model.stats());
         if completes {
@@ -393,8 +448,21 @@ impl Run {
     }
 }
 
-fn restore(chain: &[Bytes], range: KeyGroupRange) -> KeyedState {
+/// An empty state, with a budget of memory if there is one.
+fn within(budget: Option<u64>, watch: &Arc<Watch>, range: KeyGroupRange) -> KeyedState {
     let mut state = KeyedState::new(descriptors(), range, groups());
+    if let Some(bytes) = budget {
+        state.set_memory_budget(bytes, Box::new(MemoryStorage(Arc::clone(watch))));
+    }
+    state
+}
+
+fn restore(chain: &[Bytes], range: KeyGroupRange) -> KeyedState {
+    restore_within(None, chain, range)
+}
+
+fn restore_within(budget: Option<u64>, chain: &[Bytes], range: KeyGroupRange) -> KeyedState {
+    let mut state = within(budget, &Arc::default(), range);
     for segment in chain {
         let stats = state.restore(&mut segment.as_slice()).unwrap();
         assert_eq!(stats.dropped, []);
@@ -407,23 +475,15 @@ proptest! {
 
     #[test]
     fn state_is_what_the_model_says_and_snapshots_are_what_it_was(ops in prop::collection::vec(an_op(), 0..120)) {
-        let mut run = Run::new();
-        ops.into_iter().for_each(|op| run.apply(op));
-        run.check();
-        run.apply(Op::Snapshot);
-        while !run.sealed.is_empty() {
-            run.write(true);
-        }
-        // Nothing is left behind once everything is deleted.
-        for state in 0..4 {
-            run.apply(Op::Clear(state, all_keys()));
-        }
-        run.apply(Op::Commit);
-        run.apply(Op::Look(vec![]));
-        assert_eq!(run.state.keys.len(), 0);
-        assert_eq!(run.state.heap.live(), 0);
-        run.state.take_back(usize::MAX);
-        assert!(!run.state.sealed);
+        live_through(ops, None);
+    }
+
+    #[test]
+    fn so_it_is_when_most_of_it_is_cold(
+        ops in prop::collection::vec(prop_oneof![9 => a_value_op(), 1 => an_op()], 0..160),
+        budget in prop::sample::select(vec![0, 2000, 20_000]),
+    ) {
+        live_through(ops, Some(budget));
     }
 
     #[test]
@@ -491,6 +551,33 @@ proptest! {
         prop_assert_eq!(stats, model.stats());
         prop_assert_eq!(values, model);
     }
+}
+
+/// Does what `ops` say, compares with the model all along, and looks that nothing is left behind.
+fn live_through(ops: Vec<Op>, budget: Option<u64>) {
+    let mut run = Run::with_budget(budget);
+    ops.into_iter().for_each(|op| run.apply(op));
+    run.check();
+    run.apply(Op::Snapshot);
+    while !run.sealed.is_empty() {
+        run.write(true);
+    }
+    // Nothing is left behind once everything is deleted.
+    for state in 0..4 {
+        run.apply(Op::Clear(state, all_keys()));
+    }
+    run.apply(Op::Commit);
+    run.apply(Op::Look(vec![]));
+    assert_eq!(run.state.keys.all(), 0);
+    assert_eq!(run.state.heap.live(), 0);
+    run.state.take_back(usize::MAX);
+    assert!(!run.state.sealed);
+    if let Some(stats) = run.state.cold_stats() {
+        assert_eq!((stats.keys, stats.bytes), (0, 0));
+    }
+    let watch = Arc::clone(&run.watch);
+    drop(run);
+    assert_eq!(watch.files.load(Ordering::Relaxed), 0, "files are removed");
 }
 
 /// A small chain with something of every kind.

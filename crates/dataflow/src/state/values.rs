@@ -65,7 +65,7 @@ impl Values {
     }
 
     #[inline]
-    fn cell<'a>(&'a self, slot: u32, rows: &'a Rows) -> &'a Cell {
+    pub(super) fn cell<'a>(&'a self, slot: u32, rows: &'a Rows) -> &'a Cell {
         match &self.column {
             None => &rows.get(slot).cell,
             Some(column) => {
@@ -124,6 +124,24 @@ impl Values {
         });
         values.extend_short(cells);
         true
+    }
+
+    /// Bytes of memory that a slot takes beside its row.
+    pub(super) fn column_bytes(&self) -> usize {
+        self.column.as_ref().map_or(0, |_| size_of::<Alone>())
+    }
+
+    /// Puts a cell into `slot`, which holds nothing: not a change that could be taken back.
+    pub(super) fn put(&mut self, slot: u32, cell: Cell, rows: &mut Rows) {
+        let changed = &mut self.changed[place(slot).0];
+        *changed = (*changed).max(u32::from_le_bytes(cell.version));
+        self.long |= cell.value.is_long();
+        *self.cell_mut(slot, rows) = cell;
+    }
+
+    /// Takes the cell out of `slot`, as [`Values::put`] puts it in.
+    pub(super) fn take(&mut self, slot: u32, rows: &mut Rows) -> Cell {
+        std::mem::replace(self.cell_mut(slot, rows), Cell::ABSENT)
     }
 
     #[inline]

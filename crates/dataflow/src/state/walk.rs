@@ -24,7 +24,8 @@ pub struct Walked<'a> {
 
 impl KeyedState {
     /// All entries, by key group, state, key and field or place. So those of the subtasks of an operator,
-    /// one subtask behind the other, are in one order at any parallelism.
+    /// one subtask behind the other, are in one order at any parallelism. Not of a
+    /// state with a budget of memory: cold keys are not in it.
     pub fn walk(&self) -> impl Iterator<Item = Walked<'_>> {
         let slots = 0..(self.rows.chunks() * SLOTS) as u32;
         let states = 0..self.tables.len() as u32;

@@ -1,0 +1,155 @@
+//! The keys that are cold: for each its hash, by which the index is placed anew when it grows, and
+//! where its record lies.
+
+use super::FIRST_COLD;
+
+/// Entries per chunk: one long list would be copied when it grows.
+const CHUNK: usize = 4096;
+
+/// A cold key. As bytes, so that it takes twelve of them.
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    /// The hash without its lowest 16 bits, which the index does not look at. If vacant: the next
+    /// vacant number.
+    hash: [u8; 6],
+    address: [u8; 4],
+    /// Units of its record; `VACANT` or `RECALLED` if it has none.
+    units: [u8; 2],
+}
+
+const VACANT: u16 = 0;
+/// The key has a slot again, which stands in for the address.
+const RECALLED: u16 = u16::MAX;
+
+/// What a number stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// Nothing.
+    Vacant,
+    /// A record of so many units at an address of the log.
+    Record { address: u32, units: u32 },
+    /// A key that was read back in this call, into this slot.
+    Recalled(u32),
+}
+
+/// All cold keys, by their numbers from [`FIRST_COLD`] on.
+#[derive(Debug, Default)]
+pub(in super::super) struct ColdKeys {
+    chunks: Vec<Box<[Entry]>>,
+    used: u32,
+    /// The first vacant number, if there is one; each leads to the next.
+    vacant: Option<u32>,
+    len: usize,
+}
+
+impl ColdKeys {
+    fn entry(&self, number: u32) -> &Entry {
+        let at = (number - FIRST_COLD) as usize;
+        &self.chunks[at / CHUNK][at % CHUNK]
+    }
+
+    fn entry_mut(&mut self, number: u32) -> &mut Entry {
+        let at = (number - FIRST_COLD) as usize;
+        &mut self.chunks[at / CHUNK][at % CHUNK]
+    }
+
+    /// How many keys are cold.
+    pub(in super::super) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Bytes of memory that they take.
+    pub(super) fn bytes(&self) -> u64 {
+        (self.chunks.len() * CHUNK * size_of::<Entry>()) as u64
+    }
+
+    /// How many numbers have been given.
+    pub(in super::super) fn used(&self) -> u32 {
+        self.used
+    }
+
+    /// The hash of a cold key as far as the index needs it.
+    #[inline]
+    pub(in super::super) fn hash(&self, number: u32) -> u64 {
+        let [a, b, c, d, e, f] = self.entry(number).hash;
+        u64::from_le_bytes([0, 0, a, b, c, d, e, f])
+    }
+
+    /// Whether a number is that of a cold key with this hash, as far as it is known.
+    #[inline]
+    pub(super) fn may_be(&self, number: u32, hash: u64) -> bool {
+        number >= FIRST_COLD && self.hash(number) == hash >> 16 << 16
+    }
+
+    pub(super) fn place(&self, number: u32) -> Place {
+        let entry = self.entry(number);
+        let address = u32::from_le_bytes(entry.address);
+        match u16::from_le_bytes(entry.units) {
+            VACANT => Place::Vacant,
+            RECALLED => Place::Recalled(address),
+            units => Place::Record {
+                address,
+                units: u32::from(units),
+            },
+        }
+    }
+
+    /// Adds a key with its record. `None` if there are too many.
+    pub(super) fn insert(&mut self, hash: u64, address: u32, units: u32) -> Option<u32> {
+        let number = match self.vacant {
+            Some(number) => {
+                let [a, b, c, d, ..] = self.entry(number).hash;
+                let next = u32::from_le_bytes([a, b, c, d]);
+                self.vacant = (next >= FIRST_COLD).then_some(next);
+                number
+            }
+            None => {
+                // The highest number means that there is none.
+                let number = self
+                    .used
+                    .checked_add(FIRST_COLD)
+                    .filter(|n| *n < u32::MAX)?;
+                if self.used as usize == self.chunks.len() * CHUNK {
+                    let vacant = Entry {
+                        hash: [0; 6],
+                        address: [0; 4],
+                        units: VACANT.to_le_bytes(),
+                    };
+                    self.chunks.push(vec![vacant; CHUNK].into());
+                }
+                self.used += 1;
+                number
+            }
+        };
+        let [_, _, hash @ ..] = hash.to_le_bytes();
+        *self.entry_mut(number) = Entry {
+            hash,
+            address: address.to_le_bytes(),
+            units: (units as u16).to_le_bytes(),
+        };
+        self.len += 1;
+        Some(number)
+    }
+
+    /// The record of a key lies elsewhere now.
+    pub(super) fn move_to(&mut self, number: u32, address: u32) {
+        self.entry_mut(number).address = address.to_le_bytes();
+    }
+
+    /// A key has a slot again. Its number stays taken until [`ColdKeys::release`].
+    pub(super) fn recall(&mut self, number: u32, slot: u32) {
+        let entry = self.entry_mut(number);
+        entry.address = slot.to_le_bytes();
+        entry.units = RECALLED.to_le_bytes();
+        self.len -= 1;
+    }
+
+    /// Gives the number of a key that was read back up.
+    pub(super) fn release(&mut self, number: u32) {
+        let next = self.vacant.replace(number).unwrap_or_default();
+        let [a, b, c, d] = next.to_le_bytes();
+        let entry = self.entry_mut(number);
+        entry.hash = [a, b, c, d, 0, 0];
+        entry.units = VACANT.to_le_bytes();
+    }
+}

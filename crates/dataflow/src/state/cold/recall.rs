@@ -1,0 +1,199 @@
+//! Reading cold keys back.
+
+use std::io;
+
+use super::super::bytes::Bytes;
+use super::super::codec::Entry;
+use super::super::heap::Heap;
+use super::super::index::NO_SLOT;
+use super::super::keys::Keys;
+use super::super::rows::{Cell, Rows};
+use super::super::table::Store;
+use super::super::{KeyedState, RestoreError, StateError};
+use super::keys::Place;
+use super::record::Record;
+use super::{Cold, damaged, failed};
+use crate::cells::CellsRef;
+
+/// A cold key that may be one that is looked for.
+struct Candidate<'k> {
+    number: u32,
+    place: (u32, u32),
+    hash: u64,
+    key: &'k [u8],
+    /// For which of the keys that are looked for it is.
+    wanted: u32,
+}
+
+impl KeyedState {
+    /// Reads the keys of a batch back that have no slot, and sets their slots.
+    pub(in super::super) fn recall_missing(
+        &mut self,
+        keys: CellsRef<'_>,
+        hashes: &[u64],
+    ) -> Result<(), StateError> {
+        if self.keys.cold.len() == 0 {
+            return Ok(());
+        }
+        let records = self.distinct.first();
+        let wanted = (0..).zip(&self.slots).zip(records);
+        let wanted = wanted.filter(|((_, slot), _)| **slot == NO_SLOT);
+        let wanted: Vec<(u32, u64, &[u8])> = wanted
+            .map(|((number, _), record)| {
+                let record = *record as usize;
+                (number, hashes[record], keys.get(record))
+            })
+            .collect();
+        let slots = self.recall(wanted.into_iter())?;
+        for (number, slot) in slots {
+            self.slots[number as usize] = slot;
+        }
+        Ok(())
+    }
+
+    /// Reads a key back if it is cold.
+    pub(in super::super) fn recall_key(
+        &mut self,
+        hash: u64,
+        key: &[u8],
+    ) -> Result<Option<u32>, StateError> {
+        let found = self.recall(std::iter::once((0, hash, key)))?;
+        Ok(found.first().map(|(_, slot)| *slot))
+    }
+
+    /// Reads the keys of entries back, with their hashes, that are cold.
+    pub(in super::super) fn recall_entries(
+        &mut self,
+        entries: &[Entry<'_>],
+        hashes: &[u64],
+    ) -> Result<(), RestoreError> {
+        if self.keys.cold.len() > 0 {
+            let wanted = entries.iter().zip(hashes);
+            self.recall(wanted.map(|(entry, hash)| (0, *hash, entry.key)))
+                .map_err(RestoreError::Cold)?;
+        }
+        Ok(())
+    }
+
+    /// Reads keys back that are cold, of some with their hashes, each with a number. Returns the slots
+    /// of those, with their numbers.
+    pub(in super::super) fn recall<'k>(
+        &mut self,
+        wanted: impl Iterator<Item = (u32, u64, &'k [u8])>,
+    ) -> Result<Vec<(u32, u32)>, StateError> {
+        let Some(mut cold) = self.cold.take() else {
+            return Ok(Vec::new());
+        };
+        let recalled = self.recall_from(&mut cold, wanted);
+        self.cold = Some(cold);
+        recalled.map_err(|error| failed(&error))
+    }
+
+    fn recall_from<'k>(
+        &mut self,
+        cold: &mut Cold,
+        wanted: impl Iterator<Item = (u32, u64, &'k [u8])>,
+    ) -> io::Result<Vec<(u32, u32)>> {
+        let mut candidates = Vec::new();
+        for (wanted, hash, key) in wanted {
+            self.keys.each_cold(hash, |number, place| {
+                candidates.push(Candidate {
+                    number,
+                    place,
+                    hash,
+                    key,
+                    wanted,
+                });
+            });
+        }
+        candidates.sort_unstable_by_key(|candidate| candidate.place.0);
+        candidates.dedup_by_key(|candidate| candidate.number);
+        let places: Vec<(u32, u32)> = candidates.iter().map(|it| it.place).collect();
+        let mut slots = Vec::with_capacity(candidates.len());
+        let log = &cold.log;
+        let read = log.read(&places, |at, bytes| {
+            let Candidate {
+                number, hash, key, ..
+            } = candidates[at];
+            let record = Record::read(bytes).ok_or_else(|| {
+                let file = log.place_of(places[at].0);
+                file.map_or_else(|| damaged(&places[at]), |file| damaged(file))
+            })?;
+            // Else it is another key with nearly the same hash.
+            if record.key == key {
+                slots.push((at, self.put_back(hash, number, record)));
+            }
+            Ok(())
+        });
+        // Also if it fails: those before have slots.
+        let mut found = Vec::with_capacity(slots.len());
+        for (at, slot) in slots {
+            let Candidate {
+                number,
+                place: (address, units),
+                wanted,
+                ..
+            } = candidates[at];
+            cold.log.kill(address, units);
+            cold.recalled.push((number, slot));
+            cold.stats.recalled += 1;
+            found.push((wanted, slot));
+        }
+        read.map(|()| found)
+    }
+
+    /// Gives a cold key a slot, with what its record says.
+    fn put_back(&mut self, hash: u64, number: u32, record: Record<'_>) -> u32 {
+        let (rows, heap) = (&mut self.rows, &mut self.heap);
+        let slot = self.keys.recall(hash, number, record.key, rows, heap);
+        self.grow_tables();
+        for held in record.held() {
+            let table = self.tables.get_mut(held.state as usize);
+            if let Some(Store::Values(values)) = table.map(|table| &mut table.store) {
+                let cell = Cell {
+                    version: held.version,
+                    value: Bytes::new(held.value, &mut self.heap),
+                };
+                values.put(slot, cell, &mut self.rows);
+            }
+        }
+        slot
+    }
+}
+
+impl Keys {
+    /// Calls `found` with number, address and units of each cold key that may have this hash.
+    fn each_cold(&self, hash: u64, mut found: impl FnMut(u32, (u32, u32))) {
+        self.index.find(hash, |number| {
+            if self.cold.may_be(number, hash)
+                && let Place::Record { address, units } = self.cold.place(number)
+            {
+                found(number, (address, units));
+            }
+            false
+        });
+    }
+
+    /// The number of the cold key with this hash whose record is at an address.
+    pub(super) fn cold_at(&self, hash: u64, address: u32) -> Option<u32> {
+        self.index.find(hash, |number| {
+            self.cold.may_be(number, hash)
+                && matches!(self.cold.place(number), Place::Record { address: at, .. } if at == address)
+        })
+    }
+
+    /// Gives a cold key a slot.
+    fn recall(
+        &mut self,
+        hash: u64,
+        number: u32,
+        key: &[u8],
+        rows: &mut Rows,
+        heap: &mut Heap,
+    ) -> u32 {
+        let slot = self.insert_unindexed(key, rows, heap);
+        self.index.replace(hash, number, slot);
+        self.cold.recall(number, slot);
+        slot
+    }
+}
