@@ -25,6 +25,7 @@ use crate::phases::{Notes, Place};
 use crate::plan::Plan;
 use crate::restore;
 use crate::router::Router;
+use crate::scratch::Scratch;
 use crate::source::Waker;
 use crate::spares::Spares;
 use crate::spawn::Threads;
@@ -108,6 +109,8 @@ pub(crate) struct Events {
 pub(crate) struct Counters {
     pub(crate) read: AtomicU64,
     pub(crate) written: AtomicU64,
+    /// Keys that were read back from disk.
+    pub(crate) recalled: AtomicU64,
 }
 
 impl Events {
@@ -118,6 +121,12 @@ impl Events {
 
     pub(crate) fn count_source_records(&self, records: u64) {
         self.counters.read.fetch_add(records, Ordering::Relaxed);
+    }
+
+    pub(crate) fn count_recalled(&self, keys: u64) {
+        if keys > 0 {
+            self.counters.recalled.fetch_add(keys, Ordering::Relaxed);
+        }
     }
 
     pub(crate) fn count_sink_records(&self, records: u64) {
@@ -510,6 +519,15 @@ fn make_member(
                 KeyedState::default()
             };
             if keyed {
+                if let Some(memory) = &operator.state_memory {
+                    let scratch = Scratch::create(&memory.scratch_dir);
+                    let scratch = scratch.map_err(|error| Error::Scratch {
+                        operator: node.id.clone(),
+                        subtask: index,
+                        source: error,
+                    })?;
+                    state.set_memory_budget(memory.bytes, Box::new(scratch));
+                }
                 if let Some(checkpoint) = &seed.restore {
                     restore::keyed_state(checkpoint, &node.id, index, range, &mut state)?;
                 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use dataflow::KeyGroups;
@@ -93,6 +94,17 @@ pub struct OperatorNode {
     pub outputs: u32,
     /// The most bytes of state that one subtask may hold, if limited.
     pub state_limit: Option<u64>,
+    /// How much memory the state of one subtask may take, if limited.
+    pub state_memory: Option<StateMemory>,
     /// What metadata records about it: component digest, world version.
     pub labels: BTreeMap<String, String>,
+}
+
+/// A budget of memory for the state of a subtask.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StateMemory {
+    /// How many bytes it is.
+    pub bytes: u64,
+    /// The directory, on a local disk, below which scratch files hold what does not fit.
+    pub scratch_dir: PathBuf,
 }

@@ -153,6 +153,12 @@ impl JobHandle {
         )
     }
 
+    /// Keys whose state had left memory and was read back, since the job was started.
+    #[must_use]
+    pub fn recalled(&self) -> u64 {
+        self.counters.recalled.load(Ordering::Relaxed)
+    }
+
     fn wake(&self) {
         // A driver that is not waiting looks at the requests anyway.
         let _ = self.sender.try_send((0, Event::Requested));

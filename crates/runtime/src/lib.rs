@@ -2,8 +2,9 @@
 //! checkpoints, restarts.
 //!
 //! This crate answers: how does a job graph run, and what happens when something in it fails. It
-//! knows nothing of Wasm, TOML or files: sources, operators and sinks come in behind the traits
-//! [`Source`], [`Operator`] and [`Sink`], so that native operators run in the same runtime.
+//! knows nothing of Wasm, TOML or files (but for scratch files of state that does not fit in memory):
+//! sources, operators and sinks come in behind the traits [`Source`], [`Operator`] and [`Sink`], so
+//! that native operators run in the same runtime.
 //!
 //! Modules in reading order.
 
@@ -17,6 +18,7 @@ mod inbox;
 mod router;
 mod chain;
 mod spares;
+mod scratch;
 mod subtask;
 pub mod abort;
 pub mod coordinator;

@@ -115,6 +115,8 @@ pub enum FailureKind {
     MemoryLimit,
     /// Keyed state grew past its limit.
     StateLimit,
+    /// Keyed state on disk could not be written, or read back.
+    Disk,
     /// The operator passed something that does not fit: lengths, numbers, an unknown state.
     Protocol,
     /// The configuration or the restored state cannot be used; trying again will not help.

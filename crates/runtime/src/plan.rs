@@ -180,6 +180,7 @@ mod tests {
             states: Vec::new(),
             outputs: 1,
             state_limit: None,
+            state_memory: None,
             labels: BTreeMap::new(),
         };
         let kinds = [

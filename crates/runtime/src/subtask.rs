@@ -333,6 +333,7 @@ impl Subtask {
                             subtask: self.index,
                             source,
                         })?;
+                    self.events.count_recalled(call.state.take_recalled());
                 } else {
                     resolved.numbers.clear();
                     resolved.keys.clear();

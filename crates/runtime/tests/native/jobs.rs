@@ -487,6 +487,7 @@ pub(crate) fn graph_with(
             states,
             outputs: 1,
             state_limit: None,
+            state_memory: None,
             labels: BTreeMap::new(),
         })
     };

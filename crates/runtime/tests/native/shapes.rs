@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use dataflow::KeyGroups;
 use dataflow::alignment::Mode;
-use runtime::graph::{Edge, Node, NodeKind, OperatorNode};
+use runtime::graph::{Edge, Node, NodeKind, OperatorNode, StateMemory};
 use runtime::simulation::Random;
 use runtime::{JobGraph, Partition, SinkFactory, SourceFactory};
 
@@ -208,6 +208,11 @@ impl Shape {
                     states: kind.states(),
                     outputs: kind.outputs(),
                     state_limit: None,
+                    // In one of three nothing stays in memory for longer than a batch.
+                    state_memory: (self.key_groups == 7).then(|| StateMemory {
+                        bytes: 0,
+                        scratch_dir: std::env::temp_dir(),
+                    }),
                     labels: BTreeMap::new(),
                 }),
             },
