@@ -32,7 +32,7 @@ use std::sync::Arc;
 
 use dataflow::KeyGroups;
 
-use self::checkpoint::CheckpointSection;
+use self::checkpoint::{CheckpointSection, absolute};
 use self::document::{Entry, Item, Table, Value};
 use self::global::Global;
 use self::node::check_name;
@@ -88,6 +88,8 @@ pub(crate) struct JobSection {
     pub(crate) key_groups: Option<KeyGroups>,
     /// The job's id, if it is set.
     pub(crate) id: Option<String>,
+    /// Where state lies that does not fit in memory, absolute, if it is set.
+    pub(crate) scratch_dir: Option<PathBuf>,
 }
 
 /// A text and the name under which problems with it are reported.
@@ -146,7 +148,7 @@ fn read_tree(job: &NamedText<'_>, root: &Table, problems: &mut Problems) -> JobF
     report_unknown_tables(root, problems);
     let mut top = Section::open("", root, start.clone(), keys::TOP, problems);
     let empty = Table::default();
-    let job_section = JobSection::read(top.table_or(&empty, "job", keys::JOB));
+    let job_section = JobSection::read(top.table_or(&empty, "job", keys::JOB), job.base);
     let checkpoint = top
         .table("checkpoint", keys::CHECKPOINT)
         .map(|section| CheckpointSection::read(section, job.base))
@@ -188,7 +190,7 @@ fn read_tree(job: &NamedText<'_>, root: &Table, problems: &mut Problems) -> JobF
 }
 
 impl JobSection {
-    fn read(mut section: Section<'_, '_>) -> Self {
+    fn read(mut section: Section<'_, '_>, base: &Path) -> Self {
         let name = section.required("name", "word-count");
         let id = section.string("id");
         for (key, text) in [("name", &name), ("id", &id)] {
@@ -205,7 +207,15 @@ impl JobSection {
                 .unwrap_or(1),
             key_groups: key_groups.and_then(KeyGroups::new),
             id,
+            scratch_dir: section
+                .string("scratch-dir")
+                .map(|path| absolute(&base.join(path))),
         }
+    }
+
+    /// Where state lies that does not fit in memory.
+    pub(crate) fn scratch_dir(&self) -> PathBuf {
+        self.scratch_dir.clone().unwrap_or_else(std::env::temp_dir)
     }
 }
 

@@ -242,13 +242,17 @@ fn c08_c24_so_many_failures_in_a_row_are_borne_and_a_success_starts_the_count_ag
         .without_panic();
 }
 
-/// Starts a job in namespaces of its own, where `checkpoints/` is a file system of 4 MiB in memory.
+/// Starts a job in namespaces of its own, where a directory is a file system of 4 MiB in memory.
 /// `None` where the machine has no such thing for us; the test says so.
-fn on_a_small_disk(scene: &Scene, arguments: &[&str]) -> Option<Running> {
-    fs::create_dir_all(scene.at("checkpoints")).expect("directories can be made");
+pub(crate) fn on_a_small_disk(
+    scene: &Scene,
+    directory: &str,
+    arguments: &[&str],
+) -> Option<Running> {
+    fs::create_dir_all(scene.at(directory)).expect("directories can be made");
     let possible = Command::new("unshare")
         .args(["-rm", "mount", "-t", "tmpfs", "none"])
-        .arg(scene.at("checkpoints"))
+        .arg(scene.at(directory))
         .output()
         .is_ok_and(|output| output.status.success());
     if !possible {
@@ -256,8 +260,8 @@ fn on_a_small_disk(scene: &Scene, arguments: &[&str]) -> Option<Running> {
         return None;
     }
     let mut command = Command::new("unshare");
-    let script = "mount -t tmpfs -o size=4m none checkpoints && exec \"$0\" \"$@\"";
-    command.args(["-rm", "sh", "-c", script, host::PROGRAM]);
+    let script = format!("mount -t tmpfs -o size=4m none {directory} && exec \"$0\" \"$@\"");
+    command.args(["-rm", "sh", "-c", &script, host::PROGRAM]);
     Some(host::start_by(
         command,
         scene.path(),
@@ -304,7 +308,7 @@ fn c12_a_full_disk_fails_checkpoints_until_there_is_room_again() {
         &LARGE,
     ]
     .concat();
-    let Some(mut running) = on_a_small_disk(&scene, &arguments) else {
+    let Some(mut running) = on_a_small_disk(&scene, "checkpoints", &arguments) else {
         return;
     };
     running.event("checkpoint-completed");
@@ -466,7 +470,7 @@ fn c13_a_disk_that_became_read_only_fails_checkpoints_until_it_is_writable() {
         &["-D", "checkpoint.tolerable-failures=100000"],
     ]
     .concat();
-    let Some(mut running) = on_a_small_disk(&scene, &arguments) else {
+    let Some(mut running) = on_a_small_disk(&scene, "checkpoints", &arguments) else {
         return;
     };
     running.event("checkpoint-completed");

@@ -18,6 +18,7 @@ mod servers; // S3 on loopback
 mod checkpoints; // looking at checkpoints without their job
 mod checkpointing; // checkpoints that fail, and what is told of them
 mod claim; // who owns what a job starts from
+mod cold; // state larger than memory
 mod events; // what programs read: --json
 mod examples; // every folder of examples/ does what its README says
 mod failures; // checkpoints that fail

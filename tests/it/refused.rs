@@ -38,6 +38,15 @@ fn a_value_of_the_wrong_type_is_refused() {
 }
 
 #[test]
+fn a_budget_of_memory_for_what_cannot_leave_it_is_refused() {
+    let limits = "config = { skip-fields = 1 }\nlimits = { state-memory = \"1MiB\" }";
+    refused(
+        |job| job.replace("config = { skip-fields = 1 }", limits),
+        &["operator.split.limits.state-memory", "no value state"],
+    );
+}
+
+#[test]
 fn a_duration_that_is_none_is_refused() {
     refused(
         |job| job.replace("\"100ms\"", "\"soon\""),

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use dataflow::KeyGroups;
 use dataflow::port::Port;
-use runtime::graph::OperatorNode;
+use dataflow::state::StateKind;
+use runtime::graph::{OperatorNode, StateMemory};
 use runtime::{Failure, FailureKind};
 
 use super::ports::Facts;
@@ -23,6 +24,7 @@ pub(crate) struct PreparedOperator {
     limits: Limits,
     grants: Grants,
     state_limit: Option<u64>,
+    state_memory: Option<StateMemory>,
 }
 
 /// Loads and describes an operator's component. What is wrong goes to `problems`.
@@ -84,6 +86,19 @@ pub(crate) fn prepare(
             return None;
         }
     };
+    let has_values = description
+        .states
+        .iter()
+        .any(|state| state.kind == StateKind::Value);
+    if section.limits.state_memory.is_some() && !has_values {
+        let message = "the operator has no value state, and nothing else can leave memory";
+        problem(
+            "limits.state-memory",
+            message.into(),
+            Some("leave it out".into()),
+        );
+        return None;
+    }
     Some(PreparedOperator {
         component,
         description,
@@ -91,6 +106,10 @@ pub(crate) fn prepare(
         limits,
         grants,
         state_limit: section.limits.state,
+        state_memory: section.limits.state_memory.map(|bytes| StateMemory {
+            bytes,
+            scratch_dir: job.job.scratch_dir(),
+        }),
     })
 }
 
@@ -113,6 +132,9 @@ impl PreparedOperator {
         table.insert("call-time".into(), call_time.to_string().into());
         if let Some(bytes) = self.state_limit {
             table.insert("state".into(), exact_size(bytes).into());
+        }
+        if let Some(memory) = &self.state_memory {
+            table.insert("state-memory".into(), exact_size(memory.bytes).into());
         }
         table.insert("trusted".into(), self.limits.trusted.into());
         table
@@ -145,6 +167,7 @@ impl PreparedOperator {
             states: self.description.states.clone(),
             outputs: self.description.outputs.len() as u32,
             state_limit: self.state_limit,
+            state_memory: self.state_memory.clone(),
             labels: labels
                 .into_iter()
                 .map(|(label, value)| (label.to_owned(), value))

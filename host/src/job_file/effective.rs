@@ -47,6 +47,10 @@ pub(crate) fn to_toml(job: &JobFile, settled: &Settled) -> String {
         Some(id) => out.key("id", id.as_str()),
         None => out.comment("id is not set: <name>-<8 hex digits>, new for each run"),
     }
+    match &job.job.scratch_dir {
+        Some(path) => out.path("scratch-dir", path),
+        None => out.comment("scratch-dir is not set: the system's directory for temporary files"),
+    }
     checkpoint(&mut out, &job.checkpoint);
     restart(&mut out, &job.restart);
     for settled in &settled.nodes {

@@ -34,6 +34,7 @@ pub(crate) const JOB: &[Key] = &[
     key("parallelism"),
     key("key-groups"),
     key("id"),
+    key("scratch-dir"),
 ];
 
 /// `[checkpoint]`.
@@ -170,6 +171,7 @@ pub(crate) const LIMITS: &[Key] = &[
     key("memory"),
     key("call-time"),
     key("state"),
+    key("state-memory"),
     key("trusted"),
 ];
 

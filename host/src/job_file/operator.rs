@@ -44,6 +44,8 @@ pub(crate) struct Limits {
     pub(crate) call_time: Option<Duration>,
     /// Bytes of keyed state.
     pub(crate) state: Option<u64>,
+    /// Bytes of memory for it; what does not fit goes to disk. `None`: all stays in memory.
+    pub(crate) state_memory: Option<u64>,
     /// Whether it runs without interruption points, so that nothing stops an endless loop.
     pub(crate) trusted: bool,
 }
@@ -115,6 +117,7 @@ impl Limits {
             memory: section.positive_size("memory"),
             call_time: section.positive_duration("call-time"),
             state: section.positive_size("state"),
+            state_memory: section.positive_size("state-memory"),
             trusted: section.boolean("trusted").unwrap_or_default(),
         }
     }

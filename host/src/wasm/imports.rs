@@ -80,6 +80,7 @@ fn with_call<R>(
 fn state_failure(error: StateError) -> Failure {
     let kind = match error {
         StateError::Limit { .. } => FailureKind::StateLimit,
+        StateError::Cold { .. } => FailureKind::Disk,
         _ => FailureKind::Protocol,
     };
     Failure::new(kind, error.to_string())
