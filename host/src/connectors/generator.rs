@@ -71,6 +71,8 @@ pub(crate) enum DistributionName {
     Uniform,
     /// Few keys come often, many seldom.
     Zipf,
+    /// Nine of ten records have one of the first tenth of the keys.
+    Hotspot,
     /// One key after the other, in turn.
     Sequential,
 }

@@ -12,6 +12,8 @@ pub(super) enum Distribution {
     Uniform(u64),
     /// So many keys in turn.
     Sequential(u64),
+    /// Of so many keys the first tenth comes nine times out of ten.
+    Hotspot(u64),
     /// Walker's alias table: column `c` stands for key `c` below its bar, and for its alias above.
     Zipf(Vec<Bar>),
 }
@@ -35,6 +37,7 @@ impl Distribution {
         match name {
             DistributionName::Uniform => Ok(Self::Uniform(keys)),
             DistributionName::Sequential => Ok(Self::Sequential(keys)),
+            DistributionName::Hotspot => Ok(Self::Hotspot(keys)),
             DistributionName::Zipf if keys > MAX_ZIPF_KEYS => Err(Problem::new(
                 "keys",
                 format!("can be at most {MAX_ZIPF_KEYS} for `zipf`"),
@@ -55,6 +58,14 @@ impl Distribution {
         match self {
             Self::Uniform(keys) => scale(random, *keys),
             Self::Sequential(keys) => index % keys,
+            Self::Hotspot(keys) => {
+                let hot = keys.div_ceil(10);
+                // The lower bits choose the part, the upper ones the key in it.
+                match (random as u32) < u32::MAX / 10 * 9 {
+                    true => scale(random, hot),
+                    false => (hot + scale(random, keys - hot)).min(keys - 1),
+                }
+            }
             Self::Zipf(bars) => {
                 // The upper bits choose the column, the lower ones the part of it; they overlap
                 // only where there are more columns than 2^32.
@@ -140,6 +151,19 @@ mod tests {
                     "key {key} of {keys}: {count}, not {expected}"
                 );
             }
+        }
+    }
+
+    #[test]
+    fn nine_of_ten_records_have_a_key_of_the_hot_tenth() {
+        let counts = counts(DistributionName::Hotspot, 100, None, 1_000_000);
+        let (hot, cold) = counts.split_at(10);
+        assert!(hot.iter().all(|count| (88_000..92_000).contains(count)));
+        assert!(cold.iter().all(|count| (1000..1250).contains(count)));
+        for keys in [1, 2, 9] {
+            let distribution = Distribution::new(DistributionName::Hotspot, keys, None);
+            let distribution = distribution.unwrap();
+            assert!((0..1000).all(|at| distribution.key_of(at, at << 54 | at << 22) < keys));
         }
     }
 
