@@ -24,6 +24,10 @@ pub(crate) enum Workload {
     /// A value of 1 KiB per key is replaced.
     #[serde(rename = "update-1k")]
     Update1k,
+    /// A value of 100 bytes per key is replaced; nine of ten records have one of a tenth of the keys.
+    UpdateHot,
+    /// The same, with memory for a quarter of the state.
+    UpdateCold,
     /// Lines of the Old Testament are split into words, which are counted and emitted.
     Words,
     /// Flights from CSV are summed up per carrier and airport.
@@ -31,7 +35,7 @@ pub(crate) enum Workload {
 }
 
 impl Workload {
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 11] = [
         Self::Map,
         Self::Filter,
         Self::Count,
@@ -39,6 +43,8 @@ impl Workload {
         Self::Read,
         Self::Update100,
         Self::Update1k,
+        Self::UpdateHot,
+        Self::UpdateCold,
         Self::Words,
         Self::Flights,
     ];
@@ -52,6 +58,8 @@ impl Workload {
             Self::Read => "read",
             Self::Update100 => "update-100",
             Self::Update1k => "update-1k",
+            Self::UpdateHot => "update-hot",
+            Self::UpdateCold => "update-cold",
             Self::Words => "words",
             Self::Flights => "flights",
         }
@@ -61,9 +69,17 @@ impl Workload {
     pub(crate) fn entry_bytes(self) -> u64 {
         match self {
             Self::Count | Self::CountZipf | Self::Read => 16 + 8,
-            Self::Update100 => 16 + 100,
+            Self::Update100 | Self::UpdateHot | Self::UpdateCold => 16 + 100,
             Self::Update1k => 16 + 1024,
             Self::Map | Self::Filter | Self::Words | Self::Flights => 0,
+        }
+    }
+
+    /// The workload whose records these are too: they are compared with each other.
+    pub(crate) fn records(self) -> Self {
+        match self {
+            Self::UpdateCold => Self::UpdateHot,
+            other => other,
         }
     }
 

@@ -14,6 +14,10 @@ use crate::native;
 /// How often the inputs from files are repeated.
 const REPEATED: usize = 24;
 
+/// Bytes of memory that a key of 16 and a value of 100 bytes take: a row, a block, and their place in
+/// the index.
+const ENTRY_MEMORY: u64 = 32 + 112 + 8;
+
 fn repository(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)
 }
@@ -58,6 +62,9 @@ pub(crate) fn text(case: &Case, generated: &Generated, input: Option<&Path>) -> 
             let distribution = match (generated.sequential, case.workload) {
                 (true, _) => "distribution = \"sequential\"\n",
                 (false, Workload::CountZipf) => "distribution = \"zipf\"\nexponent = 1.0\n",
+                (false, Workload::UpdateHot | Workload::UpdateCold) => {
+                    "distribution = \"hotspot\"\n"
+                }
                 (false, _) => "",
             };
             format!(
@@ -86,11 +93,20 @@ pub(crate) fn text(case: &Case, generated: &Generated, input: Option<&Path>) -> 
         Workload::Filter => bench("filter"),
         Workload::Count | Workload::CountZipf => operator("op", "count", "records", "{}"),
         Workload::Read => bench("read"),
-        Workload::Update100 => operator(
+        Workload::Update100 | Workload::UpdateHot => operator(
             "op",
             "bench_ops",
             "records",
             "{ op = \"update\", size = 100 }",
+        ),
+        Workload::UpdateCold => operator(
+            "op",
+            "bench_ops",
+            "records",
+            &format!(
+                "{{ op = \"update\", size = 100 }}\nlimits = {{ state-memory = \"{}B\" }}",
+                case.keys * ENTRY_MEMORY / 4
+            ),
         ),
         Workload::Update1k => operator(
             "op",
@@ -106,7 +122,7 @@ pub(crate) fn text(case: &Case, generated: &Generated, input: Option<&Path>) -> 
         Workload::Flights => operator("op", "flight_delays", "records", "{}"),
     };
     format!(
-        "[job]\nname = \"bench\"\nparallelism = {}\n\n[[source]]\nid = \"records\"\n{source}\n{operators}\n\
+        "[job]\nname = \"bench\"\nparallelism = {}\nscratch-dir = \"scratch\"\n\n[[source]]\nid = \"records\"\n{source}\n{operators}\n\
          [[sink]]\nid = \"nothing\"\nconnector = \"discard\"\ninput = \"op\"\n",
         case.parallelism,
     )

@@ -52,6 +52,14 @@ fn make(case: &Case, random: &mut u64, value: &[u8]) -> Made {
         let number = match case.workload {
             // Zipf with exponent 1, near enough: the logarithm of the rank is uniform.
             Workload::CountZipf => ((case.keys as f64).powf(drawn) - 1.0) as u64,
+            // Of 90 % of the draws the first tenth of the keys, of the rest the others.
+            Workload::UpdateHot => {
+                let (drawn, from, share) = match drawn < 0.9 {
+                    true => (drawn / 0.9, 0.0, 0.1),
+                    false => ((drawn - 0.9) / 0.1, 0.1, 0.9),
+                };
+                ((from + drawn * share) * case.keys as f64) as u64
+            }
             _ => (drawn * case.keys as f64) as u64,
         };
         push_key(&mut made.keys, number);
@@ -65,7 +73,7 @@ fn make(case: &Case, random: &mut u64, value: &[u8]) -> Made {
 pub(crate) fn run(case: &Case, seconds: f64) -> Result<Measured> {
     let size = match case.workload {
         Workload::Map | Workload::Filter => return stateless(case, seconds),
-        Workload::Update100 => 100,
+        Workload::Update100 | Workload::UpdateHot => 100,
         Workload::Update1k => 1024,
         _ => 8,
     };

@@ -30,7 +30,9 @@ pub(crate) fn twin(workload: Workload, operator: &str) -> Arc<dyn OperatorFactor
             || Box::new(keyed::Count::default())
         }
         (Workload::Read, _) => || Box::new(keyed::Read::default()),
-        (Workload::Update100, _) => || Box::new(keyed::Update::new(100)),
+        (Workload::Update100 | Workload::UpdateHot | Workload::UpdateCold, _) => {
+            || Box::new(keyed::Update::new(100))
+        }
         (Workload::Update1k, _) => || Box::new(keyed::Update::new(1024)),
         (Workload::Flights, _) => || Box::new(text::Flights::default()),
     };

@@ -98,6 +98,23 @@ pub(crate) fn text(results: &Results) -> Result<String> {
     for result in &results.pauses {
         pauses(result, &mut text)?;
     }
+    for result in results
+        .cases
+        .iter()
+        .filter(|result| result.case.workload == Workload::UpdateCold)
+    {
+        writeln!(
+            text,
+            "- {}: {} keys read back per record (their files in the page cache as far as memory goes), \
+             at most {} MiB in memory",
+            result.case.workload.name(),
+            shown(
+                middle(&result.wasm, |run| run.recalled as f64 / run.records as f64),
+                3
+            ),
+            shown(middle(&result.wasm, |run| run.peak_kib as f64 / 1024.0), 0),
+        )?;
+    }
     for latency in &results.latencies {
         let spread = |figure: fn(&Spread) -> f64| {
             shown(median(latency.microseconds.iter().map(figure)) / 1e3, 2)

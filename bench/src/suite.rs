@@ -92,7 +92,8 @@ const MILLION: u64 = 1_000_000;
 
 /// The cases of a run. Those for which there is a target come in every run.
 pub(crate) fn cases(full: bool) -> Vec<Case> {
-    use Workload::{Count, CountZipf, Filter, Flights, Map, Read, Update1k, Update100, Words};
+    use Workload::{Count, CountZipf, Filter, Flights, Map, Read, Words};
+    use Workload::{Update1k, Update100, UpdateCold, UpdateHot};
     let mut cases = vec![
         Case::new(Map, 0),
         Case::new(Count, THOUSAND),
@@ -102,6 +103,8 @@ pub(crate) fn cases(full: bool) -> Vec<Case> {
         Case::new(Read, MILLION),
         Case::new(Read, MILLION).every(1000),
         Case::new(Count, 10 * MILLION).every(1000),
+        Case::new(UpdateHot, MILLION),
+        Case::new(UpdateCold, MILLION),
         Case::new(Words, 0),
     ];
     if full {
@@ -193,13 +196,13 @@ fn tell(what: &str, case: &Case) {
     );
 }
 
-/// The cases of the same records and keys together: what differs is their interval or parallelism, and
-/// they are compared with each other.
+/// The cases of the same records and keys together: what differs is their interval, parallelism or memory,
+/// and they are compared with each other.
 fn groups(cases: Vec<Case>) -> Vec<Vec<Case>> {
     let mut groups: Vec<Vec<Case>> = Vec::new();
     for case in cases {
         let same = |group: &&mut Vec<Case>| {
-            (group[0].workload, group[0].keys) == (case.workload, case.keys)
+            (group[0].workload.records(), group[0].keys) == (case.workload.records(), case.keys)
         };
         match groups.iter_mut().find(same) {
             Some(group) => group.push(case),
@@ -226,9 +229,11 @@ fn compare(cases: Vec<Case>, arguments: &Arguments) -> Result<Vec<CaseResult>> {
             result.wasm.push(throughput(Backend::Wasm)?);
             result.native.push(throughput(Backend::Native)?);
             // There is no bare loop for text, nor for what it would not do: checkpoints, several
-            // threads.
-            let limited =
-                !case.workload.reads_files() && case.interval_ms.is_none() && case.parallelism == 1;
+            // threads, a budget of memory.
+            let limited = !case.workload.reads_files()
+                && case.workload != Workload::UpdateCold
+                && case.interval_ms.is_none()
+                && case.parallelism == 1;
             if limited {
                 result.limit.push(throughput(Backend::Limit)?);
             }

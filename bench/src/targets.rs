@@ -194,6 +194,15 @@ pub(crate) fn all(results: &Results) -> Vec<Target> {
             "%",
         ),
         Target::at_least(
+            "state of 4 × the budget, 90 % of accesses to 10 % of keys, to all in memory",
+            0.3,
+            to(
+                Case::new(Workload::UpdateCold, MILLION),
+                Case::new(Workload::UpdateHot, MILLION),
+            ),
+            "×",
+        ),
+        Target::at_least(
             "parallelism 2 to parallelism 1",
             1.7,
             to(count(MILLION).parallel(2), count(MILLION)),
