@@ -27,14 +27,27 @@ const SIGNED: &str = "Authorization: AWS4-HMAC-SHA256 Credential=test-key/202601
 /// The bucket that is there from the start.
 pub(crate) const BUCKET: &str = "checkpoints";
 
+/// Moto looks whether there is an object, and then puts it: in between, another thread may do the same.
+/// S3 promises that a condition and its write are one, so requests are carried out one at a time; but their
+/// bodies are read before, or a client that stalls would hold up all others.
 const MOTO: &str = "\
-import os, sys, threading
+import io, os, sys, threading
 def end():
     sys.stdin.read()
     os._exit(0)
 threading.Thread(target=end, daemon=True).start()
-from moto.server import main
-main(['--host', '127.0.0.1', '--port', '0'])
+from moto import server
+run, lock = server.run_simple, threading.Lock()
+def run_simple(host, port, app, **options):
+    def one_at_a_time(environ, start_response):
+        size = environ.get('CONTENT_LENGTH')
+        if size:
+            environ['wsgi.input'] = io.BytesIO(environ['wsgi.input'].read(int(size)))
+        with lock:
+            return list(app(environ, start_response))
+    run(host, port, one_at_a_time, **options)
+server.run_simple = run_simple
+server.main(['--host', '127.0.0.1', '--port', '0'])
 ";
 
 const S3RVER: &str = "\
