@@ -106,8 +106,10 @@ impl KeyedState {
                 });
             });
         }
-        candidates.sort_unstable_by_key(|candidate| candidate.place.0);
-        candidates.dedup_by_key(|candidate| candidate.number);
+        // A key may be asked for twice; and one record may be looked for by two keys, of which it is at
+        // most one's.
+        candidates.sort_unstable_by_key(|candidate| (candidate.place.0, candidate.key));
+        candidates.dedup_by_key(|candidate| (candidate.number, candidate.key));
         let places: Vec<(u32, u32)> = candidates.iter().map(|it| it.place).collect();
         let mut slots = Vec::with_capacity(candidates.len());
         let log = &cold.log;

@@ -283,3 +283,40 @@ fn a_delta_has_each_changed_entry_once_wherever_it_lies() {
     assert!(stats.keys > 0 && stats.memory < 250_000, "{stats:?}");
     fill(&mut restored, &mut rounds);
 }
+
+#[test]
+fn keys_of_which_the_index_knows_the_same_hash_both_come_back() {
+    // Found by trying: bits 16 to 63 of their hashes are the same.
+    let keys = ["key 12209632", "key 53171896"].map(str::as_bytes);
+    assert_eq!(key::hash(keys[0]) >> 16, key::hash(keys[1]) >> 16);
+    let mut state = new_state(0, &Arc::default());
+    let call = |state: &mut KeyedState, keys: &[&[u8]], store: bool| {
+        let keys: Cells = keys.iter().copied().collect();
+        let hashes: Vec<u64> = keys.iter().map(key::hash).collect();
+        let mut resolved = Resolved::default();
+        state
+            .resolve(keys.as_ref(), &hashes, &mut resolved)
+            .unwrap();
+        let (mut found, mut absent) = (Cells::new(), Vec::new());
+        state.load(0, None, &mut found, &mut absent).unwrap();
+        if store {
+            let numbers: Vec<u32> = (0..resolved.keys.len() as u32).collect();
+            state.store(0, &numbers, resolved.keys.as_ref()).unwrap();
+        }
+        state.commit();
+        found
+    };
+    call(&mut state, &keys, true);
+    for order in [[keys[0], keys[1]], [keys[1], keys[0]]] {
+        // Others come, and go as well.
+        for round in 0..20 {
+            let other = format!("other {round}");
+            call(&mut state, &[other.as_bytes()], true);
+        }
+        assert!(state.cold_stats().unwrap().keys >= 2);
+        let recalled = state.cold_stats().unwrap().recalled;
+        let found = call(&mut state, &order, false);
+        assert_eq!(found, order.into_iter().collect::<Cells>());
+        assert_eq!(state.cold_stats().unwrap().recalled, recalled + 2);
+    }
+}
