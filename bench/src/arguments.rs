@@ -29,7 +29,7 @@ pub(crate) struct Arguments {
 }
 
 /// Parts that are no workloads.
-pub(crate) const PARTS: [&str; 5] = ["start", "latency", "changed", "pause", "restore"];
+pub(crate) const PARTS: [&str; 6] = ["start", "latency", "changed", "lost", "pause", "restore"];
 
 impl Arguments {
     /// Reads the command line; `None` if only the usage was asked for, which is printed.

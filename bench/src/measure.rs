@@ -39,6 +39,8 @@ pub(crate) enum Task {
     },
     /// Count the keys that change between checkpoints.
     Changed { case: Case, seconds: f64 },
+    /// See how much slower the job is in a second in which a checkpoint is taken than in those beside it.
+    Lost { case: Case, seconds: f64 },
     /// See how long a snapshot, and the steps behind it, keep a subtask from its records.
     Pause { case: Case, seconds: f64 },
     /// Write each key once and leave a checkpoint.
@@ -64,6 +66,9 @@ pub(crate) struct Measured {
     pub(crate) steps: Option<Spread>,
     /// Of the longest step between two snapshots each, in microseconds.
     pub(crate) longest_steps: Option<Spread>,
+    /// Of each second with a checkpoint, by how many percent fewer records came in it than in those
+    /// beside it.
+    pub(crate) lost: Vec<f64>,
     /// Until the first record was read, in seconds.
     pub(crate) restore_s: f64,
     /// Keys that were read back from disk.
@@ -196,6 +201,7 @@ pub(crate) fn run(task: &Task) -> Result<Measured> {
             }
             measured
         }
+        Task::Lost { case, seconds } => lost(case, *seconds, dir.path())?,
         Task::Pause { case, seconds } => {
             let mut graph = job::graph(case, Backend::Wasm, &Generated::ENDLESS, dir.path())?;
             let seen = probe::steps(&mut graph);
@@ -379,6 +385,72 @@ impl Run {
             ..Measured::default()
         })
     }
+}
+
+/// Seconds with and without a checkpoint in turn: the machine drifts more from one run to the next than
+/// a checkpoint costs, and less from one second to the next.
+fn lost(case: &Case, seconds: f64, dir: &Path) -> Result<Measured> {
+    const SECOND: Duration = Duration::from_secs(1);
+    let graph = job::graph(case, Backend::Wasm, &Generated::ENDLESS, dir)?;
+    let run = Run::new(case, dir)?;
+    let warm_up = run.warm_up_records;
+    let clock = Arc::new(SystemClock::new());
+    let job = Job::new(graph, run.options, run.store, run.restore, clock);
+    let handle = job.handle();
+    let over = Arc::new(AtomicBool::new(false));
+    let watcher = {
+        let over = Arc::clone(&over);
+        thread::spawn(move || {
+            let is_over = || over.load(Ordering::Acquire);
+            while handle.records().0 < warm_up && !is_over() {
+                thread::sleep(Duration::from_millis(5));
+            }
+            // Not the first one, for it writes everything.
+            handle.trigger_checkpoint();
+            thread::sleep(SECOND);
+            let with = seconds.max(4.0) as usize;
+            let mut rates = Vec::new();
+            for second in 0..=2 * with {
+                let (start, (read, _)) = (Instant::now(), handle.records());
+                if second % 2 == 1 {
+                    handle.trigger_checkpoint();
+                }
+                while start.elapsed() < SECOND && !is_over() {
+                    thread::sleep(Duration::from_millis(5));
+                }
+                rates.push((handle.records().0 - read) as f64 / start.elapsed().as_secs_f64());
+            }
+            handle.cancel();
+            rates
+        })
+    };
+    let mut taken = 0;
+    let outcome = job.run(|event| {
+        taken += usize::from(matches!(event, JobEvent::CheckpointCompleted { .. }));
+    });
+    over.store(true, Ordering::Release);
+    let Ok(rates) = watcher.join() else {
+        bail!("the thread that watches the job panicked")
+    };
+    ensure!(
+        matches!(outcome, Outcome::Cancelled),
+        "the job ended as {outcome:?}"
+    );
+    // Before, with and behind a checkpoint.
+    let lost: Vec<f64> = rates
+        .windows(3)
+        .step_by(2)
+        .map(|rates| (1.0 - 2.0 * rates[1] / (rates[0] + rates[2])) * 100.0)
+        .collect();
+    ensure!(
+        taken > lost.len(),
+        "only {taken} checkpoints were completed in {} seconds",
+        rates.len()
+    );
+    Ok(Measured {
+        lost,
+        ..Measured::default()
+    })
 }
 
 /// From the call to the first record that a source has read.

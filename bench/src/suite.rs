@@ -17,6 +17,8 @@ pub(crate) struct Results {
     pub(crate) cases: Vec<CaseResult>,
     pub(crate) latencies: Vec<LatencyResult>,
     pub(crate) changed: Vec<ChangedResult>,
+    #[serde(default)]
+    pub(crate) lost: Vec<LostResult>,
     pub(crate) pauses: Vec<PauseResult>,
     pub(crate) restores: Vec<RestoreResult>,
     /// Milliseconds from start to first record, and KiB resident then.
@@ -61,6 +63,15 @@ pub(crate) struct ChangedResult {
     pub(crate) checkpoints: Vec<Taken>,
 }
 
+/// By how many percent a second with a checkpoint has fewer records than those beside it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) struct LostResult {
+    pub(crate) case: Case,
+    /// Of each round, one for each checkpoint.
+    pub(crate) rounds: Vec<Vec<f64>>,
+}
+
 /// How long snapshots, and the steps behind them, keep a subtask from its records.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -100,8 +111,6 @@ pub(crate) fn cases(full: bool) -> Vec<Case> {
         Case::new(Count, MILLION),
         Case::new(Count, MILLION).every(1000),
         Case::new(Count, MILLION).parallel(2),
-        Case::new(Read, MILLION),
-        Case::new(Read, MILLION).every(1000),
         Case::new(Count, 10 * MILLION).every(1000),
         Case::new(UpdateHot, MILLION),
         Case::new(UpdateCold, MILLION),
@@ -110,6 +119,8 @@ pub(crate) fn cases(full: bool) -> Vec<Case> {
     if full {
         cases.extend([
             Case::new(Filter, 0),
+            Case::new(Read, MILLION),
+            Case::new(Read, MILLION).every(1000),
             Case::new(Count, THOUSAND).every(1000),
             Case::new(Count, THOUSAND).parallel(2),
             Case::new(Count, MILLION).every(100),
@@ -160,6 +171,20 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Results> {
                 case,
                 checkpoints: seen.checkpoints,
             });
+        }
+    }
+    if arguments.wants("lost") {
+        for workload in [Workload::Count, Workload::Read] {
+            // None but those that are asked for.
+            let case = Case::new(workload, MILLION).every(600_000);
+            tell("records lost to a checkpoint a second", &case);
+            let task = Task::Lost {
+                case: case.clone(),
+                seconds: 2.0 * arguments.seconds,
+            };
+            let rounds = (0..arguments.rounds).map(|_| Ok(measured(&task)?.lost));
+            let rounds = rounds.collect::<Result<_>>()?;
+            results.lost.push(LostResult { case, rounds });
         }
     }
     if arguments.wants("pause") {

@@ -1,5 +1,5 @@
 use super::*;
-use crate::suite::{ChangedResult, LatencyResult, RestoreResult};
+use crate::suite::{ChangedResult, LatencyResult, LostResult, RestoreResult};
 use crate::targets;
 
 fn run(records: u64, peak_kib: u64, pauses: &[u64]) -> Measured {
@@ -68,6 +68,10 @@ fn results() -> Results {
         changed: vec![ChangedResult {
             case: every.clone(),
             checkpoints: run(1, 1, &[1]).checkpoints,
+        }],
+        lost: vec![LostResult {
+            case: every.clone(),
+            rounds: vec![vec![6.0, 5.0, -4.0], vec![10.0]],
         }],
         pauses: vec![PauseResult {
             case: every.clone(),
