@@ -21,7 +21,7 @@ fn events(ended: &Ended, name: &str) -> Vec<Value> {
 
 /// An endless job that counts into files.
 fn endless(name: &str) -> String {
-    jobs::head(name, "100ms")
+    jobs::head(name, "30ms")
         + jobs::ENDLESS
         + &jobs::operator("count", "count", "numbers", "emit = \"every-update\"")
         + &jobs::files("updates", "count", "out", "csv")
@@ -54,7 +54,7 @@ fn c20_a_signal_takes_a_checkpoint_at_once_whatever_interval_and_pause() {
 fn c26_output_of_a_checkpoint_that_failed_is_committed_with_the_next() {
     let scene = Scene::new();
     scene.input(&oracle::bible(), 12, "txt");
-    let job = jobs::head("c26", "100ms")
+    let job = jobs::head("c26", "30ms")
         + jobs::VERSES
         + &jobs::split()
         + &jobs::keys("words", "split", "out");
@@ -100,7 +100,7 @@ fn c31_a_job_whose_last_checkpoint_cannot_be_taken_fails_and_commits_nothing() {
     let scene = Scene::new();
     scene.write("input/some.txt", oracle::verses(500));
     // No periodic checkpoint falls into such a short run.
-    let job = jobs::word_count("c31").replace("\"100ms\"", "\"1h\"");
+    let job = jobs::word_count("c31").replace("\"30ms\"", "\"1h\"");
     scene.write("job.toml", job.replace("attempts = 3", "attempts = 1"));
     // Nobody can write into a directory that is a file.
     fs::create_dir_all(scene.at("checkpoints/c31-job")).expect("directories can be made");
@@ -150,7 +150,7 @@ fn killed(name: &str) -> Scene {
 #[test]
 fn c40_state_without_an_operator_is_refused_and_dropped_with_a_word() {
     let scene = killed("c40");
-    let job = jobs::head("c40", "100ms")
+    let job = jobs::head("c40", "30ms")
         + jobs::VERSES
         + &jobs::split()
         + &jobs::files("totals", "split", "out", "lines");

@@ -12,7 +12,7 @@ use crate::scene::{Scene, all_files};
 
 /// Word count with next to no memory for its state: after each batch nearly all words are on disk.
 fn word_count(name: &str) -> String {
-    let job = jobs::word_count(name).replace("\"100ms\"", "\"25ms\"");
+    let job = jobs::word_count(name).replace("\"30ms\"", "\"25ms\"");
     let job = job.replace("[job]\n", "[job]\nscratch-dir = \"scratch\"\n");
     let config = "config = { emit = \"final\" }";
     assert!(job.contains(config), "{job}");

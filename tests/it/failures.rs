@@ -592,7 +592,7 @@ fn c26_what_was_prepared_for_an_aborted_checkpoint_is_committed_with_the_next() 
 fn blocked_at_its_end(scene: &Scene, options: &[&str]) -> Running {
     let lines = "[[source]]\nid = \"verses\"\nconnector = \"stdin\"\nformat = \"lines\"\n\n";
     let job = jobs::word_count("c31")
-        .replace("\"100ms\"", "\"1h\"")
+        .replace("\"30ms\"", "\"1h\"")
         .replace(jobs::VERSES, lines);
     scene.write("job.toml", job);
     let always = ["run", "job.toml", "--json"];

@@ -32,7 +32,7 @@ fn counts_every_word(times: usize, job: &str, parallelism: &str) {
 
 /// A job with these operators between `split` and the sink of `count`.
 fn job(name: &str, between: &str) -> String {
-    jobs::head(name, "100ms")
+    jobs::head(name, "30ms")
         + jobs::VERSES
         + &jobs::split()
         + between

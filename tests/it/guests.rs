@@ -52,7 +52,7 @@ pub(crate) fn word_count_with_a_trap(scene: &Scene, name: &str, trap: Trap) -> S
         }
         Trap::Always => format!("misdeed = \"trap\", on = \"{TRIGGER}\""),
     };
-    jobs::head(name, "100ms")
+    jobs::head(name, "30ms")
         + jobs::VERSES
         + &jobs::split()
         + &jobs::operator_with("faulty", "faulty", "split", &config, &grants)
@@ -76,7 +76,7 @@ fn misdeed(config: &str, more: &str) -> (Scene, String) {
     let scene = Scene::new();
     scene.write("input/0.txt", oracle::verses(50));
     write_trigger(&scene);
-    let job = jobs::head("misdeed", "100ms")
+    let job = jobs::head("misdeed", "30ms")
         + jobs::VERSES
         + &jobs::split()
         + &jobs::operator_with(

@@ -98,9 +98,9 @@ pub(crate) fn discard(id: &str, input: &str) -> String {
     format!("[[sink]]\nid = \"{id}\"\nconnector = \"discard\"\ninput = \"{input}\"\n\n")
 }
 
-/// Words of `input/*.txt` counted into `out/`, a checkpoint every 100 ms: the job of most tests.
+/// Words of `input/*.txt` counted into `out/`, a checkpoint every 30 ms: the job of most tests.
 pub(crate) fn word_count(name: &str) -> String {
-    head(name, "100ms")
+    head(name, "30ms")
         + VERSES
         + &split()
         + &count("split")
@@ -128,7 +128,7 @@ format = \"csv\"
 key = [\"carrier\", \"origin\"]
 
 ";
-    head(name, "100ms")
+    head(name, "30ms")
         + flights
         + &operator("delays", "flight-delays", "flights", "")
         + &files("delays-by-airport", "delays", "out", "csv")

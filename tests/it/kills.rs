@@ -226,7 +226,7 @@ fn word_count() -> Victim {
         input: oracle::bible(),
         copies: 12,
         extension: "txt",
-        job: jobs::word_count("word-count").replace("interval = \"100ms\"", INTERVAL),
+        job: jobs::word_count("word-count").replace("interval = \"30ms\"", INTERVAL),
         output: |scene| scene.output("out"),
         expected: oracle::word_count,
         counted: &[1],
@@ -238,7 +238,7 @@ fn flight_delays() -> Victim {
         input: oracle::flights(),
         copies: 40,
         extension: "csv",
-        job: jobs::flight_delays("flight-delays").replace("interval = \"100ms\"", INTERVAL),
+        job: jobs::flight_delays("flight-delays").replace("interval = \"30ms\"", INTERVAL),
         output: |scene| scene.output("out"),
         expected: oracle::flight_delays,
         counted: &[2, 3],
@@ -305,7 +305,7 @@ fn a_kill_right_behind_any_event_loses_and_doubles_nothing() {
     let scene = Scene::new();
     scene.input(&oracle::bible(), 16, "txt");
     let job = guests::word_count_with_a_trap(&scene, "any-event", guests::Trap::Once);
-    scene.write("job.toml", job.replace("interval = \"100ms\"", INTERVAL));
+    scene.write("job.toml", job.replace("interval = \"30ms\"", INTERVAL));
     let options = ["-D", "checkpoint.tolerable-failures=2"];
     let start = || {
         let arguments = [

@@ -58,7 +58,7 @@ fn c28_a_bounded_job_ends_with_one_checkpoint_that_commits_everything() {
     // No periodic checkpoint falls into such a short run.
     scene.write(
         "job.toml",
-        jobs::word_count("c28").replace("\"100ms\"", "\"1h\""),
+        jobs::word_count("c28").replace("\"30ms\"", "\"1h\""),
     );
     let ended = host::run(scene.path(), &["run", "job.toml", "-p", "2"])
         .with_code(0)
@@ -86,7 +86,7 @@ fn c28_a_bounded_job_without_periodic_checkpoints_commits_its_output() {
     let scene = Scene::new();
     scene.write("input/some.txt", oracle::verses(200));
     let job = jobs::word_count("c28-without")
-        .replace("interval = \"100ms\"\n", "")
+        .replace("interval = \"30ms\"\n", "")
         .replace("dir = \"checkpoints\"\n", "");
     scene.write("job.toml", job);
     host::run(scene.path(), &["run", "job.toml"]).with_code(0);

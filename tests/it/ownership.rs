@@ -16,7 +16,7 @@ const NEVER: &str = "checkpoint.lease-timeout=1h";
 
 /// Numbers, each of them in the output at once and counted at the end.
 fn job(name: &str, rate: &str) -> String {
-    jobs::head(name, "100ms").replace("name = ", "id = \"owned\"\nname = ")
+    jobs::head(name, "30ms").replace("name = ", "id = \"owned\"\nname = ")
         + &jobs::ENDLESS.replace("rate = 2000", &format!("count = 20000\n{rate}"))
         + &jobs::count("numbers")
         + &jobs::files("totals", "count", "out", "csv")

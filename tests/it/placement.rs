@@ -19,7 +19,7 @@ fn left_by(threshold: &str, operator: &str) -> (Vec<PathBuf>, Value) {
         + &jobs::discard("nowhere", "idle");
     scene.write(
         "job.toml",
-        jobs::word_count("placement").replace("\"100ms\"", "\"1h\"") + &idle,
+        jobs::word_count("placement").replace("\"30ms\"", "\"1h\"") + &idle,
     );
     let threshold = format!("checkpoint.inline-threshold={threshold}");
     let options = ["-D", &threshold, "-D", "checkpoint.retain-on-finish=true"];

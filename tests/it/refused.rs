@@ -49,7 +49,7 @@ fn a_budget_of_memory_for_what_cannot_leave_it_is_refused() {
 #[test]
 fn a_duration_that_is_none_is_refused() {
     refused(
-        |job| job.replace("\"100ms\"", "\"soon\""),
+        |job| job.replace("\"30ms\"", "\"soon\""),
         &["checkpoint.interval", "soon"],
     );
 }
@@ -96,7 +96,7 @@ fn every_problem_is_told_at_once() {
     refused(
         |job| {
             job.replace("[job]\n", "[job]\nparallelism = 0\nnmae = \"x\"\n")
-                .replace("\"100ms\"", "\"soon\"")
+                .replace("\"30ms\"", "\"soon\"")
         },
         &["job.parallelism", "nmae", "checkpoint.interval"],
     );

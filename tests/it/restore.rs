@@ -198,7 +198,7 @@ fn c39_a_trap_before_the_first_new_checkpoint_restores_from_the_same_again() {
 fn c42_stateless_operators_come_and_go_and_change_places() {
     let scene = much_text();
     let (before, after) = (
-        jobs::head("c42", "100ms") + jobs::VERSES,
+        jobs::head("c42", "30ms") + jobs::VERSES,
         jobs::files("totals", "count", "out", "csv"),
     );
     let stages = [

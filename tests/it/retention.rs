@@ -257,7 +257,7 @@ fn c35_ctrl_c_cancels_and_leaves_what_the_retention_says() {
         ("retain-on-cancellation", true),
     ] {
         let scene = Scene::new();
-        scene.write("job.toml", jobs::counting("c35-int", "100ms"));
+        scene.write("job.toml", jobs::counting("c35-int", "30ms"));
         let mut running = host::start(
             scene.path(),
             &[

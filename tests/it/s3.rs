@@ -228,7 +228,7 @@ fn buckets_that_cannot_hold_checkpoints_are_refused_at_the_start() {
 fn c12_storage_that_goes_away_fails_checkpoints_with_the_reason_and_the_job_goes_on() {
     let server = Server::start(Kind::Moto);
     let scene = Scene::new();
-    scene.write("job.toml", jobs::counting("c12", "100ms"));
+    scene.write("job.toml", jobs::counting("c12", "30ms"));
     let arguments = [
         "run",
         "job.toml",

@@ -52,7 +52,7 @@ fn c01_without_storage_and_dir_checkpoints_are_in_memory() {
 #[test]
 fn c02_with_a_dir_checkpoints_are_in_its_filesystem() {
     let scene = Scene::new();
-    scene.write("job.toml", jobs::counting("c02", "100ms"));
+    scene.write("job.toml", jobs::counting("c02", "30ms"));
     let mut running = host::start(
         scene.path(),
         &[
