@@ -42,21 +42,3 @@ pub(crate) fn twin(workload: Workload, operator: &str) -> Arc<dyn OperatorFactor
 fn failed(error: impl Into<BoxError>) -> Failure {
     Failure::new(FailureKind::Protocol, error.into().to_string())
 }
-
-/// What an operator without ends and outside effects does about them: nothing.
-macro_rules! nothing_else {
-    () => {
-        fn end_of_input(&mut self, _: u32, _: &mut Call) -> Result<(), Failure> {
-            Ok(())
-        }
-
-        fn checkpoint_complete(&mut self, _: CheckpointId) -> Result<(), Failure> {
-            Ok(())
-        }
-
-        fn close(&mut self) -> Result<(), Failure> {
-            Ok(())
-        }
-    };
-}
-use nothing_else;

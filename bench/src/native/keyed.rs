@@ -1,10 +1,10 @@
 //! Operators that keep a value per key.
 
 use dataflow::state::{KeyedState, Resolved};
-use dataflow::{Batch, Cells, CheckpointId};
+use dataflow::{Batch, Cells};
 use runtime::operator::{Call, Failure, Operator};
 
-use super::{failed, nothing_else};
+use super::failed;
 
 /// The numbers of a batch's keys, from 0.
 #[derive(Debug, Default)]
@@ -85,8 +85,6 @@ impl Operator for Count {
             )
             .map_err(failed)
     }
-
-    nothing_else!();
 }
 
 /// Emits the number of each record's key.
@@ -123,8 +121,6 @@ impl Operator for Read {
             )
             .map_err(failed)
     }
-
-    nothing_else!();
 }
 
 /// Replaces a value per key by one of which the first byte is one higher; emits nothing.
@@ -188,8 +184,6 @@ impl Operator for Update {
             .store(0, numbers, self.updated.as_ref())
             .map_err(failed)
     }
-
-    nothing_else!();
 }
 
 fn push_decimal(cells: &mut Cells, mut number: u64) {

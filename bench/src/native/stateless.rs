@@ -1,10 +1,10 @@
 //! Operators without state.
 
 use dataflow::state::Resolved;
-use dataflow::{Batch, Cells, CellsRef, CheckpointId};
+use dataflow::{Batch, Cells, CellsRef};
 use runtime::operator::{Call, Failure, Operator};
 
-use super::{failed, nothing_else};
+use super::failed;
 
 /// Adds a field to each value.
 #[derive(Debug, Default)]
@@ -31,8 +31,6 @@ impl Operator for Map {
             .emit(0, CellsRef::EMPTY, self.values.as_ref(), &batch.timestamps)
             .map_err(failed)
     }
-
-    nothing_else!();
 }
 
 /// Lets pass the records whose value's last byte is even.
@@ -62,6 +60,4 @@ impl Operator for Filter {
             .emit(0, CellsRef::EMPTY, self.values.as_ref(), &self.timestamps)
             .map_err(failed)
     }
-
-    nothing_else!();
 }

@@ -1,10 +1,10 @@
 //! Operators on real text: words of lines, flights of CSV.
 
 use dataflow::state::Resolved;
-use dataflow::{Batch, Cells, CheckpointId};
+use dataflow::{Batch, Cells};
 use runtime::operator::{Call, Failure, Operator};
 
-use super::{failed, nothing_else};
+use super::failed;
 
 /// Lines to words in lower case, as the plugin `split` with `skip-fields = 1`.
 #[derive(Debug, Default)]
@@ -56,8 +56,6 @@ impl Operator for Split {
             )
             .map_err(failed)
     }
-
-    nothing_else!();
 }
 
 /// What is known about the flights of a key.
@@ -123,8 +121,6 @@ impl Operator for Flights {
             .store(0, &self.numbers, self.values.as_ref())
             .map_err(failed)
     }
-
-    nothing_else!();
 }
 
 fn encode(known: &Known, bytes: &mut Vec<u8>) {

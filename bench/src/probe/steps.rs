@@ -84,6 +84,7 @@ struct Begins {
     step: Arc<Mutex<Stepping>>,
 }
 
+#[deny(clippy::missing_trait_methods)]
 impl Operator for Begins {
     fn process(
         &mut self,

@@ -12,7 +12,8 @@ use dataflow::{Batch, CheckpointId};
 use crate::output::Output;
 use crate::{BoxError, SubtaskContext};
 
-/// One subtask's instance of an operator. Lives on one thread.
+/// One subtask's instance of an operator. Lives on one thread. What it does not say, it does nothing
+/// about; one that hands on to another (a guest, a probe) has to say all.
 pub trait Operator: Send {
     /// Handles a batch that arrived on `input`.
     ///
@@ -31,7 +32,10 @@ pub trait Operator: Send {
     ///
     /// # Errors
     /// As [`Operator::process`].
-    fn end_of_input(&mut self, input: u32, call: &mut Call) -> Result<(), Failure>;
+    fn end_of_input(&mut self, input: u32, call: &mut Call) -> Result<(), Failure> {
+        let _ = (input, call);
+        Ok(())
+    }
 
     /// Checkpoint `id`, which holds the state of this operator, is complete. Told once for each, in
     /// order, and again of the one that is restored, before any record: a process may be killed
@@ -39,13 +43,18 @@ pub trait Operator: Send {
     ///
     /// # Errors
     /// As [`Operator::process`].
-    fn checkpoint_complete(&mut self, id: CheckpointId) -> Result<(), Failure>;
+    fn checkpoint_complete(&mut self, id: CheckpointId) -> Result<(), Failure> {
+        let _ = id;
+        Ok(())
+    }
 
     /// The job ends in order; nothing is called afterwards. Not called when it fails.
     ///
     /// # Errors
     /// As [`Operator::process`].
-    fn close(&mut self) -> Result<(), Failure>;
+    fn close(&mut self) -> Result<(), Failure> {
+        Ok(())
+    }
 }
 
 /// Makes the operator's instances, one per subtask, at the start and again at every restart.

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use checkpoint::store::CheckpointStore;
 use dataflow::state::Resolved;
-use dataflow::{Batch, Cells, CheckpointId};
+use dataflow::{Batch, Cells};
 use runtime::clock::SystemClock;
 use runtime::error::Class;
 use runtime::graph::NodeKind;
@@ -263,18 +263,6 @@ impl Operator for Misnumber {
         call.output
             .emit_numbered(0, &[number], one.as_ref(), &[])
             .map_err(|error| panic!("{error}"))
-    }
-
-    fn end_of_input(&mut self, _: u32, _: &mut Call) -> Result<(), Failure> {
-        Ok(())
-    }
-
-    fn checkpoint_complete(&mut self, _: CheckpointId) -> Result<(), Failure> {
-        Ok(())
-    }
-
-    fn close(&mut self) -> Result<(), Failure> {
-        Ok(())
     }
 }
 

@@ -247,6 +247,7 @@ impl GuestOperator {
     }
 }
 
+#[deny(clippy::missing_trait_methods)]
 impl Operator for GuestOperator {
     fn process(
         &mut self,

@@ -68,16 +68,8 @@ impl Operator for HookSubtask {
         Ok(())
     }
 
-    fn end_of_input(&mut self, _: u32, _: &mut Call) -> Result<(), Failure> {
-        Ok(())
-    }
-
     fn checkpoint_complete(&mut self, id: CheckpointId) -> Result<(), Failure> {
         (self.hook.on_complete)(&self.context, id);
-        Ok(())
-    }
-
-    fn close(&mut self) -> Result<(), Failure> {
         Ok(())
     }
 }
@@ -105,18 +97,6 @@ impl Operator for Ballast {
             let cells: Cells = [bytes.as_slice()].into_iter().collect();
             call.state.store(0, &[*number], cells.as_ref()).unwrap();
         }
-        Ok(())
-    }
-
-    fn end_of_input(&mut self, _: u32, _: &mut Call) -> Result<(), Failure> {
-        Ok(())
-    }
-
-    fn checkpoint_complete(&mut self, _: CheckpointId) -> Result<(), Failure> {
-        Ok(())
-    }
-
-    fn close(&mut self) -> Result<(), Failure> {
         Ok(())
     }
 }

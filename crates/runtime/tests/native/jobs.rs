@@ -282,18 +282,6 @@ impl Operator for Sum {
         }
         Ok(())
     }
-
-    fn end_of_input(&mut self, _: u32, _: &mut Call) -> Result<(), Failure> {
-        Ok(())
-    }
-
-    fn checkpoint_complete(&mut self, _: CheckpointId) -> Result<(), Failure> {
-        Ok(())
-    }
-
-    fn close(&mut self) -> Result<(), Failure> {
-        Ok(())
-    }
 }
 
 /// Passes records on as they are.
@@ -321,18 +309,6 @@ impl Operator for Pass {
                 &batch.timestamps,
             )
             .unwrap();
-        Ok(())
-    }
-
-    fn end_of_input(&mut self, _: u32, _: &mut Call) -> Result<(), Failure> {
-        Ok(())
-    }
-
-    fn checkpoint_complete(&mut self, _: CheckpointId) -> Result<(), Failure> {
-        Ok(())
-    }
-
-    fn close(&mut self) -> Result<(), Failure> {
         Ok(())
     }
 }

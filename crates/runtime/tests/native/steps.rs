@@ -352,8 +352,4 @@ impl Operator for StepSubtask {
             false => Ok(()),
         }
     }
-
-    fn close(&mut self) -> Result<(), Failure> {
-        Ok(())
-    }
 }
