@@ -11,6 +11,54 @@ use crate::metadata::{Kind, Metadata, Operator, Role, State, Subtask};
 use crate::store::{Options, Pending, Written};
 use crate::{CheckpointStore, Completed, Result};
 
+/// Methods of a storage that do no more than those of the one in a field: `hand_on!(inner: read delete);`.
+macro_rules! hand_on {
+    ($inner:tt: $($method:ident)+) => {
+        $($crate::fixture::hand_on!(@$method $inner);)+
+    };
+    (@create $inner:tt) => {
+        fn create(&self, name: &str) -> $crate::Result<Box<dyn $crate::storage::ObjectWriter>> {
+            self.$inner.create(name)
+        }
+    };
+    (@put_new $inner:tt) => {
+        fn put_new(&self, name: &str, parts: Vec<bytes::Bytes>) -> $crate::Result<()> {
+            self.$inner.put_new(name, parts)
+        }
+    };
+    (@read $inner:tt) => {
+        fn read(&self, name: &str, range: std::ops::Range<u64>) -> $crate::Result<bytes::Bytes> {
+            self.$inner.read(name, range)
+        }
+    };
+    (@list $inner:tt) => {
+        fn list(&self, directory: &str) -> $crate::Result<$crate::storage::Listing> {
+            self.$inner.list(directory)
+        }
+    };
+    (@delete $inner:tt) => {
+        fn delete(&self, name: &str) -> $crate::Result<()> {
+            self.$inner.delete(name)
+        }
+    };
+    (@make_directory $inner:tt) => {
+        fn make_directory(&self, name: &str) -> $crate::Result<()> {
+            self.$inner.make_directory(name)
+        }
+    };
+    (@remove_directory $inner:tt) => {
+        fn remove_directory(&self, name: &str) -> $crate::Result<()> {
+            self.$inner.remove_directory(name)
+        }
+    };
+    (@location $inner:tt) => {
+        fn location(&self, name: &str) -> String {
+            self.$inner.location(name)
+        }
+    };
+}
+pub(crate) use hand_on;
+
 pub(crate) const OPERATOR: &str = "count";
 
 /// Larger than what shares a file with others.

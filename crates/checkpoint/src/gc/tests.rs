@@ -3,7 +3,7 @@ use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex};
 
 use super::*;
-use crate::fixture::{filed, noise, take, tree};
+use crate::fixture::{filed, hand_on, noise, take, tree};
 use crate::storage::faults::{Extent, Fault};
 use crate::storage::{FaultyStorage, FileStorage};
 use crate::verify::verify;
@@ -225,32 +225,13 @@ struct Stalling {
 }
 
 impl Storage for Stalling {
-    fn create(&self, name: &str) -> Result<Box<dyn crate::storage::ObjectWriter>> {
-        self.inner.create(name)
-    }
-    fn put_new(&self, name: &str, parts: Vec<bytes::Bytes>) -> Result<()> {
-        self.inner.put_new(name, parts)
-    }
-    fn read(&self, name: &str, range: std::ops::Range<u64>) -> Result<bytes::Bytes> {
-        self.inner.read(name, range)
-    }
-    fn list(&self, directory: &str) -> Result<crate::storage::Listing> {
-        self.inner.list(directory)
-    }
     fn delete(&self, name: &str) -> Result<()> {
         let open = self.open.lock().unwrap();
         drop(self.opened.wait_while(open, |open| !*open).unwrap());
         self.inner.delete(name)
     }
-    fn make_directory(&self, name: &str) -> Result<()> {
-        self.inner.make_directory(name)
-    }
-    fn remove_directory(&self, name: &str) -> Result<()> {
-        self.inner.remove_directory(name)
-    }
-    fn location(&self, name: &str) -> String {
-        self.inner.location(name)
-    }
+
+    hand_on!(inner: create put_new read list make_directory remove_directory location);
 }
 
 #[test]

@@ -3,8 +3,7 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::fixture::OPERATOR;
-use crate::storage::{Listing, ObjectWriter};
+use crate::fixture::{OPERATOR, hand_on};
 
 use super::*;
 
@@ -36,18 +35,6 @@ impl Drop for UnderWay {
 }
 
 impl Storage for Begins {
-    fn create(&self, name: &str) -> Result<Box<dyn ObjectWriter>> {
-        self.inner.create(name)
-    }
-
-    fn put_new(&self, name: &str, parts: Vec<Bytes>) -> Result<()> {
-        self.inner.put_new(name, parts)
-    }
-
-    fn read(&self, name: &str, range: Range<u64>) -> Result<Bytes> {
-        self.inner.read(name, range)
-    }
-
     fn begin_read(&self, name: &str, range: Range<u64>) -> Result<Option<Reading>> {
         let asked = &self.asked;
         asked.begun.lock().unwrap().push(range.clone());
@@ -73,25 +60,7 @@ impl Storage for Begins {
         })))
     }
 
-    fn list(&self, directory: &str) -> Result<Listing> {
-        self.inner.list(directory)
-    }
-
-    fn delete(&self, name: &str) -> Result<()> {
-        self.inner.delete(name)
-    }
-
-    fn make_directory(&self, name: &str) -> Result<()> {
-        self.inner.make_directory(name)
-    }
-
-    fn remove_directory(&self, name: &str) -> Result<()> {
-        self.inner.remove_directory(name)
-    }
-
-    fn location(&self, name: &str) -> String {
-        self.inner.location(name)
-    }
+    hand_on!(inner: create put_new read list delete make_directory remove_directory location);
 }
 
 const SEGMENT_BYTES: usize = 6 * CHUNK_BYTES as usize + 5;

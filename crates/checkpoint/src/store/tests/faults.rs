@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use crate::catalog::{Status, list};
-use crate::fixture::{LARGE, filed, noise, take, tree};
+use crate::fixture::{LARGE, filed, hand_on, noise, take, tree};
 use crate::storage::faults::{Action, Extent, Fault, Step};
 use crate::storage::{FaultyStorage, FileStorage, MemoryStorage, Storage};
 use crate::verify::verify;
@@ -174,9 +174,6 @@ fn a_put_that_met_its_own_first_try_has_succeeded() {
     #[derive(Debug)]
     struct TriesTwice(MemoryStorage);
     impl Storage for TriesTwice {
-        fn create(&self, name: &str) -> crate::Result<Box<dyn crate::storage::ObjectWriter>> {
-            self.0.create(name)
-        }
         fn put_new(&self, name: &str, parts: Vec<bytes::Bytes>) -> crate::Result<()> {
             self.0.put_new(name, parts.clone())?;
             match name.ends_with("_metadata") {
@@ -184,24 +181,8 @@ fn a_put_that_met_its_own_first_try_has_succeeded() {
                 false => Ok(()),
             }
         }
-        fn read(&self, name: &str, range: std::ops::Range<u64>) -> crate::Result<bytes::Bytes> {
-            self.0.read(name, range)
-        }
-        fn list(&self, directory: &str) -> crate::Result<crate::storage::Listing> {
-            self.0.list(directory)
-        }
-        fn delete(&self, name: &str) -> crate::Result<()> {
-            self.0.delete(name)
-        }
-        fn make_directory(&self, name: &str) -> crate::Result<()> {
-            self.0.make_directory(name)
-        }
-        fn remove_directory(&self, name: &str) -> crate::Result<()> {
-            self.0.remove_directory(name)
-        }
-        fn location(&self, name: &str) -> String {
-            self.0.location(name)
-        }
+
+        hand_on!(0: create read list delete make_directory remove_directory location);
     }
     let storage = Arc::new(TriesTwice(MemoryStorage::new()));
     let store = CheckpointStore::with_storage(storage, "job", filed()).unwrap();

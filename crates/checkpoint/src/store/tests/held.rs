@@ -3,13 +3,12 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use bytes::Bytes;
 use dataflow::CheckpointId;
 use dataflow::state::SegmentStats;
 
 use crate::compression::BLOCK_BYTES_MAX;
-use crate::fixture::{OPERATOR, filed, noise};
-use crate::storage::{Listing, MemoryStorage, ObjectWriter, Storage};
+use crate::fixture::{OPERATOR, filed, hand_on, noise};
+use crate::storage::{MemoryStorage, ObjectWriter, Storage};
 use crate::store::{Compression, Options};
 use crate::{CheckpointStore, Result};
 
@@ -45,33 +44,7 @@ impl Storage for Counting {
         }))
     }
 
-    fn put_new(&self, name: &str, parts: Vec<Bytes>) -> Result<()> {
-        self.inner.put_new(name, parts)
-    }
-
-    fn read(&self, name: &str, range: std::ops::Range<u64>) -> Result<Bytes> {
-        self.inner.read(name, range)
-    }
-
-    fn list(&self, directory: &str) -> Result<Listing> {
-        self.inner.list(directory)
-    }
-
-    fn delete(&self, name: &str) -> Result<()> {
-        self.inner.delete(name)
-    }
-
-    fn make_directory(&self, name: &str) -> Result<()> {
-        self.inner.make_directory(name)
-    }
-
-    fn remove_directory(&self, name: &str) -> Result<()> {
-        self.inner.remove_directory(name)
-    }
-
-    fn location(&self, name: &str) -> String {
-        self.inner.location(name)
-    }
+    hand_on!(inner: put_new read list delete make_directory remove_directory location);
 }
 
 #[test]
