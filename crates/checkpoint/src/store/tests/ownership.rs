@@ -35,21 +35,27 @@ fn latest(directory: &tempfile::TempDir) -> u64 {
     located.checkpoint.metadata().id
 }
 
+/// A host that took checkpoint 1 and puts checkpoint 2 when it is a host no more, and the one that took its
+/// place meanwhile.
+fn zombie_and_successor(storage: &Arc<dyn Storage>) -> (CheckpointStore, CheckpointStore) {
+    let first = own(storage, "1").unwrap();
+    take(&first, 1, &segments(1)).unwrap();
+    let pending = first.begin(dataflow::CheckpointId(2)).unwrap();
+    let written = crate::fixture::write(&pending, 0, None, &noise(2, 100)).unwrap();
+    let second = own(storage, "22").unwrap();
+    assert_eq!(second.used_id(), 1);
+    let outcome = pending.complete(crate::fixture::metadata(2, 1), vec![(0, 0, written)]);
+    assert!(matches!(outcome, Err(Error::Fenced { .. })), "{outcome:?}");
+    (first, second)
+}
+
 #[test]
 fn c17_what_a_zombie_completes_is_never_believed_and_it_deletes_nothing() {
     let directory = tempfile::tempdir().unwrap();
     let dir = directory.path().to_str().unwrap();
     let storage = files(&directory);
-    let first = own(&storage, "1").unwrap();
-    take(&first, 1, &segments(1)).unwrap();
-    let pending = first.begin(dataflow::CheckpointId(2)).unwrap();
-    let written = crate::fixture::write(&pending, 0, None, &noise(2, 100)).unwrap();
-    let second = own(&storage, "22").unwrap();
-    assert_eq!(second.used_id(), 1);
-
-    // The one that is in progress, and those that it does not know better than to begin.
-    let outcome = pending.complete(crate::fixture::metadata(2, 1), vec![(0, 0, written)]);
-    assert!(matches!(outcome, Err(Error::Fenced { .. })), "{outcome:?}");
+    // The one that is in progress, and then those that it does not know better than to begin.
+    let (first, second) = zombie_and_successor(&storage);
     first.wait_for_cleaning();
     assert!(
         directory.path().join("job/chk-2/_metadata").is_file(),
@@ -113,13 +119,7 @@ fn c17_garbage_of_a_live_host_is_not_collected_and_that_of_a_zombie_is() {
     let directory = tempfile::tempdir().unwrap();
     let dir = directory.path().to_str().unwrap();
     let storage = files(&directory);
-    let first = own(&storage, "1").unwrap();
-    take(&first, 1, &segments(1)).unwrap();
-    let pending = first.begin(dataflow::CheckpointId(2)).unwrap();
-    let written = crate::fixture::write(&pending, 0, None, &noise(2, 100)).unwrap();
-    let second = own(&storage, "22").unwrap();
-    let outcome = pending.complete(crate::fixture::metadata(2, 1), vec![(0, 0, written)]);
-    assert!(matches!(outcome, Err(Error::Fenced { .. })), "{outcome:?}");
+    let (first, second) = zombie_and_successor(&storage);
     take(&second, 3, &segments(3)).unwrap();
     second.wait_for_cleaning();
 
