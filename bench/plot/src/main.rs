@@ -187,9 +187,7 @@ fn with_checkpoints(results: &Value) -> impl Iterator<Item = &Value> {
 
 fn checkpoints(results: &Value) -> Plot {
     let bars = with_checkpoints(results).filter_map(|result| {
-        let runs = list(result, "wasm").iter();
-        let taken = runs.flat_map(|run| list(run, "checkpoints"));
-        let ms: Vec<f64> = taken.filter_map(|taken| taken["ms"].as_f64()).collect();
+        let ms = of_checkpoints(list(result, "wasm"), |taken| taken["ms"].as_f64());
         let longest = ms.iter().copied().reduce(f64::max);
         median(ms).map(|middle| (name(&result["case"]), vec![Some(middle), longest]))
     });
@@ -201,19 +199,19 @@ fn checkpoints(results: &Value) -> Plot {
     }
 }
 
-/// The middle of what `figure` says of the checkpoints of a case's rounds.
-fn of_checkpoints(rounds: &[Value], figure: impl Fn(&Value) -> Option<f64>) -> Option<f64> {
+/// What `figure` says of the checkpoints of a case's rounds.
+fn of_checkpoints(rounds: &[Value], figure: impl Fn(&Value) -> Option<f64>) -> Vec<f64> {
     let taken = rounds.iter().flat_map(|run| list(run, "checkpoints"));
-    median(taken.filter_map(figure).collect())
+    taken.filter_map(figure).collect()
 }
 
 fn phases(results: &Value) -> Plot {
     const PHASES: [&str; 5] = ["start-delay", "alignment", "pause", "upload", "metadata"];
     let bars = with_checkpoints(results).filter_map(|result| {
         let values = PHASES.map(|phase| {
-            of_checkpoints(list(result, "wasm"), |taken| {
+            median(of_checkpoints(list(result, "wasm"), |taken| {
                 Some(taken["phases"][phase].as_f64()? / 1e3)
-            })
+            }))
         });
         let any = values.iter().any(Option::is_some);
         any.then(|| (name(&result["case"]), values.to_vec()))
@@ -229,10 +227,9 @@ fn phases(results: &Value) -> Plot {
 fn pauses(results: &Value) -> Plot {
     let bars = list(results, "pauses").iter().map(|result| {
         let rounds = list(result, "rounds");
-        let taken = rounds.iter().flat_map(|run| list(run, "checkpoints"));
-        let mut pauses: Vec<f64> = taken
-            .filter_map(|taken| Some(taken["phases"]["pause"].as_f64()? / 1e3))
-            .collect();
+        let mut pauses = of_checkpoints(rounds, |taken| {
+            Some(taken["phases"]["pause"].as_f64()? / 1e3)
+        });
         pauses.sort_by(f64::total_cmp);
         let at = |part: f64| {
             let index = (pauses.len() as f64 * part) as usize;
