@@ -2,6 +2,7 @@
 
 use super::lists::Lists;
 use super::maps::Maps;
+use super::scan::PAGE_BYTES;
 use super::table::{Store, Tally};
 use super::values::Values;
 use super::{ACCESS_MAX, KeyedState, StateError, StateKind};
@@ -10,9 +11,6 @@ use crate::key;
 
 /// The most cells of a column that one access fills.
 const CELLS_MAX: usize = ACCESS_MAX / 8;
-
-/// From here on a page of a scan is full, whatever its limit.
-const PAGE_BYTES: usize = 16 << 20;
 
 fn check_even(numbers: &[u32], others: usize, column: &'static str) -> Result<(), StateError> {
     if numbers.len() == others {

@@ -296,9 +296,7 @@ impl<T: Codec> Cache<T> {
         }
         Ok(())
     }
-}
 
-impl<T: Codec> Cache<T> {
     /// Decodes what was loaded. What cannot be decoded stays as it is, for whoever reads it to be told.
     fn decode_all(&mut self) {
         for (slot, bytes) in self.slots.iter_mut().zip(self.raw.iter()) {
