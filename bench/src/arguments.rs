@@ -11,7 +11,7 @@ usage: cargo xtask bench [--full] [--only NAME,…] [--rounds N] [--seconds S] [
 
   --full     every workload, size and interval; without it those for which there are targets
   --only     of these parts only: workloads (map filter count count-zipf read update-100 update-1k
-             words flights) and start, latency, changed, pause, restore
+             update-hot update-cold words flights) and start, latency, changed, lost, pause, restore
   --rounds   rounds per case, each backend in turn (default 3)
   --seconds  how long each is measured once it is warm (default 4)
   --json     also write every figure to a file
