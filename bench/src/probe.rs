@@ -121,6 +121,10 @@ impl Source for StampingSource {
 struct Sinks(Box<dyn Fn() -> Box<dyn Sink> + Send + Sync>);
 
 impl SinkFactory for Sinks {
+    fn delivery(&self) -> runtime::Delivery {
+        runtime::Delivery::Nothing
+    }
+
     fn create(&self, _: &SubtaskContext, _: Option<&[Part]>) -> Result<Box<dyn Sink>, BoxError> {
         Ok((self.0)())
     }

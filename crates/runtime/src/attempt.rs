@@ -344,6 +344,7 @@ impl Attempt<'_> {
                         .collect(),
                     restore: self.restore.cloned(),
                     job_id: self.options.id.clone(),
+                    run: self.options.run.clone(),
                     generation: self.store.generation(),
                     attempt: self.number,
                 };
@@ -424,6 +425,7 @@ struct Seed {
     members: Vec<(usize, Vec<Vec<crate::plan::Target>>)>,
     restore: Option<Completed>,
     job_id: String,
+    run: String,
     generation: u64,
     attempt: u32,
 }
@@ -487,6 +489,7 @@ fn make_member(
         subtask: index,
         parallelism: node.parallelism,
         job_id: seed.job_id.clone(),
+        run: seed.run.clone(),
         generation: seed.generation,
         attempt: seed.attempt,
         waker: waker.clone(),

@@ -120,6 +120,8 @@ pub enum Error {
 pub enum Class {
     /// It may heal: restart, if the strategy allows. Exit code 1 otherwise.
     Retry,
+    /// It will not heal by itself, so it is not restarted: exit code 1.
+    Permanent,
     /// It will not heal, and nothing was processed: exit code 2.
     Refused,
     /// The checkpoint to restore from is corrupt: exit code 3.

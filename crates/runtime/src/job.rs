@@ -27,6 +27,8 @@ pub struct Options {
     pub name: String,
     /// The job's id.
     pub id: String,
+    /// The run's token; see [`crate::SubtaskContext::run`].
+    pub run: String,
     /// When checkpoints are taken.
     pub checkpoint: Settings,
     /// Whether records behind a barrier may get into its snapshot.
@@ -206,15 +208,15 @@ impl Job {
         &self.store
     }
 
-    /// Has the sinks remove what the job with this id prepared and can never commit: see
+    /// Has the sinks remove what the job prepared, up to this generation, and can never commit: see
     /// [`SinkFactory::abandon`](crate::SinkFactory::abandon). Returns what could not be removed.
-    pub fn abandon_output(&self, job_id: &str) -> Vec<String> {
+    pub fn abandon_output(&self, generation: u64) -> Vec<String> {
         let sinks = self.graph.nodes.iter().filter_map(|node| match &node.kind {
             crate::graph::NodeKind::Sink(factory) => Some((&node.id, factory)),
             _ => None,
         });
         let failed = |(id, factory): (&String, &Arc<dyn crate::SinkFactory>)| {
-            let error = factory.abandon(job_id).err()?;
+            let error = factory.abandon(&self.options.id, generation).err()?;
             Some(format!(
                 "sink `{id}`: {}",
                 crate::error::chain(error.as_ref())

@@ -42,7 +42,7 @@ pub use job::{Job, JobEvent, JobHandle, Options, Outcome};
 pub use keeper::Keeper;
 pub use operator::{Call, Failure, FailureKind, Operator, OperatorFactory};
 pub use output::Output;
-pub use sink::{Sink, SinkFactory};
+pub use sink::{Delivery, Origin, Published, Sink, SinkFactory, Withdrawn};
 pub use source::{Source, SourceFactory, SourceStatus};
 
 /// An error from a source, a sink, a factory: what happened, with the causes behind it.
@@ -59,6 +59,9 @@ pub struct SubtaskContext {
     pub parallelism: u32,
     /// The job's id, part of the names of whatever the job writes.
     pub job_id: String,
+    /// The run's token, part of the names of published output: new when the job starts afresh, kept
+    /// when it resumes or is rewound. At most 32 characters, each a lowercase letter or a digit.
+    pub run: String,
     /// Number of this run's taking of the job directory: a run with a smaller one is over, though it
     /// may not know it yet. 0 if there is no directory to own.
     pub generation: u64,

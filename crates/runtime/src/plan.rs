@@ -164,6 +164,10 @@ mod tests {
     }
 
     impl SinkFactory for Never {
+    fn delivery(&self) -> crate::sink::Delivery {
+        crate::sink::Delivery::Nothing
+    }
+
         fn create(
             &self,
             _: &SubtaskContext,

@@ -53,14 +53,88 @@ pub trait SinkFactory: Send + Sync {
         restored: Option<&[Part]>,
     ) -> Result<Box<dyn Sink>, BoxError>;
 
-    /// Removes what sinks of the job with this id prepared and never committed: the job is over and
-    /// nothing of it is kept to be resumed, or another one has taken its place. None of its sinks
-    /// lives.
+    /// What a reader of this sink's output may count on.
+    fn delivery(&self) -> Delivery;
+
+    /// What the sink has published for checkpoints after `after` of this run, as far as it can be
+    /// seen. Nothing is changed.
+    ///
+    /// # Errors
+    /// It cannot be looked at; names the place.
+    fn published_after(&self, origin: &Origin, after: u64) -> Result<Published, BoxError> {
+        let _nothing_is_published_where_it_can_be_seen = (origin, after);
+        Ok(Published::default())
+    }
+
+    /// Removes what the sink has published for checkpoints after `after` of this run, because the job
+    /// goes on from checkpoint `after` and writes that output again. Idempotent: a crash in the middle
+    /// is followed by another call. None of the job's sinks lives.
+    ///
+    /// # Errors
+    /// Something could not be removed, or this sink cannot take back what it has published (the
+    /// default of a sink that is exactly-once).
+    fn withdraw(&self, origin: &Origin, after: u64) -> Result<Withdrawn, BoxError> {
+        let _ = (origin, after);
+        match self.delivery() {
+            Delivery::ExactlyOnce => Err("this sink cannot withdraw what it has published".into()),
+            Delivery::AtLeastOnce | Delivery::Nothing => Ok(Withdrawn::default()),
+        }
+    }
+
+    /// Whether [`SinkFactory::withdraw`] can do what it promises: asked before anything is changed.
+    fn can_withdraw(&self) -> bool {
+        self.delivery() != Delivery::ExactlyOnce
+    }
+
+    /// Removes what runs of the job up to this generation prepared and never committed: the job is
+    /// over and nothing of it is kept to be resumed. What a later generation has prepared is not
+    /// touched. None of this process's sinks of the job lives.
     ///
     /// # Errors
     /// Something could not be removed; names the place.
-    fn abandon(&self, job_id: &str) -> Result<(), BoxError> {
-        let _nothing_is_prepared_outside = job_id;
+    fn abandon(&self, job_id: &str, generation: u64) -> Result<(), BoxError> {
+        let _nothing_is_prepared_outside = (job_id, generation);
         Ok(())
     }
+}
+
+/// What a reader of a sink's output may count on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Delivery {
+    /// Each record exactly once, whatever fails.
+    ExactlyOnce,
+    /// Each record at least once: after a failure some are repeated.
+    AtLeastOnce,
+    /// It publishes nothing.
+    Nothing,
+}
+
+/// Whose output something is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// The job's id.
+    pub job_id: String,
+    /// The run's token: see [`SubtaskContext::run`]. Empty for output of a version that had none.
+    pub run: String,
+}
+
+/// What a sink has published; see [`SinkFactory::published_after`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Published {
+    /// How many files (or other visible units).
+    pub files: u64,
+    /// How many records are in them, as far as they were counted.
+    pub records: u64,
+    /// Whether counting stopped early: there are more records than `records`.
+    pub more_records: bool,
+}
+
+/// What a sink has withdrawn; see [`SinkFactory::withdraw`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Withdrawn {
+    /// How many files (or other visible units) were removed.
+    pub files: u64,
+    /// Those that were published and are not there any more, such as files that a consumer has moved
+    /// away: its copy cannot be withdrawn. For people.
+    pub missing: Vec<String>,
 }

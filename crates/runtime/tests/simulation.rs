@@ -363,6 +363,7 @@ impl World {
         Options {
             name: "simulated".into(),
             id: id.into(),
+            run: "00000000".into(),
             checkpoint: Settings {
                 // Without any, nothing but records moves anybody.
                 interval_ms: (endless || !random.one_in(6)).then(|| 1 + random.below(12)),

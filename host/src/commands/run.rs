@@ -110,7 +110,8 @@ pub(crate) fn run(arguments: &Run) -> Result<Exit, Error> {
         if matches!(event, JobEvent::CheckpointCompleted { .. })
             && let Some(replaced) = replaced.take()
         {
-            abandon(&job, &replaced);
+            let _ = replaced;
+            abandon(&job, store.generation());
         }
         audience.tell(&told(event, &file.job.name, &id));
         warn(&store);
@@ -246,8 +247,8 @@ fn warn(store: &CheckpointStore) {
 }
 
 /// Removes what sinks of a job prepared and will never commit.
-fn abandon(job: &Job, job_id: &str) {
-    for failed in job.abandon_output(job_id) {
+fn abandon(job: &Job, generation: u64) {
+    for failed in job.abandon_output(generation) {
         tracing::warn!("output that was never committed is left: {failed}");
     }
 }
@@ -281,7 +282,7 @@ impl EndOfJob<'_> {
             } => {
                 // What did not begin, or could not be restored, is to be tried again.
                 let (exit, ending) = match class {
-                    Class::Retry => (Exit::Failed, Ending::Failed),
+                    Class::Retry | Class::Permanent => (Exit::Failed, Ending::Failed),
                     Class::Refused => (Exit::Refused, Ending::Suspended),
                     Class::Corrupt => (Exit::Corrupt, Ending::Suspended),
                     // Whoever has the directory now goes on from what is there.
@@ -345,7 +346,7 @@ impl EndOfJob<'_> {
             tracing::warn!("at the end of the job: {}", chain(&error));
         }
         if !keeps && !finished && self.owns_output {
-            abandon(self.job, self.job_id);
+            abandon(self.job, self.store.generation());
         }
         let kept = keeps
             .then(|| self.store.latest().and_then(|checkpoint| checkpoint.path()))

@@ -3,7 +3,7 @@
 
 use dataflow::{Batch, CheckpointId};
 use runtime::source::Part;
-use runtime::{BoxError, Sink, SinkFactory, SubtaskContext};
+use runtime::{BoxError, Delivery, Sink, SinkFactory, SubtaskContext};
 use serde::{Deserialize, Serialize};
 
 /// Options of the connector `discard`: there are none.
@@ -15,6 +15,10 @@ pub(crate) struct DiscardOptions {}
 pub(crate) struct DiscardFactory;
 
 impl SinkFactory for DiscardFactory {
+    fn delivery(&self) -> Delivery {
+        Delivery::Nothing
+    }
+
     fn create(
         &self,
         context: &SubtaskContext,

@@ -14,7 +14,7 @@ use anyhow::{Context as _, anyhow};
 use dataflow::port::Port;
 use dataflow::{Batch, CheckpointId};
 use runtime::source::Part;
-use runtime::{BoxError, Sink, SinkFactory, SubtaskContext};
+use runtime::{BoxError, Delivery, Sink, SinkFactory, SubtaskContext};
 use serde::{Deserialize, Serialize};
 
 use self::staging::{PreparedFile, Staging};
@@ -261,6 +261,10 @@ fn next_counter(root: &Path, prefix: &str, restored: &[PreparedFile]) -> anyhow:
 }
 
 impl SinkFactory for FileSinkFactory {
+    fn delivery(&self) -> Delivery {
+        Delivery::ExactlyOnce
+    }
+
     fn create(
         &self,
         context: &SubtaskContext,
@@ -269,7 +273,7 @@ impl SinkFactory for FileSinkFactory {
         Ok(Box::new(self.create_sink(context, restored)?))
     }
 
-    fn abandon(&self, job_id: &str) -> Result<(), BoxError> {
+    fn abandon(&self, job_id: &str, generation: u64) -> Result<(), BoxError> {
         // Sinks that were dropped without an orderly end have left the place, with its lock, to an
         // attempt that does not come.
         drop(
@@ -277,7 +281,7 @@ impl SinkFactory for FileSinkFactory {
                 .staging
                 .take_if(|staging| staging.is_of(job_id)),
         );
-        Ok(staging::abandon(&self.root, job_id)?)
+        Ok(staging::abandon(&self.root, job_id, generation)?)
     }
 }
 

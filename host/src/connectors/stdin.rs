@@ -371,6 +371,7 @@ mod tests {
             subtask: 0,
             parallelism,
             job_id: "job-00000000".to_owned(),
+            run: "00000000".to_owned(),
             generation: 0,
             attempt: 0,
             waker,

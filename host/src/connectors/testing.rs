@@ -19,6 +19,7 @@ pub(crate) fn context(subtask: u32, parallelism: u32) -> SubtaskContext {
         subtask,
         parallelism,
         job_id: "job-0a1b2c3d".to_owned(),
+        run: "0a1b2c3d".to_owned(),
         generation: 0,
         attempt: 0,
         waker: Waker::new(|| {}),

@@ -85,6 +85,7 @@ fn subtask() -> SubtaskContext {
         subtask: 0,
         parallelism: 1,
         job_id: "job".into(),
+        run: "00000000".into(),
         generation: 0,
         attempt: 0,
         waker: Waker::new(|| {}),

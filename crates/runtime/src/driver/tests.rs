@@ -109,6 +109,7 @@ fn with_scene(settings: Settings, test: impl FnOnce(Scene<'_>, &CheckpointStore)
     let options = Options {
         name: "job".into(),
         id: "job-1".into(),
+        run: "00000000".into(),
         checkpoint: settings,
         mode: Mode::ExactlyOnce,
         incremental: true,

@@ -351,6 +351,10 @@ fn commit(committed: &Committed, name: String, records: Vec<(String, String)>) {
 }
 
 impl SinkFactory for Collect {
+    fn delivery(&self) -> runtime::Delivery {
+        runtime::Delivery::ExactlyOnce
+    }
+
     fn create(
         &self,
         context: &SubtaskContext,
@@ -528,6 +532,7 @@ pub(crate) fn options(id: &str, interval_ms: Option<u64>, restart: Strategy) -> 
     Options {
         name: "sums".into(),
         id: id.into(),
+        run: "00000000".into(),
         checkpoint: Settings {
             interval_ms,
             ..Settings::default()

@@ -26,6 +26,10 @@ fn strike(trouble: &Trouble, place: Place) -> Result<(), BoxError> {
 }
 
 impl SinkFactory for Fragile {
+    fn delivery(&self) -> runtime::Delivery {
+        runtime::Delivery::ExactlyOnce
+    }
+
     fn create(
         &self,
         context: &SubtaskContext,

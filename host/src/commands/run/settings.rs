@@ -21,6 +21,7 @@ pub(crate) fn options(job: &JobFile, id: &str) -> runtime::Options {
     runtime::Options {
         name: job.job.name.clone(),
         id: id.to_owned(),
+        run: id.to_owned(),
         checkpoint: Settings {
             interval_ms: section.interval.map(at_least_one_ms),
             timeout_ms: at_least_one_ms(section.timeout),

@@ -247,13 +247,14 @@ fn places_of(root: &Path, job: &str) -> Vec<(u64, String)> {
         .collect()
 }
 
-/// Removes the staging places of a job that will never commit what is in them. One that a sink holds
-/// is left to it.
+/// Removes the staging places of a job, up to this generation, that will never commit what is in them.
+/// One that a sink holds is left to it.
 ///
 /// # Errors
 /// A directory cannot be read or a file not be removed.
-pub(crate) fn abandon(root: &Path, job_id: &str) -> anyhow::Result<()> {
-    for (_, place) in places_of(root, &directory_name(job_id)) {
+pub(crate) fn abandon(root: &Path, job_id: &str, generation: u64) -> anyhow::Result<()> {
+    let places = places_of(root, &directory_name(job_id)).into_iter();
+    for (_, place) in places.filter(|(of, _)| *of <= generation) {
         let directory = root.join(place);
         if let Locked::Yes(_lock) = try_lock(&directory)? {
             remove_pending(&directory, &HashSet::new())?;

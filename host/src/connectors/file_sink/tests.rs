@@ -294,17 +294,17 @@ fn what_will_never_be_committed_is_removed_unless_its_job_runs() {
     sink.write(&batch(&["2"])).unwrap();
     prepare(&mut *sink, 2);
     sink.write(&batch(&["3"])).unwrap();
-    other.abandon(&job_id).unwrap();
+    other.abandon(&job_id, u64::MAX).unwrap();
     assert!(pending(&directory) > 0, "a sink holds the place");
     // The job is cancelled.
     drop(sink);
-    factory.abandon("another-job").unwrap();
+    factory.abandon("another-job", u64::MAX).unwrap();
     assert!(pending(&directory) > 0, "it is not that job's");
-    factory.abandon(&job_id).unwrap();
+    factory.abandon(&job_id, u64::MAX).unwrap();
     assert_eq!(pending(&directory), 0);
     assert!(!directory.path().join("out/.highwater").exists());
     assert_eq!(values(&directory), ["1"]);
-    factory.abandon(&job_id).unwrap();
+    factory.abandon(&job_id, u64::MAX).unwrap();
 }
 
 #[test]
