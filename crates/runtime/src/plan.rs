@@ -164,9 +164,9 @@ mod tests {
     }
 
     impl SinkFactory for Never {
-    fn delivery(&self) -> crate::sink::Delivery {
-        crate::sink::Delivery::Nothing
-    }
+        fn delivery(&self) -> crate::sink::Delivery {
+            crate::sink::Delivery::Nothing
+        }
 
         fn create(
             &self,

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use dataflow::port::Port;
 use dataflow::{Batch, CheckpointId};
 use runtime::source::Part;
-use runtime::{BoxError, Delivery, Sink, SinkFactory, SubtaskContext};
+use runtime::{BoxError, Sink, SinkFactory, SubtaskContext};
 use serde::{Deserialize, Serialize};
 
 use super::encoder::{Encoder, EncoderOptions};
@@ -196,8 +196,8 @@ impl StdoutFactory {
 }
 
 impl SinkFactory for StdoutFactory {
-    fn delivery(&self) -> Delivery {
-        Delivery::AtLeastOnce
+    fn delivery(&self) -> runtime::Delivery {
+        runtime::Delivery::AtLeastOnce
     }
 
     fn create(
