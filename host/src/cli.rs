@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use checkpoint::lease::RewindMode;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Runs stateful stream operators that come as WebAssembly components, with checkpoints and
@@ -70,7 +71,7 @@ pub(crate) struct JobArguments {
 #[derive(Debug, Args)]
 pub(crate) struct RestoreArguments {
     /// Resume from a checkpoint or savepoint: its _metadata file or directory, a job directory
-    /// (newest checkpoint in it), or `latest` (newest one of this job's name)
+    /// (newest checkpoint in it), or `latest` (newest one of this job)
     #[arg(
         short = 's',
         long = "from-savepoint",
@@ -82,6 +83,13 @@ pub(crate) struct RestoreArguments {
     /// Resume from the latest checkpoint of this job if there is one, else start fresh
     #[arg(long, conflicts_with = "from")]
     pub(crate) resume: bool,
+    /// Give up an earlier run that did not finish: its checkpoints are deleted when the first new one
+    /// completes
+    #[arg(long, conflicts_with = "resume")]
+    pub(crate) fresh: bool,
+    /// Go back to a checkpoint after which output was published: what becomes of that output
+    #[arg(long, value_name = "MODE", value_parser = rewind_mode)]
+    pub(crate) rewind: Option<RewindMode>,
     /// Start even if the checkpoint holds state that the job has no place for
     #[arg(short = 'n', long)]
     pub(crate) allow_non_restored_state: bool,
@@ -91,6 +99,17 @@ pub(crate) struct RestoreArguments {
     /// When the chosen checkpoint is corrupt, use the newest good older one
     #[arg(long)]
     pub(crate) fallback: bool,
+}
+
+/// What becomes of output that was published after the checkpoint that a job is rewound to.
+fn rewind_mode(word: &str) -> Result<RewindMode, String> {
+    match word {
+        "repeat" => Ok(RewindMode::Repeat),
+        "withdraw" => Ok(RewindMode::Withdraw),
+        _ => Err(
+            "use `repeat` (it stays, and is written again) or `withdraw` (sinks remove it)".into(),
+        ),
+    }
 }
 
 /// Who owns the checkpoint that a job starts from.
@@ -120,6 +139,11 @@ pub(crate) enum Checkpoints {
     /// The jobs must not be running. Nothing is touched that a completed checkpoint may need, damaged or
     /// not, here or in another job directory beside it.
     Gc(Gc),
+    /// Remove a job's directory wholly: its checkpoints, and what is on record of its runs
+    ///
+    /// Refused while a host owns the directory, and if something in it is not a checkpoint's or is
+    /// needed by another job's checkpoint.
+    Forget(Place),
 }
 
 /// `host checkpoints diff`.

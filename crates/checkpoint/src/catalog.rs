@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use crate::completed::Completed;
 use crate::lease;
-use crate::metadata::Kind;
+use crate::metadata::{Kind, is_void};
 use crate::names;
 use crate::place::{Found, Place};
 use crate::storage::Storage;
@@ -38,12 +38,14 @@ pub enum Status {
     Complete(Completed),
     /// It has no metadata: it is being written, or never was completed, or is being deleted.
     Incomplete,
+    /// A marker stands in the place of its metadata: it never completed, and never will.
+    Void,
     /// Its metadata is not what was written.
     Corrupt(String),
     /// A later version of the format wrote it.
     FutureFormat(String),
-    /// Its metadata is there and right, but was written by a host that did not own the job directory
-    /// any more. Nothing followed from it.
+    /// Its metadata is there and right, but it does not count: it was written by a host that did not
+    /// own the job directory any more, or it was given up. Nothing follows from it.
     Fenced(String),
     /// It could not be read.
     Unreadable(String),
@@ -56,6 +58,7 @@ impl Status {
         match self {
             Self::Complete(_) => "complete",
             Self::Incomplete => "incomplete",
+            Self::Void => "void",
             Self::Corrupt(_) => "corrupt",
             Self::FutureFormat(_) => "future format",
             Self::Fenced(_) => "fenced",
@@ -67,7 +70,7 @@ impl Status {
     #[must_use]
     pub fn reason(&self) -> Option<&str> {
         match self {
-            Self::Complete(_) | Self::Incomplete => None,
+            Self::Complete(_) | Self::Incomplete | Self::Void => None,
             Self::Corrupt(why)
             | Self::FutureFormat(why)
             | Self::Fenced(why)
@@ -147,17 +150,20 @@ fn order(a: &Entry, b: &Entry) -> Ordering {
 pub(crate) fn entries(storage: &Arc<dyn Storage>, directory: &str) -> Result<Vec<Entry>> {
     let mut entries = whole_or_not(storage, directory)?;
     // Of each directory of a job, what its lease says of the checkpoints in it.
-    let mut fences = BTreeMap::new();
+    let mut standings = BTreeMap::new();
     for entry in &mut entries {
         let Status::Complete(completed) = &entry.status else {
             continue;
         };
         let job = names::parent(&completed.contents().directory).to_owned();
-        let fences = fences
+        let standing = standings
             .entry(job)
-            .or_insert_with_key(|job| lease::fences(&**storage, job));
-        let unbelieved = match fences {
-            Ok(fences) => fences.check(completed.metadata()).err().map(Status::Fenced),
+            .or_insert_with_key(|job| lease::standing(&**storage, job));
+        let unbelieved = match standing {
+            Ok(standing) => standing
+                .check(completed.metadata())
+                .err()
+                .map(Status::Fenced),
             Err(error) => Some(Status::Unreadable(describe(error))),
         };
         if let Some(status) = unbelieved {
@@ -212,7 +218,10 @@ pub(crate) fn entry(storage: &Arc<dyn Storage>, directory: &str) -> Option<Entry
         Ok(completed) => Status::Complete(completed),
         Err(Error::Corrupt { what, .. }) => Status::Corrupt(what),
         Err(Error::Incompatible(why)) => Status::FutureFormat(why),
-        Err(Error::NotFound(_)) => Status::Incomplete,
+        Err(Error::NotFound(_)) => match storage.read(&metadata, 0..16) {
+            Ok(bytes) if is_void(&bytes) => Status::Void,
+            _ => Status::Incomplete,
+        },
         Err(error) => Status::Unreadable(describe(&error)),
     };
     Some(new_entry(storage, directory, found.modified_at, status))

@@ -16,12 +16,12 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::catalog::{self, Status};
+use crate::catalog::Status;
 use crate::gc::Search;
+use crate::history::History;
 use crate::lease::Lease;
 use crate::metadata::Kind;
 use crate::names;
-use crate::place::Place;
 use crate::storage::{Object, Storage};
 use crate::{Completed, Error, Result};
 
@@ -101,10 +101,10 @@ impl Claim {
         };
         if extent == Extent::JobDirectory && in_job_directory {
             let storage = &contents.storage;
-            for entry in catalog::entries(storage, &job)? {
+            // Those of the same run: what a run before it kept is none of this job's business.
+            for entry in History::read(storage, &job)?.into_entries() {
                 if let Status::Complete(older) = entry.status
                     && older.metadata().id < checkpoint.metadata().id
-                    && older.metadata().kind == Kind::Checkpoint
                 {
                     claim.checkpoints.push(older);
                 }
@@ -133,7 +133,7 @@ fn name_beneath(root: &str, checkpoint: &Completed) -> Option<String> {
 }
 
 /// A place as it is really called, links followed, without a slash at its end.
-fn real(location: &str) -> String {
+pub(crate) fn real(location: &str) -> String {
     let path = Path::new(location).canonicalize();
     let real = path
         .ok()
@@ -189,7 +189,6 @@ impl Remains {
         match (names::data_run(name), checkpoint) {
             (Some(of_run), _) => of_run < run,
             (None, Some(id)) => id <= used_id,
-            // Of a mark that was never finished: this run puts its own when all is over.
             (None, None) => names::parent(name) == self.job && names::is_left_over(name),
         }
     }
@@ -213,50 +212,4 @@ pub(crate) fn remove_if_empty(storage: &dyn Storage, job: &str) -> Result<()> {
         true => Ok(()),
         false => storage.remove_directory(job),
     }
-}
-
-/// The job id whose directory beneath `dir` a checkpoint lies in, if it does.
-#[must_use]
-pub fn job_id_in(dir: &str, checkpoint: &Completed) -> Option<String> {
-    let place = Place::parse(dir, "checkpoint directory").ok()?;
-    let (storage, root) = place.open_directory().ok()?;
-    let name = name_beneath(&storage.location(&root), checkpoint)?;
-    Some(names::parent(&name).to_owned())
-}
-
-/// A directory that a run of this job left which was killed before its first checkpoint was complete:
-/// one beneath `dir` that is called `<job name>-<8 hex digits>`, and holds neither a checkpoint
-/// (whole or damaged) nor a mark. A run that goes on may go on in it, so that such directories do not
-/// pile up.
-#[must_use]
-pub fn unused_job_id(dir: &str, job_name: &str) -> Option<String> {
-    let place = Place::parse(dir, "checkpoint directory").ok()?;
-    let (storage, root) = place.open_directory().ok()?;
-    let mut jobs = storage.list(&root).ok()?.directories;
-    // Of several the same one each time.
-    jobs.sort();
-    let is_unused = |job: &String| {
-        let digits = names::leaf(job)
-            .strip_prefix(job_name)
-            .and_then(|rest| rest.strip_prefix('-'));
-        let generated = digits.is_some_and(|digits| {
-            digits.len() == 8 && digits.bytes().all(|byte| byte.is_ascii_hexdigit())
-        });
-        generated && holds_no_checkpoint(&storage, job)
-    };
-    let job = jobs.into_iter().find(is_unused)?;
-    Some(names::leaf(&job).to_owned())
-}
-
-fn holds_no_checkpoint(storage: &Arc<dyn Storage>, job: &str) -> bool {
-    let Ok(listing) = storage.list(job) else {
-        return false;
-    };
-    let finished = names::finished(job);
-    let marked = listing.objects.iter().any(|object| object.name == finished);
-    let half_written = |directory: &String| match catalog::entry(storage, directory) {
-        Some(entry) => matches!(entry.status, Status::Incomplete),
-        None => names::is_frame(names::leaf(directory)),
-    };
-    !marked && listing.directories.iter().all(half_written)
 }

@@ -57,6 +57,11 @@ impl Completed {
         let name = names::metadata(directory);
         let object = storage.location(&name);
         let bytes = read_metadata(&*storage, &name, &object)?;
+        if metadata::is_void(&bytes) {
+            return Err(Error::NotFound(format!(
+                "{object} is void: the checkpoint never completed"
+            )));
+        }
         let (metadata, inline) = metadata::decode(&bytes, &object)?;
         Ok(Self::new(Contents {
             storage,

@@ -80,6 +80,7 @@ pub(crate) fn metadata(id: u64, subtasks: u32) -> Metadata {
         writer: "0.1.0".to_owned(),
         job_name: "wordcount".to_owned(),
         job_id: "wordcount-1".to_owned(),
+        run: None,
         generation: 0,
         holder: None,
         id,

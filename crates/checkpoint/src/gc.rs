@@ -1,7 +1,7 @@
 //! Garbage collection: what crashes left in job directories, found and removed.
 //!
 //! Garbage is what no completed checkpoint can need: checkpoints without metadata, files that were
-//! never finished, data files that nobody references, marks that a newer one has taken the place of.
+//! never finished, data files that nobody references, markers of checkpoints that never completed.
 //! What there is is listed *before* it is asked who needs it, so a checkpoint that completes
 //! meanwhile keeps its files. Nothing that is removed is reachable, so a crash at any step leaves
 //! every checkpoint as it was, and the next collection finds the rest.
@@ -9,11 +9,10 @@
 //! A checkpoint whose metadata cannot be read keeps all data files that it may reference. Files that
 //! do not bear one of our names are never touched, nor is `taskowned/`, nor a savepoint.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::catalog::{self, Status};
-use crate::finished;
 use crate::lease::{Lease, Terms};
 use crate::names;
 use crate::place::{Found, Place};
@@ -70,14 +69,16 @@ pub struct Kept {
 pub enum Kind {
     /// Of a checkpoint that has no metadata.
     HalfWritten,
-    /// Metadata of a host that had lost the directory; nobody believes it.
+    /// Metadata that does not count: of a host that had lost the directory, or given up.
     Fenced,
     /// A file that was never finished.
     LeftOver,
     /// A data file that no checkpoint references.
     Unreferenced,
-    /// A mark that a job has finished, with a newer one or a newer checkpoint.
+    /// A mark by which a version before this one said that a job has finished.
     Superseded,
+    /// A marker that a checkpoint can never exist.
+    Void,
     /// A directory with nothing in it.
     Empty,
 }
@@ -92,6 +93,7 @@ impl Kind {
             Self::LeftOver => "unfinished file",
             Self::Unreferenced => "unreferenced data",
             Self::Superseded => "superseded mark",
+            Self::Void => "void marker",
             Self::Empty => "empty directory",
         }
     }
@@ -135,7 +137,7 @@ fn jobs(place: &Place) -> Result<(Arc<dyn Storage>, Vec<String>)> {
 }
 
 /// Whether a directory has what only job directories have.
-fn is_job(storage: &dyn Storage, directory: &str) -> Result<bool> {
+pub(crate) fn is_job(storage: &dyn Storage, directory: &str) -> Result<bool> {
     let listing = storage.list(directory)?;
     let inside = |name: &String| names::is_inside_job(names::leaf(name));
     let finished = names::finished(directory);
@@ -220,13 +222,18 @@ impl Search<'_> {
         let mut found: Vec<(Object, Option<Kind>)> = Vec::new();
         let mut directories = Vec::new();
         let mut only_known_directories = true;
-        // A zombie's, which nobody believes: the metadata goes first, as of any other.
-        let fenced: BTreeSet<String> = catalog::entries(self.storage, self.job)?
+        // What does not count: the metadata goes first, as of any other.
+        let without_effect: BTreeMap<String, Kind> = catalog::entries(self.storage, self.job)?
             .into_iter()
-            .filter(|entry| matches!(entry.status, Status::Fenced(_)))
-            .map(|entry| names::join(self.job, &entry.name))
+            .filter_map(|entry| {
+                let kind = match entry.status {
+                    Status::Fenced(_) => Kind::Fenced,
+                    Status::Void => Kind::Void,
+                    _ => return None,
+                };
+                Some((names::join(self.job, &entry.name), kind))
+            })
             .collect();
-        // The lease goes by itself when nothing else is left.
         let lease = names::lease(self.job);
         for directory in listing.directories.iter().filter(|name| **name != lease) {
             let objects = storage.list(directory)?;
@@ -234,29 +241,28 @@ impl Search<'_> {
             only_known_directories &= names::is_inside_job(leaf) && objects.directories.is_empty();
             let is_checkpoint = names::checkpoint_id(leaf).is_some();
             let metadata = names::metadata(directory);
-            let is_fenced = fenced.contains(directory);
+            let without_effect = without_effect.get(directory).copied();
             let half_written = is_checkpoint
-                && (is_fenced || !objects.objects.iter().any(|object| object.name == metadata));
+                && (without_effect.is_some()
+                    || !objects.objects.iter().any(|object| object.name == metadata));
             if half_written && objects.directories.is_empty() {
                 directories.push(directory.clone());
             }
             for object in objects.objects {
-                if is_fenced && object.name == metadata {
-                    found.insert(0, (object, Some(Kind::Fenced)));
+                if let Some(kind) = without_effect.filter(|_| object.name == metadata) {
+                    found.insert(0, (object, Some(kind)));
                     continue;
                 }
                 let kind = kind_in(&object.name, directory, half_written);
                 found.push((object, kind));
             }
         }
-        let superseded = self.superseded_mark(root)?;
+        let mark = names::finished(self.job);
         for object in listing.objects {
             let kind = match names::is_left_over(&object.name) {
                 true => Some(Kind::LeftOver),
-                false => superseded
-                    .as_ref()
-                    .filter(|mark| **mark == object.name)
-                    .map(|_| Kind::Superseded),
+                false if object.name == mark => Some(Kind::Superseded),
+                false => None,
             };
             found.push((object, kind));
         }
@@ -311,28 +317,13 @@ impl Search<'_> {
                     })
                     .cloned(),
             );
-            directories.push(self.job.to_owned());
+            // Once a run has begun, its lease stays: see `forget`.
+            if !listing.directories.contains(&lease) {
+                directories.push(self.job.to_owned());
+            }
         }
         garbage.directories = directories;
         Ok(garbage)
-    }
-
-    /// The job's mark that it has finished, if a newer mark or checkpoint of the job stands anywhere.
-    fn superseded_mark(&self, root: &str) -> Result<Option<String>> {
-        let marks = finished::marks(self.storage, root)?;
-        let name = names::finished(self.job);
-        let Some((_, own)) = marks.iter().find(|(other, _)| *other == name) else {
-            return Ok(None);
-        };
-        let newer_mark = marks.iter().any(|(_, other)| {
-            other.job_name == own.job_name && other.finished_at > own.finished_at
-        });
-        let superseded = newer_mark
-            || catalog::entries(self.storage, root)?.iter().any(|entry| {
-                let job_name = entry.completed().map(|it| &it.metadata().job_name);
-                job_name == Some(&own.job_name) && entry.completed_at() > own.finished_at
-            });
-        Ok(superseded.then_some(name))
     }
 }
 

@@ -23,6 +23,7 @@ mod contest;
 mod entry;
 mod fences;
 mod log;
+mod run;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -32,11 +33,14 @@ use std::fmt;
 use std::hash::BuildHasher;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
+use crate::metadata::Metadata;
 use crate::storage::{Guard, Storage};
-use crate::{Error, Result, names, store};
+use crate::used::used;
+use crate::{Error, Result, names};
 
 pub use contest::Held;
 pub use entry::Holder;
+pub use run::{Ended, Ending, Rewind, RewindMode, Run, Span, Start};
 
 pub(crate) use fences::Fences;
 
@@ -91,6 +95,10 @@ struct State {
     /// When our newest entry was put, by our clock.
     renewed_at: i64,
     fences: Fences,
+    /// The highest checkpoint number that was ever used in the directory.
+    highest: u64,
+    /// The run that the directory belongs to.
+    run: Option<Run>,
     /// Tells others of this machine that our process lives.
     guard: Option<Guard>,
     released: bool,
@@ -145,11 +153,15 @@ impl Lease {
     ) -> Result<Option<Self>> {
         let token = format!("{:016x}", RandomState::new().hash_one(std::process::id()));
         let sequence = log.top + 1;
-        let generation = match &log.last {
+        let used = used(&**storage, job)?;
+        let (generation, highest) = match &log.last {
             // As if every entry that cannot be read had been a taking.
-            Some(last) => last.generation + (sequence - last.sequence),
-            // Data files have the generation in their names: behind those that stand there.
-            None => store::used(&**storage, job)?.run + sequence,
+            Some(last) => (
+                last.generation + (sequence - last.sequence),
+                last.highest.max(used.id),
+            ),
+            // Data files have the generation in their names: after those that stand there.
+            None => (used.generation + sequence, used.id),
         };
         let mut fences = log.last.as_ref().map_or_else(Fences::default, |last| {
             // Those of before; ours is known when nobody else can complete a checkpoint.
@@ -172,6 +184,8 @@ impl Lease {
                 present: log.numbers.iter().copied().chain([sequence]).collect(),
                 renewed_at: terms.time.now_ms(),
                 fences,
+                highest,
+                run: log.last.as_ref().and_then(|last| last.run.clone()),
                 guard,
                 released: false,
             }),
@@ -230,6 +244,82 @@ impl Lease {
     #[must_use]
     pub fn place(&self) -> (&Arc<dyn Storage>, &str) {
         (&self.storage, &self.job)
+    }
+
+    /// The run that the directory belongs to; `None` if none has begun.
+    #[must_use]
+    pub fn run(&self) -> Option<Run> {
+        self.state().run.clone()
+    }
+
+    /// Why a checkpoint that was taken in this directory does not count, wherever its files are now.
+    ///
+    /// # Errors
+    /// The reason.
+    pub fn counts(&self, metadata: &Metadata) -> std::result::Result<(), String> {
+        let state = self.state();
+        let standing = Standing {
+            fences: state.fences.clone(),
+            run: state.run.clone(),
+        };
+        standing.check(metadata)
+    }
+
+    /// The highest checkpoint number that was ever used in the directory; 0 if there was none.
+    #[must_use]
+    pub fn highest(&self) -> u64 {
+        self.state().highest
+    }
+
+    /// Puts a change of the run on record, durably. Of several hosts that try, one succeeds: so
+    /// whatever follows from the change is decided here.
+    ///
+    /// # Errors
+    /// As [`Lease::confirm`]; the change is not on record then, as far as this process can tell.
+    pub fn record(&self, change: impl FnOnce(&mut Option<Run>)) -> Result<()> {
+        self.record_with(change, None)
+    }
+
+    /// As [`Lease::record`], and with the same entry believes no checkpoint of earlier takings that has
+    /// a higher number than `through`. To be called before the first checkpoint of this taking.
+    ///
+    /// # Errors
+    /// As [`Lease::record`].
+    pub fn record_rewind(&self, change: impl FnOnce(&mut Option<Run>), through: u64) -> Result<()> {
+        self.record_with(change, Some(through))
+    }
+
+    fn record_with(
+        &self,
+        change: impl FnOnce(&mut Option<Run>),
+        through: Option<u64>,
+    ) -> Result<()> {
+        let mut state = self.state();
+        self.check_owned(&state)?;
+        let before = (state.run.clone(), state.fences.clone());
+        change(&mut state.run);
+        if let Some(through) = through {
+            state.fences.lower(self.generation, &self.token, through);
+        }
+        self.advance(&mut state, false).inspect_err(|_| {
+            // It may have been put all the same; then the next entry takes it back.
+            (state.run, state.fences) = before;
+        })
+    }
+
+    /// Notes that the number of a checkpoint is used. It is on record with the next renewal; until then
+    /// what the checkpoint leaves in the directory tells.
+    pub(crate) fn note_begun(&self, id: u64) {
+        let mut state = self.state();
+        state.highest = state.highest.max(id);
+    }
+
+    /// Notes that a checkpoint is complete. It is on record with the next renewal; until then the
+    /// checkpoint itself tells.
+    pub(crate) fn note_completed(&self, id: u64) {
+        if let Some(run) = &mut self.state().run {
+            run.completed = run.completed.max(id);
+        }
     }
 
     /// Renews the lease if a third of its timeout has passed, to be called often. A storage that
@@ -297,9 +387,9 @@ impl Lease {
         }
     }
 
-    /// Gives the lease up, so that the next host need not wait. If there is nothing else in the job
-    /// directory, the lease goes without a trace, and the directory with it. What fails is left to
-    /// the next holder.
+    /// Gives the lease up, so that the next host need not wait. If no run ever began in the job
+    /// directory, and nothing else is in it, the lease goes without a trace, and the directory with
+    /// it. What fails is left to the next holder.
     pub fn release(&self) {
         let mut state = self.state();
         if std::mem::replace(&mut state.released, true) {
@@ -314,10 +404,31 @@ impl Lease {
         }
     }
 
+    /// Removes the lease with all that is on record, and the job directory if nothing else is in it. The
+    /// newest entry goes last.
+    ///
+    /// # Errors
+    /// [`Error::Fenced`] if it is not ours any more, [`Error::Storage`].
+    pub fn forget(self) -> Result<()> {
+        self.confirm()?;
+        let mut state = self.state();
+        state.released = true;
+        let log = Log::list(&*self.storage, &self.job)?;
+        for number in &log.numbers {
+            self.delete_entry(*number)?;
+        }
+        let own = names::lease_lock(&self.job, &self.token);
+        for other in log.others.iter().filter(|other| **other != own) {
+            self.storage.delete(other)?;
+        }
+        self.withdraw(&mut state)
+    }
+
     fn give_up(&self, state: &mut State) -> Result<()> {
-        let is_alone = self.is_alone()?;
+        // Once a run has begun here the newest entry stays: it says what must never be forgotten.
+        let leaves_no_trace = state.run.is_none() && self.is_alone()?;
         self.advance(state, true)?;
-        if !is_alone {
+        if !leaves_no_trace {
             return Ok(());
         }
         // Whoever takes the lease from here on has a number behind ours.
@@ -352,9 +463,7 @@ impl Lease {
     /// Whether nothing but the lease is in the job directory.
     fn is_alone(&self) -> Result<bool> {
         let listing = self.storage.list(&self.job)?;
-        // The mark that the job has finished needs nobody to own it.
-        let mark = names::finished(&self.job);
-        let mut empty = listing.objects.iter().all(|object| object.name == mark);
+        let mut empty = listing.objects.is_empty();
         for directory in listing.directories {
             if directory != names::lease(&self.job) {
                 let inside = self.storage.list(&directory)?;
@@ -431,6 +540,8 @@ impl Lease {
             timeout_ms: self.terms.timeout_ms,
             released,
             fences: state.fences.0.clone(),
+            highest: state.highest,
+            run: state.run.clone(),
         }
     }
 
@@ -560,10 +671,38 @@ impl fmt::Debug for Lease {
 }
 
 /// What the lease of a job directory says about the checkpoints in it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Standing {
+    fences: Fences,
+    /// The run that the directory belongs to.
+    pub(crate) run: Option<Run>,
+}
+
+impl Standing {
+    /// Whether the checkpoint with this metadata, in this directory, is to be believed; else, why not.
+    pub(crate) fn check(&self, metadata: &Metadata) -> std::result::Result<(), String> {
+        self.fences.check(metadata)?;
+        match &self.run {
+            Some(run) if run.has_discarded(metadata.id) => Err(format!(
+                "it was given up: {}",
+                match run.ended {
+                    Some(ended) => format!("its job {}", ended.how.word()),
+                    None => "its job was started afresh, or rewound to an older one".to_owned(),
+                }
+            )),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Reads what the lease of a job directory says about the checkpoints in it.
 ///
 /// # Errors
 /// [`Error::Storage`], [`Error::Incompatible`] if it cannot be read.
-pub(crate) fn fences(storage: &dyn Storage, job: &str) -> Result<Fences> {
+pub(crate) fn standing(storage: &dyn Storage, job: &str) -> Result<Standing> {
     let last = Log::read(storage, job)?.last;
-    Ok(last.map_or_else(Fences::default, |last| Fences(last.fences)))
+    Ok(last.map_or_else(Standing::default, |last| Standing {
+        fences: Fences(last.fences),
+        run: last.run,
+    }))
 }

@@ -20,6 +20,7 @@
 //!     writer: "0.1.0".into(),
 //!     job_name: "wordcount".into(),
 //!     job_id: "wordcount-1".into(),
+//!     run: None,
 //!     generation: 0,
 //!     holder: None,
 //!     id: 1,
@@ -60,13 +61,19 @@ mod place;
 
 pub mod catalog;
 
-mod finished;
+pub mod history;
+
+mod used;
+
+pub mod start;
 
 pub mod locate;
 
 mod references;
 
 pub mod gc;
+
+pub mod forget;
 
 pub mod claim;
 
@@ -100,10 +107,10 @@ pub enum Error {
     #[error("{0}")]
     Incompatible(String),
     /// The job whose latest checkpoint was asked for has finished since: there is nothing to resume.
-    #[error("job `{job_name}` has finished, no checkpoint is newer than that")]
+    #[error("job `{job_id}` has finished, there is nothing to resume")]
     Finished {
-        /// The job.
-        job_name: String,
+        /// The job's id.
+        job_id: String,
     },
     /// There is nothing at the place that the user named (exit code 2).
     #[error("{0}")]

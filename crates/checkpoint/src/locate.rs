@@ -1,17 +1,19 @@
 //! From what the user types behind `-s` to a checkpoint.
 //!
-//! The newest checkpoint counts, even if it is damaged: to step back silently would replay what the
+//! The newest checkpoint counts, even if it is damaged: to step back in silence would repeat what the
 //! world has seen. [`locate`] refuses then, [`locate_fallback`] steps back and says from what.
 
-use crate::catalog::{self, Entry, Status};
-use crate::finished;
+use std::collections::BTreeSet;
+
+use crate::catalog::{self, Entry};
+use crate::history::{History, newest_good};
+use crate::lease::Run;
 use crate::names;
 use crate::place::{Found, Place};
-use crate::verify::verify;
 use crate::{Completed, Error, Result};
 
 /// The word for the newest completed checkpoint of a job.
-const LATEST: &str = "latest";
+pub const LATEST: &str = "latest";
 
 /// How many candidates a message names.
 const CANDIDATES_NAMED: usize = 3;
@@ -42,57 +44,32 @@ pub struct Rejected {
 }
 
 /// Finds the checkpoint that `spec` names: a `_metadata` file, a `chk-N` or savepoint directory, a
-/// job directory (newest completed), or `latest` (newest completed of `job_name` under `dir`).
+/// job directory (newest completed), or `latest` (newest completed in `<dir>/<job_id>`).
 ///
 /// # Errors
-/// [`Error::Finished`] if `latest` is asked for and the job has finished since its newest checkpoint;
+/// [`Error::Finished`] if `latest` is asked for and the job has finished;
 /// [`Error::NotFound`] if there is none (the message names the nearest that do exist),
 /// [`Error::Incompatible`] if the place or the format is none that can be read, [`Error::Corrupt`] if
 /// the one that counts is damaged, [`Error::Storage`] if it could not be read.
-pub fn locate(spec: &str, dir: Option<&str>, job_name: &str) -> Result<Located> {
-    let candidates = Target::parse(spec, dir)?.candidates(job_name)?;
+pub fn locate(spec: &str, dir: Option<&str>, job_id: &str) -> Result<Located> {
+    let candidates = Target::parse(spec, dir, job_id)?.candidates()?;
     // Newest first, so this one counts.
     let newest = candidates.found.into_iter().next();
     let newest = newest.ok_or(candidates.otherwise)?;
     Ok(Located {
-        checkpoint: usable(newest)?,
+        checkpoint: newest.usable()?,
     })
 }
 
-/// As [`locate`], but steps back to the newest checkpoint that is good to its last byte: in the same
-/// job directory, or, for `latest`, in all of the job's. All state is read to know.
+/// As [`locate`], but steps back to the newest checkpoint that is good to its last byte, in the same
+/// job directory. All state is read to know.
 ///
 /// # Errors
 /// As [`locate`]; if nothing is good, the error is that of the newest.
-pub fn locate_fallback(spec: &str, dir: Option<&str>, job_name: &str) -> Result<Fallback> {
-    let mut candidates = Target::parse(spec, dir)?.candidates(job_name)?;
+pub fn locate_fallback(spec: &str, dir: Option<&str>, job_id: &str) -> Result<Fallback> {
+    let mut candidates = Target::parse(spec, dir, job_id)?.candidates()?;
     candidates.found.append(&mut candidates.older);
-    let mut rejected = Vec::new();
-    let mut first_error = None;
-    for entry in candidates.found {
-        let path = entry.path.clone();
-        let error = match usable(entry) {
-            Ok(checkpoint) => match verify(&checkpoint).problems.into_iter().next() {
-                None => {
-                    return Ok(Fallback {
-                        checkpoint,
-                        rejected,
-                    });
-                }
-                Some(problem) => Error::Corrupt {
-                    object: problem.object,
-                    what: problem.what,
-                },
-            },
-            Err(error) => error,
-        };
-        rejected.push(Rejected {
-            path,
-            why: error.to_string(),
-        });
-        first_error.get_or_insert(error);
-    }
-    Err(first_error.unwrap_or(candidates.otherwise))
+    newest_good(candidates.found)?.ok_or(candidates.otherwise)
 }
 
 /// What `spec` asks for.
@@ -100,8 +77,8 @@ pub fn locate_fallback(spec: &str, dir: Option<&str>, job_name: &str) -> Result<
 enum Target {
     /// The checkpoint in this directory, or all in this directory.
     Directory(Place),
-    /// The newest of the job beneath this directory.
-    Latest(Place),
+    /// The newest of the job with this id beneath this directory.
+    Latest(Place, String),
 }
 
 /// What may be meant, newest first.
@@ -114,14 +91,15 @@ struct Candidates {
 }
 
 impl Target {
-    fn parse(spec: &str, dir: Option<&str>) -> Result<Self> {
+    fn parse(spec: &str, dir: Option<&str>, job_id: &str) -> Result<Self> {
         if spec == LATEST {
             let dir = dir.ok_or_else(|| {
                 Error::Incompatible(
-                    "`latest` needs `checkpoint.dir`, for it is looked for there".to_owned(),
+                    "`latest` needs `checkpoint.dir`: it is looked for there".to_owned(),
                 )
             })?;
-            return Ok(Self::Latest(Place::parse(dir, "checkpoint directory")?));
+            let place = Place::parse(dir, "checkpoint directory")?;
+            return Ok(Self::Latest(place, job_id.to_owned()));
         }
         let place = Place::parse(spec, "checkpoint path")?;
         match place.look()? {
@@ -141,13 +119,13 @@ impl Target {
         }
     }
 
-    fn candidates(&self, job_name: &str) -> Result<Candidates> {
+    fn candidates(&self) -> Result<Candidates> {
         match self {
             Self::Directory(place) => match place.join(names::METADATA).look()? {
                 Found::Nothing => in_directory(place),
                 Found::File | Found::Directory => one(place),
             },
-            Self::Latest(place) => latest(place, job_name),
+            Self::Latest(place, job_id) => latest(place, job_id),
         }
     }
 }
@@ -166,14 +144,14 @@ fn one(place: &Place) -> Result<Candidates> {
             .unwrap_or_default(),
         _ => Vec::new(),
     };
-    let before = own.map(|own| (own.id(), own.completed_at()));
+    let before = own.map(Entry::id);
     let mut older: Vec<Entry> = siblings
         .into_iter()
-        .filter(|entry| Some(&entry.name) != own_name.as_ref() && catalog::is_checkpoint(entry))
+        .filter(|entry| Some(&entry.name) != own_name.as_ref() && entry.was_completed())
         .filter(|entry| Some(&entry.job) == own.map(|own| &own.job))
-        .filter(|entry| before.is_some_and(|(id, _)| entry.id() < id))
+        .filter(|entry| before.is_some_and(|id| entry.id() < id))
         .collect();
-    newest_first(&mut older);
+    older.sort_by_key(|entry| std::cmp::Reverse(entry.id()));
     Ok(Candidates {
         found,
         older,
@@ -183,140 +161,64 @@ fn one(place: &Place) -> Result<Candidates> {
 
 /// A job's directory.
 fn in_directory(place: &Place) -> Result<Candidates> {
-    let entries = catalog::list_directory(place)?;
-    let real = place.real().unwrap_or_else(|| place.clone());
-    // Not those of its children: a directory of jobs has no newest, `latest` is for that.
-    let mut found: Vec<Entry> = entries
-        .into_iter()
-        .filter(|entry| entry.path == real.join(&entry.name).to_string())
-        .filter(catalog::is_checkpoint)
-        .collect();
-    newest_first(&mut found);
+    let (storage, name) = place.open_directory()?;
     Ok(Candidates {
-        found,
+        found: History::read(&storage, &name)?.into_entries(),
         older: Vec::new(),
         otherwise: nothing_in(place),
     })
 }
 
-/// Everything of one job, whatever its ids were.
-fn latest(place: &Place, job_name: &str) -> Result<Candidates> {
-    let exists = place.look()? != Found::Nothing;
-    let entries = match exists {
-        true => catalog::list_directory(place)?,
-        false => Vec::new(),
+/// The run of the job with this id.
+fn latest(place: &Place, job_id: &str) -> Result<Candidates> {
+    let otherwise = |others: String| {
+        Error::NotFound(format!(
+            "there is no completed checkpoint of job `{job_id}` in {place}{others}"
+        ))
     };
-    let checkpoints = || entries.iter().filter(|entry| catalog::is_checkpoint(entry));
-    let job_of = |entry: &Entry| -> Option<String> {
-        entry
-            .completed()
-            .map(|completed| completed.metadata().job_name.clone())
-    };
-    // A damaged one does not say whose it is; its neighbours do, or else the directory's name.
-    let owner = |entry: &Entry| -> Option<String> {
-        let mut neighbours = checkpoints().filter(|other| other.job == entry.job);
-        job_of(entry).or_else(|| neighbours.find_map(job_of))
-    };
-    let belongs = |entry: &Entry| match owner(entry) {
-        Some(name) => name == job_name,
-        None => {
-            let rest = entry.job.strip_prefix(job_name);
-            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
-        }
-    };
-    let mut found: Vec<Entry> = checkpoints()
-        .filter(|entry| belongs(entry))
-        .cloned()
-        .collect();
-    newest_first(&mut found);
-    if exists {
-        let (storage, name) = place.open_directory()?;
-        let finished_at = finished::newest(&storage, &name, job_name)?;
-        let newest = found.first().map(Entry::completed_at);
-        if finished_at.is_some_and(|at| newest.is_none_or(|newest| newest <= at)) {
-            return Err(Error::Finished {
-                job_name: job_name.to_owned(),
-            });
-        }
+    let job = place.join(job_id);
+    if job.look()? == Found::Nothing {
+        return Ok(Candidates {
+            found: Vec::new(),
+            older: Vec::new(),
+            otherwise: otherwise(others_in(place, job_id)),
+        });
     }
-    // Where nothing is this job's for sure, what is damaged may be: to find nothing here would let a job
-    // that resumes by itself begin anew, and repeat its output.
-    let mut damaged = checkpoints()
-        .filter(|entry| !matches!(entry.status, Status::Incomplete | Status::Fenced(_)));
-    let unknown = damaged.find(|entry| owner(entry).is_none());
-    if found.is_empty()
-        && let Some(damaged) = unknown
-    {
-        return Err(usable(damaged.clone())
-            .err()
-            .unwrap_or_else(|| nothing_in(place)));
-    }
-    let others: std::collections::BTreeSet<String> = checkpoints().filter_map(job_of).collect();
-    let mut message = format!("there is no completed checkpoint of job `{job_name}` in {place}");
-    if !others.is_empty() {
-        let others: Vec<String> = others.iter().map(|job| format!("`{job}`")).collect();
-        message = format!("{message} (there are some of {})", others.join(", "));
+    let (storage, name) = job.open_directory()?;
+    let history = History::read(&storage, &name)?;
+    if history.run.as_ref().is_some_and(Run::has_finished) {
+        return Err(Error::Finished {
+            job_id: job_id.to_owned(),
+        });
     }
     Ok(Candidates {
-        found,
+        found: history.into_entries(),
         older: Vec::new(),
-        otherwise: Error::NotFound(message),
+        otherwise: otherwise(others_in(place, job_id)),
     })
 }
 
-/// Sorts by completion, then by number, newest first, and leaves out what never completed or is not
-/// to be believed.
-///
-/// Hosts whose clocks differ may have written one directory after the other. A damaged checkpoint does
-/// not say when it completed, and a copied file is younger than it looks. So among those of one
-/// directory the number decides: none is taken for older than a good one with a smaller number.
-fn newest_first(entries: &mut Vec<Entry>) {
-    entries.retain(|entry| !matches!(entry.status, Status::Incomplete | Status::Fenced(_)));
-    let time = |entry: &Entry| -> i64 {
-        let readable = |other: &&Entry| other.completed().is_some() && other.job == entry.job;
-        let neighbours = || entries.iter().filter(readable);
-        let before = neighbours().filter(|other| other.id() < entry.id());
-        if entry.completed().is_some() {
-            let before = before.map(Entry::completed_at).max();
-            return entry.completed_at().max(before.unwrap_or(i64::MIN));
-        }
-        let behind = neighbours().filter(|other| other.id() > entry.id());
-        match (
-            before.map(Entry::completed_at).max(),
-            behind.map(Entry::completed_at).min(),
-        ) {
-            // Bounded by what is known of its neighbours.
-            (Some(before), Some(behind)) => entry.modified_at.min(behind).max(before),
-            (Some(before), None) => entry.modified_at.max(before),
-            (None, Some(behind)) => entry.modified_at.min(behind),
-            (None, None) => entry.modified_at,
-        }
-    };
-    let mut keyed: Vec<(i64, Option<u64>, Entry)> = entries
+/// The job directories with checkpoints beside a job's own, as the tail of a message.
+pub(crate) fn others_in(place: &Place, job_id: &str) -> String {
+    let entries = catalog::list_directory(place).unwrap_or_default();
+    let others: BTreeSet<&str> = entries
         .iter()
-        .map(|entry| (time(entry), entry.id(), entry.clone()))
+        .filter(|entry| entry.was_completed() && entry.job != job_id)
+        .map(|entry| entry.job.as_str())
         .collect();
-    keyed.sort_by(|a, b| (b.0, b.1, &b.2.path).cmp(&(a.0, a.1, &a.2.path)));
-    *entries = keyed.into_iter().map(|(_, _, entry)| entry).collect();
-}
-
-/// The checkpoint of an entry, or why there is none.
-fn usable(entry: Entry) -> Result<Completed> {
-    let object = format!("{}/{}", entry.path, names::METADATA);
-    match entry.status {
-        Status::Complete(completed) => Ok(completed),
-        Status::Corrupt(what) => Err(Error::Corrupt { object, what }),
-        Status::FutureFormat(why) => Err(Error::Incompatible(why)),
-        Status::Fenced(why) => Err(Error::Incompatible(format!(
-            "{object} is not a checkpoint of its job: {why}"
-        ))),
-        Status::Incomplete => Err(Error::NotFound(format!("{object} does not exist"))),
-        Status::Unreadable(why) => Err(Error::Storage {
-            action: "reading",
-            object,
-            source: why.into(),
-        }),
+    if others.is_empty() {
+        return String::new();
     }
+    let named: Vec<String> = others
+        .iter()
+        .take(CANDIDATES_NAMED)
+        .map(|job| format!("`{job}`"))
+        .collect();
+    let more = match others.len() - named.len() {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    format!(" (there are some in {}{more})", named.join(", "))
 }
 
 fn nothing_in(place: &Place) -> Error {
@@ -338,7 +240,7 @@ fn nearest(place: &Place) -> String {
     for above in vicinity {
         let mut entries = catalog::list_directory(&above).unwrap_or_default();
         entries.retain(|entry| entry.completed().is_some());
-        newest_first(&mut entries);
+        entries.sort_by_key(|entry| std::cmp::Reverse((entry.completed_at(), entry.id())));
         if !entries.is_empty() {
             let paths: Vec<&str> = entries
                 .iter()

@@ -5,6 +5,7 @@
 //! can be ignored. What cannot, raises [`FORMAT_VERSION`].
 
 mod codec;
+mod void;
 
 use std::collections::BTreeMap;
 
@@ -12,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 pub use codec::{FORMAT_VERSION, MAGIC, METADATA_BYTES_MAX};
 pub(crate) use codec::{begins_like_metadata, decode, encode};
+pub(crate) use void::{is_void, void};
 
 /// The parsed content of `_metadata`. Times are milliseconds since the epoch, UTC.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -23,6 +25,9 @@ pub struct Metadata {
     pub job_name: String,
     /// The job's id.
     pub job_id: String,
+    /// The token of the run that took it; `None` if a version before runs wrote it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run: Option<String>,
     /// Fencing number of the job directory; 0 if nobody owned it.
     pub generation: u64,
     /// Who owned it: the token of the lease.

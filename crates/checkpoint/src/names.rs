@@ -5,7 +5,7 @@
 //! <job-id>/chk-<N>/r<R>-c<N>-<I>.state     data that only checkpoint N references
 //! <job-id>/shared/r<R>-c<N>-<I>.state      data that several checkpoints may reference
 //! <job-id>/taskowned/                      what is never deleted
-//! <job-id>/_finished                       the job has finished: nothing older is to be resumed
+//! <job-id>/_finished                       left by a version before runs: garbage
 //! _probe-<token>                           the storage is being tried out, gone at once
 //! <job-id>/_lease/<S>                      who owns the job directory: the newest entry says
 //! <job-id>/_lease/<token>.lock             locked for as long as its holder's process lives
@@ -20,7 +20,7 @@ use crate::{Error, Result};
 /// Name of the file that makes a directory a checkpoint.
 pub(crate) const METADATA: &str = "_metadata";
 
-/// Name of the mark that a job has finished.
+/// Name of the mark by which a version before runs said that a job has finished.
 const FINISHED: &str = "_finished";
 
 /// Directory of the lease.
@@ -135,7 +135,7 @@ pub(crate) fn metadata(directory: &str) -> String {
     join(directory, METADATA)
 }
 
-/// The mark that the job with this directory has finished.
+/// The mark by which a version before runs said that the job with this directory has finished.
 pub(crate) fn finished(job: &str) -> String {
     join(job, FINISHED)
 }

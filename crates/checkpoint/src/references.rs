@@ -35,8 +35,19 @@ impl References {
     /// # Errors
     /// [`crate::Error::Storage`] if `root` cannot be listed.
     pub(crate) fn read(storage: &Arc<dyn Storage>, root: &str) -> Result<Self> {
+        Self::read_others(storage, root, "")
+    }
+
+    /// As [`References::read`], without those in the job directory `job`.
+    ///
+    /// # Errors
+    /// As [`References::read`].
+    pub(crate) fn read_others(storage: &Arc<dyn Storage>, root: &str, job: &str) -> Result<Self> {
         let mut references = Self::default();
         for child in storage.list(root)?.directories {
+            if child == job {
+                continue;
+            }
             // What cannot be listed may hold checkpoints.
             match catalog::entries(storage, &child) {
                 Ok(entries) => entries.into_iter().for_each(|entry| references.add(entry)),
@@ -54,7 +65,7 @@ impl References {
         let id = names::checkpoint_id(&entry.name);
         match entry.status {
             Status::Complete(completed) => self.files.extend(completed.files()),
-            Status::Incomplete | Status::Fenced(_) => {}
+            Status::Incomplete | Status::Void | Status::Fenced(_) => {}
             Status::Corrupt(why) | Status::FutureFormat(why) | Status::Unreadable(why) => {
                 self.unreadable.push(Unreadable {
                     path: entry.path,

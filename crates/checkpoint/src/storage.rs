@@ -50,6 +50,21 @@ pub trait Storage: Send + Sync + fmt::Debug {
     /// [`crate::Error::Storage`] otherwise; the object may or may not exist then.
     fn put_new(&self, name: &str, parts: Vec<Bytes>) -> Result<()>;
 
+    /// Whether a put that was answered by an error may still take effect later, as over a network. Where
+    /// it may not, a look tells for sure.
+    fn may_land_late(&self) -> bool {
+        true
+    }
+
+    /// Makes an object that can be read durable, if its put may have left it visible only.
+    ///
+    /// # Errors
+    /// [`crate::Error::Storage`] if that cannot be done.
+    fn flush(&self, name: &str) -> Result<()> {
+        let _what_is_visible_is_durable = name;
+        Ok(())
+    }
+
     /// Reads a range of an object: exactly that range, or what there is of it if the object ends
     /// before. So fewer bytes than asked for mean the end.
     ///

@@ -18,21 +18,20 @@ mod cleaner;
 mod pending;
 mod retention;
 mod segment;
+mod slots;
 
-use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use dataflow::CheckpointId;
 
-use crate::catalog::completed_at;
 use crate::claim::{Claim, Extent, Remains};
-use crate::finished::{self, Mark};
-use crate::lease::{Held, Lease, Terms};
+use crate::lease::{Ended, Ending, Held, Lease, Terms};
 use crate::metadata::Codec;
 use crate::names::{self, JobDirectory};
 use crate::storage::{MemoryStorage, Storage};
+use crate::used::{Used, used};
 use crate::{Error, Result, place};
 
 pub use crate::completed::Completed;
@@ -41,6 +40,7 @@ pub use segment::Written;
 
 use cleaner::{Cleaner, Deletion};
 use retention::Retained;
+use slots::Slots;
 
 /// Where and how a job keeps its checkpoints.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -120,6 +120,7 @@ struct Inner {
     /// How many data files this run has named.
     files_named: AtomicU64,
     retained: Mutex<Retained>,
+    slots: Mutex<Slots>,
     cleaner: Cleaner,
     /// Behind the cleaner, which is dropped before it: nothing is deleted once it is given up.
     lease: Option<Arc<Lease>>,
@@ -134,39 +135,42 @@ impl CheckpointStore {
         Self::new(storage, job, options, true, None, Used::default())
     }
 
-    /// Checkpoints in `<dir>/<job-id>/`, which this process owns from now on; makes `shared/` and
-    /// `taskowned/`. `dir` is a path, a `file://` or an `s3://` URL as the user gave it, made absolute. What earlier runs left
-    /// there stays untouched. `watch` is told whose end is waited for, if so.
+    /// Takes the lease of `<dir>/<job-id>/`: this process owns the directory from now on. `dir` is a path,
+    /// a `file://` or an `s3://` URL as the user gave it, made absolute. `watch` is called if the end of
+    /// a holder has to be waited for.
     ///
     /// # Errors
     /// As [`CheckpointStore::open`] and [`Lease::take`].
-    pub fn own(
+    pub fn take_lease(
         dir: &str,
         job_id: &str,
-        options: Options,
+        patience: Duration,
         terms: Terms,
         watch: &mut dyn FnMut(&Held),
-    ) -> Result<Self> {
+    ) -> Result<Arc<Lease>> {
         // The id first: a refusal should not leave a directory behind.
         let job = JobDirectory::new(job_id)?;
-        let storage = place::create_root(dir, options.timeout)?;
-        Self::with_lease(
-            Lease::take_watching(storage, job.name(), terms, watch)?,
-            options,
-        )
+        let storage = place::create_root(dir, patience)?;
+        Ok(Arc::new(Lease::take_watching(
+            storage,
+            job.name(),
+            terms,
+            watch,
+        )?))
     }
 
-    /// As [`CheckpointStore::own`], in a job directory whose lease was taken.
+    /// Checkpoints in a job directory whose lease was taken; makes `shared/` and `taskowned/`. What
+    /// earlier runs left there stays untouched.
     ///
     /// # Errors
     /// As [`CheckpointStore::open`].
-    pub fn with_lease(lease: Lease, options: Options) -> Result<Self> {
+    pub fn with_lease(lease: Arc<Lease>, options: Options) -> Result<Self> {
         let (storage, job) = lease.place();
         let (storage, job) = (Arc::clone(storage), JobDirectory::new(job)?);
-        Self::with_job(storage, job, options, Some(Arc::new(lease)))
+        Self::with_job(storage, job, options, Some(lease))
     }
 
-    /// As [`CheckpointStore::own`], in a directory that nobody else can have: nobody is asked.
+    /// Checkpoints in `<dir>/<job-id>/`, a directory that nobody else can have: no lease is taken.
     ///
     /// # Errors
     /// [`Error::Incompatible`] if `dir` or `job_id` cannot be used at all, [`Error::Storage`] if the
@@ -210,9 +214,10 @@ impl CheckpointStore {
         lease: Option<Arc<Lease>>,
         used: Used,
     ) -> Self {
+        let used_id = lease.as_ref().map_or(used.id, |lease| lease.highest());
         let run = match &lease {
             Some(lease) => lease.generation(),
-            None => used.run + 1,
+            None => used.generation + 1,
         };
         let retained = Retained::new(options.retained, options.incremental, job.name(), run);
         Self {
@@ -223,10 +228,11 @@ impl CheckpointStore {
                 options,
                 volatile,
                 run,
-                used_id: used.id,
+                used_id,
                 has_directories: used.has_directories,
                 files_named: AtomicU64::new(0),
                 retained: Mutex::new(retained),
+                slots: Mutex::default(),
                 lease,
             }),
         }
@@ -252,13 +258,23 @@ impl CheckpointStore {
         Ok(())
     }
 
-    /// Takes over what dead runs left in the job directory, though there is no checkpoint to start
-    /// from: it goes when the first one of this run is complete.
+    /// Takes over what earlier processes left in the job directory and no checkpoint needs, though
+    /// there is no checkpoint there to start from: it goes when the first one of this run is complete.
     pub fn take_over(&self) {
-        let inner = &self.inner;
-        let used = (inner.run, inner.used_id);
-        let remains = Remains::of_own(&inner.storage, inner.job.name(), used);
-        inner.retained().take_over(remains);
+        if !self.inner.volatile {
+            self.inner.retained().take_over(self.inner.remains());
+        }
+    }
+
+    /// Removes at once what earlier processes left in the job directory and no checkpoint needs, such
+    /// as the checkpoints after the one that the job is rewound to.
+    ///
+    /// # Errors
+    /// [`Error::Storage`] if it cannot be told what is there, or something could not be removed;
+    /// [`Error::Fenced`] if the job directory is another's.
+    pub fn remove_remains(&self) -> Result<()> {
+        self.inner.confirm()?;
+        self.inner.remains().remove()
     }
 
     /// The lease by which the job directory is owned, if it is.
@@ -293,6 +309,9 @@ impl CheckpointStore {
             return Err(Error::AlreadyExists {
                 object: self.inner.metadata_location(id.0),
             });
+        }
+        if let Some(lease) = &self.inner.lease {
+            lease.note_begun(id.0);
         }
         Ok(Arc::new(Pending::new(Arc::clone(&self.inner), id)))
     }
@@ -334,70 +353,48 @@ impl CheckpointStore {
         self.inner.volatile
     }
 
-    /// Notes that the job has finished, where checkpoints are still to be found beside those that
-    /// this run keeps (of earlier runs, or what could not be deleted): `latest` must not go back to
-    /// one of them and repeat output. `now` is in milliseconds since the epoch.
+    /// Puts on record how the run ends and, unless its checkpoints are to be kept, that they are given
+    /// up; then deletes them. The record comes first, in one conditional put: should another host have
+    /// taken the job directory, it fails and nothing is deleted; should this process be killed after
+    /// it, nobody resumes from what was to be deleted. `now` is in milliseconds since the epoch.
     ///
     /// # Errors
-    /// [`Error::Storage`] if the note could not be made, [`Error::Fenced`] if the job directory is
-    /// another's.
-    pub fn finish(&self, job_name: &str, now: i64) -> Result<()> {
+    /// [`Error::Fenced`] if the job directory is another's, [`Error::Storage`] if the end could not be
+    /// put on record (then nothing is deleted), or something could not be deleted.
+    pub fn end(&self, how: Ending, keep: bool, now: i64) -> Result<()> {
+        let inner = &self.inner;
         // What was subsumed should be gone by now.
-        self.inner.cleaner.wait();
-        self.inner.confirm()?;
-        let completed = self.completed();
-        let kept: Vec<u64> = completed.iter().map(|kept| kept.metadata().id).collect();
-        self.mark(job_name, now, Some(&kept))
-    }
-
-    /// Notes that the job has finished, and deletes every checkpoint of this run. If the note cannot
-    /// be made nothing is deleted: who is asked to resume then finds the job at its end, and not at
-    /// its beginning. The note stays: see [`CheckpointStore::forget_finish`].
-    ///
-    /// # Errors
-    /// As [`CheckpointStore::finish`] and [`CheckpointStore::delete_all`].
-    pub fn finish_and_delete(&self, job_name: &str, now: i64) -> Result<()> {
-        self.inner.cleaner.wait();
-        self.mark(job_name, now, None)?;
-        self.delete_all()
-    }
-
-    fn mark(&self, job_name: &str, now: i64, kept: Option<&[u64]>) -> Result<()> {
-        if self.inner.volatile {
-            return Ok(());
+        inner.cleaner.wait();
+        if let Some(lease) = &inner.lease {
+            let highest = lease.highest();
+            lease.record(|run| {
+                if let Some(run) = run {
+                    run.ended = Some(Ended { how, at: now });
+                    if !keep {
+                        run.discard_through(highest);
+                    }
+                }
+            })?;
         }
-        // Not before a checkpoint of another machine, whose clock may be ahead.
-        let completed = self.completed();
-        let newest = completed.iter().map(completed_at).max().unwrap_or(now);
-        let mark = Mark {
-            job_name: job_name.to_owned(),
-            finished_at: now.max(newest),
-        };
-        self.inner.confirm()?;
-        let lease = self.inner.lease.as_deref();
-        finished::mark(&self.inner.storage, &self.inner.job, lease, kept, &mark)
-    }
-
-    /// Removes the notes that the job has finished, and the job directory if nothing else is left in
-    /// it, unless there are checkpoints that only the note keeps from being resumed. To be called
-    /// when the job begins anew, or as the last step of one that has finished and whose end was told.
-    ///
-    /// # Errors
-    /// [`Error::Storage`]; the note may be there still.
-    pub fn forget_finish(&self, job_name: &str) -> Result<()> {
-        match self.inner.volatile {
+        match keep {
             true => Ok(()),
-            false => finished::unmark(
-                &self.inner.storage,
-                &self.inner.job,
-                self.inner.lease.as_deref(),
-                job_name,
-            ),
+            false => self.delete_all(),
         }
     }
 
-    /// Deletes every checkpoint of this run and what it claimed and, if nothing else is left in it,
-    /// the job directory. Pending checkpoints are to be discarded before.
+    /// Closes the slots of checkpoints whose metadata was put with an unknown outcome: each of them
+    /// exists now, and is the newest completed one, or can never exist. To be called before the job is
+    /// restarted in this process, when none of its threads writes any more.
+    ///
+    /// # Errors
+    /// [`Error::Storage`] if the storage does not answer: call it again. [`Error::Fenced`] if the job
+    /// directory is another's.
+    pub fn close_slots(&self) -> Result<()> {
+        self.inner.close_slots()
+    }
+
+    /// Deletes every checkpoint of this run and what it claimed, and the directories that are empty
+    /// then; what the lease has on record stays. Pending checkpoints are to be discarded before.
     ///
     /// # Errors
     /// The first [`Error::Storage`]; all else that no checkpoint refers to is deleted all the same.
@@ -406,6 +403,10 @@ impl CheckpointStore {
         let inner = &self.inner;
         inner.cleaner.wait();
         inner.confirm()?;
+        // What may exist is deleted like what does.
+        for slot in inner.slots().take_all() {
+            inner.retained().complete(slot.checkpoint);
+        }
         let deletions = inner.retained().delete_all();
         let mut outcome = Ok(());
         for deletion in deletions {
@@ -426,6 +427,16 @@ impl Inner {
     fn retained(&self) -> MutexGuard<'_, Retained> {
         // Its changes are single statements, so a panic elsewhere does not spoil it.
         self.retained.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn slots(&self) -> MutexGuard<'_, Slots> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note_completed(&self, id: u64) {
+        if let Some(lease) = &self.lease {
+            lease.note_completed(id);
+        }
     }
 
     /// Checks that the job directory is still there, where the storage has directories: a file put into
@@ -462,6 +473,10 @@ impl Inner {
             .location(&names::metadata(&self.job.checkpoint(id)))
     }
 
+    fn remains(&self) -> Remains {
+        Remains::of_own(&self.storage, self.job.name(), (self.run, self.used_id))
+    }
+
     /// Asks the storage whether the job directory is still ours.
     fn confirm(&self) -> Result<()> {
         self.lease.as_ref().map_or(Ok(()), |it| it.confirm())
@@ -485,35 +500,6 @@ impl Drop for Inner {
             .unpin_all();
         self.clean(unpinned);
     }
-}
-
-/// What earlier runs have used up in a job directory.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Used {
-    /// The newest run that left a data file, finished or not; 0 if none did.
-    pub(crate) run: u64,
-    /// The highest checkpoint number that has a directory, complete or not.
-    pub(crate) id: u64,
-    /// Whether the directories that were made are seen: object storages have none.
-    has_directories: bool,
-}
-
-/// Looks what is used up in the job directory of this name.
-pub(crate) fn used(storage: &dyn Storage, job: &str) -> Result<Used> {
-    let mut directories = BTreeSet::from([names::shared(job)]);
-    directories.extend(storage.list(job)?.directories);
-    let mut used = Used {
-        has_directories: directories.contains(&names::taskowned(job)),
-        ..Used::default()
-    };
-    for directory in directories {
-        let id = names::checkpoint_id(names::leaf(&directory)).unwrap_or(0);
-        used.id = used.id.max(id);
-        for object in storage.list(&directory)?.objects {
-            used.run = used.run.max(names::data_run(&object.name).unwrap_or(0));
-        }
-    }
-    Ok(used)
 }
 
 #[cfg(test)]

@@ -474,6 +474,7 @@ impl<'a> Driver<'a> {
             writer: format!("highwater {}", env!("CARGO_PKG_VERSION")),
             job_name: self.attempt.options.name.clone(),
             job_id: self.attempt.options.id.clone(),
+            run: Some(self.attempt.options.run.clone()),
             // The store knows who owns the job directory.
             generation: 0,
             holder: None,

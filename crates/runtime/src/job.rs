@@ -20,6 +20,9 @@ use crate::restart::{Decision, Restarts, Strategy};
 /// How many events may wait for the driver.
 const EVENTS: usize = 256;
 
+/// How long to wait before a storage that did not answer is asked again, in milliseconds.
+const CLOSE_AGAIN_MS: u64 = 200;
+
 /// How a job is run.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -292,6 +295,18 @@ impl Job {
                     gave_up: None,
                 };
             }
+            // Before anything is decided: where it restarts depends on what exists.
+            match self.close_slots(mover) {
+                Ok(None) => {}
+                Ok(Some(stop)) => return stopped(stop),
+                Err(error) => {
+                    return Outcome::Failed {
+                        error: Box::new(Error::Fenced(error)),
+                        class: Class::Fenced,
+                        gave_up: None,
+                    };
+                }
+            }
             match restarts.on_failure(self.clock.now_ms()) {
                 Decision::GiveUp(reason) => {
                     return Outcome::Failed {
@@ -316,6 +331,35 @@ impl Job {
                     if let Some(stop) = mover.wait(self, delay_ms) {
                         return stopped(stop);
                     }
+                }
+            }
+        }
+    }
+}
+
+impl Job {
+    /// Closes the slots of checkpoints that may or may not exist, however long the storage is silent:
+    /// to restart without knowing would lose or repeat output. Returns early if the job is stopped.
+    ///
+    /// # Errors
+    /// The job directory is another's.
+    fn close_slots(&self, mover: &mut dyn Mover) -> Result<Option<Stop>, checkpoint::Error> {
+        let mut warned = false;
+        loop {
+            match self.store.close_slots() {
+                Ok(()) => return Ok(None),
+                Err(error @ checkpoint::Error::Fenced { .. }) => return Err(error),
+                Err(error) => {
+                    if !std::mem::replace(&mut warned, true) {
+                        let error = crate::error::chain(&error);
+                        tracing::warn!(
+                            "waiting for the checkpoint storage before the job is restarted: {error}"
+                        );
+                    }
+                    if let Some(stop) = mover.wait(self, CLOSE_AGAIN_MS) {
+                        return Ok(Some(stop));
+                    }
+                    self.store.check_owned()?;
                 }
             }
         }

@@ -4,6 +4,7 @@
 
 mod diff;
 mod export;
+mod forget;
 mod gc;
 
 use std::fmt::Write;
@@ -28,6 +29,7 @@ pub(crate) fn run(command: &Checkpoints) -> Result<Exit, Error> {
         Checkpoints::Diff(arguments) => diff::diff(arguments),
         Checkpoints::Export(arguments) => export::export(arguments),
         Checkpoints::Gc(arguments) => gc::gc(arguments),
+        Checkpoints::Forget(place) => forget::forget(place),
     }
 }
 

@@ -5,25 +5,24 @@ mod restore;
 mod retention;
 pub(super) mod settings;
 mod signals;
+mod start;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use checkpoint::claim::Extent;
-use checkpoint::lease::Held;
+use checkpoint::lease::{self, Held};
 use checkpoint::{CheckpointStore, Completed};
 use runtime::clock::{Clock, SystemClock};
 use runtime::error::Class;
-use runtime::{Job, JobEvent, Keeper, Outcome};
+use runtime::{Job, JobEvent, Outcome};
 
 use self::progress::Progress;
-use self::restore::Start;
 use self::retention::{Ending, keeps};
+use self::start::Begun;
 use super::job;
-use crate::cli::{JobArguments, RestoreArguments, Run};
+use crate::cli::{JobArguments, Run};
 use crate::events::{Audience, End, Event};
 use crate::exit::{Error, Exit, chain};
-use crate::job_file::JobFile;
 use crate::job_file::checkpoint::CheckpointSection;
 
 /// Runs a job to its end.
@@ -37,67 +36,36 @@ pub(crate) fn run(arguments: &Run) -> Result<Exit, Error> {
     let clock: Arc<dyn Clock> = Arc::<SystemClock>::clone(&system_clock);
     let prepared = job::prepare(&arguments.job, &clock)?;
     let file = &prepared.job;
-    // Looked for twice: first to know in which directory the run is to go on, and again when that is
-    // ours, for whoever had it until then may have got further.
-    let Found::Start(from) = look(&arguments.restore, file, audience)? else {
+    let Some(begun) = start::begin(&prepared, &arguments.restore, &system_clock, audience)? else {
+        audience.tell(&Event::Finished {
+            outcome: End::Finished,
+            resume: None,
+            checkpoint: None,
+        });
         return Ok(Exit::Finished);
     };
-    let inherited = restore::inherited_id(&arguments.restore, file, from.as_ref());
-    let id = inherited.unwrap_or_else(|| settings::job_id(file));
-    let mut watch = |held: &Held| audience.say(&watching(held));
-    let store =
-        settings::store(&file.checkpoint, &id, system_clock, &mut watch).map_err(not_opened)?;
-    let keeper = store.lease().map(|lease| Keeper::start(Arc::clone(lease)));
-    let _keeper = keeper.transpose().map_err(Error::refused)?;
-    let from = match from {
-        None => None,
-        Some(_) => match look(&arguments.restore, file, audience)? {
-            Found::Start(from) => from,
-            Found::Finished => return Ok(Exit::Finished),
-        },
-    };
-    let groups = from.as_ref().map(restore::key_groups).transpose()?;
-    let graph = prepared.graph(groups)?;
-    let report = from
-        .as_ref()
-        .map(|checkpoint| restore::check(&graph, checkpoint, &arguments.restore))
-        .transpose()?;
-
-    let claim = restore::claim(&arguments.restore).filter(|_| !store.is_memory());
-    match (&from, claim) {
-        (Some(checkpoint), Some(extent)) => store
-            .claim(checkpoint, extent)
-            .map_err(|error| not_owned(error, "claiming the checkpoint"))?,
-        // What a run left in the directory that was killed before its first checkpoint.
-        (None, Some(_)) => store.take_over(),
-        (_, None) => {}
-    }
-    // It begins again: that it finished once must not keep it from being resumed.
-    if let Err(error) = store.forget_finish(&file.job.name) {
-        return Err(Error::checkpoint(
-            error,
-            "removing the mark of a run that finished",
-        ));
-    }
+    let Begun {
+        store,
+        _keeper,
+        job_id: id,
+        run,
+        from,
+        graph,
+        report,
+        claimed,
+    } = begun;
     audience.say(&settings::storage_line(&file.checkpoint, &id));
     if let Some(report) = &report {
         audience.tell(&restore::event(report));
     }
-    if let (Some(checkpoint), Some(Extent::Checkpoint)) = (&from, claim) {
+    if let Some(checkpoint) = from.as_ref().filter(|_| claimed) {
         tracing::warn!(
             "{}",
             restore::claimed(checkpoint, file.checkpoint.retention)
         );
     }
     let resumed_from = from.as_ref().and_then(Completed::path);
-    let earlier = from
-        .as_ref()
-        .map(|checkpoint| checkpoint.metadata().job_id.clone());
-    // What sinks of a job prepared that this one takes the place of, and never committed.
-    let mut replaced = earlier
-        .clone()
-        .filter(|earlier| *earlier != id && claim == Some(Extent::JobDirectory));
-    let options = settings::options(file, &id);
+    let options = settings::options(file, &id, &run);
     let job = Job::new(graph, options, store.clone(), from, Arc::clone(&clock));
     signals::listen(job.handle(), audience).map_err(|error| {
         Error::refused(anyhow::Error::new(error).context("listening to signals"))
@@ -107,12 +75,6 @@ pub(crate) fn run(arguments: &Run) -> Result<Exit, Error> {
         .then(|| Progress::show(job.handle(), Arc::clone(&clock), audience))
         .flatten();
     let outcome = job.run(|event| {
-        if matches!(event, JobEvent::CheckpointCompleted { .. })
-            && let Some(replaced) = replaced.take()
-        {
-            let _ = replaced;
-            abandon(&job, store.generation());
-        }
         audience.tell(&told(event, &file.job.name, &id));
         warn(&store);
     });
@@ -122,14 +84,9 @@ pub(crate) fn run(arguments: &Run) -> Result<Exit, Error> {
         section: &file.checkpoint,
         store: &store,
         clock: clock.as_ref(),
-        job_name: &file.job.name,
         resumed_from,
         arguments: &arguments.job,
         job: &job,
-        job_id: &id,
-        // Of a checkpoint that stays, output of the same job id may be waiting to be committed.
-        owns_output: claim.is_some() || earlier.is_none_or(|earlier| earlier != id),
-        supervised: arguments.restore.resume,
     };
     end.conclude(outcome)
 }
@@ -137,34 +94,7 @@ pub(crate) fn run(arguments: &Run) -> Result<Exit, Error> {
 fn watching(held: &Held) -> String {
     let timeout = Duration::from_millis(held.timeout_ms);
     let timeout = humantime::format_duration(timeout);
-    format!("{held}; it is watched for {timeout}, and succeeded if it gives no sign of life")
-}
-
-/// Where a job is to start.
-enum Found {
-    /// From a checkpoint, or with nothing.
-    Start(Option<Completed>),
-    /// Nowhere: it has finished, and this was told.
-    Finished,
-}
-
-fn look(arguments: &RestoreArguments, file: &JobFile, audience: Audience) -> Result<Found, Error> {
-    Ok(match restore::choose(arguments, file, audience)? {
-        Start::Fresh => Found::Start(None),
-        Start::From(checkpoint) => Found::Start(Some(*checkpoint)),
-        Start::Finished => {
-            let name = &file.job.name;
-            audience.say(&format!(
-                "job `{name}` has finished already, there is nothing to resume"
-            ));
-            audience.tell(&Event::Finished {
-                outcome: End::Finished,
-                resume: None,
-                checkpoint: None,
-            });
-            Found::Finished
-        }
-    })
+    format!("{held}; waiting {timeout} for a renewal: if none arrives, this run takes over")
 }
 
 /// The checkpoint storage cannot be used.
@@ -178,8 +108,7 @@ fn not_owned(error: checkpoint::Error, doing: &'static str) -> Error {
         checkpoint::Error::Held(held) => {
             let timeout = humantime::format_duration(Duration::from_millis(held.timeout_ms));
             Some(format!(
-                "stop it first, or give this run a `job.id` of its own; if it is gone or hangs, \
-                 start this again when {timeout} have passed since"
+                "stop it first, or give this run a `job.id` of its own; if it is gone or hangs, retry after {timeout}"
             ))
         }
         _ => None,
@@ -246,9 +175,9 @@ fn warn(store: &CheckpointStore) {
     }
 }
 
-/// Removes what sinks of a job prepared and will never commit.
-fn abandon(job: &Job, generation: u64) {
-    for failed in job.abandon_output(generation) {
+/// Removes what sinks of the job prepared and will never commit.
+fn abandon(job: &Job, store: &CheckpointStore) {
+    for failed in job.abandon_output(store.generation()) {
         tracing::warn!("output that was never committed is left: {failed}");
     }
 }
@@ -258,15 +187,9 @@ struct EndOfJob<'a> {
     section: &'a CheckpointSection,
     store: &'a CheckpointStore,
     clock: &'a dyn Clock,
-    job_name: &'a str,
     resumed_from: Option<String>,
     arguments: &'a JobArguments,
     job: &'a Job,
-    job_id: &'a str,
-    /// Whether nothing but this run's own checkpoints refers to output that its sinks prepared.
-    owns_output: bool,
-    /// Whether somebody starts it again and again until it has finished.
-    supervised: bool,
 }
 
 impl EndOfJob<'_> {
@@ -288,7 +211,14 @@ impl EndOfJob<'_> {
                     // Whoever has the directory now goes on from what is there.
                     Class::Fenced => (Exit::Failed, Ending::Suspended),
                 };
-                let checkpoint = self.settle(ending).filter(|_| class != Class::Fenced);
+                let checkpoint = match class {
+                    // Nothing in the directory is this process's any more.
+                    Class::Fenced => {
+                        warn(self.store);
+                        None
+                    }
+                    _ => self.settle(ending),
+                };
                 self.audience.tell(&Event::Failed {
                     error: chain(error.as_ref()),
                     exit_code: exit as u8,
@@ -320,33 +250,23 @@ impl EndOfJob<'_> {
             resume: resume.filter(|_| outcome != End::Finished),
             checkpoint,
         });
-        // The very last step, for whoever finds neither mark nor checkpoint begins anew. A supervisor
-        // that learns only that the process is gone asks again, and finds the mark.
-        if outcome == End::Finished
-            && !self.supervised
-            && let Err(error) = self.store.forget_finish(self.job_name)
-        {
-            tracing::warn!("removing the mark of the finished job: {}", chain(&error));
-        }
         Ok(Exit::Finished)
     }
 
     /// Deletes or keeps, and gives the newest checkpoint that there is to go on from.
     fn settle(&self, ending: Ending) -> Option<String> {
         let keeps = keeps(self.section, ending);
-        let finished = ending == Ending::Finished;
-        let now = self.clock.now_ms();
-        let settled = match (finished, keeps) {
-            (true, true) => self.store.finish(self.job_name, now),
-            (true, false) => self.store.finish_and_delete(self.job_name, now),
-            (false, true) => Ok(()),
-            (false, false) => self.store.delete_all(),
+        let how = match ending {
+            Ending::Finished => lease::Ending::Finished,
+            Ending::Cancelled => lease::Ending::Cancelled,
+            Ending::Failed => lease::Ending::Failed,
+            Ending::Suspended => lease::Ending::Suspended,
         };
-        if let Err(error) = settled {
-            tracing::warn!("at the end of the job: {}", chain(&error));
-        }
-        if !keeps && !finished && self.owns_output {
-            abandon(self.job, self.store.generation());
+        match self.store.end(how, keeps, self.clock.now_ms()) {
+            // What a successor may resume from stays, and what it may commit.
+            Err(error) => tracing::warn!("at the end of the job: {}", chain(&error)),
+            Ok(()) if !keeps && ending != Ending::Finished => abandon(self.job, self.store),
+            Ok(()) => {}
         }
         let kept = keeps
             .then(|| self.store.latest().and_then(|checkpoint| checkpoint.path()))

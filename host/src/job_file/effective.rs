@@ -45,7 +45,7 @@ pub(crate) fn to_toml(job: &JobFile, settled: &Settled) -> String {
     out.key("key-groups", i64::from(settled.key_groups));
     match &job.job.id {
         Some(id) => out.key("id", id.as_str()),
-        None => out.comment("id is not set: <name>-<8 hex digits>, new for each run"),
+        None => out.key("id", job.job.name.as_str()),
     }
     match &job.job.scratch_dir {
         Some(path) => out.path("scratch-dir", path),

@@ -4,9 +4,11 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::fences::Fence;
+use super::run::Run;
 
-/// The format that is written. Later ones are refused, for who knows what they mean.
-const FORMAT: u32 = 1;
+/// The format that is written. Later ones are refused: nobody knows what they mean. Format 1 had no
+/// `highest` and no `run`.
+const FORMAT: u32 = 2;
 
 /// The longest entry that is read: nobody writes a longer one.
 pub(super) const BYTES_MAX: u64 = 64 << 10;
@@ -44,6 +46,12 @@ pub(super) struct Entry {
     pub(super) released: bool,
     /// Which checkpoints of the directory are to be believed.
     pub(super) fences: Vec<Fence>,
+    /// The highest checkpoint number that was used when this was put.
+    #[serde(default)]
+    pub(super) highest: u64,
+    /// The run that the directory belongs to; `None` if none has begun.
+    #[serde(default)]
+    pub(super) run: Option<Run>,
 }
 
 /// Why an entry cannot be used.
@@ -118,6 +126,8 @@ mod tests {
                 token: "0123456789abcdef".to_owned(),
                 through: 12,
             }],
+            highest: 15,
+            run: Some(Run::fresh("r".to_owned(), 3)),
         }
     }
 

@@ -68,6 +68,17 @@ impl Fences {
         Ok(())
     }
 
+    /// Has the fence of this taking believe less than stood there: nothing above `through`.
+    pub(super) fn lower(&mut self, generation: u64, token: &str, through: u64) {
+        self.0
+            .retain(|fence| fence.generation != generation || fence.token != token);
+        self.push(Fence {
+            generation,
+            token: token.to_owned(),
+            through,
+        });
+    }
+
     fn push(&mut self, fence: Fence) {
         // Nothing came of the takings since, or it would have been seen.
         self.0.retain(|other| other.through < fence.through);

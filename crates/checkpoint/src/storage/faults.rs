@@ -75,6 +75,9 @@ pub enum Extent {
     Half,
     /// All of it; only the answer is lost.
     All,
+    /// Of a put all of it, but later: when [`FaultyStorage::land`] is called, crash or not, as if the
+    /// request had been under way for long. Nothing of any other step.
+    Late,
 }
 
 /// What becomes of a step.
@@ -107,6 +110,8 @@ pub struct FaultyStorage {
     record: Arc<Mutex<Record>>,
     pause: Arc<Mutex<Option<Arc<Pause>>>>,
     gate: Arc<Gate>,
+    lands_late: bool,
+    late: Arc<Mutex<Vec<(String, Vec<Bytes>)>>>,
 }
 
 #[derive(Debug, Default)]
@@ -166,6 +171,8 @@ impl FaultyStorage {
             record: Arc::default(),
             pause: Arc::default(),
             gate: Arc::default(),
+            lands_late: false,
+            late: Arc::default(),
         }
     }
 
@@ -226,6 +233,25 @@ impl FaultyStorage {
             unreadable: Arc::new(unreadable),
             ..self
         }
+    }
+
+    /// The same, and it says that a put which has failed may still take effect: see [`Extent::Late`].
+    #[must_use]
+    pub fn landing_late(self) -> Self {
+        Self {
+            lands_late: true,
+            ..self
+        }
+    }
+
+    /// Lets the puts take effect that were late, each unless its name is taken by now. Returns the names
+    /// of those that did.
+    pub fn land(&self) -> Vec<String> {
+        let late = std::mem::take(&mut *self.late.lock().unwrap_or_else(PoisonError::into_inner));
+        let landed = late
+            .into_iter()
+            .filter(|(name, parts)| self.inner.put_new(name, parts.clone()).is_ok());
+        landed.map(|(name, _)| name).collect()
     }
 
     /// Every step that was asked for so far, done or not. What is asked after a crash is none.
@@ -363,7 +389,22 @@ impl Storage for FaultyStorage {
                 self.inner.put_new(name, vec![whole.freeze()])
             }
             Extent::All => self.inner.put_new(name, parts),
+            Extent::Late => {
+                let mut late = self.late.lock().unwrap_or_else(PoisonError::into_inner);
+                late.push((name.to_owned(), parts));
+                Ok(())
+            }
         })
+    }
+
+    fn may_land_late(&self) -> bool {
+        self.lands_late || self.inner.may_land_late()
+    }
+
+    fn flush(&self, name: &str) -> Result<()> {
+        // No step: it changes nothing that can be seen.
+        self.check("flushing", name)?;
+        self.inner.flush(name)
     }
 
     fn read(&self, name: &str, range: Range<u64>) -> Result<Bytes> {
@@ -389,21 +430,21 @@ impl Storage for FaultyStorage {
 
     fn delete(&self, name: &str) -> Result<()> {
         self.step(Action::Delete, name, |extent| match extent {
-            Extent::Nothing | Extent::Half => Ok(()),
+            Extent::Nothing | Extent::Half | Extent::Late => Ok(()),
             Extent::All => self.inner.delete(name),
         })
     }
 
     fn make_directory(&self, name: &str) -> Result<()> {
         self.step(Action::MakeDirectory, name, |extent| match extent {
-            Extent::Nothing | Extent::Half => Ok(()),
+            Extent::Nothing | Extent::Half | Extent::Late => Ok(()),
             Extent::All => self.inner.make_directory(name),
         })
     }
 
     fn remove_directory(&self, name: &str) -> Result<()> {
         self.step(Action::RemoveDirectory, name, |extent| match extent {
-            Extent::Nothing | Extent::Half => Ok(()),
+            Extent::Nothing | Extent::Half | Extent::Late => Ok(()),
             Extent::All => self.inner.remove_directory(name),
         })
     }
@@ -448,7 +489,7 @@ impl ObjectWriter for FaultyWriter {
                 unreachable!("a finished writer is gone")
             };
             let done = match extent {
-                Extent::Nothing => return Ok(()),
+                Extent::Nothing | Extent::Late => return Ok(()),
                 Extent::Half => &bytes[..bytes.len() / 2],
                 Extent::All => bytes,
             };
@@ -466,7 +507,7 @@ impl ObjectWriter for FaultyWriter {
         let storage = self.storage.clone();
         storage.step(Action::Finish, &self.name, |extent| {
             match extent {
-                Extent::Nothing => {
+                Extent::Nothing | Extent::Late => {
                     self.inner = Some(inner);
                     return Ok(());
                 }

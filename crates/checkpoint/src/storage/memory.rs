@@ -51,6 +51,10 @@ impl fmt::Debug for MemoryStorage {
 }
 
 impl Storage for MemoryStorage {
+    fn may_land_late(&self) -> bool {
+        false
+    }
+
     fn create(&self, name: &str) -> Result<Box<dyn ObjectWriter>> {
         Ok(Box::new(MemoryWriter {
             storage: self.clone(),

@@ -1,4 +1,4 @@
-//! Deletes behind the checkpoints' back.
+//! Deletes in the background.
 //!
 //! One thread, started when there is first something to delete, and joined when the store goes. The
 //! queue is bounded: if a storage hangs for long, further deletions are given up with a warning, and
@@ -138,6 +138,9 @@ impl Deleter {
             false => Ok(None),
         };
         let deleted = owned.and_then(|owned| {
+            // By the storage, not by the clock: this process may have been stopped for long, and who
+            // took the directory meanwhile may have been rewound to this very checkpoint.
+            self.lease.as_ref().map_or(Ok(()), |it| it.confirm())?;
             storage.delete(&names::metadata(directory))?;
             Ok(owned)
         });
@@ -321,11 +324,6 @@ impl Cleaner {
                 self.shared.changed.notify_all();
             }
         }
-    }
-
-    /// Something else could not be deleted.
-    pub(super) fn warn(&self, error: &Error) {
-        self.shared.state().warn(describe(error));
     }
 
     pub(super) fn take_warnings(&self) -> Vec<String> {

@@ -11,6 +11,7 @@ use dataflow::state::{SealedState, SegmentStats};
 use super::assemble::{Assembled, assemble};
 use super::cleaner::Deletion;
 use super::segment::{Body, SegmentWriter, Written};
+use super::slots::Slot;
 use super::{Inner, Options};
 use crate::completed::{Completed, Contents};
 use crate::metadata::{self, METADATA_BYTES_MAX, Metadata};
@@ -39,10 +40,25 @@ enum Phase {
     GivenUp,
     /// The metadata is being written.
     Completing,
-    /// Given up while its metadata was being written: should that succeed, it is deleted again.
+    /// Given up while its metadata was being written: should that succeed, it exists, but nobody is
+    /// told, and the next one takes its place.
     Revoked,
     /// It is complete, or what was written is removed.
     Over,
+}
+
+/// Why a checkpoint is not complete.
+enum Outcome {
+    /// It does not exist, and never will.
+    Failed(Error),
+    /// It may exist.
+    Unknown(Box<Slot>, Error),
+}
+
+impl From<Error> for Outcome {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
+    }
 }
 
 impl Pending {
@@ -130,8 +146,9 @@ impl Pending {
     /// [`Error::NotFound`] if what deltas build on is gone from the storage,
     /// [`Error::Incompatible`] if what is passed does not belong together or a newer checkpoint is
     /// complete, [`Error::Storage`] if it
-    /// could not be written. The checkpoint is discarded then. [`Error::Fenced`] if the job directory
-    /// is another's: then nothing is deleted, and what was written is never believed.
+    /// could not be written: the checkpoint is discarded then, unless it may exist (see
+    /// [`CheckpointStore::close_slots`](super::CheckpointStore::close_slots)). [`Error::Fenced`] if the
+    /// job directory is another's: then nothing is deleted, and what was written is never believed.
     pub fn complete(
         self: Arc<Self>,
         metadata: Metadata,
@@ -148,42 +165,75 @@ impl Pending {
             None => return Err(self.closed_error()),
         }
         let committed = self.commit(metadata, written);
-        // Here it is decided, once: believed, or given up before.
+        // Here it is decided, once: announced, or given up before.
         let revoked = self.finish() == Phase::Revoked;
         match committed {
-            Ok(completed) if revoked => {
-                self.revoke(completed);
+            Ok(slot) if revoked => {
+                // It exists, and a restart may find it. So it must stay whole, until a newer one
+                // takes its place.
+                self.leave_open(slot);
                 Err(self.closed_error())
             }
-            Ok(completed) => {
-                let deletions = self.store.retained().complete(completed.clone());
-                self.store.clean(deletions);
-                // What was written but not passed on, such as one of two writes of a subtask.
-                let used = completed.files();
-                let unused = self
-                    .files()
-                    .drain(..)
-                    .filter(|file| !used.contains(file))
-                    .collect();
-                self.store.clean([Deletion::Files {
-                    objects: unused,
-                    directories: Vec::new(),
-                }]);
-                Ok(completed)
+            Ok(slot) => Ok(self.announce(slot.checkpoint)),
+            Err(Outcome::Unknown(slot, error)) => {
+                self.leave_open(*slot);
+                Err(error)
             }
-            Err(error) => {
+            Err(Outcome::Failed(error)) => {
                 self.clean_up();
                 Err(error)
             }
         }
     }
 
-    /// Gives the checkpoint up: it will never be believed. Returns at once, also while
-    /// [`Pending::complete`] waits for a storage that does not answer: should the metadata come into
-    /// being after all, `complete` deletes it again, and fails.
-    ///
-    /// A crash between these two leaves a checkpoint that is whole. A restore may use it: it is as
-    /// consistent as any other, and no output was committed in its name.
+    /// It is complete: older ones go, and what was written and not used.
+    fn announce(&self, completed: Completed) -> Completed {
+        let id = self.id.0;
+        self.store.note_completed(id);
+        // Whether they exist or not, this one has taken their place.
+        for slot in self.store.slots().take_before(id) {
+            let metadata = Deletion::Checkpoint(slot.checkpoint.clone());
+            let deletions = self.store.retained().give_up(slot.checkpoint);
+            self.store.clean([metadata]);
+            self.store.clean(deletions);
+        }
+        let deletions = self.store.retained().complete(completed.clone());
+        self.store.clean(deletions);
+        // What was written but not passed on, such as one of two writes of a subtask.
+        let used = completed.files();
+        let unused = self
+            .files()
+            .drain(..)
+            .filter(|file| !used.contains(file))
+            .collect();
+        self.store.clean([Deletion::Files {
+            objects: unused,
+            directories: Vec::new(),
+        }]);
+        completed
+    }
+
+    /// It may exist, or does exist, though it counts as failed: nothing of it is removed until its slot
+    /// is closed or a newer one has taken its place.
+    fn leave_open(&self, slot: Slot) {
+        let id = self.id.0;
+        let newer = self.store.retained().latest();
+        if newer.is_some_and(|newer| newer.metadata().id > id) {
+            let metadata = Deletion::Checkpoint(slot.checkpoint.clone());
+            let deletions = self.store.retained().give_up(slot.checkpoint);
+            self.store.clean([metadata]);
+            self.store.clean(deletions);
+        } else {
+            self.store.slots().insert(slot);
+        }
+        self.files().clear();
+        self.forget();
+    }
+
+    /// Gives the checkpoint up: it is never announced, and no output is committed in its name. Returns
+    /// at once, also while [`Pending::complete`] waits for a storage that does not answer: should the
+    /// metadata come into being after all, it stays, whole, until a newer checkpoint takes its place; a
+    /// restart may go on from it, because it is as consistent as any other.
     ///
     /// Returns whether it is given up; `false` if it was complete, or had failed, before.
     pub fn give_up(&self) -> bool {
@@ -214,29 +264,43 @@ impl Pending {
         outcome
     }
 
-    /// Takes back a checkpoint that was given up while its metadata was being written.
-    fn revoke(&self, completed: Completed) {
-        let name = names::metadata(&self.store.job.checkpoint(self.id.0));
-        let owned = self.store.lease.as_ref().map_or(Ok(()), |it| it.keep());
-        match owned.and_then(|()| self.store.storage.delete(&name)) {
-            // Metadata first: what it referenced has nobody that believes in it now.
-            Ok(()) => self.clean_up(),
-            // It exists, and whoever looks will believe it. So it must stay whole, until a newer one
-            // subsumes it like any other.
-            Err(error) => {
-                self.store.cleaner.warn(&error);
-                let deletions = self.store.retained().complete(completed);
-                self.store.clean(deletions);
-            }
-        }
-    }
-
     /// Puts pack and metadata, in this order.
     fn commit(
         &self,
+        metadata: Metadata,
+        written: Vec<(usize, u32, Written)>,
+    ) -> std::result::Result<Slot, Outcome> {
+        let store = &*self.store;
+        let slot = self.put_data(metadata, written)?;
+        let name = names::metadata(&slot.checkpoint.contents().directory);
+        if let Some(lease) = &store.lease {
+            // Without this a host that has been stopped for long would leave what is not believed.
+            lease.keep().map_err(Outcome::Failed)?;
+        }
+        if *self.phase() == Phase::Revoked {
+            return Err(Outcome::Failed(self.closed_error()));
+        }
+        let slot = self.put_metadata(&name, slot)?;
+        // If the job directory was ours until here, who takes it finds the checkpoint; if not, nobody
+        // believes it. Who cannot tell leaves it as it is, whole, and does not go by it.
+        match store.confirm() {
+            // From here on the checkpoint exists, whatever happens to this process.
+            Ok(()) => Ok(slot),
+            Err(error @ Error::Fenced { .. }) => {
+                // Its successor may need what it does not know to be ours.
+                self.files().clear();
+                Err(Outcome::Failed(error))
+            }
+            Err(error) => Err(Outcome::Unknown(Box::new(slot), error)),
+        }
+    }
+
+    /// Puts all that the metadata references, and encodes the metadata.
+    fn put_data(
+        &self,
         mut metadata: Metadata,
         written: Vec<(usize, u32, Written)>,
-    ) -> Result<Completed> {
+    ) -> Result<Slot> {
         let store = &*self.store;
         let storage = &store.storage;
         store.check_in_place()?;
@@ -264,20 +328,8 @@ impl Pending {
         // Everything that the metadata references is durable. A crash here leaves orphans.
         let name = names::metadata(&directory);
         let (encoded, inline) = metadata::encode(&metadata, &inline, &storage.location(&name))?;
-        if let Some(lease) = &store.lease {
-            // Without this a host that has been stopped for long would leave what is not believed.
-            lease.keep()?;
-        }
-        if *self.phase() == Phase::Revoked {
-            return Err(self.closed_error());
-        }
-        self.put_metadata(&name, &encoded)?;
-        // If the job directory was ours until here, who takes it finds the checkpoint; if not, nobody
-        // believes it. Who cannot tell leaves it as it is, whole, and does not go by it.
-        store.confirm().inspect_err(|_| self.files().clear())?;
-        // From here on the checkpoint exists, whatever happens to this process.
         let metadata_bytes = encoded.len() as u64;
-        Ok(Completed::new(Contents {
+        let checkpoint = Completed::new(Contents {
             storage: Arc::clone(storage),
             directory,
             metadata,
@@ -286,7 +338,11 @@ impl Pending {
             bytes_written: self.bytes_written.load(Ordering::Relaxed) + metadata_bytes,
             lasting: !store.volatile,
             totals,
-        }))
+        });
+        Ok(Slot {
+            encoded,
+            checkpoint,
+        })
     }
 
     /// What deltas build on must still be there: somebody may have removed the directory, and with an
@@ -310,33 +366,28 @@ impl Pending {
         }
     }
 
-    fn put_metadata(&self, name: &str, encoded: &Bytes) -> Result<()> {
+    fn put_metadata(&self, name: &str, slot: Slot) -> std::result::Result<Slot, Outcome> {
         let storage = &*self.store.storage;
-        let Err(error) = storage.put_new(name, vec![encoded.clone()]) else {
-            return Ok(());
+        let Err(error) = storage.put_new(name, vec![slot.encoded.clone()]) else {
+            return Ok(slot);
         };
+        let found = storage.read(name, 0..METADATA_BYTES_MAX);
         if matches!(error, Error::AlreadyExists { .. }) {
             // A client that tries again by itself may have met its own first try.
-            return match storage.read(name, 0..METADATA_BYTES_MAX) {
-                Ok(found) if found == *encoded => Ok(()),
-                _ => Err(error),
+            return match found {
+                Ok(found) if found == slot.encoded => Ok(slot),
+                Err(Error::Storage { .. }) => Err(Outcome::Unknown(Box::new(slot), error)),
+                _ => Err(Outcome::Failed(error)),
             };
         }
-        // It may exist all the same (the link was made, the flush failed). It must not outlive the
-        // data that will be removed now; if nobody can tell, the data stays, as an orphan at worst.
-        let absent = match storage.read(name, 0..METADATA_BYTES_MAX) {
-            Err(Error::NotFound(_)) => true,
-            Ok(found) if found == *encoded => {
-                self.store.confirm().is_ok() && storage.delete(name).is_ok()
-            }
-            // Somebody else's: it does not reference our data.
-            Ok(_) => true,
-            Err(_) => false,
-        };
-        if !absent {
-            self.files().clear();
+        match found {
+            // Somebody else's: ours cannot come.
+            Ok(found) if found != slot.encoded => Err(Outcome::Failed(error)),
+            Err(Error::NotFound(_)) if !storage.may_land_late() => Err(Outcome::Failed(error)),
+            // It may exist all the same (the answer was lost; the link was made and the flush failed),
+            // or come into being later.
+            _ => Err(Outcome::Unknown(Box::new(slot), error)),
         }
-        Err(error)
     }
 
     pub(super) fn options(&self) -> &Options {

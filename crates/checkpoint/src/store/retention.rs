@@ -139,6 +139,14 @@ impl Retained {
         deletions
     }
 
+    /// A checkpoint whose slot is closed, or that a newer one has taken the place of: if its metadata
+    /// exists it goes, and what only it references.
+    pub(super) fn give_up(&mut self, checkpoint: Completed) -> Vec<Deletion> {
+        let id = checkpoint.metadata().id;
+        self.pinned.insert(id, checkpoint);
+        self.sweep()
+    }
+
     /// Gives up what is only pinned.
     pub(super) fn unpin_all(&mut self) -> Vec<Deletion> {
         let gone = std::mem::take(&mut self.pinned).into_values().collect();

@@ -1,110 +1,117 @@
-//! Where a job starts from: the checkpoint that the command line names, found and compared with the
-//! job before anything runs.
+//! The checkpoint that the command line names: found, and compared with the job before anything runs.
 
 use anyhow::anyhow;
-use checkpoint::claim::Extent;
+use checkpoint::locate::{Fallback, LATEST};
 use checkpoint::{Completed, locate, locate_fallback};
 use dataflow::KeyGroups;
 use runtime::JobGraph;
 use runtime::restore::{Entry, Report, Verdict};
 
 use crate::cli::{ClaimMode, RestoreArguments};
-use crate::events::{Audience, Event, RestoredNode};
+use crate::events::{Event, RestoredNode};
 use crate::exit::{Error, Exit};
 use crate::job_file::JobFile;
 use crate::job_file::checkpoint::{Retention, Storage};
 
-/// Where a job starts.
-pub(crate) enum Start {
-    /// With nothing.
-    Fresh,
-    /// From a checkpoint.
-    From(Box<Completed>),
-    /// Nowhere: it has finished since its latest checkpoint.
-    Finished,
+/// What stands after `-s`.
+pub(crate) fn spec(arguments: &RestoreArguments) -> Option<&str> {
+    arguments.from.as_deref()
 }
 
-/// Finds the checkpoint to start from.
-pub(crate) fn choose(
-    arguments: &RestoreArguments,
-    job: &JobFile,
-    audience: Audience,
-) -> Result<Start, Error> {
-    if arguments.claim_mode == Some(ClaimMode::Claim) && job.checkpoint.storage == Storage::Memory {
+/// Whether it asks for the newest checkpoint of the job itself.
+pub(crate) fn is_latest(spec: &str) -> bool {
+    spec == LATEST
+}
+
+/// Refuses options that say nothing: whoever gives them forgot another one.
+pub(crate) fn check_options(arguments: &RestoreArguments, job: &JobFile) -> Result<(), Error> {
+    if job.checkpoint.storage == Storage::Memory {
+        let useless = if arguments.claim_mode == Some(ClaimMode::Claim) {
+            "claim mode `claim` needs"
+        } else if arguments.rewind.is_some() {
+            "`--rewind` needs"
+        } else if arguments.fresh {
+            "`--fresh` needs"
+        } else if arguments.resume || spec(arguments).is_some_and(is_latest) {
+            "resuming from the newest checkpoint needs"
+        } else {
+            return Ok(());
+        };
         let error = anyhow!(
-            "claim mode `claim` needs checkpoints that outlive the process, but `checkpoint.storage` is `memory`"
+            "{useless} checkpoints that outlive the process, but `checkpoint.storage` is `memory`"
         );
-        return Err(Error::refused(error).hint(
-            "set `checkpoint.dir`, or leave `--claim-mode` out: the checkpoint stays as it is",
-        ));
+        return Err(Error::refused(error).hint("set `checkpoint.dir`"));
     }
-    let spec = match (&arguments.from, arguments.resume) {
-        (Some(spec), _) => spec.as_str(),
-        (None, true) => "latest",
-        (None, false) => return refuse_useless_options(arguments).map(|()| Start::Fresh),
-    };
-    let dir = job.checkpoint.dir.as_ref().map(ToString::to_string);
-    let found = if arguments.fallback {
-        locate_fallback(spec, dir.as_deref(), &job.job.name).map(|found| {
-            for rejected in &found.rejected {
-                let (path, why) = (&rejected.path, &rejected.why);
-                tracing::warn!("falling back: {path} is not used, {why}");
-            }
-            found.checkpoint
-        })
+    if spec(arguments).is_some() || arguments.resume {
+        return Ok(());
+    }
+    let option = if arguments.allow_non_restored_state {
+        "-n"
+    } else if arguments.fallback {
+        "--fallback"
+    } else if arguments.claim_mode.is_some() {
+        "--claim-mode"
+    } else if arguments.rewind.is_some() {
+        "--rewind"
     } else {
-        locate(spec, dir.as_deref(), &job.job.name).map(|found| found.checkpoint)
+        return Ok(());
     };
-    match found {
-        Ok(checkpoint) => Ok(Start::From(Box::new(checkpoint))),
-        Err(checkpoint::Error::Finished { .. }) => Ok(Start::Finished),
-        Err(checkpoint::Error::NotFound(_)) if arguments.resume => {
-            let name = &job.job.name;
-            audience.say(&format!(
-                "no checkpoint of job `{name}` yet, starting fresh"
-            ));
-            Ok(Start::Fresh)
-        }
-        Err(error) => {
-            let corrupt = matches!(error, checkpoint::Error::Corrupt { .. });
-            let error =
-                Error::checkpoint(error, format!("resuming from {}", checkpoint::shown(spec)));
-            Err(if corrupt && !arguments.fallback {
-                error.hint("`--fallback` uses the newest good older checkpoint")
-            } else {
-                error
-            })
-        }
-    }
+    let error = anyhow!("{option} says how to resume, but not from where");
+    Err(Error::refused(error).hint("add `-s PATH`, `-s latest` or `--resume`"))
 }
 
-/// What of the checkpoint's surroundings the job takes over with it; `None` if it stays its owner's.
-pub(crate) fn claim(arguments: &RestoreArguments) -> Option<Extent> {
-    match (arguments.resume, arguments.claim_mode) {
-        (true, None | Some(ClaimMode::Claim)) => Some(Extent::JobDirectory),
-        (false, Some(ClaimMode::Claim)) => Some(Extent::Checkpoint),
-        (_, Some(ClaimMode::NoClaim)) | (false, None) => None,
-    }
-}
-
-/// The job id under which a run goes on that takes over what earlier runs left: theirs, so that job
-/// directories and staging places of runs that were killed do not pile up. `None`: it has one of its
-/// own.
-pub(crate) fn inherited_id(
+/// Finds the checkpoint that `spec` names.
+pub(crate) fn named(
+    spec: &str,
     arguments: &RestoreArguments,
-    job: &JobFile,
-    from: Option<&Completed>,
-) -> Option<String> {
-    let Storage::Filesystem(dir) = &job.checkpoint.storage else {
-        return None;
+    dir: Option<&str>,
+    job_id: &str,
+) -> Result<Completed, Error> {
+    let found = match arguments.fallback {
+        true => locate_fallback(spec, dir, job_id).map(fallen_back),
+        false => locate(spec, dir, job_id).map(|found| found.checkpoint),
     };
-    if !arguments.resume || job.job.id.is_some() || claim(arguments).is_none() {
-        return None;
+    let doing = format!("resuming from {}", checkpoint::shown(spec));
+    found.map_err(|error| not_usable(error, doing, arguments))
+}
+
+/// As [`named`], but does not read what would be read to fall back.
+pub(crate) fn named_exists(
+    spec: &str,
+    arguments: &RestoreArguments,
+    dir: &str,
+    job_id: &str,
+) -> Result<(), Error> {
+    match locate(spec, Some(dir), job_id) {
+        Err(checkpoint::Error::Corrupt { .. }) if arguments.fallback => Ok(()),
+        Ok(_) => Ok(()),
+        Err(error) => {
+            let doing = format!("resuming from {}", checkpoint::shown(spec));
+            Err(not_usable(error, doing, arguments))
+        }
     }
-    let dir = dir.to_string();
-    match from {
-        Some(checkpoint) => checkpoint::claim::job_id_in(&dir, checkpoint),
-        None => checkpoint::claim::unused_job_id(&dir, &job.job.name),
+}
+
+/// The checkpoint that was fallen back to, after saying from what.
+pub(crate) fn fallen_back(found: Fallback) -> Completed {
+    for rejected in &found.rejected {
+        let (path, why) = (&rejected.path, &rejected.why);
+        tracing::warn!("falling back: {path} is not used, {why}");
+    }
+    found.checkpoint
+}
+
+/// Why there is no checkpoint to start from.
+pub(crate) fn not_usable(
+    error: checkpoint::Error,
+    doing: impl std::fmt::Display,
+    arguments: &RestoreArguments,
+) -> Error {
+    let corrupt = matches!(error, checkpoint::Error::Corrupt { .. });
+    let error = Error::checkpoint(error, doing);
+    match corrupt && !arguments.fallback {
+        true => error.hint("`--fallback` uses the newest good older checkpoint"),
+        false => error,
     }
 }
 
@@ -121,21 +128,6 @@ pub(crate) fn claimed(checkpoint: &Completed, retention: Retention) -> String {
     format!(
         "checkpoint {id} is claimed: {path} is deleted once newer checkpoints have taken its place and none needs it; {on_cancel}"
     )
-}
-
-/// Without a checkpoint these options say nothing; whoever gives them forgot it.
-fn refuse_useless_options(arguments: &RestoreArguments) -> Result<(), Error> {
-    let option = if arguments.allow_non_restored_state {
-        "-n"
-    } else if arguments.fallback {
-        "--fallback"
-    } else if arguments.claim_mode.is_some() {
-        "--claim-mode"
-    } else {
-        return Ok(());
-    };
-    let error = anyhow!("{option} says how to resume, but not from where");
-    Err(Error::refused(error).hint("add `-s PATH`, `-s latest` or `--resume`"))
 }
 
 /// The number of key groups of a checkpoint.

@@ -5,8 +5,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
-use checkpoint::lease::{Held, Holder, Terms, Time};
-use checkpoint::store::CheckpointStore;
+use checkpoint::lease::{Holder, Terms, Time};
 use dataflow::alignment;
 use runtime::coordinator::Settings;
 use runtime::restart::Strategy;
@@ -16,12 +15,12 @@ use crate::job_file::checkpoint::{CheckpointSection, Mode, Storage};
 use crate::job_file::restart::RestartStrategy;
 
 /// How the runtime is to run the job.
-pub(crate) fn options(job: &JobFile, id: &str) -> runtime::Options {
+pub(crate) fn options(job: &JobFile, id: &str, run: &str) -> runtime::Options {
     let section = &job.checkpoint;
     runtime::Options {
         name: job.job.name.clone(),
         id: id.to_owned(),
-        run: id.to_owned(),
+        run: run.to_owned(),
         checkpoint: Settings {
             interval_ms: section.interval.map(at_least_one_ms),
             timeout_ms: at_least_one_ms(section.timeout),
@@ -38,31 +37,15 @@ pub(crate) fn options(job: &JobFile, id: &str) -> runtime::Options {
     }
 }
 
-/// Where the job keeps its checkpoints: a directory that is this process's own from now on. `watch` is
-/// told of whom the end is waited for.
-///
-/// # Errors
-/// The directory cannot be used, or another host has it.
-pub(crate) fn store(
-    section: &CheckpointSection,
-    id: &str,
-    time: Arc<dyn Time>,
-    watch: &mut dyn FnMut(&Held),
-) -> checkpoint::Result<CheckpointStore> {
-    let options = checkpoint::store::Options {
+/// How the job keeps its checkpoints.
+pub(crate) fn store_options(section: &CheckpointSection) -> checkpoint::store::Options {
+    checkpoint::store::Options {
         inline_threshold: section.inline_threshold,
         max_state_size: section.max_state_size,
         retained: section.retained as usize,
         incremental: section.incremental,
         compression: section.compression,
         timeout: section.timeout,
-    };
-    match &section.storage {
-        Storage::Memory => Ok(CheckpointStore::memory(options)),
-        Storage::Filesystem(dir) => {
-            let terms = terms(section.lease_timeout, time);
-            CheckpointStore::own(&dir.to_string(), id, options, terms, watch)
-        }
     }
 }
 
@@ -110,13 +93,22 @@ pub(crate) fn storage_line(section: &CheckpointSection, id: &str) -> String {
     }
 }
 
-/// The job's id: its own, or its name and eight hex digits that no other run has.
+/// The job's id: the name of its directory.
 pub(crate) fn job_id(job: &JobFile) -> String {
-    job.job.id.clone().unwrap_or_else(|| {
-        // The hasher's keys are random in every process, which is all that is needed here.
-        let random = RandomState::new().hash_one(std::process::id());
-        format!("{}-{:08x}", job.job.name, random as u32)
-    })
+    job.job.id.clone().unwrap_or_else(|| job.job.name.clone())
+}
+
+/// The id of a job whose checkpoints end with this process: two that run at once must not meet in
+/// what they write.
+pub(crate) fn memory_job_id(job: &JobFile, token: &str) -> String {
+    format!("{}-{}", job_id(job), &token[..token.len().min(8)])
+}
+
+/// A token for a run that begins: twelve random hex digits.
+pub(crate) fn new_token() -> String {
+    // The hasher's keys are random in every process, and differ from one call to the next.
+    let random = RandomState::new().hash_one(std::process::id());
+    format!("{:012x}", random & 0xffff_ffff_ffff)
 }
 
 fn strategy(restart: &RestartStrategy) -> Strategy {

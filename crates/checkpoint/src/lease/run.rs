@@ -1,0 +1,220 @@
+//! What is on record of the run that a job directory belongs to.
+//!
+//! A *run* is one life of a job: it begins with a fresh start and goes on through every resume and
+//! rewind, whichever processes work on it. The newest entry of the lease carries this record, and is
+//! never deleted once there is a record. So numbers never restart, what a run started from survives a
+//! crash before its first checkpoint, and how it ended is known when nothing else is left of it.
+
+use serde::{Deserialize, Serialize};
+
+use crate::metadata::Metadata;
+
+/// How many spans of discarded checkpoints are on record. Each is removed from it once its files are
+/// deleted, so there are more only if deleting fails again and again.
+const DISCARDED_MAX: usize = 32;
+
+/// A run, as the lease records it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Run {
+    /// Distinguishes this run from all others: random, new at a fresh start. Published output and the
+    /// metadata of checkpoints carry it.
+    pub token: String,
+    /// The highest checkpoint number that had been used when the run began: higher ones are its own.
+    pub since: u64,
+    /// Where the run starts as long as it has no later checkpoint.
+    pub start: Start,
+    /// The highest checkpoint that is known to be complete; 0 if none is. One that completed shortly
+    /// before a crash may be higher: then it stands in the directory.
+    pub completed: u64,
+    /// How it ended. `None`: it is at work, or its process is gone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended: Option<Ended>,
+    /// Checkpoints that were given up: they are never believed, and are deleted when they are not
+    /// needed for anything.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub discarded: Vec<Span>,
+    /// A rewind that has begun. Whoever starts the job next finishes it first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rewind: Option<Rewind>,
+}
+
+/// Where a run starts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Start {
+    /// With nothing.
+    Fresh,
+    /// From a checkpoint in the job's own directory.
+    Own {
+        /// Its number.
+        id: u64,
+    },
+    /// From a checkpoint or savepoint elsewhere.
+    Elsewhere {
+        /// The path or URL of its metadata.
+        path: String,
+        /// Its number.
+        id: u64,
+        /// Whether the job takes it over.
+        claim: bool,
+    },
+}
+
+impl Start {
+    /// The number of the checkpoint; 0 for a fresh start.
+    #[must_use]
+    pub fn id(&self) -> u64 {
+        match self {
+            Self::Fresh => 0,
+            Self::Own { id } | Self::Elsewhere { id, .. } => *id,
+        }
+    }
+}
+
+/// The end of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Ended {
+    /// How it ended.
+    pub how: Ending,
+    /// When, in milliseconds since the epoch.
+    pub at: i64,
+}
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Ending {
+    /// All input was processed and all output committed.
+    Finished,
+    /// It was cancelled.
+    Cancelled,
+    /// It failed, and was not restarted.
+    Failed,
+    /// It was suspended, to be resumed.
+    Suspended,
+}
+
+impl Ending {
+    /// The word for it.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Finished => "finished",
+            Self::Cancelled => "was cancelled",
+            Self::Failed => "failed",
+            Self::Suspended => "was suspended",
+        }
+    }
+}
+
+/// A span of checkpoint numbers: above `after`, up to and including `through`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Span {
+    /// The number before the first one.
+    pub after: u64,
+    /// The last number.
+    pub through: u64,
+}
+
+impl Span {
+    fn contains(self, id: u64) -> bool {
+        self.after < id && id <= self.through
+    }
+}
+
+/// Going back to a checkpoint after which output was published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Rewind {
+    /// The checkpoint to go back to.
+    pub to: u64,
+    /// What becomes of the output that was published after it.
+    pub mode: RewindMode,
+}
+
+/// What becomes of the output that was published after the checkpoint that a job is rewound to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RewindMode {
+    /// It stays, and is written again.
+    Repeat,
+    /// Each sink removes it.
+    Withdraw,
+}
+
+impl Run {
+    /// A run that begins with nothing, in a directory where `since` is the highest number that was
+    /// used.
+    #[must_use]
+    pub fn fresh(token: String, since: u64) -> Self {
+        Self {
+            token,
+            since,
+            start: Start::Fresh,
+            completed: 0,
+            ended: None,
+            discarded: Vec::new(),
+            rewind: None,
+        }
+    }
+
+    /// Whether the run has finished.
+    #[must_use]
+    pub fn has_finished(&self) -> bool {
+        self.ended
+            .is_some_and(|ended| ended.how == Ending::Finished)
+    }
+
+    /// Gives up all of the run's checkpoints up to `through`.
+    pub fn discard_through(&mut self, through: u64) {
+        let span = Span {
+            after: self.since,
+            through,
+        };
+        // Two that overlap are one: a smaller one says nothing new.
+        self.discarded
+            .retain(|other| other.after < span.after || other.through > span.through);
+        if span.after < span.through {
+            self.discarded.push(span);
+        }
+        let surplus = self.discarded.len().saturating_sub(DISCARDED_MAX);
+        self.discarded.drain(..surplus);
+    }
+
+    /// Whether the checkpoint with this number was given up.
+    #[must_use]
+    pub fn has_discarded(&self, id: u64) -> bool {
+        self.discarded.iter().any(|span| span.contains(id))
+    }
+
+    /// Whether a checkpoint was taken by this run, as far as its metadata tells.
+    #[must_use]
+    pub fn took(&self, metadata: &Metadata) -> bool {
+        metadata.run.as_deref() == Some(self.token.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_discarded_is_a_set_of_spans() {
+        let mut run = Run::fresh("a".to_owned(), 5);
+        run.discard_through(5);
+        assert!(run.discarded.is_empty(), "there was nothing to discard");
+        run.discard_through(9);
+        run.discard_through(9);
+        assert_eq!(run.discarded.len(), 1);
+        for (id, discarded) in [(5, false), (6, true), (9, true), (10, false)] {
+            assert_eq!(run.has_discarded(id), discarded, "{id}");
+        }
+        // What an earlier run kept stays out of it.
+        run.since = 12;
+        run.discard_through(15);
+        assert!(!run.has_discarded(11) && run.has_discarded(13) && run.has_discarded(7));
+    }
+}

@@ -1,0 +1,35 @@
+//! `host checkpoints forget`: a job's directory is removed wholly.
+
+use std::sync::Arc;
+
+use checkpoint::shown;
+use runtime::clock::SystemClock;
+use serde_json::json;
+
+use crate::cli::Place;
+use crate::commands::print;
+use crate::commands::run::settings;
+use crate::events::size;
+use crate::exit::{Error, Exit};
+use crate::job_file::checkpoint::CheckpointSection;
+
+/// Removes it, and says what was in it.
+pub(crate) fn forget(place: &Place) -> Result<Exit, Error> {
+    let clock = Arc::new(SystemClock::new());
+    let terms = settings::terms(CheckpointSection::default().lease_timeout, clock);
+    let report = checkpoint::forget::forget(&place.place, &terms)
+        .map_err(|error| Error::checkpoint(error, format!("forgetting {}", shown(&place.place))))?;
+    print(&match place.json {
+        true => format!(
+            "{:#}\n",
+            json!({ "path": report.path, "files": report.files, "bytes": report.bytes })
+        ),
+        false => format!(
+            "removed {}: {} files, {}\n",
+            report.path,
+            report.files,
+            size(report.bytes)
+        ),
+    })?;
+    Ok(Exit::Finished)
+}

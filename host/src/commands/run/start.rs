@@ -1,0 +1,581 @@
+//! Where a run starts: the job's directory is taken, what was asked for is compared with what is in
+//! it, and what the run starts from is put on record before its first record is read.
+
+use std::sync::Arc;
+
+use anyhow::anyhow;
+use checkpoint::claim::Extent;
+use checkpoint::history::History;
+use checkpoint::lease::{Held, Lease, Rewind, RewindMode, Run, Start};
+use checkpoint::start::{Asked, Plan, Refusal, Source, decide};
+use checkpoint::{CheckpointStore, Completed, verify};
+use runtime::clock::SystemClock;
+use runtime::graph::NodeKind;
+use runtime::restore::Report;
+use runtime::{Delivery, JobGraph, Keeper, Origin, SinkFactory};
+
+use super::{not_opened, restore, settings, watching};
+use crate::assemble::Prepared;
+use crate::cli::{ClaimMode, RestoreArguments};
+use crate::events::Audience;
+use crate::exit::{Error, Exit};
+use crate::job_file::JobFile;
+use crate::job_file::checkpoint::Storage;
+
+/// A run that may begin.
+pub(super) struct Begun {
+    /// Its checkpoints.
+    pub(super) store: CheckpointStore,
+    /// Renews the lease of the job's directory, if there is one.
+    pub(super) _keeper: Option<Keeper>,
+    /// The job's id.
+    pub(super) job_id: String,
+    /// The run's token.
+    pub(super) run: String,
+    /// The checkpoint that it starts from.
+    pub(super) from: Option<Completed>,
+    /// The job.
+    pub(super) graph: JobGraph,
+    /// How the checkpoint fits the job.
+    pub(super) report: Option<Report>,
+    /// Whether the checkpoint was one of another owner, and is taken over.
+    pub(super) claimed: bool,
+}
+
+/// Decides where the job starts, and makes that durable. `None`: it has finished already.
+pub(super) fn begin(
+    prepared: &Prepared,
+    arguments: &RestoreArguments,
+    clock: &Arc<SystemClock>,
+    audience: Audience,
+) -> Result<Option<Begun>, Error> {
+    restore::check_options(arguments, &prepared.job)?;
+    match &prepared.job.checkpoint.storage {
+        Storage::Memory => in_memory(prepared, arguments).map(Some),
+        Storage::Filesystem(dir) => {
+            let owning = Owning {
+                prepared,
+                arguments,
+                audience,
+                dir: dir.to_string(),
+                job_id: settings::job_id(&prepared.job),
+            };
+            owning.begin(clock)
+        }
+    }
+}
+
+/// With checkpoints in memory nothing is known of earlier runs.
+fn in_memory(prepared: &Prepared, arguments: &RestoreArguments) -> Result<Begun, Error> {
+    let job = &prepared.job;
+    let run = settings::new_token();
+    let job_id = settings::memory_job_id(job, &run);
+    let from = match restore::spec(arguments) {
+        None => None,
+        Some(spec) => Some(restore::named(spec, arguments, None, &job_id)?),
+    };
+    let (graph, report) = fitted(prepared, from.as_ref(), arguments)?;
+    Ok(Begun {
+        store: CheckpointStore::memory(settings::store_options(&job.checkpoint)),
+        _keeper: None,
+        job_id,
+        run,
+        from,
+        graph,
+        report,
+        claimed: false,
+    })
+}
+
+/// The graph for a checkpoint, and how the checkpoint fits it.
+fn fitted(
+    prepared: &Prepared,
+    from: Option<&Completed>,
+    arguments: &RestoreArguments,
+) -> Result<(JobGraph, Option<Report>), Error> {
+    let groups = from.map(restore::key_groups).transpose()?;
+    let graph = prepared.graph(groups)?;
+    let report = from
+        .map(|checkpoint| restore::check(&graph, checkpoint, arguments))
+        .transpose()?;
+    Ok((graph, report))
+}
+
+/// A job with a directory of its own.
+struct Owning<'a> {
+    prepared: &'a Prepared,
+    arguments: &'a RestoreArguments,
+    audience: Audience,
+    dir: String,
+    job_id: String,
+}
+
+/// What is put on record.
+struct Decided {
+    from: Option<Completed>,
+    start: Start,
+    /// The run's record as it was, if it goes on.
+    goes_on: bool,
+    rewind: Option<Rewind>,
+}
+
+impl Owning<'_> {
+    fn job(&self) -> &JobFile {
+        &self.prepared.job
+    }
+
+    fn begin(&self, clock: &Arc<SystemClock>) -> Result<Option<Begun>, Error> {
+        // What was named is looked at first: a wrong path is refused before anybody is waited for.
+        let spec = restore::spec(self.arguments).filter(|spec| !restore::is_latest(spec));
+        if let Some(spec) = spec {
+            restore::named_exists(spec, self.arguments, &self.dir, &self.job_id)?;
+        }
+        let audience = self.audience;
+        let mut watch = |held: &Held| audience.say(&watching(held));
+        let lease = CheckpointStore::take_lease(
+            &self.dir,
+            &self.job_id,
+            self.job().checkpoint.timeout,
+            settings::terms(
+                self.job().checkpoint.lease_timeout,
+                Arc::<SystemClock>::clone(clock),
+            ),
+            &mut watch,
+        )
+        .map_err(not_opened)?;
+        let keeper = Keeper::start(Arc::clone(&lease)).map_err(Error::refused)?;
+        if lease.run().is_some_and(|run| run.rewind.is_some()) {
+            self.audience
+                .say("finishing the rewind that an earlier start began");
+            let graph = self.prepared.graph(None)?;
+            let store = self.store(&lease)?;
+            self.finish_rewind(&lease, &store, &graph)?;
+        }
+        let Some(decided) = self.decide(&lease, spec)? else {
+            return Ok(None);
+        };
+        let (graph, report) = fitted(self.prepared, decided.from.as_ref(), self.arguments)?;
+        let decided = self.settle_rewind(decided, &lease, &graph)?;
+        let run = self.record(&lease, &decided)?;
+        let store = self.store(&lease)?;
+        if decided.rewind.is_some() {
+            self.finish_rewind(&lease, &store, &graph)?;
+        }
+        let claimed = self.claim(&store, &decided)?;
+        Ok(Some(Begun {
+            store,
+            _keeper: Some(keeper),
+            job_id: self.job_id.clone(),
+            run,
+            from: decided.from,
+            graph,
+            report,
+            claimed,
+        }))
+    }
+
+    fn store(&self, lease: &Arc<Lease>) -> Result<CheckpointStore, Error> {
+        let options = settings::store_options(&self.job().checkpoint);
+        CheckpointStore::with_lease(Arc::clone(lease), options).map_err(not_opened)
+    }
+
+    /// Compares what was asked for with what is there. `None`: the job has finished.
+    fn decide(&self, lease: &Lease, spec: Option<&str>) -> Result<Option<Decided>, Error> {
+        let history = History::of(lease).map_err(not_opened)?;
+        let arguments = self.arguments;
+        // Again, because whoever had the directory until now may have changed what is there.
+        let named = spec
+            .map(|spec| restore::named(spec, arguments, Some(&self.dir), &self.job_id))
+            .transpose()?;
+        let asked = match (&named, restore::spec(arguments)) {
+            (Some(named), _) => Asked::From(named),
+            (None, Some(_latest)) => Asked::Newest { or_fresh: false },
+            (None, None) if arguments.resume => Asked::Newest { or_fresh: true },
+            (None, None) => Asked::Fresh,
+        };
+        let newest = || match arguments.fallback {
+            true => history.newest_good().map(restore::fallen_back),
+            false => history.newest(),
+        };
+        let counts = |checkpoint: &Completed| lease.counts(checkpoint.metadata());
+        let plan = decide(&asked, arguments.fresh, &history, &counts, &newest);
+        let plan = plan.map_err(|error| restore::not_usable(error, "resuming", arguments))?;
+        let plan = plan.map_err(|refusal| self.refused(&refusal))?;
+        let elsewhere = |checkpoint: &Completed| Start::Elsewhere {
+            path: checkpoint.path().unwrap_or_default(),
+            id: checkpoint.metadata().id,
+            claim: arguments.claim_mode == Some(ClaimMode::Claim),
+        };
+        let placed = |source: Source| -> Result<(Option<Completed>, Start), Error> {
+            Ok(match source {
+                Source::Own(checkpoint) => {
+                    self.refuse_no_claim(&checkpoint)?;
+                    let id = checkpoint.metadata().id;
+                    (Some(checkpoint), Start::Own { id })
+                }
+                Source::Elsewhere(checkpoint) => {
+                    let start = elsewhere(&checkpoint);
+                    (Some(checkpoint), start)
+                }
+                Source::Start(start) => (self.started_from(&start)?, start),
+            })
+        };
+        Ok(match plan {
+            Plan::Finished => {
+                self.audience.say(&format!(
+                    "job `{}` has finished already, there is nothing to resume",
+                    self.job().job.name
+                ));
+                None
+            }
+            Plan::Begin { from } => {
+                if from.is_none() && arguments.resume {
+                    self.audience.say(&format!(
+                        "no checkpoint of job `{}` yet, starting fresh",
+                        self.job().job.name
+                    ));
+                }
+                let start = from.as_ref().map_or(Start::Fresh, elsewhere);
+                Some(Decided {
+                    from,
+                    start,
+                    goes_on: false,
+                    rewind: None,
+                })
+            }
+            Plan::Continue(source) => {
+                let (from, start) = placed(source)?;
+                if from.is_none() {
+                    self.audience.say(&format!(
+                        "no checkpoint of job `{}` yet, starting fresh",
+                        self.job().job.name
+                    ));
+                }
+                Some(Decided {
+                    from,
+                    start,
+                    goes_on: true,
+                    rewind: None,
+                })
+            }
+            Plan::Rewind {
+                to,
+                published_through,
+            } => {
+                let (from, start) = placed(to)?;
+                self.say_rewind(&history, start.id(), published_through);
+                Some(Decided {
+                    rewind: Some(Rewind {
+                        to: start.id(),
+                        // To be settled when the sinks are known.
+                        mode: RewindMode::Repeat,
+                    }),
+                    from,
+                    start,
+                    goes_on: true,
+                })
+            }
+        })
+    }
+
+    fn say_rewind(&self, history: &History, to: u64, published_through: u64) {
+        let newer = history.newer_than(to);
+        let standing = match newer {
+            0 => String::new(),
+            1 => ", 1 newer one is there".to_owned(),
+            newer => format!(", {newer} newer ones are there"),
+        };
+        self.audience.say(&format!(
+            "checkpoint {to} is not the newest (checkpoint {published_through} was completed){standing}"
+        ));
+    }
+
+    /// What the run started from, when it has no checkpoint of its own yet.
+    fn started_from(&self, start: &Start) -> Result<Option<Completed>, Error> {
+        match start {
+            Start::Fresh => Ok(None),
+            Start::Elsewhere { path, .. } => {
+                restore::named(path, self.arguments, Some(&self.dir), &self.job_id).map(Some)
+            }
+            Start::Own { id } => Err(Error::refused(anyhow!(
+                "the run went on from checkpoint {id} in its directory, which is gone"
+            ))
+            .hint("put it back, or start from another checkpoint with `-s PATH --fresh`")),
+        }
+    }
+
+    fn refuse_no_claim(&self, checkpoint: &Completed) -> Result<(), Error> {
+        if self.arguments.claim_mode != Some(ClaimMode::NoClaim) {
+            return Ok(());
+        }
+        let id = checkpoint.metadata().id;
+        Err(Error::refused(anyhow!(
+            "checkpoint {id} is in the job's own directory, where the job goes on and owns what is there: `--claim-mode no-claim` cannot be had"
+        ))
+        .hint("leave `--claim-mode` out, or give this run a `job.id` of its own"))
+    }
+
+    fn refused(&self, refusal: &Refusal) -> Error {
+        let dir = format!("{}/{}", self.dir.trim_end_matches('/'), self.job_id);
+        let error = Error::refused(anyhow!("{refusal} (in {dir})"));
+        match refusal {
+            Refusal::Unfinished { from_elsewhere, .. } => {
+                let fresh = match from_elsewhere {
+                    true => "add `--fresh` to start from the checkpoint that was named: the run is given up then",
+                    false => "`--fresh` starts with nothing, and gives up the earlier run with its checkpoints: output is written again",
+                };
+                error
+                    .hint("`--resume` goes on from its newest checkpoint, `-s PATH` from another")
+                    .hint(fresh)
+            }
+            Refusal::Over { .. } => error.hint(
+                "`--fresh` starts again with nothing: the output that was published is written once more",
+            ),
+            Refusal::Nothing => {
+                error.hint("run the job without `-s`, or with `--resume`, to start with nothing")
+            }
+            Refusal::FreshFromOwn { .. } => error.hint(
+                "leave `--fresh` out; `--rewind repeat` or `--rewind withdraw` says what becomes of output that was published after it",
+            ),
+            Refusal::GivenUp { .. } => {
+                error.hint("`--resume` goes on from the newest checkpoint that counts")
+            }
+        }
+    }
+
+    /// Decides what becomes of output that was published after the checkpoint that the run is rewound
+    /// to, or refuses.
+    fn settle_rewind(
+        &self,
+        mut decided: Decided,
+        lease: &Lease,
+        graph: &JobGraph,
+    ) -> Result<Decided, Error> {
+        let Some(rewind) = &mut decided.rewind else {
+            if self.arguments.rewind.is_some() {
+                self.audience
+                    .say("there is nothing to rewind: no checkpoint is newer");
+            }
+            return Ok(decided);
+        };
+        let after = rewind.to;
+        let origin = self.origin(lease);
+        let mut at_stake = Vec::new();
+        for (id, sink) in sinks(graph) {
+            match sink.delivery() {
+                Delivery::Nothing => {}
+                Delivery::AtLeastOnce => self.audience.say(&format!(
+                    "sink `{id}` writes again what it wrote after checkpoint {after}"
+                )),
+                Delivery::ExactlyOnce => {
+                    if let Some(stake) = stake(id, &**sink, &origin, after)? {
+                        at_stake.push((id, sink, stake));
+                    }
+                }
+            }
+        }
+        if at_stake.is_empty() {
+            return Ok(decided);
+        }
+        let Some(mode) = self.arguments.rewind else {
+            let stakes: Vec<String> = at_stake.into_iter().map(|(_, _, stake)| stake).collect();
+            let error = anyhow!(
+                "output was published after checkpoint {after}, and would be written again: {}",
+                stakes.join(", ")
+            );
+            return Err(Error::refused(error)
+                .hint("`--rewind withdraw` removes that output first")
+                .hint("`--rewind repeat` leaves it, and writes it again")
+                .hint("`--resume` goes on from the newest checkpoint instead"));
+        };
+        rewind.mode = mode;
+        if mode == RewindMode::Withdraw
+            && let Some((id, _, _)) = at_stake.iter().find(|(_, sink, _)| !sink.can_withdraw())
+        {
+            return Err(Error::refused(anyhow!(
+                "sink `{id}` cannot withdraw what it has published"
+            ))
+            .hint("`--rewind repeat` leaves it, and writes it again"));
+        }
+        if let Some(checkpoint) = &decided.from {
+            // What is newer is given up for it, so it has to be good to its last byte.
+            if let Some(problem) = verify(checkpoint).problems.into_iter().next() {
+                let error = anyhow!("{} is corrupt: {}", problem.object, problem.what);
+                return Err(Error::with(Exit::Corrupt, error));
+            }
+        }
+        Ok(decided)
+    }
+
+    fn origin(&self, lease: &Lease) -> Origin {
+        Origin {
+            job_id: self.job_id.clone(),
+            run: lease.run().map(|run| run.token).unwrap_or_default(),
+        }
+    }
+
+    /// Puts on record what the run starts from. Returns the run's token.
+    fn record(&self, lease: &Lease, decided: &Decided) -> Result<String, Error> {
+        let highest = lease.highest();
+        let history = History::of(lease).map_err(not_opened)?;
+        let before = lease.run();
+        let mut run = match before {
+            Some(run) if decided.goes_on => run,
+            // A directory whose lease was lost, or written by a version before runs.
+            None if decided.goes_on => {
+                let token = decided
+                    .from
+                    .as_ref()
+                    .and_then(|it| it.metadata().run.clone());
+                Run::fresh(token.unwrap_or_else(settings::new_token), 0)
+            }
+            before => {
+                let mut run = Run::fresh(settings::new_token(), highest);
+                if let Some(mut before) = before {
+                    // What a run kept that finished stays; what did not finish is given up.
+                    if !before.has_finished() && !history.is_empty() {
+                        before.discard_through(highest);
+                    }
+                    run.discarded = before.discarded;
+                } else if !history.is_empty() {
+                    let mut unknown = Run::fresh(String::new(), 0);
+                    unknown.discard_through(highest);
+                    run.discarded = unknown.discarded;
+                }
+                run
+            }
+        };
+        run.start = decided.start.clone();
+        run.ended = None;
+        run.rewind = decided.rewind;
+        run.completed = match decided.rewind {
+            Some(rewind) => rewind.to,
+            None => run.completed.max(run.start.id()),
+        };
+        if !decided.goes_on {
+            run.completed = 0;
+        }
+        let token = run.token.clone();
+        let put = |slot: &mut Option<Run>| *slot = Some(run);
+        let recorded = match decided.rewind {
+            Some(rewind) => lease.record_rewind(put, rewind.to),
+            None => lease.record(put),
+        };
+        recorded.map_err(|error| {
+            Error::checkpoint(error, "putting on record what the run starts from")
+        })?;
+        Ok(token)
+    }
+
+    /// Does what is left of a rewind: withdraws output if that was asked for, and removes the
+    /// checkpoints that were given up. Every step may be done again.
+    fn finish_rewind(
+        &self,
+        lease: &Lease,
+        store: &CheckpointStore,
+        graph: &JobGraph,
+    ) -> Result<(), Error> {
+        let Some(rewind) = lease.run().and_then(|run| run.rewind) else {
+            return Ok(());
+        };
+        if rewind.mode == RewindMode::Withdraw {
+            let origin = self.origin(lease);
+            for (id, sink) in sinks(graph).filter(|(_, sink)| sink.can_withdraw()) {
+                let withdrawn = sink.withdraw(&origin, rewind.to).map_err(|source| {
+                    Error::refused(anyhow!(source).context(format!(
+                        "withdrawing what sink `{id}` published after checkpoint {}",
+                        rewind.to
+                    )))
+                    .hint("the rewind has begun: the next start finishes it")
+                })?;
+                if withdrawn.files > 0 {
+                    let (files, plural) = (withdrawn.files, plural(withdrawn.files));
+                    self.audience.say(&format!(
+                        "sink `{id}` withdrew {files} file{plural} published after checkpoint {}",
+                        rewind.to
+                    ));
+                }
+                for missing in withdrawn.missing {
+                    tracing::warn!(
+                        "sink `{id}` published {missing}, which is not there any more and cannot be withdrawn"
+                    );
+                }
+            }
+        }
+        let done = store.remove_remains().and_then(|()| {
+            lease.record(|run| {
+                if let Some(run) = run {
+                    run.rewind = None;
+                }
+            })
+        });
+        done.map_err(|error| {
+            Error::checkpoint(
+                error,
+                "removing the checkpoints after the one that was chosen",
+            )
+            .hint("the rewind has begun: the next start finishes it")
+        })
+    }
+
+    /// Takes over what the run starts from, and what earlier processes left. Returns whether that is a
+    /// checkpoint of another owner.
+    fn claim(&self, store: &CheckpointStore, decided: &Decided) -> Result<bool, Error> {
+        let extent = match &decided.start {
+            Start::Own { .. } => Some(Extent::JobDirectory),
+            Start::Elsewhere { claim: true, .. } => Some(Extent::Checkpoint),
+            Start::Elsewhere { claim: false, .. } | Start::Fresh => None,
+        };
+        if let (Some(checkpoint), Some(extent)) = (&decided.from, extent) {
+            store
+                .claim(checkpoint, extent)
+                .map_err(|error| super::not_owned(error, "claiming the checkpoint"))?;
+        }
+        store.take_over();
+        Ok(extent == Some(Extent::Checkpoint))
+    }
+}
+
+/// The sinks of a job with their ids.
+fn sinks(graph: &JobGraph) -> impl Iterator<Item = (&str, &Arc<dyn SinkFactory>)> {
+    graph.nodes.iter().filter_map(|node| match &node.kind {
+        NodeKind::Sink(factory) => Some((node.id.as_str(), factory)),
+        _ => None,
+    })
+}
+
+/// What a sink has published that would be repeated, in words; `None` if nothing.
+fn stake(
+    id: &str,
+    sink: &dyn SinkFactory,
+    origin: &Origin,
+    after: u64,
+) -> Result<Option<String>, Error> {
+    if !sink.can_withdraw() {
+        return Ok(Some(format!("what sink `{id}` has published")));
+    }
+    let published = sink.published_after(origin, after).map_err(|source| {
+        Error::refused(
+            anyhow!(source).context(format!("looking at what sink `{id}` has published")),
+        )
+    })?;
+    if published.files == 0 {
+        return Ok(None);
+    }
+    let more = if published.more_records {
+        "more than "
+    } else {
+        ""
+    };
+    Ok(Some(format!(
+        "{} file{} with {more}{} record{} of sink `{id}`",
+        published.files,
+        plural(published.files),
+        published.records,
+        plural(published.records)
+    )))
+}
+
+fn plural(count: u64) -> &'static str {
+    if count == 1 { "" } else { "s" }
+}
