@@ -411,7 +411,7 @@ fn c25_a_completion_that_nobody_could_be_told_of_is_told_at_the_restore() {
         untold += prepared.iter().filter(missing).count();
 
         // Nothing but the restore can commit them: this run is killed before it has a checkpoint.
-        let arguments = ["run", "job.toml", "-p", "2", "-s", &last.path];
+        let arguments = ["run", "job.toml", "-p", "2", "-s", "latest"];
         let never = ["-D", "checkpoint.interval=1h", "--json"];
         let mut running = host::start(scene.path(), &[arguments.as_slice(), &never].concat());
         running.event("started");
@@ -421,7 +421,7 @@ fn c25_a_completion_that_nobody_could_be_told_of_is_told_at_the_restore() {
         if untold > 0 {
             break;
         }
-        resume = vec!["-s".to_owned(), last.path];
+        resume = vec!["--resume".to_owned()];
     }
     assert!(
         untold > 0,

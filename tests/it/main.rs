@@ -31,7 +31,8 @@ mod ownership; // one job directory, several hosts
 mod readme; // the README keeps its word
 mod refused; // what users get wrong, and what they are told
 mod reports; // what a user is told: restores, corruption, restarts
-mod restore; // from which checkpoint, into what
+mod restore;
+mod rewind; // from which checkpoint, into what
 mod retention; // what is left when a job ends, and how it is ended
 mod s3; // checkpoints in a bucket
 mod soak; // many checkpoints: nothing grows

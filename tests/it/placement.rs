@@ -40,9 +40,7 @@ fn left_by(threshold: &str, operator: &str) -> (Vec<PathBuf>, Value) {
     let stored = all_files(&scene.at("checkpoints")).into_iter();
     (
         stored
-            .filter(|file| {
-                !file.ends_with("_finished") && !file.to_string_lossy().contains("/_lease/")
-            })
+            .filter(|file| !file.to_string_lossy().contains("/_lease/"))
             .collect(),
         found,
     )

@@ -77,7 +77,7 @@ impl Interrupted {
     fn run(&self, arguments: &[&str]) -> Ended {
         host::run(
             self.scene.path(),
-            &[&["run", "job.toml"], arguments].concat(),
+            &[&["run", "job.toml", "-D", "job.id=j"], arguments].concat(),
         )
     }
 

@@ -172,6 +172,7 @@ fn metadata(id: u64) -> Metadata {
         writer: env!("CARGO_PKG_VERSION").to_owned(),
         job_name: "compression".to_owned(),
         job_id: "job".to_owned(),
+        run: None,
         generation: 0,
         holder: None,
         id,

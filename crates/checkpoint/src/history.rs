@@ -49,7 +49,9 @@ impl History {
         let mut entries = catalog::entries(storage, job)?;
         entries.retain(|entry| {
             let number = names::checkpoint_id(&entry.name);
-            entry.was_completed() && number.is_some_and(|id| id > since)
+            // Not those of its children: a directory of jobs has no newest.
+            let is_here = entry.path == storage.location(&names::join(job, &entry.name));
+            is_here && entry.was_completed() && number.is_some_and(|id| id > since)
         });
         entries.sort_by_key(|entry| std::cmp::Reverse(names::checkpoint_id(&entry.name)));
         Ok(Self {

@@ -20,6 +20,9 @@ pub(crate) struct Used {
     pub(crate) has_directories: bool,
 }
 
+/// Numbers above this are no program's: they would leave no room for what follows.
+const NUMBER_MAX: u64 = 1 << 62;
+
 /// Looks at the job directory of this name.
 pub(crate) fn used(storage: &dyn Storage, job: &str) -> Result<Used> {
     let mut directories = BTreeSet::from([names::shared(job)]);
@@ -28,15 +31,14 @@ pub(crate) fn used(storage: &dyn Storage, job: &str) -> Result<Used> {
         has_directories: directories.contains(&names::taskowned(job)),
         ..Used::default()
     };
+    let number = |found: Option<u64>| found.filter(|number| *number <= NUMBER_MAX).unwrap_or(0);
     for directory in directories {
-        let id = names::checkpoint_id(names::leaf(&directory)).unwrap_or(0);
+        let id = number(names::checkpoint_id(names::leaf(&directory)));
         used.id = used.id.max(id);
         for object in storage.list(&directory)?.objects {
-            let generation = names::data_run(&object.name).unwrap_or(0);
+            let generation = number(names::data_run(&object.name));
             used.generation = used.generation.max(generation);
-            used.id = used
-                .id
-                .max(names::data_checkpoint(&object.name).unwrap_or(0));
+            used.id = used.id.max(number(names::data_checkpoint(&object.name)));
         }
     }
     Ok(used)

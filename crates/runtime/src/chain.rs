@@ -86,6 +86,7 @@ mod tests {
             writer: "test".into(),
             job_name: "chain".into(),
             job_id: "chain-1".into(),
+            run: None,
             generation: 0,
             holder: None,
             id,

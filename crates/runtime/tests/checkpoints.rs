@@ -204,8 +204,8 @@ fn c21_a_storage_that_stalls_at_the_metadata_fails_that_checkpoint_and_no_other(
     check(&sink.committed, 1_000);
 }
 
-/// The process dies when the late metadata is there and is about to be deleted. `newer`: behind the
-/// completion of a newer one.
+/// The process dies when the late metadata is there. `newer`: after a newer one has completed, when the
+/// late one is about to be deleted.
 fn crash_behind_late_metadata(newer: bool) {
     let directory = tempfile::tempdir().unwrap();
     let files = || FileStorage::open(directory.path()).unwrap();
@@ -235,18 +235,26 @@ fn crash_behind_late_metadata(newer: bool) {
         if now && at.is_none() {
             at = Some(event.clone());
             gate.open();
-            crashed
-                .recv_timeout(HANG)
-                .expect("late metadata is deleted");
+            match newer {
+                true => crashed
+                    .recv_timeout(HANG)
+                    .expect("a newer one has taken its place"),
+                false => {
+                    let metadata = directory.path().join("job/chk-2/_metadata");
+                    let until = std::time::Instant::now() + HANG;
+                    while !metadata.is_file() && std::time::Instant::now() < until {
+                        std::thread::yield_now();
+                    }
+                    storage.crash();
+                }
+            }
             handle.suspend();
         }
     });
     assert!(matches!(outcome, Outcome::Suspended), "{outcome:?}");
     assert!(at.is_some() && storage.has_crashed(), "{events:?}");
     let dir = directory.path().to_str();
-    let found = checkpoint::locate("latest", dir, "sums")
-        .unwrap()
-        .checkpoint;
+    let found = checkpoint::locate("latest", dir, "job").unwrap().checkpoint;
     assert_eq!(found.metadata().id > 2, newer);
     assert!(checkpoint::verify(&found).is_good());
     let healthy = CheckpointStore::with_storage(Arc::new(files()), "job-2", filed()).unwrap();
@@ -495,9 +503,7 @@ fn c25_what_was_complete_when_the_process_died_is_told_again_at_the_restore() {
         "nobody has heard of the third"
     );
     let dir = directory.path().to_str();
-    let found = checkpoint::locate("latest", dir, "sums")
-        .unwrap()
-        .checkpoint;
+    let found = checkpoint::locate("latest", dir, "job").unwrap().checkpoint;
     assert_eq!(found.metadata().id, 3);
     let sink = Collect {
         process: None,

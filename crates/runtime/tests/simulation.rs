@@ -34,6 +34,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
+use checkpoint::lease::Ending;
 use checkpoint::storage::faults::{Action, Extent, Fault, Step};
 use checkpoint::storage::{FaultyStorage, Guard, Listing, MemoryStorage, ObjectWriter, Storage};
 use checkpoint::store::{CheckpointStore, Options as StoreOptions};
@@ -486,10 +487,8 @@ impl World {
         if let Some(store) = &store
             && finished
             && deletes
-            && store.finish("simulated", self.clock.now_ms()).is_ok()
         {
-            // What cannot be deleted stays behind a mark that says that nobody needs it.
-            drop(store.delete_all());
+            drop(store.end(Ending::Finished, false, self.clock.now_ms()));
         }
         drop(store);
         self.clean &= storage.faults().is_empty() && !storage.has_crashed();

@@ -142,9 +142,8 @@ impl Retained {
     /// A checkpoint whose slot is closed, or that a newer one has taken the place of: if its metadata
     /// exists it goes, and what only it references.
     pub(super) fn give_up(&mut self, checkpoint: Completed) -> Vec<Deletion> {
-        let id = checkpoint.metadata().id;
-        self.pinned.insert(id, checkpoint);
-        self.sweep()
+        // No delta is ever written on it.
+        self.files_of(vec![checkpoint])
     }
 
     /// Gives up what is only pinned.

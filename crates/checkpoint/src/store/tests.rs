@@ -8,3 +8,4 @@ mod keeping;
 mod late;
 mod ownership;
 mod writing;
+mod slots;

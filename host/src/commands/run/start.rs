@@ -7,6 +7,7 @@ use anyhow::anyhow;
 use checkpoint::claim::Extent;
 use checkpoint::history::History;
 use checkpoint::lease::{Held, Lease, Rewind, RewindMode, Run, Start};
+use checkpoint::locate::LATEST;
 use checkpoint::start::{Asked, Plan, Refusal, Source, decide};
 use checkpoint::{CheckpointStore, Completed, verify};
 use runtime::clock::SystemClock;
@@ -332,6 +333,12 @@ impl Owning<'_> {
                 "`--fresh` starts again with nothing: the output that was published is written once more",
             ),
             Refusal::Nothing => {
+                // Says what else there is.
+                let named = checkpoint::locate(LATEST, Some(&self.dir), &self.job_id);
+                let error = match named {
+                    Err(nothing) => Error::checkpoint(nothing, "resuming from latest"),
+                    Ok(_) => error,
+                };
                 error.hint("run the job without `-s`, or with `--resume`, to start with nothing")
             }
             Refusal::FreshFromOwn { .. } => error.hint(

@@ -11,7 +11,7 @@ use std::thread;
 use bytes::Bytes;
 
 use super::taking::{Clock, TIMEOUT_MS, terms};
-use crate::lease::{Lease, Time, fences};
+use crate::lease::{Lease, Time, standing};
 use crate::metadata::{self, Metadata};
 use crate::storage::{Guard, Listing, MemoryStorage, ObjectWriter, Reading, Storage};
 use crate::{Completed, Error, Result, fixture, names};
@@ -144,7 +144,7 @@ fn complete(storage: &dyn Storage, lease: &Lease, number: u64) -> Result<Option<
 /// Completes some checkpoints, with numbers behind those that are used up, and renews in between.
 fn work(storage: &dyn Storage, lease: &Lease, clock: &Clock) -> Vec<Metadata> {
     let mut completed = Vec::new();
-    let used = |storage: &dyn Storage| crate::store::used(storage, "job").map(|used| used.id);
+    let used = |storage: &dyn Storage| crate::used::used(storage, "job").map(|used| used.id);
     let Ok(mut number) = used(storage) else {
         return completed;
     };
@@ -231,7 +231,7 @@ fn run(contenders: usize, next: &mut dyn FnMut(usize, &[usize]) -> usize) -> (us
     leases.push(zombie);
     let holders = leases.iter().filter(|lease| lease.confirm().is_ok());
     assert!(holders.count() <= 1, "two holders");
-    let last = fences(&*plain, "job").unwrap();
+    let last = standing(&*plain, "job").unwrap();
     let completed = completed.into_inner().unwrap();
     for metadata in &completed {
         last.check(metadata)

@@ -362,7 +362,7 @@ fn a_damaged_entry_fences_its_holder_and_is_stepped_over() {
 #[test]
 fn an_entry_of_a_later_format_is_refused_not_stepped_over() {
     let (storage, clock) = (memory(), Clock::default());
-    let text = "{\"format\":2,\"what\":\"else\"}\n";
+    let text = "{\"format\":3,\"what\":\"else\"}\n";
     let entry = format!("{text}{:08x}\n", crc32c::crc32c(text.as_bytes()));
     storage.put_new("job/_lease/1", vec![entry.into()]).unwrap();
     let before = contents(&storage);

@@ -22,6 +22,7 @@ fn sample() -> (Metadata, Vec<Bytes>) {
         writer: "0.1.0".to_owned(),
         job_name: "wordcount".to_owned(),
         job_id: "wordcount-0123abcd".to_owned(),
+        run: None,
         generation: 0,
         holder: None,
         id: 8,

@@ -6,12 +6,13 @@ use std::sync::Arc;
 use crate::claim::Extent;
 use crate::fixture::{LARGE, filed, metadata, noise, read, take, tree, write};
 use crate::gc;
+use crate::lease::Ending;
 use crate::metadata::Kind;
 use crate::storage::faults::{Extent as Done, Fault};
 use crate::storage::{FaultyStorage, FileStorage, Storage};
 use crate::store::Options;
 use crate::verify::verify;
-use crate::{CheckpointStore, Completed, Error, locate};
+use crate::{CheckpointStore, Completed, locate};
 
 use dataflow::CheckpointId;
 
@@ -32,8 +33,9 @@ fn store(directory: &Path, job: &str, retained: usize) -> CheckpointStore {
 }
 
 fn latest(directory: &Path) -> Completed {
-    let dir = directory.to_str();
-    locate("latest", dir, "wordcount").unwrap().checkpoint
+    let entries = crate::list(directory.to_str().unwrap()).unwrap();
+    let completed = entries.iter().filter_map(|entry| entry.completed());
+    completed.max_by_key(|it| it.metadata().id).unwrap().clone()
 }
 
 /// A run that is killed: checkpoints, each a delta on the one before it, then half of one more.
@@ -197,7 +199,7 @@ fn a_run_that_goes_on_in_its_directory_leaves_nothing_of_dead_runs() {
     assert_eq!(next.completed().len(), 3, "all that were retained");
     let before = tree(root);
     let id = next.used_id() + 1;
-    assert_eq!(id, 5, "behind the half-written one");
+    assert_eq!(id, 10, "after the half-written ones");
     let pending = next.begin(CheckpointId(id)).unwrap();
     pending.discard().unwrap();
     next.wait_for_cleaning();
@@ -213,7 +215,7 @@ fn a_run_that_goes_on_in_its_directory_leaves_nothing_of_dead_runs() {
     expected.extend(
         [
             "job/chk-3/_metadata",
-            "job/chk-5/_metadata",
+            "job/chk-10/_metadata",
             "job/taskowned/",
         ]
         .map(Into::into),
@@ -227,32 +229,20 @@ fn a_run_that_goes_on_in_its_directory_leaves_nothing_of_dead_runs() {
 }
 
 #[test]
-fn a_run_without_a_checkpoint_takes_over_the_directory_of_one_that_had_none() {
+fn a_run_without_a_checkpoint_removes_what_one_left_that_had_none() {
     let directory = tempfile::tempdir().unwrap();
     let root = directory.path();
-    let dir = root.to_str().unwrap();
-    for job in ["wordcount-0123abcd", "wordcount-mine", "other-0123abcd"] {
-        let dead = store(root, job, 1);
-        let pending = dead.begin(CheckpointId(1)).unwrap();
-        write(&pending, 0, None, &noise(9, LARGE)).unwrap();
-        std::mem::forget((pending, dead));
-    }
-    let job = crate::claim::unused_job_id(dir, "wordcount").unwrap();
-    assert_eq!(job, "wordcount-0123abcd");
-    let next = store(root, &job, 1);
+    let dead = store(root, "job", 1);
+    let pending = dead.begin(CheckpointId(1)).unwrap();
+    write(&pending, 0, None, &noise(9, LARGE)).unwrap();
+    std::mem::forget((pending, dead));
+    let next = store(root, "job", 1);
     next.take_over();
-    take(&next, 1, &[(None, noise(1, 10))]).unwrap();
+    take(&next, 2, &[(None, noise(1, 10))]).unwrap();
     next.wait_for_cleaning();
     assert_eq!(
-        std::fs::read_dir(root.join(&job).join("shared"))
-            .unwrap()
-            .count(),
+        std::fs::read_dir(root.join("job/shared")).unwrap().count(),
         1
-    );
-    assert_eq!(
-        crate::claim::unused_job_id(dir, "wordcount"),
-        None,
-        "it has one now"
     );
 }
 
@@ -326,22 +316,14 @@ fn crash_at_every_step(second_job: &str, extent: Extent) {
             third.wait_for_cleaning();
             assert!(verify(&last).is_good(), "{place}");
             assert_eq!(third.take_warnings(), [""; 0], "{place}");
-            third.finish_and_delete("wordcount", 0).unwrap();
-            assert!(
-                matches!(
-                    locate("latest", root.to_str(), "wordcount"),
-                    Err(Error::Finished { .. })
-                ),
-                "{place}"
-            );
-            third.forget_finish("wordcount").unwrap();
+            third.end(Ending::Finished, false, 0).unwrap();
             drop(third);
             gc::collect(root.to_str().unwrap(), all, None).unwrap();
             // What was claimed and not yet deleted by a run that is gone is a checkpoint as any other, if
             // only it was claimed; it is not to be gone back to.
             let left = tree(root);
             let unclaimed = left.iter().any(|file| file.ends_with("_metadata"));
-            let allowed = |file: &String| file.starts_with("old/") || file == "new/_finished";
+            let allowed = |file: &String| file.starts_with("old/");
             assert!(
                 left.is_empty()
                     || extent == Extent::Checkpoint && unclaimed && left.iter().all(allowed),

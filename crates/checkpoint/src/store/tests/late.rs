@@ -79,25 +79,47 @@ impl Scene {
 }
 
 #[test]
-fn c21_metadata_that_comes_too_late_is_deleted_and_nothing_of_it_is_left() {
+fn c143_metadata_that_comes_too_late_stays_whole_until_a_newer_one_takes_its_place() {
     let scene = Scene::new(|_| Fault::None);
-    let before = scene.disk.list("job/shared").unwrap();
     assert!(scene.complete().is_err());
-    let steps = scene.storage.steps();
-    let of_metadata: Vec<Action> = steps
-        .iter()
-        .filter(|step| step.name == METADATA)
-        .map(|step| step.action)
-        .collect();
-    assert_eq!(of_metadata, [Action::Put, Action::Delete], "it came late");
+    let of_metadata = || -> Vec<Action> {
+        let steps = scene.storage.steps();
+        let of_it = steps.iter().filter(|step| step.name == METADATA);
+        of_it.map(|step| step.action).collect()
+    };
+    assert_eq!(of_metadata(), [Action::Put], "it came late, and stays");
     assert_eq!(scene.store.latest().unwrap().metadata().id, 1);
-    assert_eq!(scene.disk.list("job/shared").unwrap(), before);
-    assert_eq!(scene.whole(), [1]);
+    assert_eq!(scene.whole(), [1, 2]);
     // The next one builds on the first, and is whole.
     take(
         &scene.store,
         3,
         &[(Some(1), noise(3, 100)), (Some(1), noise(3, 5))],
+    )
+    .unwrap();
+    scene.store.wait_for_cleaning();
+    assert_eq!(of_metadata(), [Action::Put, Action::Delete]);
+    assert_eq!(scene.whole(), [3]);
+    let directory = scene.disk.list("job/shared").unwrap();
+    assert!(
+        directory.objects.iter().all(|it| !it.name.contains("-c2-")),
+        "{directory:?}"
+    );
+}
+
+#[test]
+fn c140_a_restart_goes_on_from_what_came_too_late() {
+    let scene = Scene::new(|_| Fault::None);
+    assert!(scene.complete().is_err());
+    scene.store.close_slots().unwrap();
+    assert_eq!(scene.store.latest().unwrap().metadata().id, 2);
+    scene.store.wait_for_cleaning();
+    assert_eq!(scene.whole(), [2]);
+    scene.store.close_slots().unwrap();
+    take(
+        &scene.store,
+        3,
+        &[(Some(2), noise(3, 100)), (None, noise(3, 5))],
     )
     .unwrap();
     scene.store.wait_for_cleaning();
@@ -140,30 +162,6 @@ fn c21_what_is_complete_cannot_be_given_up() {
 }
 
 #[test]
-fn c21_late_metadata_that_cannot_be_deleted_stays_whole_until_it_is_subsumed() {
-    let refused = |step: &Step| step.action == Action::Delete && step.name == METADATA;
-    let first = std::sync::atomic::AtomicBool::new(true);
-    let scene = Scene::new(move |step| {
-        match refused(step) && first.swap(false, std::sync::atomic::Ordering::SeqCst) {
-            true => Fault::Fail(Extent::Nothing),
-            false => Fault::None,
-        }
-    });
-    assert!(scene.complete().is_err());
-    assert_eq!(scene.storage.faults().len(), 1);
-    assert_eq!(scene.store.take_warnings().len(), 1);
-    assert_eq!(scene.whole(), [2]);
-    take(
-        &scene.store,
-        3,
-        &[(Some(1), noise(3, 100)), (Some(1), noise(3, 5))],
-    )
-    .unwrap();
-    scene.store.wait_for_cleaning();
-    assert_eq!(scene.whole(), [3]);
-}
-
-#[test]
 fn c21_a_crash_at_any_step_of_a_late_completion_leaves_what_is_whole() {
     let undisturbed = Scene::new(|_| Fault::None);
     let before = undisturbed.storage.steps().len();
@@ -181,7 +179,7 @@ fn c21_a_crash_at_any_step_of_a_late_completion_leaves_what_is_whole() {
             found.push(scene.whole());
         }
     }
-    // Some crash left the late one behind.
+    // Some crash left the late one.
     assert!(
         found.contains(&vec![1, 2]) && found.contains(&vec![1]),
         "{found:?}"

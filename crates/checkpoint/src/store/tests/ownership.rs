@@ -6,9 +6,9 @@ use crate::catalog::{Status, list};
 use crate::claim::Extent;
 use crate::fixture::{filed, noise, take, tree};
 use crate::gc;
-use crate::lease::Lease;
 use crate::lease::tests::{Clock, TIMEOUT_MS, terms};
-use crate::storage::faults::Fault;
+use crate::lease::{Ending, Lease, Run};
+use crate::storage::faults::{Extent as Done, Fault};
 use crate::storage::{FaultyStorage, FileStorage, Storage};
 use crate::verify::verify;
 use crate::{CheckpointStore, Error, Result, locate, locate_fallback};
@@ -22,7 +22,10 @@ fn own(storage: &Arc<dyn Storage>, machine: &str) -> Result<CheckpointStore> {
     let clock = Clock::default();
     clock.advance(1_000_000 * TIMEOUT_MS * machine.len() as u64);
     let lease = Lease::take(Arc::clone(storage), "job", terms(machine, &clock))?;
-    CheckpointStore::with_lease(lease, filed())
+    lease.record(|run| {
+        run.get_or_insert_with(|| Run::fresh("run".to_owned(), 0));
+    })?;
+    CheckpointStore::with_lease(Arc::new(lease), filed())
 }
 
 fn segments(id: u64) -> Vec<(Option<u64>, Vec<u8>)> {
@@ -31,7 +34,7 @@ fn segments(id: u64) -> Vec<(Option<u64>, Vec<u8>)> {
 
 fn latest(directory: &tempfile::TempDir) -> u64 {
     let dir = directory.path().to_str().unwrap();
-    let located = locate("latest", Some(dir), "wordcount").unwrap();
+    let located = locate("latest", Some(dir), "job").unwrap();
     located.checkpoint.metadata().id
 }
 
@@ -70,7 +73,7 @@ fn c17_what_a_zombie_completes_is_never_believed_and_it_deletes_nothing() {
     ));
     assert!(matches!(first.delete_all(), Err(Error::Fenced { .. })));
     assert!(matches!(
-        first.finish("wordcount", 0),
+        first.end(Ending::Finished, false, 0),
         Err(Error::Fenced { .. })
     ));
     drop(first);
@@ -91,7 +94,7 @@ fn c17_what_a_zombie_completes_is_never_believed_and_it_deletes_nothing() {
         "{named}"
     );
     assert_eq!(
-        locate_fallback("latest", Some(dir), "wordcount")
+        locate_fallback("latest", Some(dir), "job")
             .unwrap()
             .checkpoint
             .metadata()
@@ -147,7 +150,7 @@ fn c17_garbage_of_a_live_host_is_not_collected_and_that_of_a_zombie_is() {
     );
     assert!(!directory.path().join("job/chk-2").exists());
     assert_eq!(latest(&directory), 3);
-    let located = locate("latest", Some(dir), "wordcount").unwrap();
+    let located = locate("latest", Some(dir), "job").unwrap();
     assert!(verify(&located.checkpoint).is_good());
     let again = collector("collector", 20 * TIMEOUT_MS);
     assert!(
@@ -165,11 +168,11 @@ fn c45_what_another_host_works_on_cannot_be_claimed() {
     let clock = Clock::default();
     clock.advance(1_000_000 * TIMEOUT_MS);
     let lease = Lease::take(Arc::clone(&storage), "new", terms("22", &clock)).unwrap();
-    let second = CheckpointStore::with_lease(lease, filed()).unwrap();
+    let second = CheckpointStore::with_lease(Arc::new(lease), filed()).unwrap();
     let claimed = second.claim(&completed, Extent::Checkpoint);
     assert!(matches!(claimed, Err(Error::Held(_))), "{claimed:?}");
 
-    // When it is given up it can be, and goes when it is subsumed, directory and all.
+    // When it is given up it can be, and goes when it is subsumed, with all but what is on record.
     drop(first);
     second.claim(&completed, Extent::Checkpoint).unwrap();
     take(&second, 2, &segments(2)).unwrap();
@@ -177,11 +180,8 @@ fn c45_what_another_host_works_on_cannot_be_claimed() {
     take(&second, 4, &segments(4)).unwrap();
     second.wait_for_cleaning();
     assert_eq!(second.take_warnings(), [""; 0]);
-    assert!(
-        !directory.path().join("job").exists(),
-        "{:?}",
-        tree(directory.path())
-    );
+    let left = tree(&directory.path().join("job"));
+    assert!(left.iter().all(|it| it.starts_with("_lease/")), "{left:?}");
 }
 
 #[test]
@@ -196,39 +196,89 @@ fn what_was_put_before_the_directory_was_taken_is_found_by_who_takes_it() {
 }
 
 #[test]
-fn an_end_in_order_leaves_neither_lease_nor_directory() {
+fn c156_an_end_in_order_leaves_nothing_but_what_is_on_record() {
     let directory = tempfile::tempdir().unwrap();
     let storage = files(&directory);
     let store = own(&storage, "1").unwrap();
     for id in 1..=3 {
         take(&store, id, &segments(id)).unwrap();
     }
-    store.finish("wordcount", 0).unwrap();
-    store.delete_all().unwrap();
+    let generation = store.generation();
+    store.end(Ending::Finished, false, 0).unwrap();
     drop(store);
-    assert_eq!(tree(directory.path()), [""; 0]);
-    // Also when there never was a checkpoint.
-    drop(own(&storage, "1").unwrap());
-    assert_eq!(tree(directory.path()), [""; 0]);
+    let left = tree(directory.path());
+    assert!(
+        left.iter().all(|name| name.starts_with("job/_lease/")),
+        "{left:?}"
+    );
+    // Numbers and generations go on from there.
+    let next = own(&storage, "22").unwrap();
+    assert_eq!(next.used_id(), 3);
+    assert!(next.generation() > generation);
+    // Where no run ever began nothing is on record.
+    let other = tempfile::tempdir().unwrap();
+    let storage = files(&other);
+    drop(Lease::take(Arc::clone(&storage), "job", terms("1", &Clock::default())).unwrap());
+    assert_eq!(tree(other.path()), [""; 0]);
 }
 
 #[test]
-fn a_run_that_finishes_removes_marks_of_earlier_ones_with_their_directories() {
+fn c142_an_end_that_comes_after_the_directory_was_lost_deletes_nothing() {
     let directory = tempfile::tempdir().unwrap();
     let storage = files(&directory);
-    let clock = Clock::default();
-    for (job, keeps) in [("killed", true), ("first", false), ("second", false)] {
-        let lease = Lease::take(Arc::clone(&storage), job, terms("a", &clock)).unwrap();
-        let store = CheckpointStore::with_lease(lease, filed()).unwrap();
+    for how in [Ending::Cancelled, Ending::Failed, Ending::Finished] {
+        let first = own(&storage, "1").unwrap();
+        let id = first.used_id() + 1;
+        take(&first, id, &segments(id)).unwrap();
+        let second = own(&storage, "22").unwrap();
+        assert_eq!(latest(&directory), id);
+        let outcome = first.end(how, false, 0);
+        assert!(matches!(outcome, Err(Error::Fenced { .. })), "{outcome:?}");
+        drop(first);
+        assert_eq!(latest(&directory), id, "{how:?}");
+        take(&second, id + 1, &segments(id + 1)).unwrap();
+    }
+}
+
+#[test]
+fn c156_what_was_to_be_deleted_is_not_resumed_though_the_process_died_first() {
+    let directory = tempfile::tempdir().unwrap();
+    let counting = FaultyStorage::counting(files(&directory));
+    let store = own(&(Arc::new(counting.clone()) as Arc<dyn Storage>), "1").unwrap();
+    take(&store, 1, &segments(1)).unwrap();
+    let before = counting.steps().len();
+    store.end(Ending::Cancelled, false, 0).unwrap();
+    let steps = before..counting.steps().len();
+    drop(store);
+    let (mut resumed, mut given_up) = (0, 0);
+    for step in steps {
+        let directory = tempfile::tempdir().unwrap();
+        let faulty = FaultyStorage::at(files(&directory), step, Fault::Crash(Done::All));
+        let store = own(&(Arc::new(faulty.clone()) as Arc<dyn Storage>), "1").unwrap();
         take(&store, 1, &segments(1)).unwrap();
-        if !keeps {
-            store.finish("wordcount", 1_800_000_000_000).unwrap();
-            store.delete_all().unwrap();
+        let _crashed = store.end(Ending::Cancelled, false, 0);
+        assert!(faulty.has_crashed());
+        drop(store);
+        match locate("latest", directory.path().to_str(), "job") {
+            Ok(found) => {
+                assert!(verify(&found.checkpoint).is_good());
+                resumed += 1;
+            }
+            Err(Error::NotFound(_)) => {
+                given_up += 1;
+                // Who goes on in the directory removes what is left.
+                let next = own(&files(&directory), "22").unwrap();
+                next.take_over();
+                take(&next, 5, &segments(5)).unwrap();
+                next.wait_for_cleaning();
+                let left = tree(directory.path());
+                assert!(!left.iter().any(|name| name.contains("chk-1/")), "{left:?}");
+            }
+            Err(other) => panic!("{other:?}"),
         }
     }
-    let names = storage.list("").unwrap().directories;
-    assert_eq!(names, ["killed", "second"]);
-    assert!(directory.path().join("second/_finished").is_file());
+    assert_eq!(resumed, 0, "the record comes first");
+    assert!(given_up > 2);
 }
 
 #[test]
@@ -248,7 +298,7 @@ fn a_checkpoint_whose_owner_cannot_be_told_does_not_count_and_stays_whole() {
     assert!(matches!(outcome, Err(Error::Storage { .. })), "{outcome:?}");
     away.store(false, std::sync::atomic::Ordering::SeqCst);
     store.wait_for_cleaning();
-    let found = locate("latest", directory.path().to_str(), "wordcount").unwrap();
+    let found = locate("latest", directory.path().to_str(), "job").unwrap();
     assert!(verify(&found.checkpoint).is_good());
     store.check_owned().unwrap();
     take(&store, 3, &segments(3)).unwrap();
