@@ -200,7 +200,7 @@ pub enum Mismatch {
     },
     /// A state that is gone.
     #[error(
-        "operator `{operator}` does not declare state `{state}` any more, the checkpoint holds {bytes} bytes of it"
+        "operator `{operator}` does not declare state `{state}` any more, the checkpoint holds {bytes} bytes of it or more"
     )]
     StateGone {
         /// The operator.
@@ -373,7 +373,12 @@ pub fn check(
                         .iter()
                         .find(|declared| declared.name == state.name)
                     else {
-                        if state.entries > 0 {
+                        // Of what deltas hold of it, nothing is known before they are read.
+                        let has_deltas = old
+                            .subtasks
+                            .iter()
+                            .any(|subtask| subtask.segments.iter().any(|it| it.delta));
+                        if state.entries > 0 || has_deltas {
                             mismatches.push(Mismatch::StateGone {
                                 operator: node.id.clone(),
                                 state: state.name.clone(),
