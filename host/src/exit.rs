@@ -8,8 +8,8 @@ use std::process::ExitCode;
 
 use crate::job_file::problem::Problems;
 
-/// The exit codes. They are part of the command line's contract.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The exit codes. They are part of the command line's contract. What is worse is greater.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Exit {
     /// Finished, or stopped, cancelled or suspended as asked.
     Finished = 0,

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::time::{Duration, Instant};
 
-use checkpoint::metadata::{Kind, Metadata, Operator, Role, Subtask};
+use checkpoint::metadata::{Kind, Metadata, Operator, Role, State, Subtask};
 use checkpoint::store::{CheckpointStore, Completed, Compression, Options};
 use dataflow::state::{KeyedState, StateDescriptor, StateKind};
 use dataflow::{CheckpointId, KeyGroupRange, KeyGroups};
@@ -187,7 +187,15 @@ fn metadata(id: u64) -> Metadata {
             role: Role::Operator,
             parallelism: 1,
             labels: BTreeMap::new(),
-            states: Vec::new(),
+            states: vec![State {
+                name: "count".to_owned(),
+                kind: "value".to_owned(),
+                schema: "bytes".to_owned(),
+                schema_version: 1,
+                ttl_ms: None,
+                entries: 0,
+                bytes: 0,
+            }],
             subtasks: vec![Subtask::default()],
         }],
     }

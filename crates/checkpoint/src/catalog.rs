@@ -199,12 +199,11 @@ pub(crate) fn entry(storage: &Arc<dyn Storage>, directory: &str) -> Option<Entry
         Ok(listing) => listing,
         Err(_) if !looks_like_one => return None,
         Err(error) => {
-            return Some(new_entry(
-                storage,
-                directory,
-                0,
-                Status::Unreadable(describe(&error)),
-            ));
+            let status = match error {
+                Error::Corrupt { object, what } => Status::Corrupt(format!("{object}: {what}")),
+                error => Status::Unreadable(describe(&error)),
+            };
+            return Some(new_entry(storage, directory, 0, status));
         }
     };
     let found = listing

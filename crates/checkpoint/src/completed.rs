@@ -9,9 +9,11 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::{Buf, Bytes, BytesMut};
+use dataflow::state::Origin;
+use dataflow::{CheckpointId, KeyGroups};
 
 use crate::compression::Decoder;
-use crate::metadata::{self, Compressed, METADATA_BYTES_MAX, Metadata, Operator, Segment};
+use crate::metadata::{self, Compressed, METADATA_BYTES_MAX, Metadata, Operator, Segment, kind_of};
 use crate::names;
 use crate::storage::{Reading, Storage};
 use crate::{Error, Result};
@@ -51,8 +53,8 @@ impl Completed {
     /// Reads and verifies the metadata in `directory`.
     ///
     /// # Errors
-    /// [`Error::NotFound`] if there is none, [`Error::Corrupt`] if it is damaged,
-    /// [`Error::Incompatible`] if a later format wrote it.
+    /// [`Error::NotFound`] if there is none, [`Error::Corrupt`] if it is damaged, contradicts itself or
+    /// is that of another checkpoint, [`Error::Incompatible`] if a later format wrote it.
     pub fn open(storage: Arc<dyn Storage>, directory: &str) -> Result<Self> {
         let name = names::metadata(directory);
         let object = storage.location(&name);
@@ -63,6 +65,7 @@ impl Completed {
             )));
         }
         let (metadata, inline) = metadata::decode(&bytes, &object)?;
+        check_place(&metadata, directory).map_err(|what| Error::Corrupt { object, what })?;
         Ok(Self::new(Contents {
             storage,
             directory: directory.to_owned(),
@@ -124,6 +127,65 @@ impl Completed {
                         .map(move |segment| (operator, index, segment))
                 })
         })
+    }
+
+    /// The number of key groups of its job.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] if there is no such number of them.
+    pub fn key_groups(&self) -> Result<KeyGroups> {
+        let count = self.0.metadata.key_groups;
+        KeyGroups::new(count)
+            .ok_or_else(|| self.corrupt(format!("it claims to have {count} key groups")))
+    }
+
+    /// The segments of a subtask in order, each with what it has to say of itself.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] if the operator has no such subtask, key groups or states.
+    pub fn keyed<'a>(
+        &self,
+        operator: &'a Operator,
+        subtask: u32,
+    ) -> Result<Vec<(&'a Segment, Origin)>> {
+        let key_groups = self.key_groups()?;
+        let id = &operator.id;
+        let parallelism = u32::try_from(operator.subtasks.len()).unwrap_or(u32::MAX);
+        let found = operator
+            .subtasks
+            .get(subtask as usize)
+            .ok_or_else(|| self.corrupt(format!("operator `{id}` has no subtask {subtask}")))?;
+        let states: Option<Vec<_>> = operator
+            .states
+            .iter()
+            .map(|state| Some((state.name.clone(), kind_of(&state.kind)?)))
+            .collect();
+        let states = states
+            .ok_or_else(|| self.corrupt(format!("operator `{id}` has states of no known kind")))?;
+        let mut after = None;
+        let segments = found.segments.iter().map(|segment| {
+            let checkpoint = CheckpointId(segment.written_by);
+            let origin = Origin {
+                checkpoint,
+                after: after.replace(checkpoint),
+                delta: segment.delta,
+                key_groups,
+                range: key_groups.range_of(subtask, parallelism),
+                states: states.clone(),
+                bytes: segment
+                    .compressed
+                    .map_or(segment.length, |it| it.raw_length),
+            };
+            (segment, origin)
+        });
+        Ok(segments.collect())
+    }
+
+    fn corrupt(&self, what: String) -> Error {
+        Error::Corrupt {
+            object: self.metadata_location(),
+            what,
+        }
     }
 
     /// Reads one segment, checking length and checksum: an error of kind
@@ -217,11 +279,26 @@ impl Completed {
 
     /// The name of the data file that a segment references.
     pub(crate) fn resolve(&self, file: &str) -> Result<String> {
-        names::resolve(&self.0.directory, file).map_err(|what| Error::Corrupt {
-            object: self.metadata_location(),
-            what: format!("it references file `{file}`, but {what}"),
-        })
+        names::resolve(&self.0.directory, file)
+            .map_err(|what| self.corrupt(format!("it references file `{file}`: {what}")))
     }
+}
+
+/// Whether metadata can be that of the checkpoint in this directory. A directory with a name of its own
+/// has no number that could be another.
+fn check_place(metadata: &Metadata, directory: &str) -> Result<(), String> {
+    let id = metadata.id;
+    if names::checkpoint_id(names::leaf(directory)).is_some_and(|number| number != id) {
+        return Err(format!("it is the metadata of checkpoint {id}"));
+    }
+    let segments = metadata.operators.iter().flat_map(|it| &it.subtasks);
+    let mut files = segments
+        .flat_map(|it| &it.segments)
+        .filter_map(|it| it.file.as_deref());
+    files.try_for_each(|file| match names::resolve(directory, file) {
+        Ok(_) => Ok(()),
+        Err(what) => Err(format!("it references file `{file}`: {what}")),
+    })
 }
 
 fn read_metadata(storage: &dyn Storage, name: &str, object: &str) -> Result<Bytes> {

@@ -11,7 +11,7 @@ use dataflow::key::KeyGroupRange;
 use dataflow::state::{KeyedState, Walked};
 use serde::Serialize;
 
-use crate::export::{key_groups, load, ranges};
+use crate::export::{load, ranges};
 use crate::metadata::{Operator, Role};
 use crate::{Completed, Error, Result};
 
@@ -92,7 +92,7 @@ impl Diff {
 /// [`Error::Incompatible`] if they do not have the same key groups, [`Error::Corrupt`] if state is
 /// not what was written, [`Error::Storage`] if it cannot be read.
 pub fn diff(before: &Completed, after: &Completed) -> Result<Diff> {
-    let groups = (key_groups(before)?, key_groups(after)?);
+    let groups = (before.key_groups()?, after.key_groups()?);
     if groups.0 != groups.1 {
         return Err(Error::Incompatible(format!(
             "{} has {} key groups, {} has {}: they are not of one job",
@@ -115,7 +115,7 @@ pub fn diff(before: &Completed, after: &Completed) -> Result<Diff> {
 
 fn operator(id: &str, before: &Completed, after: &Completed) -> Result<OperatorDiff> {
     let (old, new) = (before.operator(id), after.operator(id));
-    let groups = key_groups(before)?;
+    let groups = before.key_groups()?;
     let mut states = BTreeMap::new();
     for declared in [old, new].into_iter().flatten().flat_map(|it| &it.states) {
         states.insert(

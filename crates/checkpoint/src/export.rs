@@ -7,10 +7,10 @@
 use std::collections::BTreeSet;
 
 use dataflow::KeyGroups;
-use dataflow::key::{KEY_HASH_NAME, KeyGroupRange};
-use dataflow::state::{KeyedState, RestoreError, StateDescriptor, StateKind};
+use dataflow::key::KeyGroupRange;
+use dataflow::state::{KeyedState, RestoreError, StateDescriptor};
 
-use crate::metadata::Operator;
+use crate::metadata::{Operator, kind_name, kind_of};
 use crate::{Completed, Error, Result};
 
 /// What is exported.
@@ -63,7 +63,7 @@ pub fn export<E: From<Error>>(
     operators.sort_by(|a, b| a.id.cmp(&b.id));
     let mut count = 0;
     for operator in operators {
-        let groups = key_groups(checkpoint)?;
+        let groups = checkpoint.key_groups()?;
         for range in ranges(operator, groups) {
             let state = load(checkpoint, operator, range)?;
             let states = state.states();
@@ -125,22 +125,6 @@ fn check(checkpoint: &Completed, filter: &Filter) -> Result<()> {
     }
 }
 
-/// The key groups of a checkpoint.
-pub(crate) fn key_groups(checkpoint: &Completed) -> Result<KeyGroups> {
-    let metadata = checkpoint.metadata();
-    if metadata.key_hash != KEY_HASH_NAME {
-        return Err(Error::Incompatible(format!(
-            "{} deals keys by `{}`, this version by `{KEY_HASH_NAME}`",
-            checkpoint.metadata_location(),
-            metadata.key_hash
-        )));
-    }
-    KeyGroups::new(metadata.key_groups).ok_or_else(|| Error::Corrupt {
-        object: checkpoint.metadata_location(),
-        what: format!("it claims to have {} key groups", metadata.key_groups),
-    })
-}
-
 /// The key group ranges of an operator's subtasks, in their order.
 pub(crate) fn ranges(
     operator: &Operator,
@@ -156,10 +140,10 @@ pub(crate) fn load(
     operator: &Operator,
     range: KeyGroupRange,
 ) -> Result<KeyedState> {
-    let groups = key_groups(checkpoint)?;
+    let groups = checkpoint.key_groups()?;
     let mut descriptors = Vec::new();
     for state in &operator.states {
-        let kind = kind(&state.kind).ok_or_else(|| {
+        let kind = kind_of(&state.kind).ok_or_else(|| {
             Error::Incompatible(format!(
                 "state `{}` of operator `{}` is of kind `{}`, which this version does not know",
                 state.name, operator.id, state.kind
@@ -175,13 +159,13 @@ pub(crate) fn load(
     }
     descriptors.sort_by(|a, b| a.name.cmp(&b.name));
     let mut state = KeyedState::new(descriptors, range, groups);
-    for (own, subtask) in ranges(operator, groups).zip(&operator.subtasks) {
+    for (own, subtask) in ranges(operator, groups).zip(0..) {
         if !own.overlaps(range) {
             continue;
         }
-        for segment in &subtask.segments {
+        for (segment, origin) in checkpoint.keyed(operator, subtask)? {
             let mut reader = checkpoint.read(segment)?;
-            state.restore(&mut reader).map_err(|error| {
+            state.restore_as(&mut reader, &origin).map_err(|error| {
                 restore_error(error, checkpoint.segment_location(segment), segment.offset)
             })?;
         }
@@ -190,7 +174,7 @@ pub(crate) fn load(
 }
 
 /// What went wrong with a segment in an object, which it begins at an offset of.
-fn restore_error(error: RestoreError, object: String, start: u64) -> Error {
+pub(crate) fn restore_error(error: RestoreError, object: String, start: u64) -> Error {
     match error {
         RestoreError::Corrupt { what, offset } => Error::Corrupt {
             object,
@@ -208,20 +192,6 @@ fn restore_error(error: RestoreError, object: String, start: u64) -> Error {
                 source: source.into(),
             },
         },
-    }
-}
-
-fn kind(name: &str) -> Option<StateKind> {
-    [StateKind::Value, StateKind::Map, StateKind::List]
-        .into_iter()
-        .find(|kind| kind_name(*kind) == name)
-}
-
-fn kind_name(kind: StateKind) -> &'static str {
-    match kind {
-        StateKind::Value => "value",
-        StateKind::Map => "map",
-        StateKind::List => "list",
     }
 }
 

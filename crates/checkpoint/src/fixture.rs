@@ -1,11 +1,14 @@
 //! What the tests of this crate share: a small job, and segments that are just bytes.
 
+pub(crate) mod hostile;
+
 use std::collections::BTreeMap;
 use std::io::{self, Read};
 use std::path::Path;
 
 use dataflow::CheckpointId;
-use dataflow::state::SegmentStats;
+use dataflow::key::{KeyGroups, hash};
+use dataflow::state::{KeyedState, SegmentStats, StateDescriptor, StateKind};
 
 use crate::metadata::{Kind, Metadata, Operator, Role, State, Subtask};
 use crate::store::{Options, Pending, Written};
@@ -88,15 +91,15 @@ pub(crate) fn metadata(id: u64, subtasks: u32) -> Metadata {
         kind: Kind::Checkpoint,
         triggered_at: 1_700_000_000_000 + i64::try_from(id).unwrap() * 1000,
         duration_ms: 10,
-        key_groups: 128,
+        key_groups: subtasks.max(128),
         key_hash: "xxh3-64".to_owned(),
         operators: vec![Operator {
             id: OPERATOR.to_owned(),
             role: Role::Operator,
-            parallelism: subtasks,
+            parallelism: subtasks.max(1),
             labels: BTreeMap::new(),
             states: vec![state],
-            subtasks: vec![Subtask::default(); subtasks as usize],
+            subtasks: vec![Subtask::default(); subtasks.max(1) as usize],
         }],
     }
 }
@@ -112,6 +115,31 @@ pub(crate) fn noise(seed: u64, length: usize) -> Vec<u8> {
         chunk.copy_from_slice(&state.to_le_bytes()[..chunk.len()]);
     }
     bytes
+}
+
+/// A full segment of some keys of a subtask, as an operator would have it.
+pub(crate) fn segment(id: u64, subtask: u32, parallelism: u32) -> Vec<u8> {
+    let groups = KeyGroups::new(128).unwrap();
+    let declared = &metadata(id, parallelism).operators[0].states[0];
+    let descriptor = StateDescriptor {
+        name: declared.name.clone(),
+        kind: StateKind::Value,
+        schema: declared.schema.clone(),
+        schema_version: declared.schema_version,
+        ttl_ms: None,
+    };
+    let range = groups.range_of(subtask, parallelism);
+    let mut state = KeyedState::new(vec![descriptor], range, groups);
+    for key in (0..100_u64).map(u64::to_le_bytes) {
+        if range.contains(groups.group_of(hash(&key))) {
+            state.put(0, &key, &id.to_le_bytes()).unwrap();
+            state.commit();
+        }
+    }
+    let mut segment = Vec::new();
+    let sealed = state.snapshot(CheckpointId(id), None);
+    sealed.write(&mut segment).unwrap();
+    segment
 }
 
 /// Writes bytes as the segment of a subtask, in pieces.

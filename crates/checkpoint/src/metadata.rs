@@ -4,11 +4,13 @@
 //! readers of the same format version ignore fields that they do not know, but it must be one that
 //! can be ignored. What cannot, raises [`FORMAT_VERSION`].
 
+mod check;
 mod codec;
 mod void;
 
 use std::collections::BTreeMap;
 
+use dataflow::state::StateKind;
 use serde::{Deserialize, Serialize};
 
 pub use codec::{FORMAT_VERSION, MAGIC, METADATA_BYTES_MAX};
@@ -165,4 +167,20 @@ pub enum Codec {
     Lz4,
     /// Zstandard.
     Zstd,
+}
+
+/// What `value`, `map` and `list` mean.
+pub(crate) fn kind_of(name: &str) -> Option<StateKind> {
+    [StateKind::Value, StateKind::Map, StateKind::List]
+        .into_iter()
+        .find(|kind| kind_name(*kind) == name)
+}
+
+/// What a kind of state is called in metadata.
+pub(crate) fn kind_name(kind: StateKind) -> &'static str {
+    match kind {
+        StateKind::Value => "value",
+        StateKind::Map => "map",
+        StateKind::List => "list",
+    }
 }

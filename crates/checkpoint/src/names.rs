@@ -36,12 +36,11 @@ const TASKOWNED: &str = "taskowned";
 const DATA_SUFFIX: &str = ".state";
 const STAGED_INFIX: &str = ".part-";
 
+/// The highest number that a checkpoint, a run or a file can have: there is always a next one.
+pub(crate) const NUMBER_MAX: u64 = i64::MAX as u64;
+
 /// Longest job id, in bytes: file systems take 255 for a component.
 const JOB_ID_BYTES_MAX: usize = 200;
-
-/// How far a reference may lead up: to the job directory, and to the directory of all jobs (a
-/// checkpoint that was claimed by a job with another id).
-const REFERENCE_UP_MAX: usize = 2;
 
 /// The names in one job's directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -151,7 +150,8 @@ pub(crate) fn data_run(name: &str) -> Option<u64> {
     if !rest.contains(DATA_SUFFIX) {
         return None;
     }
-    rest.split_once('-')?.0.parse().ok()
+    let run = rest.split_once('-')?.0.parse().ok()?;
+    (run <= NUMBER_MAX).then_some(run)
 }
 
 /// The checkpoint that a data file was written for, by its name (also of one that was never finished).
@@ -187,10 +187,10 @@ pub(crate) fn checkpoint_id(leaf: &str) -> Option<u64> {
     canonical(leaf.strip_prefix(CHECKPOINT_PREFIX)?)
 }
 
-/// A number without sign and leading zeros.
+/// A number without sign and leading zeros, of at most [`NUMBER_MAX`].
 fn canonical(digits: &str) -> Option<u64> {
     let number: u64 = digits.parse().ok()?;
-    (number.to_string() == digits).then_some(number)
+    (number <= NUMBER_MAX && number.to_string() == digits).then_some(number)
 }
 
 /// Whether a directory is one that every job directory has, used or not.
@@ -244,28 +244,81 @@ pub(crate) fn reference(directory: &str, object: &str) -> String {
     parts.join("/")
 }
 
+/// The checkpoint that a finished data file was written for: its name is `r<R>-c<N>-<I>.state` and
+/// nothing else.
+fn finished_data(leaf: &str) -> Option<u64> {
+    let numbers = leaf.strip_prefix('r')?.strip_suffix(DATA_SUFFIX)?;
+    let (run, rest) = numbers.split_once("-c")?;
+    let (checkpoint, index) = rest.split_once('-')?;
+    canonical(run)?;
+    canonical(index)?;
+    canonical(checkpoint)
+}
+
+/// Where a reference of metadata leads: one of the three forms that [`reference`] makes, and no other.
+/// It comes from a file, and what it names is read and later deleted; so it can only ever name a data
+/// file beside the metadata, or one in the `shared/` of its job or of another beneath the same
+/// directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reference<'a> {
+    /// `x`: beside the metadata.
+    Own(&'a str),
+    /// `../shared/x`: of the same job.
+    Shared(&'a str),
+    /// `../../<job>/shared/x`: of another job.
+    Other {
+        /// Its directory.
+        job: &'a str,
+        /// The file.
+        leaf: &'a str,
+    },
+}
+
+impl<'a> Reference<'a> {
+    /// Reads a reference. What is wrong with it, otherwise.
+    pub(crate) fn parse(reference: &'a str) -> Result<Self, &'static str> {
+        let parts: Vec<&str> = reference.split('/').collect();
+        let found = match parts[..] {
+            [leaf] => Self::Own(leaf),
+            ["..", SHARED, leaf] => Self::Shared(leaf),
+            ["..", "..", job, SHARED, leaf] if JobDirectory::new(job).is_ok() => {
+                Self::Other { job, leaf }
+            }
+            _ => return Err("that is no place where data of a checkpoint can be"),
+        };
+        match found.checkpoint() {
+            Some(_) => Ok(found),
+            None => Err("that is not the name of a data file"),
+        }
+    }
+
+    fn leaf(&self) -> &'a str {
+        match self {
+            Self::Own(leaf) | Self::Shared(leaf) | Self::Other { leaf, .. } => leaf,
+        }
+    }
+
+    /// The checkpoint that the file was written for.
+    pub(crate) fn checkpoint(&self) -> Option<u64> {
+        finished_data(self.leaf())
+    }
+}
+
 /// The object that metadata in `directory` means by `reference`. What is wrong with it, otherwise:
 /// it comes from a file.
 pub(crate) fn resolve(directory: &str, reference: &str) -> Result<String, &'static str> {
-    let mut parts: Vec<&str> = directory
-        .split('/')
-        .filter(|part| !part.is_empty())
-        .collect();
-    let mut down = reference.split('/').peekable();
-    let mut up = 0;
-    while down.next_if_eq(&"..").is_some() {
-        up += 1;
-        if up > REFERENCE_UP_MAX || parts.pop().is_none() {
-            return Err("it leads out of the checkpoint directory");
+    let up = |directory: &str| match directory {
+        "" => Err("that leads out of the storage"),
+        directory => Ok(parent(directory).to_owned()),
+    };
+    Ok(match Reference::parse(reference)? {
+        Reference::Own(leaf) => join(directory, leaf),
+        Reference::Shared(leaf) => join(&shared(&up(directory)?), leaf),
+        Reference::Other { job, leaf } => {
+            let jobs = up(&up(directory)?)?;
+            join(&shared(&join(&jobs, job)), leaf)
         }
-    }
-    for part in down {
-        if part.is_empty() || part == "." || part == ".." || part.contains(['\0', '\\']) {
-            return Err("it is not a plain relative path");
-        }
-        parts.push(part);
-    }
-    Ok(parts.join("/"))
+    })
 }
 
 #[cfg(test)]
@@ -308,8 +361,10 @@ mod tests {
     #[test]
     fn only_canonical_numbers_are_checkpoint_ids() {
         assert_eq!(checkpoint_id("chk-0"), Some(0));
-        assert_eq!(checkpoint_id("chk-18446744073709551615"), Some(u64::MAX));
+        assert_eq!(checkpoint_id("chk-9223372036854775807"), Some(NUMBER_MAX));
         for leaf in [
+            "chk-9223372036854775808",
+            "chk-18446744073709551615",
             "chk-",
             "chk-01",
             "chk-+1",
@@ -368,33 +423,98 @@ mod tests {
     #[test]
     fn references_lead_back_to_their_object() {
         for (directory, object, expected) in [
-            ("job/chk-5", "job/shared/x", "../shared/x"),
-            ("job/chk-5", "job/chk-5/x", "x"),
-            ("job/chk-5", "old/shared/x", "../../old/shared/x"),
-            ("savepoint-a", "savepoint-a/x", "x"),
-            ("", "x", "x"),
+            (
+                "job/chk-5",
+                "job/shared/r1-c5-0.state",
+                "../shared/r1-c5-0.state",
+            ),
+            ("job/chk-5", "job/chk-5/r1-c5-0.state", "r1-c5-0.state"),
+            (
+                "job/chk-5",
+                "old/shared/r9-c4-17.state",
+                "../../old/shared/r9-c4-17.state",
+            ),
+            (
+                "all/job/keep-me",
+                "all/old/shared/r9-c4-17.state",
+                "../../old/shared/r9-c4-17.state",
+            ),
+            ("savepoint-a", "savepoint-a/r1-c5-0.state", "r1-c5-0.state"),
+            ("", "r1-c5-0.state", "r1-c5-0.state"),
         ] {
             let found = reference(directory, object);
             assert_eq!(found, expected);
             assert_eq!(resolve(directory, &found).as_deref(), Ok(object));
+            assert_eq!(
+                Reference::parse(&found).unwrap().checkpoint(),
+                data_checkpoint(object)
+            );
         }
     }
 
     #[test]
-    fn references_that_lead_out_are_refused() {
+    fn c145_a_reference_names_a_data_file_in_one_of_three_places_or_is_refused() {
         for reference in [
-            "../../../x",
-            "/etc/passwd",
-            "a/../b",
             "",
-            "a//b",
-            "./x",
-            "../..",
-            "x/",
+            ".",
+            "..",
+            "/",
+            "_metadata",
+            "_finished",
+            "notes.txt",
+            "/etc/passwd",
+            "/r1-c1-0.state",
+            "./r1-c1-0.state",
+            "r1-c1-0.state/",
+            "x/r1-c1-0.state",
+            "link/id_rsa",
+            "../r1-c1-0.state",
+            "../chk-4/r1-c1-0.state",
+            "../chk-4/_metadata",
+            "../_lease/1",
+            "../shared/_metadata",
+            "../shared/notes.txt",
+            "../shared/../r1-c1-0.state",
+            "../shared//r1-c1-0.state",
+            "../shared/x/r1-c1-0.state",
+            "../taskowned/r1-c1-0.state",
+            "../../r1-c1-0.state",
+            "../../thesis/final.odt",
+            "../../other/chk-3/_metadata",
+            "../../other/chk-3/r1-c1-0.state",
+            "../../other/_finished",
+            "../../../shared/r1-c1-0.state",
+            "../../../other/shared/r1-c1-0.state",
+            "../../../../etc/shared/r1-c1-0.state",
+            "../.././shared/r1-c1-0.state",
+            "../../../shared/r1-c1-0.state",
+            "../../shared/shared/r1-c1-0.state",
+            "../../chk-1/shared/r1-c1-0.state",
+            "../../.ssh/shared/r1-c1-0.state",
+            "../../a\\b/shared/r1-c1-0.state",
+            "..\\shared\\r1-c1-0.state",
+            "../../a\0/shared/r1-c1-0.state",
+            "r1-c1-0.state\0",
+            "r1-c1-0.state#1",
+            "r1-c1-0.state.part-0000000000000001-1",
+            "r01-c1-0.state",
+            "r1-c01-0.state",
+            "r1-c1-00.state",
+            "r1-c1-0-0.state",
+            "r+1-c1-0.state",
+            "r1-c18446744073709551616-0.state",
+            "R1-c1-0.state",
+            "a#1",
         ] {
-            let resolved = resolve("root/job/chk-5", reference);
-            assert!(resolved.is_err() || reference == "../..", "{reference}");
+            assert!(Reference::parse(reference).is_err(), "{reference}");
+            assert!(resolve("root/job/chk-5", reference).is_err(), "{reference}");
         }
-        assert!(resolve("chk-5", "../../x").is_err());
+        // Good where there is a directory above, refused where there is none.
+        assert!(resolve("", "../shared/r1-c1-0.state").is_err());
+        assert!(resolve("chk-5", "../../old/shared/r1-c1-0.state").is_err());
+        assert_eq!(
+            resolve("chk-5", "../shared/r1-c1-0.state").as_deref(),
+            Ok("shared/r1-c1-0.state")
+        );
     }
 }

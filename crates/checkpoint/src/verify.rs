@@ -1,8 +1,12 @@
 //! Reading every byte of a checkpoint, and saying all that is wrong with it.
 
 use std::collections::BTreeSet;
-use std::io;
 
+use dataflow::state::{Origin, check_segment};
+
+use crate::catalog::describe;
+use crate::export::restore_error;
+use crate::metadata::Segment;
 use crate::{Completed, Error};
 
 /// What verifying a checkpoint found. Its metadata was verified when it was opened.
@@ -35,39 +39,62 @@ pub struct Problem {
     pub what: String,
     /// Whose state it is: operator id and subtask.
     pub owner: (String, u32),
+    /// Whether it is not what was written; otherwise it could not be read, which may pass.
+    pub is_corrupt: bool,
 }
 
-/// Reads all state of a checkpoint. Never fails: what cannot be read is a problem in the report.
+/// Reads all state of a checkpoint, and decodes all of it: what is good can be restored and exported.
+/// Never fails: what is wrong is a problem in the report. Takes little memory, however much there is.
 #[must_use]
 pub fn verify(checkpoint: &Completed) -> Report {
+    let decode = |segment: &Segment, origin: &Origin| {
+        let mut reader = checkpoint.read(segment)?;
+        check_segment(&mut reader, origin).map_err(|error| {
+            restore_error(error, checkpoint.segment_location(segment), segment.offset)
+        })
+    };
+    verify_by(checkpoint, &decode)
+}
+
+/// As [`verify`], for tests whose segments are just bytes.
+#[cfg(test)]
+pub(crate) fn verify_bytes(checkpoint: &Completed) -> Report {
+    let read = |segment: &Segment, _: &Origin| {
+        let mut reader = checkpoint.read(segment)?;
+        let read = std::io::copy(&mut reader, &mut std::io::sink()).map(drop);
+        read.map_err(|error| restore_error(error.into(), String::new(), 0))
+    };
+    verify_by(checkpoint, &read)
+}
+
+fn verify_by(
+    checkpoint: &Completed,
+    check: &dyn Fn(&Segment, &Origin) -> Result<(), Error>,
+) -> Report {
     let mut report = Report::default();
     let mut files = BTreeSet::new();
-    for (operator, subtask, segment) in checkpoint.segments() {
-        report.segments += 1;
-        files.extend(&segment.file);
-        let read = checkpoint
-            .read(segment)
-            .and_then(|mut reader| io::copy(&mut reader, &mut io::sink()).map_err(from_io));
-        match read {
-            Ok(_raw) => report.bytes += segment.length,
-            Err(error) => {
-                let (object, what) = match error {
-                    Error::Corrupt { object, what } => (object, what),
-                    error => {
-                        let source = std::error::Error::source(&error)
-                            .map(|source| format!(": {source}"))
-                            .unwrap_or_default();
-                        (
-                            checkpoint.segment_location(segment),
-                            format!("{error}{source}"),
-                        )
+    for operator in &checkpoint.metadata().operators {
+        for subtask in (0..).take(operator.subtasks.len()) {
+            let owner = (operator.id.clone(), subtask);
+            let segments = match checkpoint.keyed(operator, subtask) {
+                Ok(segments) => segments,
+                Err(error) => {
+                    let place = checkpoint.metadata_location();
+                    report.problems.push(Problem::new(error, place, owner));
+                    continue;
+                }
+            };
+            for (segment, origin) in segments {
+                report.segments += 1;
+                files.extend(&segment.file);
+                match check(segment, &origin) {
+                    Ok(()) => report.bytes += segment.length,
+                    Err(error) => {
+                        let place = checkpoint.segment_location(segment);
+                        let problem = Problem::new(error, place, owner.clone());
+                        report.problems.push(problem);
                     }
-                };
-                report.problems.push(Problem {
-                    object,
-                    what,
-                    owner: (operator.id.clone(), subtask),
-                });
+                }
             }
         }
     }
@@ -75,14 +102,18 @@ pub fn verify(checkpoint: &Completed) -> Report {
     report
 }
 
-/// The error that a segment's reader wrapped.
-fn from_io(error: io::Error) -> Error {
-    match error.downcast::<Error>() {
-        Ok(error) => error,
-        Err(error) => Error::Storage {
-            action: "reading",
-            object: "a segment".to_owned(),
-            source: error.into(),
-        },
+impl Problem {
+    fn new(error: Error, place: String, owner: (String, u32)) -> Self {
+        let is_corrupt = matches!(error, Error::Corrupt { .. });
+        let (object, what) = match error {
+            Error::Corrupt { object, what } => (object, what),
+            error => (place, describe(&error)),
+        };
+        Self {
+            object,
+            what,
+            owner,
+            is_corrupt,
+        }
     }
 }

@@ -170,5 +170,11 @@ mod tests {
     fn the_hash_is_part_of_the_format() {
         assert_eq!(hash(b""), 0x2d06_8005_38d3_94c2);
         assert_eq!(hash(b"a"), 0xe6c6_32b6_1e96_4e1f);
+        // As in docs/checkpoint-format.md.
+        let groups = KeyGroups::new(128).unwrap();
+        for (key, group, subtask) in [(&b""[..], 66, 1), (b"a", 31, 0)] {
+            assert_eq!(groups.group_of(hash(key)), group);
+            assert_eq!(groups.subtask_of(group, 3), subtask);
+        }
     }
 }

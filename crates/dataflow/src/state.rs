@@ -21,6 +21,7 @@ mod chunks;
 mod codec;
 mod cold;
 mod fields;
+mod header;
 mod heap;
 mod index;
 mod keys;
@@ -47,6 +48,7 @@ use crate::element::CheckpointId;
 use crate::key::{KeyGroupRange, KeyGroups};
 
 pub use cold::{ColdFile, ColdStats, ColdStorage};
+pub use header::{Origin, check_segment};
 pub use snapshot::SealedState;
 pub use walk::Walked;
 

@@ -8,9 +8,9 @@ use std::fmt;
 
 use checkpoint::metadata::{Metadata, Role, Subtask};
 use checkpoint::store::Completed;
+use dataflow::KeyGroupRange;
 use dataflow::key::KEY_HASH_NAME;
 use dataflow::state::{KeyedState, StateKind};
-use dataflow::{KeyGroupRange, KeyGroups};
 
 use crate::error::Error;
 use crate::graph::{JobGraph, NodeKind};
@@ -200,7 +200,7 @@ pub enum Mismatch {
     },
     /// A state that is gone.
     #[error(
-        "operator `{operator}` does not declare state `{state}` any more, the checkpoint holds {bytes} bytes of it"
+        "operator `{operator}` does not declare state `{state}` any more, the checkpoint holds {bytes} bytes of it or more"
     )]
     StateGone {
         /// The operator.
@@ -373,7 +373,12 @@ pub fn check(
                         .iter()
                         .find(|declared| declared.name == state.name)
                     else {
-                        if state.entries > 0 {
+                        // Of what deltas hold of it, nothing is known before they are read.
+                        let has_deltas = old
+                            .subtasks
+                            .iter()
+                            .any(|subtask| subtask.segments.iter().any(|it| it.delta));
+                        if state.entries > 0 || has_deltas {
                             mismatches.push(Mismatch::StateGone {
                                 operator: node.id.clone(),
                                 state: state.name.clone(),
@@ -533,30 +538,21 @@ pub(crate) fn keyed_state(
     let Some(operator) = checkpoint.operator(id) else {
         return Ok(());
     };
-    let groups =
-        KeyGroups::new(checkpoint.metadata().key_groups).ok_or_else(|| Error::ReadState {
-            operator: id.to_owned(),
-            subtask,
-            source: checkpoint::Error::Incompatible(
-                "the checkpoint has an impossible number of key groups".into(),
-            ),
-        })?;
-    for (old, entry) in operator.subtasks.iter().enumerate() {
-        if !groups
-            .range_of(old as u32, operator.parallelism.max(old as u32 + 1))
-            .overlaps(range)
-        {
+    let unreadable = |source| Error::ReadState {
+        operator: id.to_owned(),
+        subtask,
+        source,
+    };
+    let groups = checkpoint.key_groups().map_err(unreadable)?;
+    let parallelism = u32::try_from(operator.subtasks.len()).unwrap_or(u32::MAX);
+    for old in 0..parallelism {
+        if !groups.range_of(old, parallelism).overlaps(range) {
             continue;
         }
-        for segment in &entry.segments {
-            let mut read = checkpoint
-                .read(segment)
-                .map_err(|source| Error::ReadState {
-                    operator: id.to_owned(),
-                    subtask,
-                    source,
-                })?;
-            let stats = state.restore(&mut read).map_err(|source| Error::Restore {
+        for (segment, origin) in checkpoint.keyed(operator, old).map_err(unreadable)? {
+            let mut read = checkpoint.read(segment).map_err(unreadable)?;
+            let restored = state.restore_as(&mut read, &origin);
+            let stats = restored.map_err(|source| Error::Restore {
                 operator: id.to_owned(),
                 subtask,
                 source,

@@ -12,7 +12,8 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use checkpoint::catalog::{Entry, Status};
 use checkpoint::metadata::{Kind, Metadata, Operator, Role};
-use checkpoint::{Completed, shown, verify};
+use checkpoint::verify::{self, verify};
+use checkpoint::{Completed, shown};
 use serde_json::json;
 
 use super::print;
@@ -195,17 +196,13 @@ fn describe_operator(operator: &Operator) -> Vec<String> {
 
 fn verify_all(place: &Place) -> Result<Exit, Error> {
     let entries = entries(&place.place)?;
-    let mut good = true;
-    let mut found = false;
+    // The worst of what was found; none if there was nothing to verify.
+    let mut worst = None;
     let mut reports = Vec::new();
     let mut text = String::new();
     for entry in &entries {
         let Some(checkpoint) = entry.completed() else {
-            // What never completed is no checkpoint, nor is what is not believed; what did and cannot
-            // be read is a bad one.
-            let bad = !matches!(entry.status, Status::Incomplete | Status::Fenced(_));
-            good &= !bad;
-            found |= bad;
+            worst = worst.max(exit_of(&entry.status));
             let problems: Vec<&str> = entry.status.reason().into_iter().collect();
             reports.push(json!({
                 "path": entry.path,
@@ -219,9 +216,9 @@ fn verify_all(place: &Place) -> Result<Exit, Error> {
             text.push('\n');
             continue;
         };
-        found = true;
         let report = verify(checkpoint);
-        good &= report.is_good();
+        let (status, exit) = verdict(&report);
+        worst = worst.max(Some(exit));
         let problems: Vec<String> = report
             .problems
             .iter()
@@ -233,7 +230,6 @@ fn verify_all(place: &Place) -> Result<Exit, Error> {
                 )
             })
             .collect();
-        let status = if report.is_good() { "good" } else { "corrupt" };
         let _ = writeln!(
             text,
             "{}: {status}, {} in {} segments and {} files",
@@ -258,11 +254,30 @@ fn verify_all(place: &Place) -> Result<Exit, Error> {
         text = format!("{:#}\n", json!(reports));
     }
     print(&text)?;
-    if !found {
+    worst.ok_or_else(|| {
         let message = format!("there is no completed checkpoint in {}", place.place);
-        return Err(Error::refused(anyhow::anyhow!(message)));
+        Error::refused(anyhow::anyhow!(message))
+    })
+}
+
+/// The code that says this of a checkpoint that is not complete, as it is when it is to be restored.
+fn exit_of(status: &Status) -> Option<Exit> {
+    match status {
+        // What never completed is no checkpoint, nor is what is not believed.
+        Status::Incomplete | Status::Fenced(_) => None,
+        Status::Complete(_) => Some(Exit::Finished),
+        Status::FutureFormat(_) | Status::Unreadable(_) => Some(Exit::Refused),
+        Status::Corrupt(_) => Some(Exit::Corrupt),
     }
-    Ok(if good { Exit::Finished } else { Exit::Corrupt })
+}
+
+/// A word for what verifying a checkpoint found, and the code that says it.
+fn verdict(report: &verify::Report) -> (&'static str, Exit) {
+    match report.problems.as_slice() {
+        [] => ("good", Exit::Finished),
+        problems if problems.iter().any(|problem| problem.is_corrupt) => ("corrupt", Exit::Corrupt),
+        _ => ("unreadable", Exit::Refused),
+    }
 }
 
 fn state_bytes(operators: &[Operator]) -> u64 {

@@ -4,9 +4,9 @@ use std::io::ErrorKind;
 use super::*;
 use crate::CheckpointStore;
 use crate::fixture::{LARGE, filed, noise, read, take};
-use crate::storage::FaultyStorage;
+use crate::storage::{FaultyStorage, MemoryStorage};
 use crate::store::Options;
-use crate::verify::verify;
+use crate::verify::verify_bytes as verify;
 
 mod ahead;
 
@@ -199,4 +199,36 @@ fn a_huge_file_that_is_not_metadata_is_not_read_whole() {
     let (storage, name) = crate::place::open_directory(directory.path()).unwrap();
     let error = Completed::open(storage, &name).unwrap_err();
     assert!(matches!(error, Error::Corrupt { .. }), "{error:?}");
+}
+
+#[test]
+fn c146_metadata_under_the_number_of_another_is_refused_and_under_a_name_of_its_own_not() {
+    let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
+    let store = CheckpointStore::with_storage(Arc::clone(&storage), "job", filed()).unwrap();
+    take(&store, 2, &[(None, noise(2, 50))]).unwrap();
+    let whole = storage.read("job/chk-2/_metadata", 0..1 << 20).unwrap();
+    for (directory, expected) in [
+        ("job/chk-2", None),
+        ("job/keep-me", None),
+        // A number that no checkpoint can have is just a name.
+        ("job/chk-02", None),
+        ("job/chk-63", Some("it is the metadata of checkpoint 2")),
+        ("job/chk-1", Some("it is the metadata of checkpoint 2")),
+        // Nothing is above, so what it references cannot be either.
+        ("chk-2", None),
+        ("", Some("that leads out of the storage")),
+    ] {
+        let name = names::metadata(directory);
+        if directory != "job/chk-2" {
+            storage.put_new(&name, vec![whole.clone()]).unwrap();
+        }
+        let opened = Completed::open(Arc::clone(&storage), directory);
+        match (&opened, expected) {
+            (Ok(_), None) => {}
+            (Err(Error::Corrupt { what, .. }), Some(expected)) => {
+                assert!(what.contains(expected), "{directory}: {what}");
+            }
+            _ => panic!("{directory}: {opened:?}"),
+        }
+    }
 }

@@ -1,14 +1,17 @@
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use dataflow::CheckpointId;
 use dataflow::key::{KeyGroupRange, KeyGroups, hash};
 use dataflow::state::{KeyedState, StateDescriptor, StateKind};
 use proptest::prelude::*;
 
-use super::{Filter, export};
+use super::{Filter, export, load};
 use crate::diff::{Amount, diff};
-use crate::fixture::{OPERATOR, metadata};
+use crate::fixture::{OPERATOR, hostile, metadata};
+use crate::storage::{MemoryStorage, Storage};
 use crate::store::Options;
+use crate::verify::verify;
 use crate::{CheckpointStore, Completed, Error};
 
 type Flat = Vec<(Vec<u8>, Vec<u8>)>;
@@ -85,6 +88,37 @@ fn store() -> CheckpointStore {
         retained: 100,
         ..Options::default()
     })
+}
+
+/// The state files of a chain at parallelism 2, its metadata's body and inline bytes.
+fn chain() -> (Arc<dyn Storage>, serde_json::Value, Vec<u8>) {
+    let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
+    let options = Options {
+        // The full ones in a file, the deltas inline.
+        inline_threshold: 700,
+        ..Options::default()
+    };
+    let store = CheckpointStore::with_storage(Arc::clone(&storage), "job", options).unwrap();
+    let mut subtasks = Subtasks::new(2);
+    let mut last = None;
+    for id in 1..=3 {
+        for key in 0..=if id == 1 { 255 } else { 20 } {
+            subtasks.set(key, (key % 7 != 3).then_some(id as u8));
+        }
+        last = Some(subtasks.take(&store, id, id.checked_sub(1).filter(|base| *base > 0)));
+    }
+    let last = last.unwrap();
+    let contents = last.contents();
+    let body = serde_json::to_value(&contents.metadata).unwrap();
+    let segments = last
+        .segments()
+        .map(|(_, _, segment)| segment.file.is_some());
+    let segments: Vec<bool> = segments.collect();
+    assert!(
+        segments.contains(&true) && segments.contains(&false),
+        "{segments:?}"
+    );
+    (storage, body, contents.inline.to_vec())
 }
 
 proptest! {
@@ -169,5 +203,40 @@ fn what_is_not_there_is_named_with_what_is() {
         };
         let error = export(&checkpoint, &filter, |_| Ok::<(), Error>(())).unwrap_err();
         assert!(error.to_string().contains(expected), "{error}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+
+    #[test]
+    fn c146_whatever_a_body_says_what_is_called_good_is_exported_and_restored(
+        changes in hostile::changes(),
+    ) {
+        let (storage, mut body, inline) = chain();
+        let whole = body.clone();
+        hostile::change(&mut body, changes);
+        let bytes = hostile::encode(2, &body, &inline);
+        // Under a name that says nothing of its number.
+        storage.put_new("job/changed/_metadata", vec![bytes]).unwrap();
+        let Ok(opened) = Completed::open(Arc::clone(&storage), "job/changed") else {
+            prop_assert!(body != whole);
+            return Ok(());
+        };
+        let report = verify(&opened);
+        let mut entries = 0;
+        let exported = export(&opened, &Filter::default(), |_| {
+            entries += 1;
+            Ok::<(), Error>(())
+        });
+        prop_assert_eq!(report.is_good(), exported.is_ok(), "{:?} {:?}", report, exported);
+        for operator in opened.metadata().operators.iter().filter(|_| report.is_good()) {
+            let groups = opened.key_groups().unwrap();
+            // As it is at another parallelism.
+            for subtask in 0..3.min(groups.count()) {
+                let range = groups.range_of(subtask, 3.min(groups.count()));
+                prop_assert!(load(&opened, operator, range).is_ok());
+            }
+        }
     }
 }

@@ -6,7 +6,7 @@ use super::*;
 use crate::fixture::{filed, hand_on, noise, take, tree};
 use crate::storage::faults::{Extent, Fault};
 use crate::storage::{FaultyStorage, FileStorage};
-use crate::verify::verify;
+use crate::verify::verify_bytes as verify;
 use crate::{CheckpointStore, Completed};
 
 const ALL: Options = Options {

@@ -3,6 +3,13 @@
 //! The bytes go through `object_store` (a file is staged beside its place, flushed, linked to its
 //! name if that is free, and the directory is flushed); what only a file system has, directories and
 //! the left-overs of a crash in them, is handled here.
+//!
+//! Symbolic links beneath the root are never followed: what they lead to is not in the checkpoint
+//! directory, and whoever put one there may have meant anything. They are listed, so that nobody takes
+//! what has their name for missing, and every call that comes to one fails and names it. The root itself
+//! is what its user named, links or not. Each call looks at every component before it goes on, so
+//! who can change the directory between the look and the use could still lead it elsewhere; who can do
+//! that could as well change the checkpoints.
 
 use std::fs::{self, File, TryLockError};
 use std::io::ErrorKind;
@@ -52,13 +59,14 @@ impl FileStorage {
         Self::open(root)
     }
 
+    /// The path of a name, on which there is no symbolic link beneath the root.
     fn path(&self, name: &str) -> Result<PathBuf> {
         let relative = Path::new(name);
         if relative
             .components()
             .all(|part| matches!(part, Component::Normal(_)))
         {
-            return Ok(self.root.join(relative));
+            return self.without_links(relative);
         }
         Err(Error::Storage {
             action: "naming",
@@ -68,12 +76,40 @@ impl FileStorage {
     }
 }
 
+impl FileStorage {
+    fn without_links(&self, relative: &Path) -> Result<PathBuf> {
+        let mut path = self.root.clone();
+        let mut parts = relative.components();
+        for part in parts.by_ref() {
+            path.push(part);
+            match fs::symlink_metadata(&path) {
+                Ok(found) if found.is_symlink() => {
+                    return Err(Error::Corrupt {
+                        object: path.display().to_string(),
+                        what:
+                            "it is a symbolic link, and none is followed in a checkpoint directory"
+                                .to_owned(),
+                    });
+                }
+                Ok(_) => {}
+                // Where nothing is, nothing leads elsewhere; what else may be wrong with it is found
+                // when it is used.
+                Err(_) => break,
+            }
+        }
+        path.extend(parts);
+        Ok(path)
+    }
+}
+
 impl Storage for FileStorage {
     fn create(&self, name: &str) -> Result<Box<dyn ObjectWriter>> {
+        self.path(name)?;
         self.objects.create(name)
     }
 
     fn put_new(&self, name: &str, parts: Vec<Bytes>) -> Result<()> {
+        self.path(name)?;
         self.objects.put_new(name, parts)
     }
 
@@ -95,10 +131,12 @@ impl Storage for FileStorage {
     }
 
     fn read(&self, name: &str, range: Range<u64>) -> Result<Bytes> {
+        self.path(name)?;
         self.objects.read(name, range)
     }
 
     fn begin_read(&self, name: &str, range: Range<u64>) -> Result<Option<Reading>> {
+        self.path(name)?;
         self.objects.begin_read(name, range)
     }
 
@@ -120,19 +158,23 @@ impl Storage for FileStorage {
         };
         for entry in entries {
             let entry = entry.map_err(failed)?;
-            // Names that are not Unicode are not ours. Symbolic links count as what they lead to; an
-            // entry that is gone by now, or leads nowhere, does not count.
+            // Names that are not Unicode are not ours, and an entry that is gone by now does not count.
             let (Some(leaf), Ok(metadata)) = (
                 entry.file_name().to_str().map(str::to_owned),
-                fs::metadata(entry.path()),
+                entry.metadata(),
             ) else {
                 continue;
+            };
+            // A link stands where what it leads to would stand, so that who looks for that comes to it.
+            let is_directory = match metadata.is_symlink() {
+                true => fs::metadata(entry.path()).is_ok_and(|found| found.is_dir()),
+                false => metadata.is_dir(),
             };
             let name = match directory {
                 "" => leaf,
                 directory => format!("{directory}/{leaf}"),
             };
-            if metadata.is_dir() {
+            if is_directory {
                 listing.directories.push(name);
             } else {
                 let modified = metadata.modified().ok();
@@ -302,6 +344,66 @@ mod tests {
                 "{name}"
             );
         }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn c145_symbolic_links_are_listed_and_never_followed() {
+        use std::os::unix::fs::symlink;
+
+        let outside = tempfile::tempdir().unwrap();
+        fs::create_dir(outside.path().join("directory")).unwrap();
+        for file in ["file", "directory/file"] {
+            fs::write(outside.path().join(file), "canary").unwrap();
+        }
+        let directory = tempfile::tempdir().unwrap();
+        // The root may be reached by one.
+        let real = directory.path().join("real");
+        fs::create_dir_all(real.join("job")).unwrap();
+        let root = directory.path().join("root");
+        symlink(&real, &root).unwrap();
+        let storage = FileStorage::open(&root).unwrap();
+        for (link, target) in [
+            ("linked", "directory"),
+            ("job/chk-1", "directory"),
+            ("job/file", "file"),
+            ("job/nowhere", "nothing"),
+        ] {
+            symlink(outside.path().join(target), real.join(link)).unwrap();
+        }
+        let listing = storage.list("job").unwrap();
+        assert_eq!(listing.directories, ["job/chk-1"]);
+        let objects = listing.objects.iter().map(|it| it.name.as_str());
+        assert_eq!(objects.collect::<Vec<_>>(), ["job/file", "job/nowhere"]);
+        for name in [
+            "job/file",
+            "job/nowhere",
+            "job/chk-1",
+            "job/chk-1/file",
+            "job/chk-1/new/file",
+            "linked/file",
+        ] {
+            let refused = |result: Result<()>| match result {
+                Err(Error::Corrupt { what, .. }) => assert!(what.contains("symbolic link")),
+                other => panic!("{name}: {other:?}"),
+            };
+            refused(storage.read(name, 0..9).map(drop));
+            refused(storage.begin_read(name, 0..9).map(drop));
+            refused(storage.list(name).map(drop));
+            refused(storage.put_new(name, vec![Bytes::from_static(b"x")]));
+            refused(storage.create(name).map(drop));
+            refused(storage.delete(name));
+            refused(storage.make_directory(name));
+            refused(storage.remove_directory(name));
+            refused(storage.lock(name).map(drop));
+            refused(storage.is_locked(name).map(drop));
+        }
+        for file in ["file", "directory/file"] {
+            let found = fs::read_to_string(outside.path().join(file)).unwrap();
+            assert_eq!(found, "canary");
+        }
+        let left = fs::read_dir(outside.path().join("directory")).unwrap();
+        assert_eq!(left.count(), 1, "nothing came to be outside");
     }
 
     #[test]

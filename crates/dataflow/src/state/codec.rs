@@ -24,24 +24,27 @@
 //! | 255 | end, the last block and no other | number of entries of the segment, `u64`; number of blocks with header and end, `u64` |
 //!
 //! The header continues with a `u8` that is 1 for a delta and 0 for a full segment; the checkpoint's
-//! number, `u64`; the base's number, `u64` (0 if full); the number of key groups, `u32`; first key
-//! group of the subtask and the one behind its last, `u32` each; the name of the hash by which keys
-//! fall into groups (string); the number of states, varint; and per state its name (string), its
+//! number, `u64`; the base's number, `u64` (0 if full): that of the checkpoint on which the delta was
+//! taken, which is not always the one that wrote the segment before it, for empty deltas are not stored;
+//! the number of key groups, `u32`; first key group of the subtask and the one behind its last, `u32`
+//! each; the name of the hash by which keys fall into groups (string); the number of states, varint; and per state its name (string), its
 //! kind, `u8` (0 value, 1 map, 2 list), and about how many entries follow, varint (for a reader that
 //! makes room; not to be relied on).
 //!
-//! Blocks 2 to 6 continue with the number of the state in the header's table, `u32`; the number of
+//! Blocks 2 to 6 continue with the number of the state in the header's table, `u32`, from 0; the number of
 //! entries that begin in the block, `u32`; and these entries. An entry lies in one block if one can
 //! hold it; a larger one begins a block of its own, alone, and goes on in continuations.
 //!
 //! A delta is applied to what its base holds: the removals of a state come before its entries, and
 //! an entry replaces what there is, except that list elements are appended unless the list starts
 //! anew. Segments of one subtask are applied in order, the full one first; those of different
-//! subtasks have no key in common, and a full segment has each of its entries once.
+//! subtasks have no key in common. A full segment removes nothing, and has each value and map entry
+//! once; a long list has several entries, of which only the first starts it.
 
 use std::io;
 
 use super::{RestoreError, StateKind, varint};
+use crate::key::KeyGroupRange;
 
 pub(super) const MAGIC: [u8; 8] = *b"\x89HWSEG\r\n";
 pub(super) const VERSION: u32 = 1;
@@ -374,7 +377,11 @@ impl<'a> Cursor<'a> {
             BlockKind::MapEntries => (entry.field, entry.value) = (self.string()?, self.string()?),
             BlockKind::RemovedFields => entry.field = self.string()?,
             BlockKind::ListElements => {
-                entry.starts = self.byte()? != 0;
+                entry.starts = match self.byte()? {
+                    0 => false,
+                    1 => true,
+                    _ => return None,
+                };
                 entry.count = self.varint()?;
                 entry.elements = *self;
                 for _ in 0..entry.count {
@@ -556,6 +563,16 @@ impl<'a> BlockReader<'a> {
 }
 
 impl<'a> Entries<'a> {
+    /// The error that a key is in a segment of other key groups.
+    #[cold]
+    pub(super) fn misplaced(&self, group: u32, range: KeyGroupRange) -> RestoreError {
+        let KeyGroupRange { start, end } = range;
+        RestoreError::Corrupt {
+            what: format!("a key of key group {group} in a segment of {start}..{end},"),
+            offset: self.offset,
+        }
+    }
+
     /// Reads up to `count` entries; none at the end of a block that has as many as it says.
     pub(super) fn read(
         &mut self,
@@ -571,7 +588,7 @@ impl<'a> Entries<'a> {
         to.clear();
         while self.left > 0 && to.len() < count {
             let Some(entry) = self.cursor.entry(self.kind) else {
-                return corrupt("an entry is cut short");
+                return corrupt("an entry is cut short or malformed");
             };
             to.push(entry);
             self.left -= 1;

@@ -6,7 +6,8 @@
 
 use std::io;
 
-use super::codec::{self, Block, BlockKind, BlockReader, Cursor, Entry};
+use super::codec::{Block, BlockKind, BlockReader, Entry};
+use super::header::{Header, Origin};
 use super::index::{Index, SHARDS};
 use super::table::{Store, Tally};
 use super::{KeyedState, RestoreError, RestoreStats, StateKind};
@@ -27,10 +28,6 @@ const AT_ONCE: usize = 256;
 /// A state in a segment's header.
 struct Stored {
     name: String,
-    /// None that is known.
-    kind: Option<StateKind>,
-    /// About how many entries follow.
-    entries: u64,
     /// Its number here, if it is declared.
     declared: Option<usize>,
     /// Entries that were dropped because it is not.
@@ -86,68 +83,6 @@ impl Unindexed {
     }
 }
 
-/// What a segment says about itself and is needed here.
-struct Header {
-    full: bool,
-    key_groups: u32,
-    range: KeyGroupRange,
-    hash: String,
-    states: Vec<Stored>,
-}
-
-/// `None` if the bytes end too early.
-fn parse_header(cursor: &mut Cursor<'_>) -> Option<Header> {
-    let full = cursor.byte()? == 0;
-    let (_checkpoint, _base) = (cursor.u64()?, cursor.u64()?);
-    let key_groups = cursor.u32()?;
-    let (start, end) = (cursor.u32()?, cursor.u32()?);
-    // Names are compared only, so that what is not UTF-8 is just a name that nobody declares.
-    let text = |string: &[u8]| String::from_utf8_lossy(string).into_owned();
-    let hash = text(cursor.string()?);
-    let count = cursor.varint()?;
-    let mut states = Vec::new();
-    for _ in 0..count {
-        let name = text(cursor.string()?);
-        let kind = codec::kind_from_byte(cursor.byte()?);
-        let entries = cursor.varint()?;
-        states.push(Stored {
-            name,
-            kind,
-            entries,
-            declared: None,
-            dropped: 0,
-        });
-    }
-    Some(Header {
-        full,
-        key_groups,
-        range: KeyGroupRange { start, end },
-        hash,
-        states,
-    })
-}
-
-/// The number here of the state that `block` belongs to; `None` if it is not declared.
-fn declared_of(
-    reader: &BlockReader<'_>,
-    block: Block,
-    stored: &[Stored],
-) -> Result<Option<usize>, RestoreError> {
-    let Some(state) = stored.get(block.state as usize) else {
-        return Err(reader.corrupt("a block of a state that the header does not have"));
-    };
-    let fits = match block.kind {
-        BlockKind::Values => state.kind == Some(StateKind::Value),
-        BlockKind::MapEntries | BlockKind::RemovedFields => state.kind == Some(StateKind::Map),
-        BlockKind::ListElements => state.kind == Some(StateKind::List),
-        _ => true,
-    };
-    match fits {
-        true => Ok(state.declared),
-        false => Err(reader.corrupt("a block of another kind than its state")),
-    }
-}
-
 impl KeyedState {
     /// Reads a segment that [`super::SealedState::write`] wrote, keeping what belongs to this
     /// subtask's key groups. The segments of a chain are read in order, the full one first. States
@@ -158,24 +93,55 @@ impl KeyedState {
     /// The segment cannot be read, is not what was written, or a state has another kind. Part of it
     /// may have been restored then: this state must not be used.
     pub fn restore(&mut self, segment: &mut dyn io::Read) -> Result<RestoreStats, RestoreError> {
+        self.restore_from(segment, None)
+    }
+
+    /// As [`KeyedState::restore`], for a segment of which it is known where it comes from.
+    ///
+    /// # Errors
+    /// As [`KeyedState::restore`]; also if the segment says something else of itself.
+    pub fn restore_as(
+        &mut self,
+        segment: &mut dyn io::Read,
+        origin: &Origin,
+    ) -> Result<RestoreStats, RestoreError> {
+        self.restore_from(segment, Some(origin))
+    }
+
+    fn restore_from(
+        &mut self,
+        segment: &mut dyn io::Read,
+        origin: Option<&Origin>,
+    ) -> Result<RestoreStats, RestoreError> {
         self.commit();
         self.forget_bases();
         let mut reader = BlockReader::new(segment)?;
-        let (mut stored, mut expected, full) = self.read_header(&mut reader)?;
+        let header = Header::read(&mut reader)?;
+        if let Some(origin) = origin {
+            origin
+                .check(&header)
+                .map_err(|what| reader.corrupt(&what))?;
+        }
+        let mut blocks = header.blocks();
+        let mut stored = self.declared(&reader, &header)?;
+        let mut expected = self.expected(&header, origin);
         // Keys that are not in the index cannot become cold.
-        let mut unindexed = Unindexed::new(full && self.cold.is_none());
+        let mut unindexed = Unindexed::new(header.full && self.cold.is_none());
         let mut stats = RestoreStats::default();
         while let Some(block) = reader.next()? {
-            let declared = declared_of(&reader, block, &stored)?;
+            blocks.admit(block).map_err(|what| reader.corrupt(what))?;
+            let declared = stored[block.state as usize].declared;
             if let Some(table) = declared.filter(|_| unindexed.takes(block)) {
-                stats.entries += self.restore_new(&mut reader, block, table, &mut unindexed)?;
+                stats.entries +=
+                    self.restore_new(&mut reader, block, table, header.range, &mut unindexed)?;
                 if unindexed.len >= UNINDEXED_MAX {
                     self.index_all(&mut reader, &mut unindexed, &mut expected)?;
                 }
             } else {
                 self.index_all(&mut reader, &mut unindexed, &mut expected)?;
                 self.make_room(&mut expected, 0);
-                self.restore_block(&mut reader, block, &mut stored, &mut stats)?;
+                let stored = &mut stored[block.state as usize];
+                self.restore_block(&mut reader, block, header.range, stored, &mut stats)?;
             }
         }
         self.index_all(&mut reader, &mut unindexed, &mut expected)?;
@@ -225,66 +191,57 @@ impl KeyedState {
         }
     }
 
-    fn read_header(
+    /// The states of a segment, and which of them are declared.
+    fn declared(
         &self,
-        reader: &mut BlockReader<'_>,
-    ) -> Result<(Vec<Stored>, Expected, bool), RestoreError> {
-        match reader.next()? {
-            Some(Block {
-                kind: BlockKind::Header,
-                ..
-            }) => {}
-            _ => return Err(reader.corrupt("the segment has no header")),
+        reader: &BlockReader<'_>,
+        header: &Header,
+    ) -> Result<Vec<Stored>, RestoreError> {
+        if header.key_groups != self.key_groups {
+            return Err(reader.corrupt("the segment has another number of key groups"));
         }
-        reader.complete(|mut cursor| parse_header(&mut cursor).is_some())?;
-        let Some(header) = parse_header(&mut reader.rest()) else {
-            return Err(reader.corrupt("the header is cut short"));
-        };
-        if header.hash != key::KEY_HASH_NAME || header.key_groups != self.key_groups.count() {
-            return Err(reader.corrupt("the segment has another key hash or number of key groups"));
-        }
-        let mut stored = header.states;
-        for state in &mut stored {
-            state.declared = self
+        let stored = header.states.iter().map(|state| {
+            let declared = self
                 .descriptors
                 .iter()
                 .position(|descriptor| descriptor.name == state.name);
-            if let Some(index) = state.declared {
-                let now = self.descriptors[index].kind;
-                let Some(was) = state.kind else {
-                    return Err(
-                        reader.corrupt(&format!("state `{}` is of no known kind", state.name))
-                    );
-                };
-                if now != was {
-                    return Err(RestoreError::KindChanged {
-                        name: state.name.clone(),
-                        was,
-                        now,
-                    });
-                }
+            let now = declared.map(|index| self.descriptors[index].kind);
+            match now {
+                Some(now) if now != state.kind => Err(RestoreError::KindChanged {
+                    name: state.name.clone(),
+                    was: state.kind,
+                    now,
+                }),
+                _ => Ok(Stored {
+                    name: state.name.clone(),
+                    declared,
+                    dropped: 0,
+                }),
             }
-        }
-        let keys = stored
+        });
+        stored.collect()
+    }
+
+    /// For how many keys room is to be made, by what the segment says.
+    fn expected(&self, header: &Header, origin: Option<&Origin>) -> Expected {
+        let values = header
+            .states
             .iter()
-            .filter(|state| state.kind == Some(StateKind::Value))
-            .map(|state| state.entries)
-            .max();
+            .filter(|state| state.kind == StateKind::Value);
+        let keys = values.map(|state| state.entries).max().unwrap_or(0);
+        // No more than it has bytes for: a length and one byte, and the same of the value.
+        let fit = origin.map_or(u64::MAX, |origin| origin.bytes / 2);
         // Of those, as many as key groups are ours, as it has every reason to be.
-        let Header {
-            range: KeyGroupRange { start, end },
-            ..
-        } = header;
+        let KeyGroupRange { start, end } = header.range;
         let ours = end
             .min(self.range.end)
             .saturating_sub(start.max(self.range.start));
         let share = f64::from(ours) / f64::from(end.saturating_sub(start).max(1));
-        let expected = Expected {
+        Expected {
             before: self.keys.all(),
-            keys: (keys.unwrap_or(0) as f64 * share) as usize,
+            keys: (keys.min(fit) as f64 * share) as usize,
             room: 0,
-        };
-        Ok((stored, expected, header.full))
+        }
     }
 
     /// Reads values of keys that are all new. Returns how many there are that belong here.
@@ -293,6 +250,7 @@ impl KeyedState {
         reader: &mut BlockReader<'_>,
         block: Block,
         table: usize,
+        written: KeyGroupRange,
         unindexed: &mut Unindexed,
     ) -> Result<u64, RestoreError> {
         let mut entries = reader.entries(block)?;
@@ -306,7 +264,11 @@ impl KeyedState {
             let mut tally = Tally::default();
             for entry in &some {
                 let hash = key::hash(entry.key);
-                if !self.range.contains(self.key_groups.group_of(hash)) {
+                let group = self.key_groups.group_of(hash);
+                if !written.contains(group) {
+                    return Err(entries.misplaced(group, written));
+                }
+                if !self.range.contains(group) {
                     continue;
                 }
                 let slot = self
@@ -325,10 +287,10 @@ impl KeyedState {
         &mut self,
         reader: &mut BlockReader<'_>,
         block: Block,
-        stored: &mut [Stored],
+        written: KeyGroupRange,
+        state: &mut Stored,
         stats: &mut RestoreStats,
     ) -> Result<(), RestoreError> {
-        let state = &mut stored[block.state as usize];
         let removal = matches!(
             block.kind,
             BlockKind::RemovedKeys | BlockKind::RemovedFields
@@ -340,14 +302,22 @@ impl KeyedState {
             if some.is_empty() {
                 break;
             }
+            let mut misplaced = None;
             some.retain(|entry| {
                 let hash = key::hash(entry.key);
-                let owned = self.range.contains(self.key_groups.group_of(hash));
+                let group = self.key_groups.group_of(hash);
+                if !written.contains(group) {
+                    misplaced = Some(group);
+                }
+                let owned = self.range.contains(group);
                 if owned {
                     hashes.push(hash);
                 }
                 owned
             });
+            if let Some(group) = misplaced {
+                return Err(entries.misplaced(group, written));
+            }
             // Nothing is done with the guesses: they fetch memory for many keys at a time.
             std::hint::black_box(
                 hashes

@@ -73,7 +73,7 @@ fn reader() -> (Box<dyn Read + Send>, Vec<u8>, Arc<Asked>) {
     let store = CheckpointStore::open(dir, "job", filed()).unwrap();
     let checkpoint = take(&store, 1, &[(None, bytes.clone())]).unwrap();
     // Into memory, so that nothing of the directory is needed any more.
-    let memory = crate::storage::MemoryStorage::new();
+    let memory = MemoryStorage::new();
     let files = &checkpoint.contents().storage;
     let names = ["job/chk-1/_metadata".to_owned()].into_iter();
     for name in names.chain(checkpoint.files()) {

@@ -5,6 +5,7 @@ use proptest::option;
 use proptest::prelude::*;
 
 use super::*;
+use crate::fixture::hostile;
 use crate::metadata::{Codec, Compressed, Kind, Operator, Role, Segment, State, Subtask};
 
 fn sample() -> (Metadata, Vec<Bytes>) {
@@ -15,7 +16,7 @@ fn sample() -> (Metadata, Vec<Bytes>) {
         length,
         crc32c: 0xdead_beef,
         compressed: None,
-        written_by: 7,
+        written_by: if delta { 8 } else { 7 },
         delta,
     };
     let metadata = Metadata {
@@ -133,7 +134,7 @@ fn what_is_compressed_is_refused_where_it_cannot_be() {
     let (mut metadata, inline) = compressed();
     let segments = &mut metadata.operators[0].subtasks[0].segments;
     segments[1].compressed = segments[0].compressed;
-    let (bytes, _) = encode(&metadata, &inline, "_metadata").unwrap();
+    let (bytes, _) = encode_unchecked(&metadata, &inline, "_metadata").unwrap();
     assert!(what(&bytes).ends_with("is compressed, though it is inline"));
 }
 
@@ -237,7 +238,7 @@ fn unknown_fields_are_ignored_within_a_format_version() {
 fn a_full_segment_behind_another_is_refused() {
     let (mut metadata, inline) = sample();
     metadata.operators[0].subtasks[0].segments[1].delta = false;
-    let (bytes, _) = encode(&metadata, &inline, "_metadata").unwrap();
+    let (bytes, _) = encode_unchecked(&metadata, &inline, "_metadata").unwrap();
     assert!(what(&bytes).ends_with("is not a delta, but has others before it"));
 }
 
@@ -246,32 +247,252 @@ fn segments_that_cannot_be_read_are_refused() {
     let check = |change: &dyn Fn(&mut Segment)| {
         let (mut metadata, inline) = sample();
         change(&mut metadata.operators[0].subtasks[1].segments[0]);
-        let (bytes, _) = encode(&metadata, &inline, "_metadata").unwrap();
+        let (bytes, _) = encode_unchecked(&metadata, &inline, "_metadata").unwrap();
         what(&bytes)
     };
     assert!(check(&|segment| segment.length = 6).contains("ends at inline byte 12, there are 11"));
     assert!(check(&|segment| segment.offset = u64::MAX).contains("has no end"));
     assert!(
         check(&|segment| segment.file = Some("../../../etc/passwd".to_owned()))
-            .contains("leads out of the checkpoint directory")
+            .contains("is in file `../../../etc/passwd`: that is no place")
     );
 }
 
+/// What is said of a body after a change, with a right checksum.
+fn said_of(change: &dyn Fn(&mut Metadata)) -> Result<(), Error> {
+    let (mut metadata, inline) = sample();
+    change(&mut metadata);
+    assert!(
+        matches!(
+            encode(&metadata, &inline, "_metadata"),
+            Err(Error::Incompatible(_))
+        ),
+        "it must not be written either"
+    );
+    let (bytes, _) = encode_unchecked(&metadata, &inline, "_metadata").unwrap();
+    decode(&bytes, "x/_metadata").map(drop)
+}
+
+#[test]
+fn c145_hostile_references_are_refused() {
+    for file in [
+        "",
+        "_metadata",
+        "../../thesis/final.odt",
+        "link/id_rsa",
+        "../../other-job/chk-3/_metadata",
+        "../_lease/1",
+        "/etc/r1-c7-0.state",
+        "a#1",
+        // Of another checkpoint than the one that is said to have written it.
+        "../shared/r1-c6-0.state",
+    ] {
+        let change = |it: &mut Metadata| {
+            it.operators[0].subtasks[0].segments[0].file = Some(file.to_owned());
+        };
+        match said_of(&change) {
+            Err(Error::Corrupt { what, .. }) => assert!(
+                what.contains(&format!(
+                    "segment 0 of operator `count` subtask 0 is in file `{file}`"
+                )),
+                "{what}"
+            ),
+            other => panic!("{file}: {other:?}"),
+        }
+    }
+    let savepoint = said_of(&|it| it.kind = Kind::Savepoint);
+    assert!(
+        matches!(&savepoint, Err(Error::Corrupt { what, .. }) if what.contains("a savepoint has all")),
+        "{savepoint:?}"
+    );
+}
+
+#[test]
+fn c146_contradictions_are_refused() {
+    fn operator(it: &mut Metadata) -> &mut Operator {
+        &mut it.operators[0]
+    }
+    fn segments(it: &mut Metadata) -> &mut Vec<Segment> {
+        &mut it.operators[0].subtasks[0].segments
+    }
+    type Change = fn(&mut Metadata);
+    let cases: [(Change, &str); 32] = [
+        (
+            |it| it.id = 1 << 63,
+            "its number 9223372036854775808 is too large",
+        ),
+        (
+            |it| it.previous = Some(8),
+            "number 8 is said to come before it",
+        ),
+        (
+            |it| it.previous = Some(9),
+            "number 9 is said to come before it",
+        ),
+        (|it| it.id = 6, "number 7 is said to come before it"),
+        (
+            |it| it.triggered_at = -1,
+            "cannot have been triggered at -1 ms",
+        ),
+        (
+            |it| it.triggered_at = i64::MAX,
+            "cannot have been triggered at",
+        ),
+        (
+            |it| it.duration_ms = u64::MAX,
+            "have taken 18446744073709551615 ms",
+        ),
+        (|it| it.key_groups = 0, "claims to have 0 key groups"),
+        (
+            |it| it.key_groups = 1 << 16,
+            "claims to have 65536 key groups",
+        ),
+        (
+            |it| it.key_groups = 1,
+            "has parallelism 2, more than 1 key groups",
+        ),
+        (
+            |it| operator(it).parallelism = 0,
+            "parallelism 0, but 2 subtasks",
+        ),
+        (
+            |it| operator(it).parallelism = 1,
+            "parallelism 1, but 2 subtasks",
+        ),
+        (
+            |it| operator(it).parallelism = u32::MAX,
+            "parallelism 4294967295, but 2",
+        ),
+        (
+            |it| drop(operator(it).subtasks.pop()),
+            "parallelism 2, but 1 subtasks",
+        ),
+        (
+            |it| operator(it).subtasks.clear(),
+            "parallelism 2, but 0 subtasks",
+        ),
+        (
+            |it| operator(it).subtasks.push(Subtask::default()),
+            "parallelism 2, but 3 subtasks",
+        ),
+        (
+            |it| {
+                let copy = operator(it).clone();
+                it.operators.push(copy);
+            },
+            "it has operator `count` twice",
+        ),
+        (
+            |it| operator(it).role = Role::Sink,
+            "`count` has keyed state, but is no operator",
+        ),
+        (
+            |it| {
+                let copy = operator(it).states[0].clone();
+                operator(it).states.push(copy);
+            },
+            "has state `count` twice",
+        ),
+        (
+            |it| operator(it).states[0].kind = "queue".into(),
+            "is of kind `queue`, which there is not",
+        ),
+        (
+            |it| operator(it).states.clear(),
+            "has segments, but no states",
+        ),
+        (
+            |it| operator(it).states[0].entries = u64::MAX,
+            "more entries than can be",
+        ),
+        (
+            |it| operator(it).states[0].bytes = 1 << 63,
+            "more bytes of state than can be",
+        ),
+        (
+            |it| operator(it).subtasks[0].ended_inputs = vec![0, 1, 0],
+            "has inputs that ended which it cannot have",
+        ),
+        (
+            |it| segments(it).swap(0, 1),
+            "is not a delta, but has others before it",
+        ),
+        (
+            |it| segments(it)[1].written_by = 9,
+            "written by checkpoint 9, after this one",
+        ),
+        (
+            |it| segments(it)[1].written_by = 7,
+            "written by checkpoint 7, the one before it by 7",
+        ),
+        (|it| segments(it)[1].length = 0, "has no bytes"),
+        (
+            |it| {
+                let again = Segment {
+                    written_by: 8,
+                    ..segments(it)[0].clone()
+                };
+                segments(it)[1] = Segment {
+                    delta: true,
+                    ..again
+                };
+            },
+            "is in file `../shared/r1-c7-0.state`, but was written by checkpoint 8",
+        ),
+        (
+            |it| {
+                it.operators[0].subtasks[1].segments = it.operators[0].subtasks[0].segments.clone()
+            },
+            "two segments have bytes 0..6 inline",
+        ),
+        (
+            |it| it.operators[0].subtasks[1].segments[0].offset = 5,
+            "two segments have bytes 5..6 inline",
+        ),
+        (
+            |it| {
+                let mut other = segments(it)[0].clone();
+                other.offset = 104;
+                it.operators[0].subtasks[1].segments = vec![other];
+            },
+            "two segments have bytes 104..105 of `../shared/r1-c7-0.state`",
+        ),
+    ];
+    for (number, (change, expected)) in cases.into_iter().enumerate() {
+        match said_of(&change) {
+            Err(Error::Corrupt { what, .. }) => {
+                assert!(what.contains(expected), "{what} is not `{expected}`");
+            }
+            other => panic!("case {number}, {expected}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn c146_an_unknown_key_hash_is_of_another_version() {
+    match said_of(&|it| it.key_hash = "murmur3-32".to_owned()) {
+        Err(Error::Incompatible(what)) => assert_eq!(
+            what,
+            "x/_metadata deals keys by `murmur3-32`, this version by `xxh3-64`"
+        ),
+        other => panic!("{other:?}"),
+    }
+}
+
 fn any_segment(delta: bool) -> impl Strategy<Value = Segment> {
-    (any::<u32>(), any::<u32>(), any::<u32>(), any::<u64>()).prop_map(
-        move |(offset, length, crc32c, written_by)| Segment {
-            file: Some(format!("../shared/r1-c{written_by}-0.state")),
-            offset: offset.into(),
-            length: length.into(),
+    (any::<u32>(), any::<u32>(), any::<u32>(), 0..3_u8).prop_map(
+        move |(length, raw, crc32c, codec)| Segment {
+            file: None,
+            offset: 0,
+            length: u64::from(length) + 1,
             crc32c,
-            compressed: (written_by % 3 > 0).then_some(Compressed {
-                codec: match written_by % 3 {
-                    1 => Codec::Lz4,
-                    _ => Codec::Zstd,
+            compressed: [None, Some(Codec::Lz4), Some(Codec::Zstd)][usize::from(codec)].map(
+                |codec| Compressed {
+                    codec,
+                    raw_length: raw.into(),
                 },
-                raw_length: written_by,
-            }),
-            written_by,
+            ),
+            written_by: 0,
             delta,
         },
     )
@@ -282,7 +503,7 @@ fn any_subtask() -> impl Strategy<Value = Subtask> {
     (
         segments,
         vec(any::<i64>(), 0..3),
-        vec(any::<u32>(), 0..3),
+        prop::collection::btree_set(any::<u32>(), 0..3),
         any::<Option<i64>>(),
     )
         .prop_map(|(segments, parts, ended_inputs, watermark)| Subtask {
@@ -293,43 +514,54 @@ fn any_subtask() -> impl Strategy<Value = Subtask> {
                 .into_iter()
                 .map(|part| serde_json::json!({"at": part}))
                 .collect(),
-            ended_inputs,
+            ended_inputs: ended_inputs.into_iter().collect(),
             watermark,
         })
 }
 
 prop_compose! {
+    /// Any that could be written.
     fn any_metadata()(
-        (job_name, id, previous, triggered_at) in (".*", any::<u64>(), any::<Option<u64>>(), any::<i64>()),
-        operators in vec((".*", vec(any_subtask(), 0..4), vec((".*", ".*", any::<u64>()), 0..3)), 0..4),
+        (job_name, id, previous, triggered_at) in (".*", 10..1_u64 << 63, option::of(0..9_u64), 0..1_i64 << 40),
+        operators in vec((".*", vec(any_subtask(), 1..4), prop::collection::btree_map(".*", (".*", any::<u32>()), 1..3)), 0..4),
     ) -> Metadata {
         let (mut metadata, _) = sample();
         metadata.job_name = job_name;
         metadata.id = id;
         metadata.previous = previous;
         metadata.triggered_at = triggered_at;
-        metadata.operators = operators
-            .into_iter()
-            .map(|(id, subtasks, states)| Operator {
-                id,
-                role: Role::Source,
-                parallelism: 4,
+        metadata.operators = (0..)
+            .zip(operators)
+            .map(|(number, (id, subtasks, states)): (u32, _)| Operator {
+                id: format!("{number} {id}"),
+                role: Role::Operator,
+                parallelism: u32::try_from(subtasks.len()).unwrap(),
                 labels: BTreeMap::new(),
                 states: states
                     .into_iter()
-                    .map(|(name, schema, bytes)| State {
+                    .map(|(name, (schema, bytes))| State {
                         name,
                         kind: "map".to_owned(),
                         schema,
                         schema_version: 0,
-                        ttl_ms: Some(bytes),
-                        entries: bytes / 2,
-                        bytes,
+                        ttl_ms: Some(bytes.into()),
+                        entries: u64::from(bytes) / 2,
+                        bytes: bytes.into(),
                     })
                     .collect(),
                 subtasks,
             })
             .collect();
+        // Each in a file of its own, and each of a chain by a later checkpoint.
+        let mut file = 0;
+        let subtasks = metadata.operators.iter_mut().flat_map(|it| &mut it.subtasks);
+        for subtask in subtasks {
+            for (written_by, segment) in (id - 3..).zip(&mut subtask.segments) {
+                segment.written_by = written_by.min(id);
+                segment.file = Some(format!("../shared/r1-c{written_by}-{file}.state"));
+                file += 1;
+            }
+        }
         metadata
     }
 }
@@ -360,5 +592,26 @@ proptest! {
             }
         }
         prop_assert!(decode(&bytes.into(), "_metadata").is_err());
+    }
+
+    #[test]
+    fn c146_a_body_changed_anywhere_is_refused_or_says_nothing_impossible(
+        changes in hostile::changes(),
+    ) {
+        let (metadata, inline) = sample();
+        let mut body = serde_json::to_value(&metadata).unwrap();
+        hostile::change(&mut body, changes);
+        let bytes = hostile::encode(FORMAT_VERSION, &body, &inline.concat());
+        if let Ok((decoded, inline)) = decode(&bytes, "_metadata") {
+            // What is believed could have been written.
+            prop_assert!(encode(&decoded, &[inline], "_metadata").is_ok());
+            for operator in &decoded.operators {
+                prop_assert_eq!(operator.parallelism as usize, operator.subtasks.len());
+                for segment in operator.subtasks.iter().flat_map(|it| &it.segments) {
+                    let file = segment.file.as_deref();
+                    prop_assert!(file.is_none_or(|it| crate::names::resolve("jobs/job/chk-8", it).is_ok()));
+                }
+            }
+        }
     }
 }

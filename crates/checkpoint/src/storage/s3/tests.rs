@@ -17,7 +17,7 @@ use crate::completed::Completed;
 use crate::fixture::{LARGE, noise, read, take};
 use crate::storage::contract;
 use crate::store::{Compression, Options};
-use crate::verify::verify;
+use crate::verify::verify_bytes as verify;
 use proxy::{Fate, Proxy};
 use servers::{BUCKET, Kind, Server};
 

@@ -11,7 +11,7 @@ use crate::metadata::Kind;
 use crate::storage::faults::{Extent as Done, Fault};
 use crate::storage::{FaultyStorage, FileStorage, Storage};
 use crate::store::Options;
-use crate::verify::verify;
+use crate::verify::verify_bytes as verify;
 use crate::{CheckpointStore, Completed, locate};
 
 use dataflow::CheckpointId;

@@ -8,7 +8,7 @@ use dataflow::CheckpointId;
 use crate::fixture::{LARGE, filed, noise, read, take, tree, write};
 use crate::metadata::Codec;
 use crate::store::{Compression, Options};
-use crate::verify::verify;
+use crate::verify::verify_bytes as verify;
 use crate::{CheckpointStore, Completed, Error, list};
 
 const COMPRESSIONS: [Compression; 2] = [Compression::Lz4, Compression::Zstd];

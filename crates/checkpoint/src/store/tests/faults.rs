@@ -7,7 +7,7 @@ use crate::catalog::{Status, list};
 use crate::fixture::{LARGE, filed, hand_on, noise, take, tree};
 use crate::storage::faults::{Action, Extent, Fault, Step};
 use crate::storage::{FaultyStorage, FileStorage, MemoryStorage, Storage};
-use crate::verify::verify;
+use crate::verify::verify_bytes as verify;
 use crate::{CheckpointStore, Error, locate};
 
 type Segments = Vec<(Option<u64>, Vec<u8>)>;

@@ -10,7 +10,7 @@ use crate::fixture::{LARGE, filed, metadata, noise, read, take, tree, write};
 use crate::storage::faults::{Action, Extent, Fault};
 use crate::storage::{FaultyStorage, FileStorage, Storage};
 use crate::store::Options;
-use crate::verify::verify;
+use crate::verify::verify_bytes as verify;
 use crate::{CheckpointStore, Error};
 
 fn directory() -> tempfile::TempDir {

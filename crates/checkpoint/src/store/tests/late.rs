@@ -7,7 +7,7 @@ use dataflow::CheckpointId;
 use crate::fixture::{LARGE, filed, metadata, noise, take, write};
 use crate::storage::faults::{Action, Extent, Fault, Step};
 use crate::storage::{FaultyStorage, MemoryStorage, Storage};
-use crate::verify::verify;
+use crate::verify::verify_bytes as verify;
 use crate::{CheckpointStore, Completed, Error, Pending, Result};
 
 /// A store with a first checkpoint, on a storage at whose step `Put chk-2/_metadata` the second one is

@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use crate::catalog::{Status, list};
 use crate::claim::Extent;
-use crate::fixture::{filed, noise, take, tree};
+use crate::fixture::{filed, segment, take, tree};
 use crate::gc;
 use crate::lease::tests::{Clock, TIMEOUT_MS, terms};
 use crate::lease::{Ending, Lease, Run};
 use crate::storage::faults::{Extent as Done, Fault};
 use crate::storage::{FaultyStorage, FileStorage, Storage};
-use crate::verify::verify;
+use crate::verify::verify_bytes as verify;
 use crate::{CheckpointStore, Error, Result, locate, locate_fallback};
 
 fn files(directory: &tempfile::TempDir) -> Arc<dyn Storage> {
@@ -29,7 +29,7 @@ fn own(storage: &Arc<dyn Storage>, machine: &str) -> Result<CheckpointStore> {
 }
 
 fn segments(id: u64) -> Vec<(Option<u64>, Vec<u8>)> {
-    vec![(None, noise(id, 100))]
+    vec![(None, segment(id, 0, 1))]
 }
 
 fn latest(directory: &tempfile::TempDir) -> u64 {
@@ -44,7 +44,7 @@ fn zombie_and_successor(storage: &Arc<dyn Storage>) -> (CheckpointStore, Checkpo
     let first = own(storage, "1").unwrap();
     take(&first, 1, &segments(1)).unwrap();
     let pending = first.begin(dataflow::CheckpointId(2)).unwrap();
-    let written = crate::fixture::write(&pending, 0, None, &noise(2, 100)).unwrap();
+    let written = crate::fixture::write(&pending, 0, None, &segment(2, 0, 1)).unwrap();
     let second = own(storage, "22").unwrap();
     assert_eq!(second.used_id(), 1);
     let outcome = pending.complete(crate::fixture::metadata(2, 1), vec![(0, 0, written)]);

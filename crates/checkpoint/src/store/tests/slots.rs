@@ -9,7 +9,7 @@ use crate::fixture::{LARGE, filed, metadata, noise, take, tree, write};
 use crate::gc;
 use crate::storage::faults::{Action, Extent, Fault, Step};
 use crate::storage::{FaultyStorage, FileStorage};
-use crate::verify::verify;
+use crate::verify::verify_bytes as verify;
 use crate::{CheckpointStore, Completed, Result, locate};
 
 const METADATA: &str = "job/chk-2/_metadata";

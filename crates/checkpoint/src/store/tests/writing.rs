@@ -9,7 +9,7 @@ use dataflow::{CheckpointId, KeyGroupRange, KeyGroups};
 
 use crate::fixture::{LARGE, OPERATOR, filed, metadata, noise, read, take, tree, write};
 use crate::store::Options;
-use crate::verify::verify;
+use crate::verify::verify_bytes as verify;
 use crate::{CheckpointStore, Error};
 
 struct Directory(tempfile::TempDir);

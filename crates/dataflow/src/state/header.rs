@@ -1,0 +1,374 @@
+//! What a segment says about itself, and whether that is what it is said to be.
+//!
+//! A segment is found by what a checkpoint's metadata says of it. Both are under checksums, but nothing
+//! keeps them from contradicting each other: a checkpoint may have been put together by hand, or by a
+//! program with an error. State that belongs elsewhere must not be restored, nor be dropped in silence
+//! because it does not belong where it was found.
+
+use std::collections::HashSet;
+use std::hash::{BuildHasher, RandomState};
+use std::io;
+
+use super::codec::{self, Block, BlockKind, BlockReader, Cursor};
+use super::{RestoreError, StateKind};
+use crate::element::CheckpointId;
+use crate::key::{self, KeyGroupRange, KeyGroups};
+
+/// How many entries are decoded at a time.
+const AT_ONCE: usize = 256;
+
+/// Of how many keys of a state it is remembered which they were, to find one that comes twice. They
+/// take 128 MiB.
+const REMEMBERED_MAX: usize = if cfg!(test) { 100 } else { 8 << 20 };
+
+/// What a checkpoint's metadata says of a segment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// The checkpoint that wrote it.
+    pub checkpoint: CheckpointId,
+    /// The checkpoint that wrote the segment before it; `None` if it is the first of its subtask.
+    pub after: Option<CheckpointId>,
+    /// Whether it is a delta.
+    pub delta: bool,
+    /// Key groups of the job.
+    pub key_groups: KeyGroups,
+    /// Those of the subtask that wrote it.
+    pub range: KeyGroupRange,
+    /// Names and kinds of the states that it may have.
+    pub states: Vec<(String, StateKind)>,
+    /// How many bytes it has, decompressed.
+    pub bytes: u64,
+}
+
+/// What a segment says about itself.
+pub(super) struct Header {
+    pub(super) full: bool,
+    checkpoint: u64,
+    base: u64,
+    pub(super) key_groups: KeyGroups,
+    /// Key groups of the subtask that wrote it.
+    pub(super) range: KeyGroupRange,
+    pub(super) states: Vec<HeaderState>,
+}
+
+/// A state in a [`Header`].
+pub(super) struct HeaderState {
+    pub(super) name: String,
+    pub(super) kind: StateKind,
+    /// About how many entries follow.
+    pub(super) entries: u64,
+}
+
+/// A header as it is stored.
+struct Raw<'a> {
+    delta: u8,
+    checkpoint: u64,
+    base: u64,
+    key_groups: u32,
+    range: KeyGroupRange,
+    hash: &'a [u8],
+    /// Name, kind, entries.
+    states: Vec<(&'a [u8], u8, u64)>,
+    /// Bytes behind it.
+    left: usize,
+}
+
+/// `None` if the bytes end too early.
+fn parse<'a>(cursor: &mut Cursor<'a>) -> Option<Raw<'a>> {
+    let delta = cursor.byte()?;
+    let (checkpoint, base) = (cursor.u64()?, cursor.u64()?);
+    let key_groups = cursor.u32()?;
+    let (start, end) = (cursor.u32()?, cursor.u32()?);
+    let hash = cursor.string()?;
+    let count = cursor.varint()?;
+    let mut states = Vec::new();
+    for _ in 0..count {
+        states.push((cursor.string()?, cursor.byte()?, cursor.varint()?));
+    }
+    Some(Raw {
+        delta,
+        checkpoint,
+        base,
+        key_groups,
+        range: KeyGroupRange { start, end },
+        hash,
+        states,
+        left: cursor.0.len(),
+    })
+}
+
+impl Header {
+    /// Reads the first block.
+    pub(super) fn read(reader: &mut BlockReader<'_>) -> Result<Self, RestoreError> {
+        match reader.next()? {
+            Some(Block {
+                kind: BlockKind::Header,
+                ..
+            }) => {}
+            _ => return Err(reader.corrupt("the segment has no header")),
+        }
+        reader.complete(|mut cursor| parse(&mut cursor).is_some())?;
+        let header = parse(&mut reader.rest())
+            .ok_or("the header is cut short".to_owned())
+            .and_then(Self::new);
+        header.map_err(|what| reader.corrupt(&what))
+    }
+
+    fn new(raw: Raw<'_>) -> Result<Self, String> {
+        if raw.left > 0 {
+            return Err("bytes follow the header in its block".to_owned());
+        }
+        if raw.hash != key::KEY_HASH_NAME.as_bytes() {
+            return Err(format!(
+                "the segment deals keys by `{}`",
+                String::from_utf8_lossy(raw.hash)
+            ));
+        }
+        let key_groups = KeyGroups::new(raw.key_groups)
+            .ok_or_else(|| format!("the segment claims to have {} key groups", raw.key_groups))?;
+        let KeyGroupRange { start, end } = raw.range;
+        if start >= end || end > key_groups.count() {
+            return Err(format!(
+                "the segment claims to have key groups {start}..{end} of {key_groups}"
+            ));
+        }
+        if raw.delta > 1 {
+            return Err(format!("there is no form {} of a segment", raw.delta));
+        }
+        let mut states = Vec::with_capacity(raw.states.len());
+        let mut names = HashSet::new();
+        for (name, kind, entries) in raw.states {
+            // Names are compared only, so that what is not UTF-8 is just a name that nobody declares.
+            let name = String::from_utf8_lossy(name).into_owned();
+            let kind = codec::kind_from_byte(kind)
+                .ok_or_else(|| format!("state `{name}` is of no known kind"))?;
+            if !names.insert(name.clone()) {
+                return Err(format!("the header has state `{name}` twice"));
+            }
+            states.push(HeaderState {
+                name,
+                kind,
+                entries,
+            });
+        }
+        Ok(Self {
+            full: raw.delta == 0,
+            checkpoint: raw.checkpoint,
+            base: raw.base,
+            key_groups,
+            range: raw.range,
+            states,
+        })
+    }
+
+    /// What its blocks have to be like.
+    pub(super) fn blocks(&self) -> Blocks {
+        let states = self.states.iter().map(|state| (state.kind, false));
+        Blocks {
+            full: self.full,
+            states: states.collect(),
+        }
+    }
+}
+
+impl Origin {
+    /// What the header contradicts.
+    pub(super) fn check(&self, header: &Header) -> Result<(), String> {
+        let form = |delta| if delta { "a delta" } else { "full" };
+        if header.full == self.delta {
+            return Err(format!(
+                "the segment is {}, where {} one is expected",
+                form(!header.full),
+                if self.delta { "a delta" } else { "a full" },
+            ));
+        }
+        if header.checkpoint != self.checkpoint.0 {
+            return Err(format!(
+                "the segment was written by checkpoint {}, not {}",
+                header.checkpoint, self.checkpoint
+            ));
+        }
+        let base_fits = match self.delta {
+            true => {
+                let after = self.after.map_or(0, |after| after.0);
+                header.base >= after && header.base < header.checkpoint
+            }
+            false => header.base == 0,
+        };
+        if !base_fits {
+            return Err(format!(
+                "the segment of checkpoint {} does not build on what comes before it, but on {}",
+                header.checkpoint, header.base
+            ));
+        }
+        if header.key_groups != self.key_groups {
+            return Err(format!(
+                "the segment has {} key groups, {} are expected",
+                header.key_groups, self.key_groups
+            ));
+        }
+        if header.range != self.range {
+            let [was, expected] = [header.range, self.range].map(|it| (it.start, it.end));
+            return Err(format!(
+                "the segment has key groups {}..{}, those of its subtask are {}..{}",
+                was.0, was.1, expected.0, expected.1
+            ));
+        }
+        for state in &header.states {
+            let said = self.states.iter().find(|(name, _)| *name == state.name);
+            match said {
+                Some((_, kind)) if *kind == state.kind => {}
+                Some((_, kind)) => {
+                    return Err(format!(
+                        "state `{}` is a {:?} state in the segment and a {kind:?} state in the metadata",
+                        state.name, state.kind
+                    ));
+                }
+                None => {
+                    return Err(format!(
+                        "the metadata has no state `{}`, which the segment has",
+                        state.name
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What the blocks of a segment have to be like, and which came.
+pub(super) struct Blocks {
+    full: bool,
+    /// Kind of each state, and whether it has had entries.
+    states: Vec<(StateKind, bool)>,
+}
+
+impl Blocks {
+    /// Takes the next block; why it cannot stand there, otherwise.
+    pub(super) fn admit(&mut self, block: Block) -> Result<(), &'static str> {
+        let Some((state, has_entries)) = self.states.get_mut(block.state as usize) else {
+            return Err("a block of a state that the header does not have");
+        };
+        let removes = matches!(
+            block.kind,
+            BlockKind::RemovedKeys | BlockKind::RemovedFields
+        );
+        let fits = match block.kind {
+            BlockKind::Values => *state == StateKind::Value,
+            BlockKind::MapEntries | BlockKind::RemovedFields => *state == StateKind::Map,
+            BlockKind::ListElements => *state == StateKind::List,
+            _ => true,
+        };
+        if !fits {
+            return Err("a block of another kind than its state");
+        }
+        if removes && self.full {
+            return Err("a full segment removes something");
+        }
+        if removes && *has_entries {
+            return Err("a state has removals after its entries");
+        }
+        *has_entries |= !removes;
+        Ok(())
+    }
+}
+
+/// Decodes a segment to its end, and compares it with what is said of it. Finds all that
+/// [`super::KeyedState::restore_as`] would, in little memory: nothing is kept but a hash of each key
+/// of a full segment, one state at a time, to find one that comes twice (of states with more than
+/// 8,388,608 values only a restore finds it).
+///
+/// # Errors
+/// [`RestoreError::Corrupt`] if it is not what was written, or not what is said;
+/// [`RestoreError::Io`] if it cannot be read.
+pub fn check_segment(segment: &mut dyn io::Read, origin: &Origin) -> Result<(), RestoreError> {
+    let mut reader = BlockReader::new(segment)?;
+    let header = Header::read(&mut reader)?;
+    origin
+        .check(&header)
+        .map_err(|what| reader.corrupt(&what))?;
+    let mut blocks = header.blocks();
+    let mut seen = Seen::new();
+    while let Some(block) = reader.next()? {
+        blocks.admit(block).map_err(|what| reader.corrupt(what))?;
+        let values = header.full && block.kind == BlockKind::Values;
+        if values && !seen.begin(block.state) {
+            return Err(reader.corrupt(TWICE));
+        }
+        let mut entries = reader.entries(block)?;
+        let mut some = Vec::with_capacity(AT_ONCE);
+        loop {
+            entries.read(AT_ONCE, &mut some)?;
+            if some.is_empty() {
+                break;
+            }
+            for entry in &some {
+                let hash = key::hash(entry.key);
+                let group = header.key_groups.group_of(hash);
+                if !header.range.contains(group) {
+                    return Err(entries.misplaced(group, header.range));
+                }
+                if values {
+                    seen.push(hash, entry.key);
+                }
+            }
+        }
+    }
+    match seen.are_distinct() {
+        true => Ok(()),
+        false => Err(reader.corrupt(TWICE)),
+    }
+}
+
+const TWICE: &str = "a key comes twice, in this block or before it,";
+
+/// The keys of a state.
+struct Seen {
+    state: u32,
+    /// Two hashes of each; the second one cannot be foreseen, so that keys with one hash are not taken
+    /// for one key.
+    keys: Vec<(u64, u64)>,
+    second: RandomState,
+    too_many: bool,
+}
+
+impl Seen {
+    fn new() -> Self {
+        Self {
+            state: 0,
+            keys: Vec::new(),
+            second: RandomState::new(),
+            too_many: false,
+        }
+    }
+
+    /// The keys of this state follow. Returns whether those of the one before, if it is another, were
+    /// distinct.
+    fn begin(&mut self, state: u32) -> bool {
+        if state == self.state {
+            return true;
+        }
+        let distinct = self.are_distinct();
+        self.state = state;
+        self.keys.clear();
+        self.too_many = false;
+        distinct
+    }
+
+    fn push(&mut self, hash: u64, key: &[u8]) {
+        self.too_many |= self.keys.len() == REMEMBERED_MAX;
+        if self.too_many {
+            self.keys.clear();
+        } else {
+            self.keys.push((hash, self.second.hash_one(key)));
+        }
+    }
+
+    fn are_distinct(&mut self) -> bool {
+        self.keys.sort_unstable();
+        self.keys.windows(2).all(|pair| pair[0] != pair[1])
+    }
+}
+
+#[cfg(test)]
+mod tests;
