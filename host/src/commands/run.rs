@@ -20,8 +20,9 @@ use self::progress::Progress;
 use self::restore::Start;
 use self::retention::{Ending, keeps};
 use super::job;
+use crate::assemble::Prepared;
 use crate::cli::{JobArguments, RestoreArguments, Run};
-use crate::events::{Audience, End, Event};
+use crate::events::{Audience, End, Event, OperatorMetrics};
 use crate::exit::{Error, Exit, chain};
 use crate::job_file::JobFile;
 use crate::job_file::checkpoint::CheckpointSection;
@@ -113,6 +114,9 @@ pub(crate) fn run(arguments: &Run) -> Result<Exit, Error> {
             let _ = replaced;
             abandon(&job, store.generation());
         }
+        if let JobEvent::CheckpointCompleted { id, .. } = &event {
+            log_metrics(*id, &prepared);
+        }
         audience.tell(&told(event, &file.job.name, &id));
         warn(&store);
     });
@@ -125,6 +129,7 @@ pub(crate) fn run(arguments: &Run) -> Result<Exit, Error> {
         job_name: &file.job.name,
         resumed_from,
         arguments: &arguments.job,
+        prepared: &prepared,
         job: &job,
         job_id: &id,
         // Of a checkpoint that stays, output of the same job id may be waiting to be committed.
@@ -161,6 +166,7 @@ fn look(arguments: &RestoreArguments, file: &JobFile, audience: Audience) -> Res
                 outcome: End::Finished,
                 resume: None,
                 checkpoint: None,
+                metrics: OperatorMetrics::new(),
             });
             Found::Finished
         }
@@ -239,6 +245,18 @@ fn told(event: JobEvent, name: &str, id: &str) -> Event {
     }
 }
 
+/// The operators' metrics as they are after a checkpoint, for whoever wants to see them (`debug`).
+fn log_metrics(checkpoint: u64, prepared: &Prepared) {
+    if !tracing::enabled!(tracing::Level::DEBUG) {
+        return;
+    }
+    for (operator, metrics) in prepared.metrics() {
+        for (name, metric) in metrics {
+            tracing::debug!(operator, checkpoint, "{name} = {metric}");
+        }
+    }
+}
+
 /// What the store could not delete is no failure, but somebody should look at it.
 fn warn(store: &CheckpointStore) {
     for warning in store.take_warnings() {
@@ -261,6 +279,7 @@ struct EndOfJob<'a> {
     job_name: &'a str,
     resumed_from: Option<String>,
     arguments: &'a JobArguments,
+    prepared: &'a Prepared,
     job: &'a Job,
     job_id: &'a str,
     /// Whether nothing but this run's own checkpoints refers to output that its sinks prepared.
@@ -294,6 +313,7 @@ impl EndOfJob<'_> {
                     exit_code: exit as u8,
                     resume: checkpoint.as_deref().map(|path| self.resume(path)),
                     checkpoint,
+                    metrics: self.prepared.metrics(),
                 });
                 let mut told = Error::with(exit, *error);
                 if let Some(reason) = gave_up {
@@ -319,6 +339,7 @@ impl EndOfJob<'_> {
             outcome,
             resume: resume.filter(|_| outcome != End::Finished),
             checkpoint,
+            metrics: self.prepared.metrics(),
         });
         // The very last step, for whoever finds neither mark nor checkpoint begins anew. A supervisor
         // that learns only that the process is gone asks again, and finds the mark.
