@@ -24,6 +24,7 @@ use runtime::graph::{Edge, JobGraph, Node, NodeKind};
 use self::operator::PreparedOperator;
 use self::ports::{Facts, Link, port_of};
 use crate::connectors::{self, PreparedSink, PreparedSource, SinkContext};
+use crate::events::OperatorMetrics;
 use crate::job_file::JobFile;
 use crate::job_file::effective::{Settled, SettledNode};
 use crate::job_file::problem::Problems;
@@ -165,6 +166,20 @@ impl Prepared {
             });
         }
         problems.or(JobGraph { nodes, key_groups })
+    }
+
+    /// The metrics of all operators that have some.
+    pub(crate) fn metrics(&self) -> OperatorMetrics {
+        let mut all = OperatorMetrics::new();
+        for (index, prepared) in self.nodes.iter().enumerate() {
+            if let PreparedNode::Operator(operator) = prepared {
+                let metrics = operator.metrics();
+                if !metrics.is_empty() {
+                    all.insert(self.wiring.order[index].node(&self.job).id.clone(), metrics);
+                }
+            }
+        }
+        all
     }
 
     /// Whether all sources end.

@@ -3,9 +3,12 @@
 //! Scripts read both: the names and fields of the JSON events and the line of a completed checkpoint
 //! are part of the command line's contract.
 
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write};
 
 use runtime::phases;
+use runtime::text::{line, lines, name, shown};
 use serde::Serialize;
 
 /// Puts the cursor to the beginning of its line on a terminal and empties the line, where progress may
@@ -86,6 +89,9 @@ pub(crate) enum Event {
         checkpoint: Option<String>,
         /// The command that resumes from it.
         resume: Option<String>,
+        /// What the operators' metrics were at the end, by operator and name.
+        #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+        metrics: OperatorMetrics,
     },
     /// The job is over and failed.
     Failed {
@@ -97,7 +103,78 @@ pub(crate) enum Event {
         checkpoint: Option<String>,
         /// The command that resumes from it.
         resume: Option<String>,
+        /// What the operators' metrics were at the end, by operator and name.
+        #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+        metrics: OperatorMetrics,
     },
+}
+
+/// The metrics of all operators that have some, by operator and name.
+pub(crate) type OperatorMetrics = BTreeMap<String, BTreeMap<String, Metric>>;
+
+/// A metric of an operator, its subtasks taken together.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub(crate) enum Metric {
+    /// What was added in all.
+    Counter {
+        /// The sum over the subtasks.
+        value: f64,
+    },
+    /// What was set last.
+    Gauge {
+        /// The sum over the subtasks.
+        value: f64,
+    },
+    /// What was observed.
+    Histogram {
+        /// How often.
+        count: u64,
+        /// The sum of it.
+        sum: f64,
+        /// The smallest; null if nothing was observed.
+        min: Option<f64>,
+        /// The largest; null if nothing was observed.
+        max: Option<f64>,
+    },
+}
+
+/// The most bytes of a line of a restore report: a source may have thousands of positions.
+const REPORT_LINE_BYTES_MAX: usize = 1 << 10;
+
+/// How many metrics of an operator a person is shown.
+const METRICS_SHOWN: usize = 20;
+
+/// The metrics for a person, a line for each operator; each line begins with a line break.
+fn push_metrics(text: &mut String, metrics: &OperatorMetrics) {
+    for (operator, metrics) in metrics {
+        let _ = write!(text, "\n  `{}`:", name(operator));
+        for (index, (metric, value)) in metrics.iter().take(METRICS_SHOWN).enumerate() {
+            let comma = if index == 0 { "" } else { "," };
+            let _ = write!(text, "{comma} {} = {value}", name(metric));
+        }
+        if let Some(left) = metrics.len().checked_sub(METRICS_SHOWN + 1) {
+            let _ = write!(text, ", and {} more", left + 1);
+        }
+    }
+}
+
+impl std::fmt::Display for Metric {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Counter { value } | Self::Gauge { value } => write!(f, "{value}"),
+            Self::Histogram {
+                count,
+                sum,
+                min: Some(min),
+                max: Some(max),
+            } => {
+                let mean = sum / *count as f64;
+                write!(f, "{mean} ({min} to {max}, observed {count} times)")
+            }
+            Self::Histogram { .. } => write!(f, "never observed"),
+        }
+    }
 }
 
 /// How long the phases of a checkpoint took; see `docs/checkpoints.md`.
@@ -224,9 +301,10 @@ impl Audience {
         }
     }
 
-    /// Says something to a person that is no event.
+    /// Says something to a person that is no event. Its line breaks are ours.
     pub(crate) fn say(self, text: &str) {
         if self == Self::Person {
+            let text = lines(text);
             let mut stderr = io::stderr().lock();
             let clear = if stderr.is_terminal() { CLEAR_LINE } else { "" };
             let _ = writeln!(stderr, "{clear}{text}");
@@ -235,16 +313,17 @@ impl Audience {
 }
 
 impl Event {
-    /// The event in words, without a line end.
+    /// The event in words, without a line end. All line breaks are ours: what others wrote goes through
+    /// [`runtime::text`].
     fn to_lines(&self) -> String {
         match self {
             Self::Started {
                 job_name,
                 job_id,
                 attempt,
-            } => match attempt {
-                0 => format!("job `{job_name}` started, id {job_id}"),
-                _ => format!("job `{job_name}` started again, attempt {attempt}"),
+            } => match (attempt, name(job_name)) {
+                (0, job) => format!("job `{job}` started, id {}", name(job_id)),
+                (_, job) => format!("job `{job}` started again, attempt {attempt}"),
             },
             Self::Restored {
                 checkpoint,
@@ -254,11 +333,11 @@ impl Event {
                 let mut text = format!("restoring from checkpoint {checkpoint}");
                 if let Some(path) = path {
                     text.push_str(": ");
-                    text.push_str(path);
+                    text.push_str(&line(path));
                 }
                 for node in report {
                     text.push_str("\n  ");
-                    text.push_str(&node.what);
+                    text.push_str(&shown(&node.what, REPORT_LINE_BYTES_MAX));
                 }
                 text
             }
@@ -269,7 +348,7 @@ impl Event {
                 path,
                 ..
             } => {
-                let place = path.as_deref().unwrap_or("in memory");
+                let place = line(path.as_deref().unwrap_or("in memory"));
                 let size = size(*bytes);
                 format!("checkpoint {id} completed in {duration_ms} ms, {size}: {place}")
             }
@@ -280,7 +359,7 @@ impl Event {
                     true => " (it finishes the job, and is taken again)",
                     false => "",
                 };
-                format!("checkpoint {id} failed: {reason}{again}")
+                format!("checkpoint {id} failed: {}{again}", line(reason))
             }
             Self::Restarted {
                 attempt,
@@ -292,12 +371,15 @@ impl Event {
                     Some(id) => format!("from checkpoint {id}"),
                     None => "from the beginning".to_owned(),
                 };
+                // It may end with a backtrace, and has been made safe by `chain`.
+                let cause = lines(cause);
                 format!("the job failed: {cause}\nrestart {attempt} {from} in {delay_ms} ms")
             }
             Self::Finished {
                 outcome,
                 checkpoint,
                 resume,
+                metrics,
             } => {
                 let mut text = match outcome {
                     End::Finished => "job finished",
@@ -312,17 +394,24 @@ impl Event {
                     }
                     None => {}
                 }
+                push_metrics(&mut text, metrics);
                 text
             }
             // The error itself is printed once, when the process ends.
             Self::Failed {
-                checkpoint, resume, ..
+                checkpoint,
+                resume,
+                metrics,
+                ..
             } => {
                 let mut text = String::new();
-                if let Some(path) = checkpoint {
+                if checkpoint.is_some() || !metrics.is_empty() {
                     text.push_str("job failed");
+                }
+                if let Some(path) = checkpoint {
                     push_checkpoint(&mut text, path, resume.as_deref());
                 }
+                push_metrics(&mut text, metrics);
                 text
             }
         }
@@ -331,10 +420,10 @@ impl Event {
 
 fn push_checkpoint(text: &mut String, path: &str, resume: Option<&str>) {
     text.push_str(", newest checkpoint: ");
-    text.push_str(path);
+    text.push_str(&line(path));
     if let Some(command) = resume {
         text.push_str("\nresume with: ");
-        text.push_str(command);
+        text.push_str(&line(command));
     }
 }
 
@@ -432,11 +521,82 @@ mod tests {
             outcome: End::Suspended,
             checkpoint: Some("/cp/j/chk-3/_metadata".into()),
             resume: Some("host run -s /cp/j/chk-3/_metadata job.toml".into()),
+            metrics: BTreeMap::new(),
         };
         assert_eq!(
             event.to_lines(),
             "job suspended, newest checkpoint: /cp/j/chk-3/_metadata\n\
              resume with: host run -s /cp/j/chk-3/_metadata job.toml"
+        );
+    }
+
+    #[test]
+    fn c154_metrics_are_in_the_last_lines_and_in_the_last_event() {
+        let histogram = |count| Metric::Histogram {
+            count,
+            sum: 9.0,
+            min: (count > 0).then_some(1.5),
+            max: (count > 0).then_some(6.0),
+        };
+        let dedupe = [
+            ("dropped", Metric::Counter { value: 3.0 }),
+            ("level", Metric::Gauge { value: 0.25 }),
+            ("size", histogram(3)),
+            ("unused", histogram(0)),
+        ];
+        let dedupe = dedupe.map(|(name, metric)| (name.to_owned(), metric));
+        let many = (0..25).map(|n| (format!("m{n:02}"), Metric::Counter { value: 1.0 }));
+        let event = Event::Finished {
+            outcome: End::Finished,
+            checkpoint: None,
+            resume: None,
+            metrics: BTreeMap::from([
+                ("dedupe".to_owned(), BTreeMap::from(dedupe)),
+                ("many".to_owned(), many.collect()),
+            ]),
+        };
+        let text = event.to_lines();
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(
+            lines[..2],
+            [
+                "job finished",
+                "  `dedupe`: dropped = 3, level = 0.25, size = 3 (1.5 to 6, observed 3 times), unused = never observed",
+            ]
+        );
+        assert!(lines[2].ends_with(", m19 = 1, and 5 more"), "{}", lines[2]);
+        let json = serde_json::to_value(&event).unwrap();
+        assert_eq!(
+            json["metrics"]["dedupe"]["dropped"],
+            serde_json::json!({"kind": "counter", "value": 3.0})
+        );
+    }
+
+    #[test]
+    fn c151_events_have_no_line_breaks_of_others() {
+        let event = Event::Restored {
+            checkpoint: 1,
+            path: Some("/a\n/b".into()),
+            report: vec![RestoredNode {
+                what: format!("`x\ny\u{1b}[2J`: {}", "p".repeat(1 << 20)),
+                ..RestoredNode::default()
+            }],
+        };
+        let text = event.to_lines();
+        assert!(
+            text.starts_with("restoring from checkpoint 1: /a\\n/b\n  `x\\ny\\u{1b}[2J`: ppp"),
+            "{}",
+            &text[..200]
+        );
+        assert!(text.len() < 2 * REPORT_LINE_BYTES_MAX);
+        let event = Event::Started {
+            job_name: "j\njob finished\u{202e}".into(),
+            job_id: "i".into(),
+            attempt: 0,
+        };
+        assert_eq!(
+            event.to_lines(),
+            "job `j\\njob finished\\u{202e}` started, id i"
         );
     }
 }

@@ -6,6 +6,8 @@ pub(crate) use runtime::error::chain;
 use std::fmt;
 use std::process::ExitCode;
 
+use runtime::text::line;
+
 use crate::job_file::problem::Problems;
 
 /// The exit codes. They are part of the command line's contract. What is worse is greater.
@@ -38,6 +40,8 @@ pub(crate) enum Error {
         exit: Exit,
         /// What happened, with the causes behind it.
         error: anyhow::Error,
+        /// Each thing that is wrong, where there are several.
+        details: Vec<String>,
         /// What may mend it.
         hints: Vec<String>,
     },
@@ -59,6 +63,7 @@ impl Error {
         Self::Other {
             exit,
             error: error.into(),
+            details: Vec::new(),
             hints: Vec::new(),
         }
     }
@@ -70,6 +75,14 @@ impl Error {
             _ => Exit::Refused,
         };
         Self::with(exit, anyhow::Error::new(error).context(action.to_string()))
+    }
+
+    /// The error with one more thing that is wrong.
+    pub(crate) fn detail(mut self, detail: impl Into<String>) -> Self {
+        if let Self::Other { details, .. } = &mut self {
+            details.push(detail.into());
+        }
+        self
     }
 
     /// The error with one more hint.
@@ -96,15 +109,23 @@ impl From<Problems> for Error {
 }
 
 impl fmt::Display for Error {
-    /// The whole report, as it goes to the terminal: the chain of causes in one paragraph, hints on
-    /// lines of their own.
+    /// The whole report, as it goes to the terminal: the chain of causes in one line, details and hints
+    /// on lines of their own. All line breaks are ours (see [`runtime::text`]).
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Problems(problems) => problems.fmt(f),
-            Self::Other { error, hints, .. } => {
+            Self::Other {
+                error,
+                details,
+                hints,
+                ..
+            } => {
                 write!(f, "error: {}", chain(error.as_ref()))?;
+                for detail in details {
+                    write!(f, "\n  {}", line(detail))?;
+                }
                 for hint in hints {
-                    write!(f, "\n  hint: {hint}")?;
+                    write!(f, "\n  hint: {}", line(hint))?;
                 }
                 Ok(())
             }
@@ -127,5 +148,16 @@ mod tests {
             "error: opening a.wasm: no such file\n  hint: build it"
         );
         assert_eq!(error.exit(), Exit::Refused);
+    }
+
+    #[test]
+    fn c151_no_cause_detail_or_hint_has_line_breaks_of_its_own() {
+        let error =
+            anyhow::anyhow!("state `a\nerror: b\u{202e}` is gone").context("restoring \u{1b}[2J");
+        let error = Error::refused(error).detail("x\ny").hint("do\nthis");
+        assert_eq!(
+            error.to_string(),
+            "error: restoring \\u{1b}[2J: state `a\\nerror: b\\u{202e}` is gone\n  x\\ny\n  hint: do\\nthis"
+        );
     }
 }

@@ -26,6 +26,7 @@
 //! Modules in reading order.
 
 mod adapter;
+mod backtrace;
 mod binary;
 mod cache;
 mod component;
@@ -52,4 +53,5 @@ pub(crate) use description::Description;
 pub(crate) use engine::{Host, Options};
 pub(crate) use grants::{DirGrant, Grants};
 pub(crate) use limits::Limits;
-pub(crate) use operator::OperatorSpec;
+pub(crate) use metrics::{Metric, MetricKind};
+pub(crate) use operator::{Factory, OperatorSpec};

@@ -1,4 +1,4 @@
-//! What happens when a component misbehaves, and what is no component at all. Conformance 56–59, 61.
+//! What happens when a component misbehaves, and what is no component at all. Conformance 56–59, 61, 150.
 //!
 //! Misdeeds are those of the plugin `faulty`: it hands every record on unchanged, except for the one
 //! that its configuration names.
@@ -72,7 +72,7 @@ pub(crate) fn forget_the_trap(scene: &Scene) {
 }
 
 /// A job in which `faulty` commits a misdeed at the trigger, and that is not restarted.
-fn misdeed(config: &str, more: &str) -> (Scene, String) {
+pub(crate) fn misdeed(config: &str, more: &str) -> (Scene, String) {
     let scene = Scene::new();
     scene.write("input/0.txt", oracle::verses(50));
     write_trigger(&scene);
@@ -277,4 +277,54 @@ fn c61_columns_that_do_not_fit_are_refused() {
     ] {
         fails(&format!("misdeed = \"{misdeed}\""), "", &["subtask"]);
     }
+}
+
+/// The most memory that a host with one such operator may have taken at any time: 64 MiB for what the
+/// call wrote, as much again for where it is copied to, and what the program takes by itself.
+const RESIDENT_KIB_MAX: u64 = 400 << 10;
+
+/// A number of `/proc/<process>/status`, in KiB.
+fn memory_of(process: u32, what: &str) -> u64 {
+    let status =
+        fs::read_to_string(format!("/proc/{process}/status")).expect("the process is there");
+    let line = status.lines().find_map(|line| line.strip_prefix(what));
+    line.and_then(|rest| rest.trim_start_matches(':').trim().split(' ').next())
+        .and_then(|number| number.parse().ok())
+        .unwrap_or_else(|| panic!("no {what} in {status}"))
+}
+
+#[test]
+fn c150_what_one_call_writes_is_bounded_in_the_hosts_memory() {
+    for fill in [
+        "fill-value",
+        "fill-keys",
+        "fill-list",
+        "fill-map",
+        "fill-output",
+    ] {
+        let limits = "limits = { memory = \"64MiB\", call-writes = \"64MiB\" }";
+        let (scene, job) = misdeed(&format!("misdeed = \"{fill}\""), limits);
+        // It waits for its restart, so that there is a process to look at.
+        let patient = "[restart]\nstrategy = \"fixed-delay\"\ndelay = \"1h\"\n\n";
+        scene.write("job.toml", job.replace(NO_RESTART, patient));
+        let mut running = host::start(scene.path(), &["run", "job.toml"]);
+        let failed = running.line_with("the job failed").unwrap_or_default();
+        for text in ["`faulty`", "`process`", "limits.call-writes = 64.0 MiB"] {
+            assert!(failed.contains(text), "{fill}: no `{text}` in `{failed}`");
+        }
+        running.line_with("restart 1").expect("it is to restart");
+        let peak = memory_of(running.id(), "VmHWM");
+        println!("{fill}: {peak} KiB at most");
+        assert!(peak < RESIDENT_KIB_MAX, "{fill} took {peak} KiB");
+        running.kill();
+    }
+}
+
+#[test]
+fn c150_a_call_that_writes_too_much_fails_the_job_by_its_restart_strategy() {
+    fails(
+        "misdeed = \"fill-list\"",
+        "limits = { call-writes = \"1MiB\" }",
+        &["call-writes", "1.0 MiB", "subtask 0", "raise that limit"],
+    );
 }

@@ -36,6 +36,8 @@ mod restore;
 mod rewind; // from which checkpoint, into what
 mod retention; // what is left when a job ends, and how it is ended
 mod s3; // checkpoints in a bucket
+mod terminal; // what others wrote does not steer a terminal
+mod unfinished; // what does not work yet is refused by name, everything else has an effect
 mod soak; // many checkpoints: nothing grows
 mod storage; // where checkpoints are, and what they consist of
 mod tidy; // what the sources must be like

@@ -6,12 +6,13 @@ use dataflow::state::RestoreError;
 
 use crate::BoxError;
 use crate::operator::{Failure, FailureKind};
+use crate::text::{line, lines};
 
 /// What goes wrong with a running job. Names operator and subtask; the causes are behind it.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A call of an operator failed.
-    #[error("operator `{operator}` subtask {subtask}: {failure}{position}{backtrace}", backtrace = Backtrace(failure))]
+    #[error("operator `{operator}` subtask {subtask}: {failure}{position}")]
     Operator {
         /// The operator.
         operator: String,
@@ -216,31 +217,33 @@ impl fmt::Display for Position {
     }
 }
 
-/// An error and its causes, each once: some errors repeat their cause's words in their own.
+/// An error and its causes for a person, each once: some errors repeat their cause's words in their own.
+/// One line, whatever is in the texts (see [`crate::text`]), and after it the backtrace of a guest if
+/// there is one.
 #[must_use]
 pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let words = cause.to_string();
-        if !text.contains(&words) {
+    let mut text = String::new();
+    let mut backtrace = None;
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let words = error.to_string();
+        let words = line(&words);
+        if text.is_empty() {
+            text.push_str(&words);
+        } else if !text.contains(words.as_ref()) {
             text.push_str(": ");
             text.push_str(&words);
         }
-        next = cause.source();
+        if let Some(Error::Operator { failure, .. }) = error.downcast_ref::<Error>() {
+            backtrace = failure.backtrace.as_deref().or(backtrace);
+        }
+        next = error.source();
+    }
+    if let Some(backtrace) = backtrace {
+        text.push_str("\nguest backtrace:\n");
+        text.push_str(&lines(backtrace.trim_end()));
     }
     text
-}
-
-struct Backtrace<'a>(&'a Failure);
-
-impl fmt::Display for Backtrace<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.0.backtrace {
-            Some(backtrace) => write!(f, "\nguest backtrace:\n{}", backtrace.trim_end()),
-            None => Ok(()),
-        }
-    }
 }
 
 /// A key or value for a person: quoted, escaped, at most some dozen characters.

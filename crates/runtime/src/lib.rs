@@ -34,6 +34,7 @@ pub mod simulation;
 pub mod clock;
 mod random;
 pub mod error;
+pub mod text;
 mod spawn;
 
 pub use error::Error;

@@ -1,6 +1,7 @@
 //! An operator's component: found, loaded, and asked what it is for its configuration.
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use dataflow::KeyGroups;
 use dataflow::port::Port;
@@ -9,12 +10,15 @@ use runtime::graph::{OperatorNode, StateMemory};
 use runtime::{Failure, FailureKind};
 
 use super::ports::Facts;
+use crate::events::Metric;
 use crate::exit::chain;
 use crate::job_file::JobFile;
 use crate::job_file::effective::exact_size;
 use crate::job_file::operator::OperatorSection;
 use crate::job_file::problem::Problems;
-use crate::wasm::{Component, Description, DirGrant, Grants, Host, Limits, OperatorSpec};
+use crate::wasm::{
+    self, Component, Description, DirGrant, Factory, Grants, Host, Limits, MetricKind, OperatorSpec,
+};
 
 /// A component with what it said about itself.
 pub(crate) struct PreparedOperator {
@@ -25,6 +29,8 @@ pub(crate) struct PreparedOperator {
     grants: Grants,
     state_limit: Option<u64>,
     state_memory: Option<StateMemory>,
+    /// What makes its instances, once the job has a graph: it knows their metrics.
+    factory: Mutex<Option<Arc<Factory>>>,
 }
 
 /// Loads and describes an operator's component. What is wrong goes to `problems`.
@@ -110,6 +116,7 @@ pub(crate) fn prepare(
             bytes,
             scratch_dir: job.job.scratch_dir(),
         }),
+        factory: Mutex::default(),
     })
 }
 
@@ -130,6 +137,8 @@ impl PreparedOperator {
         table.insert("memory".into(), exact_size(self.limits.memory).into());
         let call_time = humantime::format_duration(self.limits.call_time);
         table.insert("call-time".into(), call_time.to_string().into());
+        let call_writes = exact_size(self.limits.call_writes);
+        table.insert("call-writes".into(), call_writes.into());
         if let Some(bytes) = self.state_limit {
             table.insert("state".into(), exact_size(bytes).into());
         }
@@ -138,6 +147,14 @@ impl PreparedOperator {
         }
         table.insert("trusted".into(), self.limits.trusted.into());
         table
+    }
+
+    /// The metrics of the instances that the newest graph has made, by name.
+    pub(crate) fn metrics(&self) -> BTreeMap<String, Metric> {
+        let factory = self.factory.lock().unwrap_or_else(PoisonError::into_inner);
+        let metrics = factory.as_ref().map(|factory| factory.metrics());
+        let told = |(name, metric): (String, wasm::Metric)| (name, told(&metric));
+        metrics.unwrap_or_default().into_iter().map(told).collect()
     }
 
     /// What the runtime needs of it.
@@ -158,6 +175,7 @@ impl PreparedOperator {
             description: self.description.clone(),
             key_groups,
         })?;
+        *self.factory.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&factory));
         let labels = [
             ("component", format!("sha256:{}", self.component.digest())),
             ("world", self.component.world_version().to_owned()),
@@ -176,12 +194,31 @@ impl PreparedOperator {
     }
 }
 
+fn told(metric: &wasm::Metric) -> Metric {
+    let some = |value: f64| (metric.count > 0).then_some(value);
+    match metric.kind {
+        MetricKind::Counter => Metric::Counter {
+            value: metric.value,
+        },
+        MetricKind::Gauge => Metric::Gauge {
+            value: metric.value,
+        },
+        MetricKind::Histogram => Metric::Histogram {
+            count: metric.count,
+            sum: metric.value,
+            min: some(metric.min),
+            max: some(metric.max),
+        },
+    }
+}
+
 fn limits(section: &OperatorSection) -> Limits {
     let default = Limits::default();
     let limits = &section.limits;
     Limits {
         memory: limits.memory.unwrap_or(default.memory),
         call_time: limits.call_time.unwrap_or(default.call_time),
+        call_writes: limits.call_writes.unwrap_or(default.call_writes),
         trusted: limits.trusted,
     }
 }

@@ -1,6 +1,7 @@
 //! `host checkpoints`: what is in a checkpoint directory, without the job that wrote it.
 //!
-//! A damaged entry is shown as such and hides nothing else.
+//! A damaged entry is shown as such and hides nothing else. Whatever stands in a checkpoint, a person gets
+//! it through [`runtime::text`]; JSON has it as it is.
 
 mod diff;
 mod export;
@@ -14,6 +15,7 @@ use checkpoint::catalog::{Entry, Status};
 use checkpoint::metadata::{Kind, Metadata, Operator, Role};
 use checkpoint::verify::{self, verify};
 use checkpoint::{Completed, shown};
+use runtime::text::{line, name};
 use serde_json::json;
 
 use super::print;
@@ -59,18 +61,18 @@ fn list(place: &Place) -> Result<Exit, Error> {
     for entry in &entries {
         let metadata = entry.completed().map(Completed::metadata);
         rows.push([
-            entry.job.clone(),
-            entry.name.clone(),
+            name(&entry.job).into_owned(),
+            name(&entry.name).into_owned(),
             entry.status.word().to_owned(),
             metadata.map_or_else(|| "-".into(), |m| time(completed_at(m))),
             metadata.map_or_else(|| "-".into(), |m| size(state_bytes(&m.operators))),
-            entry.path.clone(),
+            line(&entry.path).into_owned(),
         ]);
     }
     let mut text = table(&rows);
     for entry in &entries {
         if let Some(reason) = entry.status.reason() {
-            let _ = writeln!(text, "{}: {reason}", entry.path);
+            let _ = writeln!(text, "{}: {}", line(&entry.path), line(reason));
         }
     }
     print(&text)?;
@@ -114,36 +116,40 @@ fn describe(metadata: &Metadata, path: Option<&str>) -> String {
         Kind::Checkpoint => "checkpoint",
         Kind::Savepoint => "savepoint",
     };
-    let mut line = |text_line: String| {
-        text.push_str(&text_line);
+    // The one way in: each of the lines is one, whatever stands in it.
+    let mut add = |text_line: String| {
+        text.push_str(&line(&text_line));
         text.push('\n');
     };
-    line(format!(
+    add(format!(
         "{kind} {} of job `{}`, id {}",
-        metadata.id, metadata.job_name, metadata.job_id
+        metadata.id,
+        name(&metadata.job_name),
+        name(&metadata.job_id)
     ));
-    line(format!("  path        {}", path.unwrap_or("-")));
-    line(format!(
+    add(format!("  path        {}", path.unwrap_or("-")));
+    add(format!(
         "  completed   {}, after {} ms",
         time(completed_at(metadata)),
         metadata.duration_ms
     ));
     if let Some(previous) = metadata.previous {
-        line(format!("  previous    {previous}"));
+        add(format!("  previous    {previous}"));
     }
-    line(format!(
+    add(format!(
         "  key groups  {}, by {}",
-        metadata.key_groups, metadata.key_hash
+        metadata.key_groups,
+        name(&metadata.key_hash)
     ));
-    line(format!("  written by  {}", metadata.writer));
-    line(format!(
+    add(format!("  written by  {}", name(&metadata.writer)));
+    add(format!(
         "  state       {}",
         size(state_bytes(&metadata.operators))
     ));
     for operator in &metadata.operators {
-        line(String::new());
+        add(String::new());
         for text_line in describe_operator(operator) {
-            line(text_line);
+            add(text_line);
         }
     }
     text
@@ -157,10 +163,11 @@ fn describe_operator(operator: &Operator) -> Vec<String> {
     };
     let mut lines = vec![format!(
         "{role} `{}`, parallelism {}",
-        operator.id, operator.parallelism
+        name(&operator.id),
+        operator.parallelism
     )];
     for (label, value) in &operator.labels {
-        lines.push(format!("  {label}: {value}"));
+        lines.push(format!("  {}: {}", name(label), name(value)));
     }
     for state in &operator.states {
         let ttl = state.ttl_ms.map_or_else(String::new, |ttl| {
@@ -169,9 +176,9 @@ fn describe_operator(operator: &Operator) -> Vec<String> {
         });
         lines.push(format!(
             "  state `{}` ({}, {} version {}{ttl}): {} entries, {}",
-            state.name,
-            state.kind,
-            state.schema,
+            name(&state.name),
+            name(&state.kind),
+            name(&state.schema),
             state.schema_version,
             state.entries,
             size(state.bytes)
@@ -188,7 +195,8 @@ fn describe_operator(operator: &Operator) -> Vec<String> {
             ));
         }
         for part in &subtask.parts {
-            lines.push(format!("  subtask {index}: {parts} {part}"));
+            let part = part.to_string();
+            lines.push(format!("  subtask {index}: {parts} {}", name(&part)));
         }
     }
     lines
@@ -209,9 +217,9 @@ fn verify_all(place: &Place) -> Result<Exit, Error> {
                 "status": entry.status.word(),
                 "problems": problems,
             }));
-            let _ = write!(text, "{}: {}", entry.path, entry.status.word());
+            let _ = write!(text, "{}: {}", line(&entry.path), entry.status.word());
             if let Some(reason) = entry.status.reason() {
-                let _ = write!(text, ": {reason}");
+                let _ = write!(text, ": {}", line(reason));
             }
             text.push('\n');
             continue;
@@ -233,13 +241,13 @@ fn verify_all(place: &Place) -> Result<Exit, Error> {
         let _ = writeln!(
             text,
             "{}: {status}, {} in {} segments and {} files",
-            entry.path,
+            line(&entry.path),
             size(report.bytes),
             report.segments,
             report.files
         );
         for problem in &problems {
-            let _ = writeln!(text, "  {problem}");
+            let _ = writeln!(text, "  {}", line(problem));
         }
         reports.push(json!({
             "path": entry.path,
@@ -264,7 +272,7 @@ fn verify_all(place: &Place) -> Result<Exit, Error> {
 fn exit_of(status: &Status) -> Option<Exit> {
     match status {
         // What never completed is no checkpoint, nor is what is not believed.
-        Status::Incomplete | Status::Fenced(_) => None,
+        Status::Incomplete | Status::Void | Status::Fenced(_) => None,
         Status::Complete(_) => Some(Exit::Finished),
         Status::FutureFormat(_) | Status::Unreadable(_) => Some(Exit::Refused),
         Status::Corrupt(_) => Some(Exit::Corrupt),

@@ -20,8 +20,9 @@ use self::progress::Progress;
 use self::retention::{Ending, keeps};
 use self::start::Begun;
 use super::job;
+use crate::assemble::Prepared;
 use crate::cli::{JobArguments, Run};
-use crate::events::{Audience, End, Event};
+use crate::events::{Audience, End, Event, OperatorMetrics};
 use crate::exit::{Error, Exit, chain};
 use crate::job_file::checkpoint::CheckpointSection;
 
@@ -41,6 +42,7 @@ pub(crate) fn run(arguments: &Run) -> Result<Exit, Error> {
             outcome: End::Finished,
             resume: None,
             checkpoint: None,
+            metrics: OperatorMetrics::new(),
         });
         return Ok(Exit::Finished);
     };
@@ -75,6 +77,9 @@ pub(crate) fn run(arguments: &Run) -> Result<Exit, Error> {
         .then(|| Progress::show(job.handle(), Arc::clone(&clock), audience))
         .flatten();
     let outcome = job.run(|event| {
+        if let JobEvent::CheckpointCompleted { id, .. } = &event {
+            log_metrics(*id, &prepared);
+        }
         audience.tell(&told(event, &file.job.name, &id));
         warn(&store);
     });
@@ -86,6 +91,7 @@ pub(crate) fn run(arguments: &Run) -> Result<Exit, Error> {
         clock: clock.as_ref(),
         resumed_from,
         arguments: &arguments.job,
+        prepared: &prepared,
         job: &job,
     };
     end.conclude(outcome)
@@ -168,6 +174,18 @@ fn told(event: JobEvent, name: &str, id: &str) -> Event {
     }
 }
 
+/// The operators' metrics as they are after a checkpoint, for whoever wants to see them (`debug`).
+fn log_metrics(checkpoint: u64, prepared: &Prepared) {
+    if !tracing::enabled!(tracing::Level::DEBUG) {
+        return;
+    }
+    for (operator, metrics) in prepared.metrics() {
+        for (name, metric) in metrics {
+            tracing::debug!(operator, checkpoint, "{name} = {metric}");
+        }
+    }
+}
+
 /// What the store could not delete is no failure, but somebody should look at it.
 fn warn(store: &CheckpointStore) {
     for warning in store.take_warnings() {
@@ -189,6 +207,7 @@ struct EndOfJob<'a> {
     clock: &'a dyn Clock,
     resumed_from: Option<String>,
     arguments: &'a JobArguments,
+    prepared: &'a Prepared,
     job: &'a Job,
 }
 
@@ -224,6 +243,7 @@ impl EndOfJob<'_> {
                     exit_code: exit as u8,
                     resume: checkpoint.as_deref().map(|path| self.resume(path)),
                     checkpoint,
+                    metrics: self.prepared.metrics(),
                 });
                 let mut told = Error::with(exit, *error);
                 if let Some(reason) = gave_up {
@@ -249,6 +269,7 @@ impl EndOfJob<'_> {
             outcome,
             resume: resume.filter(|_| outcome != End::Finished),
             checkpoint,
+            metrics: self.prepared.metrics(),
         });
         Ok(Exit::Finished)
     }

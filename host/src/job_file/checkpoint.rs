@@ -22,8 +22,6 @@ pub(crate) struct CheckpointSection {
     /// Where `storage` would be on a file system, even if checkpoints are kept in memory: what
     /// `-s latest` looks in.
     pub(crate) dir: Option<Directory>,
-    /// Where savepoints go.
-    pub(crate) savepoint_dir: Option<Directory>,
     /// After this long without a word from it a host is taken for dead by others.
     pub(crate) lease_timeout: Duration,
     /// After this long a checkpoint in progress is aborted.
@@ -114,7 +112,6 @@ impl Default for CheckpointSection {
             mode: Mode::ExactlyOnce,
             storage: Storage::Memory,
             dir: None,
-            savepoint_dir: None,
             lease_timeout: Duration::from_secs(10),
             timeout: Duration::from_secs(600),
             min_pause: Duration::ZERO,
@@ -155,13 +152,18 @@ impl CheckpointSection {
     /// Reads the section; paths are relative to `base`.
     pub(crate) fn read(mut section: Section<'_, '_>, base: &Path) -> Self {
         let default = Self::default();
+        if section.has("savepoint-dir") {
+            let message = "savepoints are not supported by this version";
+            let hint = "leave it out; what a job is to be started from later is a checkpoint that is \
+                        kept, see `checkpoint.retention` and `checkpoint.retained`";
+            section.problem("savepoint-dir", message, Some(hint.into()));
+        }
         let dir = read_dir(&mut section, "dir", base);
         let storage = read_storage(&mut section, dir.as_ref());
         Self {
             interval: section.positive_duration("interval"),
             mode: section.choice("mode", MODES).unwrap_or(default.mode),
             storage,
-            savepoint_dir: read_dir(&mut section, "savepoint-dir", base),
             dir,
             lease_timeout: section
                 .positive_duration("lease-timeout")

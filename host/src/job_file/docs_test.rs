@@ -14,6 +14,7 @@ const DOCS: &str = include_str!("../../../docs/job-file.md");
 
 struct Row {
     default: String,
+    what: String,
     flink: Vec<String>,
 }
 
@@ -36,11 +37,12 @@ fn tables() -> BTreeMap<String, BTreeMap<String, Row>> {
             continue;
         }
         let cells: Vec<&str> = line.trim_matches('|').split(" | ").map(str::trim).collect();
-        let [key, default, _, flink] = cells.as_slice() else {
+        let [key, default, what, flink] = cells.as_slice() else {
             panic!("a row of four cells: {line}")
         };
         let row = Row {
             default: (*default).to_owned(),
+            what: (*what).to_owned(),
             flink: flink
                 .split(", ")
                 .map(|name| name.trim_matches('`').to_owned())
@@ -162,6 +164,238 @@ fn defaults_are_as_documented() {
                 default.restart,
                 RestartStrategy::default_exponential_delay()
             );
+        }
+    }
+}
+
+/// A value for each key that is not its default, as a line of its section.
+const OTHER_VALUES: &[(&str, &[&str])] = &[
+    (
+        "[job]",
+        &[
+            "name = \"other\"",
+            "parallelism = 3",
+            "key-groups = 64",
+            "id = \"other\"",
+            "scratch-dir = \"scratch\"",
+        ],
+    ),
+    (
+        "[checkpoint]",
+        &[
+            "interval = \"3s\"",
+            "mode = \"at-least-once\"",
+            "storage = \"memory\"\ndir = \"d\"",
+            "dir = \"d\"",
+            "savepoint-dir = \"sp\"",
+            "lease-timeout = \"3s\"",
+            "timeout = \"3s\"",
+            "min-pause = \"3s\"",
+            "max-concurrent = 3",
+            "tolerable-failures = 3",
+            "retained = 3",
+            "retention = \"retain-on-cancellation\"",
+            "retain-on-finish = true",
+            "incremental = false",
+            "inline-threshold = \"3KiB\"",
+            "max-state-size = \"3MiB\"",
+            "compression = \"lz4\"",
+        ],
+    ),
+    (
+        "[[source]]",
+        &[
+            "id = \"other\"",
+            "connector = \"stdin\"",
+            "parallelism = 3",
+            "watermark = \"1s\"",
+        ],
+    ),
+    (
+        "[[operator]]",
+        &[
+            "id = \"other\"",
+            "component = \"other.wasm\"",
+            "build = \"true\"",
+            "build-dir = \"..\"",
+            "input = \"other\"",
+            "inputs = [\"other\"]",
+            "partition = \"broadcast\"",
+            "parallelism = 3",
+            "config = { a = 1 }",
+            "limits = { memory = \"3MiB\" }",
+            "grants = { clock = true }",
+            "on-error = \"skip\"",
+            "state.count.ttl = \"1h\"",
+        ],
+    ),
+    (
+        "limits",
+        &[
+            "memory = \"3MiB\"",
+            "call-time = \"3s\"",
+            "call-writes = \"3MiB\"",
+            "state = \"3MiB\"",
+            "state-memory = \"3MiB\"",
+            "trusted = true",
+        ],
+    ),
+    (
+        "grants",
+        &[
+            "env = [\"A\"]",
+            "dirs = [{ host = \"a\", guest = \"/a\" }]",
+            "network = [\"localhost:1\"]",
+            "clock = true",
+            "random = true",
+        ],
+    ),
+    (
+        "[[sink]]",
+        &[
+            "id = \"other\"",
+            "connector = \"discard\"",
+            "input = \"other\"",
+            "inputs = [\"other\"]",
+            "partition = \"rebalance\"",
+            "parallelism = 3",
+        ],
+    ),
+];
+
+/// A small job in which one key of one section is set, or none.
+fn job_with(heading: &str, line: Option<&str>) -> String {
+    let key = line.map(|line| line.split([' ', '.']).next().unwrap_or_default());
+    let mut text = String::new();
+    for (section, lines) in [
+        ("[job]", &["name = \"j\""][..]),
+        ("[checkpoint]", &[]),
+        (
+            "[[source]]",
+            &[
+                "id = \"s\"",
+                "connector = \"file\"",
+                "path = \"i\"",
+                "format = \"lines\"",
+            ],
+        ),
+        (
+            "[[operator]]",
+            &[
+                "id = \"o\"",
+                "component = \"o.wasm\"",
+                "input = \"s\"",
+                "build = \"cargo\"",
+            ],
+        ),
+        (
+            "[[sink]]",
+            &["id = \"k\"", "connector = \"discard\"", "input = \"o\""],
+        ),
+    ] {
+        text.push_str(&format!("{section}\n"));
+        let here = section == heading;
+        for given in lines {
+            // A key takes the place of its default, and `inputs` that of `input`.
+            let name = given.split(' ').next();
+            if !(here && (name == key || (key == Some("inputs") && name == Some("input")))) {
+                text.push_str(&format!("{given}\n"));
+            }
+        }
+        match line {
+            Some(line) if here => text.push_str(&format!("{line}\n")),
+            Some(line) if section == "[[operator]]" && !heading.starts_with('[') => {
+                text.push_str(&format!("{heading} = {{ {line} }}\n"));
+            }
+            _ => {}
+        }
+    }
+    text
+}
+
+/// What the rest of the host gets to know of a job file: all but places and the tables that were read.
+fn meaning(job: &super::JobFile) -> String {
+    let inputs = |inputs: &Option<super::node::Inputs>| {
+        let refs = inputs.iter().flat_map(|inputs| &inputs.refs);
+        refs.map(|input| format!("{}.{:?}", input.node, input.port))
+            .collect::<Vec<_>>()
+    };
+    let mut text = format!("{:?} {:?} {:?}", job.job, job.checkpoint, job.restart);
+    for source in &job.sources {
+        let node = &source.node;
+        text += &format!("{} {:?} {:?}", node.id, node.parallelism, source.connector);
+    }
+    for operator in &job.operators {
+        let node = &operator.node;
+        text += &format!(
+            "{} {:?} {:?} {:?} {:?} {:?} {:?} {} {:?} {:?}",
+            node.id,
+            node.parallelism,
+            operator.component,
+            operator.build,
+            operator.build_dir,
+            inputs(&operator.inputs),
+            operator.partition,
+            operator.config,
+            operator.limits,
+            operator.grants
+        );
+    }
+    for sink in &job.sinks {
+        let node = &sink.node;
+        text += &format!(
+            "{} {:?} {:?} {:?} {:?}",
+            node.id,
+            node.parallelism,
+            sink.connector,
+            inputs(&sink.inputs),
+            sink.partition
+        );
+    }
+    text
+}
+
+/// A key that is read and changes nothing would be accepted without effect; one that is documented as
+/// not supported is refused by name.
+#[test]
+fn c154_every_key_changes_the_job_or_is_refused_by_name() {
+    let tables = tables();
+    for (heading, lines) in OTHER_VALUES {
+        let tried: BTreeSet<&str> = lines
+            .iter()
+            .filter_map(|line| line.split([' ', '.']).next())
+            .collect();
+        let documented: BTreeSet<&str> = tables[*heading].keys().map(String::as_str).collect();
+        assert_eq!(tried, documented, "keys of {heading}");
+        for line in *lines {
+            let key = line.split([' ', '.']).next().unwrap_or_default();
+            let read = |line: Option<&str>| {
+                let mut problems = super::problem::Problems::default();
+                let named = super::NamedText {
+                    file: "job.toml".into(),
+                    base: Path::new("/jobs"),
+                    text: &job_with(heading, line),
+                };
+                let job = super::read(&named, &Surroundings::default(), &mut problems);
+                (job.map(|job| meaning(&job)), problems.to_string())
+            };
+            let (job, problems) = read(Some(line));
+            let what = &tables[*heading][key].what;
+            if what.contains("ot in this version") || key == "on-error" {
+                assert!(problems.contains(key), "{heading} {line}: {problems}");
+                assert!(
+                    problems.contains("not supported"),
+                    "{heading} {line}: {problems}"
+                );
+            } else {
+                // What is kept in memory would be on disk without the key.
+                let (before, _) = read((key == "storage").then_some("dir = \"d\""));
+                assert!(
+                    job.is_some() || problems.contains("other"),
+                    "{heading} {line}: {problems}"
+                );
+                assert_ne!(job, before, "{heading} {line} changes nothing");
+            }
         }
     }
 }

@@ -73,14 +73,9 @@ fn checkpoint(out: &mut Writer, section: &CheckpointSection) {
             Storage::Filesystem(_) => "filesystem",
         },
     );
-    for (key, dir) in [
-        ("dir", &section.dir),
-        ("savepoint-dir", &section.savepoint_dir),
-    ] {
-        match dir {
-            Some(dir) => out.key(key, dir.to_string()),
-            None => out.comment(&format!("{key} is not set")),
-        }
+    match &section.dir {
+        Some(dir) => out.key("dir", dir.to_string()),
+        None => out.comment("dir is not set"),
     }
     out.duration("lease-timeout", section.lease_timeout);
     out.duration("timeout", section.timeout);

@@ -39,9 +39,7 @@ impl Global {
                 _ => global.flink(name, entry, problems),
             }
         }
-        for key in ["dir", "savepoint-dir"] {
-            make_absolute(&mut global.checkpoint, key, base);
-        }
+        make_absolute(&mut global.checkpoint, "dir", base);
         global
     }
 

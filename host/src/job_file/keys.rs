@@ -170,6 +170,7 @@ pub(crate) const OPERATOR: &[Key] = &[
 pub(crate) const LIMITS: &[Key] = &[
     key("memory"),
     key("call-time"),
+    key("call-writes"),
     key("state"),
     key("state-memory"),
     key("trusted"),

@@ -42,6 +42,8 @@ pub(crate) struct Limits {
     pub(crate) memory: Option<u64>,
     /// How long one call may take.
     pub(crate) call_time: Option<Duration>,
+    /// Bytes of state and output that one call may write.
+    pub(crate) call_writes: Option<u64>,
     /// Bytes of keyed state.
     pub(crate) state: Option<u64>,
     /// Bytes of memory for it; what does not fit goes to disk. `None`: all stays in memory.
@@ -116,6 +118,7 @@ impl Limits {
         Self {
             memory: section.positive_size("memory"),
             call_time: section.positive_duration("call-time"),
+            call_writes: section.positive_size("call-writes"),
             state: section.positive_size("state"),
             state_memory: section.positive_size("state-memory"),
             trusted: section.boolean("trusted").unwrap_or_default(),
@@ -178,8 +181,9 @@ fn refuse_state_overrides(section: &mut Section<'_, '_>) {
         for (key, _) in state.iter() {
             let path = format!("state.{name}.{key}");
             if STATE.iter().any(|known| known.name == key) {
-                let message = "is not supported by this version";
-                section.problem(&path, message, Some("leave it out".into()));
+                let message = "entries that expire are not supported by this version";
+                let hint = "leave it out: entries are kept until the operator removes them";
+                section.problem(&path, message, Some(hint.into()));
             } else {
                 let hint = did_you_mean(key, STATE.iter().map(|key| key.name));
                 section.problem(&path, "unknown key", hint);

@@ -4,6 +4,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use runtime::text::line;
+
 /// Where a key or value was written.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Place {
@@ -48,7 +50,7 @@ pub(crate) struct Problem {
     /// The path of the key, tables of a list by their id: `operator.count.parallelism`. Empty where
     /// no key is concerned.
     pub(crate) key: String,
-    /// What is wrong, in one line or with indented lines behind it.
+    /// What is wrong, in one line.
     pub(crate) message: String,
     /// What would mend it.
     pub(crate) hint: Option<String>,
@@ -56,13 +58,13 @@ pub(crate) struct Problem {
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: ", self.place)?;
+        write!(f, "{}: ", line(&self.place.to_string()))?;
         if !self.key.is_empty() {
-            write!(f, "{}: ", self.key)?;
+            write!(f, "{}: ", line(&self.key))?;
         }
-        f.write_str(&self.message)?;
+        f.write_str(&line(&self.message))?;
         if let Some(hint) = &self.hint {
-            write!(f, "\n  hint: {hint}")?;
+            write!(f, "\n  hint: {}", line(hint))?;
         }
         Ok(())
     }

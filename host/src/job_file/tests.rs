@@ -323,14 +323,46 @@ error: job.toml:1:2: checkpoint.dir: is missing: `storage = "filesystem"` needs 
 #[test]
 fn c04_bad_directories_are_refused_where_they_stand() {
     check(
-        &with("[checkpoint]\ndir = \"hdfs://namenode/x\"\nsavepoint-dir = \"/\"\n"),
+        &with("[checkpoint]\ndir = \"hdfs://namenode/x\"\n"),
         r#"
 error: job.toml:2:1: checkpoint.dir: unknown scheme `hdfs://`
   hint: use a path, a `file://` or an `s3://` URL
-error: job.toml:3:1: checkpoint.savepoint-dir: `/` is the root of the file system
+"#,
+    );
+    check(
+        &with("[checkpoint]\ndir = \"/\"\n"),
+        r#"
+error: job.toml:2:1: checkpoint.dir: `/` is the root of the file system
   hint: name a directory of its own for checkpoints
 "#,
     );
+}
+
+#[test]
+fn c154_a_place_for_savepoints_is_refused_under_all_its_names() {
+    let refused = "checkpoint.savepoint-dir: savepoints are not supported by this version
+  hint: leave it out; what a job is to be started from later is a checkpoint that is kept, see \
+                   `checkpoint.retention` and `checkpoint.retained`";
+    check(
+        &with("[checkpoint]\nsavepoint-dir = \"/sp\"\n"),
+        &format!("\nerror: job.toml:2:1: {refused}\n"),
+    );
+    for text in [
+        "[checkpoint]\nsavepoint-dir = \"/sp\"\n",
+        "[state]\nsavepoints.dir = \"/sp\"\n",
+        "[execution]\ncheckpointing.savepoint-dir = \"/sp\"\n",
+    ] {
+        let problems = report(FINE, &global(text)).to_string();
+        assert!(problems.starts_with("error: conf.toml:2:"), "{problems}");
+        assert!(problems.ends_with(refused), "{problems}");
+    }
+    let overrides = ["state.savepoints.dir=/sp".to_owned()];
+    let surroundings = Surroundings {
+        overrides: &overrides,
+        ..Surroundings::default()
+    };
+    let problems = report(FINE, &surroundings).to_string();
+    assert!(problems.ends_with(refused), "{problems}");
 }
 
 #[test]
@@ -350,8 +382,8 @@ error: job.toml:8:1: source.verses.watermark: watermarks are not supported by th
   hint: leave `watermark` out; `timestamp` is read already
 error: job.toml:19:1: operator.count.on-error: `skip` is not supported by this version
   hint: use `on-error = "fail"`, or leave it out
-error: job.toml:20:13: operator.count.state.count.ttl: is not supported by this version
-  hint: leave it out
+error: job.toml:20:13: operator.count.state.count.ttl: entries that expire are not supported by this version
+  hint: leave it out: entries are kept until the operator removes them
 error: job.toml:21:13: operator.count.state.count.tll: unknown key
   hint: did you mean `ttl`?
 "#,
@@ -561,7 +593,6 @@ interval = "10s"
 dir = "checkpoints"
 [state]
 checkpoints.num-retained = 3
-savepoints.dir = "file:///sp"
 [execution.checkpointing]
 externalized-checkpoint-retention = "RETAIN_ON_CANCELLATION"
 [restart-strategy]
@@ -589,10 +620,6 @@ fn the_global_configuration_gives_defaults_under_our_names_or_flinks() {
     assert_eq!(
         job.checkpoint.storage,
         Storage::Filesystem(Directory::Path("/etc/highwater/checkpoints".into()))
-    );
-    assert_eq!(
-        job.checkpoint.savepoint_dir,
-        Some(Directory::Path("/sp".into()))
     );
     assert_eq!(job.checkpoint.retained, 3);
     assert_eq!(job.checkpoint.retention, Retention::RetainOnCancellation);

@@ -4,6 +4,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
+use runtime::text::shown;
 use tokio::io::AsyncWrite;
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
@@ -42,7 +43,7 @@ impl Stream {
     }
 }
 
-/// Longer lines are cut.
+/// Longer lines are cut. `docs/operators.md` has this number.
 const LINE_BYTES_MAX: usize = 8 << 10;
 /// How much of a complaint a failure quotes.
 const COMPLAINT_BYTES_MAX: usize = 2 << 10;
@@ -97,9 +98,9 @@ impl Console {
     pub(super) fn log(&self, level: Level, message: &str) {
         let mut inner = self.inner();
         if matches!(level, Level::Error) {
-            inner.complaint = Some(cut(message, COMPLAINT_BYTES_MAX).to_owned());
+            inner.complaint = Some(one_line(message));
         }
-        inner.line(level, None, cut(message, LINE_BYTES_MAX));
+        inner.line(level, None, &shown(message, LINE_BYTES_MAX));
     }
 
     /// Bytes that the guest printed.
@@ -111,8 +112,7 @@ impl Console {
     pub(super) fn complaint(&self) -> Option<String> {
         self.inner()
             .complaint
-            .as_deref()
-            .map(one_line)
+            .clone()
             .filter(|line| !line.is_empty())
     }
 
@@ -149,7 +149,7 @@ impl Inner {
             if stream == Stream::Err {
                 self.note_panic(text);
             }
-            self.line(Level::Info, Some(stream), text);
+            self.line(Level::Info, Some(stream), &shown(text, LINE_BYTES_MAX));
         }
         line.clear();
         self.partial[stream as usize] = line;
@@ -161,14 +161,14 @@ impl Inner {
             || line.starts_with("panic:")
             || line.starts_with("Traceback (most recent call last)");
         if begins {
-            self.complaint = Some(cut(line, COMPLAINT_BYTES_MAX).to_owned());
+            self.complaint = Some(one_line(line));
         } else if line.starts_with("note: run with") {
             // Advice that does not help here.
         } else if let Some(complaint) = &mut self.complaint
             && complaint.len() + line.len() < COMPLAINT_BYTES_MAX
         {
-            complaint.push('\n');
-            complaint.push_str(line);
+            complaint.push_str(" | ");
+            complaint.push_str(&one_line(line));
         }
     }
 
@@ -249,23 +249,9 @@ impl Allowance {
     }
 }
 
-/// At most `max` bytes of a text, cut between characters.
-fn cut(text: &str, max: usize) -> &str {
-    &text[..text.floor_char_boundary(max)]
-}
-
-/// A text from a guest as the one line that a failure shows.
+/// A text from a guest as the one line that a failure shows; see [`runtime::text`].
 pub(super) fn one_line(text: &str) -> String {
-    let lines: Vec<&str> = cut(text, COMPLAINT_BYTES_MAX)
-        .lines()
-        .map(str::trim)
-        .filter(|line| !line.is_empty())
-        .collect();
-    lines
-        .join(" | ")
-        .chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect()
+    shown(text.trim(), COMPLAINT_BYTES_MAX).into_owned()
 }
 
 /// A stream that never makes the guest wait: every write is in the log when it returns, so that the
@@ -382,6 +368,6 @@ mod tests {
 
     #[test]
     fn texts_of_guests_become_one_line() {
-        assert_eq!(one_line("a\n\n  b\tc\x1b[31m\n"), "a | b c [31m");
+        assert_eq!(one_line("a\n\n b\tc\x1b[31m\n"), "a\\n\\n b\\tc\\u{1b}[31m");
     }
 }

@@ -6,6 +6,7 @@ use std::thread;
 
 use dataflow::port::{Column, Format, Port};
 use dataflow::state::StateDescriptor;
+use runtime::text::shown;
 use runtime::{Failure, FailureKind};
 
 use super::component::Component;
@@ -97,10 +98,9 @@ fn check(described: WireDescription) -> Result<Description, String> {
     let outputs: Vec<Port> = outputs.into_iter().map(Port::from).collect();
     check_names("output", outputs.iter().map(|port| port.name.as_str()))?;
     for port in &outputs {
-        let what = format!("column of output `{}`", port.name);
-        check_columns(&what, &port.key_columns)?;
+        check_columns(port, &port.key_columns)?;
         if let Format::Row(columns) = &port.format {
-            check_columns(&what, columns)?;
+            check_columns(port, columns)?;
         }
     }
     check_names("state", states.iter().map(|state| state.name.as_str()))?;
@@ -124,13 +124,18 @@ fn check(described: WireDescription) -> Result<Description, String> {
                 "the schema of state `{name}` has more than {SCHEMA_LEN_MAX} bytes"
             ));
         }
-        if state.ttl == Some(0) {
-            return Err(format!("state `{name}` has a TTL of 0"));
+        if state.ttl.is_some() {
+            return Err(format!(
+                "state `{name}` has a TTL, and entries that expire are not supported by this version \
+                 of the host; without `ttl` they are kept until the operator removes them"
+            ));
         }
     }
     if uses_timers {
         return Err(
-            "it uses timers, which are not supported by this version of the host".to_owned(),
+            "it uses timers, which are not supported by this version of the host; without `uses-timers` \
+             it can do its work when records come"
+                .to_owned(),
         );
     }
     let states = states.into_iter().map(|state| StateDescriptor {
@@ -149,35 +154,36 @@ fn check(described: WireDescription) -> Result<Description, String> {
 }
 
 fn check_names<'a>(what: &str, names: impl Iterator<Item = &'a str>) -> Result<(), String> {
-    check_unique(what, COUNT_MAX, names)
+    check_unique(what, "", COUNT_MAX, names)
 }
 
-fn check_columns(what: &str, columns: &[Column]) -> Result<(), String> {
-    check_unique(
-        what,
-        COLUMNS_MAX,
-        columns.iter().map(|column| column.name.as_str()),
-    )
+fn check_columns(port: &Port, columns: &[Column]) -> Result<(), String> {
+    let of = format!(" of output `{}`", port.name);
+    let names = columns.iter().map(|column| column.name.as_str());
+    check_unique("column", &of, COLUMNS_MAX, names)
 }
 
 fn check_unique<'a>(
     what: &str,
+    of: &str,
     count_max: usize,
     names: impl Iterator<Item = &'a str>,
 ) -> Result<(), String> {
     let mut seen = HashSet::new();
     for name in names {
-        if name.is_empty() || name.len() > NAME_LEN_MAX || name.chars().any(char::is_control) {
+        // A name that would have to be escaped could be taken for another.
+        if name.is_empty() || shown(name, NAME_LEN_MAX) != name {
             return Err(format!(
-                "the name of {what} {} must have 1 to {NAME_LEN_MAX} bytes without control characters",
+                "the name of {what} {}{of} must have 1 to {NAME_LEN_MAX} bytes, without control \
+                 characters and marks that reorder text",
                 seen.len()
             ));
         }
         if !seen.insert(name) {
-            return Err(format!("there are two {what}s `{name}`"));
+            return Err(format!("there are two {what}s `{name}`{of}"));
         }
         if seen.len() > count_max {
-            return Err(format!("there are more than {count_max} {what}s"));
+            return Err(format!("there are more than {count_max} {what}s{of}"));
         }
     }
     Ok(())

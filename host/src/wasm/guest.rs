@@ -10,7 +10,7 @@ use wasmtime_wasi::{
 
 use super::console::Console;
 use super::grants::Granted;
-use super::limits::{Limits, Memory};
+use super::limits::{Limits, Memory, Writes};
 use super::metrics::Metrics;
 use super::wasi::Ambient;
 
@@ -27,6 +27,8 @@ pub(super) struct Guest {
     pub(super) clock: Arc<CallClock>,
     /// Limits memory, and remembers refusals.
     pub(super) memory: Memory,
+    /// Limits what a call writes.
+    pub(super) writes: Writes,
     /// Where log lines and printed text go.
     pub(super) console: Console,
     /// The subtask's metrics.
@@ -93,6 +95,7 @@ impl Guest {
             watermark: i64::MIN,
             clock,
             memory: Memory::new(limits.memory),
+            writes: Writes::new(limits.call_writes),
             console,
             metrics,
             granted,

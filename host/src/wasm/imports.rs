@@ -4,8 +4,6 @@
 //! that a guest passes is trusted, and nothing it passes sizes an allocation beyond the limits below;
 //! what does not fit ends the call with [`FailureKind::Protocol`].
 
-use std::sync::PoisonError;
-
 use dataflow::state::StateError;
 use dataflow::{Batch, Cells};
 use runtime::{Call, Failure, FailureKind};
@@ -14,7 +12,10 @@ use wasmtime::{StoreContext, StoreContextMut};
 
 use super::console::Stream;
 use super::guest::{Guest, Phase};
+use super::limits::{TooMuch, Writes};
+use super::metrics::lock;
 use super::wire::{CellsResult, CellsView, Level, Loaded, Page, Scanned, WireMetricKind, protocol};
+use crate::events::size;
 
 /// The functions of each interface that this host has; a component that imports others was built for
 /// a newer one.
@@ -62,7 +63,38 @@ pub(super) fn link(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
 
 /// Runs `access` on the state and output of the current call, with the guest's memory beside it.
 fn with_call<R>(
+    store: StoreContextMut<'_, Guest>,
+    access: impl FnOnce(&mut Call, &StoreContext<'_, Guest>) -> Result<R, Failure>,
+) -> wasmtime::Result<R> {
+    counting(store, (0, 0), 0, access)
+}
+
+/// As [`with_call`], for an access that writes so many entries of state, with these bytes in all.
+fn writing<R>(
+    store: StoreContextMut<'_, Guest>,
+    entries: usize,
+    bytes: usize,
+    access: impl FnOnce(&mut Call, &StoreContext<'_, Guest>) -> Result<R, Failure>,
+) -> wasmtime::Result<R> {
+    counting(store, (entries, Writes::ENTRY_BYTES), bytes, access)
+}
+
+/// As [`with_call`], for an access that emits so many records, with these bytes in all.
+fn emitting<R>(
+    store: StoreContextMut<'_, Guest>,
+    records: usize,
+    bytes: usize,
+    access: impl FnOnce(&mut Call, &StoreContext<'_, Guest>) -> Result<R, Failure>,
+) -> wasmtime::Result<R> {
+    counting(store, (records, Writes::RECORD_BYTES), bytes, access)
+}
+
+/// What is written is counted before any of it is looked at or copied, so that the host holds no more of a
+/// call than `limits.call-writes`.
+fn counting<R>(
     mut store: StoreContextMut<'_, Guest>,
+    (count, each): (usize, u64),
+    bytes: usize,
     access: impl FnOnce(&mut Call, &StoreContext<'_, Guest>) -> Result<R, Failure>,
 ) -> wasmtime::Result<R> {
     let guest = store.data_mut();
@@ -72,9 +104,27 @@ fn with_call<R>(
             guest.phase.name()
         ))
     })?;
+    let guest = store.data_mut();
+    if let Err(too_much) = guest.writes.count(count, each, bytes) {
+        let failure = wrote_too_much(guest.phase, too_much);
+        guest.call = Some(call);
+        return Err(failure.into());
+    }
     let result = access(&mut call, &StoreContext::from(&store));
     store.data_mut().call = Some(call);
     Ok(result?)
+}
+
+fn wrote_too_much(phase: Phase, too_much: TooMuch) -> Failure {
+    Failure::new(
+        FailureKind::MemoryLimit,
+        format!(
+            "`{}` wrote more into state and output than limits.call-writes = {} allows one call; if it \
+             has to, raise that limit in the job file",
+            phase.name(),
+            size(too_much.limit)
+        ),
+    )
 }
 
 fn state_failure(error: StateError) -> Failure {
@@ -119,7 +169,7 @@ fn link_state(state: &mut LinkerInstance<'_, Guest>) -> wasmtime::Result<()> {
     state.func_wrap(
         "store",
         |store, (state, keys, values): (u32, WasmList<u32>, CellsView)| {
-            with_call(store, |call, store| {
+            writing(store, keys.len(), values.byte_len(), |call, store| {
                 let values = values.read(store, "values")?;
                 call.state
                     .store(state, keys.as_le_slice(store), values)
@@ -128,7 +178,7 @@ fn link_state(state: &mut LinkerInstance<'_, Guest>) -> wasmtime::Result<()> {
         },
     )?;
     state.func_wrap("clear", |store, (state, keys): (u32, WasmList<u32>)| {
-        with_call(store, |call, store| {
+        writing(store, keys.len(), 0, |call, store| {
             call.state
                 .clear(state, keys.as_le_slice(store))
                 .map_err(state_failure)
@@ -146,7 +196,7 @@ fn link_state(state: &mut LinkerInstance<'_, Guest>) -> wasmtime::Result<()> {
     state.func_wrap(
         "put",
         |store, (state, key, value): (u32, WasmList<u8>, WasmList<u8>)| {
-            with_call(store, |call, store| {
+            writing(store, 1, key.len() + value.len(), |call, store| {
                 let (key, value) = (key.as_le_slice(store), value.as_le_slice(store));
                 if key.len().max(value.len()) > CellsView::CELL_BYTES_MAX {
                     return Err(protocol(format!(
@@ -159,7 +209,7 @@ fn link_state(state: &mut LinkerInstance<'_, Guest>) -> wasmtime::Result<()> {
         },
     )?;
     state.func_wrap("delete", |store, (state, key): (u32, WasmList<u8>)| {
-        with_call(store, |call, store| {
+        writing(store, 1, key.len(), |call, store| {
             call.state
                 .delete(state, key.as_le_slice(store))
                 .map_err(state_failure)
@@ -211,7 +261,8 @@ fn link_state(state: &mut LinkerInstance<'_, Guest>) -> wasmtime::Result<()> {
     state.func_wrap(
         "map-store",
         |store, (state, keys, fields, values): (u32, WasmList<u32>, CellsView, CellsView)| {
-            with_call(store, |call, store| {
+            let bytes = fields.byte_len() + values.byte_len();
+            writing(store, keys.len(), bytes, |call, store| {
                 let (fields, values) =
                     (fields.read(store, "fields")?, values.read(store, "values")?);
                 call.state
@@ -223,7 +274,7 @@ fn link_state(state: &mut LinkerInstance<'_, Guest>) -> wasmtime::Result<()> {
     state.func_wrap(
         "map-remove",
         |store, (state, keys, fields): (u32, WasmList<u32>, CellsView)| {
-            with_call(store, |call, store| {
+            writing(store, keys.len(), fields.byte_len(), |call, store| {
                 let fields = fields.read(store, "fields")?;
                 call.state
                     .map_remove(state, keys.as_le_slice(store), fields)
@@ -261,7 +312,7 @@ fn link_state(state: &mut LinkerInstance<'_, Guest>) -> wasmtime::Result<()> {
     state.func_wrap(
         "list-append",
         |store, (state, keys, elements): (u32, WasmList<u32>, CellsView)| {
-            with_call(store, |call, store| {
+            writing(store, keys.len(), elements.byte_len(), |call, store| {
                 let elements = elements.read(store, "elements")?;
                 call.state
                     .list_append(state, keys.as_le_slice(store), elements)
@@ -284,7 +335,8 @@ fn link_output(output: &mut LinkerInstance<'_, Guest>) -> wasmtime::Result<()> {
     output.func_wrap(
         "emit",
         |store, (output, keys, values, timestamps): (u32, CellsView, CellsView, WasmList<i64>)| {
-            with_call(store, |call, store| {
+            let bytes = keys.byte_len() + values.byte_len();
+            emitting(store, values.count(), bytes, |call, store| {
                 let (keys, values) = (keys.read(store, "keys")?, values.read(store, "values")?);
                 check_records(call, output, values.len())?;
                 call.output
@@ -302,7 +354,7 @@ fn link_output(output: &mut LinkerInstance<'_, Guest>) -> wasmtime::Result<()> {
             CellsView,
             WasmList<i64>,
         )| {
-            with_call(store, |call, store| {
+            emitting(store, values.count(), values.byte_len(), |call, store| {
                 let (numbers, values) =
                     (numbers.as_le_slice(store), values.read(store, "values")?);
                 check_records(call, output, values.len())?;
@@ -361,8 +413,7 @@ fn link_metrics(metrics: &mut LinkerInstance<'_, Guest>) -> wasmtime::Result<()>
                 ))
                 .into());
             }
-            let mut metrics = guest.metrics.lock().unwrap_or_else(PoisonError::into_inner);
-            Ok((metrics.register(kind, &name)?,))
+            Ok((lock(&guest.metrics).register(kind, &name)?,))
         },
     )?;
     metrics.func_wrap(
@@ -381,7 +432,11 @@ fn link_metrics(metrics: &mut LinkerInstance<'_, Guest>) -> wasmtime::Result<()>
                 .iter(&mut store)?
                 .collect::<wasmtime::Result<Vec<f64>>>()?;
             let guest: &Guest = store.data();
-            let mut metrics = guest.metrics.lock().unwrap_or_else(PoisonError::into_inner);
+            // What a probe does was done before, and counted if it was ok.
+            if guest.call.as_ref().is_some_and(|call| call.probing) {
+                return Ok(());
+            }
+            let mut metrics = lock(&guest.metrics);
             metrics.record(numbers.as_le_slice(&store), values.into_iter())?;
             Ok(())
         },

@@ -13,9 +13,10 @@ use super::engine::TICK;
 use super::grants::Granted;
 use super::guest::{Guest, Phase};
 use super::limits::Limits;
-use super::metrics::Metrics;
+use super::metrics::{Metrics, lock};
 use super::wire::WireFailure;
 use super::world::World;
+use crate::events::size;
 
 /// Everything that is needed to make instances of one component for one operator.
 #[derive(Clone)]
@@ -150,9 +151,30 @@ impl Instance {
                 ),
             )),
         };
-        let (returned,) = outcome?;
-        self.alive = true;
-        returned.map_err(Failure::from)
+        let ended = outcome.and_then(|(returned,)| {
+            self.alive = true;
+            returned.map_err(|failure| named(phase, failure.into()))
+        });
+        // What was recorded counts as everything else that a call does: if it returns ok.
+        let mut metrics = lock(&self.store.data().metrics);
+        match ended {
+            Ok(_) => metrics.commit(),
+            Err(_) => metrics.rollback(),
+        }
+        drop(metrics);
+        ended
+    }
+}
+
+/// A failure that the guest returned, with the call that it is about where that is not `process`, of
+/// which the record is told.
+fn named(phase: Phase, failure: Failure) -> Failure {
+    match phase {
+        Phase::EndOfInput | Phase::CheckpointComplete | Phase::Close => Failure {
+            message: format!("`{}` failed: {}", phase.name(), failure.message),
+            ..failure
+        },
+        Phase::Start | Phase::Describe | Phase::Open | Phase::Process => failure,
     }
 }
 
@@ -171,6 +193,7 @@ fn begin(store: &mut Store<Guest>, limits: &Limits, phase: Phase) {
     let guest = store.data_mut();
     guest.phase = phase;
     guest.memory.begin_call();
+    guest.writes.begin_call();
     guest.console.begin_call(guest.clock.now_ms());
 }
 
@@ -223,24 +246,18 @@ fn explain(guest: &Guest, limits: &Limits, error: &wasmtime::Error) -> Failure {
     let backtrace = error
         .downcast_ref::<WasmBacktrace>()
         .filter(|trace| !trace.frames().is_empty())
-        .map(|trace| {
-            let text = trace.to_string();
-            // The first line is a heading.
-            text.split_once('\n')
-                .map_or_else(String::new, |(_, frames)| frames.to_owned())
-        });
+        .map(super::backtrace::text);
     let trap = error.downcast_ref::<Trap>();
     let failure = if let Some(failure) = error.downcast_ref::<Failure>() {
         failure.clone()
     } else if trap == Some(&Trap::Interrupt) {
         time_limit(guest, limits)
     } else if let Some(wanted) = guest.memory.refused() {
-        let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
         let message = format!(
-            "`{}` wanted {:.1} MiB of memory, more than limits.memory = {:.1} MiB",
+            "`{}` wanted {} of memory, more than limits.memory = {}",
             guest.phase.name(),
-            mib(wanted),
-            mib(guest.memory.limit())
+            size(wanted),
+            size(guest.memory.limit())
         );
         Failure::new(FailureKind::MemoryLimit, message)
     } else if let Some(exit) = error.downcast_ref::<wasmtime_wasi::I32Exit>() {
@@ -253,19 +270,29 @@ fn explain(guest: &Guest, limits: &Limits, error: &wasmtime::Error) -> Failure {
         let reason = reason.strip_prefix("wasm trap: ").unwrap_or(&reason);
         let message = match guest.console.complaint() {
             Some(complaint) => format!("`{}` trapped: {complaint} ({reason})", guest.phase.name()),
+            // A stack that grows down runs out of its memory before anything else notices.
+            None if *trap == Trap::MemoryOutOfBounds => format!(
+                "`{}` trapped: {reason}; a stack that overflowed, by deep recursion or large \
+                 variables, traps like this too",
+                guest.phase.name()
+            ),
             None => format!("`{}` trapped: {reason}", guest.phase.name()),
         };
         Failure::new(FailureKind::Trap, message)
     } else {
-        // Not a trap of the guest's code: it passed the host something that cannot be read.
+        // Not a trap of the guest's code.
         let reason = super::console::one_line(&error.root_cause().to_string());
-        Failure::new(
-            FailureKind::Protocol,
-            format!(
-                "`{}` passed something unreadable: {reason}",
-                guest.phase.name()
-            ),
-        )
+        let phase = guest.phase.name();
+        let message = if reason.contains("fuel allocated for hostcalls") {
+            format!("`{phase}` passed too much to the host at once; pass it in smaller portions")
+        } else if reason.contains("annot allocate memory") {
+            format!("the host could not allocate what `{phase}` needs: {reason}")
+        } else if reason.contains("table minimum size") {
+            format!("`{phase}` wants a table that is too large: {reason}")
+        } else {
+            format!("`{phase}` passed something unreadable: {reason}")
+        };
+        Failure::new(FailureKind::Protocol, message)
     };
     Failure {
         backtrace: failure.backtrace.or(backtrace),

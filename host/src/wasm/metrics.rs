@@ -1,7 +1,14 @@
 //! The metrics that one subtask's operator keeps.
+//!
+//! They are about the work that this process has done: they are in no checkpoint, and records that are
+//! processed again after a failure count again. A call that fails records nothing.
 
-use crate::wasm::wire::{WireMetricKind, protocol};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 use runtime::Failure;
+use runtime::text::shown;
+
+use super::wire::{WireMetricKind, protocol};
 
 /// A metric and its value.
 #[derive(Clone, Debug, PartialEq)]
@@ -36,6 +43,41 @@ pub(crate) enum MetricKind {
 #[derive(Debug, Default)]
 pub(super) struct Metrics {
     metrics: Vec<Metric>,
+    /// What they were before the current call, if it has recorded something.
+    before: Option<Vec<Values>>,
+}
+
+/// What a call changes of a metric.
+#[derive(Clone, Copy, Debug)]
+struct Values {
+    value: f64,
+    count: u64,
+    min: f64,
+    max: f64,
+}
+
+/// The metrics of a subtask; nothing that panics is done while they are held.
+pub(super) fn lock(metrics: &Mutex<Metrics>) -> MutexGuard<'_, Metrics> {
+    metrics.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Metric {
+    /// Adds what another subtask has under the same name.
+    pub(crate) fn merge(&mut self, other: &Self) {
+        self.value += other.value;
+        self.count += other.count;
+        self.min = self.min.min(other.min);
+        self.max = self.max.max(other.max);
+    }
+
+    fn values(&self) -> Values {
+        Values {
+            value: self.value,
+            count: self.count,
+            min: self.min,
+            max: self.max,
+        }
+    }
 }
 
 impl Metrics {
@@ -57,10 +99,10 @@ impl Metrics {
             }
             return Ok(number as u32);
         }
-        if name.is_empty() || name.len() > Self::NAME_LEN_MAX || name.chars().any(char::is_control)
-        {
+        if name.is_empty() || shown(name, Self::NAME_LEN_MAX) != name {
             return Err(protocol(format!(
-                "the name of a metric must have 1 to {} bytes without control characters",
+                "the name of a metric must have 1 to {} bytes, without control characters and marks \
+                 that reorder text",
                 Self::NAME_LEN_MAX
             )));
         }
@@ -95,6 +137,9 @@ impl Metrics {
                 values.len()
             )));
         }
+        if self.before.is_none() && !numbers.is_empty() {
+            self.before = Some(self.metrics.iter().map(Metric::values).collect());
+        }
         for (number, value) in numbers.iter().zip(values) {
             let count = self.metrics.len();
             let metric = self.metrics.get_mut(*number as usize).ok_or_else(|| {
@@ -111,6 +156,26 @@ impl Metrics {
             metric.max = metric.max.max(value);
         }
         Ok(())
+    }
+
+    /// The call has returned ok.
+    pub(super) fn commit(&mut self) {
+        self.before = None;
+    }
+
+    /// The call has failed, or was only a try.
+    pub(super) fn rollback(&mut self) {
+        let before = self.before.take().unwrap_or_default();
+        for (metric, before) in self.metrics.iter_mut().zip(before) {
+            let Values {
+                value,
+                count,
+                min,
+                max,
+            } = before;
+            (metric.value, metric.count) = (value, count);
+            (metric.min, metric.max) = (min, max);
+        }
     }
 
     /// A copy of all metrics.
@@ -140,6 +205,43 @@ mod tests {
             .unwrap();
         let values: Vec<f64> = metrics.read().iter().map(|metric| metric.value).collect();
         assert_eq!(values, [3.0, 5.0]);
+    }
+
+    #[test]
+    fn c154_a_call_that_fails_records_nothing() {
+        let mut metrics = Metrics::default();
+        let counter = metrics.register(WireMetricKind::Counter, "seen").unwrap();
+        let gauge = metrics.register(WireMetricKind::Gauge, "level").unwrap();
+        let record = |metrics: &mut Metrics| {
+            metrics
+                .record(&[counter, gauge], [1.0, 7.0].into_iter())
+                .unwrap();
+        };
+        record(&mut metrics);
+        metrics.commit();
+        let kept = metrics.read();
+        record(&mut metrics);
+        record(&mut metrics);
+        metrics.rollback();
+        assert_eq!(metrics.read(), kept);
+        metrics.rollback();
+        assert_eq!(metrics.read(), kept);
+    }
+
+    #[test]
+    fn c154_subtasks_are_taken_together() {
+        let metric = |value, count, min, max| Metric {
+            name: "m".into(),
+            kind: MetricKind::Histogram,
+            value,
+            count,
+            min,
+            max,
+        };
+        let mut sum = metric(0.0, 0, f64::INFINITY, f64::NEG_INFINITY);
+        sum.merge(&metric(3.0, 2, 1.0, 2.0));
+        sum.merge(&metric(-1.0, 1, -1.0, -1.0));
+        assert_eq!(sum, metric(2.0, 3, -1.0, 2.0));
     }
 
     #[test]

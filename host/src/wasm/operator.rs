@@ -14,7 +14,7 @@ use super::description::Description;
 use super::grants::Grants;
 use super::guest::Phase;
 use super::instance::{Blueprint, Functions, Instance};
-use super::metrics::{Metric, Metrics};
+use super::metrics::{Metric, Metrics, lock};
 use super::wire::{BatchArg, OpenContext, WirePort};
 
 /// An operator of a job: a component with its place in the job file.
@@ -80,25 +80,17 @@ impl Component {
 }
 
 impl Factory {
-    /// The metrics of each subtask that was created, as they are now.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "for the HTTP interface, which comes later")
-    )]
-    pub(crate) fn metrics(&self) -> BTreeMap<u32, Vec<Metric>> {
-        let metrics = self.metrics.lock().unwrap_or_else(PoisonError::into_inner);
-        metrics
-            .iter()
-            .map(|(subtask, metrics)| {
-                (
-                    *subtask,
-                    metrics
-                        .lock()
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .read(),
-                )
-            })
-            .collect()
+    /// The operator's metrics as they are now, by name, its subtasks taken together.
+    pub(crate) fn metrics(&self) -> BTreeMap<String, Metric> {
+        let mut all: BTreeMap<String, Metric> = BTreeMap::new();
+        let subtasks = self.metrics.lock().unwrap_or_else(PoisonError::into_inner);
+        for metric in subtasks.values().flat_map(|metrics| lock(metrics).read()) {
+            match all.get_mut(&metric.name) {
+                Some(sum) => sum.merge(&metric),
+                None => drop(all.insert(metric.name.clone(), metric)),
+            }
+        }
+        all
     }
 }
 

@@ -57,6 +57,16 @@ impl CellsView {
     /// The most bytes that one key, value, field or element may have.
     pub(super) const CELL_BYTES_MAX: usize = 16 << 20;
 
+    /// How many cells it claims to have.
+    pub(super) fn count(&self) -> usize {
+        self.offsets.len().saturating_sub(1)
+    }
+
+    /// How many bytes it has.
+    pub(super) fn byte_len(&self) -> usize {
+        self.data.len()
+    }
+
     /// The cells in place, once their offsets are known to be right.
     pub(super) fn read<'a, T: 'static>(
         &self,
@@ -154,9 +164,13 @@ impl From<WireFailure> for Failure {
             WireFailureKind::Config => FailureKind::Config,
         };
         let record = failure.record.map(|record| record as usize);
+        let mut message = super::console::one_line(&failure.message);
+        if message.is_empty() {
+            message.push_str("failed without a message");
+        }
         Self {
             record,
-            ..Self::new(kind, super::console::one_line(&failure.message))
+            ..Self::new(kind, message)
         }
     }
 }

@@ -6,8 +6,8 @@
 //!
 //! Records are equal if they have the same key, or, with `identity`, the same key and the same fields in
 //! these columns. `columns` names the columns that are passed on, for sinks that write names; `format`
-//! is what the values are (`row`, which is the default, `text`, `json`). How long a record is remembered
-//! says the job file: `state.seen.ttl = "1h"`.
+//! is what the values are (`row`, which is the default, `text`, `json`). What was seen is remembered for as
+//! long as the job's state is: nothing expires.
 
 use highwater::{
     Column, Emitter, Error, Kind, MapState, OpenContext, Operator, Record, Result, ValueState,

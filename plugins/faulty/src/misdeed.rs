@@ -55,6 +55,22 @@ pub(crate) enum Misdeed {
     Sleep,
     /// Emits 64 MiB before it fails.
     FloodAndFail,
+    /// Writes values of 1 MiB into a value state, again and again, for one key.
+    FillValue,
+    /// Writes short values for ever new keys.
+    FillKeys,
+    /// Appends to a list without end.
+    FillList,
+    /// Adds fields to a map without end.
+    FillMap,
+    /// Emits on both of its outputs without end.
+    FillOutput,
+    /// Logs, and prints, what would pass for lines of the host, steers a terminal, and is very long.
+    Log,
+    /// Returns an error with such a text.
+    ErrorText,
+    /// Gives its state a time to live.
+    Ttl,
     /// Fails in `open`, but lets itself be described.
     OpenError,
     /// Panics in `open`, but lets itself be described.
@@ -65,7 +81,18 @@ pub(crate) enum Misdeed {
 
 impl Misdeed {
     /// Those that are done when the operator is opened.
-    pub(crate) fn in_open(self, ctx: &OpenContext) -> Result<()> {
+    pub(crate) fn in_open(self, ctx: &mut OpenContext) -> Result<()> {
+        match self {
+            Misdeed::FillValue | Misdeed::FillKeys => drop(ctx.value_state::<Vec<u8>>("hoard")),
+            Misdeed::FillList => drop(ctx.list_state::<Vec<u8>>("hoard")),
+            Misdeed::FillMap => drop(ctx.map_state::<Vec<u8>, Vec<u8>>("hoard")),
+            Misdeed::FillOutput => drop(ctx.output("more")),
+            Misdeed::Ttl => {
+                ctx.value_state::<Vec<u8>>("hoard");
+                ctx.ttl("hoard", Duration::from_secs(1));
+            }
+            _ => {}
+        }
         match self {
             Misdeed::Config => Err(Error::config("this configuration is never right")),
             Misdeed::OpenError if !ctx.is_described() => bail!("not today"),
@@ -83,7 +110,11 @@ impl Misdeed {
         out: &mut Emitter,
     ) -> Result<()> {
         match self {
-            Misdeed::None | Misdeed::OpenError | Misdeed::OpenTrap | Misdeed::Config => {}
+            Misdeed::None
+            | Misdeed::OpenError
+            | Misdeed::OpenTrap
+            | Misdeed::Config
+            | Misdeed::Ttl => {}
             Misdeed::Trap => panic!("a record that it cannot bear"),
             Misdeed::Overflow => {
                 black_box(overflow(black_box(1)));
@@ -152,8 +183,58 @@ impl Misdeed {
                 }
                 bail!("enough");
             }
+            Misdeed::FillValue => {
+                let megabyte = large(1 << 20);
+                loop {
+                    state::store(0, &[0], &megabyte);
+                }
+            }
+            Misdeed::FillKeys => {
+                for number in 0_u64.. {
+                    state::put(0, &number.to_le_bytes(), b"x");
+                }
+            }
+            Misdeed::FillList => {
+                let element = large(1 << 10);
+                loop {
+                    state::list_append(0, &[0], &element);
+                }
+            }
+            Misdeed::FillMap => {
+                let value = large(1 << 10);
+                for number in 0_u64.. {
+                    let field = Cells {
+                        data: number.to_be_bytes().to_vec(),
+                        offsets: vec![0, 8],
+                    };
+                    state::map_store(0, &[0], &field, &value);
+                }
+            }
+            Misdeed::FillOutput => {
+                let megabyte = large(1 << 20);
+                for number in 0.. {
+                    output::emit(number % 2, &cells(&[0, 1]), &megabyte, &[]);
+                }
+            }
+            Misdeed::Log => {
+                highwater::warn!("{HOSTILE}");
+                highwater::error!("{}", "\u{1b}".repeat(1 << 20));
+                println!("{HOSTILE}");
+            }
+            Misdeed::ErrorText => bail!("{HOSTILE}"),
         }
         Ok(())
+    }
+}
+
+/// What a terminal must not get: a line of its own, an escape sequence, a mark that turns text around.
+const HOSTILE: &str = "x\njob finished\r\nerror: all is well\u{1b}[2J\u{202e}\u{9b}31m";
+
+/// A column with one cell of so many bytes.
+fn large(bytes: u32) -> Cells {
+    Cells {
+        data: vec![1; bytes as usize],
+        offsets: vec![0, bytes],
     }
 }
 

@@ -701,7 +701,7 @@ pub mod highwater {
             }
             #[allow(unused_unsafe, clippy::all)]
             /// Value state: at most `limit` (at least 1) of all the keys of this subtask that have a value, with
-            /// their values, in an order that is not told. The first page has an empty cursor, each further one
+            /// their values, in an unspecified order. The first page has an empty cursor, each further one
             /// the cursor of the page before; a cursor that is neither traps. Each key comes once, as long as the
             /// state is not changed between pages; keys changed meanwhile may be missed or come twice. A page may
             /// be shorter than `limit`, even empty, while there are more. Costs as much as the state is large: for
@@ -1269,7 +1269,8 @@ pub mod highwater {
                 }
             }
         }
-        /// Timers. Registering one twice (same key, domain, time and tag) is the same as once. They are part of
+        /// Timers. No host supports them yet: a component that imports this is refused.
+        /// Registering one twice (same key, domain, time and tag) is the same as once. They are part of
         /// every checkpoint.
         #[allow(dead_code, async_fn_in_trait, unused_imports, clippy::all)]
         pub mod timers {
@@ -1415,7 +1416,8 @@ pub mod highwater {
                 }
             }
             #[allow(unused_unsafe, clippy::all)]
-            /// The highest watermark that all inputs have reached; the smallest s64 for none.
+            /// The highest watermark that all inputs have reached; the smallest s64 for none, which is always so
+            /// until a host has sources that make watermarks.
             #[allow(async_fn_in_trait)]
             pub fn current_watermark() -> i64 {
                 unsafe {
@@ -1597,7 +1599,8 @@ pub mod highwater {
                 }
             }
         }
-        /// The operator's log, which goes to the host's with the operator's id and subtask.
+        /// The operator's log, which goes to the host's with the operator's id and subtask, each call as one line
+        /// of limited length.
         #[allow(dead_code, async_fn_in_trait, unused_imports, clippy::all)]
         pub mod log {
             #[used]
@@ -1663,7 +1666,8 @@ pub mod highwater {
                 }
             }
         }
-        /// The operator's metrics.
+        /// The operator's metrics: the host adds up those of all subtasks and reports them when the job ends. What a
+        /// call records counts if it returns ok.
         #[allow(dead_code, async_fn_in_trait, unused_imports, clippy::all)]
         pub mod metrics {
             #[used]
@@ -1863,7 +1867,8 @@ pub mod exports {
                     /// Names the encoding of the values; compared when state is restored.
                     pub schema: _rt::String,
                     pub schema_version: u32,
-                    /// How long an entry lives after its last write, in milliseconds, unless the job says otherwise.
+                    /// How long an entry lives after its last write, in milliseconds. No host supports it yet: a
+                    /// description that has it is refused.
                     pub ttl: ::core::option::Option<u64>,
                 }
                 impl ::core::fmt::Debug for StateDescriptor {
@@ -3362,8 +3367,10 @@ pub mod exports {
                     #[allow(async_fn_in_trait)]
                     fn process(batch: Batch) -> ::core::result::Result<(), Failure>;
                     #[allow(async_fn_in_trait)]
+                    /// Not called yet.
                     fn on_timers(fired: Fired) -> ::core::result::Result<(), Failure>;
                     #[allow(async_fn_in_trait)]
+                    /// Not called yet.
                     fn on_watermark(
                         watermark: i64,
                     ) -> ::core::result::Result<(), Failure>;
@@ -3375,7 +3382,8 @@ pub mod exports {
                     fn on_checkpoint_complete(
                         checkpoint: u64,
                     ) -> ::core::result::Result<(), Failure>;
-                    /// Values of a state (a number as above) written under an older schema version, in the current one.
+                    /// Values of a state (a number as above) written under an older schema version, in the current one. Not
+                    /// called yet: a checkpoint with another schema version is refused.
                     #[allow(async_fn_in_trait)]
                     fn migrate(
                         state: u32,

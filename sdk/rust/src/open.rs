@@ -249,8 +249,10 @@ impl OpenContext {
         state
     }
 
-    /// Says how long entries of a declared state live after they were last written, unless the job file
-    /// says otherwise.
+    /// Says how long entries of a declared state live after they were last written.
+    ///
+    /// No host supports this yet: an operator that declares it is refused before the job starts, and by
+    /// the [`Harness`](crate::testing::Harness). Without it entries are kept until they are cleared.
     pub fn ttl(&mut self, state: &str, ttl: Duration) {
         match self
             .declared
@@ -310,7 +312,8 @@ impl OpenContext {
         }
     }
 
-    /// A metric that counts up.
+    /// A metric that counts up. Metrics of all subtasks are added up and told when the job ends; see
+    /// `docs/operators.md`.
     pub fn counter(&mut self, name: &str) -> Counter {
         Counter(self.metrics.register(MetricKind::Counter, name))
     }
@@ -343,7 +346,8 @@ impl Clock {
         self.0.processing_time()
     }
 
-    /// The highest watermark that all inputs have reached, in milliseconds since 1970-01-01 UTC.
+    /// The highest watermark that all inputs have reached, in milliseconds since 1970-01-01 UTC. No source
+    /// makes watermarks yet, so it is `None` so far.
     #[must_use]
     pub fn watermark(&self) -> Option<i64> {
         Some(self.0.current_watermark()).filter(|&watermark| watermark != NO_TIMESTAMP)

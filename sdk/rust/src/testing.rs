@@ -109,6 +109,7 @@ impl<T: Operator> Setup<T> {
         }
         let host = Host::default();
         let description = describe::<T>(self.config.clone(), host.clone())?;
+        refuse_what_hosts_refuse(&description)?;
         let context = OpenContext {
             config: self.config,
             operator: "test".to_owned(),
@@ -131,6 +132,18 @@ impl<T: Operator> Setup<T> {
             description,
             context,
         })
+    }
+}
+
+/// What can be declared and no host supports yet, so that it is not found only when the job is started.
+fn refuse_what_hosts_refuse(description: &Description) -> Result<()> {
+    match description.states.iter().find(|state| state.ttl.is_some()) {
+        Some(state) => Err(Error::config(format_args!(
+            "state `{}` has a TTL, and entries that expire are not supported yet; without `ttl` they are \
+             kept until the operator removes them",
+            state.name
+        ))),
+        None => Ok(()),
     }
 }
 

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use checkpoint::diff::{Amount, Diff as Report, OperatorDiff, StateDiff};
+use runtime::text::name;
 use serde_json::json;
 
 use super::open;
@@ -49,7 +50,7 @@ fn to_text(report: &Report, (before, after): (u64, u64)) -> String {
 }
 
 fn describe(operator: &OperatorDiff, text: &mut String) {
-    let id = &operator.id;
+    let id = name(&operator.id);
     let _ = match operator.parallelism {
         (None, Some(now)) => writeln!(text, "`{id}` is new, parallelism {now}"),
         (Some(was), None) => writeln!(text, "`{id}` is gone, parallelism {was}"),
@@ -58,18 +59,19 @@ fn describe(operator: &OperatorDiff, text: &mut String) {
         }
         _ => writeln!(text, "`{id}`"),
     };
-    for state in &operator.states {
+    for states in &operator.states {
         let StateDiff {
-            name,
+            name: state,
             before,
             after,
             added,
             removed,
             changed,
-        } = state;
+        } = states;
+        let state = name(state);
         let _ = writeln!(
             text,
-            "  state `{name}`: {added} keys added, {removed} removed, {changed} changed; {} to {}",
+            "  state `{state}`: {added} keys added, {removed} removed, {changed} changed; {} to {}",
             amount(before),
             amount(after)
         );
@@ -80,7 +82,7 @@ fn describe(operator: &OperatorDiff, text: &mut String) {
                 .iter()
                 .filter(|part| !(was.contains(part) && now.contains(part)))
             {
-                let _ = writeln!(text, "  {sign} position {part}");
+                let _ = writeln!(text, "  {sign} position {}", name(&part.to_string()));
             }
         }
     }

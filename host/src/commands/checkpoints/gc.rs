@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use checkpoint::gc::{Options, Report, collect};
 use runtime::clock::{Clock, SystemClock};
+use runtime::text::line;
 use serde_json::json;
 
 use crate::cli::Gc;
@@ -74,10 +75,10 @@ fn to_text(report: &Report, arguments: &Gc) -> String {
     };
     let (mut count, mut bytes) = (0_u64, 0_u64);
     for removed in &report.removed {
-        let (what, path) = (removed.what.words(), &removed.path);
+        let (what, path) = (removed.what.words(), line(&removed.path));
         match &removed.error {
             Some(error) => {
-                let _ = writeln!(text, "not removed: {path}: {what}: {error}");
+                let _ = writeln!(text, "not removed: {path}: {what}: {}", line(error));
             }
             None => {
                 count += 1;
@@ -87,7 +88,7 @@ fn to_text(report: &Report, arguments: &Gc) -> String {
         }
     }
     for kept in &report.kept {
-        let _ = writeln!(text, "kept {}: {}", kept.path, kept.why);
+        let _ = writeln!(text, "kept {}: {}", line(&kept.path), line(&kept.why));
     }
     if report.recent > 0 {
         let age = humantime::format_duration(arguments.older_than);

@@ -156,10 +156,11 @@ pub(crate) fn check(
             if let Some(path) = checkpoint.path() {
                 text.push_str(&format!(" ({path})"));
             }
-            for mismatch in &mismatches {
-                text.push_str(&format!("\n  {mismatch}"));
-            }
-            let error = Error::refused(anyhow!(text));
+            let error = mismatches
+                .iter()
+                .fold(Error::refused(anyhow!(text)), |error, mismatch| {
+                    error.detail(mismatch.to_string())
+                });
             if mismatches.iter().all(|mismatch| mismatch.may_be_dropped()) {
                 error.hint("`-n` starts the job all the same and drops what it has no place for")
             } else {

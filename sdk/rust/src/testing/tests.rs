@@ -591,3 +591,27 @@ fn json_is_read_and_written() {
     assert_eq!(older.take()[0].value, r#"["Eve",42]"#);
     assert!(older.process(&[("k", "{")]).is_err());
 }
+
+struct Forgetful;
+
+impl Operator for Forgetful {
+    fn open(ctx: &mut OpenContext) -> Result<Self> {
+        ctx.value_state::<u64>("count");
+        ctx.ttl("count", std::time::Duration::from_secs(1));
+        Ok(Self)
+    }
+
+    fn process(&mut self, _: Record, _: &mut Emitter) -> Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn c154_a_state_with_a_ttl_is_refused_as_hosts_refuse_it() {
+    let error = Harness::<Forgetful>::open().unwrap_err();
+    assert_eq!(error.kind(), crate::ErrorKind::Config);
+    assert!(
+        error.message().starts_with("state `count` has a TTL"),
+        "{error}"
+    );
+}

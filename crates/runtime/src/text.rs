@@ -1,0 +1,133 @@
+//! Text that others wrote, as a person may see it.
+//!
+//! What a guest logs or returns, what metadata holds and what files are called may hold anything: line
+//! breaks that forge a line of ours, escape sequences that steer a terminal, marks that turn the order of
+//! what is read. [`line`] and [`name`] are what stands between such text and a terminal or a log. Escaping
+//! is for reading, not for reading back: a backslash stays as it is, so to escape twice does no harm.
+
+use std::borrow::Cow;
+use std::fmt::Write;
+
+/// The most bytes that [`line`] shows.
+pub const LINE_BYTES_MAX: usize = 8 << 10;
+
+/// The most bytes that [`name`] shows.
+pub const NAME_BYTES_MAX: usize = 512;
+
+/// A text of any kind as one line: what could steer a terminal is escaped, line breaks too, and what is
+/// beyond [`LINE_BYTES_MAX`] bytes is left out.
+#[must_use]
+pub fn line(text: &str) -> Cow<'_, str> {
+    shown(text, LINE_BYTES_MAX)
+}
+
+/// As [`line`], for a name, a label or a position: at most [`NAME_BYTES_MAX`] bytes.
+#[must_use]
+pub fn name(text: &str) -> Cow<'_, str> {
+    shown(text, NAME_BYTES_MAX)
+}
+
+/// A text whose line breaks are ours: each of its lines as by [`line`].
+#[must_use]
+pub fn lines(text: &str) -> Cow<'_, str> {
+    if text.split('\n').all(|part| is_plain(part, LINE_BYTES_MAX)) {
+        return text.into();
+    }
+    text.split('\n')
+        .map(line)
+        .collect::<Vec<_>>()
+        .join("\n")
+        .into()
+}
+
+/// At most `max` bytes of a text as one line, escaped.
+#[must_use]
+pub fn shown(text: &str, max: usize) -> Cow<'_, str> {
+    if is_plain(text, max) {
+        return text.into();
+    }
+    let mut shown = String::new();
+    for c in text.chars() {
+        let before = shown.len();
+        push(&mut shown, c);
+        if shown.len() > max {
+            shown.truncate(before);
+            // Writing into a string cannot fail.
+            let _ = write!(shown, "… ({} bytes)", text.len());
+            break;
+        }
+    }
+    shown.into()
+}
+
+fn push(shown: &mut String, c: char) {
+    match c {
+        '\n' => shown.push_str("\\n"),
+        '\r' => shown.push_str("\\r"),
+        '\t' => shown.push_str("\\t"),
+        c if is_unsafe(c) => shown.extend(c.escape_unicode()),
+        c => shown.push(c),
+    }
+}
+
+fn is_plain(text: &str, max: usize) -> bool {
+    text.len() <= max
+        && (text.bytes().all(|byte| (0x20..0x7f).contains(&byte)) || !text.chars().any(is_unsafe))
+}
+
+/// Controls (C0, DEL, C1), separators of lines and paragraphs, marks that reorder what is read, and what
+/// is invisible but carries text.
+fn is_unsafe(c: char) -> bool {
+    c.is_control()
+        || matches!(
+            c,
+            '\u{61c}'
+                | '\u{200b}'
+                | '\u{200e}'
+                | '\u{200f}'
+                | '\u{2028}'..='\u{202e}'
+                | '\u{2060}'..='\u{206f}'
+                | '\u{feff}'
+                | '\u{fff9}'..='\u{fffb}'
+                | '\u{e0000}'..='\u{e007f}'
+        )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn c151_nothing_that_steers_a_terminal_passes() {
+        for (text, expected) in [
+            ("plain text, 100 %", "plain text, 100 %"),
+            ("grüße 日本 👩‍🚀", "grüße 日本 👩‍🚀"),
+            ("x\njob finished", "x\\njob finished"),
+            ("a\r\tb\\n", "a\\r\\tb\\n"),
+            ("\u{1b}[2J\u{7f}\u{9b}1m", "\\u{1b}[2J\\u{7f}\\u{9b}1m"),
+            (
+                "a\u{202e}b\u{2066}c\u{2069}",
+                "a\\u{202e}b\\u{2066}c\\u{2069}",
+            ),
+            ("a\u{2028}b\u{feff}", "a\\u{2028}b\\u{feff}"),
+        ] {
+            assert_eq!(line(text), expected);
+            assert_eq!(line(expected), expected, "to escape twice does no harm");
+        }
+    }
+
+    #[test]
+    fn c151_text_is_cut_between_characters_and_says_how_long_it_was() {
+        assert_eq!(shown("abcdef", 6), "abcdef");
+        assert_eq!(shown("abcdefg", 6), "abcdef… (7 bytes)");
+        assert_eq!(shown("aüüü", 4), "aü… (7 bytes)");
+        assert_eq!(shown("ab\n", 3), "ab… (3 bytes)");
+        assert!(name(&"\u{1b}".repeat(1 << 20)).len() < NAME_BYTES_MAX + 32);
+    }
+
+    #[test]
+    fn our_own_line_breaks_stay() {
+        assert_eq!(lines("a\n  b\u{1b}\n"), "a\n  b\\u{1b}\n");
+        assert_eq!(lines("a\nb"), "a\nb");
+    }
+}
