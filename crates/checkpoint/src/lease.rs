@@ -365,6 +365,12 @@ impl Lease {
         }
     }
 
+    /// Whether it was not renewed for as long as it lasts: others may have taken it.
+    #[must_use]
+    pub fn has_expired(&self) -> bool {
+        self.age(&self.state()) >= self.terms.timeout_ms
+    }
+
     /// Why the lease is not ours any more, if it was found out.
     ///
     /// # Errors

@@ -111,6 +111,9 @@ pub enum Error {
     /// Another host owns the job directory now.
     #[error("this run of the job is over: another has taken its place")]
     Fenced(#[source] checkpoint::Error),
+    /// It is not known whether a checkpoint exists.
+    #[error("it is not known from which checkpoint to restart, because the storage does not tell")]
+    Unsettled(#[source] checkpoint::Error),
     /// A thread could not be started.
     #[error("starting a thread")]
     Spawn(#[source] std::io::Error),

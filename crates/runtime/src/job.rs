@@ -301,8 +301,8 @@ impl Job {
                 Ok(Some(stop)) => return stopped(stop),
                 Err(error) => {
                     return Outcome::Failed {
-                        error: Box::new(Error::Fenced(error)),
-                        class: Class::Fenced,
+                        class: error.class(false),
+                        error: Box::new(error),
                         gave_up: None,
                     };
                 }
@@ -338,18 +338,26 @@ impl Job {
 }
 
 impl Job {
-    /// Closes the slots of checkpoints that may or may not exist, however long the storage is silent:
-    /// to restart without knowing would lose or repeat output. Returns early if the job is stopped.
+    /// Closes the slots of checkpoints that may or may not exist: to restart without knowing would lose
+    /// or repeat output. Waits for a silent storage until the lease expires, or for as long as a
+    /// checkpoint may take. Returns early if the job is stopped.
     ///
     /// # Errors
-    /// The job directory is another's.
-    fn close_slots(&self, mover: &mut dyn Mover) -> Result<Option<Stop>, checkpoint::Error> {
+    /// The job directory is another's, or it cannot be told what exists: the next start of the job
+    /// can, because it has a lease of its own.
+    fn close_slots(&self, mover: &mut dyn Mover) -> Result<Option<Stop>, Error> {
         let mut warned = false;
+        let since = self.clock.now_ms();
         loop {
             match self.store.close_slots() {
                 Ok(()) => return Ok(None),
-                Err(error @ checkpoint::Error::Fenced { .. }) => return Err(error),
+                Err(error @ checkpoint::Error::Fenced { .. }) => return Err(Error::Fenced(error)),
                 Err(error) => {
+                    let expired = self.store.lease().is_some_and(|lease| lease.has_expired());
+                    let waited = self.clock.now_ms().abs_diff(since);
+                    if expired || waited >= self.options.checkpoint.timeout_ms {
+                        return Err(Error::Unsettled(error));
+                    }
                     if !std::mem::replace(&mut warned, true) {
                         let error = crate::error::chain(&error);
                         tracing::warn!(
@@ -359,7 +367,7 @@ impl Job {
                     if let Some(stop) = mover.wait(self, CLOSE_AGAIN_MS) {
                         return Ok(Some(stop));
                     }
-                    self.store.check_owned()?;
+                    self.store.check_owned().map_err(Error::Fenced)?;
                 }
             }
         }

@@ -254,7 +254,7 @@ const OTHER_VALUES: &[(&str, &[&str])] = &[
         "[[sink]]",
         &[
             "id = \"other\"",
-            "connector = \"discard\"",
+            "connector = \"stdout\"",
             "input = \"other\"",
             "inputs = [\"other\"]",
             "partition = \"rebalance\"",

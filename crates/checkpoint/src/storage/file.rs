@@ -131,8 +131,18 @@ impl Storage for FileStorage {
     }
 
     fn read(&self, name: &str, range: Range<u64>) -> Result<Bytes> {
-        self.path(name)?;
-        self.objects.read(name, range)
+        let path = self.path(name)?;
+        self.objects.read(name, range).map_err(|error| {
+            // Something else stands where its directory would be: so there is no such object, and it is
+            // no trouble that passes.
+            let looked = fs::symlink_metadata(&path).map_err(|source| source.kind());
+            match (&error, looked) {
+                (Error::Storage { .. }, Err(ErrorKind::NotADirectory)) => {
+                    Error::NotFound(format!("{} does not exist", path.display()))
+                }
+                _ => error,
+            }
+        })
     }
 
     fn begin_read(&self, name: &str, range: Range<u64>) -> Result<Option<Reading>> {
