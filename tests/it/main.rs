@@ -28,6 +28,7 @@ mod hostile; // checkpoints that were made to deceive
 mod kills; // hundreds of kills at random moments
 mod life; // checkpoints while a job runs
 mod placement; // state in metadata or in files
+mod output; // what becomes of output that is taken, changed or cannot be written
 mod ownership; // one job directory, several hosts
 mod readme; // the README keeps its word
 mod refused; // what users get wrong, and what they are told

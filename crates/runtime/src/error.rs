@@ -145,8 +145,48 @@ impl Error {
             Self::Fenced(_) => Class::Fenced,
             Self::Operator { failure, .. } if failure.kind == FailureKind::Config => Class::Refused,
             _ if initial => Class::Refused,
+            Self::Connector { source, .. } if Permanent::is_in(source.as_ref()) => Class::Permanent,
             _ => Class::Retry,
         }
+    }
+}
+
+/// Marks an error of a source or sink as one that will not heal by itself, so that the job is not
+/// started again for it. It is anywhere in the chain of causes of what the connector returns.
+///
+/// The connector decides, because the runtime cannot: a broken pipe of standard output stays broken,
+/// that of a connection to a server does not.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct Permanent {
+    message: String,
+    #[source]
+    source: Option<BoxError>,
+}
+
+impl Permanent {
+    /// What happened, with the place and the mend.
+    #[must_use]
+    pub fn new(message: impl Into<String>) -> Self {
+        Self {
+            message: message.into(),
+            source: None,
+        }
+    }
+
+    /// The same, with its cause.
+    #[must_use]
+    pub fn because(message: impl Into<String>, cause: impl Into<BoxError>) -> Self {
+        Self {
+            message: message.into(),
+            source: Some(cause.into()),
+        }
+    }
+
+    /// Whether an error is one, or has one among its causes.
+    #[must_use]
+    pub fn is_in(error: &(dyn std::error::Error + 'static)) -> bool {
+        std::iter::successors(Some(error), |error| error.source()).any(|error| error.is::<Self>())
     }
 }
 
@@ -258,5 +298,36 @@ pub fn shorten(bytes: &[u8]) -> String {
         format!("{text:?}… ({} bytes)", bytes.len())
     } else {
         format!("{text:?}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn c149_a_connector_says_what_will_not_heal() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("outer")]
+        struct Outer(#[source] BoxError);
+        let class = |source: BoxError, initial: bool| {
+            let error = Error::Connector {
+                operator: "sink `s`".into(),
+                subtask: 0,
+                action: "writing",
+                source,
+            };
+            error.class(initial)
+        };
+        let pipe = || std::io::Error::from(std::io::ErrorKind::BrokenPipe);
+        let permanent = || BoxError::from(Permanent::because("the pipe is broken", pipe()));
+        assert_eq!(class(pipe().into(), false), Class::Retry);
+        assert_eq!(class(permanent(), false), Class::Permanent);
+        assert_eq!(class(Outer(permanent()).into(), false), Class::Permanent);
+        assert_eq!(class(permanent(), true), Class::Refused);
+        assert_eq!(
+            chain(&Outer(permanent())),
+            format!("outer: the pipe is broken: {}", pipe())
+        );
     }
 }

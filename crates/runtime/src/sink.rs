@@ -68,10 +68,11 @@ pub trait SinkFactory: Send + Sync {
 
     /// Removes what the sink has published for checkpoints after `after` of this run, because the job
     /// goes on from checkpoint `after` and writes that output again. Idempotent: a crash in the middle
-    /// is followed by another call. None of the job's sinks lives.
+    /// is followed by another call. None of the job's sinks lives. What is prepared and not published
+    /// stays, because checkpoint `after` may name some of it; [`SinkFactory::create`] removes the rest.
     ///
     /// # Errors
-    /// Something could not be removed, or this sink cannot take back what it has published (the
+    /// Something could not be removed, a sink of the job still lives, or this sink cannot take back what it has published (the
     /// default of a sink that is exactly-once).
     fn withdraw(&self, origin: &Origin, after: u64) -> Result<Withdrawn, BoxError> {
         let _ = (origin, after);

@@ -226,6 +226,7 @@ struct World {
     disk: Arc<dyn Storage>,
     clock: VirtualClock,
     committed: BTreeMap<String, Committed>,
+    staged: BTreeMap<String, Committed>,
     /// All processes under one id, in one directory.
     same_id: bool,
     tally: Tally,
@@ -262,6 +263,8 @@ impl World {
         tally.at_least_once = u64::from(mode == Mode::AtLeastOnce);
         let sinks = shape.nodes.iter();
         let sinks = sinks.filter(|node| matches!(node.role, Role::Sink));
+        let nothing = sinks.map(|node| (node.id.clone(), Committed::default()));
+        let [committed, staged] = [nothing.clone(), nothing].map(Iterator::collect);
         Self {
             mistake,
             mode,
@@ -270,9 +273,8 @@ impl World {
                 _ => Arc::new(MemoryStorage::new()),
             },
             clock: VirtualClock::at(1_700_000_000_000),
-            committed: sinks
-                .map(|node| (node.id.clone(), Committed::default()))
-                .collect(),
+            committed,
+            staged,
             same_id: random.one_in(2),
             shape,
             random,
@@ -289,8 +291,8 @@ impl World {
     fn start_afresh(&mut self) -> Result<(), String> {
         let found = stored::completed(&*self.disk).map_err(|error| format!("{error:?}"))?;
         self.behind = found.first().map_or(0, |(id, _)| *id);
-        for committed in self.committed.values() {
-            committed.lock().unwrap().clear();
+        for outputs in self.committed.values().chain(self.staged.values()) {
+            outputs.lock().unwrap().clear();
         }
         self.tally.afresh += 1;
         Ok(())
@@ -329,7 +331,8 @@ impl World {
         self.tally.rescaled += u64::from(rescaled && restores);
         self.parallelism = parallelism;
         let random = &mut self.random;
-        let (clock, committed, mistake) = (&self.clock, &self.committed, self.mistake);
+        let (clock, mistake) = (&self.clock, self.mistake);
+        let (committed, staged) = (&self.committed, &self.staged);
         self.shape.graph(
             &self.parallelism,
             trouble,
@@ -346,9 +349,11 @@ impl World {
             |sink| {
                 let collect = Collect {
                     committed: Arc::clone(&committed[sink]),
+                    staged: Arc::clone(&staged[sink]),
                     process: Some(storage.clone()),
                     commits_early: mistake == Mistake::CommitsEarly,
                     run: process,
+                    ..Collect::default()
                 };
                 Arc::new(Fragile {
                     sink: Arc::new(collect),

@@ -286,7 +286,7 @@ impl EndOfJob<'_> {
         match self.store.end(how, keeps, self.clock.now_ms()) {
             // What a successor may resume from stays, and what it may commit.
             Err(error) => tracing::warn!("at the end of the job: {}", chain(&error)),
-            Ok(()) if !keeps && ending != Ending::Finished => abandon(self.job, self.store),
+            Ok(()) if !keeps => abandon(self.job, self.store),
             Ok(()) => {}
         }
         let kept = keeps

@@ -1,29 +1,40 @@
 //! The file sink: files that appear when their checkpoint completes, each record in exactly one.
 //!
-//! Records go to a file in the [staging place](staging). `prepare` ends the file, makes it durable
-//! and reports it; `commit` renames it to `part-<job>-<subtask>-<counter>.<extension>`. A crash before
-//! the checkpoint completes leaves a pending file that no part names, and the next start removes it; a
-//! crash behind it leaves one that a part names, and the restore commits it. There are no empty files.
+//! Records go to a file in the [staging place](staging). `prepare` ends the file, makes it durable,
+//! and reports it with its length, its checksum and the [name](names) that it will have; `commit` gives
+//! it that name. A crash before the checkpoint completes leaves a staged file that no part names, and
+//! the next start removes it; a crash after it leaves one that a part names, and the restore commits
+//! it ([how](prepared)). There are no empty files.
 
+use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use anyhow::{Context as _, anyhow};
+use anyhow::{Context as _, anyhow, bail};
 use dataflow::port::Port;
 use dataflow::{Batch, CheckpointId};
 use runtime::source::Part;
-use runtime::{BoxError, Delivery, Sink, SinkFactory, SubtaskContext};
+use runtime::{
+    BoxError, Delivery, Origin, Published, Sink, SinkFactory, SubtaskContext, Withdrawn,
+};
 use serde::{Deserialize, Serialize};
 
-use self::staging::{PreparedFile, Staging};
+use self::names::{NoteName, PartName, StagedName, Writer};
+use self::prepared::{PreparedFile, Written};
+use self::staging::Staging;
 use super::encoder::{Encoder, EncoderOptions};
 use super::format::RecordFormat;
 use super::options::Problem;
 use crate::units;
 
-pub(crate) mod staging;
+mod durable;
+mod names;
+mod prepared;
+mod published;
+mod staging;
+mod trouble;
 
 /// How much text is written to a file at once.
 const BLOCK: usize = 256 << 10;
@@ -32,7 +43,7 @@ const BLOCK: usize = 256 << 10;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct FileSinkOptions {
-    /// The directory for the files. It is made if it is not there.
+    /// The directory for the files. It is made if it does not exist.
     pub(crate) path: Option<String>,
     /// How records are written.
     pub(crate) format: Option<RecordFormat>,
@@ -166,31 +177,24 @@ impl FileSinkFactory {
     fn create_sink(
         &self,
         context: &SubtaskContext,
-        restored: Option<&[Part]>,
+        parts: Option<&[Part]>,
     ) -> anyhow::Result<FileSink> {
-        let restored: Vec<PreparedFile> = restored
+        if !names::is_run(&context.run) {
+            let run = &context.run;
+            bail!("the run's token `{run}` is not 1 to 32 lowercase letters and digits");
+        }
+        let restored: Vec<PreparedFile> = parts
             .unwrap_or_default()
             .iter()
             .map(PreparedFile::read)
             .collect::<Result<_, _>>()?;
-        fs::create_dir_all(&self.root)
-            .with_context(|| format!("cannot create `{}`", self.root.display()))?;
         let staging = {
             let mut shared = lock(&self.shared);
-            // The lock is kept from attempt to attempt.
-            let staging = match &shared.staging {
-                Some(staging) => Arc::clone(staging),
-                None => Arc::new(Staging::open(
-                    &self.root,
-                    &context.job_id,
-                    context.generation,
-                )?),
-            };
+            let staging = self.open_staging(&mut shared, context, parts.is_some())?;
             if shared.cleaned_for != Some(context.attempt) {
                 staging.clean(&restored)?;
                 shared.cleaned_for = Some(context.attempt);
             }
-            shared.staging = Some(Arc::clone(&staging));
             shared.live += 1;
             staging
         };
@@ -207,57 +211,88 @@ impl FileSinkFactory {
             .filter(|(index, _)| mine(*index))
             .map(|(_, file)| file)
             .collect();
-        for file in &share {
-            file.commit(&self.root)?;
-        }
+        let published = prepared::publish(&self.root, &share)?;
+        warn_of_taken(&self.root, &published.taken);
         if !share.is_empty() {
-            staging::sync_directory(&self.root)?;
             staging.remove_other_places(&restored);
         }
-        let prefix = format!(
-            "part-{}-{}-",
-            staging::short_job_id(&context.job_id),
-            context.subtask
-        );
-        let counter = next_counter(&self.root, &prefix, &restored)?;
+        let writer = Writer {
+            run: context.run.clone(),
+            generation: context.generation,
+            attempt: context.attempt,
+            subtask: context.subtask,
+        };
+        // Only where there is no generation can another process have had this place and attempt.
+        let counters = restored.iter().filter_map(|file| {
+            let (_, leaf) = file.place();
+            let staged = StagedName::parse(leaf)?;
+            let same = (staged.attempt, staged.subtask) == (writer.attempt, writer.subtask)
+                && staging.path_of(leaf) == file.staging;
+            same.then(|| staged.counter.saturating_add(1))
+        });
+        let counter = counters.max().unwrap_or(0);
         Ok(FileSink {
             root: self.root.clone(),
             encoder: Arc::clone(&self.encoder),
             roll_size: self.roll_size,
             staging: Some(staging),
             live,
-            prefix,
+            writer,
             counter,
             text: Vec::new(),
             open: None,
             sealed: Vec::new(),
             prepared: Vec::new(),
+            notes: VecDeque::new(),
             records: 0,
         })
     }
+
+    /// The staging place, which is kept, with its lock, from attempt to attempt.
+    fn open_staging(
+        &self,
+        shared: &mut Shared,
+        context: &SubtaskContext,
+        resumes: bool,
+    ) -> anyhow::Result<Arc<Staging>> {
+        if let Some(staging) = &shared.staging {
+            trouble::check_directory(&self.root)?;
+            if staging.is_there() {
+                return Ok(Arc::clone(staging));
+            }
+        } else if !durable::make_directories(&self.root)? && resumes {
+            tracing::warn!(
+                "the output directory `{}` did not exist and was made again: what earlier runs of the \
+                 job have published is not in it",
+                self.root.display()
+            );
+        }
+        let staging = Staging::open(&self.root, &context.job_id, context.generation)?;
+        Ok(Arc::clone(shared.staging.insert(Arc::new(staging))))
+    }
 }
 
-/// One more than the highest counter among the files in the directory and those that the restored
-/// parts will bring there.
-fn next_counter(root: &Path, prefix: &str, restored: &[PreparedFile]) -> anyhow::Result<u64> {
-    let counter = |name: &str| -> Option<u64> {
-        let digits = name.strip_prefix(prefix)?.split('.').next()?;
-        digits.parse().ok()
+/// Says that files are gone that were published.
+fn warn_of_taken(root: &Path, taken: &[String]) {
+    const SHOWN: usize = 3;
+    if taken.is_empty() {
+        return;
+    }
+    let names: Vec<String> = taken
+        .iter()
+        .take(SHOWN)
+        .map(|name| format!("`{name}`"))
+        .collect();
+    let more = match taken.len().saturating_sub(SHOWN) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
     };
-    let mut next = 0;
-    let failed = || format!("cannot list `{}`", root.display());
-    for entry in fs::read_dir(root).with_context(failed)? {
-        let name = entry.with_context(failed)?.file_name();
-        next = next.max(
-            name.to_str()
-                .and_then(counter)
-                .map_or(0, |counter| counter.saturating_add(1)),
-        );
-    }
-    for file in restored {
-        next = next.max(counter(&file.file).map_or(0, |counter| counter.saturating_add(1)));
-    }
-    Ok(next)
+    tracing::warn!(
+        "published output is not in `{}` any more, so it was moved away or deleted: {}{more}; it is not \
+         written again",
+        root.display(),
+        names.join(", ")
+    );
 }
 
 impl SinkFactory for FileSinkFactory {
@@ -270,7 +305,23 @@ impl SinkFactory for FileSinkFactory {
         context: &SubtaskContext,
         restored: Option<&[Part]>,
     ) -> Result<Box<dyn Sink>, BoxError> {
-        Ok(Box::new(self.create_sink(context, restored)?))
+        match self.create_sink(context, restored) {
+            Ok(sink) => Ok(Box::new(sink)),
+            Err(error) => Err(trouble::classify(error, &self.root)),
+        }
+    }
+
+    fn published_after(&self, origin: &Origin, after: u64) -> Result<Published, BoxError> {
+        let header = self.encoder.header();
+        Ok(published::after(&self.root, origin, after, header)?)
+    }
+
+    fn withdraw(&self, origin: &Origin, after: u64) -> Result<Withdrawn, BoxError> {
+        Ok(published::withdraw(&self.root, origin, after)?)
+    }
+
+    fn can_withdraw(&self) -> bool {
+        true
     }
 
     fn abandon(&self, job_id: &str, generation: u64) -> Result<(), BoxError> {
@@ -316,26 +367,38 @@ struct FileSink {
     /// `None` once closed.
     staging: Option<Arc<Staging>>,
     live: Live,
-    /// What the names of this subtask's files begin with.
-    prefix: String,
+    writer: Writer,
     /// Number of the next file.
     counter: u64,
     /// Encoded, not yet written to the open file.
     text: Vec<u8>,
     open: Option<OpenFile>,
     /// Ended, not yet part of a checkpoint.
-    sealed: Vec<PreparedFile>,
+    sealed: Vec<SealedFile>,
     /// Part of a checkpoint, not yet committed.
     prepared: Vec<PreparedFile>,
+    /// What this subtask has noted, the oldest first.
+    notes: VecDeque<(PathBuf, NoteName)>,
     /// Records taken by this instance, for messages.
     records: u64,
+}
+
+/// A file that is staged; the checkpoint that will hold it is not known yet.
+struct SealedFile {
+    /// Where it is, relative to the sink's directory.
+    staging: String,
+    counter: u64,
+    bytes: u64,
+    crc32c: u32,
+    records: u64,
+    written: Option<Written>,
 }
 
 /// The file that is being written.
 struct OpenFile {
     file: File,
-    /// How it will be reported.
-    prepared: PreparedFile,
+    /// What is known of it so far.
+    sealed: SealedFile,
 }
 
 impl FileSink {
@@ -354,8 +417,8 @@ impl FileSink {
                 })?;
             self.records += 1;
             let Some(open) = &mut self.open else { continue };
-            open.prepared.records += 1;
-            let bytes = open.prepared.bytes + self.text.len() as u64;
+            open.sealed.records += 1;
+            let bytes = open.sealed.bytes + self.text.len() as u64;
             if bytes >= self.roll_size {
                 self.seal()?;
             } else if self.text.len() >= BLOCK {
@@ -365,47 +428,48 @@ impl FileSink {
         Ok(())
     }
 
+    fn staging(&self) -> anyhow::Result<&Staging> {
+        self.staging
+            .as_deref()
+            .ok_or_else(|| anyhow!("the sink is closed"))
+    }
+
     fn open(&mut self) -> anyhow::Result<()> {
-        let staging = self
-            .staging
-            .as_ref()
-            .ok_or_else(|| anyhow!("the sink is closed"))?;
-        let name = format!(
-            "{}{:06}.{}",
-            self.prefix,
-            self.counter,
-            self.encoder.format().extension()
-        );
-        let path = staging.path_of(&name);
-        let file = File::options()
-            .write(true)
-            .create_new(true)
-            .open(self.root.join(&path));
-        let file =
-            file.with_context(|| format!("cannot create `{}`", self.root.join(&path).display()))?;
-        self.counter += 1;
-        let prepared = PreparedFile {
-            staging: path,
-            file: name,
-            bytes: 0,
-            records: 0,
-            checkpoint: 0,
+        let leaf = StagedName {
+            attempt: self.writer.attempt,
+            subtask: self.writer.subtask,
+            counter: self.counter,
+            extension: self.encoder.format().extension().to_owned(),
         };
-        self.open = Some(OpenFile { file, prepared });
+        let staging = self.staging()?.path_of(&leaf.to_string());
+        let path = self.root.join(&staging);
+        let file = File::options().write(true).create_new(true).open(&path);
+        let file = file.with_context(|| format!("cannot create `{}`", path.display()))?;
+        let sealed = SealedFile {
+            staging,
+            counter: self.counter,
+            bytes: 0,
+            crc32c: 0,
+            records: 0,
+            written: None,
+        };
+        self.counter += 1;
+        self.open = Some(OpenFile { file, sealed });
         self.text.clear();
         self.text.extend_from_slice(self.encoder.header());
         Ok(())
     }
 
     fn flush(&mut self) -> anyhow::Result<()> {
-        if let Some(OpenFile { file, prepared }) = &mut self.open {
+        if let Some(OpenFile { file, sealed }) = &mut self.open {
             file.write_all(&self.text).with_context(|| {
                 format!(
                     "cannot write `{}`",
-                    self.root.join(&prepared.staging).display()
+                    self.root.join(&sealed.staging).display()
                 )
             })?;
-            prepared.bytes += self.text.len() as u64;
+            sealed.bytes += self.text.len() as u64;
+            sealed.crc32c = crc32c::crc32c_append(sealed.crc32c, &self.text);
         }
         self.text.clear();
         Ok(())
@@ -414,58 +478,79 @@ impl FileSink {
     /// Ends the open file and makes its content durable. Its name is made durable by `prepare`.
     fn seal(&mut self) -> anyhow::Result<()> {
         self.flush()?;
-        if let Some(OpenFile { file, prepared }) = self.open.take() {
-            file.sync_all().with_context(|| {
-                format!(
-                    "cannot sync `{}`",
-                    self.root.join(&prepared.staging).display()
-                )
-            })?;
-            self.sealed.push(prepared);
+        if let Some(OpenFile { file, mut sealed }) = self.open.take() {
+            let path = self.root.join(&sealed.staging);
+            file.sync_all()
+                .with_context(|| format!("cannot sync `{}`", path.display()))?;
+            let metadata = file
+                .metadata()
+                .with_context(|| format!("cannot look at `{}`", path.display()))?;
+            sealed.written = Some(Written::of(&metadata));
+            self.sealed.push(sealed);
         }
         Ok(())
     }
 
     fn prepare_files(&mut self, id: CheckpointId) -> anyhow::Result<()> {
         self.seal()?;
-        if !self.sealed.is_empty() {
-            let staging = self
-                .staging
-                .as_ref()
-                .ok_or_else(|| anyhow!("the sink is closed"))?;
-            staging.sync()?;
-            let sealed = self.sealed.drain(..);
-            self.prepared.extend(sealed.map(|file| PreparedFile {
+        if self.sealed.is_empty() {
+            return Ok(());
+        }
+        self.staging()?.sync()?;
+        for sealed in std::mem::take(&mut self.sealed) {
+            let name = PartName {
+                writer: self.writer.clone(),
                 checkpoint: id.0,
-                ..file
-            }));
+                counter: sealed.counter,
+                extension: self.encoder.format().extension().to_owned(),
+            };
+            self.prepared.push(PreparedFile {
+                staging: sealed.staging,
+                file: name.to_string(),
+                bytes: sealed.bytes,
+                crc32c: Some(sealed.crc32c),
+                records: sealed.records,
+                checkpoint: id.0,
+                written: sealed.written,
+            });
         }
         Ok(())
     }
 
     fn commit_files(&mut self, id: CheckpointId) -> anyhow::Result<()> {
         let ready = self.prepared.iter().filter(|file| file.checkpoint <= id.0);
-        let mut renamed = 0;
-        for file in ready {
-            file.commit(&self.root)?;
-            renamed += 1;
-        }
-        if renamed > 0 {
-            // Until here a crash may undo the renames; the restore does them again.
-            staging::sync_directory(&self.root)?;
-            self.prepared.retain(|file| file.checkpoint > id.0);
+        let ready: Vec<&PreparedFile> = ready.collect();
+        let published = prepared::publish(&self.root, &ready)?;
+        warn_of_taken(&self.root, &published.taken);
+        self.prepared.retain(|file| file.checkpoint > id.0);
+        self.notes.extend(published.notes);
+        while let Some((path, note)) = self.notes.front()
+            && staging::is_outdated(note.checkpoint, id.0)
+        {
+            durable::remove_file(path)?;
+            self.notes.pop_front();
         }
         Ok(())
+    }
+
+    /// Records that were taken and are not published.
+    fn uncommitted(&self) -> u64 {
+        let open = self.open.iter().map(|open| open.sealed.records);
+        let sealed = self.sealed.iter().map(|file| file.records);
+        let prepared = self.prepared.iter().map(|file| file.records);
+        open.chain(sealed).chain(prepared).sum()
     }
 }
 
 impl Sink for FileSink {
     fn write(&mut self, batch: &Batch) -> Result<(), BoxError> {
-        Ok(self.write_batch(batch)?)
+        self.write_batch(batch)
+            .map_err(|error| trouble::classify(error, &self.root))
     }
 
     fn prepare(&mut self, id: CheckpointId) -> Result<Vec<Part>, BoxError> {
-        self.prepare_files(id)?;
+        self.prepare_files(id)
+            .map_err(|error| trouble::classify(error, &self.root))?;
         Ok(self
             .prepared
             .iter()
@@ -474,23 +559,15 @@ impl Sink for FileSink {
     }
 
     fn commit(&mut self, id: CheckpointId) -> Result<(), BoxError> {
-        Ok(self.commit_files(id)?)
+        self.commit_files(id)
+            .map_err(|error| trouble::classify(error, &self.root))
     }
 
     fn close(&mut self) -> Result<(), BoxError> {
-        let uncommitted = self
-            .open
-            .iter()
-            .map(|open| &open.prepared)
-            .chain(&self.sealed)
-            .chain(&self.prepared);
-        let records: u64 = uncommitted.map(|file| file.records).sum();
+        let records = self.uncommitted();
         if records > 0 {
-            return Err(anyhow!(
-                "{records} records in `{}` were never committed",
-                self.root.display()
-            )
-            .into());
+            let root = self.root.display();
+            return Err(anyhow!("{records} records in `{root}` were never committed").into());
         }
         drop(self.staging.take());
         // The last one to be closed clears the staging place away. One that is dropped leaves it, and

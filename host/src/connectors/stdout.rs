@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use dataflow::port::Port;
 use dataflow::{Batch, CheckpointId};
+use runtime::error::Permanent;
 use runtime::source::Part;
 use runtime::{BoxError, Sink, SinkFactory, SubtaskContext};
 use serde::{Deserialize, Serialize};
@@ -152,7 +153,7 @@ impl Output {
             self.writer.write_all(text)?;
             self.writer.flush()
         };
-        write().map_err(|error| format!("cannot write to standard output: {error}"))?;
+        write().map_err(cannot_write)?;
         self.header_written = true;
         Ok(())
     }
@@ -173,6 +174,16 @@ impl Output {
         }
         Ok(())
     }
+}
+
+/// A program that has stopped reading does not begin again, so the job is not restarted for it.
+fn cannot_write(error: io::Error) -> BoxError {
+    if error.kind() != io::ErrorKind::BrokenPipe {
+        return format!("cannot write to standard output: {error}").into();
+    }
+    let message = "the program that read standard output has ended; resume with one that reads to the \
+                   end, or write to files with the connector `file`";
+    Permanent::because(message, error).into()
 }
 
 fn lock(output: &Mutex<Output>) -> MutexGuard<'_, Output> {

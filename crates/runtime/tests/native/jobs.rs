@@ -12,6 +12,7 @@ use dataflow::state::{Resolved, StateDescriptor, StateKind};
 use dataflow::{Batch, Cells, CheckpointId, KeyGroups};
 use runtime::clock::SystemClock;
 use runtime::coordinator::Settings;
+use runtime::error::Permanent;
 use runtime::graph::{Edge, Node, NodeKind, OperatorNode};
 use runtime::operator::{Call, Failure, FailureKind, Operator, OperatorFactory};
 use runtime::restart::Strategy;
@@ -313,41 +314,129 @@ impl Operator for Pass {
     }
 }
 
-/// What has been committed: (key, value) pairs, each output under its unique name so that committing
-/// twice shows nothing twice.
+/// Outputs by their names: (key, value) pairs.
 pub(crate) type Committed = Arc<Mutex<BTreeMap<String, Vec<(String, String)>>>>;
 
-/// A name and records.
-type Output = (String, Vec<(String, String)>);
-
-#[derive(Clone, Default)]
+/// A sink that does what the file sink does, on a disk that outlives processes: staged output is keyed
+/// by its name, the first subtask of an attempt removes what no restored part names, and a commit
+/// publishes only what is there and is what its part says.
+///
+/// A copy is the sink of another process on the same disk.
+#[derive(Default)]
 pub(crate) struct Collect {
     pub(crate) committed: Committed,
+    /// What is prepared and not committed.
+    pub(crate) staged: Committed,
     /// Commits nothing any more once this has crashed: they are one process.
     pub(crate) process: Option<FaultyStorage>,
     /// A mistake: commits at the barrier what only the completed checkpoint may commit.
     pub(crate) commits_early: bool,
-    /// Tells the outputs of this process from those of others with the same job id.
+    /// Tells the outputs of this process from those of others with the same job id and generation.
     pub(crate) run: u32,
+    /// The attempt whose first subtask has cleaned up.
+    pub(crate) cleaned_for: Arc<Mutex<Option<u32>>>,
+}
+
+impl Clone for Collect {
+    fn clone(&self) -> Self {
+        Self {
+            committed: Arc::clone(&self.committed),
+            staged: Arc::clone(&self.staged),
+            process: self.process.clone(),
+            commits_early: self.commits_early,
+            run: self.run,
+            cleaned_for: Arc::default(),
+        }
+    }
+}
+
+/// What a checkpoint says of an output.
+#[derive(Debug)]
+struct Output {
+    staged: String,
+    name: String,
+    records: usize,
+    checksum: u64,
+    checkpoint: u64,
+}
+
+impl Output {
+    fn part(&self) -> Part {
+        let Self {
+            staged,
+            name,
+            records,
+            checksum,
+            checkpoint,
+        } = self;
+        json!([staged, name, records, checksum, checkpoint])
+    }
+
+    fn read(part: &Part) -> Result<Self, BoxError> {
+        let (staged, name, records, checksum, checkpoint) = serde_json::from_value(part.clone())?;
+        Ok(Self {
+            staged,
+            name,
+            records,
+            checksum,
+            checkpoint,
+        })
+    }
+
+    /// Whether these are its records.
+    fn has(&self, records: &[(String, String)]) -> bool {
+        (self.records, self.checksum) == (records.len(), checksum(records))
+    }
+}
+
+fn checksum(records: &[(String, String)]) -> u64 {
+    dataflow::key::hash(json!(records).to_string().as_bytes())
 }
 
 struct CollectSubtask {
-    committed: Committed,
-    process: Option<FaultyStorage>,
-    commits_early: bool,
-    name: String,
+    sink: Collect,
+    /// What the names of its outputs begin with: staged, and in front of and behind the checkpoint when
+    /// published.
+    staged: String,
+    name: [String; 2],
     next: u64,
     written: Vec<(String, String)>,
-    prepared: Vec<(CheckpointId, Output)>,
+    prepared: Vec<Output>,
 }
 
-/// Idempotent, and never another output under a name that is taken.
-fn commit(committed: &Committed, name: String, records: Vec<(String, String)>) {
-    let mut committed = committed.lock().unwrap();
-    if let Some(there) = committed.get(&name) {
-        assert_eq!(*there, records, "two outputs are called {name}");
+impl Collect {
+    fn check_alive(&self) -> Result<(), BoxError> {
+        match self
+            .process
+            .as_ref()
+            .is_some_and(FaultyStorage::has_crashed)
+        {
+            true => Err("the process is gone".into()),
+            false => Ok(()),
+        }
     }
-    committed.insert(name, records);
+
+    /// Idempotent, and never another output under a name that is taken.
+    fn commit(&self, output: &Output) -> Result<(), BoxError> {
+        self.check_alive()?;
+        let (mut staged, mut committed) =
+            (self.staged.lock().unwrap(), self.committed.lock().unwrap());
+        let name = &output.name;
+        if let Some(there) = committed.get(name) {
+            assert!(output.has(there), "two outputs are called {name}");
+            return Ok(());
+        }
+        let what = match staged.get(&output.staged) {
+            Some(records) if output.has(records) => {
+                let records = staged.remove(&output.staged);
+                committed.insert(name.clone(), records.unwrap_or_default());
+                return Ok(());
+            }
+            Some(_) => "is not what was prepared",
+            None => "is lost",
+        };
+        Err(Permanent::new(format!("{output:?} {what}")).into())
+    }
 }
 
 impl SinkFactory for Collect {
@@ -360,24 +449,49 @@ impl SinkFactory for Collect {
         context: &SubtaskContext,
         restored: Option<&[Part]>,
     ) -> Result<Box<dyn Sink>, BoxError> {
-        let mut next = 0;
-        for (index, part) in restored.unwrap_or_default().iter().enumerate() {
-            let (name, records): Output = serde_json::from_value(part.clone())?;
-            next = next.max(name.rsplit('-').next().unwrap().parse::<u64>()? + 1);
-            if index % context.parallelism as usize == context.subtask as usize {
-                commit(&self.committed, name, records);
+        self.check_alive()?;
+        let restored: Vec<Output> = restored
+            .unwrap_or_default()
+            .iter()
+            .map(Output::read)
+            .collect::<Result<_, _>>()?;
+        let SubtaskContext {
+            operator,
+            job_id,
+            generation,
+            attempt,
+            subtask,
+            ..
+        } = context;
+        let mut cleaned_for = self.cleaned_for.lock().unwrap();
+        if *cleaned_for != Some(*attempt) {
+            // Of this job only: another's may be resumed.
+            let of_job = format!("{operator}/{job_id}/");
+            let named = |name: &String| restored.iter().any(|output| output.staged == *name);
+            let mut staged = self.staged.lock().unwrap();
+            staged.retain(|name, _| !name.starts_with(&of_job) || named(name));
+            *cleaned_for = Some(*attempt);
+        }
+        drop(cleaned_for);
+        for (index, output) in restored.iter().enumerate() {
+            if index % context.parallelism as usize == *subtask as usize {
+                self.commit(output)?;
             }
         }
-        let name = format!(
-            "{}-{}-{}-{}",
-            context.operator, context.job_id, self.run, context.subtask
-        );
+        let run = self.run;
+        let staged = format!("{operator}/{job_id}/r{run}-g{generation}-a{attempt}-s{subtask}");
+        let name = [
+            format!("{operator}-{job_id}-r{run}"),
+            format!("g{generation}-a{attempt}-s{subtask}"),
+        ];
         Ok(Box::new(CollectSubtask {
-            committed: Arc::clone(&self.committed),
-            process: self.process.clone(),
-            commits_early: self.commits_early,
+            sink: Self {
+                cleaned_for: Arc::clone(&self.cleaned_for),
+                ..self.clone()
+            },
+            staged,
             name,
-            next: next + 1000 * u64::from(context.attempt),
+            next: 0,
             written: Vec::new(),
             prepared: Vec::new(),
         }))
@@ -395,36 +509,39 @@ impl Sink for CollectSubtask {
     }
 
     fn prepare(&mut self, id: CheckpointId) -> Result<Vec<Part>, BoxError> {
-        let name = format!("{}-{}", self.name, self.next);
-        self.next += 1;
-        let output = (name, std::mem::take(&mut self.written));
-        self.prepared.push((id, output));
-        let parts = self.prepared.iter().map(|(_, output)| json!(output));
-        let parts = parts.collect();
-        if self.commits_early {
+        self.sink.check_alive()?;
+        if !self.written.is_empty() {
+            let records = std::mem::take(&mut self.written);
+            let (number, [before, behind]) = (self.next, &self.name);
+            let output = Output {
+                staged: format!("{}-{number}", self.staged),
+                name: format!("{before}-c{id}-{behind}-{number}", id = id.0),
+                records: records.len(),
+                checksum: checksum(&records),
+                checkpoint: id.0,
+            };
+            self.next += 1;
+            let mut staged = self.sink.staged.lock().unwrap();
+            let taken = staged.insert(output.staged.clone(), records);
+            assert!(taken.is_none(), "{output:?} is staged twice");
+            self.prepared.push(output);
+        }
+        let parts = self.prepared.iter().map(Output::part).collect();
+        if self.sink.commits_early {
             self.commit(id)?;
         }
         Ok(parts)
     }
 
     fn commit(&mut self, id: CheckpointId) -> Result<(), BoxError> {
-        if self
-            .process
-            .as_ref()
-            .is_some_and(FaultyStorage::has_crashed)
-        {
-            return Err("the process is gone".into());
-        }
+        self.sink.check_alive()?;
         // What was prepared for later checkpoints waits for theirs.
-        let later = self
-            .prepared
-            .iter()
-            .position(|(prepared, _)| *prepared > id)
-            .unwrap_or(self.prepared.len());
-        for (_, (name, records)) in self.prepared.drain(..later) {
-            commit(&self.committed, name, records);
-        }
-        Ok(())
+        let (ready, later) = std::mem::take(&mut self.prepared)
+            .into_iter()
+            .partition(|output| output.checkpoint <= id.0);
+        self.prepared = later;
+        let ready: Vec<Output> = ready;
+        ready.iter().try_for_each(|output| self.sink.commit(output))
     }
 
     fn close(&mut self) -> Result<(), BoxError> {

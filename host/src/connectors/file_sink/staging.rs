@@ -1,265 +1,255 @@
-//! The staging place of a file sink: where output lies between being written and being committed.
+//! The staging place of a file sink: where output is between being written and being committed.
 //!
-//! Below the sink's directory: `.highwater/<job id>/<final name>.pending`, and a file `lock` that a
-//! running sink holds, so that no other run removes what it has prepared. A run that owns its job
-//! directory has a place of its own, `.highwater/<job id>.g<generation>`: a run that was taken for
-//! dead and is not may go on writing for a moment, and must not be in the way.
+//! Below the sink's directory:
 //!
-//! Invariants: a pending file is removed only under the lock of its directory and only when no
-//! restored part names it; a final name is never written over.
+//! - `.highwater/<job id>.g<generation>/`: the staged files of one run, and a file `lock` that it holds
+//!   while it lives, so that no other run removes what it has prepared. A run that was taken for dead
+//!   and is not may go on writing for a moment, and must not be in the way of its successor, which has
+//!   another generation. Without a job directory there is no generation in the name.
+//! - `.highwater/<job id>.published/`: empty files whose names [note](super::names) what the job has
+//!   published.
+//!
+//! Invariants: a staged file is removed only under the lock of its place and only when no restored part
+//! names it; a place of a later generation, or of another job, is not touched; no symbolic link is
+//! followed.
 
 use std::collections::HashSet;
 use std::fs::{self, File, TryLockError};
-use std::io::{self, ErrorKind};
-use std::path::{Component, Path, PathBuf};
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
-use serde::{Deserialize, Serialize};
+
+use super::durable::{self, is_own_directory, names_in, remove_file, sync_directory};
+use super::names::{self, NoteName, PartName};
+use super::prepared::PreparedFile;
 
 /// The directory within the sink's directory that holds all staging places.
-const STAGING: &str = ".highwater";
-const PENDING: &str = ".pending";
+pub(crate) const STAGING: &str = ".highwater";
 const LOCK: &str = "lock";
 /// Before the generation in a place's name; not to be found in a job's.
 const GENERATION: &str = ".g";
-
-/// A file that is prepared and not committed, as a checkpoint records it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct PreparedFile {
-    /// Where it lies, relative to the sink's directory.
-    pub(crate) staging: String,
-    /// Its name in the sink's directory once it is committed.
-    pub(crate) file: String,
-    /// Its length.
-    pub(crate) bytes: u64,
-    /// Records in it.
-    pub(crate) records: u64,
-    /// The checkpoint that prepared it.
-    pub(crate) checkpoint: u64,
-}
+/// After the job in the name of the directory with its notes.
+const NOTES: &str = ".published";
+/// How many checkpoints back notes are kept. A checkpoint older than that can still be restored unless
+/// a consumer has moved its output away.
+const NOTED_CHECKPOINTS: u64 = 256;
 
 /// A staging place, locked while this lives.
 #[derive(Debug)]
 pub(crate) struct Staging {
     /// The sink's directory.
     root: PathBuf,
-    /// The staging place's name relative to it.
-    name: String,
-    /// What the names of the same job's other places are made of.
-    job: String,
-    generation: u64,
+    place: Place,
     /// `None` where the file system knows no locks.
     lock: Option<File>,
 }
 
-impl PreparedFile {
-    /// Reads a part of a checkpoint. Its paths are checked to stay within the sink's directory.
-    ///
-    /// # Errors
-    /// It is not a file sink's, or leads elsewhere.
-    pub(crate) fn read(part: &serde_json::Value) -> anyhow::Result<Self> {
-        let file = Self::deserialize(part).with_context(|| {
-            format!("the snapshot has a part that is not a file sink's: {part}")
-        })?;
-        let is_plain = |path: &str, parts: usize| {
-            let mut components = Path::new(path).components();
-            components.clone().count() == parts
-                && components.all(|part| matches!(part, Component::Normal(_)))
-        };
-        if !is_plain(&file.file, 1)
-            || !is_plain(&file.staging, 3)
-            || !file.staging.starts_with(STAGING)
-        {
-            bail!("the snapshot has a part that leads out of the sink's directory: {part}");
-        }
-        Ok(file)
-    }
-
-    /// Makes the file visible, unless that was done before. The directory is still to be synced.
-    ///
-    /// A crash before the rename leaves the file in staging, where the next restore finds it; one
-    /// behind it leaves the final name, which the next restore takes for done.
-    ///
-    /// # Errors
-    /// It is in neither place, or its name is taken by another file.
-    pub(crate) fn commit(&self, root: &Path) -> anyhow::Result<()> {
-        let (from, to) = (root.join(&self.staging), root.join(&self.file));
-        match (exists(&from)?, exists(&to)?) {
-            (true, false) => match fs::rename(&from, &to) {
-                // By the run before this one, which was taken for dead and was just at it.
-                Err(error) if error.kind() == ErrorKind::NotFound && exists(&to)? => Ok(()),
-                renamed => renamed.with_context(|| {
-                    format!("cannot rename `{}` to `{}`", from.display(), to.display())
-                }),
-            },
-            (false, true) => Ok(()),
-            (true, true) => bail!(
-                "cannot commit `{}`: `{}` exists already",
-                from.display(),
-                to.display()
-            ),
-            (false, false) => bail!(
-                "prepared output of checkpoint {} is missing: neither `{}` nor `{}` exists ({} records)",
-                self.checkpoint,
-                from.display(),
-                to.display(),
-                self.records
-            ),
-        }
-    }
-
-    /// The staging place that the file is in.
-    fn place(&self) -> &str {
-        self.staging.rsplit_once('/').map_or("", |(place, _)| place)
-    }
+/// The staging place of a run of a job.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// The job id as the name of a directory.
+    job: String,
+    generation: u64,
 }
 
-fn exists(path: &Path) -> anyhow::Result<bool> {
-    path.try_exists()
-        .with_context(|| format!("cannot look at `{}`", path.display()))
+impl Place {
+    fn new(job_id: &str, generation: u64) -> Self {
+        Self {
+            job: directory_name(job_id),
+            generation,
+        }
+    }
+
+    /// Its name, relative to the sink's directory.
+    fn path(&self) -> String {
+        let Self { job, generation } = self;
+        match generation {
+            0 => format!("{STAGING}/{job}"),
+            generation => format!("{STAGING}/{job}{GENERATION}{generation}"),
+        }
+    }
+
+    /// Those of all runs of a job that there are, also of runs that are still to come.
+    fn all_of(root: &Path, job_id: &str) -> anyhow::Result<Vec<Self>> {
+        let job = directory_name(job_id);
+        if !is_own_directory(&root.join(STAGING))? {
+            return Ok(Vec::new());
+        }
+        let read = |leaf: String| {
+            let generation = match leaf.strip_prefix(&job)? {
+                "" => 0,
+                rest => rest.strip_prefix(GENERATION)?.parse().ok()?,
+            };
+            let place = Self {
+                job: job.clone(),
+                generation,
+            };
+            (place.path() == format!("{STAGING}/{leaf}")).then_some(place)
+        };
+        let names = names_in(&root.join(STAGING))?;
+        Ok(names.into_iter().filter_map(read).collect())
+    }
+
+    /// The directory with the notes of the job that a place is of, by the place's name.
+    pub(crate) fn notes_of(place: &str) -> String {
+        let is_generation =
+            |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        let job = match place.rsplit_once(GENERATION) {
+            Some((job, generation)) if is_generation(generation) => job,
+            _ => place,
+        };
+        format!("{job}{NOTES}")
+    }
 }
 
 impl Staging {
-    /// Makes the staging place of a run of a job and takes its lock.
+    /// Makes the staging place of a run of a job and takes its lock. The sink's directory is there.
     ///
     /// # Errors
-    /// The directory cannot be written, or another sink holds the lock.
+    /// The directory cannot be written or is a symbolic link, or another sink holds the lock.
     pub(crate) fn open(root: &Path, job_id: &str, generation: u64) -> anyhow::Result<Self> {
-        let job = directory_name(job_id);
-        let name = match generation {
-            0 => format!("{STAGING}/{job}"),
-            generation => format!("{STAGING}/{job}{GENERATION}{generation}"),
-        };
-        let directory = root.join(&name);
-        fs::create_dir_all(&directory)
-            .with_context(|| format!("cannot create `{}`", directory.display()))?;
-        let lock = match try_lock(&directory)? {
-            Locked::Yes(lock) => lock,
-            Locked::ByAnother => bail!(
+        let place = Place::new(job_id, generation);
+        durable::make_directory(&root.join(STAGING))?;
+        let notes = root.join(Place::notes_of(&place.path()));
+        if is_own_directory(&notes)? {
+            // Made by a run that may have been killed before it was durable.
+            durable::make_directory(&notes)?;
+        }
+        let directory = root.join(place.path());
+        durable::make_directory(&directory)?;
+        let Locked::Yes(lock) = try_lock(&directory)? else {
+            bail!(
                 "`{}` is written by another sink or another run of job `{job_id}`: give each a path of its own",
                 root.display()
-            ),
+            )
         };
         Ok(Self {
             root: root.to_owned(),
-            name,
-            job,
-            generation,
+            place,
             lock,
         })
     }
 
-    /// Removes what earlier attempts left in this place, in those of earlier runs and in those that
-    /// `restored` names: all that is not in `restored`. Must not run while a sink writes here.
+    /// Whether it is still there.
+    pub(crate) fn is_there(&self) -> bool {
+        self.root.join(self.place.path()).join(LOCK).is_file()
+    }
+
+    /// Removes what earlier attempts left in this place and what earlier runs of the job left in theirs:
+    /// all that is not in `restored`. Must not run while a sink writes here.
     ///
     /// # Errors
     /// A directory cannot be read or a file not be removed.
     pub(crate) fn clean(&self, restored: &[PreparedFile]) -> anyhow::Result<()> {
-        let keep: HashSet<PathBuf> = restored
-            .iter()
-            .map(|file| self.root.join(&file.staging))
-            .collect();
-        remove_pending(&self.root.join(&self.name), &keep)?;
-        self.clean_other_places(restored, &keep)
+        let keep: HashSet<&str> = restored.iter().map(|file| file.staging.as_str()).collect();
+        let place = self.place.path();
+        if is_own_directory(&self.root.join(&place))? {
+            remove_staged(&self.root, &place, &keep)?;
+        }
+        self.clean_earlier_places(&keep)?;
+        Notes::of(&self.root, &place).prune(restored)
     }
 
-    fn clean_other_places(
-        &self,
-        restored: &[PreparedFile],
-        keep: &HashSet<PathBuf>,
-    ) -> anyhow::Result<()> {
-        for place in self.other_places(restored) {
-            // The job that wrote it may be running still, if this one was started from a savepoint
-            // of it: then its files are its own business.
-            if place.is_dir()
-                && let Locked::Yes(_lock) = try_lock(&place)?
-            {
-                remove_pending(&place, keep)?;
-                remove_if_empty(&place);
+    fn clean_earlier_places(&self, keep: &HashSet<&str>) -> anyhow::Result<()> {
+        for place in Place::all_of(&self.root, &self.place.job)? {
+            if place.generation < self.place.generation {
+                // A run that holds the lock lives, though it does not own the job directory any more.
+                // What it leaves is removed at the end of this one, or by the next.
+                clear(&self.root, &place.path(), keep)?;
             }
         }
         Ok(())
     }
 
-    /// Where a file lies until it is committed, relative to the sink's directory.
-    pub(crate) fn path_of(&self, file: &str) -> String {
-        format!("{}/{file}{PENDING}", self.name)
+    /// Where a file is until it is committed, relative to the sink's directory.
+    pub(crate) fn path_of(&self, leaf: &str) -> String {
+        format!("{}/{leaf}", self.place.path())
     }
 
-    /// Makes the names of new pending files durable.
+    /// Makes the names of new staged files durable.
     ///
     /// # Errors
     /// The directory cannot be synced.
     pub(crate) fn sync(&self) -> anyhow::Result<()> {
-        sync_directory(&self.root.join(&self.name))
+        sync_directory(&self.root.join(self.place.path()))
     }
 
-    /// Removes the other staging places that `restored` names, once nothing is in them.
+    /// Removes the other staging places that `restored` names, if nothing is in them any more.
     pub(crate) fn remove_other_places(&self, restored: &[PreparedFile]) {
-        for place in self.other_places(restored) {
-            if place.is_dir() && matches!(try_lock(&place), Ok(Locked::Yes(_))) {
-                remove_if_empty(&place);
+        let own = self.place.path();
+        let places: HashSet<&str> = restored.iter().map(|file| file.place().0).collect();
+        for place in places.into_iter().filter(|place| **place != *own) {
+            let directory = self.root.join(place);
+            if directory.is_dir() && matches!(try_lock(&directory), Ok(Locked::Yes(_))) {
+                remove_if_empty(&directory);
             }
         }
     }
 
     /// Whether it is a staging place of this job.
     pub(crate) fn is_of(&self, job_id: &str) -> bool {
-        self.job == directory_name(job_id)
+        self.place.job == directory_name(job_id)
     }
 
     /// Removes the staging place if nothing is in it, and what earlier runs of the job have written
     /// since this one began, if they are gone by now.
     pub(crate) fn remove(self) {
         // What a checkpoint had of theirs is committed. That something stays is no harm.
-        let _stays = self.clean_other_places(&[], &HashSet::new());
-        remove_if_empty(&self.root.join(&self.name));
+        let _stays = self.clean_earlier_places(&HashSet::new());
+        remove_if_empty(&self.root.join(self.place.path()));
         drop(self.lock);
     }
-
-    /// The staging places of other jobs that `restored` names, and of earlier runs of this one.
-    fn other_places(&self, restored: &[PreparedFile]) -> HashSet<PathBuf> {
-        let named = restored.iter().map(|file| file.place().to_owned());
-        // A later run than this one is none of our business.
-        let of_job = places_of(&self.root, &self.job)
-            .into_iter()
-            .filter(|(generation, _)| *generation < self.generation)
-            .map(|(_, place)| place);
-        let others = named.chain(of_job).filter(|place| *place != self.name);
-        others.map(|place| self.root.join(place)).collect()
-    }
 }
 
-/// The staging places of all runs of a job, by its directory's name, with their generations. What
-/// cannot be listed is left for the next start to clean up.
-fn places_of(root: &Path, job: &str) -> Vec<(u64, String)> {
-    let entries = fs::read_dir(root.join(STAGING)).into_iter().flatten();
-    entries
-        .filter_map(|entry| {
-            let leaf = entry.ok()?.file_name().into_string().ok()?;
-            let generation: u64 = match leaf.strip_prefix(job)? {
-                "" => 0,
-                rest => rest.strip_prefix(GENERATION)?.parse().ok()?,
-            };
-            Some((generation, format!("{STAGING}/{leaf}")))
-        })
-        .collect()
-}
-
-/// Removes the staging places of a job, up to this generation, that will never commit what is in them.
-/// One that a sink holds is left to it.
+/// Removes the staging places of a job, up to this generation, that will never commit what is in them,
+/// and its notes. One that a sink holds is left to it.
 ///
 /// # Errors
 /// A directory cannot be read or a file not be removed.
 pub(crate) fn abandon(root: &Path, job_id: &str, generation: u64) -> anyhow::Result<()> {
-    let places = places_of(root, &directory_name(job_id)).into_iter();
-    for (_, place) in places.filter(|(of, _)| *of <= generation) {
-        let directory = root.join(place);
-        if let Locked::Yes(_lock) = try_lock(&directory)? {
-            remove_pending(&directory, &HashSet::new())?;
-            remove_if_empty(&directory);
+    for place in Place::all_of(root, job_id)? {
+        if place.generation <= generation {
+            clear(root, &place.path(), &HashSet::new())?;
         }
+    }
+    let notes = Notes::of(root, &Place::new(job_id, 0).path());
+    notes.remove(|note| note.is_none_or(|note| note.writer.generation <= generation))
+}
+
+/// Takes the locks of all staging places of a job, so that none of its runs publishes while they are held.
+///
+/// # Errors
+/// A run of the job lives.
+pub(crate) fn lock_all(root: &Path, job_id: &str) -> anyhow::Result<Vec<File>> {
+    let mut locks = Vec::new();
+    for place in Place::all_of(root, job_id)? {
+        let directory = root.join(place.path());
+        if !is_own_directory(&directory)? {
+            continue;
+        }
+        match try_lock(&directory)? {
+            Locked::Yes(lock) => locks.extend(lock),
+            Locked::ByAnother => bail!(
+                "another run of job `{job_id}` still writes to `{}`, or is paused: end it, and start \
+                 this one again",
+                root.display()
+            ),
+        }
+    }
+    Ok(locks)
+}
+
+/// Removes all staged files of a place but those to keep, and the place if it is empty then, unless a
+/// sink holds it.
+fn clear(root: &Path, place: &str, keep: &HashSet<&str>) -> anyhow::Result<()> {
+    let directory = root.join(place);
+    // Another run may have removed it just now.
+    if is_own_directory(&directory)?
+        && let Locked::Yes(_lock) = try_lock(&directory)?
+    {
+        remove_staged(root, place, keep)?;
+        remove_if_empty(&directory);
     }
     Ok(())
 }
@@ -290,19 +280,12 @@ fn try_lock(directory: &Path) -> anyhow::Result<Locked> {
     }
 }
 
-fn remove_pending(directory: &Path, keep: &HashSet<PathBuf>) -> anyhow::Result<()> {
-    let failed = || format!("cannot clean up `{}`", directory.display());
-    for entry in fs::read_dir(directory).with_context(failed)? {
-        let path = entry.with_context(failed)?.path();
-        let is_pending = path.to_str().is_some_and(|path| path.ends_with(PENDING));
-        if is_pending && !keep.contains(&path) {
-            match fs::remove_file(&path) {
-                Err(error) if error.kind() != ErrorKind::NotFound => {
-                    return Err(error)
-                        .with_context(|| format!("cannot remove `{}`", path.display()));
-                }
-                _ => {}
-            }
+fn remove_staged(root: &Path, place: &str, keep: &HashSet<&str>) -> anyhow::Result<()> {
+    let names = names_in(&root.join(place))?;
+    for name in names.iter().filter(|name| names::is_staged(name)) {
+        let path = format!("{place}/{name}");
+        if !keep.contains(path.as_str()) {
+            remove_file(&root.join(path))?;
         }
     }
     Ok(())
@@ -310,16 +293,114 @@ fn remove_pending(directory: &Path, keep: &HashSet<PathBuf>) -> anyhow::Result<(
 
 /// Removes a staging place that nothing but the lock is in. That it stays is no harm.
 fn remove_if_empty(directory: &Path) {
-    let Ok(mut entries) = fs::read_dir(directory) else {
+    let Ok(names) = names_in(directory) else {
         return;
     };
-    if entries.all(|entry| entry.is_ok_and(|entry| entry.file_name() == LOCK)) {
+    if names.iter().all(|name| name == LOCK) {
         let _stays = fs::remove_file(directory.join(LOCK));
         let _stays = fs::remove_dir(directory);
         if let Some(parent) = directory.parent() {
             let _stays = fs::remove_dir(parent);
         }
     }
+}
+
+/// What a job has noted of its published files.
+#[derive(Debug)]
+pub(crate) struct Notes {
+    directory: PathBuf,
+}
+
+impl Notes {
+    /// Those of the job that a staging place is of, by the place's name.
+    pub(crate) fn of(root: &Path, place: &str) -> Self {
+        Self {
+            directory: root.join(Place::notes_of(place)),
+        }
+    }
+
+    /// Those of a job.
+    pub(crate) fn of_job(root: &Path, job_id: &str) -> Self {
+        Self::of(root, &Place::new(job_id, 0).path())
+    }
+
+    /// Whether a file of this checkpoint is noted.
+    ///
+    /// # Errors
+    /// The notes cannot be read.
+    pub(crate) fn cover(&self, file: &str, checkpoint: u64) -> anyhow::Result<bool> {
+        let Some(part) = PartName::parse(file) else {
+            return Ok(self.names()?.iter().any(|name| name == file));
+        };
+        let covers = |note: &NoteName| {
+            note.writer == part.writer && note.checkpoint >= checkpoint && note.files > part.counter
+        };
+        Ok(self.read()?.iter().any(covers))
+    }
+
+    /// All that can be read.
+    ///
+    /// # Errors
+    /// The directory cannot be read.
+    pub(crate) fn read(&self) -> anyhow::Result<Vec<NoteName>> {
+        let names = self.names()?;
+        Ok(names
+            .iter()
+            .filter_map(|name| NoteName::parse(name))
+            .collect())
+    }
+
+    fn names(&self) -> anyhow::Result<Vec<String>> {
+        if !is_own_directory(&self.directory)? {
+            return Ok(Vec::new());
+        }
+        names_in(&self.directory)
+    }
+
+    /// Where a note is.
+    pub(crate) fn path_of(&self, note: &NoteName) -> PathBuf {
+        self.directory.join(note.to_string())
+    }
+
+    /// Removes those that only a checkpoint could need that is much older than the newest one, but for
+    /// what `restored` may need.
+    fn prune(&self, restored: &[PreparedFile]) -> anyhow::Result<()> {
+        let notes = self.read()?;
+        let newest = notes.iter().map(|note| note.checkpoint).max().unwrap_or(0);
+        let parts: Vec<PartName> = restored
+            .iter()
+            .filter_map(|file| PartName::parse(&file.file))
+            .collect();
+        let is_needed = |note: &NoteName| parts.iter().any(|part| part.writer == note.writer);
+        for note in notes.iter().filter(|note| !is_needed(note)) {
+            if is_outdated(note.checkpoint, newest) {
+                remove_file(&self.path_of(note))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes those that are to go, `None` for those of an older version, and the directory if it is
+    /// empty then.
+    fn remove(&self, goes: impl Fn(Option<&NoteName>) -> bool) -> anyhow::Result<()> {
+        for name in self.names()? {
+            let note = NoteName::parse(&name);
+            if (note.is_some() || names::is_published(&name)) && goes(note.as_ref()) {
+                remove_file(&self.directory.join(name))?;
+            }
+        }
+        // It stays if something is in it.
+        let _stays = fs::remove_dir(&self.directory);
+        if let Some(parent) = self.directory.parent() {
+            let _stays = fs::remove_dir(parent);
+        }
+        Ok(())
+    }
+}
+
+/// Whether a note of this checkpoint is of no use any more when the newest is of that one.
+pub(crate) fn is_outdated(checkpoint: u64, newest: u64) -> bool {
+    checkpoint.saturating_add(NOTED_CHECKPOINTS) < newest
 }
 
 /// A job id as the name of a directory.
@@ -332,24 +413,4 @@ fn directory_name(job_id: &str) -> String {
         }
     };
     job_id.chars().map(plain).collect()
-}
-
-/// What stands for a job in the names of its files: the hex digits at the end of its id, or of a hash
-/// of it when it has none.
-pub(crate) fn short_job_id(job_id: &str) -> String {
-    match job_id.rsplit_once('-') {
-        Some((_, hex)) if hex.len() == 8 && hex.bytes().all(|byte| byte.is_ascii_hexdigit()) => {
-            hex.to_owned()
-        }
-        _ => format!("{:08x}", dataflow::key::hash(job_id.as_bytes()) as u32),
-    }
-}
-
-/// Makes the names in a directory durable.
-///
-/// # Errors
-/// The directory cannot be synced.
-pub(crate) fn sync_directory(path: &Path) -> anyhow::Result<()> {
-    let sync = || -> io::Result<()> { File::open(path)?.sync_all() };
-    sync().with_context(|| format!("cannot sync the directory `{}`", path.display()))
 }

@@ -2,10 +2,14 @@
 //! the restored checkpoint, once each. A crash is a sink that is dropped.
 
 use std::collections::BTreeMap;
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::symlink;
 
 use dataflow::batch::NO_TIMESTAMP;
 use dataflow::port::{Column, ColumnKind, Format};
 use tempfile::TempDir;
+
+use runtime::error::Permanent;
 
 use super::*;
 use crate::connectors::testing::{context, error_chain, through_json};
@@ -77,6 +81,18 @@ fn pending(directory: &TempDir) -> usize {
     glob::glob(pattern.to_str().unwrap()).unwrap().count()
 }
 
+/// The job is over and nothing of it is kept.
+fn abandon(factory: &FileSinkFactory, generation: u64) {
+    factory.abandon("job-0a1b2c3d", generation).unwrap();
+}
+
+fn origin() -> Origin {
+    Origin {
+        job_id: "job-0a1b2c3d".to_owned(),
+        run: "0a1b2c3d".to_owned(),
+    }
+}
+
 fn prepare(sink: &mut dyn Sink, id: u64) -> Vec<Part> {
     through_json(&sink.prepare(CheckpointId(id)).unwrap())
 }
@@ -94,8 +110,9 @@ fn files_appear_when_their_checkpoint_completes() {
     assert_eq!(
         parts,
         [serde_json::json!({
-            "staging": ".highwater/job-0a1b2c3d/part-0a1b2c3d-0-000000.csv.pending",
-            "file": "part-0a1b2c3d-0-000000.csv", "bytes": 14, "records": 2, "checkpoint": 2
+            "staging": ".highwater/job-0a1b2c3d/a0-s0000-000000.csv.pending",
+            "file": "part-0a1b2c3d-c000002-g0-a0-s0000-000000.csv", "bytes": 14,
+            "crc32c": crc32c::crc32c(b"k,v\nk,a\nk,b,c\n"), "records": 2, "checkpoint": 2
         })]
     );
     assert!(visible(&directory).is_empty());
@@ -103,7 +120,7 @@ fn files_appear_when_their_checkpoint_completes() {
     sink.commit(CheckpointId(2)).unwrap();
     sink.commit(CheckpointId(2)).unwrap();
     let first = (
-        "part-0a1b2c3d-0-000000.csv".to_owned(),
+        "part-0a1b2c3d-c000002-g0-a0-s0000-000000.csv".to_owned(),
         "k,v\nk,a\nk,b,c\n".to_owned(),
     );
     assert_eq!(visible(&directory), BTreeMap::from([first.clone()]));
@@ -115,10 +132,11 @@ fn files_appear_when_their_checkpoint_completes() {
     sink.commit(CheckpointId(3)).unwrap();
     sink.close().unwrap();
     let second = (
-        "part-0a1b2c3d-0-000001.csv".to_owned(),
+        "part-0a1b2c3d-c000003-g0-a0-s0000-000001.csv".to_owned(),
         "k,v\nk,d\n".to_owned(),
     );
     assert_eq!(visible(&directory), BTreeMap::from([first, second]));
+    abandon(&factory, u64::MAX);
     assert!(!directory.path().join("out/.highwater").exists());
 }
 
@@ -198,7 +216,9 @@ fn a_crash_at_any_stage_leaves_every_record_once() {
                 .map(|context| create(&second, context, Some(&parts)))
                 .collect();
             assert_eq!(values(&directory), expected, "stage {stage}");
-            assert_eq!(pending(&directory), 0, "stage {stage}");
+            // Another job leaves what may be resumed by the one that wrote it.
+            let others = job_id == "job-ffffffff";
+            assert!(others || pending(&directory) == 0, "stage {stage}");
             for (index, sink) in sinks.iter_mut().enumerate() {
                 sink.write(&batch(&[&format!("zafter-{index}")])).unwrap();
                 prepare(&mut **sink, 3);
@@ -209,6 +229,9 @@ fn a_crash_at_any_stage_leaves_every_record_once() {
                 expected.len() + parallelism as usize
             );
             sinks.iter_mut().for_each(|sink| sink.close().unwrap());
+            for job_id in [job_id, "job-0a1b2c3d"] {
+                second.abandon(job_id, u64::MAX).unwrap();
+            }
             assert!(
                 !directory.path().join("out/.highwater").exists(),
                 "stage {stage}"
@@ -231,6 +254,7 @@ fn later_subtasks_do_not_remove_what_the_first_has_begun() {
         sink.close().unwrap();
     }
     assert_eq!(values(&directory), ["a", "b"]);
+    abandon(&factory, 0);
     assert!(!directory.path().join("out/.highwater").exists());
 }
 
@@ -265,6 +289,7 @@ fn a_running_job_keeps_what_it_prepared_when_another_starts_from_its_savepoint()
     let forked = factory(&directory, "");
     let other = SubtaskContext {
         job_id: "job-ffffffff".to_owned(),
+        run: "ffffffff".to_owned(),
         ..context(0, 1)
     };
     create(&forked, &other, Some(&savepoint));
@@ -332,52 +357,552 @@ fn a_run_that_was_taken_for_dead_is_in_nobodys_way() {
     prepare(&mut *sink, 2);
     sink.commit(CheckpointId(2)).unwrap();
     assert_eq!(values(&directory), ["a", "b"]);
+    // Its files are numbered from 0, or one would seem to be missing.
+    let named = "part-0a1b2c3d-c000002-g2-a0-s0000-000000.csv";
+    assert!(visible(&directory).contains_key(named));
     drop((zombie, first));
     sink.close().unwrap();
     assert_eq!(values(&directory), ["a", "b"]);
+    assert_eq!(
+        pending(&directory),
+        0,
+        "what the first one left is gone as well"
+    );
     let staging = directory.path().join("out/.highwater");
-    assert!(!staging.exists(), "what the first one left is gone as well");
+    let left: Vec<_> = durable::names_in(&staging).unwrap();
+    assert_eq!(left, ["job-0a1b2c3d.published"]);
 }
 
 #[test]
-fn prepared_output_that_is_missing_or_leads_elsewhere_fails_the_restore() {
+fn parts_that_lead_elsewhere_fail_the_restore() {
     let directory = TempDir::new().unwrap();
     let factory = factory(&directory, "");
-    let mut sink = create(&factory, &context(0, 1), None);
-    sink.write(&batch(&["a"])).unwrap();
-    let parts = prepare(&mut *sink, 1);
-    drop(sink);
-    let fail = |parts: &[Part]| {
-        let context = SubtaskContext {
-            attempt: 1,
-            ..context(0, 1)
-        };
-        error_chain(&*factory.create(&context, Some(parts)).err().unwrap())
-    };
-    let taken = directory.path().join("out/part-0a1b2c3d-0-000000.csv");
-    fs::write(&taken, "").unwrap();
-    assert!(fail(&parts).contains("exists already"));
-    fs::remove_file(&taken).unwrap();
-    fs::remove_dir_all(directory.path().join("out/.highwater")).unwrap();
-    let error = fail(&parts);
-    assert!(
-        error.contains("prepared output of checkpoint 1 is missing")
-            && error.contains("part-0a1b2c3d-0-000000")
-    );
+    let name = "part-0a1b2c3d-c000001-g0-a0-s0000-000000.csv";
+    let leaf = "a0-s0000-000000.csv.pending";
     for (staging, file) in [
-        ("../../x", "y"),
-        (".highwater/../x", "y"),
-        (".highwater/a/b", "../y"),
-        ("/etc/a/b", "y"),
+        ("../../x".to_owned(), name),
+        (format!(".highwater/../{leaf}"), name),
+        (format!(".highwater/./{leaf}"), name),
+        (format!(".highwater//{leaf}"), name),
+        (format!("/etc/a/{leaf}"), name),
+        (format!(".highwater/a/b/{leaf}"), name),
+        (".highwater/a/notes.txt".to_owned(), name),
+        (format!(".highwater/a/{leaf}"), "../y"),
+        (format!(".highwater/a/{leaf}"), ".bashrc"),
+        (format!(".highwater/a/{leaf}"), "thesis.odt"),
     ] {
         let part = serde_json::json!(
             {"staging": staging, "file": file, "bytes": 1, "records": 1, "checkpoint": 1}
         );
+        let error = factory.create(&context(0, 1), Some(&[part])).err().unwrap();
         assert!(
-            fail(&[part]).contains("leads out of the sink's directory"),
+            error_chain(&*error).contains("leads out of the sink's directory"),
             "{staging}"
         );
     }
+}
+
+/// A part of checkpoint 1 that was prepared with `a` and not committed, and what it is about.
+struct Prepared {
+    directory: TempDir,
+    parts: Vec<Part>,
+    staged: PathBuf,
+    published: PathBuf,
+}
+
+impl Prepared {
+    fn new() -> Self {
+        let directory = TempDir::new().unwrap();
+        let mut sink = create(&factory(&directory, ""), &context(0, 1), None);
+        sink.write(&batch(&["a"])).unwrap();
+        let parts = prepare(&mut *sink, 1);
+        let path = |key: &str| {
+            directory
+                .path()
+                .join("out")
+                .join(parts[0][key].as_str().unwrap())
+        };
+        let (staged, published) = (path("staging"), path("file"));
+        Self {
+            directory,
+            parts,
+            staged,
+            published,
+        }
+    }
+
+    /// Restores in another process.
+    fn restore(&self) -> Result<Box<dyn Sink>, String> {
+        let created = factory(&self.directory, "").create(&context(0, 1), Some(&self.parts));
+        created.map_err(|error| {
+            assert!(Permanent::is_in(&*error), "{error}: nothing heals that");
+            error_chain(&*error)
+        })
+    }
+}
+
+#[test]
+fn c141_what_is_not_what_the_checkpoint_says_is_not_published() {
+    for content in ["k,b\n", "k,a", "k,a\nk,b\n", ""] {
+        let prepared = Prepared::new();
+        fs::write(&prepared.staged, content).unwrap();
+        let error = prepared.restore().err().unwrap();
+        assert!(
+            error.contains("is not what checkpoint 1 has prepared") && error.contains(".pending"),
+            "{error}"
+        );
+        let sizes = [content.len(), 4].map(|length| format!("{length} "));
+        let sums =
+            [content, "k,a\n"].map(|text| format!("{:08x}", crc32c::crc32c(text.as_bytes())));
+        let named = if content.len() == 4 { sums } else { sizes };
+        assert!(named.iter().all(|number| error.contains(number)), "{error}");
+        assert!(!prepared.published.exists());
+        // The right content can be put back.
+        fs::write(&prepared.staged, "k,a\n").unwrap();
+        assert!(prepared.restore().is_ok());
+        assert_eq!(values(&prepared.directory), ["a"]);
+    }
+    let prepared = Prepared::new();
+    fs::remove_file(&prepared.staged).unwrap();
+    symlink("/etc/passwd", &prepared.staged).unwrap();
+    assert!(
+        prepared
+            .restore()
+            .err()
+            .unwrap()
+            .contains("it is not a file")
+    );
+}
+
+#[test]
+fn c141_a_commit_compares_what_changed_since_it_was_written() {
+    let directory = TempDir::new().unwrap();
+    let mut sink = create(&factory(&directory, ""), &context(0, 1), None);
+    sink.write(&batch(&["a"])).unwrap();
+    let parts = prepare(&mut *sink, 1);
+    let staged = directory
+        .path()
+        .join("out")
+        .join(parts[0]["staging"].as_str().unwrap());
+    // The same length, in the same file or in another.
+    for replace in [false, true] {
+        if replace {
+            fs::remove_file(&staged).unwrap();
+        }
+        fs::write(&staged, "k,x\n").unwrap();
+        let modified = File::open(&staged).unwrap();
+        modified.set_modified(std::time::UNIX_EPOCH).unwrap();
+        let error = error_chain(&*sink.commit(CheckpointId(1)).unwrap_err());
+        assert!(error.contains("its CRC-32C is"), "{error}");
+    }
+    assert_eq!(visible(&directory), BTreeMap::new());
+    fs::write(&staged, "k,a\n").unwrap();
+    sink.commit(CheckpointId(1)).unwrap();
+    assert_eq!(values(&directory), ["a"]);
+}
+
+/// Attempt 0 prepares records for checkpoint 2, whose completion it does not learn of. Attempt 1 goes
+/// on from checkpoint 1 and stages other records. Then checkpoint 2 is restored after all.
+#[test]
+fn c141_output_of_one_attempt_is_never_that_of_another() {
+    let directory = TempDir::new().unwrap();
+    let process = factory(&directory, "");
+    let mut sink = create(&process, &context(0, 1), None);
+    sink.write(&batch(&["1"])).unwrap();
+    let first = prepare(&mut *sink, 1);
+    sink.commit(CheckpointId(1)).unwrap();
+    sink.write(&batch(&["2"])).unwrap();
+    let second = prepare(&mut *sink, 2);
+    drop(sink);
+    let restarted = SubtaskContext {
+        attempt: 1,
+        ..context(0, 1)
+    };
+    let mut sink = create(&process, &restarted, Some(&first));
+    sink.write(&batch(&["other"])).unwrap();
+    let other = prepare(&mut *sink, 3);
+    assert_ne!(second[0]["staging"], other[0]["staging"]);
+    assert_ne!(second[0]["file"], other[0]["file"]);
+    drop((sink, process));
+    let error = factory(&directory, "").create(&context(0, 1), Some(&second));
+    let error = error_chain(&*error.err().unwrap());
+    assert!(
+        error.contains("output of checkpoint 2 is lost") && error.contains("(1 records)"),
+        "{error}"
+    );
+    assert_eq!(values(&directory), ["1"]);
+}
+
+#[test]
+fn what_is_published_is_not_written_over() {
+    let prepared = Prepared::new();
+    fs::write(&prepared.published, "k,b\n").unwrap();
+    let error = prepared.restore().err().unwrap();
+    assert!(
+        error.contains("is not what checkpoint 1 has prepared") && !error.contains(".pending"),
+        "{error}"
+    );
+    assert_eq!(values(&prepared.directory), ["b"]);
+    // Both names of one file, as after a power loss.
+    fs::write(&prepared.published, "k,a\n").unwrap();
+    prepared.restore().unwrap();
+    assert_eq!(values(&prepared.directory), ["a"]);
+    assert!(!prepared.staged.exists());
+    fs::write(&prepared.staged, "x").unwrap();
+    let taken = durable::rename_to_free(&prepared.staged, &prepared.published);
+    assert_eq!(taken.unwrap_err().kind(), ErrorKind::AlreadyExists);
+    assert_eq!(values(&prepared.directory), ["a"]);
+}
+
+#[test]
+fn what_a_consumer_has_taken_does_not_fail_a_restore() {
+    let prepared = Prepared::new();
+    // Published, and nothing was completed since.
+    prepared.restore().unwrap();
+    fs::rename(
+        &prepared.published,
+        prepared.directory.path().join("mine.csv"),
+    )
+    .unwrap();
+    for _ in 0..2 {
+        let mut sink = prepared.restore().unwrap();
+        assert_eq!(visible(&prepared.directory), BTreeMap::new());
+        sink.write(&batch(&["b"])).unwrap();
+    }
+    // The same where it was committed by the process that wrote it.
+    let directory = TempDir::new().unwrap();
+    let mut sink = create(&factory(&directory, ""), &context(0, 1), None);
+    sink.write(&batch(&["a"])).unwrap();
+    let parts = prepare(&mut *sink, 1);
+    sink.commit(CheckpointId(1)).unwrap();
+    sink.write(&batch(&["b"])).unwrap();
+    let unknown = prepare(&mut *sink, 2);
+    drop(sink);
+    for name in visible(&directory).into_keys() {
+        fs::remove_file(directory.path().join("out").join(name)).unwrap();
+    }
+    create(&factory(&directory, ""), &context(0, 1), Some(&parts));
+    // What was never published and is gone is lost, though earlier files are noted.
+    let lost = factory(&directory, "").create(&context(0, 1), Some(&unknown));
+    let lost = error_chain(&*lost.err().unwrap());
+    assert!(
+        lost.contains("output of checkpoint 2 is lost") && lost.contains("put one of them back"),
+        "{lost}"
+    );
+}
+
+/// The version before this one named and described its files otherwise.
+#[test]
+fn output_of_the_version_before_is_committed() {
+    let directory = TempDir::new().unwrap();
+    let place = directory.path().join("out/.highwater/job-0a1b2c3d.g1");
+    fs::create_dir_all(&place).unwrap();
+    fs::write(place.join("part-0a1b2c3d-0-000004.csv.pending"), "k,a\n").unwrap();
+    fs::write(place.join("part-0a1b2c3d-0-000005.csv.pending"), "k,lost\n").unwrap();
+    let part = serde_json::json!({
+        "staging": ".highwater/job-0a1b2c3d.g1/part-0a1b2c3d-0-000004.csv.pending",
+        "file": "part-0a1b2c3d-0-000004.csv", "bytes": 4, "records": 1, "checkpoint": 7
+    });
+    let owner = SubtaskContext {
+        generation: 2,
+        ..context(0, 1)
+    };
+    let parts = [part];
+    create(&factory(&directory, ""), &owner, Some(&parts));
+    assert_eq!(values(&directory), ["a"]);
+    assert_eq!(pending(&directory), 0);
+    let published = directory.path().join("out/part-0a1b2c3d-0-000004.csv");
+    fs::remove_file(&published).unwrap();
+    create(&factory(&directory, ""), &owner, Some(&parts));
+    // Without the note nobody knows; putting it back helps.
+    abandon(&factory(&directory, ""), 2);
+    let lost = factory(&directory, "").create(&owner, Some(&parts));
+    assert!(error_chain(&*lost.err().unwrap()).contains("output of checkpoint 7 is lost"));
+    fs::write(&published, "k,a\n").unwrap();
+    create(&factory(&directory, ""), &owner, Some(&parts));
+}
+
+fn owner(generation: u64) -> SubtaskContext {
+    SubtaskContext {
+        generation,
+        ..context(0, 1)
+    }
+}
+
+/// A run that prepares a record and is killed.
+fn killed(directory: &TempDir, context: &SubtaskContext) -> Vec<Part> {
+    let mut sink = create(&factory(directory, ""), context, None);
+    sink.write(&batch(&["staged"])).unwrap();
+    prepare(&mut *sink, 1)
+}
+
+#[test]
+fn c142_what_a_successor_has_staged_survives_a_fenced_owner() {
+    let directory = TempDir::new().unwrap();
+    killed(&directory, &owner(1));
+    let parts = killed(&directory, &owner(2));
+    fs::create_dir_all(directory.path().join("out/.highwater/job-0a1b2c3d.g02")).unwrap();
+    assert_eq!(
+        pending(&directory),
+        1,
+        "the second run has cleaned up after the first"
+    );
+    abandon(&factory(&directory, ""), 1);
+    assert_eq!(pending(&directory), 1);
+    create(&factory(&directory, ""), &owner(3), Some(&parts));
+    assert_eq!(values(&directory), ["staged"]);
+    abandon(&factory(&directory, ""), 3);
+    let left = durable::names_in(&directory.path().join("out/.highwater")).unwrap();
+    assert_eq!(left, ["job-0a1b2c3d.g02"], "not a name that we write");
+}
+
+#[test]
+fn c152_what_killed_runs_have_staged_goes_with_the_next_run() {
+    let directory = TempDir::new().unwrap();
+    for generation in [0, 1, 2] {
+        killed(&directory, &owner(generation));
+    }
+    let other = SubtaskContext {
+        job_id: "job".to_owned(),
+        ..owner(1)
+    };
+    killed(&directory, &other);
+    assert_eq!(pending(&directory), 2);
+    for restored in [None, Some(&[][..])] {
+        create(&factory(&directory, ""), &owner(5), restored);
+        assert_eq!(pending(&directory), 1, "that of another job stays");
+        killed(&directory, &owner(4));
+        assert_eq!(pending(&directory), 2);
+    }
+}
+
+#[test]
+fn c159_links_are_refused_by_name_and_not_followed() {
+    for link in [
+        ".highwater",
+        ".highwater/job-0a1b2c3d",
+        ".highwater/job-0a1b2c3d.published",
+    ] {
+        let directory = TempDir::new().unwrap();
+        let elsewhere = directory.path().join("elsewhere");
+        fs::create_dir_all(&elsewhere).unwrap();
+        fs::write(elsewhere.join("a0-s0000-000000.csv.pending"), "mine").unwrap();
+        fs::write(
+            elsewhere.join("0a1b2c3d-g0-a0-s0000-c000001-000001"),
+            "mine",
+        )
+        .unwrap();
+        let link = directory.path().join("out").join(link);
+        fs::create_dir_all(link.parent().unwrap()).unwrap();
+        symlink(&elsewhere, &link).unwrap();
+        let factory = factory(&directory, "");
+        let refused = |error: BoxError| {
+            let error = error_chain(&*error);
+            let named = format!("`{}` is a symbolic link", link.display());
+            assert!(error.contains(&named), "{error}");
+        };
+        refused(factory.create(&context(0, 1), None).err().unwrap());
+        refused(factory.abandon("job-0a1b2c3d", 9).unwrap_err());
+        refused(factory.withdraw(&origin(), 0).unwrap_err());
+        assert_eq!(fs::read_dir(&elsewhere).unwrap().count(), 2);
+    }
+}
+
+/// Publishes a file for each of checkpoints 1 to 3 and of two subtasks.
+fn three_checkpoints(directory: &TempDir, context_of: impl Fn(u32) -> SubtaskContext) {
+    let factory = factory(directory, "header = true");
+    let mut sinks: Vec<_> = (0..2)
+        .map(|s| create(&factory, &context_of(s), None))
+        .collect();
+    for id in 1..=3 {
+        for sink in &mut sinks {
+            sink.write(&batch(&["a", "\"two\nlines\"", "\"a \"\"b\"\"\""]))
+                .unwrap();
+            prepare(&mut **sink, id);
+            sink.commit(CheckpointId(id)).unwrap();
+        }
+    }
+}
+
+#[test]
+fn c147_what_was_published_after_a_checkpoint_is_counted_and_withdrawn() {
+    let directory = TempDir::new().unwrap();
+    let out = directory.path().join("out");
+    three_checkpoints(&directory, |subtask| SubtaskContext {
+        generation: 4,
+        ..context(subtask, 2)
+    });
+    // Neither of this run, nor a name that we write.
+    let others = [
+        "part-ffffffff-c000003-g4-a0-s0000-000002.csv",
+        "part-0a1b2c3d-c000003-g4-a0-s0000-000002.csv.gz",
+        "part-0a1b2c3d-c3-g4-a0-s0000-000002.csv",
+        "copy of part-0a1b2c3d-c000003-g4-a0-s0000-000002.csv",
+    ];
+    for name in others {
+        fs::write(out.join(name), "mine").unwrap();
+    }
+    let factory = factory(&directory, "header = true");
+    let published = |after| factory.published_after(&origin(), after).unwrap();
+    for (after, files) in [(0, 6), (1, 4), (2, 2), (3, 0)] {
+        let expected = Published {
+            files,
+            records: 3 * files,
+            more_records: false,
+        };
+        assert_eq!(published(after), expected);
+    }
+    assert!(factory.can_withdraw());
+    let withdrawn = factory.withdraw(&origin(), 1).unwrap();
+    let expected = Withdrawn {
+        files: 4,
+        missing: Vec::new(),
+    };
+    assert_eq!(withdrawn, expected);
+    assert_eq!(published(0).files, 2);
+    assert_eq!(published(1), Published::default());
+    assert!(others.iter().all(|name| out.join(name).exists()));
+    assert_eq!(
+        factory.withdraw(&origin(), 1).unwrap(),
+        Withdrawn::default()
+    );
+    // Nothing is there at all.
+    fs::remove_dir_all(&out).unwrap();
+    assert_eq!(published(0), Published::default());
+    assert_eq!(
+        factory.withdraw(&origin(), 0).unwrap(),
+        Withdrawn::default()
+    );
+}
+
+#[test]
+fn c147_what_a_consumer_has_taken_is_named_when_it_should_be_withdrawn() {
+    let name = |checkpoint: u64, counter: u64| {
+        format!("part-0a1b2c3d-c00000{checkpoint}-g0-a0-s0001-00000{counter}.csv")
+    };
+    let pattern = |counter: u64| format!("part-0a1b2c3d-c*-g0-a0-s0001-00000{counter}.*");
+    // Those taken, and those named when checkpoint 1 is gone back to.
+    for (taken, missing) in [
+        (vec![name(1, 0)], vec![]),
+        (vec![name(2, 1)], vec![pattern(1)]),
+        (vec![name(3, 2)], vec![pattern(2)]),
+        (
+            vec![name(1, 0), name(2, 1), name(3, 2)],
+            vec![format!("{} to {}", pattern(1), pattern(2))],
+        ),
+    ] {
+        let directory = TempDir::new().unwrap();
+        three_checkpoints(&directory, |subtask| context(subtask, 2));
+        for name in &taken {
+            fs::remove_file(directory.path().join("out").join(name)).unwrap();
+        }
+        let factory = factory(&directory, "header = true");
+        let withdrawn = factory.withdraw(&origin(), 1).unwrap();
+        assert_eq!(withdrawn.missing, missing, "{taken:?}");
+        assert_eq!(
+            factory.withdraw(&origin(), 1).unwrap(),
+            Withdrawn::default()
+        );
+    }
+}
+
+#[test]
+fn c147_checkpoint_that_is_gone_back_to_finds_its_staged_output() {
+    let directory = TempDir::new().unwrap();
+    let mut sink = create(&factory(&directory, ""), &owner(1), None);
+    sink.write(&batch(&["a"])).unwrap();
+    let parts = prepare(&mut *sink, 1);
+    sink.write(&batch(&["b"])).unwrap();
+    prepare(&mut *sink, 2);
+    let lives = factory(&directory, "").withdraw(&origin(), 1).unwrap_err();
+    assert!(
+        lives
+            .to_string()
+            .contains("another run of job `job-0a1b2c3d` still writes"),
+        "{lives}"
+    );
+    drop(sink);
+    // Killed before it committed either.
+    factory(&directory, "").withdraw(&origin(), 1).unwrap();
+    create(&factory(&directory, ""), &owner(2), Some(&parts));
+    assert_eq!(values(&directory), ["a"]);
+    assert_eq!(pending(&directory), 0);
+}
+
+#[test]
+fn c147_output_of_the_version_before_is_left_to_people() {
+    let directory = TempDir::new().unwrap();
+    let out = directory.path().join("out");
+    fs::create_dir_all(&out).unwrap();
+    fs::write(out.join("part-0a1b2c3d-0-000004.csv"), "k,a\n").unwrap();
+    let factory = factory(&directory, "");
+    let origin = Origin {
+        run: String::new(),
+        ..origin()
+    };
+    let published = factory.published_after(&origin, 3).unwrap();
+    assert_eq!((published.files, published.more_records), (1, true));
+    let error = factory.withdraw(&origin, 3).unwrap_err().to_string();
+    assert!(
+        error.contains("part-0a1b2c3d-0-000004.csv") && error.contains("after checkpoint 3"),
+        "{error}"
+    );
+    assert!(out.join("part-0a1b2c3d-0-000004.csv").exists());
+}
+
+#[test]
+fn c149_a_directory_that_is_gone_ends_the_job() {
+    let directory = TempDir::new().unwrap();
+    let factory = factory(&directory, "");
+    let out = directory.path().join("out");
+    let mut sink = create(&factory, &context(0, 1), None);
+    sink.write(&batch(&["a"])).unwrap();
+    let parts = prepare(&mut *sink, 1);
+    sink.commit(CheckpointId(1)).unwrap();
+    sink.write(&batch(&["b"])).unwrap();
+    fs::rename(&out, directory.path().join("moved")).unwrap();
+    let restarted = SubtaskContext {
+        attempt: 1,
+        ..context(0, 1)
+    };
+    for error in [
+        sink.prepare(CheckpointId(2)).unwrap_err(),
+        factory.create(&restarted, Some(&parts)).err().unwrap(),
+    ] {
+        assert!(Permanent::is_in(&*error), "{error}");
+        let named = format!("the output directory `{}` was removed", out.display());
+        assert!(error.to_string().contains(&named), "{error}");
+    }
+    assert!(!out.exists(), "it is not made again");
+    // Only the staging place is gone: the next attempt makes it again.
+    fs::rename(directory.path().join("moved"), &out).unwrap();
+    fs::remove_dir_all(out.join(".highwater")).unwrap();
+    let mut sink = create(&factory, &restarted, Some(&[]));
+    sink.write(&batch(&["b"])).unwrap();
+    prepare(&mut *sink, 2);
+    sink.commit(CheckpointId(2)).unwrap();
+    assert_eq!(values(&directory), ["a", "b"]);
+}
+
+#[test]
+fn c149_only_what_cannot_heal_is_marked() {
+    let root = TempDir::new().unwrap();
+    for (kind, permanent) in [
+        (ErrorKind::PermissionDenied, true),
+        (ErrorKind::ReadOnlyFilesystem, true),
+        (ErrorKind::NotADirectory, true),
+        (ErrorKind::StorageFull, false),
+        (ErrorKind::Other, false),
+        (ErrorKind::NotFound, false),
+    ] {
+        let cause = anyhow::Error::new(io::Error::from(kind)).context("cannot write `x`");
+        let error = trouble::classify(cause, root.path());
+        assert_eq!(Permanent::is_in(&*error), permanent, "{error}");
+        assert!(error_chain(&*error).contains("cannot write `x`: "));
+    }
+    let cause = anyhow::Error::new(io::Error::from(ErrorKind::NotFound));
+    let error = trouble::classify(cause, &root.path().join("gone"));
+    assert!(Permanent::is_in(&*error), "{error}");
 }
 
 #[test]
@@ -409,7 +934,8 @@ fn much_output_is_written_whole() {
     sink.commit(CheckpointId(1)).unwrap();
     assert_eq!(parts[0]["bytes"], expected.len());
     assert_eq!(parts[0]["records"], 5000);
-    assert!(visible(&directory)["part-0a1b2c3d-0-000000.csv"] == expected);
+    assert_eq!(parts[0]["crc32c"], crc32c::crc32c(expected.as_bytes()));
+    assert!(visible(&directory)["part-0a1b2c3d-c000001-g0-a0-s0000-000000.csv"] == expected);
 }
 
 #[test]
@@ -455,12 +981,4 @@ fn a_place_that_cannot_be_written_is_refused_before_the_start() {
         "a check makes nothing"
     );
     assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
-}
-
-#[test]
-fn jobs_have_short_names_of_eight_digits() {
-    assert_eq!(staging::short_job_id("count-words-0a1b2c3d"), "0a1b2c3d");
-    let named = staging::short_job_id("my-job");
-    assert!(named.len() == 8 && named.bytes().all(|byte| byte.is_ascii_hexdigit()));
-    assert_ne!(named, staging::short_job_id("my-jobs"));
 }

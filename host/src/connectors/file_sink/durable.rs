@@ -1,0 +1,157 @@
+//! Directories and names that survive a power loss.
+//!
+//! A new name is durable when the directory that has it is flushed, a new directory when that with its
+//! name in it is. So every directory from the root of the file system down to where a sink writes is
+//! flushed once before anything in it is announced, also those that were there already: an earlier run
+//! may have made them and been killed before it flushed them. Flushing one that has not changed costs
+//! nothing.
+
+use std::fs::{self, File};
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::io::Errno;
+
+use super::trouble;
+
+/// Makes a directory with all that it lies in, and flushes each of them. Returns whether it was there
+/// already.
+///
+/// # Errors
+/// One cannot be made or flushed.
+pub(crate) fn make_directories(path: &Path) -> anyhow::Result<bool> {
+    let path = std::path::absolute(path)
+        .with_context(|| format!("cannot find the directory of `{}`", path.display()))?;
+    let mut existed = true;
+    let above: Vec<&Path> = path.ancestors().collect();
+    for directory in above.into_iter().rev() {
+        if !directory.is_dir() {
+            match fs::create_dir(directory) {
+                Ok(()) => existed = false,
+                // By another subtask or run, just now.
+                Err(error) if error.kind() == ErrorKind::AlreadyExists && directory.is_dir() => {}
+                Err(error) => {
+                    return Err(error)
+                        .with_context(|| format!("cannot create `{}`", directory.display()));
+                }
+            }
+        }
+        match sync_directory(directory) {
+            // Another's, which we may not list; nor have we made anything in it.
+            Err(_) if existed && directory != path => {}
+            synced => synced?,
+        }
+        if !existed && let Some(parent) = directory.parent() {
+            sync_directory(parent)?;
+        }
+    }
+    Ok(existed)
+}
+
+/// Makes a directory in one that is there and flushes both. A symbolic link in its place is refused.
+///
+/// # Errors
+/// It cannot be made or flushed, or is something else than a directory.
+pub(crate) fn make_directory(path: &Path) -> anyhow::Result<()> {
+    if !is_own_directory(path)? {
+        match fs::create_dir(path) {
+            Err(error) if error.kind() != ErrorKind::AlreadyExists => {
+                return Err(error).with_context(|| format!("cannot create `{}`", path.display()));
+            }
+            _ => {}
+        }
+    }
+    sync_directory(path)?;
+    path.parent().map_or(Ok(()), sync_directory)
+}
+
+/// Whether there is a directory of this name. One that a link leads to is not taken for ours: what is
+/// written and removed in it would be somewhere else.
+///
+/// # Errors
+/// It is a symbolic link or a file, or cannot be looked at.
+pub(crate) fn is_own_directory(path: &Path) -> anyhow::Result<bool> {
+    match fs::symlink_metadata(path) {
+        Ok(metadata) if metadata.is_dir() => Ok(true),
+        Ok(metadata) if metadata.is_symlink() => Err(trouble::permanent(format!(
+            "`{}` is a symbolic link, and output is staged in a directory of its own only: remove \
+             the link",
+            path.display()
+        ))),
+        Ok(_) => Err(io::Error::from(ErrorKind::NotADirectory))
+            .with_context(|| format!("cannot use `{}`", path.display())),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error).with_context(|| format!("cannot look at `{}`", path.display())),
+    }
+}
+
+/// Makes the names in a directory durable.
+///
+/// # Errors
+/// The directory cannot be synced.
+pub(crate) fn sync_directory(path: &Path) -> anyhow::Result<()> {
+    // The parent of a relative name of one part.
+    let directory = if path.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        path
+    };
+    let sync = || -> io::Result<()> { File::open(directory)?.sync_all() };
+    sync().with_context(|| format!("cannot sync the directory `{}`", directory.display()))
+}
+
+/// Gives a file a name that is free, in one step: it has the old name or the new one. The directories
+/// are still to be synced.
+///
+/// # Errors
+/// The name is taken (`AlreadyExists`), the file is not there, and whatever else may be.
+pub(crate) fn rename_to_free(from: &Path, to: &Path) -> io::Result<()> {
+    match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+        // A file system that cannot do that (NFS, some in user space). A link and a removal would be
+        // two steps: killed between them, a file that a consumer has taken meanwhile is published
+        // again. Looking first leaves a moment in which another might take the name, but nobody else
+        // makes such names.
+        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {
+            match fs::symlink_metadata(to) {
+                Ok(_) => return Err(ErrorKind::AlreadyExists.into()),
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+            fs::rename(from, to)
+        }
+        renamed => Ok(renamed?),
+    }
+}
+
+/// The names in a directory. None if there is no directory.
+///
+/// # Errors
+/// It cannot be listed.
+pub(crate) fn names_in(directory: &Path) -> anyhow::Result<Vec<String>> {
+    let failed = || format!("cannot list `{}`", directory.display());
+    let entries = match fs::read_dir(directory) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.with_context(failed)?,
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        // A name that is not text is none of ours.
+        names.extend(entry.with_context(failed)?.file_name().into_string());
+    }
+    Ok(names)
+}
+
+/// Removes a file that may have been removed before.
+///
+/// # Errors
+/// It cannot be removed.
+pub(crate) fn remove_file(path: &PathBuf) -> anyhow::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove `{}`", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
