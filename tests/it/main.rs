@@ -24,6 +24,7 @@ mod examples; // every folder of examples/ does what its README says
 mod failures; // checkpoints that fail
 mod graph; // jobs that are more than a chain
 mod guests; // traps, limits, grants, components that are none
+mod inputs; // a job that resumes, and input that is not what it was
 mod kills; // hundreds of kills at random moments
 mod life; // checkpoints while a job runs
 mod placement; // state in metadata or in files

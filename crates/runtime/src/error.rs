@@ -6,6 +6,7 @@ use dataflow::state::RestoreError;
 
 use crate::BoxError;
 use crate::operator::{Failure, FailureKind};
+use crate::source::InputChanged;
 
 /// What goes wrong with a running job. Names operator and subtask; the causes are behind it.
 #[derive(Debug, thiserror::Error)]
@@ -141,6 +142,7 @@ impl Error {
             Self::Fenced(_) => Class::Fenced,
             Self::Operator { failure, .. } if failure.kind == FailureKind::Config => Class::Refused,
             _ if initial => Class::Refused,
+            Self::Connector { .. } if InputChanged::find(self).is_some() => Class::Permanent,
             _ => Class::Retry,
         }
     }

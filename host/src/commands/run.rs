@@ -225,7 +225,12 @@ impl EndOfJob<'_> {
                     resume: checkpoint.as_deref().map(|path| self.resume(path)),
                     checkpoint,
                 });
+                let changed = runtime::InputChanged::find(error.as_ref());
+                let choices = changed.map(|changed| changed.choices.clone());
                 let mut told = Error::with(exit, *error);
+                if let Some(choices) = choices {
+                    told = told.hint(choices);
+                }
                 if let Some(reason) = gave_up {
                     told = told.hint(format!("it is not started again: {reason}"));
                 }
