@@ -17,6 +17,7 @@ use serde::Serialize;
 mod options;
 
 mod blocks;
+mod changed;
 mod csv_rows;
 mod decoder;
 mod encoder;

@@ -25,6 +25,7 @@ mod failures; // checkpoints that fail
 mod graph; // jobs that are more than a chain
 mod guests; // traps, limits, grants, components that are none
 mod hostile; // checkpoints that were made to deceive
+mod inputs; // a job that resumes, and input that is not what it was
 mod kills; // hundreds of kills at random moments
 mod life; // checkpoints while a job runs
 mod placement; // state in metadata or in files

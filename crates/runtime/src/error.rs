@@ -6,6 +6,7 @@ use dataflow::state::RestoreError;
 
 use crate::BoxError;
 use crate::operator::{Failure, FailureKind};
+use crate::source::InputChanged;
 use crate::text::{line, lines};
 
 /// What goes wrong with a running job. Names operator and subtask; the causes are behind it.
@@ -146,6 +147,7 @@ impl Error {
             Self::Operator { failure, .. } if failure.kind == FailureKind::Config => Class::Refused,
             _ if initial => Class::Refused,
             Self::Connector { source, .. } if Permanent::is_in(source.as_ref()) => Class::Permanent,
+            Self::Connector { .. } if InputChanged::find(self).is_some() => Class::Permanent,
             _ => Class::Retry,
         }
     }

@@ -44,7 +44,7 @@ pub use keeper::Keeper;
 pub use operator::{Call, Failure, FailureKind, Operator, OperatorFactory};
 pub use output::Output;
 pub use sink::{Delivery, Origin, Published, Sink, SinkFactory, Withdrawn};
-pub use source::{Source, SourceFactory, SourceStatus};
+pub use source::{InputChanged, Source, SourceFactory, SourceStatus};
 
 /// An error from a source, a sink, a factory: what happened, with the causes behind it.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;

@@ -14,7 +14,7 @@ use dataflow::state::{KeyedState, StateKind};
 
 use crate::error::Error;
 use crate::graph::{JobGraph, NodeKind};
-use crate::source::Part;
+use crate::source::{InputChanged, Part};
 
 /// What is going to be restored: shown to the user before the first record.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -222,6 +222,14 @@ pub enum Mismatch {
         /// In the job.
         now: String,
     },
+    /// The input of a source is not what it was.
+    #[error("source `{operator}`: its input has changed since the checkpoint{}", listed(&changed.differences))]
+    InputChanged {
+        /// The source.
+        operator: String,
+        /// What differs.
+        changed: InputChanged,
+    },
     /// An id that stands for something else now.
     #[error("`{operator}` was {} and is {}", with_article(was), with_article(now))]
     RoleChanged {
@@ -261,6 +269,10 @@ impl fmt::Display for Renamed<'_> {
             ),
         }
     }
+}
+
+fn listed(lines: &[String]) -> String {
+    lines.iter().map(|line| format!("\n    {line}")).collect()
 }
 
 fn with_article(role: &str) -> String {
@@ -352,7 +364,15 @@ pub fn check(
             .flat_map(|subtask| subtask.parts.iter().cloned())
             .collect();
         match &node.kind {
-            NodeKind::Source(source) => push(Verdict::Continues(source.describe_position(&parts))),
+            NodeKind::Source(source) => {
+                push(Verdict::Continues(source.describe_position(&parts)));
+                if let Err(changed) = source.compare(&node.id, &parts) {
+                    mismatches.push(Mismatch::InputChanged {
+                        operator: node.id.clone(),
+                        changed,
+                    });
+                }
+            }
             NodeKind::Sink(_) => push(Verdict::Commits(parts.len())),
             NodeKind::Operator(operator) => {
                 for (label, now) in &operator.labels {

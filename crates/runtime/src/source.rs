@@ -58,8 +58,45 @@ pub trait SourceFactory: Send + Sync {
         restored: Option<&[Part]>,
     ) -> Result<Box<dyn Source>, BoxError>;
 
+    /// Compares the input with what it was when the position was recorded, before anything of the
+    /// job is started or changed. `source` is the source's id. [`SourceFactory::create`] compares as
+    /// well, because the input may change while the job runs, and fails with the same error.
+    ///
+    /// # Errors
+    /// The input has changed such that records would be lost or doubled.
+    fn compare(&self, source: &str, restored: &[Part]) -> Result<(), InputChanged> {
+        let _ = (source, restored);
+        Ok(())
+    }
+
     /// For the restore report, behind the source's id: `continues behind …`.
     fn describe_position(&self, restored: &[Part]) -> String;
+}
+
+/// The input of a source is not what it was when the position was recorded. Trying again does not
+/// help: the job is refused, or fails and is not restarted.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("its input has changed since the checkpoint: {}", differences.join("; "))]
+pub struct InputChanged {
+    /// What differs, a line for each; not more than a person reads.
+    pub differences: Vec<String>,
+    /// What the user can do.
+    pub choices: String,
+}
+
+impl InputChanged {
+    /// Finds it among an error and its causes.
+    #[must_use]
+    pub fn find<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a Self> {
+        let mut next = Some(error);
+        while let Some(error) = next {
+            if let Some(found) = error.downcast_ref() {
+                return Some(found);
+            }
+            next = error.source();
+        }
+        None
+    }
 }
 
 /// Wakes a subtask from another thread.

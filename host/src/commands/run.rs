@@ -245,7 +245,12 @@ impl EndOfJob<'_> {
                     checkpoint,
                     metrics: self.prepared.metrics(),
                 });
+                let changed = runtime::InputChanged::find(error.as_ref());
+                let choices = changed.map(|changed| changed.choices.clone());
                 let mut told = Error::with(exit, *error);
+                if let Some(choices) = choices {
+                    told = told.hint(choices);
+                }
                 if let Some(reason) = gave_up {
                     told = told.hint(format!("it is not started again: {reason}"));
                 }

@@ -11,17 +11,33 @@ const BLOCK: usize = 256 << 10;
 /// The longest record that is read, in bytes: more is a broken file, and must not eat the memory.
 pub(crate) const MAX_RECORD: usize = 64 << 20;
 
+/// So many of the bytes consumed last stay at hand, for [`Blocks::tail`].
+pub(crate) const TAIL: usize = 4 << 10;
+
 /// A stream of bytes, read ahead.
 pub(crate) struct Blocks {
     input: Box<dyn Read + Send>,
     buffer: Vec<u8>,
-    /// The bytes that are read and not consumed are `buffer[start..end]`.
+    /// The bytes that are read and not consumed are `buffer[start..end]`; before them are some that
+    /// were consumed, at least [`TAIL`] if so many were.
     start: usize,
     end: usize,
     /// Offset in the stream of `buffer[start]`.
     offset: u64,
     /// Length of the stream, once its end was seen.
     length: Option<u64>,
+    checksum: Option<Checksum>,
+}
+
+/// The checksum of what is consumed of a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Checksum {
+    /// The first byte that it covers.
+    pub(crate) from: u64,
+    /// One past the last byte that it covers.
+    pub(crate) to: u64,
+    /// CRC-32C of these bytes.
+    pub(crate) crc: u32,
 }
 
 /// What [`Blocks::fill`] has done.
@@ -43,7 +59,34 @@ impl Blocks {
             end: 0,
             offset,
             length: None,
+            checksum: None,
         }
+    }
+
+    /// From here on keeps a checksum of what is consumed: continues `crc`, that of the bytes from
+    /// `from` to here.
+    pub(crate) fn keep_checksum(&mut self, from: u64, crc: u32) {
+        let to = self.offset();
+        self.checksum = Some(Checksum { from, to, crc });
+    }
+
+    /// The checksum of all bytes up to [`Blocks::offset`], if one is kept.
+    pub(crate) fn checksum(&mut self) -> Option<Checksum> {
+        let to = self.offset();
+        let checksum = self.checksum.as_mut()?;
+        // What was consumed since the last time is still in the buffer. A line end that was added
+        // to the last line is not among it, because `to` does not count it.
+        let first = self.start - (self.offset - checksum.to) as usize;
+        let bytes = &self.buffer[first..first + (to - checksum.to) as usize];
+        checksum.crc = crc32c::crc32c_append(checksum.crc, bytes);
+        checksum.to = to;
+        Some(*checksum)
+    }
+
+    /// The bytes that were consumed last: [`TAIL`] of them, or as many as there were.
+    pub(crate) fn tail(&self) -> &[u8] {
+        let end = self.start - (self.offset - self.offset()) as usize;
+        &self.buffer[end.saturating_sub(TAIL)..end]
     }
 
     /// What was read and not consumed.
@@ -81,10 +124,12 @@ impl Blocks {
         if self.ended() {
             return Ok(Filled::Ended);
         }
+        // Once per block and not per record: so it costs next to nothing.
+        self.checksum();
         let len = self.end - self.start;
-        if self.start > 0 {
-            self.buffer.copy_within(self.start..self.end, 0);
-            (self.start, self.end) = (0, len);
+        if self.start > TAIL {
+            self.buffer.copy_within(self.start - TAIL..self.end, 0);
+            (self.start, self.end) = (TAIL, TAIL + len);
         }
         if self.buffer.len() < BLOCK {
             self.buffer.resize(BLOCK, 0);
@@ -204,6 +249,40 @@ mod tests {
         let mut short = blocks("\u{feff}");
         short.skip_byte_order_mark().unwrap();
         assert!(short.data().is_empty());
+    }
+
+    /// However it is read and consumed, the checksum is that of the bytes, and the tail is their end.
+    #[test]
+    fn the_checksum_covers_what_was_consumed_and_no_more() {
+        let text: Vec<u8> = (0..700_001_u32).map(|n| (n % 251) as u8).collect();
+        for step in [1, 100, 4095, 4096, 4097, 100_000] {
+            let mut blocks = Blocks::new(Box::new(io::Cursor::new(text.clone())), 0);
+            let skipped = 10;
+            assert!(blocks.skip_to(skipped).unwrap());
+            blocks.keep_checksum(0, crc32c::crc32c(&text[..skipped as usize]));
+            loop {
+                let count = step.min(blocks.data().len());
+                blocks.consume(count);
+                let offset = blocks.offset() as usize;
+                if step > 1 || offset.is_multiple_of(10_007) {
+                    let expected = Checksum {
+                        from: 0,
+                        to: offset as u64,
+                        crc: crc32c::crc32c(&text[..offset]),
+                    };
+                    assert_eq!(blocks.checksum(), Some(expected));
+                    assert_eq!(blocks.tail(), &text[offset.saturating_sub(TAIL)..offset]);
+                }
+                if count == 0 && blocks.fill().unwrap() == Filled::Ended && blocks.data().is_empty()
+                {
+                    break;
+                }
+            }
+            let crc = crc32c::crc32c(&text);
+            let to = text.len() as u64;
+            assert_eq!(blocks.checksum(), Some(Checksum { from: 0, to, crc }));
+            assert_eq!(blocks.tail(), &text[text.len() - TAIL..]);
+        }
     }
 
     #[test]

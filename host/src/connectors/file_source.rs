@@ -2,23 +2,25 @@
 //!
 //! Which files there are is settled once, when the job is prepared, and from then on by its
 //! checkpoints: a restored job reads the files that its snapshot names, from the exact record, and
-//! does not look for new ones. A file that is gone or shorter than it was fails the job, for its
-//! records would silently be missing.
+//! does not look for new ones. A file that has changed before that record is refused, because its
+//! records would be lost or doubled in silence; see [`comparison`].
 
 use std::collections::VecDeque;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context as _, anyhow, bail};
 use dataflow::Batch;
 use runtime::source::Part;
-use runtime::{BoxError, Source, SourceFactory, SourceStatus, SubtaskContext};
+use runtime::{BoxError, InputChanged, Source, SourceFactory, SourceStatus, SubtaskContext};
 use serde::{Deserialize, Serialize};
 
 use self::inputs::{Compression, InputFile};
-use self::split::{Done, PositionPart, Split};
+use self::position::Position;
+use self::split::{Done, Split};
 use super::blocks::Blocks;
+use super::changed::Changed;
 use super::csv_rows::CsvRows;
 use super::decoder::{Counts, DecodeError, Decoder, Stopped};
 use super::format::RecordFormat;
@@ -26,7 +28,9 @@ use super::options::{OneOrMany, Problem};
 use super::plan::Plan;
 use super::timestamp::TimestampOptions;
 
+mod comparison;
 pub(crate) mod inputs;
+mod position;
 pub(crate) mod split;
 
 /// Options of the connector `file` as a source.
@@ -43,6 +47,8 @@ pub(crate) struct FileSourceOptions {
     /// The field that holds the event time.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) timestamp: Option<TimestampOptions>,
+    /// What to do when the job resumes and files have changed.
+    pub(crate) changed: Changed,
 }
 
 impl FileSourceOptions {
@@ -92,6 +98,8 @@ impl FileSourceOptions {
                 base_dir: base_dir.to_owned(),
                 files,
                 plan: Arc::new(plan),
+                changed: self.changed,
+                compared: Mutex::default(),
             }),
             None => Err(problems),
         }
@@ -143,6 +151,17 @@ pub(crate) struct FileSourceFactory {
     base_dir: PathBuf,
     files: Vec<InputFile>,
     plan: Arc<Plan>,
+    changed: Changed,
+    /// The position that was compared last: it is the same for all subtasks of an attempt, and
+    /// comparing it may take reading much.
+    compared: Mutex<Option<Compared>>,
+}
+
+/// A position whose files were compared.
+struct Compared {
+    attempt: u32,
+    parts: Vec<Part>,
+    position: Position,
 }
 
 impl FileSourceFactory {
@@ -166,26 +185,105 @@ impl FileSourceFactory {
         &self,
         context: &SubtaskContext,
         restored: Option<&[Part]>,
-    ) -> anyhow::Result<FileSource> {
-        let (splits, mut done) = match restored {
-            None => (self.files.iter().map(Split::whole).collect(), Vec::new()),
-            Some(parts) => read_parts(parts)?,
+    ) -> Result<FileSource, BoxError> {
+        let first = context.subtask == 0;
+        let position = match restored {
+            None => Position {
+                splits: self.files.iter().map(Split::whole).collect(),
+                done: Vec::new(),
+                files: if first {
+                    self.files_with_tails()
+                } else {
+                    Vec::new()
+                },
+            },
+            Some(parts) => self.compared(&context.operator, context.attempt, parts)?,
         };
-        let mut shares = deal_splits(self, splits, context.parallelism);
+        let mut shares = deal_splits(self, position.splits, context.parallelism);
         let splits = match shares.get_mut(context.subtask as usize) {
             Some(share) => std::mem::take(share).into(),
-            None => bail!("subtask {} of {}", context.subtask, context.parallelism),
+            None => {
+                let (subtask, parallelism) = (context.subtask, context.parallelism);
+                return Err(format!("subtask {subtask} of {parallelism}").into());
+            }
         };
-        if context.subtask > 0 {
-            done.clear();
-        }
+        let (done, files) = match first {
+            true => (position.done, position.files),
+            false => (Vec::new(), Vec::new()),
+        };
         Ok(FileSource {
             base_dir: self.base_dir.clone(),
             plan: Arc::clone(&self.plan),
             splits,
             reading: None,
             done,
+            files,
         })
+    }
+
+    /// The files with what tells one that grew from another one.
+    fn files_with_tails(&self) -> Vec<InputFile> {
+        let with_tail = |file: &InputFile| {
+            let opened = fs::File::open(self.base_dir.join(&file.name));
+            let tail = opened.and_then(|opened| inputs::tail_crc(&opened, file.len));
+            InputFile {
+                // A file that cannot be read fails the job when its turn comes.
+                tail: tail.ok(),
+                ..file.clone()
+            }
+        };
+        self.files.iter().map(with_tail).collect()
+    }
+
+    /// The position in `parts`, with files that are what they were, or that are accepted as they
+    /// are.
+    fn compared(&self, source: &str, attempt: u32, parts: &[Part]) -> Result<Position, BoxError> {
+        let mut compared = self.compared.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(compared) = &*compared
+            && compared.attempt == attempt
+            && compared.parts == parts
+        {
+            return Ok(compared.position.clone());
+        }
+        let mut position = Position::read(parts)?;
+        let comparison = comparison::compare(&mut position, &self.base_dir);
+        if comparison.unknown > 0 {
+            tracing::info!(
+                source,
+                "the checkpoint was written by a version that did not describe its input, so {} \
+                 of its files are not compared",
+                comparison.unknown
+            );
+        }
+        if comparison.touched > 0 {
+            tracing::info!(
+                source,
+                "{} files have other times than at the checkpoint, but what was read of them is \
+                 the same",
+                comparison.touched
+            );
+        }
+        if !comparison.changed.is_empty() {
+            let files = &comparison.changed;
+            match self.changed {
+                Changed::Refuse => {
+                    let texts = files.iter().map(|difference| difference.text.clone());
+                    let what = "put the files back as they were";
+                    return Err(super::changed::refused(source, texts.collect(), what).into());
+                }
+                Changed::Accept => {
+                    for text in comparison::accept(&mut position, &self.base_dir, files) {
+                        tracing::warn!(source, "accepted: {text}");
+                    }
+                }
+            }
+        }
+        *compared = Some(Compared {
+            attempt,
+            parts: parts.to_vec(),
+            position: position.clone(),
+        });
+        Ok(position)
     }
 }
 
@@ -199,40 +297,6 @@ fn deal_splits(
     })
 }
 
-/// The splits that are not done, and those that are.
-fn read_parts(parts: &[Part]) -> anyhow::Result<(Vec<Split>, Vec<Done>)> {
-    let (mut splits, mut done) = (Vec::new(), Vec::new());
-    for part in parts {
-        let part = PositionPart::deserialize(part).with_context(|| {
-            format!("the snapshot has a position that is not a file source's: {part}")
-        })?;
-        match part {
-            PositionPart::Reading(split) => splits.push(split),
-            PositionPart::Pending(pending) => {
-                splits.extend(
-                    pending
-                        .into_iter()
-                        .map(|(file, start, end)| Split::new(file, start, end)),
-                );
-            }
-            PositionPart::Done(pieces) => {
-                for (file, start, end, records) in pieces {
-                    split::note_done(
-                        &mut done,
-                        Done {
-                            file,
-                            start,
-                            end,
-                            records,
-                        },
-                    );
-                }
-            }
-        }
-    }
-    Ok((splits, done))
-}
-
 impl SourceFactory for FileSourceFactory {
     fn create(
         &self,
@@ -242,8 +306,19 @@ impl SourceFactory for FileSourceFactory {
         Ok(Box::new(self.create_source(context, restored)?))
     }
 
+    fn compare(&self, source: &str, restored: &[Part]) -> Result<(), InputChanged> {
+        let Err(error) = self.compared(source, 0, restored) else {
+            return Ok(());
+        };
+        match error.downcast::<InputChanged>() {
+            Ok(changed) => Err(*changed),
+            // A position that cannot be read: creating the source tells.
+            Err(_) => Ok(()),
+        }
+    }
+
     fn describe_position(&self, restored: &[Part]) -> String {
-        let Ok((splits, done)) = read_parts(restored) else {
+        let Ok(Position { splits, done, .. }) = Position::read(restored) else {
             return "a position that is not a file source's".to_owned();
         };
         let records = splits
@@ -258,9 +333,16 @@ impl SourceFactory for FileSourceFactory {
             .iter()
             .filter(|done| !files.contains(&done.file.as_str()))
             .count();
+        let (total, plural) = (
+            finished + files.len(),
+            |count: usize| {
+                if count == 1 { "" } else { "s" }
+            },
+        );
         let mut text = format!(
-            "{records} records read, {finished} of {} files done",
-            finished + files.len()
+            "{records} record{} read, {finished} of {total} file{} done",
+            if records == 1 { "" } else { "s" },
+            plural(total)
         );
         let mut begun = splits.iter().filter(|split| split.is_begun());
         if let Some(split) = begun.next() {
@@ -268,7 +350,7 @@ impl SourceFactory for FileSourceFactory {
         }
         match begun.count() {
             0 => {}
-            more => text += &format!(" and in {more} more places"),
+            more => text += &format!(" and in {more} more place{}", plural(more)),
         }
         text
     }
@@ -283,6 +365,8 @@ pub(crate) struct FileSource {
     reading: Option<Reading>,
     /// What was read to its end, by name and start.
     done: Vec<Done>,
+    /// All files of the job; only the first subtask has them.
+    files: Vec<InputFile>,
 }
 
 /// A split that is being read.
@@ -375,6 +459,7 @@ impl Reading {
             // From the beginning: there is a header, or no other way to get to the offset.
             let mut blocks =
                 Blocks::new(inputs::open(&path, compression, 0).with_context(opened)?, 0);
+            blocks.keep_checksum(0, 0);
             blocks.skip_byte_order_mark().with_context(opened)?;
             let mut header = Counts::default();
             decoder
@@ -385,10 +470,7 @@ impl Reading {
             }
             blocks
         } else if split.is_begun() {
-            Blocks::new(
-                inputs::open(&path, compression, split.offset).with_context(opened)?,
-                split.offset,
-            )
+            open_behind(&path, &split).with_context(opened)?
         } else {
             // The line that the cut falls into belongs to the split before, unless the cut is at
             // its first byte: which the byte before the cut tells.
@@ -398,17 +480,24 @@ impl Reading {
                 before,
             );
             blocks.skip_line().with_context(opened)?;
+            blocks.keep_checksum(blocks.offset(), 0);
             blocks
         };
         if split.is_begun() && split.offset > blocks.offset() {
             if compression == Compression::None {
-                blocks = Blocks::new(
-                    inputs::open(&path, compression, split.offset).with_context(opened)?,
-                    split.offset,
-                );
+                blocks = open_behind(&path, &split).with_context(opened)?;
             } else if !blocks.skip_to(split.offset).with_context(opened)? {
                 let error = anyhow!("it ends at byte {} of its text", blocks.offset());
                 return Err(error.context(opened()));
+            }
+            // To get here all of the text was read again.
+            let crc = blocks.checksum().map(|checksum| checksum.crc);
+            if compression != Compression::None
+                && let Some(read) = split.read
+                && read.from == 0
+                && crc != Some(read.crc)
+            {
+                return Err(has_changed(&split).context(opened()));
             }
         }
         Ok(Self {
@@ -420,17 +509,28 @@ impl Reading {
     }
 
     /// The split with the position in it.
-    fn position(&self) -> Split {
+    fn position(&mut self) -> Split {
+        let packed = self.split.end.is_none();
+        let tail = if packed { &[] } else { self.blocks.tail() };
+        let (tail, tail_crc) = (tail.len() as u32, crc32c::crc32c(tail));
+        let checksum = self.blocks.checksum();
         Split {
             offset: self.blocks.offset(),
             records: self.counts.records,
             lines: self.counts.lines,
+            read: checksum.map(|checksum| split::Read {
+                from: checksum.from,
+                crc: checksum.crc,
+                tail,
+                tail_crc,
+            }),
             ..self.split.clone()
         }
     }
 
     /// The split has been read to its end.
-    fn finish(self) -> anyhow::Result<Done> {
+    fn finish(mut self) -> anyhow::Result<Done> {
+        let read = self.blocks.checksum();
         let Split {
             file, start, end, ..
         } = self.split;
@@ -447,6 +547,7 @@ impl Reading {
             start,
             end,
             records: self.counts.records,
+            read,
         })
     }
 
@@ -473,39 +574,46 @@ impl Reading {
     }
 }
 
+/// Opens a file that is not packed at the position of a split that is begun. The bytes before it are
+/// read once more: they are compared, and belong to what the next position says.
+fn open_behind(path: &Path, split: &Split) -> anyhow::Result<Blocks> {
+    let back = split.read.map_or(0, |read| u64::from(read.tail));
+    let at = split.offset.saturating_sub(back);
+    let mut blocks = Blocks::new(inputs::open(path, Compression::None, at)?, at);
+    if !blocks.skip_to(split.offset)? {
+        bail!("it ends at byte {}", blocks.offset());
+    }
+    match split.read {
+        Some(read) if crc32c::crc32c(blocks.tail()) != read.tail_crc => {
+            return Err(has_changed(split));
+        }
+        Some(read) => blocks.keep_checksum(read.from, read.crc),
+        // A position of a version that kept no checksums: from here on there is one.
+        None => blocks.keep_checksum(split.offset, 0),
+    }
+    Ok(blocks)
+}
+
+/// The comparison before the start found nothing, but the bytes themselves differ.
+fn has_changed(split: &Split) -> anyhow::Error {
+    let (file, offset) = (&split.file, split.offset);
+    anyhow::Error::new(InputChanged {
+        differences: vec![format!(
+            "`{file}`: what was read before byte {offset} is not what it was"
+        )],
+        choices: "put the file back as it was, or start the job afresh".to_owned(),
+    })
+}
+
 impl Source for FileSource {
     fn poll(&mut self, batch: &mut Batch) -> Result<SourceStatus, BoxError> {
         Ok(self.poll_records(batch)?)
     }
 
     fn snapshot(&mut self) -> Result<Vec<Part>, BoxError> {
-        let mut parts = Vec::new();
-        let begun = self.splits.iter().filter(|split| split.is_begun()).cloned();
-        parts.extend(
-            self.reading
-                .iter()
-                .map(Reading::position)
-                .chain(begun)
-                .map(PositionPart::Reading),
-        );
-        let pending: Vec<_> = self
-            .splits
-            .iter()
-            .filter(|split| !split.is_begun())
-            .collect();
-        if !pending.is_empty() {
-            let pending = pending
-                .into_iter()
-                .map(|split| (split.file.clone(), split.start, split.end));
-            parts.push(PositionPart::Pending(pending.collect()));
-        }
-        if !self.done.is_empty() {
-            let done = self
-                .done
-                .iter()
-                .map(|done| (done.file.clone(), done.start, done.end, done.records));
-            parts.push(PositionPart::Done(done.collect()));
-        }
+        let reading = self.reading.as_mut().map(Reading::position);
+        let splits = reading.into_iter().chain(self.splits.iter().cloned());
+        let parts = position::parts(splits.collect(), &self.done, &self.files);
         Ok(parts
             .iter()
             .map(serde_json::to_value)

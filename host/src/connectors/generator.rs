@@ -10,16 +10,19 @@ use dataflow::Batch;
 use dataflow::batch::NO_TIMESTAMP;
 use dataflow::port::{Column, ColumnKind, Format, Port};
 use runtime::source::Part;
-use runtime::{BoxError, Source, SourceFactory, SourceStatus, SubtaskContext};
+use runtime::{BoxError, InputChanged, Source, SourceFactory, SourceStatus, SubtaskContext};
 use serde::{Deserialize, Serialize};
 
 use self::distribution::Distribution;
+use self::stream::Stream;
 use super::Clock;
+use super::changed::Changed;
 use super::options::Problem;
 use super::timestamp::TimestampFormat;
 use crate::units;
 
 pub(crate) mod distribution;
+mod stream;
 
 /// How many splits the stream has: at a higher parallelism some subtasks have nothing to do.
 pub(crate) const SPLITS: u64 = 128;
@@ -60,6 +63,8 @@ pub(crate) struct GeneratorOptions {
     /// Event times. Unset: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) timestamp: Option<GeneratorTimestamp>,
+    /// What to do when the job resumes and these options make other records.
+    pub(crate) changed: Changed,
 }
 
 /// Names of the distributions of keys.
@@ -109,6 +114,7 @@ impl Default for GeneratorOptions {
             distribution: DistributionName::Uniform,
             exponent: None,
             timestamp: None,
+            changed: Changed::Refuse,
         }
     }
 }
@@ -182,17 +188,20 @@ impl GeneratorOptions {
         // The number takes as many digits as the highest needs; before it stand prefix and zeros.
         let mut key_zero = self.key_prefix.clone().into_bytes();
         key_zero.resize(key_size as usize, b'0');
+        let shape = Shape {
+            seed: mix(self.seed ^ 0x6869_6768_7761_7465),
+            keyed: self.keys.is_some(),
+            zero_keys: key_zero.repeat(RUN as usize),
+            key_size: key_zero.len(),
+            value_size: self.value_size as usize,
+            text: printable_text(self.value_size as usize),
+            distribution,
+            times,
+        };
         Ok(GeneratorFactory {
-            shape: Arc::new(Shape {
-                seed: mix(self.seed ^ 0x6869_6768_7761_7465),
-                keyed: self.keys.is_some(),
-                zero_keys: key_zero.repeat(RUN as usize),
-                key_size: key_zero.len(),
-                value_size: self.value_size as usize,
-                text: printable_text(self.value_size as usize),
-                distribution,
-                times,
-            }),
+            stream: Stream::of(self, &shape),
+            changed: self.changed,
+            shape: Arc::new(shape),
             count: self.count.unwrap_or(u64::MAX),
             rate: self.rate,
             clock,
@@ -364,6 +373,8 @@ fn eight_digits(number: u32) -> u64 {
 /// Makes generator sources.
 pub(crate) struct GeneratorFactory {
     shape: Arc<Shape>,
+    stream: Stream,
+    changed: Changed,
     count: u64,
     rate: Option<f64>,
     clock: Clock,
@@ -391,23 +402,28 @@ impl GeneratorFactory {
     }
 }
 
-/// What a checkpoint records: of each split of a subtask its number and how many of its records were
-/// taken.
-#[derive(Debug, Serialize, Deserialize)]
+/// What a checkpoint records.
+#[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Position {
+    /// Of each split of a subtask its number and how many of its records were taken.
     splits: Vec<(u64, u64)>,
+    /// Which records they were; the first subtask says so. A position that was written before this
+    /// was recorded has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    stream: Option<Stream>,
 }
 
-fn read_parts(parts: &[Part]) -> Result<Vec<(u64, u64)>, BoxError> {
-    let mut splits = Vec::new();
+fn read_parts(parts: &[Part]) -> Result<Position, BoxError> {
+    let mut whole = Position::default();
     for part in parts {
         let position = Position::deserialize(part).map_err(|error| {
             format!("the snapshot has a position that is not a generator's: {part}: {error}")
         })?;
-        splits.extend(position.splits);
+        whole.splits.extend(position.splits);
+        whole.stream = whole.stream.or(position.stream);
     }
-    Ok(splits)
+    Ok(whole)
 }
 
 impl SourceFactory for GeneratorFactory {
@@ -416,7 +432,7 @@ impl SourceFactory for GeneratorFactory {
         context: &SubtaskContext,
         restored: Option<&[Part]>,
     ) -> Result<Box<dyn Source>, BoxError> {
-        let restored = read_parts(restored.unwrap_or_default())?;
+        let restored = read_parts(restored.unwrap_or_default())?.splits;
         let mine = (0..SPLITS)
             .filter(|split| split % u64::from(context.parallelism) == u64::from(context.subtask));
         let splits: Vec<Split> = mine
@@ -425,8 +441,7 @@ impl SourceFactory for GeneratorFactory {
                     .iter()
                     .find(|(split, _)| *split == index)
                     .map_or(0, |(_, taken)| *taken);
-                // Of the numbers below `count` those that are `index` mod SPLITS.
-                let len = (self.count / SPLITS) + u64::from(index < self.count % SPLITS);
+                let len = split_len(index, self.count);
                 Split { index, taken, len }
             })
             .collect();
@@ -446,18 +461,81 @@ impl SourceFactory for GeneratorFactory {
             turn: 0,
             round_end: rounds + RUN,
             pace,
+            stream: (context.subtask == 0).then(|| self.stream.clone()),
         }))
+    }
+
+    fn compare(&self, source: &str, restored: &[Part]) -> Result<(), InputChanged> {
+        // A position that cannot be read: creating the source tells.
+        let Ok(position) = read_parts(restored) else {
+            return Ok(());
+        };
+        let mut differences = match &position.stream {
+            Some(was) => was.differences(&self.stream),
+            None => {
+                tracing::info!(
+                    source,
+                    "the checkpoint was written by a version that did not describe its input, so \
+                     the generator's options are not compared"
+                );
+                Vec::new()
+            }
+        };
+        differences.extend(count_exceeded(&position.splits, self.count));
+        if differences.is_empty() {
+            return Ok(());
+        }
+        match self.changed {
+            Changed::Refuse => {
+                let put_back = "set the keys to what they were";
+                Err(super::changed::refused(source, differences, put_back))
+            }
+            Changed::Accept => {
+                tracing::warn!(
+                    source,
+                    "accepted: {}; it continues after {} records as if they had been made by \
+                     these options, so some of its records may be lost or doubled",
+                    differences.join("; "),
+                    total(&position.splits)
+                );
+                Ok(())
+            }
+        }
     }
 
     fn describe_position(&self, restored: &[Part]) -> String {
         match read_parts(restored) {
-            Ok(splits) => {
-                let records: u64 = splits.iter().map(|(_, taken)| taken).sum();
-                format!("continues behind {records} generated records")
+            Ok(position) => {
+                let records = total(&position.splits);
+                format!("continues after {records} generated records")
             }
             Err(_) => "a position that is not a generator's".to_owned(),
         }
     }
+}
+
+/// How many of the numbers below `count` are `index` mod [`SPLITS`].
+fn split_len(index: u64, count: u64) -> u64 {
+    (count / SPLITS) + u64::from(index < count % SPLITS)
+}
+
+/// How many records were taken of all splits.
+fn total(splits: &[(u64, u64)]) -> u64 {
+    splits.iter().map(|(_, taken)| taken).sum()
+}
+
+/// What is wrong with a `count` below records that were made already. A higher one is all right: the
+/// stream just goes on.
+fn count_exceeded(splits: &[(u64, u64)], count: u64) -> Option<String> {
+    let beyond = splits
+        .iter()
+        .filter(|(index, taken)| *taken > split_len(*index, count));
+    let last = beyond.map(|(index, taken)| (taken - 1).saturating_mul(SPLITS) + index + 1);
+    let last = last.max()?;
+    let records = total(splits);
+    Some(format!(
+        "`count` is {count}, but {records} records were made already, up to number {last}"
+    ))
 }
 
 /// The records `index`, `index + SPLITS`, `index + 2 * SPLITS` … of the job.
@@ -479,6 +557,8 @@ struct Generator {
     /// Splits take turns: each comes up to so many records taken, then the next.
     round_end: u64,
     pace: Option<Pace>,
+    /// What the position says of the stream; only the first subtask has it.
+    stream: Option<Stream>,
 }
 
 impl Generator {
@@ -561,7 +641,8 @@ impl Source for Generator {
             .iter()
             .map(|split| (split.index, split.taken))
             .collect();
-        Ok(vec![serde_json::to_value(Position { splits })?])
+        let stream = self.stream.clone();
+        Ok(vec![serde_json::to_value(Position { splits, stream })?])
     }
 }
 

@@ -232,7 +232,7 @@ impl SourceFactory for StdinFactory {
                     started.counts.records = records;
                     tracing::warn!(
                         source = %context.operator,
-                        "stdin cannot be read again: what came behind record {records} and before this start is lost"
+                        "stdin cannot be read again: what an earlier run read after record {records} is lost"
                     );
                 }
                 *stream = Some(started);
@@ -246,7 +246,7 @@ impl SourceFactory for StdinFactory {
     fn describe_position(&self, restored: &[Part]) -> String {
         match recorded(restored) {
             Ok(records) => format!(
-                "stdin cannot be read again: continues with what comes, behind record {records}"
+                "stdin cannot be read again: continues after record {records} with what comes now"
             ),
             Err(_) => "a position that is not that of stdin".to_owned(),
         }

@@ -5,7 +5,7 @@ use checkpoint::locate::{Fallback, LATEST};
 use checkpoint::{Completed, locate, locate_fallback};
 use dataflow::KeyGroups;
 use runtime::JobGraph;
-use runtime::restore::{Entry, Report, Verdict};
+use runtime::restore::{Entry, Mismatch, Report, Verdict};
 
 use crate::cli::{ClaimMode, RestoreArguments};
 use crate::events::{Event, RestoredNode};
@@ -156,11 +156,16 @@ pub(crate) fn check(
             if let Some(path) = checkpoint.path() {
                 text.push_str(&format!(" ({path})"));
             }
-            let error = mismatches
+            let mut error = mismatches
                 .iter()
                 .fold(Error::refused(anyhow!(text)), |error, mismatch| {
                     error.detail(mismatch.to_string())
                 });
+            for mismatch in &mismatches {
+                if let Mismatch::InputChanged { changed, .. } = mismatch {
+                    error = error.hint(&changed.choices);
+                }
+            }
             if mismatches.iter().all(|mismatch| mismatch.may_be_dropped()) {
                 error.hint("`-n` starts the job all the same and drops what it has no place for")
             } else {

@@ -2,8 +2,10 @@
 
 use std::fs::{self, File};
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use crate::connectors::blocks::TAIL;
 use crate::connectors::options::Problem;
 
 /// A file as the job found it when it started.
@@ -14,6 +16,43 @@ pub(crate) struct InputFile {
     pub(crate) name: String,
     /// Its length in bytes, as stored.
     pub(crate) len: u64,
+    /// When it was changed.
+    pub(crate) stamp: Stamp,
+    /// CRC-32C of its last bytes, [`TAIL`] of them or as many as there are; see [`tail_crc`].
+    /// `None` if nobody has looked.
+    pub(crate) tail: Option<u32>,
+}
+
+/// The times of a file, in nanoseconds since the epoch. Whoever changes a file changes both; a
+/// program can put the first one back, the second one only the system's clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Stamp {
+    /// When its content was modified.
+    pub(crate) modified_ns: i64,
+    /// When content, name, owner or permissions were changed.
+    pub(crate) changed_ns: i64,
+}
+
+impl Stamp {
+    /// The times of the file that `metadata` is of.
+    pub(crate) fn of(metadata: &fs::Metadata) -> Self {
+        let ns = |seconds: i64, ns: i64| seconds.saturating_mul(1_000_000_000).saturating_add(ns);
+        Self {
+            modified_ns: ns(metadata.mtime(), metadata.mtime_nsec()),
+            changed_ns: ns(metadata.ctime(), metadata.ctime_nsec()),
+        }
+    }
+}
+
+/// CRC-32C of the last bytes of a file's first `len` bytes.
+///
+/// # Errors
+/// It cannot be read, or is shorter.
+pub(crate) fn tail_crc(file: &File, len: u64) -> io::Result<u32> {
+    let mut tail = [0; TAIL];
+    let tail = &mut tail[..len.min(TAIL as u64) as usize];
+    file.read_exact_at(tail, len - tail.len() as u64)?;
+    Ok(crc32c::crc32c(tail))
 }
 
 /// How a file is packed; told by its extension.
@@ -92,7 +131,7 @@ pub(crate) fn find(paths: &[String], base_dir: &Path) -> Result<Vec<InputFile>, 
         return Err(problems);
     }
     files.sort_by(|a: &InputFile, b| a.name.cmp(&b.name));
-    files.dedup();
+    files.dedup_by(|a, b| a.name == b.name);
     Ok(files)
 }
 
@@ -196,11 +235,11 @@ fn input_file(path: &Path, base_dir: &Path) -> Result<InputFile, Problem> {
         );
     }
     let file = File::open(path).and_then(|file| file.metadata());
-    let len = file
-        .map_err(|error| problem(format!("cannot read `{shown}`: {error}")))?
-        .len();
+    let metadata = file.map_err(|error| problem(format!("cannot read `{shown}`: {error}")))?;
     Ok(InputFile {
         name: name.to_owned(),
-        len,
+        len: metadata.len(),
+        stamp: Stamp::of(&metadata),
+        tail: None,
     })
 }

@@ -7,6 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::inputs::{Compression, InputFile};
+use crate::connectors::blocks::Checksum;
 use crate::connectors::format::RecordFormat;
 
 /// No split is made smaller than this.
@@ -35,10 +36,28 @@ pub(crate) struct Split {
     pub(crate) records: u64,
     /// Lines read, with headers and empty ones.
     pub(crate) lines: u64,
+    /// What was read. `None` if nothing was, or by a version that kept no checksums.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) read: Option<Read>,
+}
+
+/// What of a split was read, so that a change of it is noticed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct Read {
+    /// The first byte that `crc` covers; the last is the one before the position.
+    pub(crate) from: u64,
+    /// CRC-32C of these bytes (of the unpacked text).
+    pub(crate) crc: u32,
+    /// How many bytes before the position `tail-crc` covers: it is checked by one read, at every
+    /// restore. Of packed files none.
+    pub(crate) tail: u32,
+    /// CRC-32C of these.
+    pub(crate) tail_crc: u32,
 }
 
 /// A piece of a file that has been read to its end.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Done {
     /// Name of the file.
     pub(crate) file: String,
@@ -48,6 +67,9 @@ pub(crate) struct Done {
     pub(crate) end: Option<u64>,
     /// Records in it.
     pub(crate) records: u64,
+    /// The bytes that were read and their checksum, if one was kept. A split is read to the end of
+    /// the line that its last byte is in, so they are not quite those of the split.
+    pub(crate) read: Option<Checksum>,
 }
 
 /// What a checkpoint records of the source's position. Splits that are not begun and those that are
@@ -59,8 +81,53 @@ pub(crate) enum PositionPart {
     Reading(Split),
     /// Splits not begun: file, start, end.
     Pending(Vec<(String, u64, Option<u64>)>),
-    /// Splits done: file, start, end, records.
-    Done(Vec<(String, u64, Option<u64>, u64)>),
+    /// Splits done.
+    Done(Vec<DoneEntry>),
+    /// The files: name, length, modification time, change time, and the checksum of their last
+    /// bytes. Once per file, so the first subtask has them.
+    Files(Vec<(String, u64, i64, i64, Option<u32>)>),
+}
+
+/// A split that is done, as it is written: file, start, end, records, and the first byte, end and
+/// CRC-32C of what was read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub(crate) enum DoneEntry {
+    /// With a checksum.
+    Checked(String, u64, Option<u64>, u64, u64, u64, u32),
+    /// As versions wrote it that kept none.
+    Plain(String, u64, Option<u64>, u64),
+}
+
+impl From<&Done> for DoneEntry {
+    fn from(done: &Done) -> Self {
+        let file = done.file.clone();
+        match done.read {
+            Some(Checksum { from, to, crc }) => {
+                Self::Checked(file, done.start, done.end, done.records, from, to, crc)
+            }
+            None => Self::Plain(file, done.start, done.end, done.records),
+        }
+    }
+}
+
+impl From<DoneEntry> for Done {
+    fn from(entry: DoneEntry) -> Self {
+        let (file, start, end, records, read) = match entry {
+            DoneEntry::Checked(file, start, end, records, from, to, crc) => {
+                let read = Checksum { from, to, crc };
+                (file, start, end, records, Some(read))
+            }
+            DoneEntry::Plain(file, start, end, records) => (file, start, end, records, None),
+        };
+        Self {
+            file,
+            start,
+            end,
+            records,
+            read,
+        }
+    }
 }
 
 impl Split {
@@ -73,6 +140,7 @@ impl Split {
             offset: start,
             records: 0,
             lines: 0,
+            read: None,
         }
     }
 
@@ -178,23 +246,100 @@ pub(crate) fn note_done(done: &mut Vec<Done>, piece: Done) {
     let place =
         done.partition_point(|other| (&other.file, other.start) < (&piece.file, piece.start));
     done.insert(place, piece);
-    let joins =
-        |left: &Done, right: &Done| left.file == right.file && left.end == Some(right.start);
-    if place + 1 < done.len() && joins(&done[place], &done[place + 1]) {
-        let right = done.remove(place + 1);
-        done[place].end = right.end;
-        done[place].records += right.records;
+    if place + 1 < done.len() && join(done, place) {
+        done.remove(place + 1);
     }
-    if place > 0 && joins(&done[place - 1], &done[place]) {
-        let right = done.remove(place);
-        done[place - 1].end = right.end;
-        done[place - 1].records += right.records;
+    if place > 0 && join(done, place - 1) {
+        done.remove(place);
     }
+}
+
+/// Joins the piece at `place` with the next one, if they are neighbours. The caller removes that.
+fn join(done: &mut [Done], place: usize) -> bool {
+    let [left, right] = &mut done[place..place + 2] else {
+        return false;
+    };
+    if left.file != right.file || left.end != Some(right.start) {
+        return false;
+    }
+    let read = match (left.read, right.read) {
+        (None, None) => None,
+        (Some(first), Some(second)) if first.to == second.from => {
+            let len = (second.to - second.from) as usize;
+            Some(Checksum {
+                from: first.from,
+                to: second.to,
+                crc: crc32c::crc32c_combine(first.crc, second.crc, len),
+            })
+        }
+        // Apart each keeps what is known of it.
+        _ => return false,
+    };
+    left.read = read;
+    left.end = right.end;
+    left.records += right.records;
+    true
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::connectors::file_source::inputs::Stamp;
+
+    fn file(name: &str, len: u64) -> InputFile {
+        InputFile {
+            name: name.to_owned(),
+            len,
+            stamp: Stamp {
+                modified_ns: 0,
+                changed_ns: 0,
+            },
+            tail: None,
+        }
+    }
+
+    #[test]
+    fn checksums_of_neighbours_are_joined_in_any_order() {
+        let text = b"one\ntwo\nthree\nfour\n";
+        let piece = |start: usize, end: usize, from: usize, to: usize| Done {
+            file: "f".to_owned(),
+            start: start as u64,
+            end: Some(end as u64),
+            records: 1,
+            read: Some(Checksum {
+                from: from as u64,
+                to: to as u64,
+                crc: crc32c::crc32c(&text[from..to]),
+            }),
+        };
+        // Cut at bytes 5 and 9: a piece has the lines that begin in it. The last but one is in one
+        // line wholly.
+        let pieces = [
+            piece(0, 5, 0, 8),
+            piece(5, 9, 8, 14),
+            piece(9, 12, 14, 14),
+            piece(12, 19, 14, 19),
+        ];
+        for order in [[0, 1, 2, 3], [3, 2, 1, 0], [1, 3, 0, 2], [2, 0, 3, 1]] {
+            let mut done = Vec::new();
+            for index in order {
+                note_done(&mut done, pieces[index].clone());
+            }
+            let expected = Done {
+                records: 4,
+                ..piece(0, 19, 0, 19)
+            };
+            assert_eq!(done, [expected], "{order:?}");
+        }
+        let mut done = Vec::new();
+        let plain = Done {
+            read: None,
+            ..pieces[0].clone()
+        };
+        note_done(&mut done, plain);
+        note_done(&mut done, pieces[1].clone());
+        assert_eq!(done.len(), 2, "a checksum is not lost by joining");
+    }
 
     #[test]
     fn every_byte_is_dealt_once_and_evenly() {
@@ -208,12 +353,7 @@ mod tests {
         let len = |name: &str| files.iter().find(|(file, _)| *file == name).unwrap().1;
         for parallelism in 1..=7 {
             let splits: Vec<Split> = files
-                .map(|(name, len)| {
-                    Split::whole(&InputFile {
-                        name: name.to_owned(),
-                        len,
-                    })
-                })
+                .map(|(name, len)| Split::whole(&file(name, len)))
                 .to_vec();
             let shares = deal(splits.clone(), RecordFormat::Lines, parallelism, len);
             assert_eq!(shares.len(), parallelism as usize);
@@ -241,6 +381,7 @@ mod tests {
                         start: split.start,
                         end: split.end,
                         records: 1,
+                        read: None,
                     },
                 );
             }
@@ -258,10 +399,7 @@ mod tests {
 
     #[test]
     fn csv_is_never_entered_in_the_middle() {
-        let split = Split::whole(&InputFile {
-            name: "big.csv".to_owned(),
-            len: 1 << 30,
-        });
+        let split = Split::whole(&file("big.csv", 1 << 30));
         let shares = deal(vec![split.clone()], RecordFormat::Csv, 4, |_| 0);
         assert_eq!(shares[0], [split]);
     }

@@ -331,14 +331,19 @@ fn splits_are_shared_and_dealt_anew_at_every_parallelism() {
                 factory.describe_position(&parts),
                 format!("{} records read, 3 of 3 files done", whole.len())
             );
-            let expected =
-                serde_json::json!({"done": [["big.jsonl", 0, big.len(), big.lines().count()]]});
-            let names = |part: &Part| part["done"][0][0] == "big.jsonl" && part == &expected;
-            let joined: usize = parts
-                .iter()
-                .map(|part| part["done"].as_array().unwrap().len())
-                .sum();
-            assert!(parts.iter().any(names) || joined < 40, "{parts:?}");
+            // Pieces are joined, with their checksums, as far as they are neighbours.
+            let done = Position::read(&parts).unwrap().done;
+            let crc = crc32c::crc32c(big.as_bytes());
+            let to = big.len() as u64;
+            let whole = Done {
+                file: "big.jsonl".to_owned(),
+                start: 0,
+                end: Some(to),
+                records: big.lines().count() as u64,
+                read: Some(crate::connectors::blocks::Checksum { from: 0, to, crc }),
+            };
+            assert_eq!(done[0], whole);
+            assert_eq!(done.len(), 3, "{done:?}");
         }
     }
 }
@@ -471,39 +476,173 @@ fn records_before_a_broken_one_are_delivered_and_the_error_comes_again() {
     );
 }
 
+/// What a source that resumes at `parts` says; a new process, so a new factory.
+fn resume_error(directory: &TempDir, options: &str, parts: &[Part]) -> String {
+    let factory = prepare(directory, options).unwrap();
+    let refused = factory.compare("s", parts).unwrap_err();
+    let error = factory.create(&context(0, 1), Some(parts)).err().unwrap();
+    assert_eq!(error.to_string(), refused.to_string());
+    refused.differences.join("\n")
+}
+
 #[test]
 fn a_file_that_is_gone_or_shorter_fails_the_restore() {
     for name in ["a.txt", "a.txt.gz", "a.csv"] {
         let format = if name == "a.csv" { "csv" } else { "lines" };
         let directory = TempDir::new().unwrap();
+        write(&directory, "other.csv", b"first line\n");
         write(
             &directory,
             name,
             &packed(name, b"first line\nsecond line\nthird line\n"),
         );
-        let factory = prepare(
-            &directory,
-            &format!("path = \"{name}\"\nformat = \"{format}\""),
-        )
-        .unwrap();
-        let mut source = create(&factory, None);
+        let options = format!("path = [\"{name}\", \"other.csv\"]\nformat = \"{format}\"");
+        let mut source = create(&prepare(&directory, &options).unwrap(), None);
         take_one(&mut *source, false).unwrap();
         let parts = source.snapshot().unwrap();
-        let fail = || take_all(&mut *create(&factory, Some(&parts))).unwrap_err();
-        write(&directory, name, &packed(name, b"first"));
-        let error = fail();
-        assert!(
-            error.starts_with(&format!("cannot continue in file `{name}` at byte ")),
-            "{error}"
-        );
+        let others = format!("path = \"other.csv\"\nformat = \"{format}\"");
+        write(&directory, name, &packed(name, b"first line"));
+        let error = resume_error(&directory, &others, &parts);
+        assert!(error.starts_with(&format!("`{name}` has ")), "{error}");
         fs::remove_file(directory.path().join(name)).unwrap();
-        let error = fail();
-        assert!(
-            error.starts_with(&format!("cannot continue in file `{name}` at byte ")),
-            "{error}"
-        );
-        assert!(error.contains("record 1"), "{error}");
+        let error = resume_error(&directory, &others, &parts);
+        assert_eq!(error, format!("`{name}` is gone"));
     }
+}
+
+/// Positions at every record, each with all changes that a file can suffer before it.
+#[test]
+fn every_changed_byte_before_the_position_is_noticed() {
+    let text = b"\xef\xbb\xbfk,v\na,1\n\n\"b\",\"2\n2\"\nc,3";
+    for name in ["a.csv", "a.csv.gz", "a.csv.zst"] {
+        let directory = TempDir::new().unwrap();
+        write(&directory, name, &packed(name, text));
+        write(&directory, "z.csv", b"k,v\nz,0\n");
+        let options = format!("path = [\"{name}\", \"z.csv\"]\nformat = \"csv\"");
+        let others = "path = \"z.csv\"\nformat = \"csv\"";
+        let mut source = create(&prepare(&directory, &options).unwrap(), None);
+        for _ in 0..4 {
+            take_one(&mut *source, false).unwrap();
+            let parts = through_json(&source.snapshot().unwrap());
+            let position = Position::read(&parts).unwrap();
+            let split = position.splits.iter().find(|split| split.file == name);
+            let read = split.map_or(text.len(), |split| split.offset as usize);
+            for at in 0..text.len() {
+                let mut changed = text.to_vec();
+                changed[at] ^= 0x40;
+                write(&directory, name, &packed(name, &changed));
+                let factory = prepare(&directory, others).unwrap();
+                let found = factory.compare("s", &parts);
+                if at < read {
+                    let differences = found.unwrap_err().differences;
+                    assert!(differences[0].contains("were read and are not what they were"));
+                } else if Compression::of(name) != Compression::None {
+                    // Not what was read; of a file that is not packed the end is compared as well.
+                    assert_eq!(found.err(), None, "{name}, byte {at} at {read}");
+                }
+            }
+            write(&directory, name, &packed(name, text));
+            let factory = prepare(&directory, others).unwrap();
+            assert_eq!(factory.compare("s", &parts), Ok(()), "{name} at {read}");
+            // A position that goes on from the times of now.
+            let again = create(&factory, Some(&parts)).snapshot().unwrap();
+            assert_eq!(Position::read(&again).unwrap().done, position.done);
+        }
+    }
+}
+
+#[test]
+fn what_was_read_to_its_end_may_be_removed_and_may_grow_but_not_change() {
+    let directory = TempDir::new().unwrap();
+    write(&directory, "a.txt", b"a1\na2\n");
+    write(&directory, "b.txt", b"b1\nb2\n");
+    let options = "path = \"*.txt\"\nformat = \"lines\"";
+    let mut source = create(&prepare(&directory, options).unwrap(), None);
+    for _ in 0..3 {
+        take_one(&mut *source, false).unwrap();
+    }
+    let parts = source.snapshot().unwrap();
+    let rest = || {
+        let factory = prepare(&directory, options).unwrap();
+        let records = take_all(&mut *create(&factory, Some(&parts))).unwrap();
+        values(&records).join(" ")
+    };
+    write(&directory, "a.txt", b"a1\na2\na3\n");
+    assert_eq!(rest(), "b2");
+    write(&directory, "a.txt", b"a1\nA2\n");
+    let error = resume_error(&directory, options, &parts);
+    assert!(
+        error.starts_with("`a.txt`: bytes 0 to 6 were read"),
+        "{error}"
+    );
+    fs::remove_file(directory.path().join("a.txt")).unwrap();
+    assert_eq!(rest(), "b2");
+}
+
+#[test]
+fn changed_files_that_are_accepted_are_read_on_and_compared_as_they_are_from_then_on() {
+    let directory = TempDir::new().unwrap();
+    write(&directory, "a.txt", b"a1\na2\na3\na4\n");
+    write(&directory, "b.txt", b"b1\n");
+    write(&directory, "c.txt", b"c1\nc2\n");
+    write(&directory, "d.txt", b"d1\n");
+    let options = "path = \"*.txt\"\nformat = \"lines\"";
+    let accepting = format!("{options}\nchanged = \"accept\"");
+    let mut source = create(&prepare(&directory, options).unwrap(), None);
+    take_one(&mut *source, false).unwrap();
+    let parts = source.snapshot().unwrap();
+    write(&directory, "a.txt", b"x\na1\na2\na3\na4\n");
+    write(&directory, "b.txt", b"");
+    write(&directory, "c.txt", b"C1\nC2\nC3\n");
+    fs::remove_file(directory.path().join("d.txt")).unwrap();
+    let error = resume_error(&directory, options, &parts);
+    assert_eq!(error.lines().count(), 4, "{error}");
+    let factory = prepare(&directory, &accepting).unwrap();
+    let mut source = create(&factory, Some(&parts));
+    let accepted = source.snapshot().unwrap();
+    let rest = take_all(&mut *source).unwrap();
+    assert_eq!(values(&rest).join(" "), "1 a2 a3 a4 C1 C2 C3");
+    // What was accepted is what is compared next.
+    let factory = prepare(&directory, options).unwrap();
+    assert_eq!(factory.compare("s", &accepted), Ok(()));
+    write(&directory, "a.txt", b"y\na1\na2\na3\na4\n");
+    let error = resume_error(&directory, options, &accepted);
+    assert!(
+        error.starts_with("`a.txt`: bytes 0 to 3 were read"),
+        "{error}"
+    );
+}
+
+#[test]
+fn positions_of_versions_that_described_no_files_are_read() {
+    let directory = TempDir::new().unwrap();
+    write(&directory, "a.txt", b"a1\na2\na3\n");
+    write(&directory, "b.txt.gz", &gzip(b"b1\nb2\n"));
+    write(&directory, "c.txt", b"c1\n");
+    let options = "path = \"*.txt*\"\nformat = \"lines\"";
+    let factory = prepare(&directory, options).unwrap();
+    let parts = [
+        serde_json::json!({"reading": {
+            "file": "a.txt", "start": 0, "end": 9, "offset": 3, "records": 1, "lines": 1
+        }}),
+        serde_json::json!({"reading": {
+            "file": "b.txt.gz", "start": 0, "end": null, "offset": 3, "records": 1, "lines": 1
+        }}),
+        serde_json::json!({"done": [["c.txt", 0, 3, 1]]}),
+    ];
+    assert_eq!(factory.compare("s", &parts), Ok(()));
+    let mut source = create(&factory, Some(&parts));
+    assert_eq!(take_one(&mut *source, false).unwrap().unwrap().value, "a2");
+    // From here on there is something to compare.
+    let parts = source.snapshot().unwrap();
+    let rest = take_all(&mut *source).unwrap();
+    assert_eq!(values(&rest), ["a3", "b2"]);
+    write(&directory, "a.txt", b"a1\nA2\na3\n");
+    let error = resume_error(&directory, options, &parts);
+    assert!(
+        error.starts_with("`a.txt`: bytes 3 to 6 were read"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -518,7 +657,7 @@ fn a_restore_reads_the_files_of_the_snapshot_and_no_others() {
     let parts = source.snapshot().unwrap();
     assert_eq!(
         factory.describe_position(&parts),
-        "1 records read, 0 of 2 files done, continues in in/a.txt at byte 3"
+        "1 record read, 0 of 2 files done, continues in in/a.txt at byte 3"
     );
     write(&directory, "in/0.txt", b"new\n");
     write(&directory, "in/a.txt", b"a1\na2\na3\n");

@@ -6,6 +6,9 @@ use crate::connectors::options::Problem;
 /// The most keys that `zipf` can have: each costs 8 bytes of a table.
 const MAX_ZIPF_KEYS: u64 = 1 << 24;
 
+/// How uneven `zipf` is where nothing is said.
+pub(super) const EXPONENT: f64 = 1.0;
+
 /// Chooses the number of a record's key.
 pub(super) enum Distribution {
     /// All of so many keys are as likely.
@@ -43,7 +46,7 @@ impl Distribution {
                 format!("can be at most {MAX_ZIPF_KEYS} for `zipf`"),
             )),
             DistributionName::Zipf => {
-                let exponent = exponent.unwrap_or(1.0);
+                let exponent = exponent.unwrap_or(EXPONENT);
                 if !(exponent.is_finite() && (0.0..=20.0).contains(&exponent)) {
                     return Err(Problem::new("exponent", "must be between 0 and 20"));
                 }

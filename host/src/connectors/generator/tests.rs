@@ -76,7 +76,7 @@ fn the_stream_is_the_same_at_every_parallelism_and_after_every_restore() {
         assert_eq!(read, whole, "{options}");
         assert_eq!(
             factory.describe_position(&parts.unwrap()),
-            format!("continues behind {} generated records", whole.len())
+            format!("continues after {} generated records", whole.len())
         );
     }
 }
@@ -115,6 +115,85 @@ fn another_seed_makes_another_stream() {
             1
         )
     );
+}
+
+#[test]
+fn other_records_are_noticed_and_each_key_is_named() {
+    let taken = |options: &str, count: usize| {
+        let factory = factory(options, no_clock());
+        let mut source = factory.create(&context(0, 1), None).unwrap();
+        for _ in 0..count {
+            take_one(&mut *source, factory.port().keyed).unwrap();
+        }
+        through_json(&source.snapshot().unwrap())
+    };
+    let differences = |options: &str, parts: &[Part]| {
+        let found = factory(options, no_clock()).compare("g", parts);
+        found
+            .err()
+            .map_or(Vec::new(), |changed| changed.differences)
+    };
+    let was = "keys = 100\ndistribution = \"zipf\"\nexponent = 1.1\ncount = 1000";
+    let parts = taken(was, 200);
+    for same in [
+        was,
+        "rate = 5.0",
+        "count = 999",
+        "count = 5000",
+        "key-size = 3",
+    ] {
+        let options = match same.split_once(" = ") {
+            Some(("rate" | "key-size", _)) => format!("{was}\n{same}"),
+            Some(("count", _)) => was.replace("count = 1000", same),
+            _ => same.to_owned(),
+        };
+        assert_eq!(differences(&options, &parts), [""; 0], "{options}");
+    }
+    for (from, to, key) in [
+        ("keys = 100", "keys = 99", "`keys` was `100` and is `99`"),
+        (
+            "exponent = 1.1",
+            "exponent = 1.2",
+            "`exponent` was `\"1.1\"` and is `\"1.2\"`",
+        ),
+        (
+            "count = 1000",
+            "key-prefix = \"x\"",
+            "`key-prefix` was `\"k\"` and is `\"x\"`",
+        ),
+        (
+            "count = 1000",
+            "key-size = 9",
+            "`key-size` was `3` and is `9`",
+        ),
+        (
+            "count = 1000",
+            "value-size = 9",
+            "`value-size` was `16` and is `9`",
+        ),
+        (
+            "count = 1000",
+            "timestamp = {}",
+            "`timestamp.interval` was not set and is `\"1ms\"`",
+        ),
+        (
+            "count = 1000",
+            "count = 100",
+            "`count` is 100, but 200 records were made already, up to number ",
+        ),
+    ] {
+        let found = differences(&was.replace(from, to), &parts);
+        assert!(found[0].starts_with(key), "{found:?}");
+    }
+    let found = differences("", &parts);
+    assert_eq!(found.len(), 5, "{found:?}");
+    // Another version that makes other records of the same options.
+    let mut other = parts.clone();
+    other[0]["stream"]["digest"] = serde_json::json!(1);
+    assert_eq!(differences(was, &other).len(), 1);
+    // A version that recorded nothing of this.
+    other[0].as_object_mut().unwrap().remove("stream");
+    assert_eq!(differences("seed = 3", &other), [""; 0]);
 }
 
 #[test]
