@@ -295,18 +295,6 @@ impl Job {
                     gave_up: None,
                 };
             }
-            // Before anything is decided: where it restarts depends on what exists.
-            match self.close_slots(mover) {
-                Ok(None) => {}
-                Ok(Some(stop)) => return stopped(stop),
-                Err(error) => {
-                    return Outcome::Failed {
-                        class: error.class(false),
-                        error: Box::new(error),
-                        gave_up: None,
-                    };
-                }
-            }
             match restarts.on_failure(self.clock.now_ms()) {
                 Decision::GiveUp(reason) => {
                     return Outcome::Failed {
@@ -316,6 +304,18 @@ impl Job {
                     };
                 }
                 Decision::After(delay_ms) => {
+                    // Where it restarts depends on what exists.
+                    match self.close_slots(mover) {
+                        Ok(None) => {}
+                        Ok(Some(stop)) => return stopped(stop),
+                        Err(error) => {
+                            return Outcome::Failed {
+                                class: error.class(false),
+                                error: Box::new(error),
+                                gave_up: None,
+                            };
+                        }
+                    }
                     number += 1;
                     let from = self
                         .store

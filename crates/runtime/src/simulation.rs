@@ -382,6 +382,10 @@ impl Mover for Simulation {
     }
 
     fn wait(&mut self, _: &Job, delay_ms: u64) -> Option<Stop> {
+        if self.storage.has_crashed() {
+            // The process is gone, and waits for nothing.
+            return Some(Stop::Suspend);
+        }
         let until = self.clock.now_ms().saturating_add_unsigned(delay_ms);
         self.clock.advance_to(until);
         None

@@ -62,7 +62,7 @@ fn run_with(
     padding: usize,
     sink: &Collect,
     restore: Option<Completed>,
-    report: impl FnMut(JobEvent),
+    mut report: impl FnMut(JobEvent),
 ) -> Option<Outcome> {
     let sink = Collect {
         process: Some(storage.clone()),
@@ -115,7 +115,14 @@ fn run_with(
         Arc::clone(&clock) as Arc<dyn Clock>,
     );
     assert!(pace.handle.set(job.handle()).is_ok());
-    let outcome = job.run(report);
+    let handle = job.handle();
+    let outcome = job.run(|event| {
+        // A process that is gone does not wait for its storage.
+        if storage.has_crashed() {
+            handle.suspend();
+        }
+        report(event);
+    });
     store.wait_for_cleaning();
     if matches!(outcome, Outcome::Finished) {
         // What cannot be deleted stays, and is on record as given up.
