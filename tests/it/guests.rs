@@ -308,7 +308,7 @@ fn c150_what_one_call_writes_is_bounded_in_the_hosts_memory() {
         let patient = "[restart]\nstrategy = \"fixed-delay\"\ndelay = \"1h\"\n\n";
         scene.write("job.toml", job.replace(NO_RESTART, patient));
         let mut running = host::start(scene.path(), &["run", "job.toml"]);
-        let failed = running.line_with("the job failed").unwrap_or_default();
+        let failed = running.line_with("limits.call-writes").unwrap_or_default();
         for text in ["`faulty`", "`process`", "limits.call-writes = 64.0 MiB"] {
             assert!(failed.contains(text), "{fill}: no `{text}` in `{failed}`");
         }

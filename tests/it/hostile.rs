@@ -83,7 +83,7 @@ enum Found {
 impl Victim {
     fn new() -> Self {
         let scene = Scene::new();
-        scene.input(oracle::verses(3000).as_bytes(), 4, "txt");
+        scene.input(&oracle::bible(), 16, "txt");
         scene.write("job.toml", jobs::word_count("victim"));
         let arguments = [
             "run",
@@ -97,15 +97,15 @@ impl Victim {
             "-D",
             "checkpoint.retained=3",
             "-D",
-            "checkpoint.retain-on-finish=true",
-            "-D",
             "checkpoint.inline-threshold=0B",
         ];
-        let ended = host::run(scene.path(), &arguments).with_code(0);
+        // Suspended in the middle, so that there is something to resume.
+        let mut running = host::start(scene.path(), &arguments);
+        running.checkpoints(4);
+        running.signal("TERM");
+        let ended = running.wait().with_code(0);
         let newest = ended.completions().pop().expect("one is complete").id;
         assert!(newest > 2, "{}", ended.transcript());
-        // Otherwise there would be nothing to resume.
-        fs::remove_file(scene.at("checkpoints/victim/_finished")).ok();
         for canary in [
             "secret/id_rsa",
             "checkpoints/thesis/final.odt",

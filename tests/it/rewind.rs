@@ -224,18 +224,16 @@ fn c157_a_rewind_that_was_interrupted_is_finished_by_the_next_start() {
         let rewind = ["-s", &job.chk(older), "--rewind", "withdraw"];
         let slow = ["-D", "checkpoint.interval=1h"];
         if obstructed {
-            // A name that it is to withdraw is a directory for now, which cannot be removed as a file.
-            let last = scene::visible_files(&job.scene.at("out"));
-            let last = last.last().expect("it has published").clone();
-            let aside = job.scene.at("aside");
-            fs::rename(&last, &aside).expect("a file can be renamed");
-            fs::create_dir(&last).expect("a directory can be made");
+            // A run of the job seems to be at work on its output: nothing is withdrawn under its hands.
+            let place = job.scene.at("out/.highwater/c157-rewind.g1");
+            fs::create_dir_all(&place).expect("a directory can be made");
+            let lock = fs::File::create(place.join("lock")).expect("a file can be made");
+            lock.lock().expect("a file can be locked");
             job.run(&rewind)
                 .with_code(2)
                 .saying(&["the next start finishes it"])
                 .without_panic();
-            fs::remove_dir(&last).expect("a directory can be removed");
-            fs::rename(&aside, &last).expect("a file can be renamed");
+            drop(lock);
             job.run(&["--resume"])
                 .with_code(0)
                 .saying(&["finishing the rewind"]);

@@ -150,21 +150,23 @@ pub fn decide(
     }
 }
 
-/// Why a fresh start would lose something.
+/// Why a fresh start would lose something. With a checkpoint from elsewhere, only checkpoints of its own
+/// are lost: what a run started from that has none is replaced by what was named.
 fn unfinished(history: &History, from_elsewhere: bool) -> Option<Refusal> {
     let run = history.run.as_ref();
     if run.is_some_and(Run::has_finished) {
         return None;
     }
-    let newest = match (history.newest_path(), run.map(|run| &run.start)) {
+    let goes_on = |run: &Run| {
+        let ended = run.ended.map(|ended| ended.how);
+        ended.is_none_or(|how| how == Ending::Suspended)
+    };
+    let newest = match (history.newest_path(), run) {
         (Some(newest), _) => newest.to_owned(),
-        (None, Some(Start::Elsewhere { path, .. }))
-            if run.is_some_and(|run| {
-                run.ended.is_none_or(|ended| ended.how == Ending::Suspended)
-            }) =>
-        {
-            path.clone()
-        }
+        (None, Some(run)) if goes_on(run) && !from_elsewhere => match &run.start {
+            Start::Elsewhere { path, .. } => path.clone(),
+            Start::Fresh | Start::Own { .. } => return None,
+        },
         _ => return None,
     };
     Some(Refusal::Unfinished {
