@@ -35,11 +35,11 @@ const RUNS_MAX: u64 = 1000;
 const FILES_PER_RUN: usize = 16;
 
 /// Numbers for the moments: splitmix64.
-struct Moments(u64);
+pub(crate) struct Moments(u64);
 
 impl Moments {
     /// From `HIGHWATER_SEED` if it is set, else a new seed; printed in either case.
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let seed = match std::env::var("HIGHWATER_SEED") {
             Ok(seed) => seed.parse().expect("HIGHWATER_SEED is a whole number"),
             Err(_) => RandomState::new().hash_one("moments"),
@@ -49,7 +49,7 @@ impl Moments {
     }
 
     /// A number below `bound`.
-    fn below(&mut self, bound: u64) -> u64 {
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut number = self.0;
         number = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

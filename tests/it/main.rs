@@ -31,6 +31,7 @@ mod life; // checkpoints while a job runs
 mod placement; // state in metadata or in files
 mod output; // what becomes of output that is taken, changed or cannot be written
 mod ownership; // one job directory, several hosts
+mod power; // power losses at every step
 mod readme; // the README keeps its word
 mod refused; // what users get wrong, and what they are told
 mod reports; // what a user is told: restores, corruption, restarts

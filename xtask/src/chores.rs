@@ -6,7 +6,7 @@
 use std::time::Instant;
 
 use crate::build::{self, command, run};
-use crate::{Result, servers, story};
+use crate::{Result, mutants, servers, story};
 
 /// The workspaces: the root, the plugins (another target), the SDK (what operator authors depend on),
 /// and what makes the bindings of the SDK.
@@ -46,6 +46,9 @@ pub(crate) fn test() -> Result<()> {
         ".",
         &[&["test"], packages.as_slice()].concat(),
     ))?;
+
+    story::step("mutants of the crates without Wasm, each of which a test finds");
+    mutants::quick()?;
 
     story::step("host, examples, crashes");
     build::host()?;

@@ -6,6 +6,7 @@
 mod build;
 mod chores;
 mod demo;
+mod mutants;
 mod servers;
 mod soak;
 mod story;
@@ -26,6 +27,8 @@ usage: cargo xtask <chore>
   bench [ARGS]   the benchmark; ARGS are passed on
   soak [--minutes N]
                  24 checkpoints a second for ten minutes: memory, open files, files on disk do not grow
+  mutants [--all | NAME…]
+                 makes the mistakes of tests/mutants/, each of which a test must find
   build          the plugins and the host, in release mode
   servers        installs the S3 servers that tests need below target/, if they are missing
 ";
@@ -41,6 +44,7 @@ fn main() -> ExitCode {
         (Some("ci"), []) => chores::test().and_then(|()| chores::lint()),
         (Some("bench"), arguments) => chores::bench(arguments),
         (Some("soak"), arguments) => soak::soak(arguments),
+        (Some("mutants"), arguments) => mutants::mutants(arguments),
         (Some("build"), []) => build::plugins().and_then(|()| build::host()),
         (Some("servers"), []) => servers::install(),
         (Some("help" | "-h" | "--help"), _) => {

@@ -50,6 +50,15 @@ impl Completed {
         Self(Arc::new(contents))
     }
 
+    /// Makes sure that it is still there after a power loss, to be called before anything is built on
+    /// it. A run that was killed after `_metadata` had got its name may not have flushed that name.
+    ///
+    /// # Errors
+    /// [`Error::Storage`] if it cannot be made sure of.
+    pub fn settle(&self) -> Result<()> {
+        self.0.storage.settle(&self.0.directory)
+    }
+
     /// Reads and verifies the metadata in `directory`.
     ///
     /// # Errors

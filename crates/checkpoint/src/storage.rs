@@ -104,6 +104,16 @@ pub trait Storage: Send + Sync + fmt::Debug {
     /// [`crate::Error::Storage`] if it cannot be made.
     fn make_directory(&self, name: &str) -> Result<()>;
 
+    /// Makes durable what is in a directory, whoever has put it there: a process that was killed right
+    /// after it had given an object its name may have left that to nobody.
+    ///
+    /// # Errors
+    /// [`crate::Error::Storage`] if that failed.
+    fn settle(&self, directory: &str) -> Result<()> {
+        let _ = directory;
+        Ok(())
+    }
+
     /// Removes a directory if it exists and is empty; otherwise does nothing.
     ///
     /// # Errors

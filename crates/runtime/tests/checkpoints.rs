@@ -992,3 +992,32 @@ fn c20_what_is_asked_for_does_not_keep_the_pause() {
     assert!((5..=7).contains(&completed(&events).len()), "{events:?}");
     check(&sink.committed, 1_000);
 }
+
+#[test]
+fn a_base_that_is_gone_costs_one_checkpoint_and_the_next_builds_on_nothing() {
+    let storage = memory();
+    let store = CheckpointStore::with_storage(Arc::clone(&storage), "job", filed()).unwrap();
+    let sink = Collect::default();
+    let job = Paced::new(1_000, 5, store.clone(), &sink).tolerating(1);
+    let mut gone = None;
+    let (outcome, events) = job.run(|event, _| {
+        // The next one is to build on this one.
+        if let JobEvent::CheckpointCompleted { id, .. } = event
+            && *id > 10
+            && gone.is_none()
+            && has_short_chains(&store)
+        {
+            let metadata = format!("job/chk-{id}/_metadata");
+            assert!(objects(&*storage, "job").contains(&metadata));
+            storage.delete(&metadata).unwrap();
+            gone = Some(*id);
+        }
+    });
+    assert!(matches!(outcome, Outcome::Finished), "{outcome:?}");
+    let gone = gone.expect("a checkpoint was removed");
+    assert_eq!(failed(&events), [(gone + 1, Kind::BaseLost)]);
+    assert!(completed(&events).contains(&(gone + 2)));
+    assert_eq!(restarts(&events), 0);
+    check(&sink.committed, 1_000);
+    assert!(checkpoint::verify(&store.latest().unwrap()).is_good());
+}

@@ -442,6 +442,12 @@ impl Storage for FaultyStorage {
         })
     }
 
+    fn settle(&self, directory: &str) -> Result<()> {
+        // No step: nothing is other than before.
+        self.check("flushing", directory)?;
+        self.inner.settle(directory)
+    }
+
     fn remove_directory(&self, name: &str) -> Result<()> {
         self.step(Action::RemoveDirectory, name, |extent| match extent {
             Extent::Nothing | Extent::Half | Extent::Late => Ok(()),

@@ -205,7 +205,16 @@ impl Storage for FileStorage {
         let path = self.path(name)?;
         match fs::remove_file(&path) {
             Err(source) if source.kind() != ErrorKind::NotFound => {
-                Err(failed("deleting", &path, source))
+                return Err(failed("deleting", &path, source));
+            }
+            _ => {}
+        }
+        // What is deleted next may be what this one refers to: after a power loss it must not be there
+        // without that. If the file was gone already, whoever removed it may not have got so far.
+        let directory = path.parent().unwrap_or(&self.root);
+        match flush_directory(directory) {
+            Err(source) if source.kind() != ErrorKind::NotFound => {
+                Err(failed("flushing", directory, source))
             }
             _ => Ok(()),
         }
@@ -213,6 +222,22 @@ impl Storage for FileStorage {
 
     fn make_directory(&self, name: &str) -> Result<()> {
         create_directories(&self.path(name)?)
+    }
+
+    fn settle(&self, directory: &str) -> Result<()> {
+        let path = self.path(directory)?;
+        match flush_directory(&path) {
+            // Somebody else's, that we may only look into: what is there was not left by a run of ours.
+            Err(source)
+                if matches!(
+                    source.kind(),
+                    ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem
+                ) =>
+            {
+                Ok(())
+            }
+            flushed => flushed.map_err(|source| failed("flushing", &path, source)),
+        }
     }
 
     fn remove_directory(&self, name: &str) -> Result<()> {
@@ -277,12 +302,20 @@ fn failed(action: &'static str, path: &Path, source: std::io::Error) -> Error {
     }
 }
 
-/// Makes a directory and those above it, and flushes each directory that got a new entry.
+/// Makes a directory and those above it, and flushes all directories above it.
+///
+/// Those that were there as well: a process that was killed right after it had made them has not
+/// flushed them, and a power loss would take away all that is put in them.
 fn create_directories(path: &Path) -> Result<()> {
     let missing = path.ancestors().take_while(|above| !above.exists()).count();
     fs::create_dir_all(path).map_err(|source| failed("creating", path, source))?;
-    for above in path.ancestors().skip(1).take(missing) {
-        flush_directory(above).map_err(|source| failed("flushing", above, source))?;
+    for (depth, above) in path.ancestors().skip(1).enumerate() {
+        match flush_directory(above) {
+            Err(source) if depth < missing => return Err(failed("flushing", above, source)),
+            // Not ours to read, so none of our runs has made what is in it.
+            Err(_) => break,
+            Ok(()) => {}
+        }
     }
     Ok(())
 }
