@@ -56,15 +56,6 @@ pub trait Storage: Send + Sync + fmt::Debug {
         true
     }
 
-    /// Makes an object that can be read durable, if its put may have left it visible only.
-    ///
-    /// # Errors
-    /// [`crate::Error::Storage`] if that cannot be done.
-    fn flush(&self, name: &str) -> Result<()> {
-        let _what_is_visible_is_durable = name;
-        Ok(())
-    }
-
     /// Reads a range of an object: exactly that range, or what there is of it if the object ends
     /// before. So fewer bytes than asked for mean the end.
     ///
@@ -104,8 +95,8 @@ pub trait Storage: Send + Sync + fmt::Debug {
     /// [`crate::Error::Storage`] if it cannot be made.
     fn make_directory(&self, name: &str) -> Result<()>;
 
-    /// Makes durable what is in a directory, whoever has put it there: a process that was killed right
-    /// after it had given an object its name may have left that to nobody.
+    /// Makes durable what is in a directory, and the directory itself, whoever has put it there: a process
+    /// that was killed right after it had given an object its name may have left that to nobody.
     ///
     /// # Errors
     /// [`crate::Error::Storage`] if that failed.

@@ -56,12 +56,6 @@ pub(crate) fn run(arguments: &Run) -> Result<Exit, Error> {
         report,
         claimed,
     } = begun;
-    // Before anything is built on it: output is committed in its name.
-    if let Some(checkpoint) = &from {
-        checkpoint
-            .settle()
-            .map_err(|error| Error::checkpoint(error, "making the checkpoint durable"))?;
-    }
     audience.say(&settings::storage_line(&file.checkpoint, &id));
     if let Some(report) = &report {
         audience.tell(&restore::event(report));

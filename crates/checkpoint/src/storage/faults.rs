@@ -401,12 +401,6 @@ impl Storage for FaultyStorage {
         self.lands_late || self.inner.may_land_late()
     }
 
-    fn flush(&self, name: &str) -> Result<()> {
-        // No step: it changes nothing that can be seen.
-        self.check("flushing", name)?;
-        self.inner.flush(name)
-    }
-
     fn read(&self, name: &str, range: Range<u64>) -> Result<Bytes> {
         self.check("reading", name)?;
         match (self.unreadable)(name) {

@@ -118,18 +118,6 @@ impl Storage for FileStorage {
         false
     }
 
-    fn flush(&self, name: &str) -> Result<()> {
-        let path = self.path(name)?;
-        let flushed = File::open(&path).and_then(|file| file.sync_all());
-        flushed.map_err(|source| failed("flushing", &path, source))?;
-        match path.parent() {
-            None => Ok(()),
-            Some(above) => {
-                flush_directory(above).map_err(|source| failed("flushing", above, source))
-            }
-        }
-    }
-
     fn read(&self, name: &str, range: Range<u64>) -> Result<Bytes> {
         let path = self.path(name)?;
         self.objects.read(name, range).map_err(|error| {
@@ -226,18 +214,19 @@ impl Storage for FileStorage {
 
     fn settle(&self, directory: &str) -> Result<()> {
         let path = self.path(directory)?;
-        match flush_directory(&path) {
-            // Somebody else's, that we may only look into: what is there was not left by a run of ours.
-            Err(source)
-                if matches!(
-                    source.kind(),
-                    ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem
-                ) =>
-            {
-                Ok(())
+        for directory in path.ancestors().take(2) {
+            match flush_directory(directory) {
+                // Somebody else's, that we may only look into: what is there was not left by a run of
+                // ours.
+                Err(source)
+                    if matches!(
+                        source.kind(),
+                        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem
+                    ) => {}
+                flushed => flushed.map_err(|source| failed("flushing", directory, source))?,
             }
-            flushed => flushed.map_err(|source| failed("flushing", &path, source)),
         }
+        Ok(())
     }
 
     fn remove_directory(&self, name: &str) -> Result<()> {

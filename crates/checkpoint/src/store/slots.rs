@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 
 use crate::completed::Completed;
-use crate::metadata::{METADATA_BYTES_MAX, is_void, void};
+use crate::metadata::{METADATA_BYTES_MAX, void};
 use crate::names;
 use crate::{Error, Result};
 
@@ -116,11 +116,10 @@ impl Inner {
     fn stands(&self, name: &str, slot: &Slot) -> Result<Option<bool>> {
         match self.storage.read(name, 0..METADATA_BYTES_MAX) {
             Ok(found) if found == slot.encoded => {
-                self.storage.flush(name)?;
+                self.storage.settle(names::parent(name))?;
                 Ok(Some(true))
             }
-            // Ours or another's: in either case ours cannot come.
-            Ok(found) if is_void(&found) => Ok(Some(false)),
+            // A marker, or another's: in either case ours cannot come.
             Ok(_) => Ok(Some(false)),
             Err(Error::NotFound(_)) => Ok(None),
             Err(error) => Err(error),

@@ -88,7 +88,7 @@ fn in_memory(prepared: &Prepared, arguments: &RestoreArguments) -> Result<Begun,
     })
 }
 
-/// The graph for a checkpoint, and how the checkpoint fits it.
+/// The graph for a checkpoint, and how the checkpoint fits it. The checkpoint is durable then.
 fn fitted(
     prepared: &Prepared,
     from: Option<&Completed>,
@@ -99,6 +99,12 @@ fn fitted(
     let report = from
         .map(|checkpoint| restore::check(&graph, checkpoint, arguments))
         .transpose()?;
+    // Before anything is built on it: output is committed in its name.
+    if let Some(checkpoint) = from {
+        checkpoint
+            .settle()
+            .map_err(|error| Error::checkpoint(error, "making the checkpoint durable"))?;
+    }
     Ok((graph, report))
 }
 

@@ -10,11 +10,8 @@ use std::fs::{self, File};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
-use anyhow::Context as _;
-use rustix::fs::{CWD, RenameFlags, renameat_with};
-use rustix::io::Errno;
-
 use super::trouble;
+use anyhow::Context as _;
 
 /// Makes a directory with all that it lies in, and flushes each of them. Returns whether it was there
 /// already.
@@ -108,21 +105,34 @@ pub(crate) fn sync_directory(path: &Path) -> anyhow::Result<()> {
 /// # Errors
 /// The name is taken (`AlreadyExists`), the file is not there, and whatever else may be.
 pub(crate) fn rename_to_free(from: &Path, to: &Path) -> io::Result<()> {
-    match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
-        // A file system that cannot do that (NFS, some in user space). A link and a removal would be
-        // two steps: killed between them, a file that a consumer has taken meanwhile is published
-        // again. Looking first leaves a moment in which another might take the name, but nobody else
-        // makes such names.
-        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {
-            match fs::symlink_metadata(to) {
-                Ok(_) => return Err(ErrorKind::AlreadyExists.into()),
-                Err(error) if error.kind() == ErrorKind::NotFound => {}
-                Err(error) => return Err(error),
-            }
-            fs::rename(from, to)
-        }
-        renamed => Ok(renamed?),
+    if let Some(renamed) = rename_if_free(from, to) {
+        return renamed;
     }
+    // A link and a removal would be two steps: killed between them, a file that a consumer has taken
+    // meanwhile is published again. Looking first leaves a moment in which another might take the name,
+    // but nobody else makes such names.
+    match fs::symlink_metadata(to) {
+        Ok(_) => Err(ErrorKind::AlreadyExists.into()),
+        Err(error) if error.kind() == ErrorKind::NotFound => fs::rename(from, to),
+        Err(error) => Err(error),
+    }
+}
+
+/// The same by the one call that does it. `None` where the system has no such call, or the file system
+/// does not know it (NFS, some in user space).
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+fn rename_if_free(from: &Path, to: &Path) -> Option<io::Result<()>> {
+    use nix::errno::Errno;
+    use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
+    match renameat2(AT_FDCWD, from, AT_FDCWD, to, RenameFlags::RENAME_NOREPLACE) {
+        Err(Errno::EINVAL | Errno::ENOSYS | Errno::ENOTSUP) => None,
+        renamed => Some(renamed.map_err(io::Error::from)),
+    }
+}
+
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+fn rename_if_free(_from: &Path, _to: &Path) -> Option<io::Result<()>> {
+    None
 }
 
 /// The names in a directory. None if there is no directory.
