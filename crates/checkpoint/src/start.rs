@@ -257,3 +257,6 @@ fn from(
         },
     })
 }
+
+#[cfg(test)]
+mod tests;
