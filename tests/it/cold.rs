@@ -30,7 +30,16 @@ fn written(scene: &Scene) -> Vec<PathBuf> {
 }
 
 fn directories(scene: &Scene) -> usize {
-    std::fs::read_dir(scene.at("scratch")).map_or(0, Iterator::count)
+    let places = std::fs::read_dir(scene.at("scratch")).into_iter().flatten();
+    let inside = places
+        .flatten()
+        .flat_map(|place| std::fs::read_dir(place.path()));
+    // But for the marker of the place.
+    inside
+        .flatten()
+        .flatten()
+        .filter(|it| it.path().is_dir())
+        .count()
 }
 
 #[test]

@@ -75,7 +75,7 @@ fn ids(ended: &Ended) -> Vec<u64> {
 }
 
 #[test]
-fn c17_a_second_host_is_refused_and_touches_nothing() {
+fn c17_c87_a_second_host_is_refused_however_it_is_started_and_touches_nothing() {
     let scene = scene("c17-second");
     let arguments = ["run", "job.toml", "-D", NEVER];
     let mut first = host::start(scene.path(), &arguments);
@@ -83,7 +83,16 @@ fn c17_a_second_host_is_refused_and_touches_nothing() {
     // While it stands still, whatever changes is not its doing.
     first.signal("STOP");
     let before = contents(&scene.at("checkpoints"));
-    for resume in [&[][..], &["--resume"], &["-s", "latest"]] {
+    let metadata = before.keys().find(|path| path.ends_with("_metadata"));
+    let metadata = metadata.expect("one is complete").display().to_string();
+    for resume in [
+        &[][..],
+        &["--resume"],
+        &["-s", "latest"],
+        &["-s", &metadata],
+        &["-s", &metadata, "--rewind", "withdraw"],
+        &["--fresh"],
+    ] {
         host::run(scene.path(), &[&arguments[..], resume].concat())
             .with_code(2)
             .saying(&["is held by process", "hint: stop it first"])
@@ -170,4 +179,89 @@ fn c17_a_host_that_is_stopped_loses_its_place_and_knows_it_when_it_goes_on() {
     assert_output(&scene, "c17-stopped", "output of two hosts");
     assert_given_up(&scene);
     assert_no_staging(&scene);
+}
+
+#[test]
+fn c144_a_resume_that_had_to_wait_looks_for_checkpoints_when_it_is_its_turn() {
+    // Each try may find the first host alive again before it is killed: then the second is refused.
+    for _ in 0..20 {
+        let scene = scene("c144");
+        let slow = [
+            "run",
+            "job.toml",
+            "--resume",
+            "-D",
+            "checkpoint.interval=1h",
+        ];
+        let lease = ["-D", "checkpoint.lease-timeout=3s"];
+        let arguments = [&slow[..], &lease].concat();
+        let mut first = host::start(scene.path(), &arguments);
+        first.line_with("started, id").expect("it starts");
+        first.signal("STOP");
+        // Refused until it has been silent for long enough, then waiting.
+        let mut second = loop {
+            let mut second = host::start(scene.path(), &arguments);
+            if second.line_with("waiting 3s for a renewal").is_some() {
+                break second;
+            }
+            second.wait().with_code(2).saying(&["is held by process"]);
+        };
+        assert!(
+            all_files(&scene.at("checkpoints"))
+                .iter()
+                .all(|it| !it.ends_with("_metadata"))
+        );
+        first.signal("CONT");
+        first.signal("USR1");
+        let completed = first.checkpoint();
+        first.kill();
+        match second.line_with("restoring from checkpoint ") {
+            Some(line) => {
+                let id = completed.expect("the first host completed one").id;
+                assert!(line.contains(&format!("checkpoint {id}:")), "{line}");
+                second.kill();
+                return;
+            }
+            None => drop(second.wait().with_code(2)),
+        }
+    }
+    panic!("the second host was refused each time");
+}
+
+#[test]
+fn c142_a_fenced_owner_that_is_cancelled_touches_nothing_of_its_successor() {
+    let scene = scene("c142");
+    let arguments = [
+        "run",
+        "job.toml",
+        "--resume",
+        "-D",
+        "checkpoint.lease-timeout=500ms",
+    ];
+    let mut first = host::start(scene.path(), &arguments);
+    first.checkpoints(2);
+    first.signal("STOP");
+    let mut second = loop {
+        let mut second = host::start(scene.path(), &arguments);
+        if second.line_with("restoring from checkpoint ").is_some() {
+            break second;
+        }
+        second.wait().with_code(2).saying(&["is held by process"]);
+    };
+    // What it completes has output that is prepared, and perhaps not committed yet.
+    second.checkpoints(2);
+    second.kill().expect("killed in the middle");
+    let metadata = |path: &PathBuf| path.ends_with("_metadata");
+    let files = || all_files(&scene.at("checkpoints")).into_iter();
+    let newest = files().filter(metadata).max().expect("one is complete");
+    first.signal("INT");
+    first.signal("CONT");
+    let first = first.wait().without_panic();
+    assert!(
+        newest.is_file(),
+        "its successor's checkpoint is gone:\n{}",
+        first.transcript()
+    );
+    host::run(scene.path(), &arguments).with_code(0);
+    assert_output(&scene, "c142", "output after a fenced owner was cancelled");
 }

@@ -3,6 +3,9 @@
 //! Nothing refers to them and nobody else reads them, so nothing is synced, and a crash leaves what
 //! the next start removes: a directory is locked as long as its process lives, and one that nobody
 //! holds is a dead process's.
+//!
+//! All of them lie in one place of the user's within `job.scratch-dir`, which bears a marker and which
+//! nobody else can write. So nothing is ever removed that is not ours, whatever it is called.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind};
@@ -13,8 +16,11 @@ use std::sync::Arc;
 
 use dataflow::state::{ColdFile, ColdStorage};
 
-/// What the names of our directories begin with.
-const PREFIX: &str = "highwater-";
+/// What the name of a user's place begins with; the user's number follows.
+const PLACE: &str = "highwater-scratch-";
+
+/// The file by which a place is known as one.
+const MARKER: &str = "this-is-scratch-of-highwater";
 
 /// A directory of our own, removed when the last file in it goes.
 #[derive(Debug)]
@@ -56,10 +62,11 @@ impl Scratch {
     /// It cannot be made.
     pub(crate) fn create(parent: &Path) -> io::Result<Self> {
         fs::create_dir_all(parent).map_err(|error| failed("making", parent, &error))?;
-        sweep(parent);
+        let place = place(parent)?;
+        sweep(&place);
         let mut number = 0_u64;
         loop {
-            let path = parent.join(format!("{PREFIX}{}-{number}", process::id()));
+            let path = place.join(format!("{}-{number}", process::id()));
             if let Some(directory) = Directory::create(&path)? {
                 return Ok(Self {
                     directory: Arc::new(directory),
@@ -113,14 +120,70 @@ impl Drop for Directory {
     }
 }
 
-/// Removes directories that nobody holds. What cannot be removed is another user's, or will be found
-/// again the next time.
-fn sweep(parent: &Path) {
-    let Ok(entries) = fs::read_dir(parent) else {
+/// The user's place below `parent`, made if need be.
+///
+/// # Errors
+/// It cannot be made, or what has its name is not ours: another user's, a link, open to others, or
+/// without the marker.
+fn place(parent: &Path) -> io::Result<PathBuf> {
+    let user = fs::metadata("/proc/self")
+        .map_err(|error| failed("finding the user in", Path::new("/proc/self"), &error))?
+        .uid();
+    let place = parent.join(format!("{PLACE}{user}"));
+    let marker = place.join(MARKER);
+    match DirBuilder::new().mode(0o700).create(&place) {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => {
+            return Err(failed("making", &place, &error));
+        }
+        _ => {}
+    }
+    let look = |path: &Path| {
+        fs::symlink_metadata(path).map_err(|error| failed("looking at", path, &error))
+    };
+    let found = look(&place)?;
+    let ours = found.is_dir() && found.uid() == user && found.mode() & 0o077 == 0;
+    let marked = || fs::symlink_metadata(&marker).is_ok_and(|marker| marker.is_file());
+    // Made a moment ago, by us or by another process that may have been killed since.
+    if ours && !marked() && is_empty(&place) {
+        match OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .open(&marker)
+        {
+            Err(error) if error.kind() != ErrorKind::AlreadyExists => {
+                return Err(failed("making", &marker, &error));
+            }
+            _ => {}
+        }
+    }
+    match ours && marked() {
+        true => Ok(place),
+        false => {
+            let why = "it is not a private directory of this user that was made for this";
+            Err(failed("using", &place, &io::Error::other(why)))
+        }
+    }
+}
+
+fn is_empty(directory: &Path) -> bool {
+    fs::read_dir(directory).is_ok_and(|mut entries| entries.next().is_none())
+}
+
+/// Whether a name is one that [`Scratch::create`] gives: two numbers.
+fn is_ours(name: &str) -> bool {
+    let digits = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+    name.split_once('-')
+        .is_some_and(|(process, number)| digits(process) && digits(number))
+}
+
+/// Removes directories in our place that nobody holds. What cannot be removed will be found again the
+/// next time.
+fn sweep(place: &Path) {
+    let Ok(entries) = fs::read_dir(place) else {
         return;
     };
     for entry in entries.flatten() {
-        let ours = entry.file_name().to_string_lossy().starts_with(PREFIX);
+        let ours = entry.file_name().to_str().is_some_and(is_ours);
         // Not through a symbolic link.
         if !ours || !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             continue;
@@ -200,36 +263,75 @@ mod tests {
         assert_eq!(&read, b"bytes");
         let error = first.read_at(6, &mut read).unwrap_err();
         assert!(error.to_string().contains("`job.scratch-dir`"), "{error}");
-        let own = below.join(&names(&below)[0]);
-        assert_eq!(fs::metadata(&own).unwrap().mode() & 0o777, 0o700);
+        let place = place(&below).unwrap();
+        let own = place.join(&names(&place)[0]);
+        for private in [&place, &own] {
+            assert_eq!(fs::metadata(private).unwrap().mode() & 0o777, 0o700);
+        }
         assert_eq!(names(&own), ["0", "1"]);
         drop(first);
         assert_eq!(names(&own), ["1"]);
         drop(scratch);
         assert_eq!(names(&own), ["1"]);
         drop(second);
-        assert_eq!(names(&below), [""; 0]);
+        assert_eq!(names(&place), [MARKER]);
     }
 
     #[test]
-    fn what_a_killed_run_left_is_removed_and_nothing_else() {
+    fn c159_what_a_killed_run_left_is_removed_and_nothing_else_whatever_it_is_called() {
         let parent = tempfile::tempdir().unwrap();
         let path = parent.path();
-        for left in ["highwater-1-0", "highwater-1-1/deeper", "others"] {
-            fs::create_dir_all(path.join(left)).unwrap();
+        // Nothing of it is in our place.
+        for foreign in ["highwater-backup", "highwater-1-0", "1-0"] {
+            fs::create_dir_all(path.join(foreign)).unwrap();
+            fs::write(path.join(foreign).join("precious"), b"data").unwrap();
         }
-        fs::write(path.join("highwater-1-0/7"), b"cold").unwrap();
-        fs::write(path.join("highwater-file"), b"not a directory").unwrap();
-        std::os::unix::fs::symlink(path.join("others"), path.join("highwater-link")).unwrap();
+        let place = place(path).unwrap();
+        for left in ["1-0", "1-1/deeper", "1-x", "notes"] {
+            fs::create_dir_all(place.join(left)).unwrap();
+        }
+        fs::write(place.join("1-0/7"), b"cold").unwrap();
+        fs::write(place.join("2-0"), b"not a directory").unwrap();
+        std::os::unix::fs::symlink(path.join("highwater-backup"), place.join("3-0")).unwrap();
         let alive = Scratch::create(path).unwrap();
         let another = Scratch::create(path).unwrap();
-        let own = |number| format!("highwater-{}-{number}", process::id());
-        let mut expected = vec![own(0), own(1)];
-        expected.extend(["highwater-file", "highwater-link", "others"].map(str::to_owned));
+        let own = |number| format!("{}-{number}", process::id());
+        let kept = ["2-0", "3-0", "1-x", "notes", MARKER].map(str::to_owned);
+        let mut expected = kept.to_vec();
+        expected.extend([own(0), own(1)]);
         expected.sort();
-        assert_eq!(names(path), expected);
+        assert_eq!(names(&place), expected);
+        for foreign in ["highwater-backup", "highwater-1-0", "1-0"] {
+            assert!(path.join(foreign).join("precious").is_file(), "{foreign}");
+        }
         drop((alive, another));
-        assert_eq!(names(path), ["highwater-file", "highwater-link", "others"]);
+    }
+
+    #[test]
+    fn c159_a_place_that_is_not_ours_is_refused() {
+        let name = |parent: &Path| {
+            let user = fs::metadata("/proc/self").unwrap().uid();
+            parent.join(format!("{PLACE}{user}"))
+        };
+        let refused = |parent: &Path| Scratch::create(parent).unwrap_err().to_string();
+        // A link, a directory with things in it and no marker, one that others may write.
+        let parent = tempfile::tempdir().unwrap();
+        let elsewhere = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink(elsewhere.path(), name(parent.path())).unwrap();
+        assert!(refused(parent.path()).contains("not a private directory"));
+        let parent = tempfile::tempdir().unwrap();
+        DirBuilder::new()
+            .mode(0o700)
+            .create(name(parent.path()))
+            .unwrap();
+        fs::create_dir(name(parent.path()).join("7-7")).unwrap();
+        assert!(refused(parent.path()).contains("not a private directory"));
+        assert!(name(parent.path()).join("7-7").is_dir());
+        let parent = tempfile::tempdir().unwrap();
+        fs::create_dir(name(parent.path())).unwrap();
+        let open = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+        fs::set_permissions(name(parent.path()), open).unwrap();
+        assert!(refused(parent.path()).contains("not a private directory"));
     }
 
     #[test]
