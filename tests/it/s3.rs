@@ -23,7 +23,9 @@ fn killed(server: &Server, name: &str, more: &[&str]) -> (Scene, Completion) {
     scene.input(&oracle::bible(), 24, "txt");
     scene.write("job.toml", jobs::word_count(name));
     let id = format!("job.id={name}");
-    let arguments = ["run", "job.toml", "-D", DIR, "-D", &id];
+    // Not waited for longer than need be, by who comes after the kill.
+    let lease = "checkpoint.lease-timeout=3s";
+    let arguments = ["run", "job.toml", "-D", DIR, "-D", &id, "-D", lease];
     let mut running = start(&scene, server, &[&arguments, more].concat());
     let last = running.checkpoints(2);
     running.kill().expect("killed in the middle");
@@ -51,7 +53,10 @@ fn a_job_that_was_killed_resumes_from_a_bucket_however_its_state_is_compressed()
         let setting = |value: &str| format!("checkpoint.compression={value}");
         let (scene, _) = killed(&server, before, &["-D", &setting(before)]);
         let setting = setting(after);
-        let arguments = ["run", "job.toml", "-D", DIR, "-s", "latest", "-D", &setting];
+        let id = format!("job.id={before}");
+        let latest = ["run", "job.toml", "-D", DIR, "-D", &id, "-s", "latest"];
+        // The lease of who was killed is waited for: a bucket has no locks that tell.
+        let arguments = [&latest[..], &["-D", &setting]].concat();
         run(&scene, &server, &arguments)
             .with_code(0)
             .saying(&["restoring from checkpoint"]);

@@ -103,6 +103,13 @@ fn watching(held: &Held) -> String {
     format!("{held}; waiting {timeout} for a renewal: if none arrives, this run takes over")
 }
 
+fn waiting(held: &Held, left_ms: u64) -> String {
+    let left = humantime::format_duration(Duration::from_millis(left_ms));
+    format!(
+        "{held}; it may have been killed since: waiting {left} to see whether it renews it again"
+    )
+}
+
 /// The checkpoint storage cannot be used.
 fn not_opened(error: checkpoint::Error) -> Error {
     not_owned(error, "opening the checkpoint storage")

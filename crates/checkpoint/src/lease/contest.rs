@@ -29,6 +29,8 @@ pub struct Held {
     pub renewed_ms_ago: i64,
     /// After how long without a renewal it is stale.
     pub timeout_ms: u64,
+    /// Whether its process is seen to live, by a lock. Otherwise it may have been killed a moment ago.
+    pub lives: bool,
 }
 
 impl fmt::Display for Held {
@@ -139,5 +141,15 @@ pub(super) fn describe(storage: &dyn Storage, job: &str, log: &Log, terms: &Term
             terms.time.now_ms().saturating_sub(last.renewed_at)
         }),
         timeout_ms: last.map_or(terms.timeout_ms, |last| last.timeout_ms),
+        lives: log
+            .newest()
+            .is_some_and(|newest| lives(storage, job, newest, terms)),
     }
+}
+
+/// Whether the holder's process is surely there: somebody of this machine has its lock.
+fn lives(storage: &dyn Storage, job: &str, entry: &Entry, terms: &Terms) -> bool {
+    let lock = names::lease_lock(job, &entry.token);
+    entry.holder.machine == terms.holder.machine
+        && matches!(storage.is_locked(&lock), Ok(Some(true)))
 }

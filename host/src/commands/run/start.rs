@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::anyhow;
 use checkpoint::claim::Extent;
 use checkpoint::history::History;
-use checkpoint::lease::{Held, Lease, Rewind, RewindMode, Run, Start};
+use checkpoint::lease::{Held, Lease, Rewind, RewindMode, Run, Start, Time as _};
 use checkpoint::locate::LATEST;
 use checkpoint::start::{Asked, Plan, Refusal, Source, decide};
 use checkpoint::{CheckpointStore, Completed, verify};
@@ -15,7 +15,7 @@ use runtime::graph::NodeKind;
 use runtime::restore::Report;
 use runtime::{Delivery, JobGraph, Keeper, Origin, SinkFactory};
 
-use super::{not_opened, restore, settings, watching};
+use super::{not_opened, restore, settings, waiting, watching};
 use crate::assemble::Prepared;
 use crate::cli::{ClaimMode, RestoreArguments};
 use crate::events::Audience;
@@ -137,19 +137,7 @@ impl Owning<'_> {
         if let Some(spec) = spec {
             restore::named_exists(spec, self.arguments, &self.dir, &self.job_id)?;
         }
-        let audience = self.audience;
-        let mut watch = |held: &Held| audience.say(&watching(held));
-        let lease = CheckpointStore::take_lease(
-            &self.dir,
-            &self.job_id,
-            self.job().checkpoint.timeout,
-            settings::terms(
-                self.job().checkpoint.lease_timeout,
-                Arc::<SystemClock>::clone(clock),
-            ),
-            &mut watch,
-        )
-        .map_err(not_opened)?;
+        let lease = self.take_lease(clock)?;
         let keeper = Keeper::start(Arc::clone(&lease)).map_err(Error::refused)?;
         if lease.run().is_some_and(|run| run.rewind.is_some()) {
             self.audience
@@ -179,6 +167,30 @@ impl Owning<'_> {
             report,
             claimed,
         }))
+    }
+
+    /// Takes the lease of the job's directory. An owner that seems to be alive, but is not seen to be, may
+    /// have been killed a moment ago (a service that is restarted, with its checkpoints in a bucket): it
+    /// is waited for until its lease is stale, once. If it has renewed it by then, it lives.
+    fn take_lease(&self, clock: &Arc<SystemClock>) -> Result<Arc<Lease>, Error> {
+        let audience = self.audience;
+        let take = || {
+            let mut watch = |held: &Held| audience.say(&watching(held));
+            let time = Arc::<SystemClock>::clone(clock);
+            let terms = settings::terms(self.job().checkpoint.lease_timeout, time);
+            let patience = self.job().checkpoint.timeout;
+            CheckpointStore::take_lease(&self.dir, &self.job_id, patience, terms, &mut watch)
+        };
+        match take() {
+            Err(checkpoint::Error::Held(held)) if !held.lives && held.holder.is_some() => {
+                let age = u64::try_from(held.renewed_ms_ago).unwrap_or(0);
+                let left = held.timeout_ms.saturating_sub(age).saturating_add(1);
+                audience.say(&waiting(&held, left));
+                clock.wait_ms(left);
+                take().map_err(not_opened)
+            }
+            taken => taken.map_err(not_opened),
+        }
     }
 
     fn store(&self, lease: &Arc<Lease>) -> Result<CheckpointStore, Error> {
