@@ -3366,11 +3366,11 @@ pub mod exports {
                     fn open(context: OpenContext) -> ::core::result::Result<(), Failure>;
                     #[allow(async_fn_in_trait)]
                     fn process(batch: Batch) -> ::core::result::Result<(), Failure>;
-                    #[allow(async_fn_in_trait)]
                     /// Not called yet.
+                    #[allow(async_fn_in_trait)]
                     fn on_timers(fired: Fired) -> ::core::result::Result<(), Failure>;
-                    #[allow(async_fn_in_trait)]
                     /// Not called yet.
+                    #[allow(async_fn_in_trait)]
                     fn on_watermark(
                         watermark: i64,
                     ) -> ::core::result::Result<(), Failure>;

@@ -383,6 +383,17 @@ impl Owning<'_> {
             }
             return Ok(decided);
         };
+        if let Some(checkpoint) = &decided.from {
+            // What is newer is given up for it, so it has to be good to its last byte.
+            if let Some(problem) = verify(checkpoint).problems.into_iter().next() {
+                let exit = match problem.is_corrupt {
+                    true => Exit::Corrupt,
+                    false => Exit::Refused,
+                };
+                let error = anyhow!("{} cannot be used: {}", problem.object, problem.what);
+                return Err(Error::with(exit, error));
+            }
+        }
         let after = rewind.to;
         let origin = self.origin(lease);
         let mut at_stake = Vec::new();
@@ -400,6 +411,9 @@ impl Owning<'_> {
             }
         }
         if at_stake.is_empty() {
+            // So it stays: a paused host may be about to publish what it had completed, and sinks do not
+            // withdraw anything while one holds their output.
+            rewind.mode = RewindMode::Withdraw;
             return Ok(decided);
         }
         let Some(mode) = self.arguments.rewind else {
@@ -421,13 +435,6 @@ impl Owning<'_> {
                 "sink `{id}` cannot withdraw what it has published"
             ))
             .hint("`--rewind repeat` leaves it, and writes it again"));
-        }
-        if let Some(checkpoint) = &decided.from {
-            // What is newer is given up for it, so it has to be good to its last byte.
-            if let Some(problem) = verify(checkpoint).problems.into_iter().next() {
-                let error = anyhow!("{} is corrupt: {}", problem.object, problem.what);
-                return Err(Error::with(Exit::Corrupt, error));
-            }
         }
         Ok(decided)
     }
