@@ -24,7 +24,7 @@ pub(crate) enum Command {
     /// can be resumed from its newest checkpoint.
     ///
     /// Exit codes: 0 finished, or stopped as asked; 1 the job failed; 2 refused before any record was
-    /// processed; 3 the checkpoint is corrupt.
+    /// processed; 3 the checkpoint is corrupt; 130 or 143 ended at once by a second signal.
     Run(Run),
     /// Say everything that is wrong with a job file, or print the effective job with all defaults
     Check(JobArguments),
@@ -87,9 +87,10 @@ pub(crate) struct RestoreArguments {
     /// completes
     #[arg(long, conflicts_with = "resume")]
     pub(crate) fresh: bool,
-    /// Go back to a checkpoint after which output was published: what becomes of that output
-    #[arg(long, value_name = "MODE", value_parser = rewind_mode)]
-    pub(crate) rewind: Option<RewindMode>,
+    /// Go back to a checkpoint after which output was published, and delete the newer checkpoints: what
+    /// becomes of that output
+    #[arg(long, value_name = "MODE", value_enum)]
+    pub(crate) rewind: Option<Rewind>,
     /// Start even if the checkpoint holds state that the job has no place for
     #[arg(short = 'n', long)]
     pub(crate) allow_non_restored_state: bool,
@@ -101,14 +102,21 @@ pub(crate) struct RestoreArguments {
     pub(crate) fallback: bool,
 }
 
-/// What becomes of output that was published after the checkpoint that a job is rewound to.
-fn rewind_mode(word: &str) -> Result<RewindMode, String> {
-    match word {
-        "repeat" => Ok(RewindMode::Repeat),
-        "withdraw" => Ok(RewindMode::Withdraw),
-        _ => Err(
-            "use `repeat` (it stays, and is written again) or `withdraw` (sinks remove it)".into(),
-        ),
+/// What becomes of output that was published after the checkpoint that a job goes back to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Rewind {
+    /// Every sink removes it first.
+    Withdraw,
+    /// It stays, and is written again.
+    Repeat,
+}
+
+impl From<Rewind> for RewindMode {
+    fn from(rewind: Rewind) -> Self {
+        match rewind {
+            Rewind::Withdraw => Self::Withdraw,
+            Rewind::Repeat => Self::Repeat,
+        }
     }
 }
 

@@ -309,7 +309,7 @@ fn a_start_over_an_unfinished_run_is_refused_and_a_fresh_one_takes_its_place() {
     let job = scene.at("checkpoints/unfinished");
     host::run(scene.path(), &["run", "job.toml"])
         .with_code(2)
-        .saying(&["--resume", "--fresh", "-s PATH", "chk-"])
+        .saying(&["--resume", "--fresh", "chk-"])
         .without_panic();
     // Killed before its first checkpoint, a fresh start is not the old run any more.
     let slow = ["run", "job.toml", "--fresh", "-D", "checkpoint.interval=1h"];
@@ -351,7 +351,7 @@ fn a_checkpoint_of_another_job_needs_a_fresh_start_over_an_unfinished_run() {
     running.kill().expect("killed in the middle");
     host::run(scene.path(), &["run", "job.toml", "-s", &other])
         .with_code(2)
-        .saying(&["not one of its own", "--fresh", "--resume"]);
+        .saying(&["is another job's", "--fresh", "--resume"]);
     host::run(scene.path(), &["run", "job.toml", "-s", &other, "--fresh"])
         .with_code(0)
         .saying(&["restoring from checkpoint"]);
@@ -448,4 +448,62 @@ fn a_job_is_forgotten_wholly_and_not_while_it_runs() {
     host::run(scene.path(), &forget)
         .with_code(2)
         .without_panic();
+}
+
+#[test]
+fn c147_output_that_a_consumer_has_moved_away_counts_as_published() {
+    let job = Suspended::new("c147-moved");
+    let older = ["-s", &job.chk(job.older())];
+    fs::create_dir(job.scene.at("moved")).expect("a directory can be made");
+    let published = scene::visible_files(&job.scene.at("out"));
+    for file in &published {
+        let target = job
+            .scene
+            .at("moved")
+            .join(file.file_name().expect("a name"));
+        fs::rename(file, target).expect("a file can be moved");
+    }
+    let before = job.contents();
+    job.run(&older)
+        .with_code(2)
+        .saying(&["output was published after checkpoint", "--rewind"]);
+    assert!(job.contents() == before, "nothing was changed");
+    // What cannot be withdrawn is named.
+    job.run(&[&older[..], &["--rewind", "withdraw"]].concat())
+        .with_code(0)
+        .saying(&["which is not there any more and cannot be withdrawn"]);
+}
+
+#[test]
+fn c157_a_checkpoint_whose_output_is_lost_is_refused_before_anything_is_given_up() {
+    let job = Suspended::new("c157-lost");
+    fs::rename(job.scene.at("out"), job.scene.at("trash")).expect("a directory can be moved");
+    let before = job.contents();
+    for start in [&["--resume"][..], &["-s", &job.chk(job.older())]] {
+        job.run(start)
+            .with_code(2)
+            .saying(&[
+                "sink `words`",
+                "nothing says that it was published",
+                "`path`",
+            ])
+            .without_panic();
+    }
+    assert!(job.contents() == before, "nothing was changed");
+    fs::rename(job.scene.at("trash"), job.scene.at("out")).expect("a directory can be moved");
+    job.run(&["--resume"]).with_code(0);
+    job.assert_exactly_once("output that was put back");
+}
+
+#[test]
+fn c45_a_job_may_start_from_another_jobs_checkpoint_with_an_output_of_its_own() {
+    let job = Suspended::new("c45-fork");
+    let newest = job.chk(*job.kept.last().expect("some were kept"));
+    let fork = ["-D", "job.id=fork", "-D", "sink.words.path=fork-out"];
+    job.run(&[&["-s", newest.as_str()][..], &fork].concat())
+        .with_code(0);
+    assert!(!job.scene.output("fork-out").is_empty());
+    // Its owner goes on as if nothing had happened.
+    job.run(&["--resume"]).with_code(0);
+    job.assert_exactly_once("output of the job that was forked");
 }

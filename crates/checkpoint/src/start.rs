@@ -100,13 +100,16 @@ impl fmt::Display for Refusal {
                     None => "did not finish",
                     Some(how) => how.word(),
                 };
-                let checkpoint = match from_elsewhere {
-                    false => "it can be resumed from",
-                    true => {
-                        "the checkpoint that was named is not one of its own, which are lost with a fresh start; its newest is"
-                    }
-                };
-                write!(f, "an earlier run of the job {how}, {checkpoint} {newest}")
+                write!(
+                    f,
+                    "an earlier run of the job {how}; its newest checkpoint is {newest}"
+                )?;
+                match from_elsewhere {
+                    true => f.write_str(
+                        "; the checkpoint that was named is another job's, and to start from it gives that run up",
+                    ),
+                    false => Ok(()),
+                }
             }
             Self::Over { how } => write!(
                 f,

@@ -498,8 +498,8 @@ pub fn check(
     }
 }
 
-/// The snapshot's parts for a node, of all its subtasks; `None` if it was not in the snapshot.
-pub(crate) fn parts(checkpoint: &Completed, id: &str) -> Option<Vec<Part>> {
+/// The checkpoint's parts for a source or sink, of all its subtasks; `None` if it is not in the checkpoint.
+pub fn parts(checkpoint: &Completed, id: &str) -> Option<Vec<Part>> {
     let operator = checkpoint.operator(id)?;
     Some(
         operator

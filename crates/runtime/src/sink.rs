@@ -53,6 +53,16 @@ pub trait SinkFactory: Send + Sync {
         restored: Option<&[Part]>,
     ) -> Result<Box<dyn Sink>, BoxError>;
 
+    /// Whether what a checkpoint has prepared can be committed by this run, or was: asked before anything
+    /// is changed. `parts` are those of all subtasks.
+    ///
+    /// # Errors
+    /// Something is lost or is not what the checkpoint says; names the place and the mend.
+    fn check_restored(&self, run: &str, parts: &[Part]) -> Result<(), BoxError> {
+        let _is_found_when_it_is_committed = (run, parts);
+        Ok(())
+    }
+
     /// What a reader of this sink's output may count on.
     fn delivery(&self) -> Delivery;
 

@@ -320,7 +320,9 @@ impl EndOfJob<'_> {
         if let Some(parallelism) = self.arguments.parallelism {
             words.extend(["-p".into(), parallelism.to_string()]);
         }
-        for option in &self.arguments.overrides {
+        // To accept changed input is for one run.
+        let once = |option: &&String| option.contains(".changed=");
+        for option in self.arguments.overrides.iter().filter(|it| !once(it)) {
             words.extend(["-D".into(), option.clone()]);
         }
         if let Some(config) = &self.arguments.config {

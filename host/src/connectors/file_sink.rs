@@ -211,8 +211,14 @@ impl FileSinkFactory {
             .filter(|(index, _)| mine(*index))
             .map(|(_, file)| file)
             .collect();
-        let published = prepared::publish(&self.root, &share)?;
+        let published = prepared::publish(&self.root, &share, &context.run)?;
         warn_of_taken(&self.root, &published.taken);
+        if let Some(first) = published.others.first() {
+            tracing::info!(
+                "output of the run that took the checkpoint stays with it, `{first}` among it: it is not in `{}`",
+                self.root.display()
+            );
+        }
         if !share.is_empty() {
             staging.remove_other_places(&restored);
         }
@@ -314,6 +320,13 @@ impl SinkFactory for FileSinkFactory {
     fn published_after(&self, origin: &Origin, after: u64) -> Result<Published, BoxError> {
         let header = self.encoder.header();
         Ok(published::after(&self.root, origin, after, header)?)
+    }
+
+    fn check_restored(&self, run: &str, parts: &[Part]) -> Result<(), BoxError> {
+        for part in parts {
+            PreparedFile::read(part)?.check(&self.root, run)?;
+        }
+        Ok(())
     }
 
     fn withdraw(&self, origin: &Origin, after: u64) -> Result<Withdrawn, BoxError> {
@@ -520,7 +533,7 @@ impl FileSink {
     fn commit_files(&mut self, id: CheckpointId) -> anyhow::Result<()> {
         let ready = self.prepared.iter().filter(|file| file.checkpoint <= id.0);
         let ready: Vec<&PreparedFile> = ready.collect();
-        let published = prepared::publish(&self.root, &ready)?;
+        let published = prepared::publish(&self.root, &ready, &self.writer.run)?;
         warn_of_taken(&self.root, &published.taken);
         self.prepared.retain(|file| file.checkpoint > id.0);
         self.notes.extend(published.notes);

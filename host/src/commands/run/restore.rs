@@ -158,8 +158,12 @@ pub(crate) fn check(
             }
             let mut error = mismatches
                 .iter()
-                .fold(Error::refused(anyhow!(text)), |error, mismatch| {
-                    error.detail(mismatch.to_string())
+                .flat_map(|mismatch| {
+                    let text = mismatch.to_string();
+                    text.lines().map(str::to_owned).collect::<Vec<_>>()
+                })
+                .fold(Error::refused(anyhow!(text)), |error, line| {
+                    error.detail(line)
                 });
             for mismatch in &mismatches {
                 if let Mismatch::InputChanged { changed, .. } = mismatch {

@@ -76,6 +76,7 @@ fn in_memory(prepared: &Prepared, arguments: &RestoreArguments) -> Result<Begun,
         Some(spec) => Some(restore::named(spec, arguments, None, &job_id)?),
     };
     let (graph, report) = fitted(prepared, from.as_ref(), arguments)?;
+    check_output(&graph, from.as_ref(), &run)?;
     Ok(Begun {
         store: CheckpointStore::memory(settings::store_options(&job.checkpoint)),
         _keeper: None,
@@ -108,6 +109,22 @@ fn fitted(
     Ok((graph, report))
 }
 
+/// Whether all output that the checkpoint has prepared can still be committed.
+fn check_output(graph: &JobGraph, from: Option<&Completed>, run: &str) -> Result<(), Error> {
+    let Some(checkpoint) = from else {
+        return Ok(());
+    };
+    for (id, sink) in sinks(graph) {
+        let parts = runtime::restore::parts(checkpoint, id).unwrap_or_default();
+        sink.check_restored(run, &parts).map_err(|source| {
+            let checkpoint = checkpoint.metadata().id;
+            let doing = format!("looking for the output of checkpoint {checkpoint} in sink `{id}`");
+            Error::refused(anyhow!(source).context(doing))
+        })?;
+    }
+    Ok(())
+}
+
 /// A job with a directory of its own.
 struct Owning<'a> {
     prepared: &'a Prepared,
@@ -121,7 +138,9 @@ struct Owning<'a> {
 struct Decided {
     from: Option<Completed>,
     start: Start,
-    /// The run's record as it was, if it goes on.
+    /// The token of the run that begins or goes on.
+    token: String,
+    /// Whether a run goes on.
     goes_on: bool,
     rewind: Option<Rewind>,
 }
@@ -150,6 +169,7 @@ impl Owning<'_> {
             return Ok(None);
         };
         let (graph, report) = fitted(self.prepared, decided.from.as_ref(), self.arguments)?;
+        check_output(&graph, decided.from.as_ref(), &decided.token)?;
         let decided = self.settle_rewind(decided, &lease, &graph)?;
         let run = self.record(&lease, &decided)?;
         let store = self.store(&lease)?;
@@ -239,10 +259,18 @@ impl Owning<'_> {
                 Source::Start(start) => (self.started_from(&start)?, start),
             })
         };
+        // Of the run that goes on; in a directory whose lease was lost, or that a version before runs
+        // wrote, the checkpoint knows it.
+        let known = |from: Option<&Completed>| {
+            let on_record = lease.run().map(|run| run.token);
+            on_record
+                .or_else(|| from?.metadata().run.clone())
+                .unwrap_or_else(settings::new_token)
+        };
         Ok(match plan {
             Plan::Finished => {
                 self.audience.say(&format!(
-                    "job `{}` has finished already, there is nothing to resume",
+                    "job `{}` has finished already, there is nothing to resume (without `--resume` or `-s` it runs again)",
                     self.job().job.name
                 ));
                 None
@@ -258,6 +286,7 @@ impl Owning<'_> {
                 Some(Decided {
                     from,
                     start,
+                    token: settings::new_token(),
                     goes_on: false,
                     rewind: None,
                 })
@@ -271,6 +300,7 @@ impl Owning<'_> {
                     ));
                 }
                 Some(Decided {
+                    token: known(from.as_ref()),
                     from,
                     start,
                     goes_on: true,
@@ -289,6 +319,7 @@ impl Owning<'_> {
                         // To be settled when the sinks are known.
                         mode: RewindMode::Repeat,
                     }),
+                    token: known(from.as_ref()),
                     from,
                     start,
                     goes_on: true,
@@ -301,11 +332,11 @@ impl Owning<'_> {
         let newer = history.newer_than(to);
         let standing = match newer {
             0 => String::new(),
-            1 => ", 1 newer one is there".to_owned(),
-            newer => format!(", {newer} newer ones are there"),
+            1 => "; to go back to it deletes 1 newer one".to_owned(),
+            newer => format!("; to go back to it deletes {newer} newer ones"),
         };
         self.audience.say(&format!(
-            "checkpoint {to} is not the newest (checkpoint {published_through} was completed){standing}"
+            "checkpoint {to} is not the newest: checkpoint {published_through} was completed{standing}"
         ));
     }
 
@@ -344,7 +375,7 @@ impl Owning<'_> {
                     false => "`--fresh` starts with nothing, and gives up the earlier run with its checkpoints: output is written again",
                 };
                 error
-                    .hint("`--resume` goes on from its newest checkpoint, `-s PATH` from another")
+                    .hint("`--resume` goes on from its newest checkpoint")
                     .hint(fresh)
             }
             Refusal::Over { .. } => error.hint(
@@ -416,16 +447,21 @@ impl Owning<'_> {
             rewind.mode = RewindMode::Withdraw;
             return Ok(decided);
         }
-        let Some(mode) = self.arguments.rewind else {
+        let Some(mode) = self.arguments.rewind.map(RewindMode::from) else {
             let stakes: Vec<String> = at_stake.into_iter().map(|(_, _, stake)| stake).collect();
             let error = anyhow!(
                 "output was published after checkpoint {after}, and would be written again: {}",
                 stakes.join(", ")
             );
-            return Err(Error::refused(error)
-                .hint("`--rewind withdraw` removes that output first")
-                .hint("`--rewind repeat` leaves it, and writes it again")
-                .hint("`--resume` goes on from the newest checkpoint instead"));
+            let error = Error::refused(error)
+                .hint("`--rewind withdraw` removes that output first, and deletes the newer checkpoints")
+                .hint("`--rewind repeat` leaves it, writes it again, and deletes the newer checkpoints");
+            return Err(match restore::spec(self.arguments) {
+                Some(spec) if !restore::is_latest(spec) => {
+                    error.hint("`--resume` goes on from the newest checkpoint instead")
+                }
+                _ => error,
+            });
         };
         rewind.mode = mode;
         if mode == RewindMode::Withdraw
@@ -453,16 +489,9 @@ impl Owning<'_> {
         let before = lease.run();
         let mut run = match before {
             Some(run) if decided.goes_on => run,
-            // A directory whose lease was lost, or written by a version before runs.
-            None if decided.goes_on => {
-                let token = decided
-                    .from
-                    .as_ref()
-                    .and_then(|it| it.metadata().run.clone());
-                Run::fresh(token.unwrap_or_else(settings::new_token), 0)
-            }
+            None if decided.goes_on => Run::fresh(decided.token.clone(), 0),
             before => {
-                let mut run = Run::fresh(settings::new_token(), highest);
+                let mut run = Run::fresh(decided.token.clone(), highest);
                 if let Some(mut before) = before {
                     // What a run kept that finished stays; what did not finish is given up.
                     if !before.has_finished() && !history.is_empty() {

@@ -10,6 +10,7 @@
 //! | no | yes | – | it was published | nothing |
 //! | no | no | yes | it was published, and a consumer has moved it away or deleted it | a warning |
 //! | no | no | no | it was never published, and somebody has removed it: it is lost | an error |
+//! | no | no | no | it is the output of another run, from whose checkpoint this one starts | a note |
 //! | yes | yes | – | a power loss has kept both names of one rename | the staged name is removed |
 //!
 //! Only a process or machine that dies between the note and the rename, and then a person who removes
@@ -80,6 +81,8 @@ enum Found {
     Published,
     /// It was published, and is not there any more.
     Taken,
+    /// It is another run's, which publishes it where that run writes.
+    Others,
 }
 
 impl PreparedFile {
@@ -120,8 +123,26 @@ impl PreparedFile {
         root.join(&self.file)
     }
 
+    /// Whether it can be published, or was, without changing anything. `run` is the run that would.
+    ///
+    /// # Errors
+    /// It is lost, or is another file than the checkpoint says.
+    pub(crate) fn check(&self, root: &Path, run: &str) -> anyhow::Result<()> {
+        let (staged, published) = (self.staged_at(root), self.published_at(root));
+        match (look(&staged)?, look(&published)?) {
+            (_, Some(metadata)) => self.compare(&published, &metadata),
+            (Some(metadata), None) => self.compare(&staged, &metadata),
+            (None, None) => self.find(root, run).map(|_| ()),
+        }
+    }
+
+    /// Whether it is the output of another run than this one.
+    fn is_of_another(&self, run: &str) -> bool {
+        PartName::parse(&self.file).is_some_and(|part| part.writer.run != run)
+    }
+
     /// What there is of it. What is staged or published is compared with what the checkpoint says.
-    fn find(&self, root: &Path) -> anyhow::Result<Found> {
+    fn find(&self, root: &Path, run: &str) -> anyhow::Result<Found> {
         let (staged, published) = (self.staged_at(root), self.published_at(root));
         match (look(&staged)?, look(&published)?) {
             (Some(metadata), None) => {
@@ -139,18 +160,20 @@ impl PreparedFile {
                 }
                 Ok(Found::Published)
             }
+            (None, None) if self.is_of_another(run) => Ok(Found::Others),
             (None, None) => {
-                trouble::check_directory(root)?;
                 let notes = Notes::of(root, self.place().0);
                 if notes.cover(&self.file, self.checkpoint)? {
                     return Ok(Found::Taken);
                 }
                 Err(trouble::permanent(format!(
-                    "output of checkpoint {} is lost: `{}` was never published, and `{}` is gone ({} \
-                     records); put one of them back, or start from an older checkpoint",
+                    "output of checkpoint {} is not in `{}`: neither `{}` nor `{}` is there ({} records), \
+                     and nothing says that it was published; if `path` of the sink was changed, change it \
+                     back, else put one of them back",
                     self.checkpoint,
-                    published.display(),
-                    staged.display(),
+                    root.display(),
+                    self.file,
+                    self.staging,
                     self.records,
                 )))
             }
@@ -162,7 +185,7 @@ impl PreparedFile {
         let differs = |what: String| {
             trouble::permanent(format!(
                 "`{}` is not what checkpoint {} has prepared: {what}; it is left as it is; put the \
-                 right file in its place, or start from an older checkpoint",
+                 right file in its place",
                 path.display(),
                 self.checkpoint,
             ))
@@ -200,7 +223,11 @@ impl PreparedFile {
 ///
 /// # Errors
 /// A file is lost or is another than the checkpoint says, or something cannot be written.
-pub(crate) fn publish(root: &Path, files: &[&PreparedFile]) -> anyhow::Result<Published> {
+pub(crate) fn publish(
+    root: &Path,
+    files: &[&PreparedFile],
+    run: &str,
+) -> anyhow::Result<Published> {
     let mut done = Published::default();
     let mut staged = Vec::new();
     if files.is_empty() {
@@ -209,9 +236,10 @@ pub(crate) fn publish(root: &Path, files: &[&PreparedFile]) -> anyhow::Result<Pu
     durable::is_own_directory(&root.join(staging::STAGING))?;
     for file in files {
         durable::is_own_directory(&root.join(file.place().0))?;
-        match file.find(root)? {
+        match file.find(root, run)? {
             Found::Staged => staged.push(*file),
             Found::Published => {}
+            Found::Others => done.others.push(file.file.clone()),
             Found::Taken => done.taken.push(file.file.clone()),
         }
     }
@@ -225,7 +253,7 @@ pub(crate) fn publish(root: &Path, files: &[&PreparedFile]) -> anyhow::Result<Pu
             // By the run before this one, which was taken for dead and was just at it.
             Err(error)
                 if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::AlreadyExists)
-                    && file.find(root)? != Found::Staged => {}
+                    && file.find(root, run)? != Found::Staged => {}
             Err(error) => {
                 let (from, to) = (from.display(), to.display());
                 return Err(anyhow!(error).context(format!("cannot rename `{from}` to `{to}`")));
@@ -242,6 +270,8 @@ pub(crate) fn publish(root: &Path, files: &[&PreparedFile]) -> anyhow::Result<Pu
 pub(crate) struct Published {
     /// Files that were published before and are not there any more.
     pub(crate) taken: Vec<String>,
+    /// Files of another run that are not here.
+    pub(crate) others: Vec<String>,
     /// The notes that it made.
     pub(crate) notes: Vec<(PathBuf, NoteName)>,
 }

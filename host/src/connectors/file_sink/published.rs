@@ -56,6 +56,11 @@ pub(crate) fn after(
             Err(error) => return Err(error),
         }
     }
+    // What a consumer has moved away was published all the same.
+    let noted = Notes::of_job(root, &origin.job_id).read()?;
+    let missing = Writers::of(root, origin, after, &noted)?.missing_files();
+    published.files = published.files.saturating_add(missing);
+    published.more_records |= missing > 0;
     Ok(published)
 }
 
@@ -163,6 +168,19 @@ impl Writers {
             }
         }
         Ok(Self(writers))
+    }
+
+    /// How many files were published after the checkpoint and are not there.
+    fn missing_files(&self) -> u64 {
+        let of_writer = |numbers: &Numbers| {
+            let first = numbers.first.unwrap_or(0);
+            let there = numbers.there.iter().filter(|number| **number >= first);
+            numbers
+                .end
+                .saturating_sub(first)
+                .saturating_sub(there.count() as u64)
+        };
+        self.0.values().map(of_writer).sum()
     }
 
     /// What was published after the checkpoint and is not there, as patterns of names.
