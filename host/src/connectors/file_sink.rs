@@ -583,4 +583,6 @@ impl Sink for FileSink {
 }
 
 #[cfg(test)]
+mod simulated;
+#[cfg(test)]
 mod tests;
