@@ -13,6 +13,7 @@
 mod relay;
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -46,6 +47,9 @@ const STALL_MS: u64 = 300;
 
 /// The longest nap of a subtask, in milliseconds.
 const NAP_MS: u64 = 4000;
+
+/// Part of the names of a lease's entries.
+const LEASE: &str = "/_lease/";
 
 /// Of so many chances one is taken to let a record through.
 const CHANCES_PER_LEAK: u64 = 4;
@@ -99,6 +103,25 @@ pub struct Simulation {
     stalls: u64,
     naps: u64,
     trace: u64,
+    before_turns: BeforeTurns,
+}
+
+/// What is called ahead of every turn.
+#[derive(Default)]
+struct BeforeTurns(Option<Box<dyn FnMut() + Send>>);
+
+impl BeforeTurns {
+    fn call(&mut self) {
+        if let Some(call) = &mut self.0 {
+            call();
+        }
+    }
+}
+
+impl fmt::Debug for BeforeTurns {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("BeforeTurns")
+    }
 }
 
 impl Simulation {
@@ -118,6 +141,18 @@ impl Simulation {
             stalls: 0,
             naps: 0,
             trace: 0,
+            before_turns: BeforeTurns::default(),
+        }
+    }
+
+    /// Calls this ahead of every turn, and of every wait, with nothing of the job in the middle of
+    /// anything: it may hold the process there while others go on, ask something of the job, or crash
+    /// the storage.
+    #[must_use]
+    pub fn before_turns(self, call: impl FnMut() + Send + 'static) -> Self {
+        Self {
+            before_turns: BeforeTurns(Some(Box::new(call))),
+            ..self
         }
     }
 
@@ -230,6 +265,7 @@ impl Simulation {
         report: &mut dyn FnMut(JobEvent),
     ) -> End {
         loop {
+            self.before_turns.call();
             if self.has_crashed() {
                 return End::Stopped(Stop::Suspend);
             }
@@ -271,6 +307,7 @@ impl Simulation {
     /// Lets subtasks and writers go on for a little, as they do before they are told of the end.
     fn overrun(&mut self, stage: &mut Stage<'_>) {
         for _ in 0..self.random.below(TURNS_BEHIND_END) {
+            self.before_turns.call();
             let moves = stage.moves(self.clock.now_ms());
             if moves.is_empty() || self.has_crashed() {
                 return;
@@ -316,6 +353,7 @@ impl Simulation {
             actor.asleep_until = i64::MIN;
         }
         loop {
+            self.before_turns.call();
             let moves = stage.moves(self.clock.now_ms());
             if self.has_crashed() {
                 return;
@@ -347,7 +385,12 @@ impl Mover for Simulation {
         let relay = Arc::new(Relay::default());
         let crew = Crew::start(Arc::clone(&relay), tasks, &in_progress, &attempt.events);
         let crew = crew.expect("a simulation has threads for its writers");
-        self.storage.pause_before_steps(move || relay.pause());
+        self.storage.pause_before_steps(move |object| {
+            // Who puts an entry of the lease holds the lease: others that need it could not go on.
+            if !object.contains(LEASE) {
+                relay.pause();
+            }
+        });
         let mut stage = Stage {
             attempt,
             paces: self.draw_paces(subtasks.len()),
@@ -382,6 +425,7 @@ impl Mover for Simulation {
     }
 
     fn wait(&mut self, _: &Job, delay_ms: u64) -> Option<Stop> {
+        self.before_turns.call();
         if self.storage.has_crashed() {
             // The process is gone, and waits for nothing.
             return Some(Stop::Suspend);

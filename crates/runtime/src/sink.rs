@@ -127,6 +127,10 @@ pub struct Origin {
     pub job_id: String,
     /// The run's token: see [`SubtaskContext::run`]. Empty for output of a version that had none.
     pub run: String,
+    /// Only what smaller generations have published (see [`SubtaskContext::generation`]): the number
+    /// of the asking process, which has published nothing yet. What its successors publish, should
+    /// it have lost the job directory without knowing it, is none of its business.
+    pub generation: u64,
 }
 
 /// What a sink has published; see [`SinkFactory::published_after`].

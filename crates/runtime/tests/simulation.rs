@@ -7,14 +7,20 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 // Beside the tests, for each of these among them would be a test of its own.
+#[path = "native/baton.rs"]
+mod baton;
 #[path = "native/feeds.rs"]
 mod feeds;
+#[path = "native/hosts.rs"]
+mod hosts;
 #[path = "native/judge.rs"]
 mod judge;
 #[path = "native/jobs.rs"]
 mod native;
 #[path = "native/reference.rs"]
 mod reference;
+#[path = "native/seeds.rs"]
+mod seeds;
 #[path = "native/shapes.rs"]
 mod shapes;
 #[path = "native/sinks.rs"]
@@ -27,10 +33,7 @@ mod stored;
 mod trouble;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::env;
 use std::ops::Range;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
@@ -49,12 +52,16 @@ use runtime::{Job, JobEvent, JobGraph, Options, Outcome};
 use feeds::{Pace, Reading};
 use judge::{Promise, judge};
 use native::{Collect, Committed, fixed};
+use seeds::{seeds, try_seeds};
 use shapes::{Role, Shape};
 use sinks::Fragile;
 use trouble::{Place, Trouble};
 
 /// How many seeds are tried if nobody says otherwise.
 const SEEDS: u64 = 1_000;
+
+/// And of those with several hosts, which take longer.
+const HOSTS_SEEDS: u64 = 300;
 
 /// From this process on nothing fails any more, so that every job comes to its end.
 const HEALTHY_PROCESS: u32 = 4;
@@ -572,77 +579,14 @@ fn simulate(seed: u64, mistake: Mistake) -> Result<Tally, String> {
     Ok(tally)
 }
 
-/// As [`simulate`]; a panic is a difference too.
-fn try_seed(seed: u64, mistake: Mistake) -> Result<Tally, String> {
-    let outcome = catch_unwind(AssertUnwindSafe(|| simulate(seed, mistake)));
-    outcome.unwrap_or_else(|panic| {
-        let text = panic.downcast_ref::<String>().cloned();
-        let text = text.or_else(|| panic.downcast_ref().map(|text: &&str| (*text).to_owned()));
-        Err(text.unwrap_or_else(|| "a panic".to_owned()))
-    })
-}
-
-fn number(variable: &str) -> Option<u64> {
-    let text = env::var(variable).ok()?;
-    Some(
-        text.parse()
-            .unwrap_or_else(|_| panic!("{variable}={text} is no number")),
-    )
-}
-
-/// `HIGHWATER_SEED` alone, or `HIGHWATER_SEEDS` from `HIGHWATER_FIRST_SEED` on.
-fn seeds() -> Range<u64> {
-    match number("HIGHWATER_SEED") {
-        Some(seed) => seed..seed + 1,
-        None => {
-            let first = number("HIGHWATER_FIRST_SEED").unwrap_or(0);
-            first..first + number("HIGHWATER_SEEDS").unwrap_or(SEEDS)
-        }
-    }
-}
-
-/// Tries seeds in order on all processors until one finds a difference. Returns the lowest that does.
-fn try_seeds(seeds: Range<u64>, mistake: Mistake) -> Result<Tally, (u64, String)> {
-    let next = AtomicU64::new(seeds.start);
-    let end = AtomicU64::new(seeds.end);
-    let all = Mutex::new((Tally::default(), None));
-    let workers = std::thread::available_parallelism().map_or(1, usize::from);
-    std::thread::scope(|scope| {
-        for _ in 0..workers {
-            scope.spawn(|| {
-                loop {
-                    let seed = next.fetch_add(1, Ordering::SeqCst);
-                    if seed >= end.load(Ordering::SeqCst) {
-                        return;
-                    }
-                    let outcome = try_seed(seed, mistake);
-                    let (tally, found) = &mut *all.lock().unwrap();
-                    match outcome {
-                        Ok(of_seed) => tally.add(&of_seed),
-                        Err(what) => {
-                            // Those before it are tried to their end, those behind it are not begun.
-                            end.fetch_min(seed, Ordering::SeqCst);
-                            let lower = found.as_ref().is_none_or(|(first, _)| seed < *first);
-                            if lower {
-                                *found = Some((seed, what));
-                            }
-                        }
-                    }
-                }
-            });
-        }
-    });
-    let (tally, found) = all.into_inner().unwrap();
-    match found {
-        None => Ok(tally),
-        Some(found) => Err(found),
-    }
+fn try_all(seeds: Range<u64>, mistake: Mistake) -> Result<Tally, (u64, String)> {
+    try_seeds(seeds, |seed| simulate(seed, mistake), Tally::add)
 }
 
 #[test]
 fn every_seed_commits_what_the_reference_says() {
-    let seeds = seeds();
-    let all = try_seeds(seeds.clone(), Mistake::None).unwrap_or_else(|(seed, difference)| {
+    let seeds = seeds(SEEDS);
+    let all = try_all(seeds.clone(), Mistake::None).unwrap_or_else(|(seed, difference)| {
         panic!(
             "{difference}\nseed {seed}: replay with\n    \
              HIGHWATER_SEED={seed} cargo test -p runtime --test simulation every_seed"
@@ -689,7 +633,7 @@ fn a_seed_does_the_same_each_time() {
 
 /// What the first seed that finds a mistake says about it.
 fn found(mistake: Mistake) -> String {
-    let outcome = try_seeds(0..SEEDS, mistake);
+    let outcome = try_all(0..SEEDS, mistake);
     let Err((seed, what)) = outcome else {
         panic!("no seed finds {mistake:?}")
     };
@@ -719,6 +663,102 @@ fn channels_that_do_not_wait_for_each_other_are_found() {
 fn metadata_that_is_durable_before_its_data_is_found() {
     let what = found(Mistake::MetadataFirst);
     assert!(what.contains("is corrupt"), "{what}");
+}
+
+/// One job on several hosts: see [`hosts`].
+fn on_hosts(seeds: Range<u64>, mistake: hosts::Mistake) -> Result<hosts::Tally, (u64, String)> {
+    let in_memory = |sinks: &[String]| -> Arc<dyn hosts::Outputs> {
+        Arc::new(hosts::InMemory::new(sinks, mistake))
+    };
+    let simulate = |seed| hosts::simulate(seed, mistake, in_memory);
+    try_seeds(seeds, simulate, hosts::Tally::add)
+}
+
+#[test]
+fn every_seed_on_several_hosts_commits_what_the_reference_says() {
+    let seeds = seeds(HOSTS_SEEDS);
+    let all = on_hosts(seeds.clone(), hosts::Mistake::None);
+    let all = all.unwrap_or_else(|(seed, difference)| {
+        panic!(
+            "{difference}\nseed {seed}: replay with\n    \
+             HIGHWATER_SEED={seed} cargo test -p runtime --test simulation several_hosts"
+        )
+    });
+    println!("{all:?}");
+    let seeds = seeds.end - seeds.start;
+    if seeds >= HOSTS_SEEDS {
+        let rare = all.rarer_than(1);
+        assert!(rare.is_empty(), "numbers {rare:?} of {all:?}");
+    }
+}
+
+#[test]
+fn a_seed_does_the_same_on_several_hosts_each_time() {
+    let in_memory = |sinks: &[String]| -> Arc<dyn hosts::Outputs> {
+        Arc::new(hosts::InMemory::new(sinks, hosts::Mistake::None))
+    };
+    for seed in 0..30 {
+        let once = || hosts::simulate(seed, hosts::Mistake::None, in_memory).unwrap();
+        assert_eq!(once(), once(), "seed {seed}");
+    }
+}
+
+/// Some seed of the normal run finds a mistake; says what it says.
+fn is_found_on_hosts(mistake: hosts::Mistake) {
+    let Err((seed, what)) = on_hosts(0..HOSTS_SEEDS, mistake) else {
+        panic!("no seed finds {mistake:?}")
+    };
+    println!("{mistake:?} is found by seed {seed}: {what}");
+}
+
+#[test]
+fn a_look_where_storage_is_late_is_found() {
+    is_found_on_hosts(hosts::Mistake::TrustsTheLook);
+}
+
+#[test]
+fn a_restart_that_leaves_slots_open_is_found() {
+    is_found_on_hosts(hosts::Mistake::LeavesSlotsOpen);
+}
+
+#[test]
+fn a_start_without_the_lease_is_found() {
+    is_found_on_hosts(hosts::Mistake::TakesNoLease);
+}
+
+#[test]
+fn an_end_that_deletes_without_its_record_is_found() {
+    is_found_on_hosts(hosts::Mistake::DeletesWithoutRecord);
+}
+
+#[test]
+fn an_end_that_abandons_what_successors_have_staged_is_found() {
+    is_found_on_hosts(hosts::Mistake::AbandonsSuccessors);
+}
+
+#[test]
+fn staged_names_without_the_attempt_are_found() {
+    is_found_on_hosts(hosts::Mistake::NamesWithoutAttempt);
+}
+
+#[test]
+fn a_commit_that_asks_for_existence_only_is_found() {
+    is_found_on_hosts(hosts::Mistake::CommitsByExistence);
+}
+
+#[test]
+fn a_start_decided_before_the_lease_was_taken_is_found() {
+    is_found_on_hosts(hosts::Mistake::DecidesTooEarly);
+}
+
+#[test]
+fn a_rewind_that_withdraws_nothing_is_found() {
+    is_found_on_hosts(hosts::Mistake::DoesNotWithdraw);
+}
+
+#[test]
+fn a_start_that_is_not_on_record_is_found() {
+    is_found_on_hosts(hosts::Mistake::ForgetsItsStart);
 }
 
 /// Keeps data to itself until the next object is put: what is put first is durable last, as if

@@ -596,4 +596,6 @@ impl Sink for FileSink {
 }
 
 #[cfg(test)]
+mod simulated;
+#[cfg(test)]
 mod tests;

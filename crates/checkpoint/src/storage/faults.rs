@@ -95,7 +95,7 @@ pub enum Fault {
     Stall,
 }
 
-type Pause = dyn Fn() + Send + Sync;
+type Pause = dyn Fn(&str) + Send + Sync;
 type Plan = dyn Fn(&Step) -> Fault + Send + Sync;
 type Unreadable = dyn Fn(&str) -> bool + Send + Sync;
 
@@ -200,9 +200,9 @@ impl FaultyStorage {
         })
     }
 
-    /// Calls `pause` ahead of every step, in the thread that asks for it: whoever schedules these
-    /// threads may hold them there. Takes the place of an earlier one.
-    pub fn pause_before_steps(&self, pause: impl Fn() + Send + Sync + 'static) {
+    /// Calls `pause` ahead of every step, with the object's name, in the thread that asks for it:
+    /// whoever schedules these threads may hold them there. Takes the place of an earlier one.
+    pub fn pause_before_steps(&self, pause: impl Fn(&str) + Send + Sync + 'static) {
         *self.pause.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(pause));
     }
 
@@ -291,7 +291,7 @@ impl FaultyStorage {
         name: &str,
         perform: impl FnOnce(Extent) -> Result<()>,
     ) -> Result<()> {
-        self.pause();
+        self.pause(name);
         let extent = {
             // Numbers and the plan's answers are in one order; a crash has nothing behind it.
             let mut record = self.record();
@@ -329,7 +329,7 @@ impl FaultyStorage {
         Err(self.failure(action.name(), name))
     }
 
-    fn pause(&self) {
+    fn pause(&self, name: &str) {
         // Cloned, for nobody else could pause while it is held.
         let pause = self
             .pause
@@ -337,7 +337,7 @@ impl FaultyStorage {
             .unwrap_or_else(PoisonError::into_inner)
             .clone();
         if let Some(pause) = pause {
-            pause();
+            pause(name);
         }
     }
 
@@ -674,7 +674,7 @@ mod tests {
         let storage = FaultyStorage::counting(inner);
         let (asked, seen) = (Arc::new(Mutex::new(Vec::new())), under);
         let asked_by_pause = Arc::clone(&asked);
-        storage.pause_before_steps(move || {
+        storage.pause_before_steps(move |_| {
             let there = seen.list("").unwrap().objects.len();
             asked_by_pause.lock().unwrap().push(there);
         });

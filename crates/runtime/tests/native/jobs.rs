@@ -18,8 +18,8 @@ use runtime::operator::{Call, Failure, FailureKind, Operator, OperatorFactory};
 use runtime::restart::Strategy;
 use runtime::source::{Part, SourceStatus};
 use runtime::{
-    BoxError, Job, JobEvent, JobGraph, JobHandle, Options, Outcome, Partition, Sink, SinkFactory,
-    Source, SourceFactory, SubtaskContext,
+    BoxError, Job, JobEvent, JobGraph, JobHandle, Options, Origin, Outcome, Partition, Sink,
+    SinkFactory, Source, SourceFactory, SubtaskContext, Withdrawn,
 };
 use serde_json::json;
 
@@ -333,6 +333,8 @@ pub(crate) struct Collect {
     pub(crate) commits_early: bool,
     /// Tells the outputs of this process from those of others with the same job id and generation.
     pub(crate) run: u32,
+    /// A mistake: what is not there to be committed counts as committed.
+    pub(crate) believes_names: bool,
     /// The attempt whose first subtask has cleaned up.
     pub(crate) cleaned_for: Arc<Mutex<Option<u32>>>,
 }
@@ -345,6 +347,7 @@ impl Clone for Collect {
             process: self.process.clone(),
             commits_early: self.commits_early,
             run: self.run,
+            believes_names: self.believes_names,
             cleaned_for: Arc::default(),
         }
     }
@@ -433,15 +436,50 @@ impl Collect {
                 return Ok(());
             }
             Some(_) => "is not what was prepared",
+            None if self.believes_names => return Ok(()),
             None => "is lost",
         };
         Err(Permanent::new(format!("{output:?} {what}")).into())
     }
 }
 
+/// The number that follows `before` at the start of a piece of a name, as in `c12` or `g3`.
+fn number_in(name: &str, before: char) -> Option<u64> {
+    let mut pieces = name.rsplit(['-', '/']);
+    pieces.find_map(|piece| piece.strip_prefix(before)?.parse().ok())
+}
+
+/// The generation that wrote an output, by its name.
+pub(crate) fn generation_of(name: &str) -> u64 {
+    number_in(name, 'g').unwrap()
+}
+
 impl SinkFactory for Collect {
     fn delivery(&self) -> runtime::Delivery {
         runtime::Delivery::ExactlyOnce
+    }
+
+    fn withdraw(&self, origin: &Origin, after: u64) -> Result<Withdrawn, BoxError> {
+        self.check_alive()?;
+        let of_job = format!("-{}-", origin.job_id);
+        self.committed.lock().unwrap().retain(|name, _| {
+            !name.contains(&of_job)
+                || generation_of(name) >= origin.generation
+                || number_in(name, 'c').unwrap() <= after
+        });
+        Ok(Withdrawn::default())
+    }
+
+    fn can_withdraw(&self) -> bool {
+        true
+    }
+
+    fn abandon(&self, job_id: &str, generation: u64) -> Result<(), BoxError> {
+        self.check_alive()?;
+        let of_job = format!("/{job_id}/");
+        let mut staged = self.staged.lock().unwrap();
+        staged.retain(|name, _| !name.contains(&of_job) || generation_of(name) > generation);
+        Ok(())
     }
 
     fn create(
@@ -469,7 +507,10 @@ impl SinkFactory for Collect {
             let of_job = format!("{operator}/{job_id}/");
             let named = |name: &String| restored.iter().any(|output| output.staged == *name);
             let mut staged = self.staged.lock().unwrap();
-            staged.retain(|name, _| !name.starts_with(&of_job) || named(name));
+            staged.retain(|name, _| {
+                // Nothing of a successor: this process may have lost the job without knowing it.
+                !name.starts_with(&of_job) || named(name) || generation_of(name) > *generation
+            });
             *cleaned_for = Some(*attempt);
         }
         drop(cleaned_for);

@@ -1,5 +1,7 @@
 //! Judges what is committed.
 
+#![allow(dead_code, reason = "each test takes what it needs")]
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::native::{Committed, records};

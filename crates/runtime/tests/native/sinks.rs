@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use dataflow::{Batch, CheckpointId};
 use runtime::source::Part;
-use runtime::{BoxError, Sink, SinkFactory, SubtaskContext};
+use runtime::{
+    BoxError, Delivery, Origin, Published, Sink, SinkFactory, SubtaskContext, Withdrawn,
+};
 
 use super::trouble::{Place, Trouble};
 
@@ -26,8 +28,24 @@ fn strike(trouble: &Trouble, place: Place) -> Result<(), BoxError> {
 }
 
 impl SinkFactory for Fragile {
-    fn delivery(&self) -> runtime::Delivery {
-        runtime::Delivery::ExactlyOnce
+    fn delivery(&self) -> Delivery {
+        self.sink.delivery()
+    }
+
+    fn published_after(&self, origin: &Origin, after: u64) -> Result<Published, BoxError> {
+        self.sink.published_after(origin, after)
+    }
+
+    fn withdraw(&self, origin: &Origin, after: u64) -> Result<Withdrawn, BoxError> {
+        self.sink.withdraw(origin, after)
+    }
+
+    fn can_withdraw(&self) -> bool {
+        self.sink.can_withdraw()
+    }
+
+    fn abandon(&self, job_id: &str, generation: u64) -> Result<(), BoxError> {
+        self.sink.abandon(job_id, generation)
     }
 
     fn create(

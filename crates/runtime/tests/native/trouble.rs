@@ -1,5 +1,7 @@
 //! Failures of sources, operators and sinks, anywhere, from a seed.
 
+#![allow(dead_code, reason = "each test takes what it needs")]
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 

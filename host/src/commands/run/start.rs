@@ -479,6 +479,7 @@ impl Owning<'_> {
         Origin {
             job_id: self.job_id.clone(),
             run: lease.run().map(|run| run.token).unwrap_or_default(),
+            generation: lease.generation(),
         }
     }
 

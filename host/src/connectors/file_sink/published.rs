@@ -110,7 +110,13 @@ pub(crate) fn withdraw(root: &Path, origin: &Origin, after: u64) -> anyhow::Resu
 fn files_of(root: &Path, origin: &Origin) -> anyhow::Result<BTreeSet<PartName>> {
     let names = durable::names_in(root)?;
     let names = names.iter().filter_map(|name| PartName::parse(name));
-    Ok(names.filter(|name| name.writer.run == origin.run).collect())
+    Ok(names.filter(|name| is_of(&name.writer, origin)).collect())
+}
+
+/// Whether it is output of this run that was there before the process that asks: one that was stopped
+/// for long must not touch what its successors have published since.
+fn is_of(writer: &Writer, origin: &Origin) -> bool {
+    writer.run == origin.run && writer.generation < origin.generation
 }
 
 fn files_after(root: &Path, origin: &Origin, after: u64) -> anyhow::Result<Vec<PartName>> {
@@ -159,7 +165,7 @@ impl Writers {
                 at_least(&mut numbers.first, name.counter.saturating_add(1));
             }
         }
-        for note in noted.iter().filter(|note| note.writer.run == origin.run) {
+        for note in noted.iter().filter(|note| is_of(&note.writer, origin)) {
             let numbers = writers.entry(note.writer.clone()).or_default();
             if note.checkpoint > after {
                 numbers.end = numbers.end.max(note.files);

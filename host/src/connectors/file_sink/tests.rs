@@ -90,6 +90,7 @@ fn origin() -> Origin {
     Origin {
         job_id: "job-0a1b2c3d".to_owned(),
         run: "0a1b2c3d".to_owned(),
+        generation: u64::MAX,
     }
 }
 
@@ -981,4 +982,26 @@ fn a_place_that_cannot_be_written_is_refused_before_the_start() {
         "a check makes nothing"
     );
     assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+}
+
+/// A rewind was stopped for long, and the job has gone on without it.
+#[test]
+fn c147_what_a_successor_has_published_is_not_withdrawn() {
+    let directory = TempDir::new().unwrap();
+    for generation in [3, 5] {
+        let mut sink = create(&factory(&directory, ""), &owner(generation), None);
+        sink.write(&batch(&[&format!("by {generation}")])).unwrap();
+        prepare(&mut *sink, generation);
+        sink.commit(CheckpointId(generation)).unwrap();
+        sink.close().unwrap();
+    }
+    let woken = Origin {
+        generation: 4,
+        ..origin()
+    };
+    let factory = factory(&directory, "");
+    assert_eq!(factory.published_after(&woken, 0).unwrap().files, 1);
+    let withdrawn = factory.withdraw(&woken, 0).unwrap();
+    assert_eq!((withdrawn.files, withdrawn.missing), (1, Vec::new()));
+    assert_eq!(values(&directory), ["by 5"]);
 }
