@@ -507,3 +507,99 @@ fn c45_a_job_may_start_from_another_jobs_checkpoint_with_an_output_of_its_own() 
     job.run(&["--resume"]).with_code(0);
     job.assert_exactly_once("output of the job that was forked");
 }
+
+/// The entries of the lease of a job's directory, newest last.
+fn entries(job: &Path) -> Vec<PathBuf> {
+    let number = |path: &PathBuf| -> Option<u64> {
+        let name = path.file_name()?.to_string_lossy().into_owned();
+        name.parse().ok()
+    };
+    let mut entries = all_files(&job.join("_lease"));
+    entries.retain(|path| number(path).is_some());
+    entries.sort_by_key(number);
+    entries
+}
+
+#[test]
+fn c147_output_of_checkpoints_that_are_gone_is_not_repeated_in_silence() {
+    // All checkpoints are gone, or the newest of a run that was killed before its record said so, or the
+    // lease with the record.
+    for what in ["all", "newest", "lease"] {
+        let job = Suspended::new("c147-gone");
+        let start = match what {
+            "all" => {
+                for id in &job.kept {
+                    fs::remove_dir_all(job.chk(*id)).expect("a directory can be removed");
+                }
+                vec!["--resume".to_owned()]
+            }
+            "newest" => {
+                let newer = job.kept.iter().filter(|id| **id > job.older());
+                for id in newer {
+                    fs::remove_dir_all(job.chk(*id)).expect("a directory can be removed");
+                }
+                vec!["--resume".to_owned()]
+            }
+            _ => {
+                fs::remove_dir_all(job.job().join("_lease")).expect("a directory can be removed");
+                vec!["-s".to_owned(), job.chk(job.older())]
+            }
+        };
+        let start: Vec<&str> = start.iter().map(String::as_str).collect();
+        let out = job.scene.output("out");
+        job.run(&start)
+            .with_code(2)
+            .saying(&["output was published", "--rewind withdraw"])
+            .without_panic();
+        assert!(
+            job.scene.output("out") == out,
+            "{what}: nothing was changed"
+        );
+        job.run(&[&start[..], &["--rewind", "withdraw"]].concat())
+            .with_code(0)
+            .saying(&["withdrew"]);
+        job.assert_exactly_once(what);
+    }
+}
+
+#[test]
+fn c157_a_damaged_entry_of_the_lease_does_not_bring_a_finished_rewind_back() {
+    let job = Suspended::new("c157-damage");
+    let rewind = ["-s", &job.chk(job.older()), "--rewind", "withdraw"];
+    let arguments = [&["run", "job.toml"], &SELF_CONTAINED[..], &rewind].concat();
+    let mut running = host::start(job.scene.path(), &arguments);
+    running.checkpoints(2);
+    running.kill().expect("killed in the middle");
+    let newest = entries(&job.job()).pop().expect("an entry");
+    let mut bytes = fs::read(&newest).expect("a readable file");
+    bytes[10] ^= 1;
+    fs::write(&newest, bytes).expect("a file can be written");
+    // Who cannot read the newest entry waits for its owner to be silent.
+    let soon = ["--resume", "-D", "checkpoint.lease-timeout=300ms"];
+    let ended = job.run(&soon).with_code(0);
+    assert!(
+        !ended.stderr.contains("finishing the rewind"),
+        "{}",
+        ended.transcript()
+    );
+    job.assert_exactly_once("output after a damaged entry");
+}
+
+#[test]
+fn c157_a_rewind_that_owes_output_elsewhere_says_so() {
+    let job = Suspended::new("c157-owed");
+    let rewind = ["-s", &job.chk(job.older()), "--rewind", "withdraw"];
+    let place = job.scene.at("out/.highwater/c157-owed.g1");
+    fs::create_dir_all(&place).expect("a directory can be made");
+    let lock = fs::File::create(place.join("lock")).expect("a file can be made");
+    lock.lock().expect("a file can be locked");
+    job.run(&rewind)
+        .with_code(2)
+        .saying(&["the next start finishes it"]);
+    drop(lock);
+    job.run(&["--resume", "-D", "sink.words.path=out2"])
+        .with_code(2)
+        .saying(&["owes the withdrawal", "`path`"]);
+    job.run(&["--resume"]).with_code(0);
+    job.assert_exactly_once("output after the path was set back");
+}

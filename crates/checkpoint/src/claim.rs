@@ -158,7 +158,12 @@ impl Remains {
             may_go: &may_go,
             protected: &self.protected,
         };
-        let removed = search.garbage()?.remove(&self.storage, None);
+        let mut garbage = search.garbage()?;
+        if self.own.is_some() {
+            // A run is at work here, and looks for them.
+            garbage.keep_frame();
+        }
+        let removed = garbage.remove(&self.storage, None);
         let failed = removed.into_iter().find(|removed| removed.error.is_some());
         failed.map_or(Ok(()), |failed| {
             Err(Error::Storage {

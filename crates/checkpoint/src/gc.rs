@@ -346,6 +346,12 @@ impl Garbage {
         self.objects.is_empty() && self.directories.is_empty()
     }
 
+    /// Leaves the directories that every job directory has.
+    pub(crate) fn keep_frame(&mut self) {
+        self.directories
+            .retain(|name| names::checkpoint_id(names::leaf(name)).is_some());
+    }
+
     fn told(self, storage: &Arc<dyn Storage>) -> Vec<Removed> {
         let removed = |name: &str, bytes, what| Removed {
             path: storage.location(name),

@@ -304,7 +304,13 @@ impl Lease {
         self.advance(&mut state, false).inspect_err(|_| {
             // It may have been put all the same; then the next entry takes it back.
             (state.run, state.fences) = before;
-        })
+        })?;
+        // Once more, so that no damage of one entry brings back what was on record before. The first one
+        // has decided; that the second fails is no more than a renewal that fails.
+        match self.advance(&mut state, false) {
+            Err(error @ Error::Fenced { .. }) => Err(error),
+            _ => Ok(()),
+        }
     }
 
     /// Notes that the number of a checkpoint is used. It is on record with the next renewal; until then
@@ -420,6 +426,12 @@ impl Lease {
         let mut state = self.state();
         state.released = true;
         let log = Log::list(&*self.storage, &self.job)?;
+        if let Some(strange) = log.others.iter().find(|it| !names::is_of_lease(it)) {
+            return Err(Error::Incompatible(format!(
+                "{} is no part of a lease: move it away first",
+                self.storage.location(strange)
+            )));
+        }
         for number in &log.numbers {
             self.delete_entry(*number)?;
         }
@@ -579,7 +591,9 @@ impl Lease {
     /// Removes what is left of earlier holders. What cannot be removed stays for the next one.
     fn tidy(&self, others: &[String]) {
         let own = names::lease_lock(&self.job, &self.token);
-        for other in others.iter().filter(|other| **other != own) {
+        // What is called otherwise is somebody's.
+        let ours = |other: &&String| **other != own && names::is_of_lease(other);
+        for other in others.iter().filter(ours) {
             let lives = names::is_lease_lock(other)
                 && !matches!(self.storage.is_locked(other), Ok(Some(false)));
             if !lives {
@@ -687,7 +701,6 @@ pub(crate) struct Standing {
 impl Standing {
     /// Whether the checkpoint with this metadata, in this directory, is to be believed; else, why not.
     pub(crate) fn check(&self, metadata: &Metadata) -> std::result::Result<(), String> {
-        self.fences.check(metadata)?;
         match &self.run {
             Some(run) if run.has_discarded(metadata.id) => Err(format!(
                 "it was given up: {}",
@@ -696,7 +709,7 @@ impl Standing {
                     None => "its job was started afresh, or rewound to an older one".to_owned(),
                 }
             )),
-            _ => Ok(()),
+            _ => self.fences.check(metadata),
         }
     }
 }

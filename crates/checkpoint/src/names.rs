@@ -124,6 +124,19 @@ pub(crate) fn lease_lock(job: &str, token: &str) -> String {
     join(&lease(job), &format!("{token}{LOCK_SUFFIX}"))
 }
 
+/// Whether a file in a lease's directory is one that a lease makes besides its entries: a lock, or an entry
+/// that was never finished.
+pub(crate) fn is_of_lease(name: &str) -> bool {
+    let leaf = leaf(name);
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let lock = leaf.strip_suffix(LOCK_SUFFIX);
+    let is_lock = lock.is_some_and(|token| {
+        token.len() == 16 && token.bytes().all(|byte| byte.is_ascii_hexdigit())
+    });
+    let unfinished = leaf.split_once('#');
+    is_lock || unfinished.is_some_and(|(entry, number)| digits(entry) && digits(number))
+}
+
 /// Whether a file in a lease's directory is one that a holder keeps locked.
 pub(crate) fn is_lease_lock(name: &str) -> bool {
     name.ends_with(LOCK_SUFFIX)

@@ -205,6 +205,11 @@ fn go_on(
         Some(ended) if ended.how != Ending::Suspended && run.completed > 0 => {
             Ok(Err(Refusal::Over { how: ended.how }))
         }
+        // What it completed is not there any more.
+        _ if run.completed > run.start.id() => Ok(Ok(Plan::Rewind {
+            to: Source::Start(run.start.clone()),
+            published_through: run.completed,
+        })),
         _ => Ok(Ok(Plan::Continue(Source::Start(run.start.clone())))),
     }
 }

@@ -291,6 +291,18 @@ impl CheckpointStore {
         self.inner.lease.as_ref().map_or(Ok(()), |it| it.check())
     }
 
+    /// As [`CheckpointStore::check_owned`], but asks the storage. That the storage does not answer says
+    /// nothing.
+    ///
+    /// # Errors
+    /// [`Error::Fenced`].
+    pub fn confirm_owned(&self) -> Result<()> {
+        match self.inner.confirm() {
+            Err(error @ Error::Fenced { .. }) => Err(error),
+            _ => Ok(()),
+        }
+    }
+
     /// The number of this run's taking of the job directory; 0 if it is not owned by a lease.
     #[must_use]
     pub fn generation(&self) -> u64 {

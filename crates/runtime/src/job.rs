@@ -256,7 +256,8 @@ impl Job {
             lease.on_lost(move || handle.wake());
         }
         loop {
-            if let Err(error) = self.store.check_owned() {
+            // Sinks publish as soon as they are made what the checkpoint has prepared.
+            if let Err(error) = self.store.confirm_owned() {
                 return Outcome::Failed {
                     error: Box::new(Error::Fenced(error)),
                     class: Class::Fenced,

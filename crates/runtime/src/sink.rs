@@ -66,6 +66,12 @@ pub trait SinkFactory: Send + Sync {
     /// What a reader of this sink's output may count on.
     fn delivery(&self) -> Delivery;
 
+    /// Where it publishes, so that output that is owed is looked for in the same place again. `None`: it
+    /// publishes nowhere that could change.
+    fn place(&self) -> Option<String> {
+        None
+    }
+
     /// What the sink has published for checkpoints after `after` of this run, as far as it can be
     /// seen. Nothing is changed.
     ///
@@ -127,10 +133,9 @@ pub struct Origin {
     pub job_id: String,
     /// The run's token: see [`SubtaskContext::run`]. Empty for output of a version that had none.
     pub run: String,
-    /// Only what smaller generations have published (see [`SubtaskContext::generation`]): the number
-    /// of the asking process, which has published nothing yet. What its successors publish, should
-    /// it have lost the job directory without knowing it, is none of its business.
-    pub generation: u64,
+    /// Only what was published for checkpoints up to this one: the highest number that was used when
+    /// the question came up. What is published later is the output of what goes on from there.
+    pub through: u64,
 }
 
 /// What a sink has published; see [`SinkFactory::published_after`].

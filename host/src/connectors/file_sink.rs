@@ -143,7 +143,8 @@ fn resolve(written: &str, base_dir: &Path) -> Result<PathBuf, Problem> {
     }
     // The only way to learn whether it can be written is to do it.
     let probe = existing.join(format!(".highwater-probe-{}", std::process::id()));
-    let probed = File::create(&probe).and_then(|_| fs::remove_file(&probe));
+    // Never through a link that has the name, nor over a file.
+    let probed = File::create_new(&probe).and_then(|_| fs::remove_file(&probe));
     probed
         .map_err(|error| problem(format!("cannot write to `{}`: {error}", existing.display())))?;
     Ok(root)
@@ -320,6 +321,11 @@ impl SinkFactory for FileSinkFactory {
     fn published_after(&self, origin: &Origin, after: u64) -> Result<Published, BoxError> {
         let header = self.encoder.header();
         Ok(published::after(&self.root, origin, after, header)?)
+    }
+
+    fn place(&self) -> Option<String> {
+        let root = std::path::absolute(&self.root);
+        Some(root.as_ref().unwrap_or(&self.root).display().to_string())
     }
 
     fn check_restored(&self, run: &str, parts: &[Part]) -> Result<(), BoxError> {

@@ -126,13 +126,18 @@ impl Span {
 }
 
 /// Going back to a checkpoint after which output was published.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Rewind {
-    /// The checkpoint to go back to.
+    /// The checkpoint to go back to; 0 for the start of the run.
     pub to: u64,
+    /// The highest number that was used before: what is published for higher ones is what follows.
+    pub through: u64,
     /// What becomes of the output that was published after it.
     pub mode: RewindMode,
+    /// Where output is to be withdrawn, as the sinks name it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub owed: Vec<String>,
 }
 
 /// What becomes of the output that was published after the checkpoint that a job is rewound to.
@@ -170,10 +175,21 @@ impl Run {
 
     /// Gives up all of the run's checkpoints up to `through`.
     pub fn discard_through(&mut self, through: u64) {
-        let span = Span {
+        self.discard(Span {
             after: self.since,
             through,
-        };
+        });
+    }
+
+    /// Gives up the checkpoints between the two numbers of a rewind.
+    pub fn discard_for(&mut self, rewind: &Rewind) {
+        self.discard(Span {
+            after: rewind.to.max(self.since),
+            through: rewind.through,
+        });
+    }
+
+    fn discard(&mut self, span: Span) {
         // Two that overlap are one: a smaller one says nothing new.
         self.discarded
             .retain(|other| other.after < span.after || other.through > span.through);

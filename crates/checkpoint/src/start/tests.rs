@@ -164,10 +164,14 @@ fn c147_what_a_rewind_has_left_counts_no_more() {
         let run = run.as_mut().unwrap();
         run.start = Start::Own { id: 2 };
         run.completed = 2;
-        run.rewind = Some(Rewind {
+        let rewind = Rewind {
             to: 2,
+            through: 4,
             mode: RewindMode::Repeat,
-        });
+            owed: Vec::new(),
+        };
+        run.discard_for(&rewind);
+        run.rewind = Some(rewind);
     };
     lease.record_rewind(to_two, 2).unwrap();
     drop(lease);

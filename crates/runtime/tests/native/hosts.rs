@@ -625,7 +625,13 @@ impl Process {
                     _ => RewindMode::Withdraw,
                 };
                 let to = start.id();
-                (from, start, true, Some(Rewind { to, mode }))
+                let rewind = Rewind {
+                    to,
+                    through: lease.highest(),
+                    mode,
+                    owed: Vec::new(),
+                };
+                (from, start, true, Some(rewind))
             }
         };
         if let Some(early) = early {
@@ -646,11 +652,12 @@ impl Process {
             Mistake::ForgetsItsStart => &Start::Fresh,
             _ => &start,
         };
+        let rewinds = rewind.is_some();
         let run = self.record(lease, &history, on_record, goes_on, rewind)?;
         self.left.recorded.store(true, Ordering::SeqCst);
         self.stop_here(6);
         let store = self.store(lease)?;
-        if rewind.is_some() {
+        if rewinds {
             self.finish_rewind(lease, &store)?;
         }
         if let (Some(checkpoint), Start::Own { .. }) = (&from, &start) {
@@ -713,8 +720,8 @@ impl Process {
         };
         run.start = start.clone();
         run.ended = None;
-        run.rewind = rewind;
-        run.completed = match rewind {
+        run.rewind = rewind.clone();
+        run.completed = match &rewind {
             Some(rewind) => rewind.to,
             None if goes_on => run.completed.max(run.start.id()),
             None => 0,
@@ -739,7 +746,7 @@ impl Process {
             let origin = Origin {
                 job_id: self.job.clone(),
                 run: lease.run().map(|run| run.token).unwrap_or_default(),
-                generation: lease.generation(),
+                through: rewind.through,
             };
             for node in &self.outside.shape.nodes {
                 if matches!(node.role, Role::Sink) {

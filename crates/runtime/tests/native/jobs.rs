@@ -464,7 +464,7 @@ impl SinkFactory for Collect {
         let of_job = format!("-{}-", origin.job_id);
         self.committed.lock().unwrap().retain(|name, _| {
             !name.contains(&of_job)
-                || generation_of(name) >= origin.generation
+                || number_in(name, 'c').unwrap() > origin.through
                 || number_in(name, 'c').unwrap() <= after
         });
         Ok(Withdrawn::default())

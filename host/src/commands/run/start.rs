@@ -314,11 +314,7 @@ impl Owning<'_> {
                 let (from, start) = placed(to)?;
                 self.say_rewind(&history, start.id(), published_through);
                 Some(Decided {
-                    rewind: Some(Rewind {
-                        to: start.id(),
-                        // To be settled when the sinks are known.
-                        mode: RewindMode::Repeat,
-                    }),
+                    rewind: Some(self.rewind_to(&start, lease)),
                     token: known(from.as_ref()),
                     from,
                     start,
@@ -335,9 +331,12 @@ impl Owning<'_> {
             1 => "; to go back to it deletes 1 newer one".to_owned(),
             newer => format!("; to go back to it deletes {newer} newer ones"),
         };
-        self.audience.say(&format!(
-            "checkpoint {to} is not the newest: checkpoint {published_through} was completed{standing}"
-        ));
+        self.audience.say(&match to {
+            0 => format!("checkpoint {published_through} was completed, and is not there any more{standing}"),
+            to => format!(
+                "checkpoint {to} is not the newest: checkpoint {published_through} was completed{standing}"
+            ),
+        });
     }
 
     /// What the run started from, when it has no checkpoint of its own yet.
@@ -399,14 +398,35 @@ impl Owning<'_> {
         }
     }
 
-    /// Decides what becomes of output that was published after the checkpoint that the run is rewound
-    /// to, or refuses.
+    /// A rewind whose mode is to be settled when the sinks are known.
+    fn rewind_to(&self, start: &Start, lease: &Lease) -> Rewind {
+        Rewind {
+            to: start.id(),
+            through: lease.highest(),
+            mode: RewindMode::Repeat,
+            owed: Vec::new(),
+        }
+    }
+
+    /// Decides what becomes of output that was published after the checkpoint that the run goes back
+    /// to, or refuses. Also where it seems to go on from the newest: that a newer one was completed may
+    /// show in nothing but what was published for it.
     fn settle_rewind(
         &self,
         mut decided: Decided,
         lease: &Lease,
         graph: &JobGraph,
     ) -> Result<Decided, Error> {
+        if decided.rewind.is_none() && decided.goes_on {
+            let rewind = self.rewind_to(&decided.start, lease);
+            let origin = self.origin(&decided.token, rewind.through);
+            for (id, sink) in sinks(graph).filter(|(_, sink)| sink.can_withdraw()) {
+                if stake(id, &**sink, &origin, rewind.to)?.is_some() {
+                    decided.rewind = Some(rewind);
+                    break;
+                }
+            }
+        }
         let Some(rewind) = &mut decided.rewind else {
             if self.arguments.rewind.is_some() {
                 self.audience
@@ -426,7 +446,7 @@ impl Owning<'_> {
             }
         }
         let after = rewind.to;
-        let origin = self.origin(lease);
+        let origin = self.origin(&decided.token, rewind.through);
         let mut at_stake = Vec::new();
         for (id, sink) in sinks(graph) {
             match sink.delivery() {
@@ -445,12 +465,17 @@ impl Owning<'_> {
             // So it stays: a paused host may be about to publish what it had completed, and sinks do not
             // withdraw anything while one holds their output.
             rewind.mode = RewindMode::Withdraw;
+            rewind.owed = owed(graph);
             return Ok(decided);
         }
         let Some(mode) = self.arguments.rewind.map(RewindMode::from) else {
             let stakes: Vec<String> = at_stake.into_iter().map(|(_, _, stake)| stake).collect();
+            let since = match after {
+                0 => "since the run began".to_owned(),
+                after => format!("after checkpoint {after}"),
+            };
             let error = anyhow!(
-                "output was published after checkpoint {after}, and would be written again: {}",
+                "output was published {since}, and would be written again: {}",
                 stakes.join(", ")
             );
             let error = Error::refused(error)
@@ -472,14 +497,17 @@ impl Owning<'_> {
             ))
             .hint("`--rewind repeat` leaves it, and writes it again"));
         }
+        if mode == RewindMode::Withdraw {
+            rewind.owed = owed(graph);
+        }
         Ok(decided)
     }
 
-    fn origin(&self, lease: &Lease) -> Origin {
+    fn origin(&self, run: &str, through: u64) -> Origin {
         Origin {
             job_id: self.job_id.clone(),
-            run: lease.run().map(|run| run.token).unwrap_or_default(),
-            generation: lease.generation(),
+            run: run.to_owned(),
+            through,
         }
     }
 
@@ -509,8 +537,11 @@ impl Owning<'_> {
         };
         run.start = decided.start.clone();
         run.ended = None;
-        run.rewind = decided.rewind;
-        run.completed = match decided.rewind {
+        if let Some(rewind) = &decided.rewind {
+            run.discard_for(rewind);
+        }
+        run.rewind.clone_from(&decided.rewind);
+        run.completed = match &decided.rewind {
             Some(rewind) => rewind.to,
             None => run.completed.max(run.start.id()),
         };
@@ -519,7 +550,7 @@ impl Owning<'_> {
         }
         let token = run.token.clone();
         let put = |slot: &mut Option<Run>| *slot = Some(run);
-        let recorded = match decided.rewind {
+        let recorded = match &decided.rewind {
             Some(rewind) => lease.record_rewind(put, rewind.to),
             None => lease.record(put),
         };
@@ -537,12 +568,25 @@ impl Owning<'_> {
         store: &CheckpointStore,
         graph: &JobGraph,
     ) -> Result<(), Error> {
-        let Some(rewind) = lease.run().and_then(|run| run.rewind) else {
+        let Some(run) = lease.run() else {
+            return Ok(());
+        };
+        let Some(rewind) = run.rewind else {
             return Ok(());
         };
         if rewind.mode == RewindMode::Withdraw {
-            let origin = self.origin(lease);
+            let places = owed(graph);
+            if let Some(place) = rewind.owed.iter().find(|it| !places.contains(it)) {
+                let error = anyhow!(
+                    "a rewind to checkpoint {} has begun and owes the withdrawal of output in {place}, where no sink of the job writes now",
+                    rewind.to
+                );
+                return Err(Error::refused(error).hint("set the sink's `path` back for this start"));
+            }
+            let origin = self.origin(&run.token, rewind.through);
             for (id, sink) in sinks(graph).filter(|(_, sink)| sink.can_withdraw()) {
+                // Who was stopped for long may have lost the directory to one that has published since.
+                lease.confirm().map_err(not_opened)?;
                 let withdrawn = sink.withdraw(&origin, rewind.to).map_err(|source| {
                     Error::refused(anyhow!(source).context(format!(
                         "withdrawing what sink `{id}` published after checkpoint {}",
@@ -553,7 +597,7 @@ impl Owning<'_> {
                 if withdrawn.files > 0 {
                     let (files, plural) = (withdrawn.files, plural(withdrawn.files));
                     self.audience.say(&format!(
-                        "sink `{id}` withdrew {files} file{plural} published after checkpoint {}",
+                        "sink `{id}` withdrew {files} published file{plural} of checkpoints after {}",
                         rewind.to
                     ));
                 }
@@ -604,6 +648,12 @@ fn sinks(graph: &JobGraph) -> impl Iterator<Item = (&str, &Arc<dyn SinkFactory>)
         NodeKind::Sink(factory) => Some((node.id.as_str(), factory)),
         _ => None,
     })
+}
+
+/// Where output would be withdrawn.
+fn owed(graph: &JobGraph) -> Vec<String> {
+    let withdrawing = sinks(graph).filter(|(_, sink)| sink.can_withdraw());
+    withdrawing.filter_map(|(_, sink)| sink.place()).collect()
 }
 
 /// What a sink has published that would be repeated, in words; `None` if nothing.

@@ -110,13 +110,15 @@ pub(crate) fn withdraw(root: &Path, origin: &Origin, after: u64) -> anyhow::Resu
 fn files_of(root: &Path, origin: &Origin) -> anyhow::Result<BTreeSet<PartName>> {
     let names = durable::names_in(root)?;
     let names = names.iter().filter_map(|name| PartName::parse(name));
-    Ok(names.filter(|name| is_of(&name.writer, origin)).collect())
+    Ok(names
+        .filter(|name| is_of(&name.writer, name.checkpoint, origin))
+        .collect())
 }
 
-/// Whether it is output of this run that was there before the process that asks: one that was stopped
-/// for long must not touch what its successors have published since.
-fn is_of(writer: &Writer, origin: &Origin) -> bool {
-    writer.run == origin.run && writer.generation < origin.generation
+/// Whether it is output of this run from before the question came up: a process that was stopped for
+/// long must not touch what its successors have published since.
+fn is_of(writer: &Writer, checkpoint: u64, origin: &Origin) -> bool {
+    writer.run == origin.run && checkpoint <= origin.through
 }
 
 fn files_after(root: &Path, origin: &Origin, after: u64) -> anyhow::Result<Vec<PartName>> {
@@ -165,7 +167,10 @@ impl Writers {
                 at_least(&mut numbers.first, name.counter.saturating_add(1));
             }
         }
-        for note in noted.iter().filter(|note| is_of(&note.writer, origin)) {
+        for note in noted
+            .iter()
+            .filter(|note| is_of(&note.writer, note.checkpoint, origin))
+        {
             let numbers = writers.entry(note.writer.clone()).or_default();
             if note.checkpoint > after {
                 numbers.end = numbers.end.max(note.files);

@@ -90,7 +90,7 @@ fn origin() -> Origin {
     Origin {
         job_id: "job-0a1b2c3d".to_owned(),
         run: "0a1b2c3d".to_owned(),
-        generation: u64::MAX,
+        through: u64::MAX,
     }
 }
 
@@ -996,7 +996,7 @@ fn c147_what_a_successor_has_published_is_not_withdrawn() {
         sink.close().unwrap();
     }
     let woken = Origin {
-        generation: 4,
+        through: 4,
         ..origin()
     };
     let factory = factory(&directory, "");
