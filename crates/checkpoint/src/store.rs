@@ -375,6 +375,13 @@ impl CheckpointStore {
     /// put on record (then nothing is deleted), or something could not be deleted.
     pub fn end(&self, how: Ending, keep: bool, now: i64) -> Result<()> {
         let inner = &self.inner;
+        if keep {
+            // What exists is kept like what was announced, and named as the newest. If it cannot be told,
+            // the next start finds it.
+            if let Err(error @ Error::Fenced { .. }) = inner.close_slots() {
+                return Err(error);
+            }
+        }
         // What was subsumed should be gone by now.
         inner.cleaner.wait();
         if let Some(lease) = &inner.lease {

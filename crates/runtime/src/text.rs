@@ -2,13 +2,13 @@
 //!
 //! What a guest logs or returns, what metadata holds and what files are called may hold anything: line
 //! breaks that forge a line of ours, escape sequences that steer a terminal, marks that turn the order of
-//! what is read. [`line`] and [`name`] are what stands between such text and a terminal or a log. Escaping
+//! what is read. [`line()`] and [`name`] are what stands between such text and a terminal or a log. Escaping
 //! is for reading, not for reading back: a backslash stays as it is, so to escape twice does no harm.
 
 use std::borrow::Cow;
 use std::fmt::Write;
 
-/// The most bytes that [`line`] shows.
+/// The most bytes that [`line()`] shows.
 pub const LINE_BYTES_MAX: usize = 8 << 10;
 
 /// The most bytes that [`name`] shows.
@@ -21,13 +21,13 @@ pub fn line(text: &str) -> Cow<'_, str> {
     shown(text, LINE_BYTES_MAX)
 }
 
-/// As [`line`], for a name, a label or a position: at most [`NAME_BYTES_MAX`] bytes.
+/// As [`line()`], for a name, a label or a position: at most [`NAME_BYTES_MAX`] bytes.
 #[must_use]
 pub fn name(text: &str) -> Cow<'_, str> {
     shown(text, NAME_BYTES_MAX)
 }
 
-/// A text whose line breaks are ours: each of its lines as by [`line`].
+/// A text whose line breaks are ours: each of its lines as by [`line()`].
 #[must_use]
 pub fn lines(text: &str) -> Cow<'_, str> {
     if text.split('\n').all(|part| is_plain(part, LINE_BYTES_MAX)) {

@@ -95,6 +95,9 @@ pub enum Fault {
     Stall,
 }
 
+/// A put that is to take effect later: name and parts.
+type LatePut = (String, Vec<Bytes>);
+
 type Pause = dyn Fn(&str) + Send + Sync;
 type Plan = dyn Fn(&Step) -> Fault + Send + Sync;
 type Unreadable = dyn Fn(&str) -> bool + Send + Sync;
@@ -111,7 +114,7 @@ pub struct FaultyStorage {
     pause: Arc<Mutex<Option<Arc<Pause>>>>,
     gate: Arc<Gate>,
     lands_late: bool,
-    late: Arc<Mutex<Vec<(String, Vec<Bytes>)>>>,
+    late: Arc<Mutex<Vec<LatePut>>>,
 }
 
 #[derive(Debug, Default)]

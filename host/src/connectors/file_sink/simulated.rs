@@ -163,8 +163,3 @@ fn a_look_where_storage_is_late_is_found() {
 fn an_end_that_abandons_what_successors_have_staged_is_found() {
     is_found(Mistake::AbandonsSuccessors);
 }
-
-#[test]
-fn a_rewind_that_withdraws_nothing_is_found() {
-    is_found(Mistake::DoesNotWithdraw);
-}
