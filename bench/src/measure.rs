@@ -277,6 +277,7 @@ impl Run {
         let options = Options {
             name: "bench".into(),
             id: "bench".into(),
+            run: "bench".into(),
             checkpoint: Settings {
                 interval_ms: case.interval_ms,
                 ..Settings::default()

@@ -463,13 +463,13 @@ fn survives_after_kills_at_links(victim: &Victim, links: usize) {
         };
         let (plain, _) = victim.losses(&recorded, 0, &mut moments);
         // Until the next checkpoint is told there is nothing else to go on from.
-        let told = plain.iter().filter(|loss| loss.step < resumed).next_back();
+        let told = plain.iter().rfind(|loss| loss.step < resumed);
         let told = told.and_then(|loss| loss.promise.told);
-        let resumed = plain
+        let mut resumed = plain
             .into_iter()
             .filter(|loss| loss.step >= resumed && loss.promise.told == told);
         // The last of these has published all that the restore commits.
-        losses.extend(resumed.last().map(|loss| Loss {
+        losses.extend(resumed.next_back().map(|loss| Loss {
             what: format!("{}, resumed from a kill at {until:?}", loss.what),
             ..loss
         }));

@@ -88,7 +88,7 @@ fn a_file_needs_a_flush_and_its_name_another() {
     scene.flush(4);
     assert_eq!(scene.possible(), set(&["a=1"]));
     scene.write(3, 2, "3");
-    assert_eq!(scene.possible(), set(&["a=1", "a=1\03"]));
+    assert_eq!(scene.possible(), set(&["a=1", "a=1\x003"]));
     let path = scene.at("a");
     scene.disk.apply(&Step::Unlink { path });
     assert!(scene.possible().contains(""));

@@ -412,9 +412,7 @@ mod tests {
     #[test]
     fn what_a_patch_says_may_go_over_lines() {
         let patch = "Breaks: one\n  two\nCaught by: cargo test --package a b\nSet: quick\n\n--- a/x\n+++ b/x\n";
-        let mutant = parse(Path::new("a/some-name.patch"), patch)
-            .ok()
-            .expect("a patch");
+        let mutant = parse(Path::new("a/some-name.patch"), patch).expect("a patch");
         assert_eq!(mutant.name, "some-name");
         assert_eq!(mutant.breaks, "one two");
         assert_eq!(mutant.caught_by.last().map(String::as_str), Some("b"));

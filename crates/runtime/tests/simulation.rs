@@ -841,6 +841,14 @@ impl Storage for MetadataFirst {
         self.durable.lock(name)
     }
 
+    fn may_land_late(&self) -> bool {
+        self.durable.may_land_late()
+    }
+
+    fn settle(&self, directory: &str) -> checkpoint::Result<()> {
+        self.durable.settle(directory)
+    }
+
     fn is_locked(&self, name: &str) -> checkpoint::Result<Option<bool>> {
         self.durable.is_locked(name)
     }

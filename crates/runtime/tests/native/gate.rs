@@ -123,6 +123,14 @@ impl Storage for Gate {
         self.inner.lock(name)
     }
 
+    fn may_land_late(&self) -> bool {
+        self.inner.may_land_late()
+    }
+
+    fn settle(&self, directory: &str) -> Result<()> {
+        self.inner.settle(directory)
+    }
+
     fn is_locked(&self, name: &str) -> Result<Option<bool>> {
         self.inner.is_locked(name)
     }

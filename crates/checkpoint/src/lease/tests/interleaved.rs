@@ -116,6 +116,14 @@ impl Storage for Stepped {
     fn lock(&self, name: &str) -> Result<Option<Guard>> {
         self.inner.lock(name)
     }
+    fn may_land_late(&self) -> bool {
+        self.inner.may_land_late()
+    }
+
+    fn settle(&self, directory: &str) -> Result<()> {
+        self.inner.settle(directory)
+    }
+
     fn is_locked(&self, name: &str) -> Result<Option<bool>> {
         self.inner.is_locked(name)
     }
