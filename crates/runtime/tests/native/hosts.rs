@@ -680,6 +680,11 @@ impl Process {
         let checkpoint = checkpoint.map_err(|error| Err(format!("{error:?}")))?;
         match verify(&checkpoint).problems.first() {
             None => Ok(()),
+            // Its metadata came after a newer one had taken its place, and its files. Whoever asks for it
+            // by name is refused; nobody else may be given it.
+            Some(problem) if self.ask == Ask::Older && problem.what == "the file is missing" => {
+                Err(Ok(How::NotStarted))
+            }
             Some(problem) => Err(Err(format!("{directory} is corrupt: {problem:?}"))),
         }
     }
