@@ -192,10 +192,7 @@ impl Pending {
         self.store.note_completed(id);
         // Whether they exist or not, this one has taken their place.
         for slot in self.store.slots().take_before(id) {
-            let metadata = Deletion::Checkpoint(slot.checkpoint.clone());
-            let deletions = self.store.retained().give_up(slot.checkpoint);
-            self.store.clean([metadata]);
-            self.store.clean(deletions);
+            self.store.drop_slot(slot);
         }
         let deletions = self.store.retained().complete(completed.clone());
         self.store.clean(deletions);
@@ -219,10 +216,7 @@ impl Pending {
         let id = self.id.0;
         let newer = self.store.retained().latest();
         if newer.is_some_and(|newer| newer.metadata().id > id) {
-            let metadata = Deletion::Checkpoint(slot.checkpoint.clone());
-            let deletions = self.store.retained().give_up(slot.checkpoint);
-            self.store.clean([metadata]);
-            self.store.clean(deletions);
+            self.store.drop_slot(slot);
         } else {
             self.store.slots().insert(slot);
         }

@@ -17,6 +17,7 @@ use crate::names;
 use crate::{Error, Result};
 
 use super::Inner;
+use super::cleaner::Deletion;
 
 /// A checkpoint whose metadata was put, with an unknown outcome.
 #[derive(Clone, Debug)]
@@ -82,6 +83,15 @@ impl Inner {
             self.slots().remove(id);
             self.clean(deletions);
         }
+    }
+
+    /// Deletes what there is of a checkpoint that a newer one has taken the place of, whether it exists
+    /// or not; its metadata first.
+    pub(super) fn drop_slot(&self, slot: Slot) {
+        let metadata = Deletion::Checkpoint(slot.checkpoint.clone());
+        let deletions = self.retained().give_up(slot.checkpoint);
+        self.clean([metadata]);
+        self.clean(deletions);
     }
 
     /// Closes a slot; returns whether the checkpoint exists.
