@@ -142,6 +142,8 @@ struct Decided {
     token: String,
     /// Whether a run goes on.
     goes_on: bool,
+    /// Whether the run that is on record, or one before runs were, has checkpoints in the directory.
+    has_checkpoints: bool,
     rewind: Option<Rewind>,
 }
 
@@ -277,10 +279,7 @@ impl Owning<'_> {
             }
             Plan::Begin { from } => {
                 if from.is_none() && arguments.resume {
-                    self.audience.say(&format!(
-                        "no checkpoint of job `{}` yet, starting fresh",
-                        self.job().job.name
-                    ));
+                    self.say_fresh();
                 }
                 let start = from.as_ref().map_or(Start::Fresh, elsewhere);
                 Some(Decided {
@@ -288,22 +287,21 @@ impl Owning<'_> {
                     start,
                     token: settings::new_token(),
                     goes_on: false,
+                    has_checkpoints: !history.is_empty(),
                     rewind: None,
                 })
             }
             Plan::Continue(source) => {
                 let (from, start) = placed(source)?;
                 if from.is_none() {
-                    self.audience.say(&format!(
-                        "no checkpoint of job `{}` yet, starting fresh",
-                        self.job().job.name
-                    ));
+                    self.say_fresh();
                 }
                 Some(Decided {
                     token: known(from.as_ref()),
                     from,
                     start,
                     goes_on: true,
+                    has_checkpoints: !history.is_empty(),
                     rewind: None,
                 })
             }
@@ -319,9 +317,17 @@ impl Owning<'_> {
                     from,
                     start,
                     goes_on: true,
+                    has_checkpoints: !history.is_empty(),
                 })
             }
         })
+    }
+
+    fn say_fresh(&self) {
+        self.audience.say(&format!(
+            "no checkpoint of job `{}` yet, starting fresh",
+            self.job().job.name
+        ));
     }
 
     fn say_rewind(&self, history: &History, to: u64, published_through: u64) {
@@ -514,7 +520,6 @@ impl Owning<'_> {
     /// Puts on record what the run starts from. Returns the run's token.
     fn record(&self, lease: &Lease, decided: &Decided) -> Result<String, Error> {
         let highest = lease.highest();
-        let history = History::of(lease).map_err(not_opened)?;
         let before = lease.run();
         let mut run = match before {
             Some(run) if decided.goes_on => run,
@@ -523,11 +528,11 @@ impl Owning<'_> {
                 let mut run = Run::fresh(decided.token.clone(), highest);
                 if let Some(mut before) = before {
                     // What a run kept that finished stays; what did not finish is given up.
-                    if !before.has_finished() && !history.is_empty() {
+                    if !before.has_finished() && decided.has_checkpoints {
                         before.discard_through(highest);
                     }
                     run.discarded = before.discarded;
-                } else if !history.is_empty() {
+                } else if decided.has_checkpoints {
                     let mut unknown = Run::fresh(String::new(), 0);
                     unknown.discard_through(highest);
                     run.discarded = unknown.discarded;
@@ -543,11 +548,9 @@ impl Owning<'_> {
         run.rewind.clone_from(&decided.rewind);
         run.completed = match &decided.rewind {
             Some(rewind) => rewind.to,
-            None => run.completed.max(run.start.id()),
+            None if decided.goes_on => run.completed.max(run.start.id()),
+            None => 0,
         };
-        if !decided.goes_on {
-            run.completed = 0;
-        }
         let token = run.token.clone();
         let put = |slot: &mut Option<Run>| *slot = Some(run);
         let recorded = match &decided.rewind {
