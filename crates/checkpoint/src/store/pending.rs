@@ -217,11 +217,14 @@ impl Pending {
         let newer = self.store.retained().latest();
         if newer.is_some_and(|newer| newer.metadata().id > id) {
             self.store.drop_slot(slot);
+            self.forget();
         } else {
+            let checkpoint = slot.checkpoint.clone();
             self.store.slots().insert(slot);
+            let deletions = self.store.retained().leave_open(checkpoint);
+            self.store.clean(deletions);
         }
         self.files().clear();
-        self.forget();
     }
 
     /// Gives the checkpoint up: it is never announced, and no output is committed in its name. Returns

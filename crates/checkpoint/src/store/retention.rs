@@ -33,6 +33,9 @@ pub(super) struct Retained {
     completed: BTreeMap<u64, Completed>,
     /// Subsumed (their metadata is gone), but a delta may still be written on them.
     pinned: BTreeMap<u64, Completed>,
+    /// Their slots are open: nobody goes by them, but if they exist they need their files, and those of
+    /// the bases that they are deltas on, which may be neither completed nor pinned any more.
+    open: BTreeMap<u64, Completed>,
     /// Per pending checkpoint the oldest one that it may be based on.
     pending: BTreeMap<u64, u64>,
 }
@@ -57,6 +60,7 @@ impl Retained {
             remains: None,
             completed: BTreeMap::new(),
             pinned: BTreeMap::new(),
+            open: BTreeMap::new(),
             pending: BTreeMap::new(),
         }
     }
@@ -125,10 +129,18 @@ impl Retained {
         self.sweep()
     }
 
-    /// A pending checkpoint is complete. Returns what may go.
+    /// A pending checkpoint has ended, and it is not known whether it exists. Returns what may go.
+    pub(super) fn leave_open(&mut self, checkpoint: Completed) -> Vec<Deletion> {
+        let id = checkpoint.metadata().id;
+        self.open.insert(id, checkpoint);
+        self.end(id)
+    }
+
+    /// A pending checkpoint, or one whose slot was open, is complete. Returns what may go.
     pub(super) fn complete(&mut self, checkpoint: Completed) -> Vec<Deletion> {
         let id = checkpoint.metadata().id;
         self.pending.remove(&id);
+        self.open.remove(&id);
         self.completed.insert(id, checkpoint);
         let mut deletions = self.sweep();
         if let Some(mut remains) = self.remains.take() {
@@ -143,6 +155,7 @@ impl Retained {
     /// exists it goes, and what only it references.
     pub(super) fn give_up(&mut self, checkpoint: Completed) -> Vec<Deletion> {
         // No delta is ever written on it.
+        self.open.remove(&checkpoint.metadata().id);
         self.files_of(vec![checkpoint])
     }
 
@@ -213,6 +226,7 @@ impl Retained {
         self.completed
             .iter()
             .chain(&self.pinned)
+            .chain(&self.open)
             .filter(|(id, _)| !elsewhere(id))
             .flat_map(|(_, checkpoint)| checkpoint.files())
             .collect()

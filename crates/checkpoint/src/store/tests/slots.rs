@@ -168,3 +168,41 @@ fn where_a_put_that_failed_is_over_a_look_is_enough() {
     assert_eq!(scene.storage.steps().len(), steps, "nothing is put");
     assert_eq!((scene.newest(), scene.found()), (1, 1));
 }
+
+#[test]
+fn c140_the_base_of_a_checkpoint_that_may_exist_is_kept() {
+    for restarts in [true, false] {
+        let scene = Scene::with_plan(true, |step| {
+            let is_metadata = step.action == Action::Put && step.name == "job/chk-4/_metadata";
+            match is_metadata {
+                true => Fault::Fail(Extent::All),
+                false => Fault::None,
+            }
+        });
+        let store = &scene.store;
+        // A delta on checkpoint 1, which is only pinned for it by the time that it is put.
+        let pending = store.begin(CheckpointId(4)).unwrap();
+        for id in [2, 3] {
+            take(store, id, &[(None, noise(id, LARGE))]).unwrap();
+        }
+        let delta = write(&pending, 0, Some(1), &noise(4, LARGE)).unwrap();
+        assert!(
+            pending
+                .complete(metadata(4, 1), vec![(0, 0, delta)])
+                .is_err()
+        );
+        if restarts {
+            store.close_slots().unwrap();
+            store.wait_for_cleaning();
+            assert_eq!(scene.newest(), 4);
+        }
+        let Scene {
+            directory, store, ..
+        } = scene;
+        drop(store);
+        let found = locate("latest", directory.path().to_str(), "job").unwrap();
+        assert_eq!(found.checkpoint.metadata().id, 4);
+        let report = verify(&found.checkpoint);
+        assert!(report.is_good(), "{:?}", report.problems);
+    }
+}
