@@ -501,7 +501,13 @@ impl Process {
         let lease = Arc::new(Lease::take(storage, &self.job, terms).map_err(stop)?);
         let generation = lease.generation();
         self.generation.store(generation, Ordering::SeqCst);
-        self.outside.newest.fetch_max(generation, Ordering::SeqCst);
+        let newest = &self.outside.newest;
+        match self.generation_on_disk() == generation {
+            // Also a lower one: a lease under which no run began goes without a trace, and generations
+            // begin anew.
+            true => newest.store(generation, Ordering::SeqCst),
+            false => _ = newest.fetch_max(generation, Ordering::SeqCst),
+        }
         self.stop_here(6);
         let begun = self.begin(&lease, early)?;
         let (store, run, from) = begun;
