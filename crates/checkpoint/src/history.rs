@@ -115,6 +115,17 @@ impl History {
         }
     }
 
+    /// The checkpoint with this number.
+    ///
+    /// # Errors
+    /// As [`History::newest`].
+    pub fn checkpoint(&self, id: u64) -> Result<Completed> {
+        match self.entries.iter().find(|entry| entry.id() == Some(id)) {
+            Some(entry) => entry.clone().usable(),
+            None => Err(self.nothing()),
+        }
+    }
+
     /// The newest checkpoint that is good to its last byte, and what was newer and is not. All state is
     /// read to know.
     ///

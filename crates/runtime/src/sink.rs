@@ -84,14 +84,21 @@ pub trait SinkFactory: Send + Sync {
 
     /// Removes what the sink has published for checkpoints after `after` of this run, because the job
     /// goes on from checkpoint `after` and writes that output again. Idempotent: a crash in the middle
-    /// is followed by another call. None of the job's sinks lives. What is prepared and not published
-    /// stays, because checkpoint `after` may name some of it; [`SinkFactory::create`] removes the rest.
+    /// is followed by another call. None of the job's sinks lives, as far as this host can see: one that
+    /// was taken for dead and is paused may be about to publish. So all that earlier generations have
+    /// prepared is removed first, except `kept`: what checkpoint `after` has prepared. `None` if that
+    /// checkpoint cannot be read; then everything that is prepared stays.
     ///
     /// # Errors
-    /// Something could not be removed, a sink of the job still lives, or this sink cannot take back what it has published (the
-    /// default of a sink that is exactly-once).
-    fn withdraw(&self, origin: &Origin, after: u64) -> Result<Withdrawn, BoxError> {
-        let _ = (origin, after);
+    /// Something could not be removed, a sink of the job still lives, or this sink cannot take back what
+    /// it has published (the default of a sink that is exactly-once).
+    fn withdraw(
+        &self,
+        origin: &Origin,
+        after: u64,
+        kept: Option<&[Part]>,
+    ) -> Result<Withdrawn, BoxError> {
+        let _ = (origin, after, kept);
         match self.delivery() {
             Delivery::ExactlyOnce => Err("this sink cannot withdraw what it has published".into()),
             Delivery::AtLeastOnce | Delivery::Nothing => Ok(Withdrawn::default()),
@@ -136,6 +143,8 @@ pub struct Origin {
     /// Only what was published for checkpoints up to this one: the highest number that was used when
     /// the question came up. What is published later is the output of what goes on from there.
     pub through: u64,
+    /// The generation of the process that asks. What is prepared by it and by later ones is not meant.
+    pub generation: u64,
 }
 
 /// What a sink has published; see [`SinkFactory::published_after`].

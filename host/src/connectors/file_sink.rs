@@ -335,8 +335,20 @@ impl SinkFactory for FileSinkFactory {
         Ok(())
     }
 
-    fn withdraw(&self, origin: &Origin, after: u64) -> Result<Withdrawn, BoxError> {
-        Ok(published::withdraw(&self.root, origin, after)?)
+    fn withdraw(
+        &self,
+        origin: &Origin,
+        after: u64,
+        kept: Option<&[Part]>,
+    ) -> Result<Withdrawn, BoxError> {
+        let read = |parts: &[Part]| parts.iter().map(PreparedFile::read).collect();
+        let kept: Option<Vec<PreparedFile>> = kept.map(read).transpose()?;
+        Ok(published::withdraw(
+            &self.root,
+            origin,
+            after,
+            kept.as_deref(),
+        )?)
     }
 
     fn can_withdraw(&self) -> bool {

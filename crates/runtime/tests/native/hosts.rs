@@ -175,8 +175,13 @@ impl SinkFactory for FirstAttempt {
         self.0.published_after(origin, after)
     }
 
-    fn withdraw(&self, origin: &Origin, after: u64) -> Result<Withdrawn, BoxError> {
-        self.0.withdraw(origin, after)
+    fn withdraw(
+        &self,
+        origin: &Origin,
+        after: u64,
+        kept: Option<&[Part]>,
+    ) -> Result<Withdrawn, BoxError> {
+        self.0.withdraw(origin, after, kept)
     }
 
     fn can_withdraw(&self) -> bool {
@@ -758,11 +763,17 @@ impl Process {
                 job_id: self.job.clone(),
                 run: lease.run().map(|run| run.token).unwrap_or_default(),
                 through: rewind.through,
+                generation: lease.generation(),
             };
+            let base = self.base_of_rewind(lease);
             for node in &self.outside.shape.nodes {
                 if matches!(node.role, Role::Sink) {
                     let sink = self.outside.outputs.sink(&node.id, &self.storage);
-                    if sink.withdraw(&origin, rewind.to).is_err() {
+                    let kept = base.as_ref().map(|base| match base {
+                        Some(base) => runtime::restore::parts(base, &node.id).unwrap_or_default(),
+                        None => Vec::new(),
+                    });
+                    if sink.withdraw(&origin, rewind.to, kept.as_deref()).is_err() {
                         // Somebody still writes there.
                         return Err(Ok(How::NotStarted));
                     }
@@ -778,6 +789,15 @@ impl Process {
             })
         });
         done.map_err(stop)
+    }
+
+    /// What a rewind goes back to, as the host finds it. `None`: it cannot be read.
+    fn base_of_rewind(&self, lease: &Lease) -> Option<Option<Completed>> {
+        match lease.run()?.start {
+            Start::Fresh => Some(None),
+            Start::Own { id } => History::of(lease).ok()?.checkpoint(id).ok().map(Some),
+            Start::Elsewhere { path, .. } => self.open(&path).ok().map(Some),
+        }
     }
 
     /// The graph as this process runs it.

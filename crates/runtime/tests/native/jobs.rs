@@ -459,8 +459,22 @@ impl SinkFactory for Collect {
         runtime::Delivery::ExactlyOnce
     }
 
-    fn withdraw(&self, origin: &Origin, after: u64) -> Result<Withdrawn, BoxError> {
+    fn withdraw(
+        &self,
+        origin: &Origin,
+        after: u64,
+        kept: Option<&[Part]>,
+    ) -> Result<Withdrawn, BoxError> {
         self.check_alive()?;
+        if let Some(kept) = kept {
+            let kept: Vec<Output> = kept.iter().map(Output::read).collect::<Result<_, _>>()?;
+            let of_job = format!("/{}/", origin.job_id);
+            self.staged.lock().unwrap().retain(|name, _| {
+                !name.contains(&of_job)
+                    || generation_of(name) >= origin.generation
+                    || kept.iter().any(|output| output.staged == *name)
+            });
+        }
         let of_job = format!("-{}-", origin.job_id);
         self.committed.lock().unwrap().retain(|name, _| {
             !name.contains(&of_job)

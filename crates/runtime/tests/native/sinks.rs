@@ -36,8 +36,13 @@ impl SinkFactory for Fragile {
         self.sink.published_after(origin, after)
     }
 
-    fn withdraw(&self, origin: &Origin, after: u64) -> Result<Withdrawn, BoxError> {
-        self.sink.withdraw(origin, after)
+    fn withdraw(
+        &self,
+        origin: &Origin,
+        after: u64,
+        kept: Option<&[Part]>,
+    ) -> Result<Withdrawn, BoxError> {
+        self.sink.withdraw(origin, after, kept)
     }
 
     fn can_withdraw(&self) -> bool {

@@ -13,6 +13,7 @@ use checkpoint::{CheckpointStore, Completed, verify};
 use runtime::clock::SystemClock;
 use runtime::graph::NodeKind;
 use runtime::restore::Report;
+use runtime::source::Part;
 use runtime::{Delivery, JobGraph, Keeper, Origin, SinkFactory};
 
 use super::{not_opened, restore, settings, waiting, watching};
@@ -165,7 +166,8 @@ impl Owning<'_> {
                 .say("finishing the rewind that an earlier start began");
             let graph = self.prepared.graph(None)?;
             let store = self.store(&lease)?;
-            self.finish_rewind(&lease, &store, &graph)?;
+            let base = self.base_of_rewind(&lease);
+            self.finish_rewind(&lease, &store, &graph, base.as_ref())?;
         }
         let Some(decided) = self.decide(&lease, spec)? else {
             return Ok(None);
@@ -176,7 +178,8 @@ impl Owning<'_> {
         let run = self.record(&lease, &decided)?;
         let store = self.store(&lease)?;
         if decided.rewind.is_some() {
-            self.finish_rewind(&lease, &store, &graph)?;
+            let base = Base(decided.from.clone());
+            self.finish_rewind(&lease, &store, &graph, Some(&base))?;
         }
         let claimed = self.claim(&store, &decided)?;
         Ok(Some(Begun {
@@ -425,7 +428,7 @@ impl Owning<'_> {
     ) -> Result<Decided, Error> {
         if decided.rewind.is_none() && decided.goes_on {
             let rewind = self.rewind_to(&decided.start, lease);
-            let origin = self.origin(&decided.token, rewind.through);
+            let origin = self.origin(&decided.token, rewind.through, lease);
             for (id, sink) in sinks(graph).filter(|(_, sink)| sink.can_withdraw()) {
                 if stake(id, &**sink, &origin, rewind.to)?.is_some() {
                     decided.rewind = Some(rewind);
@@ -452,7 +455,7 @@ impl Owning<'_> {
             }
         }
         let after = rewind.to;
-        let origin = self.origin(&decided.token, rewind.through);
+        let origin = self.origin(&decided.token, rewind.through, lease);
         let mut at_stake = Vec::new();
         for (id, sink) in sinks(graph) {
             match sink.delivery() {
@@ -509,11 +512,12 @@ impl Owning<'_> {
         Ok(decided)
     }
 
-    fn origin(&self, run: &str, through: u64) -> Origin {
+    fn origin(&self, run: &str, through: u64, lease: &Lease) -> Origin {
         Origin {
             job_id: self.job_id.clone(),
             run: run.to_owned(),
             through,
+            generation: lease.generation(),
         }
     }
 
@@ -564,12 +568,14 @@ impl Owning<'_> {
     }
 
     /// Does what is left of a rewind: withdraws output if that was asked for, and removes the
-    /// checkpoints that were given up. Every step may be done again.
+    /// checkpoints that were given up. Every step may be done again. `base` is what the run goes back to,
+    /// `None` if it cannot be read.
     fn finish_rewind(
         &self,
         lease: &Lease,
         store: &CheckpointStore,
         graph: &JobGraph,
+        base: Option<&Base>,
     ) -> Result<(), Error> {
         let Some(run) = lease.run() else {
             return Ok(());
@@ -586,11 +592,13 @@ impl Owning<'_> {
                 );
                 return Err(Error::refused(error).hint("set the sink's `path` back for this start"));
             }
-            let origin = self.origin(&run.token, rewind.through);
+            let origin = self.origin(&run.token, rewind.through, lease);
             for (id, sink) in sinks(graph).filter(|(_, sink)| sink.can_withdraw()) {
                 // Who was stopped for long may have lost the directory to one that has published since.
                 lease.confirm().map_err(not_opened)?;
-                let withdrawn = sink.withdraw(&origin, rewind.to).map_err(|source| {
+                let kept = base.map(|base| base.parts(id));
+                let withdrawn = sink.withdraw(&origin, rewind.to, kept.as_deref());
+                let withdrawn = withdrawn.map_err(|source| {
                     Error::refused(anyhow!(source).context(format!(
                         "withdrawing what sink `{id}` published after checkpoint {}",
                         rewind.to
@@ -627,6 +635,17 @@ impl Owning<'_> {
         })
     }
 
+    /// What a rewind goes back to that an earlier process began. `None` if it cannot be read: then the
+    /// start that follows says why, and what it has prepared must not be removed.
+    fn base_of_rewind(&self, lease: &Lease) -> Option<Base> {
+        let start = lease.run()?.start;
+        let from = match start {
+            Start::Own { id } => History::of(lease).ok()?.checkpoint(id).ok().map(Some),
+            start => self.started_from(&start).ok(),
+        };
+        from.map(Base)
+    }
+
     /// Takes over what the run starts from, and what earlier processes left. Returns whether that is a
     /// checkpoint of another owner.
     fn claim(&self, store: &CheckpointStore, decided: &Decided) -> Result<bool, Error> {
@@ -642,6 +661,20 @@ impl Owning<'_> {
         }
         store.take_over();
         Ok(extent == Some(Extent::Checkpoint))
+    }
+}
+
+/// What a rewind goes back to; `None` inside is the beginning.
+struct Base(Option<Completed>);
+
+impl Base {
+    /// What it has prepared for a sink.
+    fn parts(&self, sink: &str) -> Vec<Part> {
+        let parts = self
+            .0
+            .as_ref()
+            .and_then(|from| runtime::restore::parts(from, sink));
+        parts.unwrap_or_default()
     }
 }
 

@@ -16,6 +16,7 @@ use runtime::{Origin, Published, Withdrawn};
 
 use super::durable;
 use super::names::{self, NoteName, OldName, PartName, Writer};
+use super::prepared::PreparedFile;
 use super::staging::{self, Notes};
 use crate::connectors::format::RecordFormat;
 
@@ -64,12 +65,19 @@ pub(crate) fn after(
     Ok(published)
 }
 
-/// Removes what a run has published for checkpoints after this one.
+/// Removes what a run has published for checkpoints after this one, and what earlier generations of
+/// the job have staged, except `kept`: what this checkpoint has prepared. `None`: that is not known, and
+/// all that is staged stays.
 ///
 /// A crash leaves a part of it; the next call goes on, and names what this one had removed as missing
 /// as well: rather too many than one too few. Once it is done the notes say so, and another call finds
 /// nothing.
-pub(crate) fn withdraw(root: &Path, origin: &Origin, after: u64) -> anyhow::Result<Withdrawn> {
+pub(crate) fn withdraw(
+    root: &Path,
+    origin: &Origin,
+    after: u64,
+    kept: Option<&[PreparedFile]>,
+) -> anyhow::Result<Withdrawn> {
     let mut withdrawn = Withdrawn::default();
     if !root.is_dir() {
         return Ok(withdrawn);
@@ -87,6 +95,11 @@ pub(crate) fn withdraw(root: &Path, origin: &Origin, after: u64) -> anyhow::Resu
     }
     // A run that was taken for dead and is only paused could publish more as soon as we are done.
     let _locks = staging::lock_all(root, &origin.job_id)?;
+    // Its lock may not be seen: hosts that share a file system need not share its locks. What it would
+    // publish goes first, so that either its rename finds nothing, or what it has renamed is found below.
+    if let Some(kept) = kept {
+        staging::give_up(root, &origin.job_id, origin.generation, kept)?;
+    }
     let notes = Notes::of_job(root, &origin.job_id);
     let noted = notes.read()?;
     let writers = Writers::of(root, origin, after, &noted)?;

@@ -217,6 +217,28 @@ pub(crate) fn abandon(root: &Path, job_id: &str, generation: u64) -> anyhow::Res
     notes.remove(|note| note.is_none_or(|note| note.writer.generation <= generation))
 }
 
+/// Removes what generations of a job before this one have staged, except `kept`. The caller holds the
+/// locks of their places.
+///
+/// # Errors
+/// A directory cannot be read or a file not be removed.
+pub(crate) fn give_up(
+    root: &Path,
+    job_id: &str,
+    generation: u64,
+    kept: &[PreparedFile],
+) -> anyhow::Result<()> {
+    let keep: HashSet<&str> = kept.iter().map(|file| file.staging.as_str()).collect();
+    for place in Place::all_of(root, job_id)? {
+        let directory = root.join(place.path());
+        if place.generation < generation && is_own_directory(&directory)? {
+            remove_staged(root, &place.path(), &keep)?;
+            sync_directory(&directory)?;
+        }
+    }
+    Ok(())
+}
+
 /// Takes the locks of all staging places of a job, so that none of its runs publishes while they are held.
 ///
 /// # Errors

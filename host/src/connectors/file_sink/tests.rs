@@ -91,6 +91,7 @@ fn origin() -> Origin {
         job_id: "job-0a1b2c3d".to_owned(),
         run: "0a1b2c3d".to_owned(),
         through: u64::MAX,
+        generation: u64::MAX,
     }
 }
 
@@ -704,7 +705,7 @@ fn c159_links_are_refused_by_name_and_not_followed() {
         };
         refused(factory.create(&context(0, 1), None).err().unwrap());
         refused(factory.abandon("job-0a1b2c3d", 9).unwrap_err());
-        refused(factory.withdraw(&origin(), 0).unwrap_err());
+        refused(factory.withdraw(&origin(), 0, Some(&[])).unwrap_err());
         assert_eq!(fs::read_dir(&elsewhere).unwrap().count(), 2);
     }
 }
@@ -754,7 +755,7 @@ fn c147_what_was_published_after_a_checkpoint_is_counted_and_withdrawn() {
         assert_eq!(published(after), expected);
     }
     assert!(factory.can_withdraw());
-    let withdrawn = factory.withdraw(&origin(), 1).unwrap();
+    let withdrawn = factory.withdraw(&origin(), 1, Some(&[])).unwrap();
     let expected = Withdrawn {
         files: 4,
         missing: Vec::new(),
@@ -764,14 +765,14 @@ fn c147_what_was_published_after_a_checkpoint_is_counted_and_withdrawn() {
     assert_eq!(published(1), Published::default());
     assert!(others.iter().all(|name| out.join(name).exists()));
     assert_eq!(
-        factory.withdraw(&origin(), 1).unwrap(),
+        factory.withdraw(&origin(), 1, Some(&[])).unwrap(),
         Withdrawn::default()
     );
     // Nothing is there at all.
     fs::remove_dir_all(&out).unwrap();
     assert_eq!(published(0), Published::default());
     assert_eq!(
-        factory.withdraw(&origin(), 0).unwrap(),
+        factory.withdraw(&origin(), 0, Some(&[])).unwrap(),
         Withdrawn::default()
     );
 }
@@ -798,10 +799,10 @@ fn c147_what_a_consumer_has_taken_is_named_when_it_should_be_withdrawn() {
             fs::remove_file(directory.path().join("out").join(name)).unwrap();
         }
         let factory = factory(&directory, "header = true");
-        let withdrawn = factory.withdraw(&origin(), 1).unwrap();
+        let withdrawn = factory.withdraw(&origin(), 1, Some(&[])).unwrap();
         assert_eq!(withdrawn.missing, missing, "{taken:?}");
         assert_eq!(
-            factory.withdraw(&origin(), 1).unwrap(),
+            factory.withdraw(&origin(), 1, Some(&[])).unwrap(),
             Withdrawn::default()
         );
     }
@@ -815,7 +816,9 @@ fn c147_checkpoint_that_is_gone_back_to_finds_its_staged_output() {
     let parts = prepare(&mut *sink, 1);
     sink.write(&batch(&["b"])).unwrap();
     prepare(&mut *sink, 2);
-    let lives = factory(&directory, "").withdraw(&origin(), 1).unwrap_err();
+    let lives = factory(&directory, "")
+        .withdraw(&origin(), 1, Some(&parts))
+        .unwrap_err();
     assert!(
         lives
             .to_string()
@@ -824,7 +827,15 @@ fn c147_checkpoint_that_is_gone_back_to_finds_its_staged_output() {
     );
     drop(sink);
     // Killed before it committed either.
-    factory(&directory, "").withdraw(&origin(), 1).unwrap();
+    let origin = Origin {
+        generation: 2,
+        ..origin()
+    };
+    factory(&directory, "").withdraw(&origin, 1, None).unwrap();
+    assert_eq!(pending(&directory), 2, "nobody knows which are needed");
+    let withdraw = || factory(&directory, "").withdraw(&origin, 1, Some(&parts));
+    withdraw().unwrap();
+    assert_eq!(pending(&directory), 1);
     create(&factory(&directory, ""), &owner(2), Some(&parts));
     assert_eq!(values(&directory), ["a"]);
     assert_eq!(pending(&directory), 0);
@@ -843,7 +854,10 @@ fn c147_output_of_the_version_before_is_left_to_people() {
     };
     let published = factory.published_after(&origin, 3).unwrap();
     assert_eq!((published.files, published.more_records), (1, true));
-    let error = factory.withdraw(&origin, 3).unwrap_err().to_string();
+    let error = factory
+        .withdraw(&origin, 3, Some(&[]))
+        .unwrap_err()
+        .to_string();
     assert!(
         error.contains("part-0a1b2c3d-0-000004.csv") && error.contains("after checkpoint 3"),
         "{error}"
@@ -997,11 +1011,45 @@ fn c147_what_a_successor_has_published_is_not_withdrawn() {
     }
     let woken = Origin {
         through: 4,
+        generation: 4,
         ..origin()
     };
     let factory = factory(&directory, "");
     assert_eq!(factory.published_after(&woken, 0).unwrap().files, 1);
-    let withdrawn = factory.withdraw(&woken, 0).unwrap();
+    let withdrawn = factory.withdraw(&woken, 0, Some(&[])).unwrap();
     assert_eq!((withdrawn.files, withdrawn.missing), (1, Vec::new()));
     assert_eq!(values(&directory), ["by 5"]);
+}
+
+/// A host is stopped between the note and the rename. Another host, which does not see its lock,
+/// withdraws the output of its checkpoint meanwhile.
+#[test]
+fn c147_a_host_that_wakes_in_a_commit_publishes_nothing_that_was_withdrawn() {
+    let directory = TempDir::new().unwrap();
+    let mut sink = create(&factory(&directory, ""), &owner(1), None);
+    sink.write(&batch(&["a"])).unwrap();
+    let parts = prepare(&mut *sink, 1);
+    sink.commit(CheckpointId(1)).unwrap();
+    sink.write(&batch(&["b"])).unwrap();
+    prepare(&mut *sink, 2);
+    // The other host's file system makes this file anew for it: the lock is on another one.
+    let places = directory.path().join("out/.highwater");
+    fs::remove_file(places.join("job-0a1b2c3d.g1/lock")).unwrap();
+    let successor = Origin {
+        generation: 2,
+        ..origin()
+    };
+    factory(&directory, "")
+        .withdraw(&successor, 1, Some(&parts))
+        .unwrap();
+    let error = sink.commit(CheckpointId(2)).unwrap_err();
+    let error = error_chain(&*error);
+    assert!(error.contains("output of checkpoint 2"), "{error}");
+    assert_eq!(values(&directory), ["a"]);
+    drop(sink);
+    let mut sink = create(&factory(&directory, ""), &owner(2), Some(&parts));
+    sink.write(&batch(&["c"])).unwrap();
+    prepare(&mut *sink, 2);
+    sink.commit(CheckpointId(2)).unwrap();
+    assert_eq!(values(&directory), ["a", "c"]);
 }
