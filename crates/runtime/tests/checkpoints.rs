@@ -684,6 +684,7 @@ fn c22_with_two_inputs_at_least_once_loses_nothing_and_may_count_twice() {
 fn c29_checkpoints_go_on_behind_a_source_that_has_ended_and_a_restore_does_not_read_it_again() {
     let sink = Collect::default();
     let read: Arc<AtomicU64> = Arc::default();
+    let ended: Arc<Mutex<Vec<u32>>> = Arc::default();
     let graph = || {
         let mut graph = graph_with(1, Flow::Free, [1, 1], no_fault(), Arc::new(sink.clone()));
         let source = |name, count, read: &Arc<AtomicU64>| {
@@ -698,6 +699,11 @@ fn c29_checkpoints_go_on_behind_a_source_that_has_ended_and_a_restore_does_not_r
         graph.nodes[2].inputs[0].from = 0;
         (other.from, other.input) = (1, 1);
         graph.nodes[2].inputs.push(other);
+        if let NodeKind::Operator(node) = &mut graph.nodes[2].kind {
+            let ended = Arc::clone(&ended);
+            node.factory = Arc::new(Hook::on_end(move |input| ended.lock().unwrap().push(input)));
+            node.states.clear();
+        }
         graph
     };
     let directory = tempfile::tempdir().unwrap();
@@ -723,6 +729,11 @@ fn c29_checkpoints_go_on_behind_a_source_that_has_ended_and_a_restore_does_not_r
         restore = store.latest();
     }
     assert_eq!(read.load(Ordering::SeqCst), 50, "each was read once");
+    assert_eq!(
+        *ended.lock().unwrap(),
+        [0],
+        "the operator is called once for it"
+    );
     let few = records(&sink.committed);
     let few: Vec<_> = few
         .iter()

@@ -11,12 +11,15 @@ use runtime::{BoxError, Source, SourceFactory, SubtaskContext};
 use serde_json::json;
 
 type OnBatch = dyn Fn(&Batch) + Send + Sync;
+type OnEnd = dyn Fn(u32) + Send + Sync;
 type OnComplete = dyn Fn(&SubtaskContext, CheckpointId) + Send + Sync;
 
-/// Passes records on, and calls the test at every batch and every completed checkpoint.
+/// Passes records on, and calls the test at every batch, every end of an input and every completed
+/// checkpoint.
 #[derive(Clone)]
 pub(crate) struct Hook {
     pub(crate) on_batch: Arc<OnBatch>,
+    pub(crate) on_end: Arc<OnEnd>,
     pub(crate) on_complete: Arc<OnComplete>,
 }
 
@@ -24,7 +27,15 @@ impl Hook {
     pub(crate) fn on_batch(hook: impl Fn(&Batch) + Send + Sync + 'static) -> Self {
         Self {
             on_batch: Arc::new(hook),
+            on_end: Arc::new(|_| {}),
             on_complete: Arc::new(|_, _| {}),
+        }
+    }
+
+    pub(crate) fn on_end(hook: impl Fn(u32) + Send + Sync + 'static) -> Self {
+        Self {
+            on_end: Arc::new(hook),
+            ..Self::on_batch(|_| {})
         }
     }
 
@@ -32,8 +43,8 @@ impl Hook {
         hook: impl Fn(&SubtaskContext, CheckpointId) + Send + Sync + 'static,
     ) -> Self {
         Self {
-            on_batch: Arc::new(|_| {}),
             on_complete: Arc::new(hook),
+            ..Self::on_batch(|_| {})
         }
     }
 }
@@ -65,6 +76,11 @@ impl Operator for HookSubtask {
         call.output
             .emit(0, keys, values, &batch.timestamps)
             .unwrap();
+        Ok(())
+    }
+
+    fn end_of_input(&mut self, input: u32, _: &mut Call) -> Result<(), Failure> {
+        (self.hook.on_end)(input);
         Ok(())
     }
 
