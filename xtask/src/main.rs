@@ -7,6 +7,7 @@ mod build;
 mod chores;
 mod demo;
 mod mutants;
+mod nightly;
 mod servers;
 mod soak;
 mod story;
@@ -29,6 +30,7 @@ usage: cargo xtask <chore>
                  24 checkpoints a second for ten minutes: memory, open files, files on disk do not grow
   mutants [--all | NAME…]
                  makes the mistakes of tests/mutants/, each of which a test must find
+  nightly        20,000 seeds, 2,000 kills, all mutants, an hour of soak: takes some hours
   build          the plugins and the host, in release mode
   servers        installs the S3 servers that tests need below target/, if they are missing
 ";
@@ -45,6 +47,7 @@ fn main() -> ExitCode {
         (Some("bench"), arguments) => chores::bench(arguments),
         (Some("soak"), arguments) => soak::soak(arguments),
         (Some("mutants"), arguments) => mutants::mutants(arguments),
+        (Some("nightly"), []) => nightly::nightly(),
         (Some("build"), []) => build::plugins().and_then(|()| build::host()),
         (Some("servers"), []) => servers::install(),
         (Some("help" | "-h" | "--help"), _) => {

@@ -1,0 +1,77 @@
+//! `cargo xtask nightly`: what the test command does a tenth of, in full. For a machine that has nothing
+//! else to do for some hours.
+
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
+use std::process::Command;
+use std::time::Instant;
+
+use crate::build::{self, command, run};
+use crate::{Result, mutants, servers, soak, story};
+
+/// Seeds of each simulation.
+const SEEDS: u64 = 20_000;
+/// Kills of each of the six jobs: more than 2,000 together.
+const KILLS: u64 = 340;
+/// Minutes of soak.
+const MINUTES: u32 = 60;
+/// Seeds above this are never drawn, so that a seed is easy to read and to write down.
+const FIRST_SEED_MAX: u64 = 1 << 40;
+
+/// Runs it. A failure ends it and says how to replay what failed.
+pub(crate) fn nightly() -> Result<()> {
+    let started = Instant::now();
+    let first = first_seed()?;
+    build::plugins()?;
+    servers::install()?;
+    build::host()?;
+
+    story::step("state and checkpoints: properties with as many cases as a release build tries");
+    run(test(&["--package", "dataflow", "--package", "checkpoint"]))?;
+
+    story::step(&format!(
+        "simulations: {} seeds each, from HIGHWATER_FIRST_SEED={first}",
+        story::number(SEEDS)
+    ));
+    let simulations: [&[&str]; 2] = [
+        &["--package", "runtime", "--test", "simulation", "every_seed"],
+        &["--package", "host", "--lib", "simulated::every_seed"],
+    ];
+    for simulation in simulations {
+        let mut seeds = test(simulation);
+        seeds.env("HIGHWATER_FIRST_SEED", first.to_string());
+        seeds.env("HIGHWATER_SEEDS", SEEDS.to_string());
+        run(seeds)?;
+    }
+
+    story::step(&format!("storms: {KILLS} kills of each job"));
+    let mut kills = test(&["--package", "host", "--test", "it", "kills::"]);
+    kills.env("HIGHWATER_KILLS", KILLS.to_string());
+    run(kills)?;
+
+    story::step("all mutants, each of which a test finds");
+    mutants::mutants(&["--all".to_owned()])?;
+
+    soak::soak(&["--minutes".to_owned(), MINUTES.to_string()])?;
+
+    story::done(&format!(
+        "the night is over, in {}",
+        story::duration(started.elapsed())
+    ));
+    Ok(())
+}
+
+/// A command that runs tests in release mode.
+fn test(which: &[&str]) -> Command {
+    command("cargo", ".", &[&["test", "--release"], which].concat())
+}
+
+/// The one that was asked for, or a new one every night.
+fn first_seed() -> Result<u64> {
+    match std::env::var("HIGHWATER_FIRST_SEED") {
+        Ok(seed) => seed
+            .parse()
+            .map_err(|_| format!("HIGHWATER_FIRST_SEED={seed} is no whole number").into()),
+        Err(_) => Ok(RandomState::new().hash_one("nightly") % FIRST_SEED_MAX),
+    }
+}
