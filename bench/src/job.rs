@@ -22,7 +22,8 @@ fn repository(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)
 }
 
-fn component(name: &str) -> PathBuf {
+/// Where a plugin's component is.
+pub(crate) fn component(name: &str) -> PathBuf {
     repository(&format!("plugins/target/wasm32-wasip2/release/{name}.wasm"))
 }
 

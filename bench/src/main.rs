@@ -14,6 +14,7 @@ mod job;
 mod limit;
 mod measure;
 mod native;
+mod neighbours;
 mod probe;
 mod process;
 mod report;

@@ -143,6 +143,16 @@ pub(crate) fn text(results: &Results) -> Result<String> {
             restore.peak_kib / 1024,
         )?;
     }
+    for result in &results.neighbours {
+        writeln!(
+            text,
+            "- Nine good jobs beside one that does `{}`: {} × their speed alone, their output is right; the \
+             bad one had at most {} MiB in memory",
+            result.misdeed,
+            spread(&result.speed, 2),
+            result.bad_peak_kib / 1024,
+        )?;
+    }
     text.push('\n');
     targets::write(results, &mut text)?;
     Ok(text)

@@ -19,7 +19,7 @@ pub(crate) struct Started {
 }
 
 /// The `host` program that was built beside this one.
-fn host() -> Result<PathBuf> {
+pub(crate) fn host() -> Result<PathBuf> {
     let program = std::env::current_exe().context("finding this program")?;
     let host = program.with_file_name("host");
     ensure!(
@@ -31,7 +31,7 @@ fn host() -> Result<PathBuf> {
 }
 
 /// Ends the process however this ends.
-struct Running(Child);
+pub(crate) struct Running(pub(crate) Child);
 
 impl Drop for Running {
     fn drop(&mut self) {

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::arguments::Arguments;
 use crate::case::{Backend, Case, Workload};
 use crate::measure::{Measured, Spread, Taken, Task};
+use crate::neighbours::{self, NeighbourResult};
 use crate::{measured, start};
 
 /// Everything that was measured.
@@ -23,6 +24,8 @@ pub(crate) struct Results {
     pub(crate) restores: Vec<RestoreResult>,
     /// Milliseconds from start to first record, and KiB resident then.
     pub(crate) starts: Vec<(f64, u64)>,
+    #[serde(default)]
+    pub(crate) neighbours: Vec<NeighbourResult>,
 }
 
 /// One case on every backend, a round after the other.
@@ -206,6 +209,13 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Results> {
         for _ in 0..arguments.rounds.max(5) {
             let started = start::run(dir.path())?;
             results.starts.push((started.ms, started.resident_kib));
+        }
+    }
+    if arguments.wants("neighbours") {
+        for misdeed in neighbours::MISDEEDS {
+            eprintln!("nine good jobs beside one that does `{misdeed}`");
+            let result = neighbours::run(misdeed, arguments.rounds, arguments.seconds)?;
+            results.neighbours.push(result);
         }
     }
     Ok(results)

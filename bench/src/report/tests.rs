@@ -1,4 +1,5 @@
 use super::*;
+use crate::neighbours::NeighbourResult;
 use crate::suite::{ChangedResult, LatencyResult, LostResult, RestoreResult};
 use crate::targets;
 
@@ -84,6 +85,11 @@ fn results() -> Results {
             peak_kib: 1024,
         }],
         starts: vec![(20.0, 10_240)],
+        neighbours: vec![NeighbourResult {
+            misdeed: "loop".to_owned(),
+            speed: vec![1.0, 0.9],
+            bad_peak_kib: 20_480,
+        }],
     }
 }
 
@@ -100,6 +106,8 @@ fn every_row_of_a_table_has_a_cell_for_every_column() {
         assert_eq!(*columns.get_or_insert(cells), cells, "{line}");
     }
     assert!(!text.contains("NaN"), "{text}");
+    let bad = "does `loop`: 0.95 (0.90–1.00) × their speed alone";
+    assert!(text.contains(bad), "{text}");
 }
 
 #[test]
