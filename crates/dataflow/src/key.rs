@@ -6,6 +6,7 @@
 //! for a given [`KEY_HASH_NAME`].
 
 use std::fmt;
+use std::hash::{BuildHasher, RandomState};
 
 /// Name of the hash behind [`hash`], as recorded in checkpoint metadata.
 pub const KEY_HASH_NAME: &str = "xxh3-64";
@@ -17,6 +18,21 @@ pub const KEY_HASH_NAME: &str = "xxh3-64";
 #[must_use]
 pub fn hash(key: &[u8]) -> u64 {
     xxhash_rust::xxh3::xxh3_64(key)
+}
+
+/// A hash of keys that nobody outside the process can foresee (SipHash under a random key).
+///
+/// [`hash`] has no secret: whoever writes the records can choose keys that it takes for one. So tables
+/// are ordered by it only as long as few keys meet in one place, and by this one from then on. Nothing
+/// that leaves the process depends on it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct SecretHash(RandomState);
+
+impl SecretHash {
+    /// The hash of a key's bytes.
+    pub(crate) fn hash(&self, key: &[u8]) -> u64 {
+        self.0.hash_one(key)
+    }
 }
 
 /// Number of key groups of a job: the upper bound of its parallelism, fixed for the life of its

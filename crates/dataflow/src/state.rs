@@ -21,6 +21,8 @@ mod chunks;
 mod codec;
 mod cold;
 mod fields;
+#[cfg(test)]
+mod flooding;
 mod header;
 mod heap;
 mod index;
@@ -194,6 +196,8 @@ pub struct KeyedState {
     /// The slots of the resolved keys.
     slots: Vec<u32>,
     distinct: resolve::Distinct,
+    /// Scratch memory: the places of a batch's keys in the index, where they are not their hashes.
+    places: Vec<u64>,
     /// Slots that may hold nothing: those made for keys that were looked for, and those emptied.
     idle: Vec<u32>,
     stats: Stats,
@@ -252,6 +256,7 @@ impl KeyedState {
             heap: Heap::default(),
             slots: Vec::new(),
             distinct: resolve::Distinct::default(),
+            places: Vec::new(),
             idle: Vec::new(),
             stats: Stats::default(),
             committed: Stats::default(),

@@ -9,11 +9,21 @@
 //! is a pause for a 256th of the keys. The low bits of a hash decide the key group, of which a
 //! subtask sees only a few values, so table, bucket and tag are cut from the others: bits 16 to 63.
 //! What is called a slot here is the number of a cold key where its highest bit is set.
+//!
+//! The hash is known to everybody, so somebody can send keys that all want one bucket, or have one
+//! tag there. A search that meets too many of them, or a slot that lies too far from its bucket, makes
+//! its table *keyed*: its slots are placed again, by a secret hash of their keys. What the caller
+//! passes is therefore the *place* of a key: its hash, or in a keyed table [`keyed_place`].
 
 /// Slots per bucket.
 const SLOTS: usize = 12;
 /// Slots per bucket, on average, from which on a table grows: above, too many buckets are full.
 const SLOTS_AVERAGE_MAX: usize = 9;
+/// How many keys with the tag of the one that is looked for, and in its way, a search may have to
+/// compare. An even hash needs more than that once in 10^14 keys.
+const STRANGERS_MAX: usize = 8;
+/// How many buckets a slot may be sent on. An even hash needs more than that once in 10^12 keys.
+const REACH_MAX: u32 = 48;
 const SHARD_BITS: u32 = 8;
 /// How many tables there are.
 pub(super) const SHARDS: usize = 1 << SHARD_BITS;
@@ -27,13 +37,22 @@ pub(super) struct Index {
     shards: Box<[Shard]>,
     /// Buckets of all tables.
     buckets: usize,
+    /// Which tables are keyed, and whether any is.
+    keyed: Box<[bool]>,
+    any_keyed: bool,
+    /// A table in which a search met too many keys.
+    crowded: Option<usize>,
 }
 
 #[derive(Debug, Default)]
 struct Shard {
     buckets: Vec<Bucket>,
-    len: usize,
+    len: u32,
+    /// No slot lies further from its first bucket than this many.
+    reach: u32,
 }
+
+const _: () = assert!(size_of::<Shard>() == 32, "all shards fit the first cache");
 
 #[derive(Clone, Copy, Debug)]
 #[repr(align(64))]
@@ -78,6 +97,13 @@ fn position(matches: u128) -> usize {
     (matches.trailing_zeros() / 8) as usize
 }
 
+/// The place of a key in a keyed table: which table it is, its hash still says.
+#[inline]
+pub(super) fn keyed_place(hash: u64, secret: u64) -> u64 {
+    const TABLE: u64 = !(u64::MAX >> SHARD_BITS);
+    hash & TABLE | secret & !TABLE
+}
+
 /// The byte of a hash that is kept with the slot: bits 48 to 55, but never 0.
 #[inline]
 fn tag(hash: u64) -> u8 {
@@ -104,8 +130,8 @@ impl Shard {
             return None;
         }
         let mut at = self.home(hash);
-        // Every bucket may be full and have sent slots on, so the count ends the search at last.
-        for _ in 0..self.buckets.len() {
+        // All buckets from here on may have sent slots on, but none of them further than this.
+        for _ in 0..=self.reach {
             let bucket = &self.buckets[at];
             let mut found = matches(bucket.tags, tag(hash));
             while found != 0 {
@@ -125,6 +151,7 @@ impl Shard {
     /// Places a slot; there must be a vacancy.
     fn place(&mut self, hash: u64, slot: u32) {
         let mut at = self.home(hash);
+        let mut passed = 0;
         loop {
             let next = self.next(at);
             let bucket = &mut self.buckets[at];
@@ -133,9 +160,11 @@ impl Shard {
                 bucket.slots[position(vacant)] = slot;
                 bucket.tags[position(vacant)] = tag(hash);
                 self.len += 1;
+                self.reach = self.reach.max(passed);
                 return;
             }
             bucket.sent_on += 1;
+            passed += 1;
             at = next;
         }
     }
@@ -153,10 +182,10 @@ impl Shard {
         }
     }
 
-    /// Places all slots anew, in `buckets` buckets.
-    fn resize(&mut self, buckets: usize, hash_of: impl Fn(u32) -> u64) {
+    /// Places all slots again, in `buckets` buckets.
+    fn resize(&mut self, buckets: usize, place_of: impl Fn(u32) -> u64) {
         let old = std::mem::replace(&mut self.buckets, vec![EMPTY; buckets]);
-        self.len = 0;
+        (self.len, self.reach) = (0, 0);
         let mut slots = Vec::with_capacity(old.len() * SLOTS);
         for bucket in &old {
             let taken = bucket
@@ -168,11 +197,11 @@ impl Shard {
         }
         drop(old);
         // The keys first, then the buckets: neither pass waits for what the other fetches.
-        let hashes: Vec<u64> = slots.iter().map(|slot| hash_of(*slot)).collect();
+        let places: Vec<u64> = slots.iter().map(|slot| place_of(*slot)).collect();
         slots
             .iter()
-            .zip(hashes)
-            .for_each(|(slot, hash)| self.place(hash, *slot));
+            .zip(places)
+            .for_each(|(slot, place)| self.place(place, *slot));
     }
 }
 
@@ -181,6 +210,9 @@ impl Default for Index {
         Self {
             shards: (0..SHARDS).map(|_| Shard::default()).collect(),
             buckets: 0,
+            keyed: [false; SHARDS].into(),
+            any_keyed: false,
+            crowded: None,
         }
     }
 }
@@ -190,6 +222,18 @@ impl Index {
     #[inline]
     pub(super) fn shard_of(hash: u64) -> usize {
         (hash >> (64 - SHARD_BITS)) as usize
+    }
+
+    /// Whether any table is keyed.
+    #[inline]
+    pub(super) fn any_keyed(&self) -> bool {
+        self.any_keyed
+    }
+
+    /// Whether the table that a hash belongs to is keyed.
+    #[inline]
+    pub(super) fn is_keyed(&self, hash: u64) -> bool {
+        self.any_keyed && self.keyed[Self::shard_of(hash)]
     }
 
     /// Fetches one table as a whole, for many slots that are to be added to it: in the order of memory,
@@ -223,19 +267,54 @@ impl Index {
             .unwrap_or(NO_SLOT)
     }
 
-    /// The slot with this hash of whose key `is` says that it is the one.
-    pub(super) fn find(&self, hash: u64, is: impl FnMut(u32) -> bool) -> Option<u32> {
-        let shard = &self.shards[Self::shard_of(hash)];
-        let (bucket, position) = shard.find(hash, is)?;
+    /// The slot with this place of which `is` says that it is the one.
+    pub(super) fn find(&self, place: u64, is: impl FnMut(u32) -> bool) -> Option<u32> {
+        let shard = &self.shards[Self::shard_of(place)];
+        let (bucket, position) = shard.find(place, is)?;
         Some(shard.buckets[bucket].slots[position])
     }
 
-    /// Adds a slot that is not there.
-    pub(super) fn insert(&mut self, hash: u64, slot: u32, hash_of: impl Fn(u32) -> u64) {
-        let number = Self::shard_of(hash);
+    /// As [`Index::find`], where `is` has to fetch a key. Notes it if that were too many, for
+    /// [`Index::relieve`].
+    pub(super) fn look_up(&mut self, place: u64, mut is: impl FnMut(u32) -> bool) -> Option<u32> {
+        let mut strangers = 0;
+        let found = self.find(place, |slot| {
+            let same = is(slot);
+            strangers += usize::from(!same);
+            same
+        });
+        if strangers > STRANGERS_MAX {
+            self.crowded = Some(Self::shard_of(place));
+        }
+        found
+    }
+
+    /// Makes the table keyed in which a search met too many keys, if one did and it is not. `place_of`
+    /// tells the place of a slot, in a table that is keyed or not.
+    #[inline]
+    pub(super) fn relieve(&mut self, place_of: impl Fn(u32, bool) -> u64) {
+        if let Some(shard) = self.crowded.take() {
+            self.key_shard(shard, place_of);
+        }
+    }
+
+    /// Makes a table keyed, if it is not.
+    #[cold]
+    pub(super) fn key_shard(&mut self, number: usize, place_of: impl Fn(u32, bool) -> u64) {
+        if !std::mem::replace(&mut self.keyed[number], true) {
+            self.any_keyed = true;
+            let shard = &mut self.shards[number];
+            shard.resize(shard.buckets.len(), |slot| place_of(slot, true));
+        }
+    }
+
+    /// Adds a slot that is not there. Its table may be keyed after that.
+    pub(super) fn insert(&mut self, place: u64, slot: u32, place_of: impl Fn(u32, bool) -> u64) {
+        let number = Self::shard_of(place);
+        let keyed = self.keyed[number];
         let shard = &mut self.shards[number];
         let buckets = shard.buckets.len();
-        if shard.len >= buckets * SLOTS_AVERAGE_MAX {
+        if shard.len as usize >= buckets * SLOTS_AVERAGE_MAX {
             // All tables have about as many slots. So that they do not grow at the same time, the
             // third step is of different size for each.
             let grown = match buckets {
@@ -244,38 +323,41 @@ impl Index {
                 16 => 17 + number % 8,
                 _ => buckets + buckets / 2,
             };
-            shard.resize(grown, hash_of);
+            shard.resize(grown, |slot| place_of(slot, keyed));
             self.buckets += grown - buckets;
         }
-        shard.place(hash, slot);
+        shard.place(place, slot);
+        if shard.reach > REACH_MAX && !keyed {
+            self.key_shard(number, place_of);
+        }
     }
 
-    /// Puts `new` in the place of `old`, which has the same hash.
-    pub(super) fn replace(&mut self, hash: u64, old: u32, new: u32) {
-        let shard = &mut self.shards[Self::shard_of(hash)];
-        if let Some((bucket, position)) = shard.find(hash, |slot| slot == old) {
+    /// Puts `new` where `old` is, which has the same place.
+    pub(super) fn replace(&mut self, place: u64, old: u32, new: u32) {
+        let shard = &mut self.shards[Self::shard_of(place)];
+        if let Some((bucket, position)) = shard.find(place, |slot| slot == old) {
             shard.buckets[bucket].slots[position] = new;
         }
     }
 
     /// Removes a slot, if it is there.
-    pub(super) fn remove(&mut self, hash: u64, slot: u32) {
-        self.shards[Self::shard_of(hash)].remove(hash, slot);
+    pub(super) fn remove(&mut self, place: u64, slot: u32) {
+        self.shards[Self::shard_of(place)].remove(place, slot);
     }
 
     /// Makes room for `additional` slots with evenly spread hashes.
-    pub(super) fn reserve(&mut self, additional: usize, hash_of: impl Fn(u32) -> u64) {
+    pub(super) fn reserve(&mut self, additional: usize, place_of: impl Fn(u32, bool) -> u64) {
         let share = additional >> SHARD_BITS;
         if share == 0 {
             return;
         }
-        for shard in &mut self.shards {
+        for (shard, keyed) in self.shards.iter_mut().zip(&self.keyed) {
             // Some get more than their share, and must not grow again for that.
-            let len = shard.len + share + share / 32 + 16;
+            let len = shard.len as usize + share + share / 32 + 16;
             let wanted = len.div_ceil(SLOTS_AVERAGE_MAX);
             if wanted > shard.buckets.len() {
                 self.buckets += wanted - shard.buckets.len();
-                shard.resize(wanted, &hash_of);
+                shard.resize(wanted, |slot| place_of(slot, *keyed));
             }
         }
     }
@@ -288,50 +370,89 @@ impl Index {
     /// How many slots there are.
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
-        self.shards.iter().map(|shard| shard.len).sum()
+        self.shards.iter().map(|shard| shard.len as usize).sum()
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::ops::Range;
+
     use super::*;
+
+    fn spread(slot: u32) -> u64 {
+        crate::key::hash(&slot.to_le_bytes())
+    }
+
+    fn secret(slot: u32) -> u64 {
+        spread(slot ^ 0x5ec7_e700)
+    }
 
     /// Hashes that all go to one table, and in groups of twenty to one bucket with one tag.
     fn crowded(slot: u32) -> u64 {
         u64::from(slot / 20) << 40
     }
 
-    fn spread(slot: u32) -> u64 {
-        crate::key::hash(&slot.to_le_bytes())
+    /// Hashes that all go to one table and one bucket, with many tags.
+    fn in_one_bucket(slot: u32) -> u64 {
+        u64::from(slot) << 48 & 0xff << 48
+    }
+
+    /// One after the other for each bucket more than fits, so that all send on, but never far.
+    fn overflowing(slot: u32) -> u64 {
+        u64::from(slot / 13) << 32 | u64::from(slot % 13) << 48
+    }
+
+    fn place_of(hash_of: fn(u32) -> u64) -> impl Fn(u32, bool) -> u64 + Copy {
+        move |slot, keyed| match keyed {
+            true => keyed_place(hash_of(slot), secret(slot)),
+            false => hash_of(slot),
+        }
+    }
+
+    /// Adds slots as a user of the index does. Returns how many others had to be compared.
+    fn fill(index: &mut Index, slots: Range<u32>, hash_of: fn(u32) -> u64) -> usize {
+        let (place_of, mut compared) = (place_of(hash_of), 0);
+        for slot in slots {
+            let place = place_of(slot, index.is_keyed(hash_of(slot)));
+            let found = index.look_up(place, |other| {
+                compared += 1;
+                other == slot
+            });
+            assert_eq!(found, None);
+            index.relieve(place_of);
+            let place = place_of(slot, index.is_keyed(hash_of(slot)));
+            index.insert(place, slot, place_of);
+        }
+        compared
     }
 
     #[test]
     fn slots_are_found_until_they_are_removed() {
-        for hash_of in [crowded, spread] {
+        for hash_of in [crowded, in_one_bucket, overflowing, spread] {
             let mut index = Index::default();
-            for slot in 0..3000 {
-                index.insert(hash_of(slot), slot, hash_of);
-            }
+            fill(&mut index, 0..3000, hash_of);
+            let place_of = place_of(hash_of);
+            let place = |index: &Index, slot: u32| place_of(slot, index.is_keyed(hash_of(slot)));
             for removed in [0..0, 0..1000, 1500..2999] {
-                removed.for_each(|slot| index.remove(hash_of(slot), slot));
+                removed.for_each(|slot| index.remove(place(&index, slot), slot));
             }
             let left = |slot: u32| !(slot < 1000 || (1500..2999).contains(&slot));
             for slot in 0..3000 {
                 assert_eq!(
-                    index.find(hash_of(slot), |other| other == slot),
+                    index.find(place(&index, slot), |other| other == slot),
                     left(slot).then_some(slot)
                 );
             }
             for slot in (0..3000).filter(|slot| !left(*slot)) {
-                index.insert(hash_of(slot), slot, hash_of);
+                index.insert(place(&index, slot), slot, place_of);
             }
-            index.reserve(10_000, hash_of);
-            assert!(
-                (0..3000)
-                    .all(|slot| index.find(hash_of(slot), |other| other == slot) == Some(slot))
-            );
+            index.reserve(10_000, place_of);
+            assert!((0..3000).all(|slot| {
+                index.find(place(&index, slot), |other| other == slot) == Some(slot)
+            }));
             assert_eq!(index.len(), 3000);
-            (0..3000).for_each(|slot| index.remove(hash_of(slot), slot));
+            (0..3000).for_each(|slot| index.remove(place(&index, slot), slot));
             let buckets = index.shards.iter().flat_map(|shard| &shard.buckets);
             assert!(
                 buckets
@@ -344,10 +465,43 @@ mod tests {
     #[test]
     fn the_first_guess_is_right_as_a_rule() {
         let mut index = Index::default();
-        (0..10_000).for_each(|slot| index.insert(spread(slot), slot, spread));
+        fill(&mut index, 0..10_000, spread);
+        assert!(!index.any_keyed());
         let right = (0..10_000)
             .filter(|slot| index.guess(spread(*slot)) == *slot)
             .count();
         assert!(right > 9000, "{right}");
+    }
+
+    #[test]
+    fn crowded_hashes_cost_no_more_than_even_ones() {
+        const SLOTS: u32 = 20_000;
+        let even = fill(&mut Index::default(), 0..SLOTS, spread);
+        for hash_of in [
+            |_| 0x0123_4567_89ab_cdef,
+            crowded,
+            in_one_bucket,
+            overflowing,
+        ] {
+            let mut index = Index::default();
+            let compared = fill(&mut index, 0..SLOTS, hash_of);
+            assert!(
+                compared < 3 * even,
+                "{compared} compared, of even ones {even}"
+            );
+            assert!(index.any_keyed());
+            // A search ends after as many buckets at last.
+            let reach = index.shards.iter().map(|shard| shard.reach).max();
+            assert!(reach.unwrap() <= REACH_MAX, "{reach:?}");
+        }
+    }
+
+    #[test]
+    fn only_the_tables_where_hashes_crowd_are_keyed() {
+        let mut index = Index::default();
+        fill(&mut index, 0..10_000, spread);
+        fill(&mut index, 10_000..11_000, crowded);
+        assert!(index.is_keyed(crowded(0)));
+        assert_eq!(index.keyed.iter().filter(|keyed| **keyed).count(), 1);
     }
 }

@@ -5,8 +5,9 @@
 
 use super::cold::{ColdKeys, FIRST_COLD};
 use super::heap::Heap;
-use super::index::Index;
+use super::index::{Index, keyed_place};
 use super::rows::{Key, Rows, place};
+use crate::key::{self, SecretHash};
 
 /// All keys, including those that no state holds anything for at the moment.
 #[derive(Debug, Default)]
@@ -14,6 +15,8 @@ pub(super) struct Keys {
     used: u32,
     free: Vec<u32>,
     pub(super) index: Index,
+    /// Places keys in those tables of the index where their hashes crowd.
+    secret: SecretHash,
     /// Those without a slot, because what is held for them lies on a disk.
     pub(super) cold: ColdKeys,
     /// The longest key there has been.
@@ -21,16 +24,26 @@ pub(super) struct Keys {
 }
 
 impl Keys {
+    /// The place of a key in the index.
+    #[inline]
+    pub(super) fn place<'k>(&self, hash: u64, key: impl FnOnce() -> &'k [u8]) -> u64 {
+        if self.index.is_keyed(hash) {
+            keyed_place(hash, self.secret.hash(key()))
+        } else {
+            hash
+        }
+    }
+
     /// Fetches what [`Keys::guess`] will look at.
     #[inline]
-    pub(super) fn touch(&self, hash: u64) -> u32 {
-        self.index.touch(hash)
+    pub(super) fn touch(&self, place: u64) -> u32 {
+        self.index.touch(place)
     }
 
     /// The slot that a key most likely has, if any; a look at the index only.
     #[inline]
-    pub(super) fn guess(&self, hash: u64) -> u32 {
-        self.index.guess(hash)
+    pub(super) fn guess(&self, place: u64) -> u32 {
+        self.index.guess(place)
     }
 
     /// Whether `key` has the slot that was guessed.
@@ -48,15 +61,54 @@ impl Keys {
     }
 
     /// The slot of `key`.
-    pub(super) fn find(&self, hash: u64, key: &[u8], rows: &Rows, heap: &Heap) -> Option<u32> {
-        match Key::inline(key) {
-            Some(key) => self.index.find(hash, |slot| {
+    pub(super) fn find(&mut self, hash: u64, key: &[u8], rows: &Rows, heap: &Heap) -> Option<u32> {
+        let place = self.place(hash, || key);
+        let found = match Key::inline(key) {
+            Some(key) => self.index.look_up(place, |slot| {
                 slot < FIRST_COLD && rows.get(slot).key.same_inline(&key)
             }),
-            None => self.index.find(hash, |slot| {
+            None => self.index.look_up(place, |slot| {
                 slot < FIRST_COLD && rows.get(slot).key.get(heap) == Some(key)
             }),
-        }
+        };
+        self.relieve(rows, heap);
+        found
+    }
+
+    /// After a search: places the keys of its table by the secret hash, if it met too many.
+    #[inline]
+    fn relieve(&mut self, rows: &Rows, heap: &Heap) {
+        let (index, places) = self.with_places(rows, heap);
+        index.relieve(places);
+    }
+
+    /// The index, and what it asks for when it places slots again.
+    pub(super) fn with_places<'k>(
+        &'k mut self,
+        rows: &'k Rows,
+        heap: &'k Heap,
+    ) -> (&'k mut Index, impl Fn(u32, bool) -> u64 + 'k) {
+        let Self {
+            index,
+            secret,
+            cold,
+            ..
+        } = self;
+        let (secret, cold) = (&*secret, &*cold);
+        // Hashes are not kept, because computing one costs less than the memory; except of cold keys,
+        // each of which stays in the place where it became cold.
+        let place_of = move |slot, keyed| {
+            if slot >= FIRST_COLD {
+                return cold.place_in_index(slot);
+            }
+            let key = rows.key(slot, heap);
+            let hash = key::hash(key);
+            match keyed {
+                true => keyed_place(hash, secret.hash(key)),
+                false => hash,
+            }
+        };
+        (index, place_of)
     }
 
     /// Gives `key`, which has none, a slot.
@@ -68,9 +120,9 @@ impl Keys {
         heap: &mut Heap,
     ) -> u32 {
         let slot = self.insert_unindexed(key, rows, heap);
-        let cold = &self.cold;
-        self.index
-            .insert(hash, slot, |slot| hash_of(rows, slot, heap, cold));
+        let place = self.place(hash, || key);
+        let (index, place_of) = self.with_places(rows, heap);
+        index.insert(place, slot, place_of);
         slot
     }
 
@@ -102,12 +154,15 @@ impl Keys {
         self.index.touch_shard(shard);
         let mut once = true;
         for (hash, slot) in new {
+            let key = || rows.key(*slot, heap);
             // Few others share what the index knows of a hash, so few keys are looked at.
-            let same = |other| other < FIRST_COLD && rows.key(other, heap) == rows.key(*slot, heap);
-            once &= self.index.find(*hash, same).is_none();
-            let cold = &self.cold;
-            self.index
-                .insert(*hash, *slot, |slot| hash_of(rows, slot, heap, cold));
+            let same = |other| other < FIRST_COLD && rows.key(other, heap) == key();
+            let place = self.place(*hash, key);
+            once &= self.index.look_up(place, same).is_none();
+            self.relieve(rows, heap);
+            let place = self.place(*hash, key);
+            let (index, place_of) = self.with_places(rows, heap);
+            index.insert(place, *slot, place_of);
         }
         once
     }
@@ -117,8 +172,9 @@ impl Keys {
         if rows.get(slot).key.is_absent() {
             return;
         }
-        let hash = crate::key::hash(rows.key(slot, heap));
-        self.index.remove(hash, slot);
+        let key = rows.key(slot, heap);
+        let place = self.place(key::hash(key), || key);
+        self.index.remove(place, slot);
         self.vacate(slot, rows, heap);
     }
 
@@ -131,9 +187,8 @@ impl Keys {
 
     /// Makes room in the index for `additional` keys.
     pub(super) fn reserve(&mut self, additional: usize, rows: &Rows, heap: &Heap) {
-        let cold = &self.cold;
-        self.index
-            .reserve(additional, |slot| hash_of(rows, slot, heap, cold));
+        let (index, place_of) = self.with_places(rows, heap);
+        index.reserve(additional, place_of);
     }
 
     /// How many keys have slots.
@@ -150,13 +205,4 @@ impl Keys {
     pub(super) fn len_max(&self) -> usize {
         self.len_max
     }
-}
-
-/// The hash of the key in `slot`, for an index that grows: not kept, for computing it costs less than
-/// the memory; except of cold keys.
-fn hash_of(rows: &Rows, slot: u32, heap: &Heap, cold: &ColdKeys) -> u64 {
-    if slot >= FIRST_COLD {
-        return cold.hash(slot);
-    }
-    crate::key::hash(rows.key(slot, heap))
 }

@@ -9,9 +9,14 @@ use super::cold::FIRST_COLD;
 use super::index::NO_SLOT;
 use super::{KeyedState, Resolved, StateError};
 use crate::cells::CellsRef;
+use crate::key::SecretHash;
 
 /// Up to so many keys, rows and index stay in the cache, and fetching them early gains nothing.
 const FITS_CACHE: usize = 1 << 14;
+
+/// How many places that others have taken a record may have to pass, on average over its batch. An even
+/// hash needs a sixth of one.
+const PASSED_AVERAGE_MAX: usize = 8;
 
 /// Scratch memory: which of a batch's keys are the same.
 #[derive(Debug, Default)]
@@ -21,6 +26,10 @@ pub(super) struct Distinct {
     places: Vec<u32>,
     /// By number: index of the first record.
     first: Vec<u32>,
+    /// How many taken places were passed in the last batch.
+    passed: usize,
+    /// Tells keys apart where their hashes do not.
+    secret: SecretHash,
 }
 
 impl Distinct {
@@ -31,20 +40,21 @@ impl Distinct {
 
     /// Numbers the keys in the order of their first record.
     fn number(&mut self, keys: CellsRef<'_>, hashes: &[u64], numbers: &mut Vec<u32>) {
-        self.number_by_hash(hashes, numbers);
+        let crowded = !self.number_by_hash(hashes, numbers);
         // Keys of which no other has the same bits of hash are different.
         let repeated = self.first.len() < hashes.len();
         let is_first = |(record, number): (usize, &u32)| {
             let first = self.first[*number as usize] as usize;
             keys.same(first, record)
         };
-        if repeated && !numbers.iter().enumerate().all(is_first) {
-            self.number_by_key(keys, hashes, numbers);
+        if crowded || repeated && !numbers.iter().enumerate().all(is_first) {
+            self.number_by_key(keys, numbers);
         }
     }
 
     /// Numbers the keys as if those with the same bits of hash were the same, which is wrong at times.
-    fn number_by_hash(&mut self, hashes: &[u64], numbers: &mut Vec<u32>) {
+    /// Returns whether it came to an end: where hashes crowd it takes too long.
+    fn number_by_hash(&mut self, hashes: &[u64], numbers: &mut Vec<u32>) -> bool {
         // A quarter full at most, so that the first look is mostly the last.
         let size = (4 * hashes.len()).next_power_of_two();
         self.places.clear();
@@ -57,6 +67,7 @@ impl Distinct {
         let number_bits = size.trailing_zeros().min(31);
         let (mask, number_mask) = (size - 1, (1_u32 << number_bits) - 1);
         let mut count = 0_u32;
+        let mut passed = 0;
         for (record, (number, hash)) in (0..).zip(numbers.iter_mut().zip(hashes)) {
             // The upper half: the low bits have little variety within a range of key groups.
             let mut place = (hash >> 32) as usize & mask;
@@ -64,6 +75,11 @@ impl Distinct {
             let mut taken = places[place];
             // Neither free nor with this tag. A product, so that it is one question with one answer.
             while u64::from((taken ^ tag) >> number_bits) * u64::from(taken) != 0 {
+                passed += 1;
+                if passed > PASSED_AVERAGE_MAX * hashes.len() {
+                    self.passed = passed;
+                    return false;
+                }
                 place = (place + 1) & mask;
                 taken = places[place];
             }
@@ -76,17 +92,20 @@ impl Distinct {
             count += new;
         }
         self.first.truncate(count as usize);
+        self.passed = passed;
+        true
     }
 
-    /// Numbers the keys by comparing them, where hashes do not tell them apart.
+    /// Numbers the keys by comparing them, where hashes do not tell them apart: by chance, or because
+    /// somebody chose the keys. So they are looked for by the secret hash.
     #[cold]
-    fn number_by_key(&mut self, keys: CellsRef<'_>, hashes: &[u64], numbers: &mut Vec<u32>) {
+    fn number_by_key(&mut self, keys: CellsRef<'_>, numbers: &mut Vec<u32>) {
         let mask = self.places.len() - 1;
         self.places.fill(0);
         self.first.clear();
         numbers.clear();
-        for (record, hash) in hashes.iter().enumerate() {
-            let mut place = (hash >> 32) as usize & mask;
+        for record in 0..keys.len() {
+            let mut place = self.secret.hash(keys.get(record)) as usize & mask;
             let number = loop {
                 match self.places[place] {
                     0 => {
@@ -101,6 +120,7 @@ impl Distinct {
                         }
                     }
                 }
+                self.passed += 1;
                 place = (place + 1) & mask;
             };
             numbers.push(number);
@@ -141,15 +161,26 @@ impl KeyedState {
             keys: table,
             rows,
             heap,
+            places,
             ..
         } = self;
         let first = distinct.first.iter().map(|record| *record as usize);
+        let guessed_by = if table.index.any_keyed() {
+            places.clear();
+            places.extend_from_slice(hashes);
+            for record in first.clone() {
+                places[record] = table.place(hashes[record], || keys.get(record));
+            }
+            places.as_slice()
+        } else {
+            hashes
+        };
         // Nothing is done with what the first two passes find.
         if table.len() > FITS_CACHE {
-            let touched = first.clone().map(|record| table.touch(hashes[record]));
+            let touched = first.clone().map(|record| table.touch(guessed_by[record]));
             std::hint::black_box(touched.fold(0, |all, some| all ^ some));
         }
-        slots.extend(first.clone().map(|record| table.guess(hashes[record])));
+        slots.extend(first.clone().map(|record| table.guess(guessed_by[record])));
         if table.len() > FITS_CACHE {
             let touched = slots.iter().filter(|slot| **slot < FIRST_COLD);
             let touched = touched.map(|slot| rows.get(*slot).cell.version[0]);
@@ -234,6 +265,7 @@ impl KeyedState {
 
 #[cfg(test)]
 mod tests {
+    use super::super::flooding::colliding;
     use super::*;
     use crate::Cells;
 
@@ -254,14 +286,21 @@ mod tests {
                 *seen.entry(key).or_insert(next)
             })
             .collect();
-        // Right ones, all the same, and in groups of four.
+        // Right ones, all the same, in groups of four, and different ones that all want one place.
         let hash = |key: &[u8]| crate::key::hash(key);
-        let of: [fn(u64) -> u64; 3] = [|hash| hash, |_| 0, |hash| hash << 2 >> 60 << 30];
+        let of: [fn(u64) -> u64; 4] = [
+            |hash| hash,
+            |_| 0,
+            |hash| hash << 2 >> 60 << 30,
+            |hash| hash & u64::from(u32::MAX),
+        ];
         for of in of {
             let hashes: Vec<u64> = keys.iter().map(|key| of(hash(key))).collect();
             let (mut distinct, mut numbers) = (Distinct::default(), vec![9; 7]);
             distinct.number(keys.as_ref(), &hashes, &mut numbers);
             assert_eq!(numbers, expected);
+            // What was passed before it was given up, and after that.
+            assert!(distinct.passed <= (PASSED_AVERAGE_MAX + 1) * keys.len());
             assert_eq!(distinct.first.len(), seen.len());
             for (number, first) in distinct.first.iter().enumerate() {
                 assert_eq!(expected[*first as usize], number as u32);
@@ -273,6 +312,14 @@ mod tests {
             }
         }
         let mut distinct = Distinct::default();
+        // Of these the hashes are really the same.
+        let keys: Vec<Vec<u8>> = (0..3000).map(colliding).collect();
+        let keys: Cells = keys.iter().map(Vec::as_slice).collect();
+        let hashes: Vec<u64> = keys.iter().map(crate::key::hash).collect();
+        let mut numbers = Vec::new();
+        distinct.number(keys.as_ref(), &hashes, &mut numbers);
+        assert!(numbers.into_iter().eq(0..3000));
+        assert!(distinct.passed <= (PASSED_AVERAGE_MAX + 1) * keys.len());
         distinct.number(CellsRef::EMPTY, &[], &mut Vec::new());
         assert!(distinct.first.is_empty());
     }

@@ -69,8 +69,7 @@ impl KeyedState {
             let record = bytes.get(start..).and_then(Record::read);
             let record = record.ok_or_else(|| damaged(&file))?;
             let old = address(number, piece, start);
-            let hash = crate::key::hash(record.key);
-            let Some(cold_key) = self.keys.cold_at(hash, old) else {
+            let Some(cold_key) = self.keys.cold_at(record.key, old) else {
                 return Err(io::Error::other("a live record of cold state has no key"));
             };
             let newest = record.held().map(|held| u32::from_le_bytes(held.version));

@@ -4,6 +4,7 @@
 use std::io;
 
 use super::super::heap::Heap;
+use super::super::index::Index;
 use super::super::keys::Keys;
 use super::super::rows::{Cell, Row, Rows, SLOTS};
 use super::super::table::{Store, Table};
@@ -203,10 +204,22 @@ impl Keys {
         rows: &mut Rows,
         heap: &mut Heap,
     ) -> bool {
-        let Some(number) = self.cold.insert(hash, address, units) else {
+        let mut place = self.place(hash, || rows.key(slot, heap));
+        // Cold keys in one place would all have to be read to find one of them. By chance there are none.
+        let (index, cold) = (&self.index, &self.cold);
+        if !index.is_keyed(hash)
+            && index
+                .find(place, |other| cold.may_be(other, place))
+                .is_some()
+        {
+            let (index, place_of) = self.with_places(rows, heap);
+            index.key_shard(Index::shard_of(hash), place_of);
+            place = self.place(hash, || rows.key(slot, heap));
+        }
+        let Some(number) = self.cold.insert(place, address, units) else {
             return false;
         };
-        self.index.replace(hash, slot, number);
+        self.index.replace(place, slot, number);
         self.vacate(slot, rows, heap);
         true
     }

@@ -1,5 +1,5 @@
-//! The keys that are cold: for each its hash, by which the index is placed anew when it grows, and
-//! where its record lies.
+//! The keys that are cold: for each its place in the index, by which that finds it again when it grows,
+//! and where its record lies.
 
 use super::FIRST_COLD;
 
@@ -9,9 +9,9 @@ const CHUNK: usize = 4096;
 /// A cold key. As bytes, so that it takes twelve of them.
 #[derive(Clone, Copy, Debug)]
 struct Entry {
-    /// The hash without its lowest 16 bits, which the index does not look at. If vacant: the next
-    /// vacant number.
-    hash: [u8; 6],
+    /// The place in the index without its lowest 16 bits, which the index does not look at. If vacant:
+    /// the next vacant number.
+    place: [u8; 6],
     address: [u8; 4],
     /// Units of its record; `VACANT` or `RECALLED` if it has none.
     units: [u8; 2],
@@ -30,6 +30,12 @@ pub(super) enum Place {
     Record { address: u32, units: u32 },
     /// A key that was read back in this call, into this slot.
     Recalled(u32),
+}
+
+/// What is kept of a place in the index.
+fn known(place: u64) -> [u8; 6] {
+    let [_, _, known @ ..] = place.to_le_bytes();
+    known
 }
 
 /// All cold keys, by their numbers from [`FIRST_COLD`] on.
@@ -68,17 +74,19 @@ impl ColdKeys {
         self.used
     }
 
-    /// The hash of a cold key as far as the index needs it.
+    /// The place of a cold key in the index, as far as that needs it. That by which it was placed when
+    /// it became cold: it stays there if its table of the index is keyed later, because the key is on
+    /// the disk.
     #[inline]
-    pub(in super::super) fn hash(&self, number: u32) -> u64 {
-        let [a, b, c, d, e, f] = self.entry(number).hash;
+    pub(in super::super) fn place_in_index(&self, number: u32) -> u64 {
+        let [a, b, c, d, e, f] = self.entry(number).place;
         u64::from_le_bytes([0, 0, a, b, c, d, e, f])
     }
 
-    /// Whether a number is that of a cold key with this hash, as far as it is known.
+    /// Whether a number is that of a cold key with this place, as far as it is known.
     #[inline]
-    pub(super) fn may_be(&self, number: u32, hash: u64) -> bool {
-        number >= FIRST_COLD && self.hash(number) == hash >> 16 << 16
+    pub(super) fn may_be(&self, number: u32, place: u64) -> bool {
+        number >= FIRST_COLD && self.place_in_index(number) == place >> 16 << 16
     }
 
     pub(super) fn place(&self, number: u32) -> Place {
@@ -95,10 +103,10 @@ impl ColdKeys {
     }
 
     /// Adds a key with its record. `None` if there are too many.
-    pub(super) fn insert(&mut self, hash: u64, address: u32, units: u32) -> Option<u32> {
+    pub(super) fn insert(&mut self, place: u64, address: u32, units: u32) -> Option<u32> {
         let number = match self.vacant {
             Some(number) => {
-                let [a, b, c, d, ..] = self.entry(number).hash;
+                let [a, b, c, d, ..] = self.entry(number).place;
                 let next = u32::from_le_bytes([a, b, c, d]);
                 self.vacant = (next >= FIRST_COLD).then_some(next);
                 number
@@ -111,7 +119,7 @@ impl ColdKeys {
                     .filter(|n| *n < u32::MAX)?;
                 if self.used as usize == self.chunks.len() * CHUNK {
                     let vacant = Entry {
-                        hash: [0; 6],
+                        place: [0; 6],
                         address: [0; 4],
                         units: VACANT.to_le_bytes(),
                     };
@@ -121,14 +129,18 @@ impl ColdKeys {
                 number
             }
         };
-        let [_, _, hash @ ..] = hash.to_le_bytes();
         *self.entry_mut(number) = Entry {
-            hash,
+            place: known(place),
             address: address.to_le_bytes(),
             units: (units as u16).to_le_bytes(),
         };
         self.len += 1;
         Some(number)
+    }
+
+    /// A key has another place in the index now.
+    pub(super) fn place_again(&mut self, number: u32, place: u64) {
+        self.entry_mut(number).place = known(place);
     }
 
     /// The record of a key lies elsewhere now.
@@ -149,7 +161,7 @@ impl ColdKeys {
         let next = self.vacant.replace(number).unwrap_or_default();
         let [a, b, c, d] = next.to_le_bytes();
         let entry = self.entry_mut(number);
-        entry.hash = [a, b, c, d, 0, 0];
+        entry.place = [a, b, c, d, 0, 0];
         entry.units = VACANT.to_le_bytes();
     }
 }

@@ -15,6 +15,8 @@ pub(in super::super) struct Watch {
     pub(in super::super) bytes: AtomicU64,
     /// How often something was read.
     pub(in super::super) reads: AtomicU64,
+    /// How many bytes were.
+    pub(in super::super) read_bytes: AtomicU64,
     /// Whether the disk is full.
     pub(in super::super) full: AtomicBool,
     /// Whether what is read has a bit turned over.
@@ -68,6 +70,8 @@ impl ColdFile for MemoryFile {
             bytes[9] ^= 1;
         }
         self.watch.reads.fetch_add(1, Ordering::Relaxed);
+        let len = bytes.len() as u64;
+        self.watch.read_bytes.fetch_add(len, Ordering::Relaxed);
         Ok(())
     }
 }

@@ -14,6 +14,7 @@ use super::keys::Place;
 use super::record::Record;
 use super::{Cold, damaged, failed};
 use crate::cells::CellsRef;
+use crate::key;
 
 /// A cold key that may be one that is looked for.
 struct Candidate<'k> {
@@ -96,7 +97,7 @@ impl KeyedState {
     ) -> io::Result<Vec<(u32, u32)>> {
         let mut candidates = Vec::new();
         for (wanted, hash, key) in wanted {
-            self.keys.each_cold(hash, |number, place| {
+            self.keys.each_cold(hash, key, |number, place| {
                 candidates.push(Candidate {
                     number,
                     place,
@@ -121,9 +122,12 @@ impl KeyedState {
                 let file = log.place_of(places[at].0);
                 file.map_or_else(|| damaged(&places[at]), |file| damaged(file))
             })?;
-            // Else it is another key with nearly the same hash.
             if record.key == key {
                 slots.push((at, self.put_back(hash, number, record)));
+            } else {
+                // Another key with nearly the same hash. It is not to be read again in vain.
+                self.keys
+                    .place_cold(number, record.key, &self.rows, &self.heap);
             }
             Ok(())
         });
@@ -164,24 +168,53 @@ impl KeyedState {
 }
 
 impl Keys {
-    /// Calls `found` with number, address and units of each cold key that may have this hash.
-    fn each_cold(&self, hash: u64, mut found: impl FnMut(u32, (u32, u32))) {
-        self.index.find(hash, |number| {
-            if self.cold.may_be(number, hash)
-                && let Place::Record { address, units } = self.cold.place(number)
-            {
-                found(number, (address, units));
-            }
-            false
-        });
+    /// Where a cold key may be found: in its place, and in a keyed table also in that by its hash, if it
+    /// became cold before the table was keyed.
+    fn cold_places(&self, hash: u64, key: &[u8]) -> impl Iterator<Item = u64> + use<> {
+        let place = self.place(hash, || key);
+        [place]
+            .into_iter()
+            .chain(Some(hash).filter(|hash| *hash != place))
     }
 
-    /// The number of the cold key with this hash whose record is at an address.
-    pub(super) fn cold_at(&self, hash: u64, address: u32) -> Option<u32> {
-        self.index.find(hash, |number| {
-            self.cold.may_be(number, hash)
-                && matches!(self.cold.place(number), Place::Record { address: at, .. } if at == address)
+    /// Calls `found` with number, address and units of each cold key that may be this one.
+    fn each_cold(&self, hash: u64, key: &[u8], mut found: impl FnMut(u32, (u32, u32))) {
+        for place in self.cold_places(hash, key) {
+            self.index.find(place, |number| {
+                if self.cold.may_be(number, place)
+                    && let Place::Record { address, units } = self.cold.place(number)
+                {
+                    found(number, (address, units));
+                }
+                false
+            });
+        }
+    }
+
+    /// The number of a cold key whose record is at an address.
+    pub(super) fn cold_at(&self, key: &[u8], address: u32) -> Option<u32> {
+        self.cold_places(key::hash(key), key).find_map(|place| {
+            self.index.find(place, |number| {
+                self.cold.may_be(number, place)
+                    && matches!(self.cold.place(number), Place::Record { address: at, .. } if at == address)
+            })
         })
+    }
+
+    /// Puts a cold key, which has been read, where it belongs in the index, if its table was keyed after
+    /// it had become cold.
+    fn place_cold(&mut self, number: u32, key: &[u8], rows: &Rows, heap: &Heap) {
+        let place = self.place(key::hash(key), || key);
+        // It may have a slot by now.
+        if self.cold.may_be(number, place)
+            || !matches!(self.cold.place(number), Place::Record { .. })
+        {
+            return;
+        }
+        self.index.remove(self.cold.place_in_index(number), number);
+        self.cold.place_again(number, place);
+        let (index, place_of) = self.with_places(rows, heap);
+        index.insert(place, number, place_of);
     }
 
     /// Gives a cold key a slot.
@@ -194,7 +227,14 @@ impl Keys {
         heap: &mut Heap,
     ) -> u32 {
         let slot = self.insert_unindexed(key, rows, heap);
-        self.index.replace(hash, number, slot);
+        let place = self.place(hash, || key);
+        if self.cold.may_be(number, place) {
+            self.index.replace(place, number, slot);
+        } else {
+            self.index.remove(self.cold.place_in_index(number), number);
+            let (index, place_of) = self.with_places(rows, heap);
+            index.insert(place, slot, place_of);
+        }
         self.cold.recall(number, slot);
         slot
     }
