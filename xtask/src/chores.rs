@@ -6,11 +6,11 @@
 use std::time::Instant;
 
 use crate::build::{self, command, run};
-use crate::{Result, mutants, servers, story};
+use crate::{Result, deny, mutants, servers, story};
 
 /// The workspaces: the root, the plugins (another target), the SDK (what operator authors depend on),
 /// and what makes the bindings of the SDK.
-const WORKSPACES: [&str; 4] = [".", "plugins", "sdk/rust", "sdk/bindgen"];
+pub(crate) const WORKSPACES: [&str; 4] = [".", "plugins", "sdk/rust", "sdk/bindgen"];
 
 /// The packages that know nothing of Wasm. They are tested in the dev profile, for its overflow checks
 /// and debug assertions.
@@ -65,7 +65,7 @@ pub(crate) fn test() -> Result<()> {
     Ok(())
 }
 
-/// Format, clippy and docs, with warnings as errors.
+/// Format, clippy and docs, with warnings as errors; and what the dependencies are.
 pub(crate) fn lint() -> Result<()> {
     let started = Instant::now();
 
@@ -73,6 +73,8 @@ pub(crate) fn lint() -> Result<()> {
     for workspace in WORKSPACES {
         run(command("cargo", workspace, &["fmt", "--all", "--check"]))?;
     }
+
+    deny::check()?;
 
     story::step("clippy");
     for workspace in WORKSPACES {
@@ -103,7 +105,7 @@ pub(crate) fn lint() -> Result<()> {
     }
 
     story::done(&format!(
-        "format, clippy and docs are clean, in {}",
+        "format, dependencies, clippy and docs are clean, in {}",
         story::duration(started.elapsed())
     ));
     Ok(())

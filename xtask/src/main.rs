@@ -6,6 +6,7 @@
 mod build;
 mod chores;
 mod demo;
+mod deny;
 mod mutants;
 mod nightly;
 mod servers;
@@ -23,7 +24,8 @@ usage: cargo xtask <chore>
 
   demo           build everything, count words, kill the host in the middle, resume, compare
   test           every test: plugins, SDK, crates, host, examples, crashes
-  lint           format, clippy and docs, with warnings as errors
+  lint           format, clippy and docs, with warnings as errors; licences and sources of dependencies
+  advisories     known vulnerabilities of dependencies; needs GitHub
   ci             test, then lint
   bench [ARGS]   the benchmark; ARGS are passed on
   soak [--minutes N]
@@ -43,6 +45,7 @@ fn main() -> ExitCode {
         (Some("demo"), []) => demo::run(),
         (Some("test"), []) => chores::test(),
         (Some("lint"), []) => chores::lint(),
+        (Some("advisories"), []) => deny::advisories(),
         (Some("ci"), []) => chores::test().and_then(|()| chores::lint()),
         (Some("bench"), arguments) => chores::bench(arguments),
         (Some("soak"), arguments) => soak::soak(arguments),
