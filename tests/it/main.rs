@@ -22,6 +22,7 @@ mod cold; // state larger than memory
 mod events; // what programs read: --json
 mod examples; // every folder of examples/ does what its README says
 mod failures; // checkpoints that fail
+mod flooding; // keys that were chosen to collide
 mod graph; // jobs that are more than a chain
 mod guests; // traps, limits, grants, components that are none
 mod hostile; // checkpoints that were made to deceive
