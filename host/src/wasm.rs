@@ -14,7 +14,7 @@
 //! | `wasi:clocks/*` | stands at the processing time of the current call; a sleep really waits, within `call-time` | `clock` |
 //! | `wasi:random/*` | the same numbers in every run, seeded by operator and subtask | `random` |
 //! | `wasi:filesystem/*` | no directory is open | `dirs` |
-//! | `wasi:sockets/*` | refused before the start | `network` |
+//! | `wasi:sockets/*` | refused before the start | `network`, `private-network` |
 //! | anything else | refused before the start | |
 //!
 //! The rule behind it: what a plain program of a guest language imports whether it uses it or not
@@ -39,6 +39,7 @@ mod imports;
 mod instance;
 mod limits;
 mod metrics;
+mod network;
 mod operator;
 mod precompiled;
 mod wasi;

@@ -234,6 +234,7 @@ fn grants(section: &OperatorSection) -> Grants {
         env: grants.env.clone(),
         dirs: dirs.collect(),
         network: grants.network.clone(),
+        private_network: grants.private_network.clone(),
         clock: grants.clock,
         random: grants.random,
     }

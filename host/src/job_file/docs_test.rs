@@ -246,6 +246,7 @@ const OTHER_VALUES: &[(&str, &[&str])] = &[
             "env = [\"A\"]",
             "dirs = [{ host = \"a\", guest = \"/a\" }]",
             "network = [\"localhost:1\"]",
+            "private-network = [\"localhost:1\"]",
             "clock = true",
             "random = true",
         ],

@@ -221,6 +221,8 @@ fn operator_grants(operator: &OperatorSection) -> toml::Table {
     });
     table.insert("dirs".into(), Value::Array(dirs.collect()));
     table.insert("network".into(), grants.network.clone().into());
+    let private = grants.private_network.clone();
+    table.insert("private-network".into(), private.into());
     table.insert("clock".into(), grants.clock.into());
     table.insert("random".into(), grants.random.into());
     table

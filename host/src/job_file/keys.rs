@@ -181,6 +181,7 @@ pub(crate) const GRANTS: &[Key] = &[
     key("env"),
     key("dirs"),
     key("network"),
+    key("private-network"),
     key("clock"),
     key("random"),
 ];

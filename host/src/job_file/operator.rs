@@ -59,8 +59,10 @@ pub(crate) struct Grants {
     pub(crate) env: Vec<String>,
     /// Directories.
     pub(crate) dirs: Vec<GrantedDir>,
-    /// Addresses, `host:port`.
+    /// Servers, `host:port`, with public addresses.
     pub(crate) network: Vec<String>,
+    /// Servers, `host:port`, with whatever addresses.
+    pub(crate) private_network: Vec<String>,
     /// The wall clock.
     pub(crate) clock: bool,
     /// Real randomness.
@@ -143,6 +145,7 @@ impl Grants {
                 })
                 .unwrap_or_default(),
             network: section.strings("network").unwrap_or_default(),
+            private_network: section.strings("private-network").unwrap_or_default(),
             clock: section.boolean("clock").unwrap_or_default(),
             random: section.boolean("random").unwrap_or_default(),
         }

@@ -174,7 +174,7 @@ impl Component {
 
     fn missing_grant(&self, grants: &Grants) -> Option<GrantError> {
         let import =
-            world::network_import(&self.world.imports).filter(|_| grants.network.is_empty())?;
+            world::network_import(&self.world.imports).filter(|_| !grants.has_network())?;
         Some(GrantError::Missing {
             import: import.clone(),
             hint: "grants = { network = [\"host:port\"] }",

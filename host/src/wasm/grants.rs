@@ -1,9 +1,10 @@
 //! What the job file lets a guest reach outside itself. Without a grant it reaches nothing.
 
 use std::collections::HashSet;
-use std::net::{SocketAddr, ToSocketAddrs as _};
+use std::net::IpAddr;
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+
+use super::network::{Endpoint, Network};
 
 /// The grants of an operator, as the job file gives them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -12,8 +13,10 @@ pub(crate) struct Grants {
     pub(crate) env: Vec<String>,
     /// Directories.
     pub(crate) dirs: Vec<DirGrant>,
-    /// Servers, as `host:port`, to which it may open TCP connections.
+    /// Servers, as `host:port`, to which it may open TCP connections, at public addresses.
     pub(crate) network: Vec<String>,
+    /// The same, at whatever addresses they have.
+    pub(crate) private_network: Vec<String>,
     /// Real clocks instead of the processing time of the call.
     pub(crate) clock: bool,
     /// Real randomness instead of the same numbers in every run.
@@ -47,8 +50,27 @@ pub(crate) enum GrantError {
     #[error("grants.dirs: the guest path `{0}` is not absolute, or stands twice")]
     GuestPath(String),
     /// Not `host:port`.
-    #[error("grants.network: `{0}` is not of the form host:port")]
-    Endpoint(String),
+    #[error("grants.{key}: `{endpoint}` is not of the form host:port")]
+    Endpoint {
+        /// The key that has it.
+        key: &'static str,
+        /// What it has.
+        endpoint: String,
+    },
+    /// Whoever answers for the name may not choose a machine that is not public.
+    #[error(
+        "grants.network: `{name}` has the address {address}, which is {kind}; if that is meant, write `{name}:{port}` to grants.private-network instead"
+    )]
+    NotPublic {
+        /// The name.
+        name: String,
+        /// The port that is granted.
+        port: u16,
+        /// An address that it has.
+        address: IpAddr,
+        /// What that is.
+        kind: &'static str,
+    },
     /// The name of a server is not known.
     #[error("grants.network: the address of `{name}` cannot be found: {reason}")]
     Unresolved {
@@ -77,14 +99,6 @@ pub(super) struct Granted {
     pub(super) random: bool,
 }
 
-/// The servers that may be reached.
-#[derive(Debug, Default)]
-pub(super) struct Network {
-    endpoints: Vec<(String, u16)>,
-    /// Names change their addresses; what they have had since the start stays allowed.
-    addresses: Mutex<HashSet<SocketAddr>>,
-}
-
 impl Grants {
     /// Everything that is wrong with the grants and can be told without the network.
     pub(crate) fn problems(&self) -> Vec<GrantError> {
@@ -102,12 +116,28 @@ impl Grants {
                 problems.push(GrantError::GuestPath(dir.guest.clone()));
             }
         }
-        problems.extend(
-            self.network
-                .iter()
-                .filter_map(|endpoint| parse_endpoint(endpoint).err()),
-        );
+        problems.extend(self.endpoints().filter_map(Result::err));
         problems
+    }
+
+    /// Whether any server may be reached.
+    pub(crate) fn has_network(&self) -> bool {
+        !self.network.is_empty() || !self.private_network.is_empty()
+    }
+
+    fn endpoints(&self) -> impl Iterator<Item = Result<Endpoint, GrantError>> {
+        let lists = [
+            ("network", &self.network, false),
+            ("private-network", &self.private_network, true),
+        ];
+        lists.into_iter().flat_map(|(key, list, private)| {
+            list.iter().map(move |endpoint| {
+                Endpoint::parse(endpoint, private).ok_or_else(|| GrantError::Endpoint {
+                    key,
+                    endpoint: endpoint.clone(),
+                })
+            })
+        })
     }
 
     /// The grants for a throw-away instance: all but the network.
@@ -132,68 +162,12 @@ impl Grants {
     /// All grants; looks up the names of servers.
     pub(super) fn resolve(&self) -> Result<Granted, GrantError> {
         let granted = self.without_network()?;
-        let endpoints = self
-            .network
-            .iter()
-            .map(|endpoint| parse_endpoint(endpoint))
-            .collect::<Result<Vec<_>, _>>()?;
-        let mut addresses = HashSet::new();
-        for (name, port) in &endpoints {
-            let unresolved = |reason| GrantError::Unresolved {
-                name: name.clone(),
-                reason,
-            };
-            addresses.extend(
-                (name.as_str(), *port)
-                    .to_socket_addrs()
-                    .map_err(|error| unresolved(error.to_string()))?,
-            );
-        }
+        let endpoints = self.endpoints().collect::<Result<_, _>>()?;
         Ok(Granted {
-            network: Network {
-                endpoints,
-                addresses: Mutex::new(addresses),
-            },
+            network: Network::resolve(endpoints)?,
             ..granted
         })
     }
-}
-
-impl Network {
-    /// Whether anything may be reached.
-    pub(super) fn is_empty(&self) -> bool {
-        self.endpoints.is_empty()
-    }
-
-    /// The granted ports of the server with this name (or address).
-    pub(super) fn ports_of(&self, name: &str) -> Vec<u16> {
-        self.endpoints
-            .iter()
-            .filter(|(host, _)| host.eq_ignore_ascii_case(name))
-            .map(|(_, port)| *port)
-            .collect()
-    }
-
-    /// Allows an address that a granted name has now.
-    pub(super) fn allow(&self, address: SocketAddr) {
-        self.addresses
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(canonical(address));
-    }
-
-    /// Whether a connection to this address is granted.
-    pub(super) fn allows(&self, address: SocketAddr) -> bool {
-        self.addresses
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .contains(&canonical(address))
-    }
-}
-
-/// An address without what does not belong to it: IPv4 in IPv6 clothes, scopes, flow labels.
-fn canonical(address: SocketAddr) -> SocketAddr {
-    SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
 fn variable(name: &str) -> Result<String, GrantError> {
@@ -205,30 +179,6 @@ fn variable(name: &str) -> Result<String, GrantError> {
     value
         .into_string()
         .map_err(|_| GrantError::NotText(name.to_owned()))
-}
-
-fn parse_endpoint(endpoint: &str) -> Result<(String, u16), GrantError> {
-    let invalid = || GrantError::Endpoint(endpoint.to_owned());
-    let (host, port) = endpoint.rsplit_once(':').ok_or_else(invalid)?;
-    let port = port
-        .parse()
-        .ok()
-        .filter(|port| *port != 0)
-        .ok_or_else(invalid)?;
-    let host = match host.strip_prefix('[') {
-        Some(rest) => rest
-            .strip_suffix(']')
-            .filter(|host| host.parse::<std::net::Ipv6Addr>().is_ok())
-            .ok_or_else(invalid)?,
-        None => host,
-    };
-    let is_bare = !endpoint.starts_with('[');
-    if host.is_empty()
-        || (is_bare && host.contains(|c: char| !c.is_ascii_alphanumeric() && !"-._".contains(c)))
-    {
-        return Err(invalid());
-    }
-    Ok((host.to_owned(), port))
 }
 
 #[cfg(test)]
@@ -256,11 +206,8 @@ mod tests {
                     write: false,
                 },
             ],
-            network: vec![
-                "example.com".into(),
-                "example.com:http".into(),
-                "exa mple:1".into(),
-            ],
+            network: vec!["example.com".into(), "example.com:http".into()],
+            private_network: vec!["exa mple:1".into()],
             ..Grants::default()
         };
         let problems: Vec<String> = grants.problems().iter().map(ToString::to_string).collect();
@@ -274,24 +221,8 @@ mod tests {
                 "grants.dirs: the guest path `/m` is not absolute, or stands twice",
                 "grants.network: `example.com` is not of the form host:port",
                 "grants.network: `example.com:http` is not of the form host:port",
-                "grants.network: `exa mple:1` is not of the form host:port",
+                "grants.private-network: `exa mple:1` is not of the form host:port",
             ]
         );
-    }
-
-    #[test]
-    fn only_granted_servers_are_reachable() {
-        let grants = Grants {
-            network: vec!["127.0.0.1:80".into(), "[::1]:443".into()],
-            ..Grants::default()
-        };
-        let network = grants.resolve().unwrap().network;
-        assert!(network.allows("127.0.0.1:80".parse().unwrap()));
-        assert!(network.allows("[::ffff:127.0.0.1]:80".parse().unwrap()));
-        assert!(network.allows("[::1]:443".parse().unwrap()));
-        assert!(!network.allows("127.0.0.1:443".parse().unwrap()));
-        assert!(!network.allows("10.0.0.1:80".parse().unwrap()));
-        assert_eq!(network.ports_of("127.0.0.1"), [80]);
-        assert!(network.ports_of("example.com").is_empty());
     }
 }

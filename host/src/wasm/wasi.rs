@@ -1,6 +1,5 @@
 //! The system interface of guests: what [the module's table](super) says, and nothing else.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use rand_xoshiro::Xoshiro256PlusPlus;
@@ -16,6 +15,7 @@ use wasmtime_wasi::{FsPerms, HostMonotonicClock, HostWallClock, Rng, WasiCtx, cl
 use super::console::{Console, Stream};
 use super::grants::Granted;
 use super::guest::{CallClock, FrozenClock, Guest};
+use super::network::Lookup;
 
 /// Adds WASI 0.2 to a linker.
 ///
@@ -32,26 +32,18 @@ pub(super) fn link(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
     Ok(())
 }
 
-/// Looks up the names that are granted and no others: a name is a message to whoever serves it.
+/// Looks up the names that are granted and no others. The guest gets all their addresses, and may
+/// connect to those that [`Network`](super::network::Network) has found.
 async fn resolve_addresses(
     mut store: StoreContextMut<'_, Guest>,
     network: Resource<NetworkResource>,
     name: String,
 ) -> wasmtime::Result<(Result<Resource<ResolveAddressStream>, ErrorCode>,)> {
     let granted = Arc::clone(&store.data().granted);
-    let ports = granted.network.ports_of(&name);
-    if ports.is_empty() {
-        return Ok((Err(ErrorCode::AccessDenied),));
-    }
-    match tokio::net::lookup_host((name.as_str(), 0)).await {
-        Ok(addresses) => {
-            for address in addresses {
-                ports
-                    .iter()
-                    .for_each(|port| granted.network.allow(SocketAddr::new(address.ip(), *port)));
-            }
-        }
-        Err(_) => return Ok((Err(ErrorCode::NameUnresolvable),)),
+    match granted.network.look_up(&name).await {
+        Lookup::Found => {}
+        Lookup::NotGranted | Lookup::NotPublic => return Ok((Err(ErrorCode::AccessDenied),)),
+        Lookup::Unknown => return Ok((Err(ErrorCode::NameUnresolvable),)),
     }
     let mut view = store.data_mut().sockets();
     match view.resolve_addresses(network, name) {
@@ -102,13 +94,17 @@ pub(super) fn context(
             .allow_tcp(true)
             .allow_ip_name_lookup(true)
             .socket_addr_check(move |address, reason| {
-                // Connecting binds to any free port before; listening is never granted.
-                let allowed = match reason {
-                    SocketAddrUse::TcpConnect => granted.network.allows(address),
-                    SocketAddrUse::TcpBind => address.ip().is_unspecified() && address.port() == 0,
-                    _ => false,
-                };
-                Box::pin(async move { allowed })
+                let granted = Arc::clone(&granted);
+                Box::pin(async move {
+                    match reason {
+                        SocketAddrUse::TcpConnect => granted.network.may_connect(address).await,
+                        // Connecting binds to any free port before; listening is never granted.
+                        SocketAddrUse::TcpBind => {
+                            address.ip().is_unspecified() && address.port() == 0
+                        }
+                        _ => false,
+                    }
+                })
             });
     }
     Ok(builder.build())

@@ -1,0 +1,291 @@
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+
+use super::*;
+
+/// A clock that is set.
+#[derive(Debug, Default)]
+struct Set(AtomicI64);
+
+impl Clock for Set {
+    fn now_ms(&self) -> i64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A resolver that answers what it is told to, and counts how often it was asked.
+#[derive(Debug, Default)]
+struct Scripted {
+    answer: Mutex<Vec<IpAddr>>,
+    asked: AtomicUsize,
+}
+
+impl Resolver for Scripted {
+    fn look_up(&self, _: &str) -> Answer {
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        let answer = self.answer.lock().unwrap().clone();
+        Box::pin(async move {
+            match answer.is_empty() {
+                true => Err(io::Error::other("no such name")),
+                false => Ok(answer),
+            }
+        })
+    }
+}
+
+struct Scene {
+    network: Network,
+    resolver: Arc<Scripted>,
+    clock: Arc<Set>,
+}
+
+impl Scene {
+    fn new(endpoints: &[(&str, bool)]) -> Self {
+        let endpoints = endpoints
+            .iter()
+            .map(|(text, private)| Endpoint::parse(text, *private).unwrap());
+        let (resolver, clock) = (Arc::<Scripted>::default(), Arc::<Set>::default());
+        Self {
+            network: Network {
+                resolver: Arc::<Scripted>::clone(&resolver),
+                clock: Arc::<Set>::clone(&clock),
+                ..Network::new(endpoints.collect())
+            },
+            resolver,
+            clock,
+        }
+    }
+
+    /// What the name has from now on.
+    fn answer(&self, addresses: &[&str]) {
+        let addresses = addresses.iter().map(|it| it.parse().unwrap());
+        *self.resolver.answer.lock().unwrap() = addresses.collect();
+    }
+
+    fn look_up(&self, name: &str) -> Lookup {
+        wait(self.network.look_up(name))
+    }
+
+    fn may_connect(&self, address: &str) -> bool {
+        wait(self.network.may_connect(address.parse().unwrap()))
+    }
+
+    fn later(&self, ms: i64) {
+        self.clock.0.fetch_add(ms, Ordering::Relaxed);
+    }
+
+    fn asked(&self) -> usize {
+        self.resolver.asked.load(Ordering::Relaxed)
+    }
+}
+
+fn wait<T>(future: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().build();
+    runtime.unwrap().block_on(future)
+}
+
+#[test]
+fn addresses_of_the_job_file_are_granted_whatever_they_are() {
+    let scene = Scene::new(&[
+        ("127.0.0.1:80", false),
+        ("[::1]:443", false),
+        ("169.254.169.254:80", false),
+    ]);
+    for granted in [
+        "127.0.0.1:80",
+        "[::ffff:127.0.0.1]:80",
+        "[::1]:443",
+        "169.254.169.254:80",
+    ] {
+        assert!(scene.may_connect(granted), "{granted}");
+    }
+    for other in ["127.0.0.1:443", "10.0.0.1:80", "127.0.0.2:80", "[::1]:80"] {
+        assert!(!scene.may_connect(other), "{other}");
+    }
+    assert_eq!(scene.look_up("127.0.0.1"), Lookup::Found);
+    assert_eq!(scene.look_up("127.0.0.2"), Lookup::NotGranted);
+    assert_eq!(scene.look_up("example.com"), Lookup::NotGranted);
+    assert_eq!(scene.asked(), 0, "there is no name to be asked for");
+}
+
+#[test]
+fn c166_a_name_stands_for_public_addresses_only() {
+    let scene = Scene::new(&[("api.example.com:443", false)]);
+    let not_public = [
+        "127.0.0.1",
+        "127.255.0.1",
+        "0.0.0.0",
+        "0.1.2.3",
+        "10.0.0.1",
+        "172.16.0.1",
+        "172.31.255.255",
+        "192.168.1.1",
+        "169.254.169.254",
+        "100.64.0.1",
+        "100.127.255.255",
+        "192.0.0.1",
+        "192.0.2.1",
+        "198.18.0.1",
+        "198.51.100.1",
+        "203.0.113.1",
+        "224.0.0.1",
+        "240.0.0.1",
+        "255.255.255.255",
+        "::",
+        "::1",
+        "::2",
+        "::127.0.0.1",
+        "::ffff:10.0.0.1",
+        "::ffff:127.0.0.1",
+        "64:ff9b::10.0.0.1",
+        "64:ff9b::127.0.0.1",
+        "64:ff9b:1::1",
+        "100::1",
+        "2001::1",
+        "2001:db8::1",
+        "2002:7f00:1::1",
+        "2002:c0a8:101::1",
+        "3fff::1",
+        "fc00::1",
+        "fd12:3456::1",
+        "fe80::1",
+        "fec0::1",
+        "ff02::1",
+    ];
+    for address in not_public {
+        scene.answer(&[address]);
+        assert_eq!(
+            scene.look_up("api.example.com"),
+            Lookup::NotPublic,
+            "{address}"
+        );
+        let ip: IpAddr = address.parse().unwrap();
+        let socket = SocketAddr::new(ip, 443).to_string();
+        assert!(!scene.may_connect(&socket), "{address}");
+    }
+    let public = [
+        "1.1.1.1",
+        "100.63.255.255",
+        "100.128.0.1",
+        "172.15.0.1",
+        "172.32.0.1",
+        "192.167.0.1",
+        "198.20.0.1",
+        "223.255.255.255",
+        "2606:4700::1111",
+        "2001:4860:4860::8888",
+        "64:ff9b::1.1.1.1",
+        "2002:101:101::1",
+    ];
+    for address in public {
+        scene.answer(&["10.0.0.1", address]);
+        assert_eq!(scene.look_up("API.example.com"), Lookup::Found, "{address}");
+        let ip: IpAddr = address.parse().unwrap();
+        assert!(
+            scene.may_connect(&SocketAddr::new(ip, 443).to_string()),
+            "{address}"
+        );
+        assert!(!scene.may_connect(&SocketAddr::new(ip, 80).to_string()));
+        assert!(!scene.may_connect("10.0.0.1:443"), "beside {address}");
+    }
+}
+
+#[test]
+fn c166_a_name_may_be_private_if_the_job_file_says_so() {
+    let scene = Scene::new(&[("db.internal:5432", true), ("db.internal:80", false)]);
+    scene.answer(&["10.1.2.3", "::1", "0.0.0.0", "224.0.0.1"]);
+    assert_eq!(scene.look_up("db.internal"), Lookup::Found);
+    assert!(scene.may_connect("10.1.2.3:5432") && scene.may_connect("[::1]:5432"));
+    // Only with this port, and nothing that is no server's.
+    for other in [
+        "10.1.2.3:80",
+        "0.0.0.0:5432",
+        "224.0.0.1:5432",
+        "10.1.2.4:5432",
+    ] {
+        assert!(!scene.may_connect(other), "{other}");
+    }
+}
+
+#[test]
+fn c166_addresses_of_a_name_expire() {
+    let scene = Scene::new(&[("api.example.com:443", false)]);
+    scene.answer(&["1.1.1.1"]);
+    assert_eq!(scene.look_up("api.example.com"), Lookup::Found);
+    scene.answer(&["1.0.0.1"]);
+    scene.later(LIFETIME_MS - 1);
+    // The name has another address by now, and this one still counts.
+    assert!(scene.may_connect("1.1.1.1:443"));
+    assert!(!scene.may_connect("1.0.0.1:443"));
+    assert_eq!(scene.asked(), 1);
+    scene.later(1);
+    assert!(!scene.may_connect("1.1.1.1:443"), "it is another's now");
+    assert!(
+        scene.may_connect("1.0.0.1:443"),
+        "found without being asked for"
+    );
+    assert_eq!(scene.asked(), 2);
+    // A guest that tries addresses does not ask for names all the time; other ports ask for none.
+    for last in 1..100 {
+        assert!(!scene.may_connect(&format!("1.2.3.{last}:443")));
+        assert!(!scene.may_connect(&format!("1.2.3.{last}:80")));
+    }
+    assert_eq!(scene.asked(), 2);
+    // A name that is gone has no addresses; one that becomes private neither.
+    for answer in [&[][..], &["127.0.0.1"]] {
+        scene.answer(answer);
+        scene.later(LIFETIME_MS);
+        assert!(!scene.may_connect("1.0.0.1:443"));
+        assert!(!scene.may_connect("127.0.0.1:443"));
+    }
+    scene.answer(&["1.0.0.1"]);
+    scene.later(LIFETIME_MS);
+    assert!(scene.may_connect("1.0.0.1:443"));
+}
+
+#[test]
+fn c166_addresses_of_a_name_are_bounded() {
+    let scene = Scene::new(&[("api.example.com:443", false)]);
+    for round in 0..10 {
+        let some: Vec<String> = (0..200).map(|it| format!("1.1.{round}.{it}")).collect();
+        scene.answer(&some.iter().map(String::as_str).collect::<Vec<_>>());
+        assert_eq!(scene.look_up("api.example.com"), Lookup::Found);
+        assert!(scene.may_connect(&format!("1.1.{round}.0:443")));
+        let known = scene.network.known();
+        assert_eq!(known["api.example.com"].addresses.len(), ADDRESSES_MAX);
+    }
+    assert!(!scene.may_connect("1.1.0.0:443"), "the oldest go first");
+}
+
+#[test]
+fn names_of_the_start_are_looked_up_there() {
+    let resolve =
+        |text: &str, private| Network::resolve(vec![Endpoint::parse(text, private).unwrap()]);
+    let refused = resolve("localhost:8080", false).unwrap_err().to_string();
+    assert!(
+        refused.contains("`localhost`") && refused.contains("loopback"),
+        "{refused}"
+    );
+    assert!(refused.contains("grants.private-network"), "{refused}");
+    let network = resolve("LOCALHOST:8080", true).unwrap();
+    assert!(network.allows("127.0.0.1:8080".parse().unwrap()));
+    let unresolved = resolve("no-such-name.invalid:1", false).unwrap_err();
+    assert!(matches!(unresolved, GrantError::Unresolved { .. }));
+}
+
+#[test]
+fn endpoints_are_hosts_with_ports() {
+    for text in [
+        "example.com",
+        "example.com:http",
+        "exa mple:1",
+        "example.com:0",
+        ":80",
+        "[::1",
+        "[::1]",
+        "[localhost]:1",
+        "::1:80",
+        "a/b:1",
+    ] {
+        assert_eq!(Endpoint::parse(text, false), None, "{text}");
+    }
+}
