@@ -32,6 +32,13 @@ pub(crate) enum Event {
         /// How often it was started before in this process.
         attempt: u32,
     },
+    /// Something that the user has set makes the job less safe; before `started`.
+    Warning {
+        /// What is set, and to what.
+        about: String,
+        /// What that does.
+        message: String,
+    },
     /// What the job takes over from a checkpoint; before `started`.
     Restored {
         /// Number of the checkpoint.
@@ -325,6 +332,9 @@ impl Event {
                 (0, job) => format!("job `{job}` started, id {}", name(job_id)),
                 (_, job) => format!("job `{job}` started again, attempt {attempt}"),
             },
+            Self::Warning { about, message } => {
+                format!("warning: {}: {}", line(about), line(message))
+            }
             Self::Restored {
                 checkpoint,
                 path,

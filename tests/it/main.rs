@@ -45,4 +45,5 @@ mod terminal; // what others wrote does not steer a terminal
 mod unfinished; // what does not work yet is refused by name, everything else has an effect
 mod soak; // many checkpoints: nothing grows
 mod storage; // where checkpoints are, and what they consist of
+mod warnings; // settings that switch protection off
 mod tidy; // what the sources must be like

@@ -88,7 +88,7 @@ pub use catalog::list;
 pub use completed::Completed;
 pub use locate::{Fallback, Located, Rejected, locate, locate_fallback};
 pub use metadata::Metadata;
-pub use place::shown;
+pub use place::{is_bucket, shown};
 pub use store::{CheckpointStore, Pending};
 pub use verify::verify;
 

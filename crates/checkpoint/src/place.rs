@@ -46,7 +46,7 @@ pub(crate) enum Found {
 impl Place {
     /// The place that a path or URL means. `what` is named in messages.
     pub(crate) fn parse(spec: &str, what: &str) -> Result<Self> {
-        if !is_s3(spec) {
+        if !is_bucket(spec) {
             return Ok(Self::Path(path(spec, what)?));
         }
         let bucket = Bucket::parse(spec, what)?;
@@ -168,7 +168,9 @@ pub fn shown(spec: &str) -> String {
     }
 }
 
-fn is_s3(spec: &str) -> bool {
+/// Whether what a user names is in a bucket.
+#[must_use]
+pub fn is_bucket(spec: &str) -> bool {
     scheme(spec).is_some_and(|scheme| scheme == "s3")
 }
 
@@ -221,7 +223,7 @@ fn scheme(spec: &str) -> Option<String> {
 /// The directory of all jobs' checkpoints, made if need be. Over a network no call takes longer than
 /// half of `patience`.
 pub(crate) fn create_root(dir: &str, patience: Duration) -> Result<Arc<dyn Storage>> {
-    if is_s3(dir) {
+    if is_bucket(dir) {
         let bucket = Bucket::parse(dir, "checkpoint directory")?;
         return Ok(Arc::new(S3Storage::create(
             &bucket,

@@ -26,7 +26,7 @@ pub use faults::FaultyStorage;
 pub use file::FileStorage;
 pub use memory::MemoryStorage;
 pub use object::ObjectStorage;
-pub use s3::{Bucket, S3Storage, environment};
+pub use s3::{Bucket, S3Storage, Weakened, environment, weakened};
 
 /// A place for immutable objects. Every call blocks until the storage has answered; all of them may
 /// be called from any thread, also from one that belongs to an async runtime, though an async worker

@@ -13,6 +13,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use checkpoint::catalog::{Entry, Status};
 use checkpoint::metadata::{Kind, Metadata, Operator, Role};
+use checkpoint::storage::{environment, weakened};
 use checkpoint::verify::{self, verify};
 use checkpoint::{Completed, shown};
 use runtime::text::{line, name};
@@ -25,6 +26,11 @@ use crate::exit::{Error, Exit};
 
 /// Does what `host checkpoints …` asks for.
 pub(crate) fn run(command: &Checkpoints) -> Result<Exit, Error> {
+    if places(command).into_iter().any(checkpoint::is_bucket) {
+        for weakened in weakened(&environment()) {
+            tracing::warn!("{}=true: {}", weakened.variable, weakened.what);
+        }
+    }
     match command {
         Checkpoints::List(place) => list(place),
         Checkpoints::Show(place) => show(place),
@@ -33,6 +39,19 @@ pub(crate) fn run(command: &Checkpoints) -> Result<Exit, Error> {
         Checkpoints::Export(arguments) => export::export(arguments),
         Checkpoints::Gc(arguments) => gc::gc(arguments),
         Checkpoints::Forget(place) => forget::forget(place),
+    }
+}
+
+/// What the command looks at.
+fn places(command: &Checkpoints) -> Vec<&str> {
+    match command {
+        Checkpoints::List(it)
+        | Checkpoints::Show(it)
+        | Checkpoints::Verify(it)
+        | Checkpoints::Forget(it) => vec![&it.place],
+        Checkpoints::Diff(it) => vec![&it.before, &it.after],
+        Checkpoints::Export(it) => vec![&it.place],
+        Checkpoints::Gc(it) => vec![&it.place],
     }
 }
 

@@ -37,6 +37,9 @@ pub(crate) fn run(arguments: &Run) -> Result<Exit, Error> {
     let clock: Arc<dyn Clock> = Arc::<SystemClock>::clone(&system_clock);
     let prepared = job::prepare(&arguments.job, &clock)?;
     let file = &prepared.job;
+    for warning in settings::warnings(file, arguments.restore.from.as_deref()) {
+        audience.tell(&warning);
+    }
     let Some(begun) = start::begin(&prepared, &arguments.restore, &system_clock, audience)? else {
         audience.tell(&Event::Finished {
             outcome: End::Finished,

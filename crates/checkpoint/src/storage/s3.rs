@@ -16,6 +16,7 @@
 mod bucket;
 mod endpoint;
 mod upload;
+mod weakened;
 
 use std::collections::hash_map::RandomState;
 use std::ffi::OsString;
@@ -41,6 +42,7 @@ use crate::{Error, Result};
 
 pub use bucket::Bucket;
 pub(super) use endpoint::Endpoint;
+pub use weakened::{Weakened, weakened};
 
 use upload::Upload;
 

@@ -6,12 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use checkpoint::lease::{Holder, Terms, Time};
+use checkpoint::storage::{environment, weakened};
 use dataflow::alignment;
 use runtime::coordinator::Settings;
 use runtime::restart::Strategy;
 
+use crate::events::Event;
 use crate::job_file::JobFile;
-use crate::job_file::checkpoint::{CheckpointSection, Mode, Storage};
+use crate::job_file::checkpoint::{CheckpointSection, Directory, Mode, Storage};
 use crate::job_file::restart::RestartStrategy;
 
 /// How the runtime is to run the job.
@@ -91,6 +93,30 @@ pub(crate) fn storage_line(section: &CheckpointSection, id: &str) -> String {
             format!("checkpoint storage: filesystem, {periodic}, in {dir}")
         }
     }
+}
+
+/// What makes the job less safe: settings that switch protection off, of the job file and of the
+/// environment. `from` is the checkpoint that it is to start from.
+pub(crate) fn warnings(job: &JobFile, from: Option<&str>) -> Vec<Event> {
+    let in_bucket = matches!(
+        job.checkpoint.storage,
+        Storage::Filesystem(Directory::Bucket(_))
+    );
+    let mut warnings = Vec::new();
+    if in_bucket || from.is_some_and(checkpoint::is_bucket) {
+        let weakened = weakened(&environment()).into_iter();
+        warnings.extend(weakened.map(|it| Event::Warning {
+            about: format!("{}=true", it.variable),
+            message: it.what.to_owned(),
+        }));
+    }
+    for operator in job.operators.iter().filter(|it| it.limits.trusted) {
+        warnings.push(Event::Warning {
+            about: format!("operator.{}.limits.trusted=true", operator.node.id),
+            message: "nothing stops an endless loop of it, `limits.call-time` included".to_owned(),
+        });
+    }
+    warnings
 }
 
 /// The job's id: the name of its directory.

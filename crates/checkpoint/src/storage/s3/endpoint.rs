@@ -227,7 +227,7 @@ impl Endpoint {
 }
 
 /// As the crate below reads it.
-fn is_true(value: Option<String>) -> bool {
+pub(super) fn is_true(value: Option<String>) -> bool {
     value.is_some_and(|it| {
         ["1", "true", "on", "yes", "y"].contains(&it.to_ascii_lowercase().as_str())
     })

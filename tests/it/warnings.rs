@@ -1,0 +1,72 @@
+//! Settings that switch protection off are reported before anything happens. Conformance 166.
+
+use crate::host;
+use crate::jobs;
+use crate::oracle;
+use crate::scene::Scene;
+use crate::servers::{Kind, Server};
+
+#[test]
+fn c166_switches_that_weaken_the_way_to_the_checkpoints_are_reported() {
+    let server = Server::start(Kind::Moto);
+    let scene = Scene::new();
+    scene.write("input/some.txt", oracle::verses(20));
+    scene.write("job.toml", jobs::word_count("weakened"));
+    let mut variables = server.variables();
+    variables.push((
+        "AWS_ALLOW_INVALID_CERTIFICATES".to_owned(),
+        "true".to_owned(),
+    ));
+    let bucket = "checkpoint.dir=s3://checkpoints/weakened";
+    let keep = "checkpoint.retain-on-finish=true";
+    let in_bucket = ["run", "job.toml", "-D", bucket, "-D", keep];
+    let run = |arguments: &[&str]| {
+        host::start_with_variables(scene.path(), arguments, &variables)
+            .wait()
+            .with_code(0)
+    };
+    let switches = ["AWS_ALLOW_HTTP", "AWS_ALLOW_INVALID_CERTIFICATES"];
+    let person = run(&in_bucket);
+    for switch in switches {
+        let line = format!("warning: {switch}=true: ");
+        let reported = person.stderr.lines().filter(|it| it.starts_with(&line));
+        assert_eq!(reported.count(), 1, "{}", person.transcript());
+    }
+    let program = run(&[&in_bucket[..], &["--json", "-D", "job.id=again"]].concat());
+    let events = program.events();
+    let warnings = events.iter().filter(|event| event["event"] == "warning");
+    let about: Vec<&str> = warnings
+        .map(|event| event["about"].as_str().expect("what it is about"))
+        .collect();
+    assert_eq!(
+        about,
+        ["AWS_ALLOW_HTTP=true", "AWS_ALLOW_INVALID_CERTIFICATES=true"]
+    );
+    let started = events.iter().position(|event| event["event"] == "started");
+    let warned = events.iter().position(|event| event["event"] == "warning");
+    assert!(warned < started, "{}", program.transcript());
+    run(&["checkpoints", "list", "s3://checkpoints/weakened"]).saying(&switches);
+    // They mean nothing where no bucket is used.
+    let local = run(&["run", "job.toml"]);
+    assert!(!local.stderr.contains("AWS_"), "{}", local.transcript());
+}
+
+#[test]
+fn c166_an_operator_that_nothing_stops_is_reported() {
+    let scene = Scene::new();
+    scene.write("input/some.txt", oracle::verses(20));
+    let job = jobs::head("trusted", "30ms")
+        + jobs::VERSES
+        + &jobs::operator_with(
+            "split",
+            "split",
+            "verses",
+            "skip-fields = 1",
+            "limits = { trusted = true }",
+        )
+        + &jobs::discard("nowhere", "split");
+    scene.write("job.toml", job);
+    host::run(scene.path(), &["run", "job.toml"])
+        .with_code(0)
+        .saying(&["warning: operator.split.limits.trusted=true: "]);
+}
