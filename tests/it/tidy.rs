@@ -10,7 +10,7 @@ use crate::plugins::root;
 
 /// The cases of the conformance list that are promised today. Each is held by a test with its number in
 /// its name.
-const CONFORMANCE: [RangeInclusive<u32>; 9] = [
+const CONFORMANCE: [RangeInclusive<u32>; 10] = [
     1..=29,
     31..=47,
     51..=53,
@@ -20,6 +20,7 @@ const CONFORMANCE: [RangeInclusive<u32>; 9] = [
     140..=157,
     163..=163,
     166..=166,
+    168..=168,
 ];
 
 /// The crates in a line: each may depend on those before it.
@@ -326,6 +327,50 @@ fn every_promised_conformance_case_has_a_test() {
         .map(|number| number.to_string())
         .collect();
     assert_none(&missing, "no test has this name");
+}
+
+/// The rows of the table in `docs/security.md` that say who is not trusted, without its heading.
+fn threats() -> Vec<Vec<String>> {
+    let text =
+        fs::read_to_string(root().join("docs/security.md")).expect("there is docs/security.md");
+    let (_, section) = text
+        .split_once("## What is not trusted\n")
+        .expect("it says who is not trusted");
+    let section = section.split("\n## ").next().unwrap_or_default();
+    let rows = section.lines().filter(|line| line.starts_with('|')).skip(2);
+    let cells = rows.map(|row| {
+        let cells = row.trim_matches('|').split('|');
+        cells.map(|cell| cell.trim().to_owned()).collect()
+    });
+    cells.collect()
+}
+
+#[test]
+fn c168_every_line_of_what_is_not_trusted_has_a_test() {
+    let tests: String = sources(&["rs"]).into_iter().map(|(_, text)| text).collect();
+    let mut offences = Vec::new();
+    let threats = threats();
+    assert!(threats.len() > 10, "the table is not found: {threats:?}");
+    for threat in threats {
+        let [_, tries, _, cases] = threat.as_slice() else {
+            offences.push(format!("{threat:?}: four cells are expected"));
+            continue;
+        };
+        // Who can try nothing needs no test.
+        if cases.is_empty() && tries != "–" {
+            offences.push(format!("{threat:?}: no case"));
+        }
+        for case in cases.split(", ").filter(|case| !case.is_empty()) {
+            let held = case.parse::<u32>().is_ok() && tests.contains(&format!("fn c{case}_"));
+            if !held {
+                offences.push(format!("{threat:?}: no test holds case {case}"));
+            }
+        }
+    }
+    assert_none(
+        &offences,
+        "docs/security.md: what is not trusted is attacked",
+    );
 }
 
 #[test]
