@@ -6,7 +6,7 @@
 //! is for reading, not for reading back: a backslash stays as it is, so to escape twice does no harm.
 
 use std::borrow::Cow;
-use std::fmt::Write;
+use std::fmt::{Display, Write};
 
 /// The most bytes that [`line()`] shows.
 pub const LINE_BYTES_MAX: usize = 8 << 10;
@@ -58,6 +58,45 @@ pub fn shown(text: &str, max: usize) -> Cow<'_, str> {
         }
     }
     shown.into()
+}
+
+/// What a value says of itself, as by [`shown`], and no more of it is made than is shown. A few bytes from
+/// outside can stand for gigabytes of text (a mangled name does), so to write all of it first and to cut
+/// it then would be too late.
+#[must_use]
+pub fn written(value: &dyn Display, max: usize) -> String {
+    let mut room = Room {
+        text: String::new(),
+        left: max,
+    };
+    // Fails where the room ends, which is what it is for.
+    let is_whole = write!(room, "{value}").is_ok();
+    let text = shown(&room.text, max);
+    if is_whole {
+        text.into_owned()
+    } else {
+        format!("{text}…")
+    }
+}
+
+/// A text that takes no more than there is room for, and fails then: who writes into it stops.
+struct Room {
+    text: String,
+    left: usize,
+}
+
+impl Write for Room {
+    fn write_str(&mut self, part: &str) -> std::fmt::Result {
+        if part.len() <= self.left {
+            self.left -= part.len();
+            self.text.push_str(part);
+            return Ok(());
+        }
+        self.text
+            .push_str(&part[..part.floor_char_boundary(self.left)]);
+        self.left = 0;
+        Err(std::fmt::Error)
+    }
 }
 
 fn push(shown: &mut String, c: char) {
@@ -123,6 +162,24 @@ mod tests {
         assert_eq!(shown("aüüü", 4), "aü… (7 bytes)");
         assert_eq!(shown("ab\n", 3), "ab… (3 bytes)");
         assert!(name(&"\u{1b}".repeat(1 << 20)).len() < NAME_BYTES_MAX + 32);
+    }
+
+    #[test]
+    fn c162_a_value_that_never_ends_is_written_as_far_as_it_is_shown() {
+        struct Endless;
+        impl Display for Endless {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                loop {
+                    f.write_str("aü\n")?;
+                }
+            }
+        }
+        assert_eq!(written(&Endless, 3), "aü…");
+        assert_eq!(written(&Endless, 2), "a…");
+        let cut = written(&Endless, 8);
+        assert_eq!(cut, "aü\\naü… (8 bytes)…");
+        assert_eq!(written(&"a\nb", 8), "a\\nb");
+        assert_eq!(written(&"", 0), "");
     }
 
     #[test]
