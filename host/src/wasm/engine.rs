@@ -130,12 +130,19 @@ enum Interruption {
 
 impl Target {
     fn new(interruption: Interruption) -> anyhow::Result<Self> {
+        // Debug information is a program for those who read it: it can nest until a reader's stack
+        // overflows, and name so much for one place that the names fill the memory. Names of functions
+        // suffice.
+        let details = match interruption {
+            Interruption::Epochs => WasmBacktraceDetails::Disable,
+            Interruption::None => WasmBacktraceDetails::Enable,
+        };
         let mut config = Config::new();
         config
             // Calls cost a quarter without it, and nothing here is concurrent within a store.
             .concurrency_support(false)
             .epoch_interruption(matches!(interruption, Interruption::Epochs))
-            .wasm_backtrace_details(WasmBacktraceDetails::Enable)
+            .wasm_backtrace_details(details)
             .max_wasm_stack(1 << 20)
             // Room for host functions behind the guest's own stack.
             .async_stack_size(2 << 20);
