@@ -31,6 +31,9 @@ pub(crate) enum Command {
     /// Look at checkpoints: any directory or file:// URL, no job needed
     #[command(subcommand)]
     Checkpoints(Checkpoints),
+    /// Compile a component from stdin, for the host that has started this
+    #[command(name = crate::wasm::SUBCOMMAND, hide = true)]
+    CompileComponent,
 }
 
 /// `host run`.

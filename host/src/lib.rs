@@ -39,6 +39,7 @@ pub fn main() -> ExitCode {
 }
 
 /// The graph that a job file describes, for programs that run it by themselves, as the benchmark does.
+/// Its components are compiled in this process, without the limits that `host` has for strangers' ones.
 ///
 /// # Errors
 /// Everything that is wrong with the job file and what it names.
@@ -51,7 +52,7 @@ pub fn graph(job_file: &Path) -> anyhow::Result<JobGraph> {
         config: None,
     };
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-    let graph =
-        commands::job::prepare(&arguments, &clock).and_then(|prepared| Ok(prepared.graph(None)?));
+    let graph = commands::job::prepare(&arguments, wasm::Compiler::InProcess, &clock)
+        .and_then(|prepared| Ok(prepared.graph(None)?));
     graph.map_err(|error| anyhow::anyhow!("{error}"))
 }

@@ -29,10 +29,13 @@ mod adapter;
 mod backtrace;
 mod binary;
 mod cache;
+mod compiler;
 mod component;
 mod console;
 mod description;
 mod engine;
+mod examine;
+mod file;
 mod grants;
 mod guest;
 mod imports;
@@ -49,6 +52,7 @@ mod world;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use compiler::{Compiler, SUBCOMMAND, child};
 pub(crate) use component::Component;
 pub(crate) use description::Description;
 pub(crate) use engine::{Host, Options};

@@ -29,6 +29,7 @@ mod hostile; // checkpoints that were made to deceive
 mod inputs; // a job that resumes, and input that is not what it was
 mod kills; // hundreds of kills at random moments
 mod life; // checkpoints while a job runs
+mod loading; // components of strangers: what loading them costs, and what they say
 mod network; // what a component may reach
 mod placement; // state in metadata or in files
 mod output; // what becomes of output that is taken, changed or cannot be written

@@ -46,12 +46,8 @@ pub(crate) fn prepare(
         let key = format!("operator.{}.{key}", section.node.id);
         problems.push(place, key, message, hint);
     };
-    if !path.is_file() {
-        let message = if path.exists() {
-            format!("{} is not a file", path.display())
-        } else {
-            format!("there is no file {}", path.display())
-        };
+    if !path.exists() {
+        let message = format!("there is no file {}", path.display());
         let hint = section
             .build
             .as_ref()
@@ -139,6 +135,10 @@ impl PreparedOperator {
         table.insert("call-time".into(), call_time.to_string().into());
         let call_writes = exact_size(self.limits.call_writes);
         table.insert("call-writes".into(), call_writes.into());
+        let compile_time = humantime::format_duration(self.limits.compile_time);
+        table.insert("compile-time".into(), compile_time.to_string().into());
+        let compile_memory = exact_size(self.limits.compile_memory);
+        table.insert("compile-memory".into(), compile_memory.into());
         if let Some(bytes) = self.state_limit {
             table.insert("state".into(), exact_size(bytes).into());
         }
@@ -219,6 +219,8 @@ fn limits(section: &OperatorSection) -> Limits {
         memory: limits.memory.unwrap_or(default.memory),
         call_time: limits.call_time.unwrap_or(default.call_time),
         call_writes: limits.call_writes.unwrap_or(default.call_writes),
+        compile_time: limits.compile_time.unwrap_or(default.compile_time),
+        compile_memory: limits.compile_memory.unwrap_or(default.compile_memory),
         trusted: limits.trusted,
     }
 }

@@ -8,11 +8,12 @@ use super::{job, print};
 use crate::cli::JobArguments;
 use crate::exit::{Error, Exit};
 use crate::job_file::effective;
+use crate::wasm::Compiler;
 
 /// Prints the effective job.
 pub(crate) fn check(arguments: &JobArguments) -> Result<Exit, Error> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-    let prepared = job::prepare(arguments, &clock)?;
+    let prepared = job::prepare(arguments, Compiler::Child, &clock)?;
     let graph = prepared.graph(None)?;
     let settled = prepared.settled(graph.key_groups);
     print(&effective::to_toml(&prepared.job, &settled))?;

@@ -12,13 +12,17 @@ use crate::exit::Error;
 use crate::job_file::checkpoint::absolute;
 use crate::job_file::problem::Problems;
 use crate::job_file::{self, NamedText, Surroundings};
-use crate::wasm;
+use crate::wasm::{self, Compiler};
 
 /// Names the global configuration where `--config` does not.
 const CONFIG_VARIABLE: &str = "HIGHWATER_CONFIG";
 
 /// Reads the job file with all that stands around it, and prepares what it names.
-pub(crate) fn prepare(arguments: &JobArguments, clock: &Arc<dyn Clock>) -> Result<Prepared, Error> {
+pub(crate) fn prepare(
+    arguments: &JobArguments,
+    compiler: Compiler,
+    clock: &Arc<dyn Clock>,
+) -> Result<Prepared, Error> {
     let job_file = TextFile::read(&arguments.file, "job file")?;
     let config_file = config_path(arguments)
         .map(|path| TextFile::read(&path, "global configuration"))
@@ -35,7 +39,8 @@ pub(crate) fn prepare(arguments: &JobArguments, clock: &Arc<dyn Clock>) -> Resul
     if arguments.build {
         build::build(&job, &mut problems);
     }
-    let host = wasm::Host::new(&wasm::Options::default()).map_err(Error::refused)?;
+    let host =
+        wasm::Host::new(&wasm::Options::from_environment(compiler)).map_err(Error::refused)?;
     match assemble::prepare(job, &host, clock, &mut problems) {
         Some(prepared) => Ok(prepared),
         None => Err(problems.into()),

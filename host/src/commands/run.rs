@@ -25,6 +25,7 @@ use crate::cli::{JobArguments, Run};
 use crate::events::{Audience, End, Event, OperatorMetrics};
 use crate::exit::{Error, Exit, chain};
 use crate::job_file::checkpoint::CheckpointSection;
+use crate::wasm::Compiler;
 
 /// Runs a job to its end.
 pub(crate) fn run(arguments: &Run) -> Result<Exit, Error> {
@@ -35,7 +36,7 @@ pub(crate) fn run(arguments: &Run) -> Result<Exit, Error> {
     };
     let system_clock = Arc::new(SystemClock::new());
     let clock: Arc<dyn Clock> = Arc::<SystemClock>::clone(&system_clock);
-    let prepared = job::prepare(&arguments.job, &clock)?;
+    let prepared = job::prepare(&arguments.job, Compiler::Child, &clock)?;
     let file = &prepared.job;
     for warning in settings::warnings(file, arguments.restore.from.as_deref()) {
         audience.tell(&warning);

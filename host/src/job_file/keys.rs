@@ -171,6 +171,8 @@ pub(crate) const LIMITS: &[Key] = &[
     key("memory"),
     key("call-time"),
     key("call-writes"),
+    key("compile-time"),
+    key("compile-memory"),
     key("state"),
     key("state-memory"),
     key("trusted"),

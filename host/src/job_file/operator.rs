@@ -35,7 +35,7 @@ pub(crate) struct OperatorSection {
     pub(crate) grants: Grants,
 }
 
-/// What an operator's subtask may use up. `None`: the host's default.
+/// What an operator's component, and a subtask of it, may use up. `None`: the host's default.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Limits {
     /// Bytes of the component's own memory.
@@ -44,6 +44,10 @@ pub(crate) struct Limits {
     pub(crate) call_time: Option<Duration>,
     /// Bytes of state and output that one call may write.
     pub(crate) call_writes: Option<u64>,
+    /// How long compiling the component may take.
+    pub(crate) compile_time: Option<Duration>,
+    /// Bytes of memory that compiling it may take.
+    pub(crate) compile_memory: Option<u64>,
     /// Bytes of keyed state.
     pub(crate) state: Option<u64>,
     /// Bytes of memory for it; what does not fit goes to disk. `None`: all stays in memory.
@@ -121,6 +125,8 @@ impl Limits {
             memory: section.positive_size("memory"),
             call_time: section.positive_duration("call-time"),
             call_writes: section.positive_size("call-writes"),
+            compile_time: section.positive_duration("compile-time"),
+            compile_memory: section.positive_size("compile-memory"),
             state: section.positive_size("state"),
             state_memory: section.positive_size("state-memory"),
             trusted: section.boolean("trusted").unwrap_or_default(),

@@ -12,6 +12,9 @@ use wit_parser::Resolve;
 /// The interface behind the adapter, which [`super::imports`] implements.
 pub(super) const INTERFACE: &str = "highwater:preview1/host@0.1.0";
 
+/// What the adapter is made from.
+pub(super) const SOURCE: &str = include_str!("adapter.wat");
+
 const WIT: &str = "
     package highwater:preview1@0.1.0;
     interface host {
@@ -42,8 +45,7 @@ pub(super) fn componentize(module: &[u8]) -> anyhow::Result<Vec<u8>> {
 }
 
 fn adapter() -> anyhow::Result<Vec<u8>> {
-    let mut module =
-        wat::parse_str(include_str!("adapter.wat")).context("assembling the adapter")?;
+    let mut module = wat::parse_str(SOURCE).context("assembling the adapter")?;
     let mut resolve = Resolve::default();
     let package = resolve.push_source("adapter.wit", WIT)?;
     let world = resolve.select_world(&[package], Some("adapter"))?;

@@ -19,6 +19,11 @@ pub(crate) enum NotWasm {
     /// There is nothing in it.
     #[error("the file is empty")]
     Empty,
+    /// Somebody has compiled it already. Machine code cannot be checked, so none is taken but our own.
+    #[error(
+        "it is compiled machine code (ELF), not WebAssembly; name its .wasm file, which is compiled once and kept"
+    )]
+    MachineCode,
     /// It begins like something else.
     #[error("it is not WebAssembly: it begins with {0}")]
     Magic(String),
@@ -47,6 +52,9 @@ const CUSTOM_SECTION: u8 = 0;
 pub(super) fn kind(bytes: &[u8]) -> Result<Kind, NotWasm> {
     if bytes.is_empty() {
         return Err(NotWasm::Empty);
+    }
+    if bytes.starts_with(b"\x7fELF") {
+        return Err(NotWasm::MachineCode);
     }
     if !bytes.starts_with(&MAGIC[..bytes.len().min(4)]) {
         return Err(NotWasm::Magic(beginning(bytes)));
@@ -135,7 +143,13 @@ mod tests {
         );
         check(
             &[0x7f, b'E', b'L', b'F', 2, 1, 1, 0, 0],
-            Err("it is not WebAssembly: it begins with the bytes 7f 45 4c 46 02 01 01 00"),
+            Err(
+                "it is compiled machine code (ELF), not WebAssembly; name its .wasm file, which is compiled once and kept",
+            ),
+        );
+        check(
+            &[0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3],
+            Err("it is not WebAssembly: it begins with the bytes 1f 8b 08 00 00 00 00 00"),
         );
         check(
             b"\0as",

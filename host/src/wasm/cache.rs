@@ -3,7 +3,7 @@
 //!
 //! Layout of the directory: `secret` (32 bytes, readable by its owner alone) and one file per entry,
 //! named by the digest of the component, the engine's version and its settings, holding a seal and
-//! the machine code. Whatever is wrong with the directory or an entry, the answer is to compile:
+//! the machine code. What is in it was found to be an operator and within all limits when it was compiled. Whatever is wrong with the directory or an entry, the answer is to compile:
 //! the cache never makes a run fail. A crash leaves at most a `.pending` file, which is cleaned up
 //! with old entries.
 
@@ -18,7 +18,7 @@ use sha2::{Digest as _, Sha256};
 use wasmtime::Engine;
 use wasmtime::component::Component;
 
-use super::precompiled::{self, Secret};
+use super::precompiled::{self, Authentic, Secret};
 
 /// SHA-256 of a component's file.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -27,6 +27,13 @@ pub(super) struct Digest([u8; 32]);
 impl Digest {
     pub(super) fn of(bytes: &[u8]) -> Self {
         Self(Sha256::digest(bytes).into())
+    }
+
+    /// Of what is made of it by something else: another one makes something else of the same bytes.
+    pub(super) fn with(self, other: &[u8]) -> Self {
+        let mut hasher = Sha256::new_with_prefix(self.0);
+        hasher.update(other);
+        Self(hasher.finalize().into())
     }
 }
 
@@ -88,29 +95,10 @@ impl Cache {
         })
     }
 
-    /// The component's code from the cache, or compiled now and kept.
-    ///
-    /// # Errors
-    /// The component is not valid.
-    pub(super) fn get_or_compile(
-        &self,
-        engine: &Engine,
-        digest: Digest,
-        bytes: &[u8],
-    ) -> anyhow::Result<Component> {
+    /// The component's code, if it is there.
+    pub(super) fn load(&self, engine: &Engine, digest: Digest) -> Option<Component> {
         let name = entry_name(engine, digest);
-        if let Some(component) = self.load(engine, &name) {
-            return Ok(component);
-        }
-        let component = Component::from_binary(engine, bytes)?;
-        if let Err(error) = self.store(&name, &component) {
-            tracing::warn!(dir = %self.dir.display(), "a compiled component could not be cached: {error:#}");
-        }
-        Ok(component)
-    }
-
-    fn load(&self, engine: &Engine, name: &str) -> Option<Component> {
-        let path = self.dir.join(name);
+        let path = self.dir.join(&name);
         let sealed = match fs::read(&path) {
             Ok(sealed) => sealed,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
@@ -128,13 +116,19 @@ impl Cache {
             .ok()
     }
 
-    fn store(&self, name: &str, component: &Component) -> anyhow::Result<()> {
-        let code = component.serialize()?;
-        let seal = self.secret.seal(name.as_bytes(), &code);
+    /// Keeps the component's code. That this was not possible is only logged.
+    pub(super) fn store(&self, engine: &Engine, digest: Digest, code: &Authentic<'_>) {
+        if let Err(error) = self.store_inner(&entry_name(engine, digest), code.code()) {
+            tracing::warn!(dir = %self.dir.display(), "a compiled component could not be cached: {error:#}");
+        }
+    }
+
+    fn store_inner(&self, name: &str, code: &[u8]) -> anyhow::Result<()> {
+        let seal = self.secret.seal(name.as_bytes(), code);
         let pending = Pending::create(&self.dir)?;
         // No fsync: what a crash leaves behind has no valid seal and is compiled again.
         pending.file().write_all(&seal)?;
-        pending.file().write_all(&code)?;
+        pending.file().write_all(code)?;
         fs::rename(pending.path(), self.dir.join(name)).context("renaming an entry")?;
         self.remove_old(name)
     }
@@ -173,10 +167,7 @@ impl Cache {
         let pending = Pending::create(dir).context("the directory cannot be written")?;
         check_owner(dir, &path, pending.file())?;
         if !path.exists() {
-            let mut secret = [0; Secret::LEN];
-            getrandom::fill(&mut secret)
-                .map_err(|error| anyhow::anyhow!("no randomness for a secret: {error}"))?;
-            pending.file().write_all(&secret)?;
+            pending.file().write_all(&Secret::random()?.bytes())?;
             pending.file().sync_all()?;
             // Appears whole or not at all, and never replaces another.
             match fs::hard_link(pending.path(), &path) {
@@ -239,6 +230,10 @@ impl Drop for Pending {
     }
 }
 
+/// Goes up when more is refused before a component is compiled, so that what was compiled before is looked at
+/// once more.
+const EXAMINATION: u32 = 1;
+
 /// The name of an entry: code fits one component, one Wasmtime and one configuration only.
 fn entry_name(engine: &Engine, digest: Digest) -> String {
     struct Sha256Hasher(Sha256);
@@ -252,6 +247,7 @@ fn entry_name(engine: &Engine, digest: Digest) -> String {
         }
     }
     let mut hasher = Sha256Hasher(Sha256::new_with_prefix(digest.0));
+    EXAMINATION.hash(&mut hasher);
     engine.precompile_compatibility_hash().hash(&mut hasher);
     format!("{}.cwasm", Digest(hasher.0.finalize().into()))
 }

@@ -6,14 +6,17 @@ use std::sync::Arc;
 use runtime::{Failure, FailureKind};
 use wasmtime::component::InstancePre;
 
+use super::adapter;
 use super::binary::{self, Kind, NotWasm};
 use super::cache::Digest;
+use super::compiler::Refusal;
 use super::engine::Host;
+use super::file::{self, ReadError};
 use super::grants::{GrantError, Granted, Grants};
 use super::guest::Guest;
 use super::instance::Blueprint;
 use super::limits::Limits;
-use super::world::{self, Misfit, World};
+use super::world::{self, Misfit, Surface, World};
 
 /// An operator's component, compiled and checked. Clones share it.
 #[derive(Clone)]
@@ -42,9 +45,9 @@ pub(crate) struct LoadError {
 /// What is wrong with a component's file.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LoadErrorReason {
-    /// It cannot be read.
-    #[error("the file cannot be read: {0}")]
-    Read(std::io::Error),
+    /// It is not read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
     /// It is not WebAssembly, or not all of it.
     #[error(transparent)]
     NotWasm(#[from] NotWasm),
@@ -54,31 +57,20 @@ pub(crate) enum LoadErrorReason {
          `wasm-tools component embed wit -w operator` on it"
     )]
     CoreModule,
-    /// A core module that cannot be made a component.
-    #[error("it is a core module that cannot be made a component: {0}")]
-    Componentize(String),
-    /// It is framed as WebAssembly, but what is inside is not valid.
-    #[error("it is not valid WebAssembly: {0}")]
-    Invalid(String),
+    /// It is no operator, or compiling it goes beyond a limit.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
     /// It is a component for something else, or wants what is not there.
-    #[error("{}", join(.0))]
+    #[error("{}", world::join(.0))]
     World(Vec<Misfit>),
     /// Its functions have other types than this host's.
     #[error("it does not fit this host: {0}")]
     Types(String),
 }
 
-fn join(misfits: &[Misfit]) -> String {
-    misfits
-        .iter()
-        .map(ToString::to_string)
-        .collect::<Vec<_>>()
-        .join("; ")
-}
-
 impl Host {
-    /// Loads a component (or a core module that can become one), checks it against the world and
-    /// compiles it, or takes the code from the cache. `limits` hold for all its instances.
+    /// Loads a component (or a core module that can become one): checks it against the world and
+    /// compiles it, or takes the code from the cache. `limits` hold for that, and for all its instances.
     ///
     /// # Errors
     /// Why it cannot be used as an operator. Nothing of it has run.
@@ -90,24 +82,21 @@ impl Host {
     }
 
     fn load_inner(&self, path: &Path, limits: &Limits) -> Result<Component, LoadErrorReason> {
-        use LoadErrorReason::{Componentize, CoreModule, Invalid, Read, Types, World};
-        let bytes = std::fs::read(path).map_err(Read)?;
+        use LoadErrorReason::{CoreModule, Types, World};
+        let bytes = file::read(path)?;
         let (digest, size) = (Digest::of(&bytes), bytes.len() as u64);
-        let bytes = match binary::kind(&bytes)? {
-            Kind::Component => bytes,
+        let compiled = match binary::kind(&bytes)? {
+            Kind::Component => digest,
             Kind::Core { has_world: false } => return Err(CoreModule),
-            Kind::Core { has_world: true } => {
-                super::adapter::componentize(&bytes).map_err(|error| Componentize(chain(&error)))?
-            }
+            Kind::Core { has_world: true } => digest.with(adapter::SOURCE.as_bytes()),
         };
-        // Of what is compiled: another adapter makes another component of the same module.
-        let compiled = self
-            .compile(Digest::of(&bytes), &bytes, limits.trusted)
-            .map_err(|error| Invalid(chain(&error)))?;
+        let compiled = self.compile(compiled, &bytes, limits)?;
         let target = self
             .target(limits.trusted)
             .map_err(|error| Types(chain(&error)))?;
-        let world = world::check(&target.engine, &compiled.component_type()).map_err(World)?;
+        // Once more, of what will run.
+        let surface = Surface::of(&target.engine, &compiled.component_type());
+        let world = world::check(&surface).map_err(World)?;
         let pre = target
             .linker
             .instantiate_pre(&compiled)
@@ -135,7 +124,8 @@ impl Host {
 
 /// An error and its causes in one line: the texts of other crates are not cut by levels as ours are.
 fn chain(error: &anyhow::Error) -> String {
-    super::console::one_line(&format!("{error:#}"))
+    let words = format_args!("{error:#}");
+    runtime::text::written(&words, super::console::COMPLAINT_BYTES_MAX)
 }
 
 impl Component {

@@ -46,7 +46,7 @@ impl Stream {
 /// Longer lines are cut. `docs/operators.md` has this number.
 const LINE_BYTES_MAX: usize = 8 << 10;
 /// How much of a complaint a failure quotes.
-const COMPLAINT_BYTES_MAX: usize = 2 << 10;
+pub(super) const COMPLAINT_BYTES_MAX: usize = 2 << 10;
 
 impl Console {
     /// The log of a subtask, or of the operator as such while it is only asked for its description.

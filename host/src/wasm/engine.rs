@@ -8,24 +8,31 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use runtime::text;
 use wasmtime::component::{Component, Linker};
 use wasmtime::{Config, Engine, WasmBacktraceDetails};
 
 use super::cache::{Cache, CacheDir, Digest};
+use super::compiler::{self, Compiler, Refusal};
 use super::guest::Guest;
-use super::{imports, wasi};
+use super::limits::Limits;
+use super::{imports, precompiled, wasi};
 
 /// How a [`Host`] is set up.
 #[derive(Clone, Debug)]
 pub(crate) struct Options {
     /// Where compiled code is kept between runs; `None` compiles in every run.
     pub(crate) cache_dir: Option<PathBuf>,
+    /// Where components are compiled.
+    pub(crate) compiler: Compiler,
 }
 
-impl Default for Options {
-    fn default() -> Self {
+impl Options {
+    /// With the cache that the environment names.
+    pub(crate) fn from_environment(compiler: Compiler) -> Self {
         Self {
             cache_dir: CacheDir::from_environment(),
+            compiler,
         }
     }
 }
@@ -42,6 +49,7 @@ struct Inner {
     /// For trusted operators, made when the first is loaded.
     trusted: OnceLock<Target>,
     cache: Option<Cache>,
+    compiler: Compiler,
     /// What was compiled in this process; a job often uses one component several times.
     compiled: Mutex<HashMap<(Digest, bool), Component>>,
     _ticker: Ticker,
@@ -73,6 +81,7 @@ impl Host {
             limited,
             trusted: OnceLock::new(),
             cache,
+            compiler: options.compiler,
             compiled: Mutex::default(),
             _ticker: ticker,
         };
@@ -94,64 +103,94 @@ impl Host {
         Ok(self.inner.trusted.get_or_init(|| target))
     }
 
-    /// Compiled code for a component: from this process, from the cache, or compiled now.
+    /// Compiled code for a component or core module: from this process, from the cache, or compiled now.
+    /// `digest` is of everything that decides what is compiled.
     ///
     /// # Errors
-    /// The component is not valid.
+    /// It is not an operator that this host runs, or compiling it goes beyond a limit.
     pub(super) fn compile(
         &self,
         digest: Digest,
         bytes: &[u8],
-        trusted: bool,
-    ) -> anyhow::Result<Component> {
+        limits: &Limits,
+    ) -> Result<Component, Refusal> {
         let compiled = || {
             self.inner
                 .compiled
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
         };
+        let trusted = limits.trusted;
         if let Some(component) = compiled().get(&(digest, trusted)) {
             return Ok(component.clone());
         }
-        let engine = &self.target(trusted)?.engine;
-        let component = match &self.inner.cache {
-            Some(cache) => cache.get_or_compile(engine, digest, bytes)?,
-            None => Component::from_binary(engine, bytes)?,
+        let target = self.target(trusted);
+        let engine = &target
+            .map_err(|error| Refusal::Failed(format!("{error:#}")))?
+            .engine;
+        let cache = self.inner.cache.as_ref();
+        let component = match cache.and_then(|cache| cache.load(engine, digest)) {
+            Some(component) => component,
+            None => {
+                let sealed = compiler::compile(self.inner.compiler, bytes, limits)?;
+                let failed = |error: &str| Refusal::Failed(error.to_owned());
+                let code = sealed
+                    .open()
+                    .ok_or_else(|| failed("its answer is not whole"))?;
+                if let Some(cache) = cache {
+                    cache.store(engine, digest, &code);
+                }
+                precompiled::deserialize(engine, &code).map_err(|error| {
+                    failed(&text::written(
+                        &format_args!("{error:#}"),
+                        text::NAME_BYTES_MAX,
+                    ))
+                })?
+            }
         };
         compiled().insert((digest, trusted), component.clone());
         Ok(component)
     }
 }
 
-enum Interruption {
+/// Whether code has points at which it can be interrupted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Interruption {
+    /// It has, and its calls have a time limit.
     Epochs,
+    /// It has none: the operator is trusted.
     None,
 }
 
 impl Target {
     fn new(interruption: Interruption) -> anyhow::Result<Self> {
-        // Debug information is a program for those who read it: it can nest until a reader's stack
-        // overflows, and name so much for one place that the names fill the memory. Names of functions
-        // suffice.
-        let details = match interruption {
-            Interruption::Epochs => WasmBacktraceDetails::Disable,
-            Interruption::None => WasmBacktraceDetails::Enable,
-        };
-        let mut config = Config::new();
-        config
-            // Calls cost a quarter without it, and nothing here is concurrent within a store.
-            .concurrency_support(false)
-            .epoch_interruption(matches!(interruption, Interruption::Epochs))
-            .wasm_backtrace_details(details)
-            .max_wasm_stack(1 << 20)
-            // Room for host functions behind the guest's own stack.
-            .async_stack_size(2 << 20);
-        let engine = Engine::new(&config)?;
+        let engine = engine(interruption)?;
         let mut linker = Linker::new(&engine);
         wasi::link(&mut linker)?;
         imports::link(&mut linker)?;
         Ok(Self { engine, linker })
     }
+}
+
+/// An engine, to compile for or to run on: code of one runs on another of the same kind, in another process
+/// too.
+pub(super) fn engine(interruption: Interruption) -> anyhow::Result<Engine> {
+    let mut config = Config::new();
+    // Debug information is a program for those who read it: it can nest until a reader's stack overflows,
+    // and name so much for one place that the names fill the memory. Names of functions suffice.
+    let details = match interruption {
+        Interruption::Epochs => WasmBacktraceDetails::Disable,
+        Interruption::None => WasmBacktraceDetails::Enable,
+    };
+    config
+        // Calls cost a quarter without it, and nothing here is concurrent within a store.
+        .concurrency_support(false)
+        .epoch_interruption(interruption == Interruption::Epochs)
+        .wasm_backtrace_details(details)
+        .max_wasm_stack(1 << 20)
+        // Room for host functions behind the guest's own stack.
+        .async_stack_size(2 << 20);
+    Ok(Engine::new(&config)?)
 }
 
 /// How long a tick is; time limits are rounded up to ticks.

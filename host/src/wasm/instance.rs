@@ -4,11 +4,12 @@ use std::future::Future;
 use std::pin::pin;
 use std::sync::{Arc, Mutex};
 
-use runtime::{Failure, FailureKind};
+use runtime::{Failure, FailureKind, text};
 use wasmtime::component::{ComponentNamedList, Func, InstancePre, Lift, Lower};
 use wasmtime::{Store, Trap, WasmBacktrace};
 use wasmtime_wasi::runtime::{in_tokio, poll_noop, with_ambient_tokio_runtime};
 
+use super::console::COMPLAINT_BYTES_MAX;
 use super::engine::TICK;
 use super::grants::Granted;
 use super::guest::{Guest, Phase};
@@ -143,13 +144,17 @@ impl Instance {
                 let outcome = drive(&self.limits, typed.call_async(&mut self.store, params));
                 finish(&mut self.store, &self.limits, outcome)
             }
-            Err(error) => Err(Failure::new(
-                FailureKind::Config,
-                format!(
-                    "`{}` does not have the type that this host expects: {error:#}",
-                    phase.name()
-                ),
-            )),
+            Err(error) => {
+                let words = format_args!("{error:#}");
+                let reason = text::written(&words, COMPLAINT_BYTES_MAX);
+                Err(Failure::new(
+                    FailureKind::Config,
+                    format!(
+                        "`{}` does not have the type that this host expects: {reason}",
+                        phase.name()
+                    ),
+                ))
+            }
         };
         let ended = outcome.and_then(|(returned,)| {
             self.alive = true;
@@ -281,7 +286,7 @@ fn explain(guest: &Guest, limits: &Limits, error: &wasmtime::Error) -> Failure {
         Failure::new(FailureKind::Trap, message)
     } else {
         // Not a trap of the guest's code.
-        let reason = super::console::one_line(&error.root_cause().to_string());
+        let reason = text::written(&error.root_cause(), COMPLAINT_BYTES_MAX);
         let phase = guest.phase.name();
         let message = if reason.contains("fuel allocated for hostcalls") {
             format!("`{phase}` passed too much to the host at once; pass it in smaller portions")

@@ -16,6 +16,11 @@ pub(crate) struct Limits {
     /// The most bytes that one call may write: into keyed state and as output, all together. More let
     /// a call hold more of the host's memory until it returns; the default is 256 MiB.
     pub(crate) call_writes: u64,
+    /// The longest that compiling it may take, where its code is not in the cache. Longer means that a
+    /// component made to be slow holds up the start; the default is 1 min.
+    pub(crate) compile_time: Duration,
+    /// The most bytes of memory that compiling it may take; the default is 2 GiB.
+    pub(crate) compile_memory: u64,
     /// Runs the guest without interruption points, up to a fifth faster, at the price that nothing
     /// stops an endless loop: `call_time` does not hold.
     pub(crate) trusted: bool,
@@ -27,6 +32,8 @@ impl Default for Limits {
             memory: 256 << 20,
             call_time: Duration::from_secs(10),
             call_writes: 256 << 20,
+            compile_time: Duration::from_secs(60),
+            compile_memory: 2 << 30,
             trusted: false,
         }
     }

@@ -19,6 +19,12 @@ use super::component::LoadErrorReason;
 use super::operator::Factory;
 use super::*;
 
+/// Without a cache, and in this process, which is no `host` that could be its own child.
+const OPTIONS: Options = Options {
+    cache_dir: None,
+    compiler: Compiler::InProcess,
+};
+
 /// A host without cache and a directory for components.
 struct Bench {
     host: Host,
@@ -28,7 +34,7 @@ struct Bench {
 impl Bench {
     fn new() -> Self {
         Self {
-            host: Host::new(&Options { cache_dir: None }).unwrap(),
+            host: Host::new(&OPTIONS).unwrap(),
             dir: tempfile::tempdir().unwrap(),
         }
     }

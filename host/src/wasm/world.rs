@@ -1,7 +1,8 @@
-//! Whether a component fits this host: what it exports and imports, told before anything runs.
+//! Whether a component fits this host: what it exports and imports, told before it is compiled.
 
 use std::fmt;
 
+use runtime::text::name;
 use wasmtime::Engine;
 use wasmtime::component::types::{Component, ComponentItem};
 
@@ -84,26 +85,92 @@ pub(crate) enum Misfit {
     UnknownImport(String),
 }
 
+/// What a component exports and imports, as far as the world asks for it. It is told twice: by the bytes,
+/// before they are compiled, and by the code that will run.
+#[derive(Debug, Default)]
+pub(super) struct Surface {
+    /// What it exports, in its order.
+    pub(super) exports: Vec<Item>,
+    /// What it imports, in its order.
+    pub(super) imports: Vec<Item>,
+}
+
+/// Something that is exported or imported.
+#[derive(Debug)]
+pub(super) struct Item {
+    /// Its full name.
+    pub(super) name: String,
+    /// Of an interface the names of its functions; `None` if it is no interface.
+    pub(super) functions: Option<Vec<String>>,
+}
+
+impl Surface {
+    /// What compiled code exports and imports.
+    pub(super) fn of(engine: &Engine, component: &Component) -> Self {
+        let item = |(name, item): (&str, &ComponentItem)| {
+            let functions = match item {
+                ComponentItem::ComponentInstance(instance) => Some(
+                    instance
+                        .exports(engine)
+                        .filter(|(_, item)| matches!(item.ty, ComponentItem::ComponentFunc(_)))
+                        .map(|(function, _)| function.to_owned())
+                        .collect(),
+                ),
+                _ => None,
+            };
+            Item {
+                name: name.to_owned(),
+                functions,
+            }
+        };
+        Self {
+            exports: component
+                .exports(engine)
+                .map(|(name, export)| item((name, &export.ty)))
+                .collect(),
+            imports: component
+                .imports(engine)
+                .map(|(name, import)| item((name, &import.ty)))
+                .collect(),
+        }
+    }
+}
+
 /// Checks a component against the world `highwater:operator/operator`.
 ///
 /// # Errors
 /// Everything that does not fit.
-pub(super) fn check(engine: &Engine, component: &Component) -> Result<World, Vec<Misfit>> {
+pub(super) fn check(surface: &Surface) -> Result<World, Vec<Misfit>> {
     let mut misfits = Vec::new();
-    let guest = find_guest(engine, component, &mut misfits);
-    let mut imports = Vec::new();
-    for (name, item) in component.imports(engine) {
-        imports.push(name.to_owned());
-        misfits.extend(check_import(engine, name, &item.ty));
-    }
+    let guest = find_guest(&surface.exports, &mut misfits);
+    misfits.extend(surface.imports.iter().filter_map(check_import));
     match guest {
         Some((export, version)) if misfits.is_empty() => Ok(World {
             export,
             version,
-            imports,
+            imports: surface
+                .imports
+                .iter()
+                .map(|import| import.name.clone())
+                .collect(),
         }),
         _ => Err(misfits),
     }
+}
+
+/// Misfits in one line, the first of them if there are many.
+pub(super) fn join(misfits: &[Misfit]) -> String {
+    const SHOWN: usize = 8;
+    let mut shown: Vec<String> = misfits
+        .iter()
+        .take(SHOWN)
+        .map(ToString::to_string)
+        .collect();
+    let more = misfits.len().saturating_sub(SHOWN);
+    if more > 0 {
+        shown.push(format!("and {more} more of the kind"));
+    }
+    shown.join("; ")
 }
 
 /// The import that needs a network grant, if there is one.
@@ -113,34 +180,33 @@ pub(super) fn network_import(imports: &[String]) -> Option<&String> {
         .find(|import| import.starts_with("wasi:sockets/"))
 }
 
-fn find_guest(
-    engine: &Engine,
-    component: &Component,
-    misfits: &mut Vec<Misfit>,
-) -> Option<(String, String)> {
+fn find_guest(items: &[Item], misfits: &mut Vec<Misfit>) -> Option<(String, String)> {
     let mut exports = Vec::new();
-    for (name, item) in component.exports(engine) {
-        let Some((interface, version)) = split(name).filter(|(interface, _)| *interface == GUEST)
+    for item in items {
+        let Some((interface, version)) =
+            split(&item.name).filter(|(interface, _)| *interface == GUEST)
         else {
-            exports.push(format!("`{name}`"));
+            exports.push(format!("`{}`", name(&item.name)));
             continue;
         };
         if !VERSION.serves(version) {
             misfits.push(Misfit::Version {
                 interface: interface.to_owned(),
-                version: version.to_owned(),
+                version: name(version).into_owned(),
             });
             return None;
         }
-        let ComponentItem::ComponentInstance(instance) = &item.ty else {
+        let Some(functions) = &item.functions else {
             continue;
         };
-        let lacking = EXPORTS.iter().filter(|function| !matches!(instance.get_export(engine, function), Some(item) if matches!(item.ty, ComponentItem::ComponentFunc(_))));
+        let lacking = EXPORTS
+            .iter()
+            .filter(|function| !functions.iter().any(|found| found == *function));
         misfits.extend(lacking.map(|function| Misfit::LacksFunction {
-            interface: name.to_owned(),
+            interface: name(&item.name).into_owned(),
             function,
         }));
-        return Some((name.to_owned(), version.to_owned()));
+        return Some((item.name.clone(), version.to_owned()));
     }
     const SHOWN: usize = 8;
     let more = exports.len().saturating_sub(SHOWN);
@@ -154,36 +220,37 @@ fn find_guest(
     None
 }
 
-fn check_import(engine: &Engine, name: &str, item: &ComponentItem) -> Option<Misfit> {
-    let unknown = || Some(Misfit::UnknownImport(name.to_owned()));
-    let Some((interface, version)) = split(name) else {
+fn check_import(item: &Item) -> Option<Misfit> {
+    let shown = || name(&item.name).into_owned();
+    let unknown = || Some(Misfit::UnknownImport(shown()));
+    let Some((interface, version)) = split(&item.name) else {
         return unknown();
     };
-    if name == super::adapter::INTERFACE {
+    if item.name == super::adapter::INTERFACE {
         return None;
     }
     if let Some(short) = interface.strip_prefix("highwater:operator/") {
         if !VERSION.serves(version) {
             return Some(Misfit::Version {
-                interface: interface.to_owned(),
-                version: version.to_owned(),
+                interface: name(interface).into_owned(),
+                version: name(version).into_owned(),
             });
         }
         if short == "timers" {
-            return Some(Misfit::Timers(name.to_owned()));
+            return Some(Misfit::Timers(shown()));
         }
-        let Some((_, functions)) = INTERFACES.iter().find(|(known, _)| *known == short) else {
+        let Some((_, known)) = INTERFACES.iter().find(|(known, _)| *known == short) else {
             return unknown();
         };
-        let ComponentItem::ComponentInstance(instance) = item else {
+        let Some(functions) = &item.functions else {
             return unknown();
         };
-        let newer = instance.exports(engine).find(|(function, item)| {
-            matches!(item.ty, ComponentItem::ComponentFunc(_)) && !functions.contains(function)
-        });
-        return newer.map(|(function, _)| Misfit::UnknownFunction {
-            interface: name.to_owned(),
-            function: function.to_owned(),
+        let newer = functions
+            .iter()
+            .find(|function| !known.contains(&function.as_str()));
+        return newer.map(|function| Misfit::UnknownFunction {
+            interface: shown(),
+            function: name(function).into_owned(),
         });
     }
     let is_wasi = interface

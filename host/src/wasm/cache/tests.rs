@@ -1,3 +1,4 @@
+use super::super::precompiled::Sealed;
 use super::*;
 
 fn engine() -> Engine {
@@ -7,6 +8,20 @@ fn engine() -> Engine {
 fn component() -> (Digest, Vec<u8>) {
     let bytes = wat::parse_str("(component (core module $m (func (export \"f\"))))").unwrap();
     (Digest::of(&bytes), bytes)
+}
+
+impl Cache {
+    /// As the host does it, of what is no operator as well.
+    fn get_or_compile(&self, engine: &Engine, digest: Digest, bytes: &[u8]) {
+        if self.load(engine, digest).is_none() {
+            let secret = || Secret::new([1; Secret::LEN]);
+            let mut sealed = Vec::new();
+            let code = engine.precompile_component(bytes).unwrap();
+            Sealed::append(&secret(), &code, &mut sealed);
+            let sealed = Sealed::new(secret(), sealed, 0);
+            self.store(engine, digest, &sealed.open().unwrap());
+        }
+    }
 }
 
 fn entries(dir: &Path) -> Vec<PathBuf> {
@@ -24,14 +39,13 @@ fn compiled_code_is_kept_and_found_again() {
     let dir = tempfile::tempdir().unwrap();
     let (digest, bytes) = component();
     let engine = engine();
-    let name = entry_name(&engine, digest);
     let cache = Cache::open(&dir.path().join("cache/components")).unwrap();
-    assert!(cache.load(&engine, &name).is_none());
-    cache.get_or_compile(&engine, digest, &bytes).unwrap();
-    assert!(cache.load(&engine, &name).is_some());
+    assert!(cache.load(&engine, digest).is_none());
+    cache.get_or_compile(&engine, digest, &bytes);
+    assert!(cache.load(&engine, digest).is_some());
     // By another host of the same user as well.
     let other = Cache::open(&dir.path().join("cache/components")).unwrap();
-    assert!(other.load(&engine, &name).is_some());
+    assert!(other.load(&engine, digest).is_some());
     assert_eq!(entries(&cache.dir).len(), 1);
 }
 
@@ -42,33 +56,31 @@ fn code_that_was_changed_or_moved_is_never_run() {
     let engine = engine();
     let name = entry_name(&engine, digest);
     let cache = Cache::open(dir.path()).unwrap();
-    cache.get_or_compile(&engine, digest, &bytes).unwrap();
+    cache.get_or_compile(&engine, digest, &bytes);
     let path = dir.path().join(&name);
     let good = fs::read(&path).unwrap();
     for index in [0, Secret::SEAL_LEN, good.len() / 2, good.len() - 1] {
         let mut bad = good.clone();
         bad[index] ^= 1;
         fs::write(&path, bad).unwrap();
-        assert!(cache.load(&engine, &name).is_none(), "byte {index}");
+        assert!(cache.load(&engine, digest).is_none(), "byte {index}");
     }
     for len in [0, 5, Secret::SEAL_LEN, good.len() - 1] {
         fs::write(&path, &good[..len]).unwrap();
-        assert!(cache.load(&engine, &name).is_none(), "length {len}");
+        assert!(cache.load(&engine, digest).is_none(), "length {len}");
     }
     // A good entry of another component, under this one's name.
     let other = wat::parse_str("(component)").unwrap();
-    cache
-        .get_or_compile(&engine, Digest::of(&other), &other)
-        .unwrap();
+    cache.get_or_compile(&engine, Digest::of(&other), &other);
     fs::rename(
         dir.path().join(entry_name(&engine, Digest::of(&other))),
         &path,
     )
     .unwrap();
-    assert!(cache.load(&engine, &name).is_none());
+    assert!(cache.load(&engine, digest).is_none());
     // It is compiled again and replaced.
-    cache.get_or_compile(&engine, digest, &bytes).unwrap();
-    assert!(cache.load(&engine, &name).is_some());
+    cache.get_or_compile(&engine, digest, &bytes);
+    assert!(cache.load(&engine, digest).is_some());
 }
 
 #[test]
@@ -78,11 +90,10 @@ fn a_changed_secret_makes_all_entries_worthless() {
     let engine = engine();
     Cache::open(dir.path())
         .unwrap()
-        .get_or_compile(&engine, digest, &bytes)
-        .unwrap();
+        .get_or_compile(&engine, digest, &bytes);
     fs::remove_file(dir.path().join("secret")).unwrap();
     let cache = Cache::open(dir.path()).unwrap();
-    assert!(cache.load(&engine, &entry_name(&engine, digest)).is_none());
+    assert!(cache.load(&engine, digest).is_none());
 }
 
 #[test]
@@ -107,7 +118,7 @@ fn old_entries_and_remains_of_crashes_are_removed() {
     fs::write(dir.path().join("0.pending"), "").unwrap();
     fs::write(dir.path().join("notes.txt"), "").unwrap();
     let (digest, bytes) = component();
-    cache.get_or_compile(&engine(), digest, &bytes).unwrap();
+    cache.get_or_compile(&engine(), digest, &bytes);
     let kept = entries(dir.path());
     assert_eq!(kept.len(), Cache::ENTRIES_MAX + 1);
     assert!(kept.contains(&dir.path().join("notes.txt")));
@@ -171,6 +182,26 @@ fn a_host_works_without_a_usable_cache() {
     assert!(Cache::open(&file.join("below")).is_err());
     super::super::Host::new(&super::super::Options {
         cache_dir: Some(file),
+        compiler: super::super::Compiler::InProcess,
     })
     .unwrap();
+}
+
+#[test]
+fn c161_code_that_was_just_compiled_is_used_only_if_it_is_whole() {
+    let secret = || Secret::new([7; Secret::LEN]);
+    let mut answer = vec![b'C'];
+    Sealed::append(&secret(), b"machine code", &mut answer);
+    let opened = |answer: &[u8], secret| {
+        let sealed = Sealed::new(secret, answer.to_vec(), 1);
+        sealed.open().map(|code| code.code().to_vec())
+    };
+    assert_eq!(
+        opened(&answer, secret()).as_deref(),
+        Some(&b"machine code"[..])
+    );
+    for len in 0..answer.len() {
+        assert_eq!(opened(&answer[..len], secret()), None);
+    }
+    assert_eq!(opened(&answer, Secret::new([8; Secret::LEN])), None);
 }

@@ -5,13 +5,16 @@ use wit_parser::Resolve;
 
 /// A core module with the world's type attached, the way a C compiler leaves it.
 pub(super) fn with_world(wat: &str) -> Vec<u8> {
-    let mut module = wat::parse_str(wat).unwrap();
+    let mut module = wat::parse_str(wat).expect("the text of a module");
     let mut resolve = Resolve::default();
     let package = resolve
         .push_source("operator.wit", include_str!("../../../../wit/operator.wit"))
-        .unwrap();
-    let world = resolve.select_world(&[package], Some("operator")).unwrap();
-    embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8).unwrap();
+        .expect("the world can be read");
+    let world = resolve
+        .select_world(&[package], Some("operator"))
+        .expect("it has a world");
+    embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8)
+        .expect("a module takes a section more");
     module
 }
 

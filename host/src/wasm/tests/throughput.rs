@@ -54,7 +54,7 @@ fn batches(keys: u64, records: usize) -> Vec<Batch> {
 #[test]
 #[ignore = "measures, judges nothing"]
 fn throughput_of_a_keyed_count() {
-    let host = Host::new(&Options { cache_dir: None }).unwrap();
+    let host = Host::new(&OPTIONS).unwrap();
     for trusted in [false, true] {
         let component = host
             .load(
