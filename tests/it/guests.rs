@@ -30,7 +30,7 @@ fn write_trigger(scene: &Scene) {
 }
 
 /// The first failure is the last.
-const NO_RESTART: &str = "[restart]\nstrategy = \"none\"\n\n";
+pub(crate) const NO_RESTART: &str = "[restart]\nstrategy = \"none\"\n\n";
 
 /// What no guest should find.
 const SECRET: &str = "nobody's business";
@@ -284,7 +284,7 @@ fn c61_columns_that_do_not_fit_are_refused() {
 const RESIDENT_KIB_MAX: u64 = 400 << 10;
 
 /// A number of `/proc/<process>/status`, in KiB.
-fn memory_of(process: u32, what: &str) -> u64 {
+pub(crate) fn memory_of(process: u32, what: &str) -> u64 {
     let status =
         fs::read_to_string(format!("/proc/{process}/status")).expect("the process is there");
     let line = status.lines().find_map(|line| line.strip_prefix(what));

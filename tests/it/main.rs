@@ -15,6 +15,7 @@ mod scene; // a directory for a test alone
 mod servers; // S3 on loopback
 
 // The tests.
+mod budget; // what one call of a guest may cost
 mod checkpoints; // looking at checkpoints without their job
 mod checkpointing; // checkpoints that fail, and what is told of them
 mod claim; // who owns what a job starts from

@@ -9,7 +9,7 @@
 use dataflow::state::{KeyedState, Resolved};
 use dataflow::{Batch, CheckpointId};
 
-use crate::output::Output;
+use crate::output::{EmitError, Output};
 use crate::{BoxError, SubtaskContext};
 
 /// One subtask's instance of an operator. Lives on one thread. What it does not say, it does nothing
@@ -91,9 +91,13 @@ pub struct Call {
 impl Call {
     /// Ends a call that has returned ok; see [`Output::settle`].
     pub(crate) fn settle(&mut self, resolved: &Resolved, batch: &mut Batch) -> Result<(), Failure> {
-        self.output
-            .settle(resolved, batch)
-            .map_err(|error| Failure::new(FailureKind::Protocol, error.to_string()))
+        self.output.settle(resolved, batch).map_err(|error| {
+            let kind = match error {
+                EmitError::TooMuch { .. } => FailureKind::MemoryLimit,
+                _ => FailureKind::Protocol,
+            };
+            Failure::new(kind, error.to_string())
+        })
     }
 }
 

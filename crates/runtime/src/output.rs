@@ -12,9 +12,19 @@ use dataflow::{Batch, Cells, CellsRef};
 const SPELT: u32 = u32::MAX;
 
 /// What a call has emitted, per output port.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Output {
     ports: Vec<Port>,
+    /// The most bytes that the call may write: what is here, and `other`.
+    limit: u64,
+    /// What the call has written beside its output.
+    other: u64,
+}
+
+impl Default for Output {
+    fn default() -> Self {
+        Self::new(0)
+    }
 }
 
 #[derive(Debug, Default)]
@@ -57,21 +67,69 @@ pub enum EmitError {
         /// How many keys there are.
         count: usize,
     },
-    /// One call emitted more than the limit.
-    #[error("one call emitted more than {} MiB", Output::MAX_CALL_BYTES >> 20)]
-    TooMuch,
+    /// One call wrote more than the limit.
+    #[error(
+        "with the keys of its records, the call wrote more into state and output than limits.call-writes = \
+         {} allows one call; if it has to, raise that limit in the job file",
+        size(*limit)
+    )]
+    TooMuch {
+        /// The limit in bytes.
+        limit: u64,
+    },
+    /// One output got more than a batch can hold.
+    #[error("one call emitted more than {} MiB on output {port}", Output::PORT_BYTES_MAX >> 20)]
+    TooMuchForPort {
+        /// The output.
+        port: u32,
+    },
+}
+
+/// A limit as people write it.
+fn size(bytes: u64) -> String {
+    const MIB: u64 = 1 << 20;
+    match bytes {
+        ..MIB => format!("{bytes} B"),
+        _ => format!("{:.1} MiB", bytes as f64 / MIB as f64),
+    }
 }
 
 impl Output {
-    /// The most bytes of keys and values that one call may emit on one port.
-    pub const MAX_CALL_BYTES: usize = 256 << 20;
+    /// The most bytes of keys and values that one call may emit on all ports together, unless
+    /// [`Output::set_limit`] says otherwise.
+    pub const CALL_BYTES_MAX: u64 = 256 << 20;
+    /// The most bytes of keys and values that one call may emit on one port, whatever the limit: a column
+    /// holds less than 4 GiB.
+    pub const PORT_BYTES_MAX: usize = 2 << 30;
 
     /// An empty output with `ports` ports.
     #[must_use]
     pub fn new(ports: u32) -> Self {
         Self {
             ports: (0..ports).map(|_| Port::default()).collect(),
+            limit: Self::CALL_BYTES_MAX,
+            other: 0,
         }
+    }
+
+    /// Sets how many bytes calls may write from now on: keys and values on all ports, and what
+    /// [`Output::count_other`] is told of.
+    pub fn set_limit(&mut self, bytes: u64) {
+        self.limit = bytes;
+    }
+
+    /// Says how many bytes the current call has written beside its output. They count towards the limit when
+    /// the call is settled.
+    pub fn count_other(&mut self, bytes: u64) {
+        self.other = bytes;
+    }
+
+    /// Bytes of the keys and values emitted on all ports. Keys given by number are not in it until the call is
+    /// settled.
+    #[must_use]
+    pub fn byte_len(&self) -> u64 {
+        let ports = self.ports.iter();
+        ports.map(|port| port.batch.byte_len() as u64).sum()
     }
 
     /// Appends records to an output. `keys` and `timestamps` may be empty. The bytes are copied
@@ -88,6 +146,7 @@ impl Output {
         timestamps: &[i64],
     ) -> Result<(), EmitError> {
         let others = (!keys.is_empty()).then_some((keys.len(), "keys"));
+        self.has_room(keys.byte_len() + values.byte_len())?;
         let to = self.port(port, values, others, timestamps)?;
         if values.is_empty() {
             return Ok(());
@@ -95,7 +154,7 @@ impl Output {
         if !to.batch.is_empty() && to.is_keyed() == keys.is_empty() {
             return Err(EmitError::Mixed(port));
         }
-        to.has_room(keys.byte_len() + values.byte_len())?;
+        to.has_room(port, keys.byte_len() + values.byte_len())?;
         to.batch.extend(keys, values, timestamps);
         if !to.numbers.is_empty() {
             to.numbers.resize(to.batch.len(), SPELT);
@@ -116,6 +175,7 @@ impl Output {
         timestamps: &[i64],
     ) -> Result<(), EmitError> {
         let others = Some((numbers.len(), "key numbers"));
+        self.has_room(values.byte_len())?;
         let to = self.port(port, values, others, timestamps)?;
         if values.is_empty() {
             return Ok(());
@@ -123,10 +183,18 @@ impl Output {
         if !to.batch.is_empty() && !to.is_keyed() {
             return Err(EmitError::Mixed(port));
         }
-        to.has_room(values.byte_len())?;
+        to.has_room(port, values.byte_len())?;
         to.numbers.resize(to.batch.len(), SPELT);
         to.numbers.extend_from_slice(numbers);
         to.batch.extend(CellsRef::EMPTY, values, timestamps);
+        Ok(())
+    }
+
+    fn has_room(&self, bytes: usize) -> Result<(), EmitError> {
+        let written = self.byte_len().saturating_add(self.other);
+        if written.saturating_add(bytes as u64) > self.limit {
+            return Err(EmitError::TooMuch { limit: self.limit });
+        }
         Ok(())
     }
 
@@ -164,6 +232,7 @@ impl Output {
     /// is changed then, and the call has failed.
     pub fn settle(&mut self, resolved: &Resolved, batch: &mut Batch) -> Result<(), EmitError> {
         let Some(last) = self.ports.iter().rposition(|port| !port.numbers.is_empty()) else {
+            self.other = 0;
             return Ok(());
         };
         // Keys that were not resolved are those of the batch, one per record.
@@ -173,9 +242,14 @@ impl Output {
         } else {
             &batch.keys
         };
-        self.ports[..=last]
-            .iter()
-            .try_for_each(|port| port.check(keys.as_ref()))?;
+        let mut spelt_out = 0_usize;
+        for (number, port) in self.ports[..=last].iter().enumerate() {
+            let bytes = port.check(keys.as_ref())?;
+            port.has_room(number as u32, bytes)?;
+            spelt_out = spelt_out.saturating_add(bytes);
+        }
+        self.has_room(spelt_out)?;
+        self.other = 0;
         let (last, others) = self.ports[..=last]
             .split_last_mut()
             .expect("there is a port with numbers");
@@ -218,6 +292,7 @@ impl Output {
             port.batch.clear();
             port.numbers.clear();
         }
+        self.other = 0;
     }
 }
 
@@ -226,16 +301,16 @@ impl Port {
         self.batch.is_keyed() || !self.numbers.is_empty()
     }
 
-    fn has_room(&self, bytes: usize) -> Result<(), EmitError> {
-        if self.batch.byte_len() + bytes > Output::MAX_CALL_BYTES {
-            return Err(EmitError::TooMuch);
+    fn has_room(&self, port: u32, bytes: usize) -> Result<(), EmitError> {
+        if self.batch.byte_len().saturating_add(bytes) > Output::PORT_BYTES_MAX {
+            return Err(EmitError::TooMuchForPort { port });
         }
         Ok(())
     }
 
-    /// Checks that there is a key for each number, and that the keys are not too much.
-    fn check(&self, keys: CellsRef<'_>) -> Result<(), EmitError> {
-        let (mut bytes, mut spelt) = (0, 0);
+    /// Checks that there is a key for each number. Returns how many bytes these keys have.
+    fn check(&self, keys: CellsRef<'_>) -> Result<usize, EmitError> {
+        let (mut bytes, mut spelt) = (0_usize, 0);
         for number in &self.numbers {
             if (*number as usize) < keys.len() {
                 bytes += keys.get(*number as usize).len();
@@ -248,7 +323,7 @@ impl Port {
                 });
             }
         }
-        self.has_room(bytes)
+        Ok(bytes)
     }
 
     /// Puts the bytes of the keys in the place of their numbers.
@@ -422,6 +497,40 @@ mod tests {
         let mut output = Output::new(1);
         emit_numbered(&mut output, 0, &[0; 257]).unwrap();
         let failed = output.settle(&Resolved::default(), &mut batch);
-        assert_eq!(failed, Err(EmitError::TooMuch));
+        let limit = Output::CALL_BYTES_MAX;
+        assert_eq!(failed, Err(EmitError::TooMuch { limit }));
+    }
+
+    #[test]
+    fn c160_the_limit_is_on_all_ports_together_and_on_what_else_the_call_wrote() {
+        let limit = 100;
+        let too_much = Err(EmitError::TooMuch { limit });
+        let value = cells(&["ten bytes."]);
+        let emit =
+            |output: &mut Output, port| output.emit(port, CellsRef::EMPTY, value.as_ref(), &[]);
+        let mut output = Output::new(3);
+        output.set_limit(limit);
+        for number in 0..10 {
+            assert_eq!(emit(&mut output, number % 2), Ok(()));
+        }
+        assert_eq!(emit(&mut output, 2), too_much);
+        assert_eq!(output.byte_len(), limit);
+        output.clear();
+        assert_eq!(emit(&mut output, 2), Ok(()));
+
+        // Keys by number count on every port, once they are known.
+        for (other, fits) in [(64, true), (65, false)] {
+            let mut batch = batch(&["a key of 15 byt"]);
+            let resolved = resolved(&batch);
+            let mut output = Output::new(2);
+            output.set_limit(limit);
+            for port in 0..2 {
+                emit_numbered(&mut output, port, &[0]).unwrap();
+            }
+            output.count_other(other);
+            let settled = output.settle(&resolved, &mut batch);
+            assert_eq!(settled.is_ok(), fits, "{settled:?}");
+            assert!(fits || settled == too_much);
+        }
     }
 }

@@ -63,6 +63,16 @@ impl Writes {
         self.written = 0;
     }
 
+    /// How many bytes were written.
+    pub(super) fn written(&self) -> u64 {
+        self.written
+    }
+
+    /// The most bytes that may be.
+    pub(super) fn limit(&self) -> u64 {
+        self.limit
+    }
+
     /// Counts so many entries or records, each with what it costs beside its bytes, and the bytes of all.
     ///
     /// # Errors

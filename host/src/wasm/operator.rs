@@ -183,17 +183,19 @@ impl GuestOperator {
         };
         mem::swap(call, &mut slot);
         let guest = instance.guest();
+        slot.output.set_limit(guest.writes.limit());
         guest.console.set_quiet(slot.probing);
         guest.clock.set(slot.processing_time);
         guest.watermark = slot.watermark;
         guest.call = Some(slot);
         let result = run(instance);
         // Every import puts it back, whatever happens in it, so it is there even after a trap.
-        let mut slot = instance
-            .guest()
-            .call
-            .take()
-            .expect("imports put the call back");
+        let guest = instance.guest();
+        let mut slot = guest.call.take().expect("imports put the call back");
+        // The keys that it gave by number count once they are known, beside all that was counted.
+        let emitted = slot.output.byte_len();
+        let other = guest.writes.written().saturating_sub(emitted);
+        slot.output.count_other(other);
         mem::swap(call, &mut slot);
         self.spare = Some(slot);
         self.drop_dead();

@@ -29,6 +29,9 @@ struct Config {
     /// For `read`.
     #[serde(default)]
     file: std::path::PathBuf,
+    /// For `emit-numbered`: how many on each output.
+    #[serde(default)]
+    count: u32,
 }
 
 struct Faulty {

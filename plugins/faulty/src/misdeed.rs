@@ -65,6 +65,8 @@ pub(crate) enum Misdeed {
     FillMap,
     /// Emits on both of its outputs without end.
     FillOutput,
+    /// Emits `count` empty values with the key of the first record, by its number, on each of 16 outputs.
+    EmitNumbered,
     /// Logs, and prints, what would pass for lines of the host, steers a terminal, and is very long.
     Log,
     /// Returns an error with such a text.
@@ -85,6 +87,7 @@ impl Misdeed {
         match self {
             Misdeed::FillValue | Misdeed::FillKeys => drop(ctx.value_state::<Vec<u8>>("hoard")),
             Misdeed::FillList => drop(ctx.list_state::<Vec<u8>>("hoard")),
+            Misdeed::EmitNumbered => (1..16).for_each(|port| drop(ctx.output(&port.to_string()))),
             Misdeed::FillMap => drop(ctx.map_state::<Vec<u8>, Vec<u8>>("hoard")),
             Misdeed::FillOutput => drop(ctx.output("more")),
             Misdeed::Ttl => {
@@ -214,6 +217,15 @@ impl Misdeed {
                 let megabyte = large(1 << 20);
                 for number in 0.. {
                     output::emit(number % 2, &cells(&[0, 1]), &megabyte, &[]);
+                }
+            }
+            Misdeed::EmitNumbered => {
+                let values = Cells {
+                    data: Vec::new(),
+                    offsets: vec![0; config.count as usize + 1],
+                };
+                for port in 0..16 {
+                    output::emit_numbered(port, &vec![0; config.count as usize], &values, &[]);
                 }
             }
             Misdeed::Log => {
