@@ -28,6 +28,7 @@
 mod adapter;
 mod backtrace;
 mod binary;
+mod budget;
 mod cache;
 mod compiler;
 mod component;

@@ -1,10 +1,12 @@
-//! What one call of a guest may cost: output. Conformance 160.
+//! What one call of a guest may cost: time, bytes, output. Conformance 160.
 //!
 //! Method: an operator that wants far more than its limits, in a host whose memory and work can be looked
 //! at while it waits for a restart. The call must fail by the name of the limit, and the host must not have
 //! done, or held, what was asked of it.
 
-use crate::guests::{NO_RESTART, memory_of};
+use std::fs;
+
+use crate::guests::{NO_RESTART, memory_of, misdeed};
 use crate::host::{self, Running};
 use crate::jobs;
 use crate::scene::Scene;
@@ -23,6 +25,34 @@ fn failed(scene: &Scene, job: &str, texts: &[&str]) -> Running {
     }
     running.line_with("restart 1").expect("it is to restart");
     running
+}
+
+/// Hundredths of seconds of processor time that a process has used.
+fn processor_time(process: u32) -> u64 {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).expect("the process is there");
+    let (_, rest) = stat.rsplit_once(") ").expect("a name in brackets");
+    let fields: Vec<&str> = rest.split(' ').collect();
+    let number = |field: usize| fields[field].parse::<u64>().expect("a number");
+    // User and system, fields 14 and 15 of proc(5).
+    number(11) + number(12)
+}
+
+#[test]
+fn c160_a_call_is_stopped_while_the_host_works_for_it() {
+    // Eight million fields in one call of the host take it longer than half a minute.
+    let config = "misdeed = \"store-many\", count = 8_000_000";
+    let limits = "limits = { call-time = \"1s\", call-writes = \"2GiB\" }";
+    let (scene, job) = misdeed(config, limits);
+    let texts = ["limits.call-time = 1s", "`faulty`", "`process`"];
+    let running = failed(&scene, &job, &texts);
+    let used = processor_time(running.id());
+    println!("{used} hundredths of a second");
+    // Work, not time: starting, compiling, the call, and taking back what it did.
+    assert!(
+        used < 1000,
+        "the host worked for {used} hundredths of a second"
+    );
+    running.kill();
 }
 
 #[test]
@@ -47,6 +77,19 @@ fn c160_output_counts_on_all_outputs_together_with_the_keys_given_by_number() {
         &job,
         &["limits.call-writes", "`faulty`", "256.0 MiB"],
     );
+    let peak = memory_of(running.id(), "VmHWM");
+    println!("{peak} KiB at most");
+    assert!(peak < 400 << 10, "the host took {peak} KiB");
+    running.kill();
+}
+
+#[test]
+fn c160_what_a_call_loads_is_bounded_by_the_memory_that_is_to_hold_it() {
+    // 8 MiB a hundred and twenty times, for a guest with 64 MiB.
+    let config = "misdeed = \"load-large\", count = 120";
+    let (scene, job) = misdeed(config, "limits = { memory = \"64MiB\" }");
+    let texts = ["limits.memory", "`faulty`", "64.0 MiB"];
+    let running = failed(&scene, &job, &texts);
     let peak = memory_of(running.id(), "VmHWM");
     println!("{peak} KiB at most");
     assert!(peak < 400 << 10, "the host took {peak} KiB");

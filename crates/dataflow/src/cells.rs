@@ -423,6 +423,35 @@ impl<'a> CellsRef<'a> {
             .map(move |pair| &self.data[pair[0] as usize..pair[1] as usize])
     }
 
+    /// How many cells from `start` on have at most `bytes` bytes together; one, if the first alone has
+    /// more.
+    #[must_use]
+    pub fn count_within(self, start: usize, bytes: usize) -> usize {
+        let from = self.offsets[start] as usize;
+        let ends = &self.offsets[start + 1..];
+        let count = ends.partition_point(|end| *end as usize - from <= bytes);
+        count.max(1).min(ends.len())
+    }
+
+    /// Cells `range`, as a column of their own; its offsets are put into `offsets`.
+    #[must_use]
+    pub fn part<'b>(self, range: Range<usize>, offsets: &'b mut Vec<u32>) -> CellsRef<'b>
+    where
+        'a: 'b,
+    {
+        let (from, to) = (self.offsets[range.start], self.offsets[range.end]);
+        offsets.clear();
+        offsets.extend(
+            self.offsets[range.start..=range.end]
+                .iter()
+                .map(|offset| offset - from),
+        );
+        CellsRef {
+            data: &self.data[from as usize..to as usize],
+            offsets,
+        }
+    }
+
     /// A copy that owns its bytes.
     #[must_use]
     pub fn to_cells(self) -> Cells {
@@ -533,6 +562,24 @@ mod tests {
         cells.extend_short(short[..0].iter().copied());
         cells.push(b"n");
         assert_eq!(cells, column(&["a", "bc", "", "hij", "k", "n"]));
+    }
+
+    #[test]
+    fn parts_of_a_column_are_columns_that_make_up_the_whole() {
+        let all = column(&["ab", "", "cdefgh", "i", "jk", ""]);
+        for bytes in [0, 1, 3, 6, 100] {
+            let (mut parts, mut at, mut offsets) = (Cells::new(), 0, Vec::new());
+            while at < all.len() {
+                let count = all.as_ref().count_within(at, bytes);
+                let part = all.as_ref().part(at..at + count, &mut offsets);
+                assert!(part.byte_len() <= bytes || count == 1, "{bytes} {at}");
+                assert!(CellsRef::new(part.data, part.offsets).is_ok());
+                parts.extend(part);
+                at += count;
+            }
+            assert_eq!(parts, all);
+        }
+        assert_eq!(CellsRef::EMPTY.part(0..0, &mut Vec::new()).len(), 0);
     }
 
     #[test]

@@ -186,6 +186,7 @@ pub struct KeyedState {
     range: KeyGroupRange,
     key_groups: KeyGroups,
     limit: Option<u64>,
+    access_max: usize,
     keys: Keys,
     rows: Rows,
     heap: Heap,
@@ -251,6 +252,7 @@ impl KeyedState {
             range,
             key_groups,
             limit: None,
+            access_max: ACCESS_MAX,
             keys: Keys::default(),
             rows: Rows::default(),
             heap: Heap::default(),
@@ -272,6 +274,12 @@ impl KeyedState {
     /// Limits the bytes of keys and values held.
     pub fn set_limit(&mut self, bytes: Option<u64>) {
         self.limit = bytes;
+    }
+
+    /// Limits the bytes that one access returns, in addition to the most that a column holds: what asks for
+    /// more could not keep it.
+    pub fn set_access_limit(&mut self, bytes: u64) {
+        self.access_max = usize::try_from(bytes).unwrap_or(ACCESS_MAX).min(ACCESS_MAX);
     }
 
     /// The declared states.

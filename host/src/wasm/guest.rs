@@ -8,9 +8,10 @@ use wasmtime_wasi::{
     HostMonotonicClock, HostWallClock, ResourceTable, WasiCtx, WasiCtxView, WasiView,
 };
 
+use super::budget::{Deadline, Writes};
 use super::console::Console;
 use super::grants::Granted;
-use super::limits::{Limits, Memory, Writes};
+use super::limits::{Limits, Memory};
 use super::metrics::Metrics;
 use super::wasi::Ambient;
 
@@ -29,6 +30,8 @@ pub(super) struct Guest {
     pub(super) memory: Memory,
     /// Limits what a call writes.
     pub(super) writes: Writes,
+    /// Limits how long a call takes.
+    pub(super) deadline: Deadline,
     /// Where log lines and printed text go.
     pub(super) console: Console,
     /// The subtask's metrics.
@@ -96,6 +99,7 @@ impl Guest {
             clock,
             memory: Memory::new(limits.memory),
             writes: Writes::new(limits.call_writes),
+            deadline: Deadline::begin(None),
             console,
             metrics,
             granted,

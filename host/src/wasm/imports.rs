@@ -1,18 +1,18 @@
 //! What the host does for a guest: state, output, time, log, metrics.
 //!
 //! Columns are read where they lie in the guest's memory, after one pass over their offsets. Nothing
-//! that a guest passes is trusted, and nothing it passes sizes an allocation beyond the limits below;
-//! what does not fit ends the call with [`FailureKind::Protocol`].
+//! that a guest passes is trusted, and nothing it passes sizes an allocation beyond the limits below, or
+//! keeps the host busy beyond [the budget of the call](super::budget); what does not fit ends the call with [`FailureKind::Protocol`].
 
 use dataflow::state::StateError;
-use dataflow::{Batch, Cells};
+use dataflow::{Batch, Cells, CellsRef};
 use runtime::{Call, Failure, FailureKind};
 use wasmtime::component::{Linker, LinkerInstance, WasmList, WasmStr};
 use wasmtime::{StoreContext, StoreContextMut};
 
+use super::budget::{Writes, in_portions};
 use super::console::Stream;
 use super::guest::{Guest, Phase};
-use super::limits::{TooMuch, Writes};
 use super::metrics::lock;
 use super::wire::{CellsResult, CellsView, Level, Loaded, Page, Scanned, WireMetricKind, protocol};
 use crate::events::size;
@@ -48,6 +48,8 @@ pub(super) const INTERFACES: &[(&str, &[&str])] = &[
 
 /// The most entries in a page of a scan; the bytes are limited by the state itself.
 const PAGE_ENTRIES_MAX: u32 = 65_536;
+/// The most values of metrics in one call of `record`: some for each record of a batch.
+const METRIC_VALUES_MAX: usize = 1 << 20;
 /// The most records that a guest can emit on one output in one call.
 const EMIT_RECORDS_MAX: usize = 16 << 20;
 
@@ -105,8 +107,7 @@ fn counting<R>(
         ))
     })?;
     let guest = store.data_mut();
-    if let Err(too_much) = guest.writes.count(count, each, bytes) {
-        let failure = wrote_too_much(guest.phase, too_much);
+    if let Err(failure) = guest.writes.count(guest.phase, count, each, bytes) {
         guest.call = Some(call);
         return Err(failure.into());
     }
@@ -115,19 +116,10 @@ fn counting<R>(
     Ok(result?)
 }
 
-fn wrote_too_much(phase: Phase, too_much: TooMuch) -> Failure {
-    Failure::new(
-        FailureKind::MemoryLimit,
-        format!(
-            "`{}` wrote more into state and output than limits.call-writes = {} allows one call; if it \
-             has to, raise that limit in the job file",
-            phase.name(),
-            size(too_much.limit)
-        ),
-    )
-}
-
 fn state_failure(error: StateError) -> Failure {
+    if let StateError::TooLarge { limit } = error {
+        return loaded_too_much(limit as u64);
+    }
     let kind = match error {
         StateError::Limit { .. } => FailureKind::StateLimit,
         StateError::Cold { .. } => FailureKind::Disk,
@@ -136,12 +128,95 @@ fn state_failure(error: StateError) -> Failure {
     Failure::new(kind, error.to_string())
 }
 
-fn load(call: &Call, state: u32, numbers: Option<&[u32]>) -> Result<(Loaded,), Failure> {
+fn loaded_too_much(limit: u64) -> Failure {
+    let message = format!(
+        "one access to state takes or returns at most {}, which is limits.memory or 1 GiB; load less at once, or \
+         raise that limit in the job file",
+        size(limit)
+    );
+    Failure::new(FailureKind::MemoryLimit, message)
+}
+
+/// What an access has loaded so far must fit into the guest's memory.
+fn check_loaded(guest: &Guest, values: &Cells, absent: &[u32]) -> Result<(), Failure> {
+    let numbers = (values.len() + absent.len()) * size_of::<u32>();
+    let limit = guest.memory.limit();
+    if (values.byte_len() + numbers) as u64 > limit {
+        return Err(loaded_too_much(limit));
+    }
+    Ok(())
+}
+
+/// Positions within a portion become those within the whole.
+fn shift(positions: &mut [u32], at: usize) {
+    if at > 0 {
+        positions
+            .iter_mut()
+            .for_each(|position| *position += at as u32);
+    }
+}
+
+fn load_some(
+    call: &Call,
+    guest: &Guest,
+    state: u32,
+    numbers: &[u32],
+) -> Result<(Loaded,), Failure> {
+    let (mut values, mut absent) = (Cells::new(), Vec::new());
+    in_portions(
+        guest.deadline,
+        guest.phase,
+        numbers,
+        [],
+        |at, numbers, []| {
+            let before = absent.len();
+            call.state
+                .load(state, Some(numbers), &mut values, &mut absent)
+                .map_err(state_failure)?;
+            shift(&mut absent[before..], at);
+            check_loaded(guest, &values, &absent)
+        },
+    )?;
+    Ok((Loaded {
+        values: values.into(),
+        absent,
+    },))
+}
+
+fn map_load(
+    call: &Call,
+    guest: &Guest,
+    state: u32,
+    numbers: &[u32],
+    fields: CellsRef<'_>,
+) -> Result<(Loaded,), Failure> {
+    let (mut values, mut absent) = (Cells::new(), Vec::new());
+    in_portions(
+        guest.deadline,
+        guest.phase,
+        numbers,
+        [fields],
+        |at, numbers, [fields]| {
+            let before = absent.len();
+            call.state
+                .map_load(state, numbers, fields, &mut values, &mut absent)
+                .map_err(state_failure)?;
+            shift(&mut absent[before..], at);
+            check_loaded(guest, &values, &absent)
+        },
+    )?;
+    Ok((Loaded {
+        values: values.into(),
+        absent,
+    },))
+}
+
+fn load(call: &Call, state: u32) -> Result<(Loaded,), Failure> {
     // Room for the numbers of a whole batch, so that it need not grow.
     let mut values = Cells::with_capacity(Batch::TARGET_RECORDS, 8 * Batch::TARGET_RECORDS);
     let mut absent = Vec::new();
     call.state
-        .load(state, numbers, &mut values, &mut absent)
+        .load(state, None, &mut values, &mut absent)
         .map_err(state_failure)?;
     Ok((Loaded {
         values: values.into(),
@@ -159,11 +234,11 @@ fn page_limit(asked: u32) -> Result<u32, Failure> {
 
 fn link_state(state: &mut LinkerInstance<'_, Guest>) -> wasmtime::Result<()> {
     state.func_wrap("load", |store, (state,): (u32,)| {
-        with_call(store, |call, _| load(call, state, None))
+        with_call(store, |call, _| load(call, state))
     })?;
     state.func_wrap("load-some", |store, (state, keys): (u32, WasmList<u32>)| {
         with_call(store, |call, store| {
-            load(call, state, Some(keys.as_le_slice(store)))
+            load_some(call, store.data(), state, keys.as_le_slice(store))
         })
     })?;
     state.func_wrap(
@@ -171,17 +246,25 @@ fn link_state(state: &mut LinkerInstance<'_, Guest>) -> wasmtime::Result<()> {
         |store, (state, keys, values): (u32, WasmList<u32>, CellsView)| {
             writing(store, keys.len(), values.byte_len(), |call, store| {
                 let values = values.read(store, "values")?;
-                call.state
-                    .store(state, keys.as_le_slice(store), values)
-                    .map_err(state_failure)
+                let (guest, keys) = (store.data(), keys.as_le_slice(store));
+                in_portions(
+                    guest.deadline,
+                    guest.phase,
+                    keys,
+                    [values],
+                    |_, keys, [values]| {
+                        call.state.store(state, keys, values).map_err(state_failure)
+                    },
+                )
             })
         },
     )?;
     state.func_wrap("clear", |store, (state, keys): (u32, WasmList<u32>)| {
         writing(store, keys.len(), 0, |call, store| {
-            call.state
-                .clear(state, keys.as_le_slice(store))
-                .map_err(state_failure)
+            let (guest, keys) = (store.data(), keys.as_le_slice(store));
+            in_portions(guest.deadline, guest.phase, keys, [], |_, keys, []| {
+                call.state.clear(state, keys).map_err(state_failure)
+            })
         })
     })?;
     state.func_wrap("get", |store, (state, key): (u32, WasmList<u8>)| {
@@ -246,15 +329,7 @@ fn link_state(state: &mut LinkerInstance<'_, Guest>) -> wasmtime::Result<()> {
         |store, (state, keys, fields): (u32, WasmList<u32>, CellsView)| {
             with_call(store, |call, store| {
                 let fields = fields.read(store, "fields")?;
-                let (mut values, mut absent) = (Cells::new(), Vec::new());
-                let keys = keys.as_le_slice(store);
-                call.state
-                    .map_load(state, keys, fields, &mut values, &mut absent)
-                    .map_err(state_failure)?;
-                Ok((Loaded {
-                    values: values.into(),
-                    absent,
-                },))
+                map_load(call, store.data(), state, keys.as_le_slice(store), fields)
             })
         },
     )?;
@@ -265,9 +340,19 @@ fn link_state(state: &mut LinkerInstance<'_, Guest>) -> wasmtime::Result<()> {
             writing(store, keys.len(), bytes, |call, store| {
                 let (fields, values) =
                     (fields.read(store, "fields")?, values.read(store, "values")?);
-                call.state
-                    .map_store(state, keys.as_le_slice(store), fields, values)
-                    .map_err(state_failure)
+                let (guest, keys) = (store.data(), keys.as_le_slice(store));
+                let columns = [fields, values];
+                in_portions(
+                    guest.deadline,
+                    guest.phase,
+                    keys,
+                    columns,
+                    |_, keys, [fields, values]| {
+                        call.state
+                            .map_store(state, keys, fields, values)
+                            .map_err(state_failure)
+                    },
+                )
             })
         },
     )?;
@@ -276,9 +361,18 @@ fn link_state(state: &mut LinkerInstance<'_, Guest>) -> wasmtime::Result<()> {
         |store, (state, keys, fields): (u32, WasmList<u32>, CellsView)| {
             writing(store, keys.len(), fields.byte_len(), |call, store| {
                 let fields = fields.read(store, "fields")?;
-                call.state
-                    .map_remove(state, keys.as_le_slice(store), fields)
-                    .map_err(state_failure)
+                let (guest, keys) = (store.data(), keys.as_le_slice(store));
+                in_portions(
+                    guest.deadline,
+                    guest.phase,
+                    keys,
+                    [fields],
+                    |_, keys, [fields]| {
+                        call.state
+                            .map_remove(state, keys, fields)
+                            .map_err(state_failure)
+                    },
+                )
             })
         },
     )?;
@@ -314,9 +408,18 @@ fn link_state(state: &mut LinkerInstance<'_, Guest>) -> wasmtime::Result<()> {
         |store, (state, keys, elements): (u32, WasmList<u32>, CellsView)| {
             writing(store, keys.len(), elements.byte_len(), |call, store| {
                 let elements = elements.read(store, "elements")?;
-                call.state
-                    .list_append(state, keys.as_le_slice(store), elements)
-                    .map_err(state_failure)
+                let (guest, keys) = (store.data(), keys.as_le_slice(store));
+                in_portions(
+                    guest.deadline,
+                    guest.phase,
+                    keys,
+                    [elements],
+                    |_, keys, [elements]| {
+                        call.state
+                            .list_append(state, keys, elements)
+                            .map_err(state_failure)
+                    },
+                )
             })
         },
     )?;
@@ -425,6 +528,12 @@ fn link_metrics(metrics: &mut LinkerInstance<'_, Guest>) -> wasmtime::Result<()>
                     "{} metrics, but {} values",
                     numbers.len(),
                     values.len()
+                ))
+                .into());
+            }
+            if values.len() > METRIC_VALUES_MAX {
+                return Err(protocol(format!(
+                    "one call recorded more than {METRIC_VALUES_MAX} values of metrics"
                 ))
                 .into());
             }

@@ -10,6 +10,7 @@ use wasmtime::{Store, Trap, WasmBacktrace};
 use wasmtime_wasi::runtime::{in_tokio, poll_noop, with_ambient_tokio_runtime};
 
 use super::console::COMPLAINT_BYTES_MAX;
+use super::budget::Deadline;
 use super::engine::TICK;
 use super::grants::Granted;
 use super::guest::{Guest, Phase};
@@ -78,8 +79,9 @@ impl Instance {
         })?;
         let mut store = Store::new(blueprint.pre.engine(), guest);
         store.limiter(|guest| &mut guest.memory);
-        begin(&mut store, &limits, Phase::Start);
-        let outcome = drive(&limits, blueprint.pre.instantiate_async(&mut store));
+        store.set_hostcall_fuel(handed_over_max(&limits));
+        let deadline = begin(&mut store, &limits, Phase::Start);
+        let outcome = drive(deadline, blueprint.pre.instantiate_async(&mut store));
         let instance = finish(&mut store, &limits, outcome)?;
         let interface = instance.get_export_index(&mut store, None, &blueprint.world.export);
         let mut function = |name: &str| {
@@ -135,13 +137,13 @@ impl Instance {
         T: Send + Sync + 'static,
         Outcome<T>: ComponentNamedList + Lift,
     {
-        begin(&mut self.store, &self.limits, phase);
+        let deadline = begin(&mut self.store, &self.limits, phase);
         // The parameters borrow, so the typed function cannot be kept; comparing the types again
         // costs a fraction of a microsecond per batch.
         let outcome = match function(&self.functions).typed::<P, Outcome<T>>(&self.store) {
             Ok(typed) => {
                 self.alive = false;
-                let outcome = drive(&self.limits, typed.call_async(&mut self.store, params));
+                let outcome = drive(deadline, typed.call_async(&mut self.store, params));
                 finish(&mut self.store, &self.limits, outcome)
             }
             Err(error) => {
@@ -183,7 +185,17 @@ fn named(phase: Phase, failure: Failure) -> Failure {
     }
 }
 
-fn begin(store: &mut Store<Guest>, limits: &Limits, phase: Phase) {
+/// The most bytes of the host that what a guest hands over in one call may take: lists and texts take more
+/// of ours than of a guest's memory.
+fn handed_over_max(limits: &Limits) -> usize {
+    const BYTES_MAX: usize = 128 << 20;
+    usize::try_from(limits.memory)
+        .unwrap_or(BYTES_MAX)
+        .min(BYTES_MAX)
+}
+
+fn begin(store: &mut Store<Guest>, limits: &Limits, phase: Phase) -> Deadline {
+    let deadline = Deadline::begin((!limits.trusted).then_some(limits.call_time));
     // The current tick is already partly over.
     let ticks = limits
         .call_time
@@ -199,7 +211,9 @@ fn begin(store: &mut Store<Guest>, limits: &Limits, phase: Phase) {
     guest.phase = phase;
     guest.memory.begin_call();
     guest.writes.begin_call();
+    guest.deadline = deadline;
     guest.console.begin_call(guest.clock.now_ms());
+    deadline
 }
 
 /// A call that has neither returned nor trapped in time, because it waits in the host.
@@ -209,16 +223,16 @@ struct Waited;
 ///
 /// Most calls never wait, so one poll is the whole cost. A guest that sleeps or waits for a socket is
 /// waited for, within the limit; then the call is dropped where it stands, and the store with it.
-fn drive<T>(limits: &Limits, call: impl Future<Output = T>) -> Result<T, Waited> {
+fn drive<T>(deadline: Deadline, call: impl Future<Output = T>) -> Result<T, Waited> {
     with_ambient_tokio_runtime(|| {
         let mut call = pin!(call);
         if let Some(outcome) = poll_noop(call.as_mut()) {
             return Ok(outcome);
         }
-        if limits.trusted {
+        let Some(at) = deadline.at() else {
             return Ok(in_tokio(call));
-        }
-        in_tokio(async { tokio::time::timeout(limits.call_time, call).await }).map_err(|_| Waited)
+        };
+        in_tokio(async { tokio::time::timeout_at(at.into(), call).await }).map_err(|_| Waited)
     })
 }
 
@@ -231,19 +245,11 @@ fn finish<T>(
     match outcome {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(error)) => Err(explain(store.data(), limits, &error)),
-        Err(Waited) => Err(time_limit(store.data(), limits)),
+        Err(Waited) => {
+            let guest = store.data();
+            Err(guest.deadline.passed(guest.phase))
+        }
     }
-}
-
-fn time_limit(guest: &Guest, limits: &Limits) -> Failure {
-    let limit = humantime::format_duration(limits.call_time);
-    Failure::new(
-        FailureKind::TimeLimit,
-        format!(
-            "`{}` took longer than limits.call-time = {limit}",
-            guest.phase.name()
-        ),
-    )
 }
 
 /// Why a call did not return.
@@ -256,7 +262,7 @@ fn explain(guest: &Guest, limits: &Limits, error: &wasmtime::Error) -> Failure {
     let failure = if let Some(failure) = error.downcast_ref::<Failure>() {
         failure.clone()
     } else if trap == Some(&Trap::Interrupt) {
-        time_limit(guest, limits)
+        guest.deadline.passed(guest.phase)
     } else if let Some(wanted) = guest.memory.refused() {
         let message = format!(
             "`{}` wanted {} of memory, more than limits.memory = {}",
@@ -289,9 +295,15 @@ fn explain(guest: &Guest, limits: &Limits, error: &wasmtime::Error) -> Failure {
         let reason = text::written(&error.root_cause(), COMPLAINT_BYTES_MAX);
         let phase = guest.phase.name();
         let message = if reason.contains("fuel allocated for hostcalls") {
-            format!("`{phase}` passed too much to the host at once; pass it in smaller portions")
+            format!(
+                "`{phase}` passed too much to the host at once: what it hands over in one call may take {} of \
+                 the host (limits.memory, at most 128 MiB); pass it in smaller portions",
+                size(handed_over_max(limits) as u64)
+            )
         } else if reason.contains("annot allocate memory") {
             format!("the host could not allocate what `{phase}` needs: {reason}")
+        } else if reason.starts_with("resource limit exceeded") {
+            format!("`{phase}` needs more than a component may have: {reason}")
         } else if reason.contains("table minimum size") {
             format!("`{phase}` wants a table that is too large: {reason}")
         } else {

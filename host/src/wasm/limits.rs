@@ -39,64 +39,6 @@ impl Default for Limits {
     }
 }
 
-/// Counts what one call writes into keyed state and as output. The host holds all of it until the call
-/// returns, so it is counted before it is copied.
-#[derive(Debug)]
-pub(super) struct Writes {
-    limit: u64,
-    written: u64,
-}
-
-impl Writes {
-    /// What an entry of state costs beside its bytes: its row, its place in the index, and what takes it
-    /// back.
-    pub(super) const ENTRY_BYTES: u64 = 64;
-    /// What a record costs beside its bytes: its places in the columns.
-    pub(super) const RECORD_BYTES: u64 = 16;
-
-    pub(super) fn new(limit: u64) -> Self {
-        Self { limit, written: 0 }
-    }
-
-    /// Nothing was written yet.
-    pub(super) fn begin_call(&mut self) {
-        self.written = 0;
-    }
-
-    /// How many bytes were written.
-    pub(super) fn written(&self) -> u64 {
-        self.written
-    }
-
-    /// The most bytes that may be.
-    pub(super) fn limit(&self) -> u64 {
-        self.limit
-    }
-
-    /// Counts so many entries or records, each with what it costs beside its bytes, and the bytes of all.
-    ///
-    /// # Errors
-    /// The call has written more than its limit; the entries must not be taken.
-    pub(super) fn count(&mut self, count: usize, each: u64, bytes: usize) -> Result<(), TooMuch> {
-        let entries = (count as u64).saturating_mul(each);
-        self.written = self
-            .written
-            .saturating_add(entries)
-            .saturating_add(bytes as u64);
-        if self.written > self.limit {
-            return Err(TooMuch { limit: self.limit });
-        }
-        Ok(())
-    }
-}
-
-/// A call has written more than its limit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct TooMuch {
-    /// The limit in bytes.
-    pub(super) limit: u64,
-}
-
 /// Refuses memory beyond the limit and remembers that it did: guests answer a refusal with a plain
 /// trap, which would not tell why.
 #[derive(Debug)]
@@ -187,19 +129,6 @@ impl ResourceLimiter for Memory {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn c150_what_one_call_writes_is_counted_with_its_entries() {
-        let mut writes = Writes::new(100);
-        assert_eq!(writes.count(2, 16, 60), Ok(()));
-        assert_eq!(writes.count(0, 16, 8), Ok(()));
-        assert_eq!(writes.count(1, 64, 0), Err(TooMuch { limit: 100 }));
-        assert_eq!(writes.count(0, 64, 0), Err(TooMuch { limit: 100 }));
-        writes.begin_call();
-        assert_eq!(writes.count(1, 64, 36), Ok(()));
-        writes.begin_call();
-        assert!(writes.count(usize::MAX, 64, usize::MAX).is_err());
-    }
 
     #[test]
     fn the_limit_is_on_all_memories_together() {

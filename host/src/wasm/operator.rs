@@ -183,6 +183,7 @@ impl GuestOperator {
         };
         mem::swap(call, &mut slot);
         let guest = instance.guest();
+        slot.state.set_access_limit(guest.memory.limit());
         slot.output.set_limit(guest.writes.limit());
         guest.console.set_quiet(slot.probing);
         guest.clock.set(slot.processing_time);

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dataflow::port::{Format, Port};
-use dataflow::state::{Resolved, StateKind};
-use dataflow::{Batch, CheckpointId, KeyGroups};
+use dataflow::state::{KeyedState, Resolved, StateDescriptor, StateKind};
+use dataflow::{Batch, Cells, CheckpointId, KeyGroups};
 use runtime::source::Waker;
 use runtime::{Call, Failure, FailureKind, Operator, OperatorFactory, Output, SubtaskContext};
 use tempfile::TempDir;
@@ -360,6 +360,87 @@ fn c56_memory_beyond_the_limit_is_refused_and_told() {
             .kind,
         FailureKind::MemoryLimit
     );
+}
+
+#[test]
+fn c160_what_a_guest_hands_over_takes_no_more_of_the_host_than_its_memory_may_have() {
+    let bench = Bench::new();
+    // Four million inputs without a name: 32 MiB of the guest, 96 MiB of the host.
+    let guest = operator(&[(
+        "describe",
+        "(drop (memory.grow (i32.const 520)))
+         (i32.store (i32.const 132) (i32.const 131072))
+         (i32.store (i32.const 136) (i32.const 4000000))
+         (i32.const 128)",
+    )]);
+    let limits = Limits {
+        memory: 64 << 20,
+        ..Limits::default()
+    };
+    let component = bench.load(&guest, &limits);
+    let failure = component.describe("{}", &Grants::default()).unwrap_err();
+    let expected = "`describe` passed too much to the host at once: what it hands over in one call may take \
+                    64.0 MiB of the host";
+    assert!(failure.message.contains(expected), "{failure}");
+}
+
+#[test]
+fn c160_the_host_stops_in_the_middle_of_what_it_does_for_a_call() {
+    const ELEMENTS: usize = 12_000_000;
+    let bench = Bench::new();
+    // Empty elements for key 0: their keys and offsets are zeros of fresh memory.
+    let append = format!(
+        "(drop (memory.grow (i32.const 800)))
+         (call $append (i32.const 0) (i32.const 131072) (i32.const {ELEMENTS})
+           (i32.const 0) (i32.const 0) (i32.const 131072) (i32.const {}))
+         (global.get $ok)",
+        ELEMENTS + 1
+    );
+    let guest = operator(&[
+        (
+            "imports",
+            "(import \"highwater:operator/state@0.1.0\" \"list-append\" (func $append (param i32 i32 i32 i32 i32 i32 i32)))",
+        ),
+        ("process", &append),
+    ]);
+    let limits = Limits {
+        call_time: SHORT,
+        call_writes: u64::MAX,
+        ..Limits::default()
+    };
+    let mut operator = bench.create(&guest, &limits).unwrap();
+    let groups = KeyGroups::new(128).unwrap();
+    let list = StateDescriptor {
+        name: "n".into(),
+        kind: StateKind::List,
+        schema: "u64".into(),
+        schema_version: 1,
+        ttl_ms: None,
+    };
+    let mut call = Call {
+        state: KeyedState::new(vec![list], groups.range_of(0, 1), groups),
+        output: Output::new(1),
+        ..Call::default()
+    };
+    let (mut batch, mut resolved) = (records(1), Resolved::default());
+    batch.compute_hashes();
+    let keys = batch.keys.as_ref();
+    call.state
+        .resolve(keys, &batch.hashes, &mut resolved)
+        .unwrap();
+    let failure = operator
+        .process(0, &batch, &resolved, &mut call)
+        .unwrap_err();
+    assert_eq!(failure.kind, FailureKind::TimeLimit, "{failure}");
+    let mut appended = Cells::new();
+    call.state.list_load(0, 0, &mut appended).unwrap();
+    assert!(
+        (1..ELEMENTS).contains(&appended.len()),
+        "{} elements",
+        appended.len()
+    );
+    call.state.rollback();
+    assert_eq!(call.state.stats().bytes, 0);
 }
 
 #[test]

@@ -52,6 +52,9 @@ async fn resolve_addresses(
     }
 }
 
+/// The most bytes of randomness in one call: the host makes them without looking at the clock.
+const RANDOM_BYTES_MAX: u64 = 4 << 20;
+
 /// The WASI context of an instance.
 ///
 /// # Errors
@@ -65,6 +68,7 @@ pub(super) fn context(
 ) -> wasmtime::Result<WasiCtx> {
     let mut builder = WasiCtx::builder();
     builder
+        .max_random_size(RANDOM_BYTES_MAX)
         .stdout(console.stream(Stream::Out))
         .stderr(console.stream(Stream::Err))
         .envs(&granted.env);

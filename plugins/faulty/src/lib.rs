@@ -29,7 +29,7 @@ struct Config {
     /// For `read`.
     #[serde(default)]
     file: std::path::PathBuf,
-    /// For `emit-numbered`: how many on each output.
+    /// How many: entries of `store-many` and `load-large`, records of `emit-numbered` on each output.
     #[serde(default)]
     count: u32,
 }

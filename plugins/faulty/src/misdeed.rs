@@ -65,6 +65,10 @@ pub(crate) enum Misdeed {
     FillMap,
     /// Emits on both of its outputs without end.
     FillOutput,
+    /// Adds `count` fields to a map by one call of the host, in an order that takes the host long.
+    StoreMany,
+    /// Stores a value of 8 MiB, and loads it `count` times by one call of the host.
+    LoadLarge,
     /// Emits `count` empty values with the key of the first record, by its number, on each of 16 outputs.
     EmitNumbered,
     /// Logs, and prints, what would pass for lines of the host, steers a terminal, and is very long.
@@ -87,8 +91,11 @@ impl Misdeed {
         match self {
             Misdeed::FillValue | Misdeed::FillKeys => drop(ctx.value_state::<Vec<u8>>("hoard")),
             Misdeed::FillList => drop(ctx.list_state::<Vec<u8>>("hoard")),
+            Misdeed::LoadLarge => drop(ctx.value_state::<Vec<u8>>("hoard")),
             Misdeed::EmitNumbered => (1..16).for_each(|port| drop(ctx.output(&port.to_string()))),
-            Misdeed::FillMap => drop(ctx.map_state::<Vec<u8>, Vec<u8>>("hoard")),
+            Misdeed::FillMap | Misdeed::StoreMany => {
+                drop(ctx.map_state::<Vec<u8>, Vec<u8>>("hoard"))
+            }
             Misdeed::FillOutput => drop(ctx.output("more")),
             Misdeed::Ttl => {
                 ctx.value_state::<Vec<u8>>("hoard");
@@ -218,6 +225,23 @@ impl Misdeed {
                 for number in 0.. {
                     output::emit(number % 2, &cells(&[0, 1]), &megabyte, &[]);
                 }
+            }
+            Misdeed::StoreMany => {
+                // Each field far from the one before.
+                let fields = (0..config.count).map(|number| number.reverse_bits().to_be_bytes());
+                let column = Cells {
+                    data: fields.flatten().collect(),
+                    offsets: (0..=config.count).map(|field| 4 * field).collect(),
+                };
+                let values = Cells {
+                    data: Vec::new(),
+                    offsets: vec![0; config.count as usize + 1],
+                };
+                state::map_store(0, &vec![0; config.count as usize], &column, &values);
+            }
+            Misdeed::LoadLarge => {
+                state::store(0, &[0], &large(8 << 20));
+                drop(state::load_some(0, &vec![0; config.count as usize]));
             }
             Misdeed::EmitNumbered => {
                 let values = Cells {

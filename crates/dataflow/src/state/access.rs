@@ -9,8 +9,10 @@ use super::{ACCESS_MAX, KeyedState, StateError, StateKind};
 use crate::cells::{Cells, CellsRef};
 use crate::key;
 
-/// The most cells of a column that one access fills.
-const CELLS_MAX: usize = ACCESS_MAX / 8;
+/// The most cells of a column that one access fills, if it may have so many bytes.
+fn cells_max(access_max: usize) -> usize {
+    access_max / 8
+}
 
 fn check_even(numbers: &[u32], others: usize, column: &'static str) -> Result<(), StateError> {
     if numbers.len() == others {
@@ -28,10 +30,11 @@ struct Output<'a> {
     values: &'a mut Cells,
     absent: Option<&'a mut Vec<u32>>,
     before: (usize, usize),
+    bytes_max: usize,
 }
 
 impl<'a> Output<'a> {
-    fn new(values: &'a mut Cells, absent: Option<&'a mut Vec<u32>>) -> Self {
+    fn new(values: &'a mut Cells, absent: Option<&'a mut Vec<u32>>, bytes_max: usize) -> Self {
         let before = (
             values.len(),
             absent.as_ref().map_or(0, |absent| absent.len()),
@@ -40,6 +43,7 @@ impl<'a> Output<'a> {
             values,
             absent,
             before,
+            bytes_max,
         }
     }
 
@@ -51,12 +55,16 @@ impl<'a> Output<'a> {
             }
             &[]
         });
-        if self.values.byte_len() + value.len() > ACCESS_MAX || self.values.len() > CELLS_MAX {
+        if self.values.byte_len() + value.len() > self.bytes_max
+            || self.values.len() > cells_max(self.bytes_max)
+        {
             self.values.truncate(self.before.0);
             if let Some(absent) = &mut self.absent {
                 absent.truncate(self.before.1);
             }
-            return Err(StateError::TooLarge { limit: ACCESS_MAX });
+            return Err(StateError::TooLarge {
+                limit: self.bytes_max,
+            });
         }
         self.values.push(value);
         Ok(())
@@ -139,13 +147,14 @@ impl KeyedState {
         absent: &mut Vec<u32>,
     ) -> Result<(), StateError> {
         store.touch(slots.clone(), &self.rows, &self.heap);
-        if slots.len() <= CELLS_MAX - values.len().min(CELLS_MAX)
-            && values.byte_len() <= ACCESS_MAX
+        let cells_max = cells_max(self.access_max);
+        if slots.len() <= cells_max - values.len().min(cells_max)
+            && values.byte_len() <= self.access_max
             && store.load_short(slots.clone(), &self.rows, values, absent)
         {
             return Ok(());
         }
-        let mut output = Output::new(values, Some(absent));
+        let mut output = Output::new(values, Some(absent), self.access_max);
         slots.enumerate().try_for_each(|(position, slot)| {
             output.push(position, store.get(slot, &self.rows, &self.heap))
         })
@@ -308,7 +317,7 @@ impl KeyedState {
         let store = self.maps(state)?;
         check_even(numbers, fields.len(), "fields")?;
         self.check_numbers(numbers)?;
-        let mut output = Output::new(values, Some(absent));
+        let mut output = Output::new(values, Some(absent), self.access_max);
         numbers
             .iter()
             .zip(fields.into_cells())
@@ -441,14 +450,17 @@ impl KeyedState {
             && bytes < PAGE_BYTES
             && let Some((field, value)) = entries.next()
         {
-            let too_large = |cells: &Cells, cell: &[u8]| cells.byte_len() + cell.len() > ACCESS_MAX;
+            let too_large =
+                |cells: &Cells, cell: &[u8]| cells.byte_len() + cell.len() > self.access_max;
             if too_large(fields, field) || too_large(values, value) {
                 if count > 0 {
                     return Ok(true);
                 }
                 fields.truncate(before.0);
                 values.truncate(before.1);
-                return Err(StateError::TooLarge { limit: ACCESS_MAX });
+                return Err(StateError::TooLarge {
+                    limit: self.access_max,
+                });
             }
             fields.push(field);
             values.push(value);
@@ -511,7 +523,7 @@ impl KeyedState {
     ) -> Result<(), StateError> {
         let store = self.lists(state)?;
         self.check_numbers(&[number])?;
-        let mut output = Output::new(elements, None);
+        let mut output = Output::new(elements, None, self.access_max);
         let mut list = store.get(self.slots[number as usize], &self.heap);
         list.try_for_each(|element| output.push(0, Some(element)))
     }
