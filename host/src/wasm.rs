@@ -34,6 +34,7 @@ mod compiler;
 mod component;
 mod console;
 mod description;
+mod descriptors;
 mod engine;
 mod examine;
 mod file;

@@ -1,13 +1,14 @@
-//! What one call of a guest may cost: time, bytes, output. Conformance 160.
+//! What one call of a guest may cost: time, bytes, output, descriptors. Conformance 160.
 //!
 //! Method: an operator that wants far more than its limits, in a host whose memory and work can be looked
 //! at while it waits for a restart. The call must fail by the name of the limit, and the host must not have
 //! done, or held, what was asked of it.
 
 use std::fs;
+use std::process::{Command, Stdio};
 
 use crate::guests::{NO_RESTART, memory_of, misdeed};
-use crate::host::{self, Running};
+use crate::host::{self, PROGRAM, Running};
 use crate::jobs;
 use crate::scene::Scene;
 
@@ -99,4 +100,65 @@ fn c160_what_a_call_loads_is_bounded_by_the_memory_that_is_to_hold_it() {
 /// The lines of the input, each its own key.
 fn keyed_verses() -> String {
     jobs::VERSES.trim_end().to_owned() + "\nkey = \"line\"\n\n"
+}
+
+/// A grant of the directory `data` of a scene, read-only.
+const DATA: &str = "grants = { dirs = [{ host = \"data\", guest = \"/data\" }] }";
+
+#[test]
+fn c160_open_files_are_bounded_and_what_the_host_opens_is_not_touched() {
+    let open = |count: u32| {
+        let config = format!("misdeed = \"open-files\", file = \"/data/some\", count = {count}");
+        let (scene, job) = misdeed(&config, DATA);
+        scene.write("data/some", "text");
+        (scene, job)
+    };
+    let (scene, job) = open(30_000);
+    let texts = ["limits.resources = 256", "`faulty`", "`process`"];
+    let running = failed(&scene, &job, &texts);
+    let open_now = fs::read_dir(format!("/proc/{}/fd", running.id())).expect("descriptors");
+    // What the guest had open is closed.
+    assert!(open_now.count() < 100);
+    running.kill();
+    // Fewer are no misdeed.
+    let (scene, job) = open(100);
+    scene.write("job.toml", job);
+    host::run(scene.path(), &["run", "job.toml"]).with_code(0);
+}
+
+#[test]
+fn c160_instances_that_may_open_more_than_there_is_do_not_start() {
+    let (scene, job) = misdeed("misdeed = \"none\"", DATA);
+    scene.write("data/some", "text");
+    scene.write("job.toml", job);
+    let run = |limit: &str, arguments: &[&str]| {
+        let mut shell = Command::new("sh");
+        let script = format!("ulimit -n {limit}; exec \"$0\" \"$@\"");
+        shell.args(["-c", &script, PROGRAM]);
+        host::start_by(shell, scene.path(), arguments, Stdio::null()).wait()
+    };
+    // One instance fits into half of what there is, two do not.
+    run("600", &["run", "job.toml"]).with_code(0);
+    run("600", &["run", "job.toml", "--fresh", "-p", "2"])
+        .with_code(2)
+        .saying(&[
+            "faulty",
+            "limits.resources = 256",
+            "ulimit -n",
+            "44 of the 300",
+        ]);
+    let fewer = ["run", "job.toml", "--fresh", "-p", "2", "-D"];
+    let fewer = [&fewer[..], &["operator.faulty.limits.resources=100"]].concat();
+    run("600", &fewer).with_code(0);
+}
+
+#[test]
+fn c160_lists_of_directories_are_bounded() {
+    let config = "misdeed = \"list-directories\", file = \"/data\", count = 100";
+    let (scene, job) = misdeed(config, DATA);
+    for number in 0..2000 {
+        scene.write(&format!("data/{number}"), "");
+    }
+    let texts = ["more than 4 directories", "`faulty`", "`process`"];
+    failed(&scene, &job, &texts).kill();
 }

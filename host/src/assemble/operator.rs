@@ -139,6 +139,7 @@ impl PreparedOperator {
         table.insert("compile-time".into(), compile_time.to_string().into());
         let compile_memory = exact_size(self.limits.compile_memory);
         table.insert("compile-memory".into(), compile_memory.into());
+        table.insert("resources".into(), self.limits.resources.into());
         if let Some(bytes) = self.state_limit {
             table.insert("state".into(), exact_size(bytes).into());
         }
@@ -221,6 +222,7 @@ fn limits(section: &OperatorSection) -> Limits {
         call_writes: limits.call_writes.unwrap_or(default.call_writes),
         compile_time: limits.compile_time.unwrap_or(default.compile_time),
         compile_memory: limits.compile_memory.unwrap_or(default.compile_memory),
+        resources: limits.resources.unwrap_or(default.resources),
         trusted: limits.trusted,
     }
 }

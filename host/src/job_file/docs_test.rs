@@ -237,6 +237,7 @@ const OTHER_VALUES: &[(&str, &[&str])] = &[
             "call-writes = \"3MiB\"",
             "compile-time = \"3s\"",
             "compile-memory = \"3MiB\"",
+            "resources = 30",
             "state = \"3MiB\"",
             "state-memory = \"3MiB\"",
             "trusted = true",

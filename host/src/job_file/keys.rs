@@ -173,6 +173,7 @@ pub(crate) const LIMITS: &[Key] = &[
     key("call-writes"),
     key("compile-time"),
     key("compile-memory"),
+    key("resources"),
     key("state"),
     key("state-memory"),
     key("trusted"),

@@ -48,6 +48,8 @@ pub(crate) struct Limits {
     pub(crate) compile_time: Option<Duration>,
     /// Bytes of memory that compiling it may take.
     pub(crate) compile_memory: Option<u64>,
+    /// Files, sockets, streams and the like that one instance may hold.
+    pub(crate) resources: Option<u32>,
     /// Bytes of keyed state.
     pub(crate) state: Option<u64>,
     /// Bytes of memory for it; what does not fit goes to disk. `None`: all stays in memory.
@@ -127,6 +129,7 @@ impl Limits {
             call_writes: section.positive_size("call-writes"),
             compile_time: section.positive_duration("compile-time"),
             compile_memory: section.positive_size("compile-memory"),
+            resources: section.integer("resources", 16..=65_536),
             state: section.positive_size("state"),
             state_memory: section.positive_size("state-memory"),
             trusted: section.boolean("trusted").unwrap_or_default(),

@@ -28,7 +28,7 @@ pub(crate) struct Component {
     pre: InstancePre<Guest>,
     limits: Limits,
     /// Keeps the engine's ticker alive.
-    _host: Host,
+    host: Host,
 }
 
 /// Why a file cannot be used as an operator.
@@ -108,7 +108,7 @@ impl Host {
             world: Arc::new(world),
             pre,
             limits: limits.clone(),
-            _host: self.clone(),
+            host: self.clone(),
         };
         tracing::debug!(
             path = %path.display(),
@@ -188,6 +188,7 @@ impl Component {
             world: Arc::clone(&self.world),
             limits: self.limits.clone(),
             granted: Arc::new(granted),
+            descriptors: self.host.descriptors().clone(),
         })
     }
 }

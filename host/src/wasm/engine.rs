@@ -14,6 +14,7 @@ use wasmtime::{Config, Engine, WasmBacktraceDetails};
 
 use super::cache::{Cache, CacheDir, Digest};
 use super::compiler::{self, Compiler, Refusal};
+use super::descriptors::Descriptors;
 use super::guest::Guest;
 use super::limits::Limits;
 use super::{imports, precompiled, wasi};
@@ -52,6 +53,7 @@ struct Inner {
     compiler: Compiler,
     /// What was compiled in this process; a job often uses one component several times.
     compiled: Mutex<HashMap<(Digest, bool), Component>>,
+    descriptors: Descriptors,
     _ticker: Ticker,
 }
 
@@ -83,11 +85,17 @@ impl Host {
             cache,
             compiler: options.compiler,
             compiled: Mutex::default(),
+            descriptors: Descriptors::of_this_process(),
             _ticker: ticker,
         };
         Ok(Self {
             inner: Arc::new(inner),
         })
+    }
+
+    /// The descriptors that guests may hold.
+    pub(super) fn descriptors(&self) -> &Descriptors {
+        &self.inner.descriptors
     }
 
     /// The engine for trusted operators, or for all others.

@@ -3,13 +3,14 @@
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use runtime::Call;
+use runtime::{Call, Failure, FailureKind};
 use wasmtime_wasi::{
     HostMonotonicClock, HostWallClock, ResourceTable, WasiCtx, WasiCtxView, WasiView,
 };
 
 use super::budget::{Deadline, Writes};
 use super::console::Console;
+use super::descriptors::{Descriptors, Share};
 use super::grants::Granted;
 use super::limits::{Limits, Memory};
 use super::metrics::Metrics;
@@ -32,6 +33,11 @@ pub(super) struct Guest {
     pub(super) writes: Writes,
     /// Limits how long a call takes.
     pub(super) deadline: Deadline,
+    /// How many things of the host it may hold.
+    pub(super) resources: u32,
+    /// The directories that it has listed, each by the number of its list in `table`: a list holds all names
+    /// at once.
+    pub(super) lists: Vec<u32>,
     /// Where log lines and printed text go.
     pub(super) console: Console,
     /// The subtask's metrics.
@@ -42,6 +48,8 @@ pub(super) struct Guest {
     pub(super) ambient: Ambient,
     wasi: WasiCtx,
     table: ResourceTable,
+    /// Its part of the process's descriptors, if it can have any.
+    _descriptors: Option<Share>,
 }
 
 /// What a guest is doing, for what it may do and for messages.
@@ -80,18 +88,29 @@ impl Phase {
 
 impl Guest {
     /// # Errors
-    /// A granted directory cannot be opened.
+    /// A granted directory cannot be opened, or no descriptors are left for it.
     pub(super) fn new(
         operator: &str,
         subtask: Option<u32>,
         limits: &Limits,
         granted: Arc<Granted>,
+        descriptors: &Descriptors,
         metrics: Arc<Mutex<Metrics>>,
-    ) -> wasmtime::Result<Self> {
+    ) -> Result<Self, Failure> {
+        let can_open = !granted.dirs.is_empty() || !granted.network.is_empty();
+        let share = can_open
+            .then(|| descriptors.take(u64::from(limits.resources)))
+            .transpose()?;
         let console = Console::new(operator, subtask);
         let clock = Arc::new(CallClock::default());
         let ambient = Ambient::new(operator, subtask, &granted, &clock);
-        let wasi = super::wasi::context(operator, subtask, &granted, &clock, &console)?;
+        let wasi = super::wasi::context(operator, subtask, &granted, &clock, &console);
+        let wasi = wasi.map_err(|error| {
+            let message = format!("preparing the sandbox: {error:#}");
+            Failure::new(FailureKind::Config, message)
+        })?;
+        let mut table = ResourceTable::new();
+        table.set_max_capacity(limits.resources as usize);
         Ok(Self {
             call: None,
             phase: Phase::Start,
@@ -100,12 +119,15 @@ impl Guest {
             memory: Memory::new(limits.memory),
             writes: Writes::new(limits.call_writes),
             deadline: Deadline::begin(None),
+            resources: limits.resources,
+            lists: Vec::new(),
             console,
             metrics,
             granted,
             ambient,
             wasi,
-            table: ResourceTable::new(),
+            table,
+            _descriptors: share,
         })
     }
 }

@@ -7,10 +7,12 @@ use std::sync::{Arc, Mutex};
 use runtime::{Failure, FailureKind, text};
 use wasmtime::component::{ComponentNamedList, Func, InstancePre, Lift, Lower};
 use wasmtime::{Store, Trap, WasmBacktrace};
+use wasmtime_wasi::ResourceTableError;
 use wasmtime_wasi::runtime::{in_tokio, poll_noop, with_ambient_tokio_runtime};
 
-use super::console::COMPLAINT_BYTES_MAX;
 use super::budget::Deadline;
+use super::console::COMPLAINT_BYTES_MAX;
+use super::descriptors::Descriptors;
 use super::engine::TICK;
 use super::grants::Granted;
 use super::guest::{Guest, Phase};
@@ -27,6 +29,7 @@ pub(super) struct Blueprint {
     pub(super) world: Arc<World>,
     pub(super) limits: Limits,
     pub(super) granted: Arc<Granted>,
+    pub(super) descriptors: Descriptors,
 }
 
 /// A guest in its store. After a call that trapped it is dead: calls fail until it is replaced.
@@ -69,14 +72,9 @@ impl Instance {
             subtask,
             &limits,
             Arc::clone(&blueprint.granted),
+            &blueprint.descriptors,
             metrics,
-        )
-        .map_err(|error| {
-            Failure::new(
-                FailureKind::Config,
-                format!("preparing the sandbox: {error:#}"),
-            )
-        })?;
+        )?;
         let mut store = Store::new(blueprint.pre.engine(), guest);
         store.limiter(|guest| &mut guest.memory);
         store.set_hostcall_fuel(handed_over_max(&limits));
@@ -269,6 +267,14 @@ fn explain(guest: &Guest, limits: &Limits, error: &wasmtime::Error) -> Failure {
             guest.phase.name(),
             size(wanted),
             size(guest.memory.limit())
+        );
+        Failure::new(FailureKind::MemoryLimit, message)
+    } else if let Some(ResourceTableError::Full) = error.downcast_ref() {
+        let message = format!(
+            "`{}` held more than limits.resources = {} files, directories, sockets, streams and other things \
+             of the host at once; if it has to, raise that limit in the job file",
+            guest.phase.name(),
+            guest.resources
         );
         Failure::new(FailureKind::MemoryLimit, message)
     } else if let Some(exit) = error.downcast_ref::<wasmtime_wasi::I32Exit>() {

@@ -21,6 +21,10 @@ pub(crate) struct Limits {
     pub(crate) compile_time: Duration,
     /// The most bytes of memory that compiling it may take; the default is 2 GiB.
     pub(crate) compile_memory: u64,
+    /// How many files, directories, sockets, streams and other things of the host one instance may hold at
+    /// once. More let an operator with many granted files take more of the process's descriptors; the
+    /// default is 256.
+    pub(crate) resources: u32,
     /// Runs the guest without interruption points, up to a fifth faster, at the price that nothing
     /// stops an endless loop: `call_time` does not hold.
     pub(crate) trusted: bool,
@@ -34,6 +38,7 @@ impl Default for Limits {
             call_writes: 256 << 20,
             compile_time: Duration::from_secs(60),
             compile_memory: 2 << 30,
+            resources: 256,
             trusted: false,
         }
     }

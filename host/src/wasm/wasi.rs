@@ -4,13 +4,20 @@ use std::sync::Arc;
 
 use rand_xoshiro::Xoshiro256PlusPlus;
 use rand_xoshiro::rand_core::SeedableRng as _;
+use runtime::{Failure, FailureKind};
 use wasmtime::StoreContextMut;
 use wasmtime::component::{Linker, Resource};
+use wasmtime_wasi::filesystem::{Descriptor, WasiFilesystemView as _};
 use wasmtime_wasi::p2::Network as NetworkResource;
+use wasmtime_wasi::p2::bindings::filesystem::types::{
+    DirectoryEntryStream, ErrorCode as FileErrorCode, Host as _, HostDescriptor as _,
+};
 use wasmtime_wasi::p2::bindings::sockets::ip_name_lookup::{Host as _, ResolveAddressStream};
 use wasmtime_wasi::p2::bindings::sockets::network::{ErrorCode, Host as _};
 use wasmtime_wasi::sockets::{SocketAddrUse, WasiSocketsView as _};
-use wasmtime_wasi::{FsPerms, HostMonotonicClock, HostWallClock, Rng, WasiCtx, clocks};
+use wasmtime_wasi::{
+    FsPerms, HostMonotonicClock, HostWallClock, Rng, WasiCtx, WasiView as _, clocks,
+};
 
 use super::console::{Console, Stream};
 use super::grants::Granted;
@@ -28,8 +35,48 @@ pub(super) fn link(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
     lookup.func_wrap_async("resolve-addresses", |store, (network, name)| {
         Box::new(resolve_addresses(store, network, name))
     })?;
+    let mut filesystem = linker.instance("wasi:filesystem/types@0.2.12")?;
+    filesystem.func_wrap_async(
+        "[method]descriptor.read-directory",
+        |store, (directory,)| Box::new(read_directory(store, directory)),
+    )?;
     linker.allow_shadowing(false);
     Ok(())
+}
+
+/// How many lists of directories an instance may hold: the host reads a directory as a whole, and a
+/// directory may have millions of names.
+const LISTS_MAX: usize = 4;
+
+/// Lists a directory, unless too many lists are held already.
+async fn read_directory(
+    mut store: StoreContextMut<'_, Guest>,
+    directory: Resource<Descriptor>,
+) -> wasmtime::Result<(Result<Resource<DirectoryEntryStream>, FileErrorCode>,)> {
+    let guest = store.data_mut();
+    let mut lists = std::mem::take(&mut guest.lists);
+    let table = guest.ctx().table;
+    lists.retain(|list| {
+        let list = Resource::<DirectoryEntryStream>::new_borrow(*list);
+        table.get(&list).is_ok()
+    });
+    guest.lists = lists;
+    if guest.lists.len() >= LISTS_MAX {
+        let message = format!(
+            "`{}` held lists of more than {LISTS_MAX} directories at once; read one to its end and drop it before \
+             the next",
+            guest.phase.name()
+        );
+        return Err(Failure::new(FailureKind::MemoryLimit, message).into());
+    }
+    let mut view = guest.filesystem();
+    match view.read_directory(directory).await {
+        Ok(list) => {
+            guest.lists.push(list.rep());
+            Ok((Ok(list),))
+        }
+        Err(error) => Ok((Err(view.convert_error_code(error)?),)),
+    }
 }
 
 /// Looks up the names that are granted and no others. The guest gets all their addresses, and may

@@ -26,10 +26,11 @@ struct Config {
     /// For `sleep`.
     #[serde(default)]
     milliseconds: u64,
-    /// For `read`.
+    /// For `read`, `open-files` and `list-directories`.
     #[serde(default)]
     file: std::path::PathBuf,
-    /// How many: entries of `store-many` and `load-large`, records of `emit-numbered` on each output.
+    /// How many: entries of `store-many` and `load-large`, files of `open-files`, directories of
+    /// `list-directories`, records of `emit-numbered` on each output.
     #[serde(default)]
     count: u32,
 }

@@ -71,6 +71,10 @@ pub(crate) enum Misdeed {
     LoadLarge,
     /// Emits `count` empty values with the key of the first record, by its number, on each of 16 outputs.
     EmitNumbered,
+    /// Opens `file` `count` times, and keeps all of them open.
+    OpenFiles,
+    /// Lists the directory `file` `count` times, and keeps all lists.
+    ListDirectories,
     /// Logs, and prints, what would pass for lines of the host, steers a terminal, and is very long.
     Log,
     /// Returns an error with such a text.
@@ -250,6 +254,19 @@ impl Misdeed {
                 };
                 for port in 0..16 {
                     output::emit_numbered(port, &vec![0; config.count as usize], &values, &[]);
+                }
+            }
+            Misdeed::OpenFiles => {
+                let files = (0..config.count).map(|_| fs::File::open(&config.file));
+                black_box(files.collect::<std::io::Result<Vec<_>>>()?);
+            }
+            Misdeed::ListDirectories => {
+                let mut lists = Vec::new();
+                for _ in 0..config.count {
+                    let mut list = fs::read_dir(&config.file)?;
+                    // Asked for one name, it reads some, and keeps its place in the rest.
+                    black_box(list.next());
+                    lists.push(list);
                 }
             }
             Misdeed::Log => {
