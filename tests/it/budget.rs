@@ -1,4 +1,5 @@
-//! What one call of a guest may cost: time, bytes, output, descriptors. Conformance 160.
+//! What one call of a guest may cost: time, bytes, output, descriptors, memory of every kind. Conformance
+//! 160, 167.
 //!
 //! Method: an operator that wants far more than its limits, in a host whose memory and work can be looked
 //! at while it waits for a restart. The call must fail by the name of the limit, and the host must not have
@@ -10,7 +11,17 @@ use std::process::{Command, Stdio};
 use crate::guests::{NO_RESTART, memory_of, misdeed};
 use crate::host::{self, PROGRAM, Running};
 use crate::jobs;
+use crate::plugins;
 use crate::scene::Scene;
+
+/// Guests that are written as core modules.
+#[path = "../../host/src/wasm/tests/guests.rs"]
+#[expect(
+    dead_code,
+    clippy::unwrap_used,
+    reason = "they are the host's own, whose tests use more of them and may unwrap"
+)]
+mod modules;
 
 /// After its failure the job waits, so that there is a process to look at.
 const PATIENT: &str = "[restart]\nstrategy = \"fixed-delay\"\ndelay = \"1h\"\n\n";
@@ -161,4 +172,102 @@ fn c160_lists_of_directories_are_bounded() {
     }
     let texts = ["more than 4 directories", "`faulty`", "`process`"];
     failed(&scene, &job, &texts).kill();
+}
+
+/// A job with an operator that is a module of these parts, and that is not restarted.
+fn module(parts: &[(&str, &str)], limits: &str) -> (Scene, String) {
+    let scene = Scene::new();
+    scene.write("input/0.txt", "a line\n");
+    let component = scene.write("module.wasm", modules::operator(parts));
+    let job = jobs::head("module", "30ms")
+        + &keyed_verses()
+        + &format!(
+            "[[operator]]\nid = \"module\"\ncomponent = {component:?}\ninput = \"verses\"\n{limits}\n\n"
+        )
+        + &jobs::discard("none", "module");
+    (scene, job.replace(jobs::RESTART, NO_RESTART))
+}
+
+#[test]
+fn c167_tables_count_in_the_memory_limit() {
+    let limits = "limits = { memory = \"64MiB\" }";
+    // 90 tables of 99,000 elements: from the start, and by growing.
+    let declared = "(table 99000 funcref)\n".repeat(90);
+    let (scene, job) = module(&[("items", &declared)], limits);
+    scene.write("job.toml", job);
+    host::run(scene.path(), &["run", "job.toml"])
+        .with_code(2)
+        .saying(&["module", "limits.memory = 64.0 MiB"])
+        .without_panic();
+    let empty = "(table 0 funcref)\n".repeat(90);
+    let grow = (0..90).map(|table| {
+        format!(
+            "(if (i32.eq (table.grow {table} (ref.null func) (i32.const 99000)) (i32.const -1)) (then (unreachable)))\n"
+        )
+    });
+    let grow = grow.collect::<String>() + "(global.get $ok)";
+    let parts = [("items", empty.as_str()), ("end-of-input", grow.as_str())];
+    let (scene, job) = module(&parts, limits);
+    failed(
+        &scene,
+        &job,
+        &["limits.memory = 64.0 MiB", "`module`", "`end-of-input`"],
+    )
+    .kill();
+}
+
+/// A number as WebAssembly writes it.
+fn leb128(mut number: usize) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    while number > 0x7f {
+        bytes.push(number as u8 | 0x80);
+        number >>= 7;
+    }
+    bytes.push(number as u8);
+    bytes
+}
+
+/// A section of a component or a module.
+fn section(id: u8, content: &[u8]) -> Vec<u8> {
+    [&[id][..], &leb128(content.len()), content].concat()
+}
+
+/// How many core modules a component has of its own.
+fn core_modules(component: &[u8]) -> usize {
+    let (mut rest, mut count) = (&component[8..], 0);
+    while let Some((id, tail)) = rest.split_first() {
+        let digits = tail
+            .iter()
+            .position(|byte| byte & 0x80 == 0)
+            .expect("a number")
+            + 1;
+        let size = tail[..digits].iter().rev();
+        let size = size.fold(0, |size, byte| size << 7 | usize::from(byte & 0x7f));
+        count += usize::from(*id == 1);
+        rest = &tail[digits + size..];
+    }
+    count
+}
+
+#[test]
+fn c167_core_instances_count_in_the_memory_limit() {
+    // A module of 300,000 globals, and 180 instances of it: 900 MB.
+    let mut component = fs::read(plugins::component("faulty")).expect("a component");
+    let number = core_modules(&component);
+    let globals = [leb128(300_000), b"\x7e\x01\x42\x00\x0b".repeat(300_000)].concat();
+    let module = [&b"\0asm\x01\0\0\0"[..], &section(6, &globals)].concat();
+    let instance = [vec![0], leb128(number), vec![0]].concat();
+    component.extend(section(1, &module));
+    component.extend(section(2, &[leb128(180), instance.repeat(180)].concat()));
+    let (scene, job) = misdeed("misdeed = \"none\"", "limits = { memory = \"64MiB\" }");
+    let path = scene.write("many.wasm", component);
+    let faulty = plugins::component("faulty").display().to_string();
+    scene.write(
+        "job.toml",
+        job.replace(&faulty, &path.display().to_string()),
+    );
+    host::run(scene.path(), &["run", "job.toml"])
+        .with_code(2)
+        .saying(&["faulty", "limits.memory = 64.0 MiB"])
+        .without_panic();
 }

@@ -47,6 +47,13 @@ pub(crate) enum NotWasm {
 
 const MAGIC: &[u8; 4] = b"\0asm";
 const CUSTOM_SECTION: u8 = 0;
+/// Magic, version and layer.
+const HEADER_LEN: usize = 8;
+// Of a component.
+const CORE_MODULE_SECTION: u8 = 1;
+const CORE_INSTANCE_SECTION: u8 = 2;
+const COMPONENT_SECTION: u8 = 4;
+const COMPONENT_INSTANCE_SECTION: u8 = 5;
 
 /// Tells what `bytes` are by walking the outermost sections.
 pub(super) fn kind(bytes: &[u8]) -> Result<Kind, NotWasm> {
@@ -86,6 +93,78 @@ pub(super) fn kind(bytes: &[u8]) -> Result<Kind, NotWasm> {
         (1, 0) => Ok(Kind::Core { has_world }),
         _ => Err(NotWasm::Version { version, layer }),
     }
+}
+
+/// The most core instances that one instance of a component may consist of. A component of one language has
+/// about ten, a composed one a few times that.
+pub(super) const CORE_INSTANCES_MAX: u64 = 200;
+
+/// The most bytes of the host that the core instances of a component take beside memories and tables: a
+/// component of some megabytes can make hundreds of instances of a module with a million globals.
+///
+/// Too much rather than too little: each instance counts as one of the module that takes most, and each
+/// instance of a component within as one of the component that makes most. `bytes` are a valid component.
+pub(super) fn instance_bytes_max<'a>(bytes: &'a [u8]) -> u64 {
+    /// A component that is being walked: what is left of it, and what it makes so far.
+    struct Open<'a> {
+        rest: &'a [u8],
+        core_instances: u64,
+        instances: u64,
+    }
+    let open = |bytes: &'a [u8]| {
+        bytes.get(HEADER_LEN..).map(|rest| Open {
+            rest,
+            core_instances: 0,
+            instances: 0,
+        })
+    };
+    let (mut heaviest, mut most) = (0, 0_u64);
+    let mut walked = Vec::from_iter(open(bytes));
+    while let Some(component) = walked.last_mut() {
+        let Some((id, section, rest)) = next_section(component.rest) else {
+            let made = component.instances.saturating_mul(most);
+            most = most.max(component.core_instances.saturating_add(made));
+            walked.pop();
+            continue;
+        };
+        component.rest = rest;
+        let entries = || leb128(section).map_or(0, |(count, _)| u64::from(count));
+        match id {
+            CORE_MODULE_SECTION => heaviest = heaviest.max(module_bytes(section)),
+            CORE_INSTANCE_SECTION => component.core_instances += entries(),
+            COMPONENT_INSTANCE_SECTION => component.instances += entries(),
+            COMPONENT_SECTION => walked.extend(open(section)),
+            _ => {}
+        }
+    }
+    heaviest * most.min(CORE_INSTANCES_MAX)
+}
+
+/// The most bytes that an instance of a core module takes beside memories and tables.
+fn module_bytes(module: &[u8]) -> u64 {
+    /// Of an import, a function that others can call, the place of a table or a memory, a global.
+    const ITEM_BYTES: u64 = 32;
+    const EMPTY_BYTES: u64 = 1 << 10;
+    /// Imports, functions, tables, memories, globals, tags.
+    const ITEMS: [u8; 6] = [2, 3, 4, 5, 6, 13];
+    let mut rest = module.get(HEADER_LEN..).unwrap_or_default();
+    let mut bytes = EMPTY_BYTES;
+    while let Some((id, section, after)) = next_section(rest) {
+        if ITEMS.contains(&id) {
+            let count = leb128(section).map_or(0, |(count, _)| u64::from(count));
+            bytes += ITEM_BYTES * count;
+        }
+        rest = after;
+    }
+    bytes
+}
+
+/// The first section's id and content, and what follows it.
+fn next_section(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
+    let (id, tail) = bytes.split_first()?;
+    let (size, tail) = leb128(tail)?;
+    let (section, rest) = tail.split_at_checked(size as usize)?;
+    Some((*id, section, rest))
 }
 
 fn custom_name(section: &[u8]) -> Option<&[u8]> {
@@ -172,6 +251,37 @@ mod tests {
                 module.len() - 1
             )),
         );
+    }
+
+    #[test]
+    fn c167_instances_are_weighed_by_the_heaviest_module_whoever_makes_them() {
+        let globals = "(global i32 (i32.const 0))".repeat(1000);
+        let module = format!("(core module $m {globals})");
+        let weight = 32 * 1000 + 1024;
+        let made = |instances: &str| {
+            let text = format!("(component {module} {instances})");
+            instance_bytes_max(&wat::parse_str(text).unwrap())
+        };
+        let one = "(core instance (instantiate $m))";
+        assert_eq!(made(""), 0);
+        assert_eq!(made(one), weight);
+        assert_eq!(made(&one.repeat(7)), 7 * weight);
+        assert_eq!(made(&one.repeat(1000)), CORE_INSTANCES_MAX * weight);
+        // By components within, instantiated often, each of which makes some.
+        let nested = "(component $c (alias outer 1 $m (core module $n)) (core instance (instantiate $n)) \
+            (core instance (instantiate $n)))";
+        let twice = "(instance (instantiate $c)) (instance (instantiate $c))";
+        assert_eq!(made(&format!("{nested} {twice}")), 4 * weight);
+        assert_eq!(made(&format!("{nested} {twice} {one}")), 5 * weight);
+        // Nonsense is not weighed, and does no harm.
+        for bytes in [
+            &b""[..],
+            b"\0asm",
+            b"\0asm\x0d\0\x01\0\x04\x7f",
+            &[0xff; 64],
+        ] {
+            assert_eq!(instance_bytes_max(bytes), 0);
+        }
     }
 
     #[test]

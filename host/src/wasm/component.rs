@@ -27,6 +27,8 @@ pub(crate) struct Component {
     world: Arc<World>,
     pre: InstancePre<Guest>,
     limits: Limits,
+    /// What the core instances of an instance take of the host beside memories and tables.
+    instance_bytes: u64,
     /// Keeps the engine's ticker alive.
     host: Host,
 }
@@ -108,6 +110,7 @@ impl Host {
             world: Arc::new(world),
             pre,
             limits: limits.clone(),
+            instance_bytes: binary::instance_bytes_max(&bytes),
             host: self.clone(),
         };
         tracing::debug!(
@@ -189,6 +192,7 @@ impl Component {
             limits: self.limits.clone(),
             granted: Arc::new(granted),
             descriptors: self.host.descriptors().clone(),
+            instance_bytes: self.instance_bytes,
         })
     }
 }

@@ -16,7 +16,7 @@ use super::cache::{Cache, CacheDir, Digest};
 use super::compiler::{self, Compiler, Refusal};
 use super::descriptors::Descriptors;
 use super::guest::Guest;
-use super::limits::Limits;
+use super::limits::{Limits, STACK_BYTES};
 use super::{imports, precompiled, wasi};
 
 /// How a [`Host`] is set up.
@@ -197,7 +197,7 @@ pub(super) fn engine(interruption: Interruption) -> anyhow::Result<Engine> {
         .wasm_backtrace_details(details)
         .max_wasm_stack(1 << 20)
         // Room for host functions behind the guest's own stack.
-        .async_stack_size(2 << 20);
+        .async_stack_size(STACK_BYTES);
     Ok(Engine::new(&config)?)
 }
 

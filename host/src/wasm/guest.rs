@@ -95,6 +95,7 @@ impl Guest {
         limits: &Limits,
         granted: Arc<Granted>,
         descriptors: &Descriptors,
+        instance_bytes: u64,
         metrics: Arc<Mutex<Metrics>>,
     ) -> Result<Self, Failure> {
         let can_open = !granted.dirs.is_empty() || !granted.network.is_empty();
@@ -116,7 +117,7 @@ impl Guest {
             phase: Phase::Start,
             watermark: i64::MIN,
             clock,
-            memory: Memory::new(limits.memory),
+            memory: Memory::new(limits.memory, instance_bytes),
             writes: Writes::new(limits.call_writes),
             deadline: Deadline::begin(None),
             resources: limits.resources,

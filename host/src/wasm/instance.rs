@@ -30,6 +30,8 @@ pub(super) struct Blueprint {
     pub(super) limits: Limits,
     pub(super) granted: Arc<Granted>,
     pub(super) descriptors: Descriptors,
+    /// What its core instances take of the host beside memories and tables.
+    pub(super) instance_bytes: u64,
 }
 
 /// A guest in its store. After a call that trapped it is dead: calls fail until it is replaced.
@@ -73,12 +75,16 @@ impl Instance {
             &limits,
             Arc::clone(&blueprint.granted),
             &blueprint.descriptors,
+            blueprint.instance_bytes,
             metrics,
         )?;
         let mut store = Store::new(blueprint.pre.engine(), guest);
         store.limiter(|guest| &mut guest.memory);
         store.set_hostcall_fuel(handed_over_max(&limits));
         let deadline = begin(&mut store, &limits, Phase::Start);
+        if !store.data_mut().memory.fits() {
+            return Err(too_much_memory(store.data()));
+        }
         let outcome = drive(deadline, blueprint.pre.instantiate_async(&mut store));
         let instance = finish(&mut store, &limits, outcome)?;
         let interface = instance.get_export_index(&mut store, None, &blueprint.world.export);
@@ -250,6 +256,16 @@ fn finish<T>(
     }
 }
 
+fn too_much_memory(guest: &Guest) -> Failure {
+    let message = format!(
+        "`{}` wanted {} of memory, more than limits.memory = {}",
+        guest.phase.name(),
+        size(guest.memory.refused().unwrap_or_default()),
+        size(guest.memory.limit())
+    );
+    Failure::new(FailureKind::MemoryLimit, message)
+}
+
 /// Why a call did not return.
 fn explain(guest: &Guest, limits: &Limits, error: &wasmtime::Error) -> Failure {
     let backtrace = error
@@ -261,14 +277,8 @@ fn explain(guest: &Guest, limits: &Limits, error: &wasmtime::Error) -> Failure {
         failure.clone()
     } else if trap == Some(&Trap::Interrupt) {
         guest.deadline.passed(guest.phase)
-    } else if let Some(wanted) = guest.memory.refused() {
-        let message = format!(
-            "`{}` wanted {} of memory, more than limits.memory = {}",
-            guest.phase.name(),
-            size(wanted),
-            size(guest.memory.limit())
-        );
-        Failure::new(FailureKind::MemoryLimit, message)
+    } else if guest.memory.refused().is_some() {
+        too_much_memory(guest)
     } else if let Some(ResourceTableError::Full) = error.downcast_ref() {
         let message = format!(
             "`{}` held more than limits.resources = {} files, directories, sockets, streams and other things \
@@ -310,8 +320,6 @@ fn explain(guest: &Guest, limits: &Limits, error: &wasmtime::Error) -> Failure {
             format!("the host could not allocate what `{phase}` needs: {reason}")
         } else if reason.starts_with("resource limit exceeded") {
             format!("`{phase}` needs more than a component may have: {reason}")
-        } else if reason.contains("table minimum size") {
-            format!("`{phase}` wants a table that is too large: {reason}")
         } else {
             format!("`{phase}` passed something unreadable: {reason}")
         };

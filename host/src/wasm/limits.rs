@@ -4,11 +4,13 @@ use std::time::Duration;
 
 use wasmtime::ResourceLimiter;
 
+use super::binary::CORE_INSTANCES_MAX;
+
 /// The limits of an operator, from the job file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Limits {
-    /// The most bytes of linear memory that one subtask's instance may have. Less may stop an
-    /// operator with large batches or a large heap; the default is 256 MiB.
+    /// The most bytes that one subtask's instance may have: linear memories, tables, core instances and
+    /// its stack together. Less may stop an operator with large batches or a large heap; the default is 256 MiB.
     pub(crate) memory: u64,
     /// The longest that one call may take, waiting included. Longer means that a hung operator is
     /// noticed later; the default is 10 s.
@@ -53,25 +55,46 @@ pub(super) struct Memory {
     refused: Option<u64>,
 }
 
-impl Memory {
-    /// Elements in one table. Interpreters have up to 8,000; an element takes 8 bytes of ours.
-    const TABLE_ELEMENTS: usize = 100_000;
+/// The stack on which a guest's calls run, with room for host functions beneath the guest's own.
+pub(super) const STACK_BYTES: usize = 2 << 20;
 
-    pub(super) fn new(limit: u64) -> Self {
+impl Memory {
+    /// What an element of a table takes: a pointer, and as much again while the table is moved to where it
+    /// can grow.
+    const ELEMENT_BYTES: u64 = 16;
+
+    /// With what an instance takes whatever it does: its stack, and so many bytes for its core instances.
+    pub(super) fn new(limit: u64, instance_bytes: u64) -> Self {
         Self {
             limit,
-            used: 0,
+            used: (STACK_BYTES as u64).saturating_add(instance_bytes),
             refused: None,
         }
     }
 
-    /// Bytes of linear memory in use.
+    /// Whether what it takes whatever it does fits; if not, that is a refusal.
+    pub(super) fn fits(&mut self) -> bool {
+        self.grow(0)
+    }
+
+    /// Bytes in use.
     pub(super) fn used(&self) -> u64 {
         self.used
     }
 
     pub(super) fn limit(&self) -> u64 {
         self.limit
+    }
+
+    /// Counts so many bytes more, if they fit.
+    fn grow(&mut self, bytes: u64) -> bool {
+        let wanted = self.used.saturating_add(bytes);
+        if wanted > self.limit {
+            self.refused = Some(wanted);
+            return false;
+        }
+        self.used = wanted;
+        true
     }
 
     /// Forgets earlier refusals.
@@ -96,30 +119,24 @@ impl ResourceLimiter for Memory {
         if maximum.is_some_and(|maximum| desired > maximum) {
             return Ok(false);
         }
-        let wanted = self
-            .used
-            .saturating_sub(current as u64)
-            .saturating_add(desired as u64);
-        if wanted > self.limit {
-            self.refused = Some(wanted);
-            return Ok(false);
-        }
-        self.used = wanted;
-        Ok(true)
+        Ok(self.grow(desired.saturating_sub(current) as u64))
     }
 
     fn table_growing(
         &mut self,
-        _current: usize,
+        current: usize,
         desired: usize,
-        _maximum: Option<usize>,
+        maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        Ok(desired <= Self::TABLE_ELEMENTS)
+        if maximum.is_some_and(|maximum| desired > maximum) {
+            return Ok(false);
+        }
+        let elements = desired.saturating_sub(current) as u64;
+        Ok(self.grow(elements.saturating_mul(Self::ELEMENT_BYTES)))
     }
 
-    // A component of one language has about ten core instances, a composed one a few times that.
     fn instances(&self) -> usize {
-        200
+        CORE_INSTANCES_MAX as usize
     }
 
     fn tables(&self) -> usize {
@@ -136,14 +153,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_limit_is_on_all_memories_together() {
-        let mut memory = Memory::new(100);
+    fn c167_the_limit_is_on_memories_tables_and_stack_together() {
+        let stack = STACK_BYTES as u64;
+        let mut memory = Memory::new(stack + 107, 7);
+        assert!(memory.fits());
+        assert!(!Memory::new(stack + 6, 7).fits());
         assert!(memory.memory_growing(0, 60, None).unwrap());
         assert!(!memory.memory_growing(0, 41, None).unwrap());
-        assert_eq!(memory.refused(), Some(101));
-        assert!(memory.memory_growing(0, 40, None).unwrap());
+        assert_eq!(memory.refused(), Some(stack + 108));
+        assert!(memory.memory_growing(0, 8, None).unwrap());
+        assert!(memory.table_growing(0, 1, None).unwrap());
+        assert!(memory.table_growing(1, 2, None).unwrap());
+        assert!(!memory.table_growing(2, 3, None).unwrap());
+        assert!(!memory.table_growing(0, usize::MAX, None).unwrap());
         assert!(!memory.memory_growing(60, 61, None).unwrap());
         memory.begin_call();
-        assert_eq!((memory.refused(), memory.used()), (None, 100));
+        assert_eq!((memory.refused(), memory.used()), (None, stack + 107));
+    }
+
+    #[test]
+    fn what_a_guest_forbids_itself_is_not_our_refusal() {
+        let mut memory = Memory::new(STACK_BYTES as u64, 0);
+        assert!(!memory.memory_growing(0, 2, Some(1)).unwrap());
+        assert!(!memory.table_growing(0, 2, Some(1)).unwrap());
+        assert_eq!(memory.refused(), None);
     }
 }

@@ -341,7 +341,7 @@ fn c56_memory_beyond_the_limit_is_refused_and_told() {
         (failure.kind, failure.message.as_str()),
         (
             FailureKind::MemoryLimit,
-            "`process` wanted 62.6 MiB of memory, more than limits.memory = 4.0 MiB"
+            "`process` wanted 64.6 MiB of memory, more than limits.memory = 4.0 MiB"
         )
     );
     process(&mut *bench.create(&guest, &Limits::default()).unwrap()).unwrap();
