@@ -403,3 +403,44 @@ fn c154_every_key_changes_the_job_or_is_refused_by_name() {
         }
     }
 }
+
+/// `docs/limits.md` has every key under `limits`, each with the default that the job file's page gives, and
+/// no key that does not exist.
+#[test]
+fn c168_the_page_of_limits_has_every_key_with_its_default() {
+    const PAGE: &str = include_str!("../../../docs/limits.md");
+    let rows: Vec<Vec<&str>> = PAGE
+        .lines()
+        .filter(|line| line.starts_with("| "))
+        .map(|line| line.trim_matches('|').split(" | ").map(str::trim).collect())
+        .collect();
+    let known = &tables()["limits"];
+    let mut documented = BTreeSet::new();
+    for row in &rows {
+        let [limit, default, key, _, _] = row.as_slice() else {
+            panic!("a row of five cells: {row:?}")
+        };
+        let Some(name) = key.trim_matches('`').strip_prefix("limits.") else {
+            continue;
+        };
+        let of_job_file = &known
+            .get(name)
+            .unwrap_or_else(|| panic!("there is no key {key}"))
+            .default;
+        documented.insert(name);
+        let same = |text: &str| text.replace([' ', '`', '"'], "");
+        let default = same(default);
+        let fits = match of_job_file.as_str() {
+            "not set" => default == "none",
+            "`false`" => true,
+            other => default == same(other),
+        };
+        // A limit that follows another has the least of it and a fixed one.
+        assert!(
+            fits || limit.contains("at most"),
+            "{key}: {default}, {of_job_file}"
+        );
+    }
+    let known: BTreeSet<&str> = known.keys().map(String::as_str).collect();
+    assert_eq!(documented, known);
+}
