@@ -24,6 +24,7 @@ mod encoder;
 mod format;
 mod json_fields;
 mod plan;
+mod text_limits;
 mod timestamp;
 
 mod file_source;
@@ -107,7 +108,7 @@ pub(crate) fn source(
                 factory: Arc::new(factory),
                 bounded: true,
                 max_parallelism: None,
-                options: shown(&options),
+                options: shown(&options.effective()),
             })
         }
         "generator" => {
@@ -127,7 +128,7 @@ pub(crate) fn source(
                 factory: Arc::new(factory),
                 bounded: false,
                 max_parallelism: Some(1),
-                options: shown(&options),
+                options: shown(&options.effective()),
             })
         }
         _ => Err(vec![unknown(connector, SOURCES, SINKS, "source", "sink")]),

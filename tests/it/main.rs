@@ -45,6 +45,7 @@ mod retention; // what is left when a job ends, and how it is ended
 mod s3; // checkpoints in a bucket
 mod terminal; // what others wrote does not steer a terminal
 mod unfinished; // what does not work yet is refused by name, everything else has an effect
+mod shapes; // input that is broken, or made to hurt
 mod soak; // many checkpoints: nothing grows
 mod storage; // where checkpoints are, and what they consist of
 mod warnings; // settings that switch protection off

@@ -5,11 +5,10 @@
 
 use std::io::{self, ErrorKind, Read};
 
+use super::text_limits::TextLimits;
+
 /// How much is read at once.
 const BLOCK: usize = 256 << 10;
-
-/// The longest record that is read, in bytes: more is a broken file, and must not eat the memory.
-pub(crate) const MAX_RECORD: usize = 64 << 20;
 
 /// So many of the bytes consumed last stay at hand, for [`Blocks::tail`].
 pub(crate) const TAIL: usize = 4 << 10;
@@ -27,6 +26,9 @@ pub(crate) struct Blocks {
     /// Length of the stream, once its end was seen.
     length: Option<u64>,
     checksum: Option<Checksum>,
+    /// The longest record in bytes, without its line end: a longer one is a broken file, and must not
+    /// eat the memory.
+    record_bytes: usize,
 }
 
 /// The checksum of what is consumed of a stream.
@@ -50,8 +52,9 @@ pub(crate) enum Filled {
 }
 
 impl Blocks {
-    /// Reads `input`, whose next byte is byte `offset` of the stream.
-    pub(crate) fn new(input: Box<dyn Read + Send>, offset: u64) -> Self {
+    /// Reads `input`, whose next byte is byte `offset` of the stream, in records of at most
+    /// `record_bytes`.
+    pub(crate) fn new(input: Box<dyn Read + Send>, offset: u64, record_bytes: usize) -> Self {
         Self {
             input,
             buffer: Vec::new(),
@@ -60,7 +63,14 @@ impl Blocks {
             offset,
             length: None,
             checksum: None,
+            record_bytes,
         }
+    }
+
+    /// The longest record in bytes, without its line end.
+    #[inline]
+    pub(crate) fn record_bytes(&self) -> usize {
+        self.record_bytes
     }
 
     /// From here on keeps a checksum of what is consumed: continues `crc`, that of the bytes from
@@ -119,7 +129,8 @@ impl Blocks {
     /// Reads more. An error of kind [`ErrorKind::WouldBlock`] means that nothing is there yet.
     ///
     /// # Errors
-    /// The input cannot be read, or the data is longer than [`MAX_RECORD`].
+    /// The input cannot be read, or the data is longer than a record may be: whoever asks for more has
+    /// not found the end of the record that the data begins with.
     pub(crate) fn fill(&mut self) -> io::Result<Filled> {
         if self.ended() {
             return Ok(Filled::Ended);
@@ -127,6 +138,11 @@ impl Blocks {
         // Once per block and not per record: so it costs next to nothing.
         self.checksum();
         let len = self.end - self.start;
+        // One byte more, for a CR may be the first half of a line end.
+        if len > self.record_bytes.saturating_add(1) {
+            let message = TextLimits::too_long(self.record_bytes);
+            return Err(io::Error::new(ErrorKind::InvalidData, message));
+        }
         if self.start > TAIL {
             self.buffer.copy_within(self.start - TAIL..self.end, 0);
             (self.start, self.end) = (TAIL, TAIL + len);
@@ -134,12 +150,10 @@ impl Blocks {
         if self.buffer.len() < BLOCK {
             self.buffer.resize(BLOCK, 0);
         } else if len > self.buffer.len() - self.buffer.len() / 4 {
-            if len >= MAX_RECORD {
-                let message = format!("a record is longer than {} MiB", MAX_RECORD >> 20);
-                return Err(io::Error::new(ErrorKind::InvalidData, message));
-            }
-            self.buffer
-                .resize((self.buffer.len() * 2).min(MAX_RECORD + BLOCK), 0);
+            // By doubling, so that all copying together is linear in what is read; the last step is no
+            // larger than need be.
+            let most = self.record_bytes.saturating_add(BLOCK);
+            self.buffer.resize((self.buffer.len() * 2).min(most), 0);
         }
         loop {
             match self.input.read(&mut self.buffer[self.end..]) {
@@ -161,19 +175,33 @@ impl Blocks {
         Ok(Filled::Ended)
     }
 
-    /// Skips the mark by which some programs begin a UTF-8 file, if it is there.
+    /// Skips the mark by which some programs begin a UTF-8 file, if it is there. Only the first one at
+    /// the very beginning of the stream is a mark.
     ///
     /// # Errors
-    /// As [`Blocks::fill`].
+    /// As [`Blocks::fill`], and by the marks of UTF-16 and UTF-32: nothing here reads these.
     pub(crate) fn skip_byte_order_mark(&mut self) -> io::Result<()> {
-        const MARK: &[u8] = b"\xef\xbb\xbf";
-        while self.data().len() < MARK.len() && MARK.starts_with(self.data()) {
+        const UTF_8: &[u8] = b"\xef\xbb\xbf";
+        // UTF-32 in its usual order begins as UTF-16 does.
+        const OTHERS: [&[u8]; 3] = [b"\xff\xfe", b"\xfe\xff", b"\0\0\xfe\xff"];
+        if self.offset > 0 {
+            return Ok(());
+        }
+        let may_be = |data: &[u8]| {
+            let may_begin = |mark: &&[u8]| mark.len() > data.len() && mark.starts_with(data);
+            may_begin(&UTF_8) || OTHERS.iter().any(may_begin)
+        };
+        while may_be(self.data()) {
             if self.fill()? == Filled::Ended {
                 break;
             }
         }
-        if self.data().starts_with(MARK) {
-            self.consume(MARK.len());
+        if self.data().starts_with(UTF_8) {
+            self.consume(UTF_8.len());
+        } else if OTHERS.iter().any(|mark| self.data().starts_with(mark)) {
+            let message = "begins with the byte order mark of UTF-16 or UTF-32, but text is read as \
+                           UTF-8; convert it, for example by `iconv -f UTF-16 -t UTF-8`";
+            return Err(io::Error::new(ErrorKind::InvalidData, message));
         }
         Ok(())
     }
@@ -224,7 +252,11 @@ mod tests {
     use super::*;
 
     fn blocks(text: &str) -> Blocks {
-        Blocks::new(Box::new(io::Cursor::new(text.as_bytes().to_vec())), 0)
+        Blocks::new(
+            Box::new(io::Cursor::new(text.as_bytes().to_vec())),
+            0,
+            64 << 20,
+        )
     }
 
     #[test]
@@ -256,7 +288,7 @@ mod tests {
     fn the_checksum_covers_what_was_consumed_and_no_more() {
         let text: Vec<u8> = (0..700_001_u32).map(|n| (n % 251) as u8).collect();
         for step in [1, 100, 4095, 4096, 4097, 100_000] {
-            let mut blocks = Blocks::new(Box::new(io::Cursor::new(text.clone())), 0);
+            let mut blocks = Blocks::new(Box::new(io::Cursor::new(text.clone())), 0, 1 << 20);
             let skipped = 10;
             assert!(blocks.skip_to(skipped).unwrap());
             blocks.keep_checksum(0, crc32c::crc32c(&text[..skipped as usize]));
@@ -287,13 +319,51 @@ mod tests {
 
     #[test]
     fn a_record_without_end_is_refused() {
-        let mut endless = Blocks::new(Box::new(io::repeat(b'x')), 0);
-        let error = loop {
-            match endless.fill() {
-                Ok(_) => assert!(endless.data().len() <= MAX_RECORD + BLOCK),
-                Err(error) => break error,
+        for limit in [1, 1000, BLOCK, 3 << 20, 64 << 20] {
+            let mut endless = Blocks::new(Box::new(io::repeat(b'x')), 0, limit);
+            let error = loop {
+                match endless.fill() {
+                    Ok(_) => assert!(endless.buffer.capacity() <= 2 * (limit + BLOCK)),
+                    Err(error) => break error,
+                }
+            };
+            assert_eq!(error.to_string(), TextLimits::too_long(limit));
+        }
+    }
+
+    #[test]
+    fn c164_only_one_mark_at_the_very_beginning_is_skipped_however_the_bytes_come() {
+        struct Dripping(&'static [u8]);
+        impl Read for Dripping {
+            fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+                let count = self.0.len().min(1);
+                buffer[..count].copy_from_slice(&self.0[..count]);
+                self.0 = &self.0[count..];
+                Ok(count)
             }
-        };
-        assert_eq!(error.to_string(), "a record is longer than 64 MiB");
+        }
+        let text = "\u{feff}\u{feff}a\n".as_bytes();
+        let mut blocks = Blocks::new(Box::new(Dripping(text)), 0, 100);
+        // Asked again, as a pipe is that had nothing for a moment.
+        for _ in 0..3 {
+            blocks.skip_byte_order_mark().unwrap();
+            blocks.fill().unwrap();
+        }
+        assert_eq!(blocks.offset(), 3);
+        for (text, is_refused) in [
+            (&b"\xff\xfea\0\n\0"[..], true),
+            (b"\xfe\xff\0a\0\n", true),
+            (b"\xff\xfe\0\0a\0\0\0", true),
+            (b"\0\0\xfe\xff\0\0\0a", true),
+            (b"\xff\xfe", true),
+            (b"\xff", false),
+            (b"\0\0\xfe", false),
+            (b"\xffa", false),
+        ] {
+            let mut blocks = Blocks::new(Box::new(Dripping(text)), 0, 100);
+            let result = blocks.skip_byte_order_mark();
+            assert_eq!(result.is_err(), is_refused, "{text:?}");
+            assert!(result.is_ok() || result.unwrap_err().to_string().contains("UTF-16"));
+        }
     }
 }

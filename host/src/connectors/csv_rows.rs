@@ -3,21 +3,33 @@
 //! A row without quotes is its own row encoding, so it is copied as it stands once its fields are
 //! counted; every other row goes through csv-core and is encoded again. Rows end with LF, CRLF or
 //! CR; empty lines are no rows. A row with another number of fields than the header is an error.
+//!
+//! Invariants, whatever the input is: each byte is looked at a fixed number of times, and what is kept of
+//! a row is at most a few times as long as a record may be.
+
+use std::collections::HashSet;
 
 use csv_core::ReadRecordResult;
 use dataflow::batch::NO_TIMESTAMP;
 use dataflow::{Batch, row};
-use memchr::{memchr_iter, memchr3};
+use memchr::{memchr, memchr_iter, memchr3};
 
 use super::blocks::Blocks;
 use super::decoder::{Counts, DecodeError, Stopped};
-use super::options::suggest;
+use super::options::{excerpt, listed, suggest};
 use super::plan::Plan;
+use super::text_limits::TextLimits;
+
+/// The commas of a row longer than this are counted before they are written down: there may be
+/// millions.
+const LONG_ROW: usize = 64 << 10;
 
 /// The rows of one CSV stream after the other.
 pub(crate) struct CsvRows {
-    /// Number of columns.
+    /// Number of columns; before the header was read the most there may be.
     width: usize,
+    /// Whether the header was read.
+    has_header: bool,
     /// Columns of the key's fields.
     key: Vec<usize>,
     /// Column of the event time.
@@ -58,13 +70,15 @@ enum Row {
 }
 
 impl CsvRows {
-    pub(crate) fn new() -> Self {
+    /// Rows of a stream whose header names at most `columns` columns.
+    pub(crate) fn new(columns: usize) -> Self {
         let mut reader = csv_core::Reader::new();
         // csv-core skips a byte order mark at its first call, but that call may come in the middle
         // of the stream. An empty line makes it the second.
         reader.read_record(b"\n", &mut [0], &mut [0]);
         Self {
-            width: 0,
+            width: columns,
+            has_header: false,
             key: Vec::new(),
             timestamp: None,
             reader,
@@ -86,7 +100,7 @@ impl CsvRows {
         counts: &mut Counts,
         plan: &Plan,
     ) -> Result<bool, DecodeError> {
-        let Some(names) = self.read_names(blocks, counts)? else {
+        let Some((names, consumed)) = self.read_names(blocks, counts)? else {
             return Ok(false);
         };
         if let Some(columns) = &plan.columns
@@ -94,8 +108,8 @@ impl CsvRows {
         {
             let message = format!(
                 "the header names the columns {}, but {} were expected",
-                names.join(","),
-                columns.join(",")
+                listed(&names),
+                listed(columns)
             );
             return Err(DecodeError::Record(message));
         }
@@ -115,11 +129,12 @@ impl CsvRows {
             .as_ref()
             .map(|(name, _)| find(name))
             .transpose()?;
-        self.width = names.len();
+        self.consume(blocks, consumed, counts);
         Ok(true)
     }
 
-    /// Reads a header. `None` if the stream is empty.
+    /// Reads a header, and says how much of the data it is; nothing of it is consumed, so that an error is
+    /// one of its first line. `None` if the stream is empty.
     ///
     /// # Errors
     /// The stream cannot be read, or the header is not UTF-8 or names a column twice.
@@ -127,43 +142,39 @@ impl CsvRows {
         &mut self,
         blocks: &mut Blocks,
         counts: &mut Counts,
-    ) -> Result<Option<Vec<String>>, DecodeError> {
+    ) -> Result<Option<(Vec<String>, usize)>, DecodeError> {
         loop {
-            let row = self.next(blocks)?;
-            let mut names = Vec::new();
-            let mut push = |name: &[u8]| match std::str::from_utf8(name) {
-                Ok(name) => names.push(name.to_owned()),
-                Err(_) => names.push(String::from("\u{fffd}")),
-            };
-            let consumed = match row {
+            let row = self.next(blocks, counts)?;
+            let (names, consumed) = match row {
                 Row::Ended => return Ok(None),
+                Row::Plain { len: 0, consumed } => {
+                    self.consume(blocks, consumed, counts);
+                    continue;
+                }
                 Row::Plain { len, consumed } => {
-                    if len > 0 {
-                        blocks.data()[..len]
-                            .split(|byte| *byte == b',')
-                            .for_each(&mut push);
-                    }
-                    consumed
+                    let row = &blocks.data()[..len];
+                    self.check_width(memchr_iter(b',', row).count() + 1)?;
+                    let names = row.split(|byte| *byte == b',').map(<[u8]>::to_vec);
+                    (names.collect::<Vec<_>>(), consumed)
                 }
                 Row::Quoted { fields, consumed } => {
-                    (0..fields).for_each(|index| push(self.field(index)));
-                    consumed
+                    self.check_width(fields)?;
+                    let names = (0..fields).map(|index| self.field(index).to_vec());
+                    (names.collect(), consumed)
                 }
             };
-            if names.iter().any(|name| name == "\u{fffd}") {
-                return Err(DecodeError::Record("the header is not UTF-8".to_owned()));
+            let names: Result<Vec<String>, _> = names.into_iter().map(String::from_utf8).collect();
+            let names =
+                names.map_err(|_| DecodeError::Record("the header is not UTF-8".to_owned()))?;
+            let mut seen = HashSet::with_capacity(names.len());
+            if let Some(name) = names.iter().find(|name| !seen.insert(name.as_str())) {
+                let name = excerpt(name);
+                let message = format!("the header names the column `{name}` twice");
+                return Err(DecodeError::Record(message));
             }
-            for (index, name) in names.iter().enumerate() {
-                if names[..index].contains(name) {
-                    return Err(DecodeError::Record(format!(
-                        "the header names the column `{name}` twice"
-                    )));
-                }
-            }
-            self.consume(blocks, consumed, counts);
-            if !names.is_empty() {
-                return Ok(Some(names));
-            }
+            self.width = names.len();
+            self.has_header = true;
+            return Ok(Some((names, consumed)));
         }
     }
 
@@ -183,7 +194,7 @@ impl CsvRows {
             if blocks.offset() >= end {
                 return Ok(Stopped::Ended);
             }
-            match self.next(blocks)? {
+            match self.next(blocks, counts)? {
                 Row::Ended => return Ok(Stopped::Ended),
                 Row::Plain { len, consumed } => {
                     if len > 0 {
@@ -215,10 +226,10 @@ impl CsvRows {
 
     /// Finds the row that comes next. Says the same again until the row is consumed.
     #[inline]
-    fn next(&mut self, blocks: &mut Blocks) -> Result<Row, DecodeError> {
+    fn next(&mut self, blocks: &mut Blocks, counts: &Counts) -> Result<Row, DecodeError> {
         loop {
             if self.quoted.is_some() {
-                return self.next_quoted(blocks);
+                return self.next_quoted(blocks, counts);
             }
             let data = blocks.data();
             let Some(found) = memchr3(b'\n', b'"', b'\r', &data[self.scanned..]) else {
@@ -233,19 +244,29 @@ impl CsvRows {
             let len = self.scanned;
             match (data[len], data.get(len + 1)) {
                 (b'\n', _) => {
+                    check_length(len, blocks)?;
                     return Ok(Row::Plain {
                         len,
                         consumed: len + 1,
                     });
                 }
                 (b'\r', Some(b'\n')) => {
+                    check_length(len, blocks)?;
                     return Ok(Row::Plain {
                         len,
                         consumed: len + 2,
                     });
                 }
+                // The end of the input adds a line end, so behind a CR there is something at last.
                 (b'\r', None) if !blocks.ended() => {
                     blocks.fill()?;
+                }
+                (b'\r', _) => {
+                    check_length(len, blocks)?;
+                    return Ok(Row::Plain {
+                        len,
+                        consumed: len + 1,
+                    });
                 }
                 _ => self.quoted = Some(Quoted::default()),
             }
@@ -254,7 +275,7 @@ impl CsvRows {
 
     #[cold]
     #[inline(never)]
-    fn next_quoted(&mut self, blocks: &mut Blocks) -> Result<Row, DecodeError> {
+    fn next_quoted(&mut self, blocks: &mut Blocks, counts: &Counts) -> Result<Row, DecodeError> {
         let mut row = self.quoted.unwrap_or_default();
         loop {
             let data = blocks.data();
@@ -264,6 +285,7 @@ impl CsvRows {
                 let after_cr = data[row.read - 1] == b'\r';
                 if !after_cr || !unread.is_empty() || blocks.ended() {
                     let crlf = after_cr && unread.first() == Some(&b'\n');
+                    check_length(row.read - 1, blocks)?;
                     return Ok(Row::Quoted {
                         fields: row.fields,
                         consumed: row.read + usize::from(crlf),
@@ -278,11 +300,12 @@ impl CsvRows {
                         (self.quoted, self.scanned) = (None, 0);
                         return Ok(Row::Ended);
                     }
-                    return Err(DecodeError::Record(
-                        "a quoted field is never closed".to_owned(),
-                    ));
+                    let error = DecodeError::Record("a quoted field is never closed".to_owned());
+                    return Err(explain(error, blocks, counts));
                 }
-                blocks.fill()?;
+                if let Err(error) = blocks.fill() {
+                    return Err(explain(error.into(), blocks, counts));
+                }
                 continue;
             }
             // With room for all of the input and one field more the reader stops only at the end
@@ -292,6 +315,9 @@ impl CsvRows {
                 self.fields.resize(room, 0);
             }
             if self.ends.len() <= row.fields {
+                if row.fields > self.width {
+                    return Err(self.wrong_width(&format!("more than {}", self.width)));
+                }
                 self.ends.resize((self.ends.len() * 2).max(64), 0);
             }
             let (fields, ends) = (
@@ -313,15 +339,28 @@ impl CsvRows {
         &self.fields[start..self.ends[index]]
     }
 
+    #[inline]
     fn check_width(&self, fields: usize) -> Result<(), DecodeError> {
-        if fields == self.width {
+        if fields == self.width || (!self.has_header && fields < self.width) {
             return Ok(());
         }
-        let plural = if fields == 1 { "" } else { "s" };
-        Err(DecodeError::Record(format!(
-            "has {fields} field{plural}, but the header names {}",
-            self.width
-        )))
+        Err(self.wrong_width(&fields.to_string()))
+    }
+
+    #[cold]
+    fn wrong_width(&self, fields: &str) -> DecodeError {
+        let plural = if fields == "1" { "" } else { "s" };
+        DecodeError::Record(match self.has_header {
+            true => format!(
+                "has {fields} field{plural}, but the header names {}",
+                self.width
+            ),
+            false => format!(
+                "the header names {fields} columns, but {} are allowed; `max-columns` of the source \
+                 allows more",
+                self.width
+            ),
+        })
     }
 
     #[inline]
@@ -335,6 +374,9 @@ impl CsvRows {
             self.check_width(memchr_iter(b',', row).count() + 1)?;
             batch.values.push(row);
             return Ok(());
+        }
+        if row.len() > LONG_ROW {
+            self.check_width(memchr_iter(b',', row).count() + 1)?;
         }
         find_commas(row, &mut self.commas);
         self.check_width(self.commas.len() + 1)?;
@@ -391,6 +433,60 @@ impl CsvRows {
     }
 }
 
+/// Whether a row is no longer than it may be.
+#[inline]
+fn check_length(len: usize, blocks: &Blocks) -> Result<(), DecodeError> {
+    match len <= blocks.record_bytes() {
+        true => Ok(()),
+        false => Err(DecodeError::Record(TextLimits::too_long(
+            blocks.record_bytes(),
+        ))),
+    }
+}
+
+/// Adds to the error of a row that has no end where the quote is that opened last: the row may have begun
+/// long before.
+#[cold]
+fn explain(error: DecodeError, blocks: &Blocks, counts: &Counts) -> DecodeError {
+    match (error, open_quote(blocks.data())) {
+        (DecodeError::Record(message), Some(quote)) => {
+            let before = &blocks.data()[..quote];
+            DecodeError::Record(match memchr_iter(b'\n', before).count() as u64 {
+                0 => message,
+                more => format!(
+                    "{message}; the quote that is not closed is in line {}",
+                    counts.lines + 1 + more
+                ),
+            })
+        }
+        (error, _) => error,
+    }
+}
+
+/// Where the quote is in a row without end that is not closed, if one is.
+fn open_quote(row: &[u8]) -> Option<usize> {
+    let mut at = 0;
+    loop {
+        // At the beginning of a field: only there a quote opens one.
+        if row.get(at) == Some(&b'"') {
+            let quote = at;
+            at += 1;
+            loop {
+                match memchr(b'"', row.get(at..).unwrap_or_default()) {
+                    None => return Some(quote),
+                    Some(found) => at += found + 1,
+                }
+                // A doubled quote is one within the field.
+                match row.get(at) {
+                    Some(b'"') => at += 1,
+                    _ => break,
+                }
+            }
+        }
+        at += 1 + memchr3(b',', b'\n', b'\r', row.get(at..)?)?;
+    }
+}
+
 /// Writes down where the commas of a row are. Fields are short: looking at eight bytes at once beats
 /// a search that starts anew behind every comma.
 #[inline]
@@ -432,6 +528,22 @@ fn push_timestamp(field: &[u8], batch: &mut Batch, plan: &Plan) -> Result<(), De
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn c164_the_quote_that_is_not_closed_is_found() {
+        for (row, quote) in [
+            ("\"a", Some(0)),
+            ("\"", Some(0)),
+            ("a,\"b\nc", Some(2)),
+            ("\"a\"\"b\",\"c\"\"", Some(7)),
+            ("\"a\nb\",x\"y,\"c,\nd\"\"", Some(10)),
+            ("\"a\",b", None),
+            ("a\"b", None),
+            ("", None),
+        ] {
+            assert_eq!(open_quote(row.as_bytes()), quote, "{row:?}");
+        }
+    }
 
     #[test]
     fn commas_are_found_wherever_they_stand() {

@@ -19,6 +19,7 @@ use super::csv_rows::CsvRows;
 use super::format::RecordFormat;
 use super::json_fields;
 use super::plan::Plan;
+use super::text_limits::TextLimits;
 
 /// How far a decoder has come in its stream, beside the stream's offset.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -79,8 +80,8 @@ impl Decoder {
             key: Vec::new(),
         };
         Self {
+            rows: CsvRows::new(plan.limits.columns),
             plan,
-            rows: CsvRows::new(),
             json,
             failed: None,
         }
@@ -194,7 +195,13 @@ fn for_each_line(
                 }
                 let newline = scanned + newline;
                 let line = &data[at..newline];
-                match each(line.strip_suffix(b"\r").unwrap_or(line), batch) {
+                let line = line.strip_suffix(b"\r").unwrap_or(line);
+                if line.len() > blocks.record_bytes() {
+                    let message = TextLimits::too_long(blocks.record_bytes());
+                    stop = Some(Err(DecodeError::Record(message)));
+                    break;
+                }
+                match each(line, batch) {
                     Ok(is_record) => counts.records += u64::from(is_record),
                     Err(message) => {
                         stop = Some(Err(DecodeError::Record(message)));
@@ -236,6 +243,13 @@ impl JsonLines {
         serde_json::from_str::<IgnoredAny>(valid).map_err(|error| {
             format!("is not JSON: {error}").replace(" at line 1 column", " at column")
         })?;
+        if let Some(at) = json_fields::too_deep(text, plan.limits.depth) {
+            return Err(format!(
+                "is nested deeper than {} at column {}; `max-depth` of the source allows more",
+                plan.limits.depth,
+                at + 1
+            ));
+        }
         if self.found.is_empty() {
             batch.values.push(text);
             return Ok(());
@@ -288,3 +302,6 @@ impl JsonLines {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

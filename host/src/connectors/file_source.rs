@@ -24,8 +24,9 @@ use super::changed::Changed;
 use super::csv_rows::CsvRows;
 use super::decoder::{Counts, DecodeError, Decoder, Stopped};
 use super::format::RecordFormat;
-use super::options::{OneOrMany, Problem};
+use super::options::{OneOrMany, Problem, listed};
 use super::plan::Plan;
+use super::text_limits::{TextLimitOptions, TextLimits};
 use super::timestamp::TimestampOptions;
 
 mod comparison;
@@ -47,11 +48,39 @@ pub(crate) struct FileSourceOptions {
     /// The field that holds the event time.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) timestamp: Option<TimestampOptions>,
+    /// The longest record.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) max_record_size: Option<String>,
+    /// CSV: the most columns of the header.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) max_columns: Option<u32>,
+    /// JSON lines: how deep objects and lists are nested at most.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) max_depth: Option<u32>,
     /// What to do when the job resumes and files have changed.
     pub(crate) changed: Changed,
 }
 
 impl FileSourceOptions {
+    fn limits(&self) -> TextLimitOptions {
+        TextLimitOptions {
+            record_size: self.max_record_size.clone(),
+            columns: self.max_columns,
+            depth: self.max_depth,
+        }
+    }
+
+    /// The options with all limits that hold.
+    pub(crate) fn effective(&self) -> Self {
+        let limits = self.limits().effective(self.format);
+        Self {
+            max_record_size: limits.record_size,
+            max_columns: limits.columns,
+            max_depth: limits.depth,
+            ..self.clone()
+        }
+    }
+
     /// Checks the options, finds the files, and reads the headers of CSV files.
     ///
     /// # Errors
@@ -73,9 +102,10 @@ impl FileSourceOptions {
             problems.extend(found);
             Vec::new()
         });
+        let limits = self.limits().read(self.format, &mut problems);
         let mut columns = None;
         if self.format == Some(RecordFormat::Csv) {
-            match read_columns(&files, base_dir) {
+            match read_columns(&files, base_dir, limits) {
                 Ok(found) => columns = found,
                 Err(problem) => problems.push(problem),
             }
@@ -91,6 +121,7 @@ impl FileSourceOptions {
             self.key.as_ref(),
             self.timestamp.as_ref(),
             columns,
+            limits,
             &mut problems,
         );
         match plan.filter(|_| problems.is_empty()) {
@@ -107,15 +138,21 @@ impl FileSourceOptions {
 }
 
 /// The columns that all files have in common. Empty files have none.
-fn read_columns(files: &[InputFile], base_dir: &Path) -> Result<Option<Vec<String>>, Problem> {
+fn read_columns(
+    files: &[InputFile],
+    base_dir: &Path,
+    limits: TextLimits,
+) -> Result<Option<Vec<String>>, Problem> {
     let mut first: Option<(&str, Vec<String>)> = None;
     for file in files {
         let problem = |message: String| Problem::new("path", message);
-        let read = || -> Result<Option<Vec<String>>, DecodeError> {
+        let mut counts = Counts::default();
+        let mut read = || -> Result<Option<Vec<String>>, DecodeError> {
             let input = inputs::open(&base_dir.join(&file.name), Compression::of(&file.name), 0)?;
-            let mut blocks = Blocks::new(input, 0);
+            let mut blocks = Blocks::new(input, 0, limits.record_bytes);
             blocks.skip_byte_order_mark()?;
-            CsvRows::new().read_names(&mut blocks, &mut Counts::default())
+            let names = CsvRows::new(limits.columns).read_names(&mut blocks, &mut counts)?;
+            Ok(names.map(|(names, _)| names))
         };
         let names = match read() {
             Ok(names) => names,
@@ -123,7 +160,8 @@ fn read_columns(files: &[InputFile], base_dir: &Path) -> Result<Option<Vec<Strin
                 return Err(problem(format!("cannot read `{}`: {error}", file.name)));
             }
             Err(DecodeError::Record(message)) => {
-                return Err(problem(format!("`{}`, line 1: {message}", file.name)));
+                let line = counts.lines + 1;
+                return Err(problem(format!("`{}`, line {line}: {message}", file.name)));
             }
         };
         let Some(names) = names else { continue };
@@ -134,8 +172,8 @@ fn read_columns(files: &[InputFile], base_dir: &Path) -> Result<Option<Vec<Strin
                 let message = format!(
                     "the columns of `{}` ({}) are not those of `{other}` ({})",
                     file.name,
-                    names.join(","),
-                    columns.join(",")
+                    listed(&names),
+                    listed(columns)
                 );
                 return Err(
                     problem(message).hint("files with other columns belong to another source")
@@ -224,7 +262,7 @@ impl FileSourceFactory {
     /// The files with what tells one that grew from another one.
     fn files_with_tails(&self) -> Vec<InputFile> {
         let with_tail = |file: &InputFile| {
-            let opened = fs::File::open(self.base_dir.join(&file.name));
+            let opened = inputs::open_file(&self.base_dir.join(&file.name));
             let tail = opened.and_then(|opened| inputs::tail_crc(&opened, file.len));
             InputFile {
                 // A file that cannot be read fails the job when its turn comes.
@@ -448,29 +486,33 @@ impl Reading {
             records: split.records,
             lines: split.lines,
         };
-        let failed = |error: DecodeError| match error {
+        let failed = |error: DecodeError, line: u64| match error {
             DecodeError::Read(error) => anyhow::Error::new(error).context(opened()),
-            DecodeError::Record(message) => anyhow!("file `{}`, line 1: {message}", split.file),
+            DecodeError::Record(message) => {
+                anyhow!("file `{}`, line {line}: {message}", split.file)
+            }
         };
         let mut blocks = if plan.format == RecordFormat::Csv
             || compression != Compression::None
             || split.offset == 0
         {
             // From the beginning: there is a header, or no other way to get to the offset.
-            let mut blocks =
-                Blocks::new(inputs::open(&path, compression, 0).with_context(opened)?, 0);
+            let input = inputs::open(&path, compression, 0).with_context(opened)?;
+            let mut blocks = Blocks::new(input, 0, plan.limits.record_bytes);
             blocks.keep_checksum(0, 0);
-            blocks.skip_byte_order_mark().with_context(opened)?;
+            blocks
+                .skip_byte_order_mark()
+                .map_err(|error| failed(error.into(), 1))?;
             let mut header = Counts::default();
-            decoder
-                .read_header(&mut blocks, &mut header)
-                .map_err(failed)?;
+            if let Err(error) = decoder.read_header(&mut blocks, &mut header) {
+                return Err(failed(error, header.lines + 1));
+            }
             if !split.is_begun() {
                 counts = header;
             }
             blocks
         } else if split.is_begun() {
-            open_behind(&path, &split).with_context(opened)?
+            open_behind(&path, &split, plan).with_context(opened)?
         } else {
             // The line that the cut falls into belongs to the split before, unless the cut is at
             // its first byte: which the byte before the cut tells.
@@ -478,6 +520,7 @@ impl Reading {
             let mut blocks = Blocks::new(
                 inputs::open(&path, compression, before).with_context(opened)?,
                 before,
+                plan.limits.record_bytes,
             );
             blocks.skip_line().with_context(opened)?;
             blocks.keep_checksum(blocks.offset(), 0);
@@ -485,7 +528,7 @@ impl Reading {
         };
         if split.is_begun() && split.offset > blocks.offset() {
             if compression == Compression::None {
-                blocks = open_behind(&path, &split).with_context(opened)?;
+                blocks = open_behind(&path, &split, plan).with_context(opened)?;
             } else if !blocks.skip_to(split.offset).with_context(opened)? {
                 let error = anyhow!("it ends at byte {} of its text", blocks.offset());
                 return Err(error.context(opened()));
@@ -576,10 +619,11 @@ impl Reading {
 
 /// Opens a file that is not packed at the position of a split that is begun. The bytes before it are
 /// read once more: they are compared, and belong to what the next position says.
-fn open_behind(path: &Path, split: &Split) -> anyhow::Result<Blocks> {
+fn open_behind(path: &Path, split: &Split, plan: &Plan) -> anyhow::Result<Blocks> {
     let back = split.read.map_or(0, |read| u64::from(read.tail));
     let at = split.offset.saturating_sub(back);
-    let mut blocks = Blocks::new(inputs::open(path, Compression::None, at)?, at);
+    let input = inputs::open(path, Compression::None, at)?;
+    let mut blocks = Blocks::new(input, at, plan.limits.record_bytes);
     if !blocks.skip_to(split.offset)? {
         bail!("it ends at byte {}", blocks.offset());
     }

@@ -40,6 +40,39 @@ pub(crate) fn for_each_field<'a>(
     }
 }
 
+/// Where a valid text is nested deeper than `depth`, if it is: the place of the bracket that is too
+/// many.
+pub(crate) fn too_deep(text: &[u8], depth: usize) -> Option<usize> {
+    // What is opened is closed in a valid text, so a short one needs no look, and one with few brackets,
+    // wherever they are, no second one.
+    if text.len() / 2 <= depth || count_openings(text) <= depth {
+        return None;
+    }
+    let (mut open, mut at) = (0_usize, 0);
+    while let Some(byte) = text.get(at) {
+        match byte {
+            b'"' => {
+                at = string_end(text, at);
+                continue;
+            }
+            b'{' | b'[' if open == depth => return Some(at),
+            b'{' | b'[' => open += 1,
+            b'}' | b']' => open = open.saturating_sub(1),
+            _ => {}
+        }
+        at += 1;
+    }
+    None
+}
+
+/// How many `{` and `[` there are. They differ in one bit, and a byte counts as far as a chunk goes, so
+/// that many bytes are compared at once.
+fn count_openings(text: &[u8]) -> usize {
+    let is_opening = |byte: &u8| u8::from(byte & 0xdf == b'[');
+    let count = |chunk: &[u8]| usize::from(chunk.iter().map(is_opening).sum::<u8>());
+    text.chunks(usize::from(u8::MAX)).map(count).sum()
+}
+
 /// Whether a field's name as written is `name`.
 pub(crate) fn is_named(written: &[u8], name: &str) -> bool {
     written == name.as_bytes()
@@ -151,6 +184,24 @@ mod tests {
         assert_eq!(fields(text), Some(expected.to_vec()));
         assert_eq!(fields("{}"), Some(Vec::new()));
         assert_eq!(fields("[1]"), None);
+    }
+
+    #[test]
+    fn c164_depth_is_that_of_brackets_outside_of_strings() {
+        for depth in [1, 2, 3, 127, 128, 1000] {
+            for (open, close) in [("[", "]"), ("{\"a\":", "}")] {
+                let nested = |levels: usize| {
+                    let value = format!("{}1{}", open.repeat(levels), close.repeat(levels));
+                    format!("[\"{{[\\\"[[\",{value}]")
+                };
+                assert_eq!(too_deep(nested(depth - 1).as_bytes(), depth), None);
+                let text = nested(depth);
+                assert_eq!(too_deep(text.as_bytes(), depth), text.rfind(&open[..1]));
+            }
+        }
+        let wide = format!("[{}1]", "[],{},".repeat(1000));
+        assert_eq!(too_deep(wide.as_bytes(), 2), None);
+        assert!(too_deep(wide.as_bytes(), 1).is_some());
     }
 
     #[test]

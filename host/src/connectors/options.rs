@@ -4,6 +4,7 @@
 //! all: so each key is tried on its own first. That asks of an options struct that every field has
 //! a default; what is required is said by its `validate`.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use serde::de::DeserializeOwned;
@@ -118,14 +119,44 @@ fn explain(key: &str, value: &toml::Value, message: &str) -> Problem {
     }
 }
 
-/// A hint for a name that is not known: the nearest one that is, or all of them.
+/// How many names a message lists, and how many characters of each: input names its columns itself.
+const LISTED: usize = 40;
+const SHOWN: usize = 60;
+
+/// A hint for a name that is not known: the nearest one that is, or all of them, unless they are many.
 pub(crate) fn suggest(written: &str, known: &[&str], list: &str) -> String {
     match nearest(written, known) {
-        Some(name) => format!("did you mean `{name}`?"),
+        Some(name) => format!("did you mean `{}`?", excerpt(name)),
         None => {
-            let known: Vec<String> = known.iter().map(|name| format!("`{name}`")).collect();
-            format!("{list} {}", known.join(", "))
+            let names = known.iter().take(LISTED);
+            let names: Vec<String> = names.map(|name| format!("`{}`", excerpt(name))).collect();
+            format!("{list} {}{}", names.join(", "), and_more(known.len()))
         }
+    }
+}
+
+/// Names that input has given, as a message lists them.
+pub(crate) fn listed(names: &[String]) -> String {
+    let shown = names.iter().take(LISTED).map(|name| excerpt(name));
+    format!(
+        "{}{}",
+        shown.collect::<Vec<_>>().join(","),
+        and_more(names.len())
+    )
+}
+
+fn and_more(count: usize) -> String {
+    match count.saturating_sub(LISTED) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    }
+}
+
+/// The beginning of a name that may be of any length.
+pub(crate) fn excerpt(name: &str) -> Cow<'_, str> {
+    match name.char_indices().nth(SHOWN) {
+        None => name.into(),
+        Some((end, _)) => format!("{}…", &name[..end]).into(),
     }
 }
 
@@ -240,6 +271,20 @@ mod tests {
             problems("roll-size = 1"),
             ["`roll-size`: invalid type: integer `1`, expected a string"]
         );
+    }
+
+    #[test]
+    fn c164_messages_stay_short_whatever_is_named() {
+        let names: Vec<String> = (0..100_000)
+            .map(|n| format!("{n}{}", "x".repeat(n % 300)))
+            .collect();
+        let known: Vec<&str> = names.iter().map(String::as_str).collect();
+        for text in [suggest("key", &known, "the columns are"), listed(&names)] {
+            assert!(text.len() < 10_000, "{} bytes", text.len());
+            assert!(text.ends_with(" and 99960 more"), "{text}");
+        }
+        assert_eq!(listed(&["a".to_owned(), "b".to_owned()]), "a,b");
+        assert_eq!(excerpt(&"é".repeat(61)).chars().count(), 61);
     }
 
     #[test]

@@ -4,6 +4,7 @@ use dataflow::port::{self, Column, ColumnKind, Port};
 
 use super::format::RecordFormat;
 use super::options::{OneOrMany, Problem, suggest};
+use super::text_limits::TextLimits;
 use super::timestamp::{TimestampFormat, TimestampOptions};
 
 /// What to make of a stream of text.
@@ -18,6 +19,8 @@ pub(crate) struct Plan {
     pub(crate) timestamp: Option<(String, TimestampFormat)>,
     /// The columns of CSV, if they are known beforehand: then every header must be equal.
     pub(crate) columns: Option<Vec<String>>,
+    /// How much a record may be.
+    pub(crate) limits: TextLimits,
 }
 
 impl Plan {
@@ -28,6 +31,7 @@ impl Plan {
         key: Option<&OneOrMany>,
         timestamp: Option<&TimestampOptions>,
         columns: Option<Vec<String>>,
+        limits: TextLimits,
         problems: &mut Vec<Problem>,
     ) -> Option<Self> {
         let before = problems.len();
@@ -88,6 +92,7 @@ impl Plan {
             key,
             timestamp,
             columns,
+            limits,
         })
     }
 

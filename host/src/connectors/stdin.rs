@@ -24,6 +24,7 @@ use super::decoder::{Counts, DecodeError, Decoder, Stopped};
 use super::format::RecordFormat;
 use super::options::{OneOrMany, Problem};
 use super::plan::Plan;
+use super::text_limits::TextLimitOptions;
 use super::timestamp::TimestampOptions;
 
 /// How much is read at once, and how many such blocks wait for the source.
@@ -45,20 +46,50 @@ pub(crate) struct StdinOptions {
     /// The field that holds the event time.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) timestamp: Option<TimestampOptions>,
+    /// The longest record.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) max_record_size: Option<String>,
+    /// CSV: the most columns of the header.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) max_columns: Option<u32>,
+    /// JSON lines: how deep objects and lists are nested at most.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) max_depth: Option<u32>,
 }
 
 impl StdinOptions {
+    fn limits(&self) -> TextLimitOptions {
+        TextLimitOptions {
+            record_size: self.max_record_size.clone(),
+            columns: self.max_columns,
+            depth: self.max_depth,
+        }
+    }
+
+    /// The options with all limits that hold.
+    pub(crate) fn effective(&self) -> Self {
+        let limits = self.limits().effective(self.format);
+        Self {
+            max_record_size: limits.record_size,
+            max_columns: limits.columns,
+            max_depth: limits.depth,
+            ..self.clone()
+        }
+    }
+
     /// Checks the options. Nothing is read: the columns of CSV are known only when the job runs.
     ///
     /// # Errors
     /// Everything that keeps the source from starting.
     pub(crate) fn prepare(&self) -> Result<StdinFactory, Vec<Problem>> {
         let mut problems = Vec::new();
+        let limits = self.limits().read(self.format, &mut problems);
         let plan = Plan::new(
             self.format,
             self.key.as_ref(),
             self.timestamp.as_ref(),
             None,
+            limits,
             &mut problems,
         );
         match plan {
@@ -129,7 +160,7 @@ impl StdinFactory {
             read: 0,
         };
         Ok(Stream {
-            blocks: Blocks::new(Box::new(incoming), 0),
+            blocks: Blocks::new(Box::new(incoming), 0, self.plan.limits.record_bytes),
             decoder: Decoder::new(Arc::clone(&self.plan)),
             counts: Counts::default(),
             begun: false,
@@ -276,17 +307,14 @@ impl Stream {
                 .blocks
                 .skip_byte_order_mark()
                 .map_err(DecodeError::from);
-            let mut counts = Counts {
-                records: self.counts.records,
-                ..Counts::default()
-            };
-            match header.and_then(|()| self.decoder.read_header(&mut self.blocks, &mut counts)) {
+            let header =
+                header.and_then(|()| self.decoder.read_header(&mut self.blocks, &mut self.counts));
+            match header {
                 Err(DecodeError::Read(error)) if error.kind() == ErrorKind::WouldBlock => {
                     return Ok(Stopped::Blocked);
                 }
                 result => result?,
             };
-            self.counts = counts;
             self.begun = true;
         }
         self.decoder

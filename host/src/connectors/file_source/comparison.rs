@@ -9,7 +9,7 @@
 //! This notices accidents and edits, not forgeries: CRC-32C collides for whoever wants it to.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -183,7 +183,7 @@ fn find_in_tails(name: &str, path: &Path, splits: &[Split]) -> io::Result<Option
             continue;
         };
         if file.is_none() {
-            file = Some(File::open(path)?);
+            file = Some(inputs::open_file(path)?);
         }
         let Some(file) = &file else { continue };
         let mut bytes = [0; TAIL];
@@ -220,7 +220,7 @@ fn find_in_all(
     if compression != Compression::None && begun {
         return Ok(None);
     }
-    if inputs::tail_crc(&File::open(path)?, recorded.len)? == tail {
+    if inputs::tail_crc(&inputs::open_file(path)?, recorded.len)? == tail {
         return Ok(None);
     }
     let from = recorded.len.saturating_sub(TAIL as u64);
@@ -269,7 +269,7 @@ fn checksum(
         Compression::None => from,
         Compression::Gzip | Compression::Zstd => 0,
     };
-    let mut blocks = Blocks::new(inputs::open(path, compression, start)?, start);
+    let mut blocks = Blocks::new(inputs::open(path, compression, start)?, start, usize::MAX);
     if !blocks.skip_to(from)? {
         return Ok(None);
     }
@@ -281,7 +281,7 @@ fn checksum(
 }
 
 fn as_it_is(name: &str, path: &Path, len: u64, stamp: Stamp) -> InputFile {
-    let tail = File::open(path).and_then(|file| inputs::tail_crc(&file, len));
+    let tail = inputs::open_file(path).and_then(|file| inputs::tail_crc(&file, len));
     InputFile {
         name: name.to_owned(),
         len,
@@ -379,7 +379,7 @@ fn read_again(
     let (mut tail, mut tail_crc) = (0, 0);
     if compression == Compression::None {
         tail = split.offset.min(TAIL as u64) as u32;
-        tail_crc = inputs::tail_crc(&File::open(path)?, split.offset)?;
+        tail_crc = inputs::tail_crc(&inputs::open_file(path)?, split.offset)?;
     }
     Ok(Some(split::Read {
         from,

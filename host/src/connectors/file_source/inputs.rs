@@ -1,9 +1,11 @@
 //! Which files a `path` stands for, and how their bytes are reached.
 
 use std::fs::{self, File};
-use std::io::{self, BufReader, Read, Seek, SeekFrom};
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::io::{self, BufReader, ErrorKind, Read, Seek, SeekFrom};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+
+use nix::fcntl::OFlag;
 
 use crate::connectors::blocks::TAIL;
 use crate::connectors::options::Problem;
@@ -80,6 +82,29 @@ impl Compression {
     }
 }
 
+/// The most memory for the window of a zstd frame, as a power of two: 128 MiB, what the program `zstd`
+/// takes as well. A frame may ask for gigabytes.
+const ZSTD_WINDOW_LOG: u32 = 27;
+
+/// Opens a file that is one. What was a file when the job looked for its input may be a pipe or a device
+/// by now: opening it must not wait, and reading it might never end.
+///
+/// # Errors
+/// It cannot be opened, or is something else.
+pub(crate) fn open_file(path: &Path) -> io::Result<File> {
+    let file = File::options()
+        .read(true)
+        .custom_flags((OFlag::O_NONBLOCK | OFlag::O_NOCTTY).bits())
+        .open(path)?;
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(io::Error::new(
+            ErrorKind::InvalidInput,
+            "it is not a file any more",
+        )),
+    }
+}
+
 /// Opens a file at a byte of its stored form (which makes sense only for one that is not packed)
 /// and unpacks what is read.
 ///
@@ -91,7 +116,7 @@ pub(crate) fn open(
     at: u64,
 ) -> io::Result<Box<dyn Read + Send>> {
     const PACKED_BLOCK: usize = 128 << 10;
-    let mut file = File::open(path)?;
+    let mut file = open_file(path)?;
     if at > 0 {
         file.seek(SeekFrom::Start(at))?;
     }
@@ -100,10 +125,31 @@ pub(crate) fn open(
         Compression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(
             BufReader::with_capacity(PACKED_BLOCK, file),
         )),
-        Compression::Zstd => Box::new(zstd::stream::read::Decoder::with_buffer(
-            BufReader::with_capacity(PACKED_BLOCK, file),
-        )?),
+        Compression::Zstd => {
+            let packed = BufReader::with_capacity(PACKED_BLOCK, file);
+            let mut decoder = zstd::stream::read::Decoder::with_buffer(packed)?;
+            decoder.window_log_max(ZSTD_WINDOW_LOG)?;
+            Box::new(Frames(decoder))
+        }
     })
+}
+
+/// Unpacks frames of zstd, and says what to do about one that asks for too much.
+struct Frames<R>(R);
+
+impl<R: Read> Read for Frames<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.read(buffer).map_err(|error| {
+            if !error.to_string().contains("requires too much memory") {
+                return error;
+            }
+            let window = 1_u64 << (ZSTD_WINDOW_LOG - 20);
+            io::Error::other(format!(
+                "a frame asks for a window of more than {window} MiB; pack the file without \
+                 `--long`, or with `--long={ZSTD_WINDOW_LOG}` at most"
+            ))
+        })
+    }
 }
 
 /// The files that `paths` stand for, without doubles and in the order of their names. Each path is a
@@ -234,7 +280,7 @@ fn input_file(path: &Path, base_dir: &Path) -> Result<InputFile, Problem> {
                 .hint("for a pipe use the connector `stdin`"),
         );
     }
-    let file = File::open(path).and_then(|file| file.metadata());
+    let file = open_file(path).and_then(|file| file.metadata());
     let metadata = file.map_err(|error| problem(format!("cannot read `{shown}`: {error}")))?;
     Ok(InputFile {
         name: name.to_owned(),
