@@ -277,6 +277,7 @@ fn prepare_sink(
         .collect();
     let context = SinkContext {
         has_checkpoints: job.checkpoint.interval.is_some(),
+        permissions: job.checkpoint.permissions,
     };
     match connectors::sink(connector, sink.options.clone(), &job.base, &ports, context) {
         Ok(sink) => Some(PreparedNode::Sink(sink)),

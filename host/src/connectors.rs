@@ -10,6 +10,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use checkpoint::storage::Permissions;
 use dataflow::port::Port;
 use runtime::{SinkFactory, SourceFactory};
 use serde::Serialize;
@@ -81,6 +82,8 @@ pub(crate) struct PreparedSink {
 pub(crate) struct SinkContext {
     /// Whether the job takes checkpoints while it runs, not only at its end.
     pub(crate) has_checkpoints: bool,
+    /// Who may read what the job keeps on disk and has not published.
+    pub(crate) permissions: Permissions,
 }
 
 /// Prepares a source. Paths in `table` are relative to `base_dir`.
@@ -151,7 +154,7 @@ pub(crate) fn sink(
     let prepared = match connector {
         "file" => {
             let options: FileSinkOptions = read(table, &mut problems);
-            let factory = options.prepare(base_dir, input_ports);
+            let factory = options.prepare(base_dir, input_ports, context.permissions);
             factory.map(|factory| PreparedSink {
                 factory: Arc::new(factory),
                 options: shown(&options),

@@ -32,6 +32,7 @@ mod kills; // hundreds of kills at random moments
 mod life; // checkpoints while a job runs
 mod loading; // components of strangers: what loading them costs, and what they say
 mod network; // what a component may reach
+mod permissions; // who may read what is on disk, and what is not ours
 mod placement; // state in metadata or in files
 mod output; // what becomes of output that is taken, changed or cannot be written
 mod ownership; // one job directory, several hosts

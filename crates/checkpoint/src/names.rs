@@ -21,7 +21,7 @@ use crate::{Error, Result};
 pub(crate) const METADATA: &str = "_metadata";
 
 /// Name of the mark by which a version before runs said that a job has finished.
-const FINISHED: &str = "_finished";
+pub(crate) const FINISHED: &str = "_finished";
 
 /// Directory of the lease.
 const LEASE: &str = "_lease";

@@ -8,7 +8,7 @@ use std::time::Duration;
 use url::Url;
 
 use crate::names;
-use crate::storage::{Bucket, FileStorage, S3Storage, Storage, environment};
+use crate::storage::{Bucket, FileStorage, Permissions, S3Storage, Storage, environment};
 use crate::{Error, Result};
 
 /// URL schemes that have a storage in some build of this program.
@@ -220,9 +220,13 @@ fn scheme(spec: &str) -> Option<String> {
     (valid && known).then(|| scheme.to_ascii_lowercase())
 }
 
-/// The directory of all jobs' checkpoints, made if need be. Over a network no call takes longer than
-/// half of `patience`.
-pub(crate) fn create_root(dir: &str, patience: Duration) -> Result<Arc<dyn Storage>> {
+/// The directory of all jobs' checkpoints, made if need be. On a file system what is made in it has these
+/// permissions; over a network no call takes longer than half of `patience`.
+pub(crate) fn create_root(
+    dir: &str,
+    patience: Duration,
+    permissions: Permissions,
+) -> Result<Arc<dyn Storage>> {
     if is_bucket(dir) {
         let bucket = Bucket::parse(dir, "checkpoint directory")?;
         return Ok(Arc::new(S3Storage::create(
@@ -233,7 +237,7 @@ pub(crate) fn create_root(dir: &str, patience: Duration) -> Result<Arc<dyn Stora
     }
     let path = path(dir, "checkpoint directory")?;
     refuse_file_system_root(dir, &path)?;
-    let storage = FileStorage::create(&path)?;
+    let storage = FileStorage::create(&path, permissions)?;
     // Again, for links are followed now that it exists.
     let real = path.canonicalize().unwrap_or(path);
     refuse_file_system_root(dir, &real)?;
@@ -337,7 +341,9 @@ mod tests {
     #[test]
     fn the_root_of_the_file_system_is_refused() {
         for dir in ["/", "file:///", "///", "/x/.."] {
-            let error = create_root(dir, PATIENCE).unwrap_err().to_string();
+            let error = create_root(dir, PATIENCE, Permissions::Private)
+                .unwrap_err()
+                .to_string();
             assert!(error.contains("root of the file system"), "{dir}: {error}");
         }
     }

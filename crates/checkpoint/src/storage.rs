@@ -23,7 +23,7 @@ use bytes::Bytes;
 use crate::Result;
 
 pub use faults::FaultyStorage;
-pub use file::FileStorage;
+pub use file::{FileStorage, Permissions};
 pub use memory::MemoryStorage;
 pub use object::ObjectStorage;
 pub use s3::{Bucket, S3Storage, Weakened, environment, weakened};

@@ -30,7 +30,7 @@ use crate::claim::{Claim, Extent, Remains};
 use crate::lease::{Ended, Ending, Held, Lease, Terms};
 use crate::metadata::Codec;
 use crate::names::{self, JobDirectory};
-use crate::storage::{MemoryStorage, Storage};
+use crate::storage::{MemoryStorage, Permissions, Storage};
 use crate::used::{Used, used};
 use crate::{Error, Result, place};
 
@@ -60,6 +60,8 @@ pub struct Options {
     /// How long a checkpoint may take as a whole. Where storage is reached over a network, a call
     /// gives up after half of it, so that the checkpoint can still say why it failed.
     pub timeout: Duration,
+    /// Who may read and write the files, where checkpoints are files.
+    pub permissions: Permissions,
 }
 
 impl Default for Options {
@@ -71,6 +73,7 @@ impl Default for Options {
             incremental: true,
             compression: Compression::None,
             timeout: Duration::from_secs(600),
+            permissions: Permissions::Private,
         }
     }
 }
@@ -145,12 +148,13 @@ impl CheckpointStore {
         dir: &str,
         job_id: &str,
         patience: Duration,
+        permissions: Permissions,
         terms: Terms,
         watch: &mut dyn FnMut(&Held),
     ) -> Result<Arc<Lease>> {
         // The id first: a refusal should not leave a directory behind.
         let job = JobDirectory::new(job_id)?;
-        let storage = place::create_root(dir, patience)?;
+        let storage = place::create_root(dir, patience, permissions)?;
         Ok(Arc::new(Lease::take_watching(
             storage,
             job.name(),
@@ -179,7 +183,7 @@ impl CheckpointStore {
         // The id first: a refusal should not leave a directory behind.
         let job = JobDirectory::new(job_id)?;
         Self::with_job(
-            place::create_root(dir, options.timeout)?,
+            place::create_root(dir, options.timeout, options.permissions)?,
             job,
             options,
             None,

@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use bytes::Bytes;
-use checkpoint::storage::{FileStorage, Storage};
+use checkpoint::storage::{FileStorage, Permissions, Storage};
 use tempfile::TempDir;
 
 use journal::{Step, Until};
@@ -39,7 +39,7 @@ const PLACE: &str = "new/deep";
 #[ignore = "the other tests run it, in a process of its own"]
 fn child() {
     let directory = PathBuf::from(std::env::var(DIRECTORY).unwrap());
-    let storage = FileStorage::create(&directory).unwrap();
+    let storage = FileStorage::create(&directory, Permissions::Private).unwrap();
     // A line of its own, whatever the test harness has printed.
     storage.make_directory("job/shared").unwrap();
     println!("\nmade job/shared /");

@@ -5,6 +5,9 @@
 //! it that name. A crash before the checkpoint completes leaves a staged file that no part names, and
 //! the next start removes it; a crash after it leaves one that a part names, and the restore commits
 //! it ([how](prepared)). There are no empty files.
+//!
+//! A file has the permissions of published output from the beginning, so that publishing is a rename and
+//! nothing else. While it is staged nobody gets to it, because the directory above it is private.
 
 use std::collections::VecDeque;
 use std::fs::{self, File};
@@ -13,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context as _, anyhow, bail};
+use checkpoint::storage::Permissions;
 use dataflow::port::Port;
 use dataflow::{Batch, CheckpointId};
 use runtime::source::Part;
@@ -66,6 +70,7 @@ impl FileSinkOptions {
         &self,
         base_dir: &Path,
         ports: &[Port],
+        permissions: Permissions,
     ) -> Result<FileSinkFactory, Vec<Problem>> {
         let mut problems = Vec::new();
         let options = EncoderOptions {
@@ -107,6 +112,7 @@ impl FileSinkOptions {
                 root,
                 encoder: Arc::new(encoder),
                 roll_size,
+                permissions,
                 shared: Arc::default(),
             }),
             None => Err(problems),
@@ -155,6 +161,8 @@ pub(crate) struct FileSinkFactory {
     root: PathBuf,
     encoder: Arc<Encoder>,
     roll_size: u64,
+    /// Who may read what is staged. What is published has the permissions that the umask gives.
+    permissions: Permissions,
     shared: Arc<Mutex<Shared>>,
 }
 
@@ -274,7 +282,12 @@ impl FileSinkFactory {
                 self.root.display()
             );
         }
-        let staging = Staging::open(&self.root, &context.job_id, context.generation)?;
+        let staging = Staging::open(
+            &self.root,
+            &context.job_id,
+            context.generation,
+            self.permissions,
+        )?;
         Ok(Arc::clone(shared.staging.insert(Arc::new(staging))))
     }
 }

@@ -109,6 +109,7 @@ fn sinks_are_checked_against_their_inputs() {
     let prepare = |connector: &str, table: &str| {
         let context = SinkContext {
             has_checkpoints: true,
+            ..SinkContext::default()
         };
         let result = sink(
             connector,

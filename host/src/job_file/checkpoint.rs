@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
-use checkpoint::storage::Bucket;
+use checkpoint::storage::{Bucket, Permissions};
 use checkpoint::store::Compression;
 
 use super::section::Section;
@@ -46,6 +46,8 @@ pub(crate) struct CheckpointSection {
     pub(crate) max_state_size: u64,
     /// How files of state are compressed.
     pub(crate) compression: Compression,
+    /// Who may read and write the files.
+    pub(crate) permissions: Permissions,
 }
 
 /// What a checkpoint guarantees.
@@ -124,6 +126,7 @@ impl Default for CheckpointSection {
             inline_threshold: 20 << 10,
             max_state_size: 5 << 20,
             compression: Compression::None,
+            permissions: Permissions::Private,
         }
     }
 }
@@ -146,6 +149,13 @@ pub(crate) const COMPRESSIONS: &[(&str, Compression)] = &[
     ("none", Compression::None),
     ("lz4", Compression::Lz4),
     ("zstd", Compression::Zstd),
+];
+
+/// The values of `permissions`.
+pub(crate) const PERMISSIONS: &[(&str, Permissions)] = &[
+    ("private", Permissions::Private),
+    ("group", Permissions::Group),
+    ("umask", Permissions::Umask),
 ];
 
 impl CheckpointSection {
@@ -199,6 +209,9 @@ impl CheckpointSection {
             compression: section
                 .choice("compression", COMPRESSIONS)
                 .unwrap_or(default.compression),
+            permissions: section
+                .choice("permissions", PERMISSIONS)
+                .unwrap_or(default.permissions),
         }
     }
 }

@@ -146,7 +146,7 @@ fn defaults_are_as_documented() {
             .collect::<String>()
     };
     let checkpoint = explicit("[checkpoint]", &|_| true);
-    assert_eq!(checkpoint.lines().count(), 13, "{checkpoint}");
+    assert_eq!(checkpoint.lines().count(), 14, "{checkpoint}");
     let job = fine(
         &with(&format!("[checkpoint]\n{checkpoint}")),
         &Surroundings::default(),
@@ -200,6 +200,7 @@ const OTHER_VALUES: &[(&str, &[&str])] = &[
             "inline-threshold = \"3KiB\"",
             "max-state-size = \"3MiB\"",
             "compression = \"lz4\"",
+            "permissions = \"group\"",
         ],
     ),
     (

@@ -7,7 +7,7 @@ use std::path::Path;
 use toml::Value;
 
 use super::JobFile;
-use super::checkpoint::{COMPRESSIONS, CheckpointSection, MODES, RETENTIONS, Storage};
+use super::checkpoint::{COMPRESSIONS, CheckpointSection, MODES, PERMISSIONS, RETENTIONS, Storage};
 use super::node::{Inputs, PARTITIONS};
 use super::operator::OperatorSection;
 use super::restart::RestartStrategy;
@@ -89,6 +89,7 @@ fn checkpoint(out: &mut Writer, section: &CheckpointSection) {
     out.size("inline-threshold", section.inline_threshold);
     out.size("max-state-size", section.max_state_size);
     out.key("compression", word(COMPRESSIONS, section.compression));
+    out.key("permissions", word(PERMISSIONS, section.permissions));
 }
 
 fn restart(out: &mut Writer, strategy: &RestartStrategy) {

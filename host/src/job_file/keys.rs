@@ -98,6 +98,7 @@ pub(crate) const CHECKPOINT: &[Key] = &[
     ),
     key("max-state-size"),
     key("compression"),
+    key("permissions"),
 ];
 
 /// `[restart]`. In Flink the parameters carry the name of their strategy: see [`RESTART_PARAMETERS`].

@@ -139,12 +139,10 @@ impl Cache {
         for entry in fs::read_dir(&self.dir)? {
             let entry = entry?;
             let name = entry.file_name();
-            let is_ours = Path::new(&name)
-                .extension()
-                .is_some_and(|extension| extension == "cwasm" || extension == "pending");
-            if is_ours && name != keep {
-                // Another host may have removed it meanwhile.
-                let Ok(metadata) = entry.metadata() else {
+            // Whoever names the directory may keep other things in it.
+            if name.to_str().is_some_and(is_ours) && name != keep {
+                // Another host may have removed it meanwhile. A link is none of ours.
+                let Some(metadata) = entry.metadata().ok().filter(fs::Metadata::is_file) else {
                     continue;
                 };
                 entries.push((metadata.modified().ok(), metadata.len(), entry.path()));
@@ -233,6 +231,19 @@ impl Drop for Pending {
 /// Goes up when more is refused before a component is compiled, so that what was compiled before is looked at
 /// once more.
 const EXAMINATION: u32 = 1;
+
+/// Whether a name is one that the cache gives: that of an entry or of a pending file.
+fn is_ours(name: &str) -> bool {
+    let is_hex = |text: &str, len: usize| {
+        let digit = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+        text.len() == len && text.bytes().all(digit)
+    };
+    match name.split_once('.') {
+        Some((digest, "cwasm")) => is_hex(digest, 64),
+        Some((number, "pending")) => is_hex(number, 16),
+        _ => false,
+    }
+}
 
 /// The name of an entry: code fits one component, one Wasmtime and one configuration only.
 fn entry_name(engine: &Engine, digest: Digest) -> String {

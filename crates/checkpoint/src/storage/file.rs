@@ -1,19 +1,25 @@
 //! Objects as files beneath a directory.
 //!
-//! The bytes go through `object_store` (a file is staged beside its place, flushed, linked to its
-//! name if that is free, and the directory is flushed); what only a file system has, directories and
-//! the left-overs of a crash in them, is handled here.
+//! A file is staged beside its place, flushed, linked to its name if that is free, and the directory is
+//! flushed. Reads go through `object_store`; its writes do not say who may read what they make. What only a
+//! file system has, directories and the left-overs of a crash in them, is handled here as well.
+//!
+//! What is made beneath the root is its owner's alone unless the user says otherwise ([`Permissions`]):
+//! state may be anybody's secret. The umask counts where it is stricter. The root is made as the umask
+//! says, for the user has named it and may have more in it.
 //!
 //! Symbolic links beneath the root are never followed: what they lead to is not in the checkpoint
 //! directory, and whoever put one there may have meant anything. They are listed, so that nobody takes
 //! what has their name for missing, and every call that comes to one fails and names it. The root itself
 //! is what its user named, links or not. Each call looks at every component before it goes on, so
 //! who can change the directory between the look and the use could still lead it elsewhere; who can do
-//! that could as well change the checkpoints.
+//! that could as well change the checkpoints. Neither is anything read that is no file: a pipe would keep its
+//! reader for ever.
 
-use std::fs::{self, File, TryLockError};
-use std::io::ErrorKind;
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{self, ErrorKind, Write as _};
 use std::ops::Range;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
@@ -21,42 +27,80 @@ use std::time::UNIX_EPOCH;
 use bytes::Bytes;
 use object_store::local::LocalFileSystem;
 
+use super::object::Staging;
 use super::{Guard, Listing, Object, ObjectStorage, ObjectWriter, Reading, Storage};
-use crate::{Error, Result};
+use crate::{Error, Result, names};
+
+/// How much of a file is gathered before it is written.
+const BLOCK: usize = 1 << 20;
+
+/// Who may read and write what a [`FileStorage`] makes, as far as the umask allows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Permissions {
+    /// Its owner alone: directories 0700, files 0600. Directories that are there become private, and one
+    /// that belongs to somebody else is refused.
+    #[default]
+    Private,
+    /// Its owner and its group: 0770 and 0660.
+    Group,
+    /// Whoever the umask lets: 0777 and 0666.
+    Umask,
+}
+
+impl Permissions {
+    /// The permissions of a directory, before the umask.
+    #[must_use]
+    pub fn of_directories(self) -> u32 {
+        match self {
+            Self::Private => 0o700,
+            Self::Group => 0o770,
+            Self::Umask => 0o777,
+        }
+    }
+}
 
 /// A [`Storage`] in a directory of a file system that has hard links.
 #[derive(Clone, Debug)]
 pub struct FileStorage {
     root: PathBuf,
     objects: ObjectStorage,
+    /// `None`: as the directory has it that something is made in. So who only tidies up in the directory
+    /// of a job shuts nobody out.
+    permissions: Option<Permissions>,
+    staging: Arc<Staging>,
 }
 
 impl FileStorage {
-    /// A storage in the existing directory `root`, an absolute path.
+    /// A storage in the existing directory `root`, an absolute path. What is made in it may be read and
+    /// written by those who may read and write the directory that it is made in.
     ///
     /// # Errors
     /// [`Error::Storage`] if the directory cannot be used.
     pub fn open(root: &Path) -> Result<Self> {
-        let files = LocalFileSystem::new_with_prefix(root)
-            .map_err(|source| Error::Storage {
-                action: "opening",
-                object: root.display().to_string(),
-                source: source.into(),
-            })?
-            .with_fsync(true);
+        let files = LocalFileSystem::new_with_prefix(root).map_err(|source| Error::Storage {
+            action: "opening",
+            object: root.display().to_string(),
+            source: source.into(),
+        })?;
         Ok(Self {
             root: root.to_owned(),
             objects: ObjectStorage::new(Arc::new(files), &root.display().to_string())?,
+            permissions: None,
+            staging: Arc::new(Staging::new()),
         })
     }
 
-    /// As [`FileStorage::open`], but makes the directory if need be.
+    /// A storage in the directory `root`, which is made if need be, with these permissions for what is
+    /// made in it.
     ///
     /// # Errors
     /// [`Error::Storage`] if the directory cannot be made or used.
-    pub fn create(root: &Path) -> Result<Self> {
-        create_directories(root)?;
-        Self::open(root)
+    pub fn create(root: &Path, permissions: Permissions) -> Result<Self> {
+        create_directories(root, Permissions::Umask.of_directories())?;
+        Ok(Self {
+            permissions: Some(permissions),
+            ..Self::open(root)?
+        })
     }
 
     /// The path of a name, on which there is no symbolic link beneath the root.
@@ -77,6 +121,99 @@ impl FileStorage {
 }
 
 impl FileStorage {
+    /// The permissions of a new directory; without a `x` those of a new file.
+    fn mode_in(&self, directory: &Path) -> u32 {
+        match self.permissions {
+            Some(permissions) => permissions.of_directories(),
+            None if directory == self.root => Permissions::Private.of_directories(),
+            None => fs::metadata(directory).map_or(0o700, |metadata| metadata.mode() & 0o777),
+        }
+    }
+
+    /// Makes directories beneath the root.
+    fn create_directories(&self, path: &Path) -> Result<()> {
+        let existing = path.ancestors().find(|above| above.exists());
+        create_directories(path, self.mode_in(existing.unwrap_or(&self.root)))
+    }
+
+    /// A new file beside the place that it is to have.
+    fn create_staged(&self, path: &Path) -> Result<(File, PathBuf)> {
+        let mut number = 1_u64;
+        loop {
+            let mut staged = path.as_os_str().to_owned();
+            staged.push(format!("#{number}"));
+            let staged = PathBuf::from(staged);
+            match self.create_file(&staged) {
+                Ok(file) => return Ok((file, staged)),
+                // Of another writer, or of one that was killed.
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => number += 1,
+                Err(source) => return Err(failed("creating", path, source)),
+            }
+        }
+    }
+
+    /// A new file, and the directory that it is in if there is none.
+    fn create_file(&self, path: &Path) -> io::Result<File> {
+        let create = |directory: &Path| {
+            OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create_new(true)
+                .mode(self.mode_in(directory) & 0o666)
+                .open(path)
+        };
+        let directory = path.parent().unwrap_or(&self.root);
+        match create(directory) {
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                self.create_directories(directory)
+                    .map_err(io::Error::other)?;
+                create(directory)
+            }
+            created => created,
+        }
+    }
+
+    /// Makes what is there of a directory beneath the root private, if it is to be.
+    fn make_private(&self, path: &Path) -> Result<()> {
+        if self.permissions != Some(Permissions::Private) {
+            return Ok(());
+        }
+        let beneath = |above: &&Path| above.starts_with(&self.root) && **above != *self.root;
+        for directory in path.ancestors().take_while(beneath) {
+            let metadata = match fs::symlink_metadata(directory) {
+                Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                metadata => metadata.map_err(|source| failed("looking at", directory, source))?,
+            };
+            let is_of_another = || {
+                Error::Incompatible(format!(
+                    "{} belongs to another user, so what is in it would not be private: give \
+                 `checkpoint.dir` another place, or set `checkpoint.permissions` to \"group\" or \"umask\"",
+                    directory.display()
+                ))
+            };
+            let mode = metadata.mode() & 0o7777;
+            if mode & 0o077 != 0 {
+                let private = fs::Permissions::from_mode(mode & !0o077);
+                match fs::set_permissions(directory, private) {
+                    Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+                        return Err(is_of_another());
+                    }
+                    changed => changed.map_err(|source| failed("changing", directory, source))?,
+                }
+            }
+            // Root may do all that in the directory of somebody else. What we make has the owner that
+            // this file system gives to what is ours, whatever number that is. If a crash leaves it,
+            // garbage collection knows it by its name.
+            let (probe, path) = self.create_staged(&directory.join(names::FINISHED))?;
+            let owner = probe.metadata().map(|probe| probe.uid());
+            fs::remove_file(&path).map_err(|source| failed("deleting", &path, source))?;
+            if owner.map_err(|source| failed("looking at", &path, source))? != metadata.uid() {
+                return Err(is_of_another());
+            }
+        }
+        Ok(())
+    }
+
     fn without_links(&self, relative: &Path) -> Result<PathBuf> {
         let mut path = self.root.clone();
         let mut parts = relative.components();
@@ -89,6 +226,12 @@ impl FileStorage {
                         what:
                             "it is a symbolic link, and none is followed in a checkpoint directory"
                                 .to_owned(),
+                    });
+                }
+                Ok(found) if !found.is_file() && !found.is_dir() => {
+                    return Err(Error::Corrupt {
+                        object: path.display().to_string(),
+                        what: "it is a pipe, a socket or a device, and not a file".to_owned(),
                     });
                 }
                 Ok(_) => {}
@@ -104,13 +247,30 @@ impl FileStorage {
 
 impl Storage for FileStorage {
     fn create(&self, name: &str) -> Result<Box<dyn ObjectWriter>> {
-        self.path(name)?;
-        self.objects.create(name)
+        let path = self.path(name)?;
+        let staged = self.path(&self.staging.name(name))?;
+        let file = self.create_file(&staged);
+        Ok(Box::new(FileWriter {
+            file: file.map_err(|source| failed("creating", &path, source))?,
+            path,
+            staged: Some(staged),
+            buffer: Vec::new(),
+        }))
     }
 
     fn put_new(&self, name: &str, parts: Vec<Bytes>) -> Result<()> {
-        self.path(name)?;
-        self.objects.put_new(name, parts)
+        let path = self.path(name)?;
+        let (file, staged) = self.create_staged(&path)?;
+        let mut writer = FileWriter {
+            file,
+            path,
+            staged: Some(staged),
+            buffer: Vec::new(),
+        };
+        for part in parts {
+            writer.write(&part)?;
+        }
+        writer.publish()
     }
 
     fn may_land_late(&self) -> bool {
@@ -209,7 +369,10 @@ impl Storage for FileStorage {
     }
 
     fn make_directory(&self, name: &str) -> Result<()> {
-        create_directories(&self.path(name)?)
+        let path = self.path(name)?;
+        // Before something is made in it, and what is made is private from the beginning.
+        self.make_private(&path)?;
+        self.create_directories(&path)
     }
 
     fn settle(&self, directory: &str) -> Result<()> {
@@ -248,9 +411,9 @@ impl Storage for FileStorage {
         let path = self.path(name)?;
         let failed = |source| failed("locking", &path, source);
         if let Some(directory) = path.parent() {
-            create_directories(directory)?;
+            self.create_directories(directory)?;
         }
-        let made = File::create_new(&path).map_err(failed)?;
+        let made = self.create_file(&path).map_err(failed)?;
         // Open for reading only, so that the file system can still be made read-only; over a network
         // only a file that is open for writing can be locked.
         let file = File::open(&path).map_err(failed)?;
@@ -283,7 +446,7 @@ impl Storage for FileStorage {
     }
 }
 
-fn failed(action: &'static str, path: &Path, source: std::io::Error) -> Error {
+fn failed(action: &'static str, path: &Path, source: io::Error) -> Error {
     Error::Storage {
         action,
         object: path.display().to_string(),
@@ -291,13 +454,103 @@ fn failed(action: &'static str, path: &Path, source: std::io::Error) -> Error {
     }
 }
 
-/// Makes a directory and those above it, and flushes all directories above it.
+/// Writes one file under a name beside its own, and gives it its name when it is whole and durable. A crash
+/// before that leaves the file under the other name, or under both: nothing refers to that one, and garbage
+/// collection knows it.
+#[derive(Debug)]
+struct FileWriter {
+    file: File,
+    path: PathBuf,
+    /// `None` once it has gone.
+    staged: Option<PathBuf>,
+    buffer: Vec<u8>,
+}
+
+impl FileWriter {
+    fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        let written = self.file.write_all(bytes);
+        written.map_err(|source| failed("writing", &self.path, source))
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        let buffer = std::mem::take(&mut self.buffer);
+        let written = self.write(&buffer);
+        self.buffer = buffer;
+        self.buffer.clear();
+        written
+    }
+
+    fn publish(mut self) -> Result<()> {
+        let failed = |source| failed("writing", &self.path, source);
+        self.file.sync_all().map_err(failed)?;
+        let Some(staged) = &self.staged else {
+            return Ok(());
+        };
+        match fs::hard_link(staged, &self.path) {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                return Err(Error::AlreadyExists {
+                    object: self.path.display().to_string(),
+                });
+            }
+            linked => linked.map_err(failed)?,
+        }
+        // Before the name is told to anybody it survives a loss of power.
+        if let Some(directory) = self.path.parent() {
+            flush_directory(directory).map_err(failed)?;
+        }
+        self.remove_staged();
+        Ok(())
+    }
+
+    /// Best effort: what stays is known by its name.
+    fn remove_staged(&mut self) {
+        if let Some(staged) = self.staged.take() {
+            let _stays = fs::remove_file(staged);
+        }
+    }
+}
+
+impl ObjectWriter for FileWriter {
+    fn append(&mut self, mut bytes: &[u8]) -> Result<()> {
+        while !bytes.is_empty() {
+            if self.buffer.capacity() == 0 {
+                self.buffer.reserve_exact(BLOCK);
+            }
+            if self.buffer.is_empty() && bytes.len() >= BLOCK {
+                return self.write(bytes);
+            }
+            let taken = bytes.len().min(BLOCK - self.buffer.len());
+            let (head, tail) = bytes.split_at(taken);
+            self.buffer.extend_from_slice(head);
+            bytes = tail;
+            if self.buffer.len() == BLOCK {
+                self.flush()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(mut self: Box<Self>) -> Result<()> {
+        self.flush()?;
+        self.publish()
+    }
+}
+
+impl Drop for FileWriter {
+    fn drop(&mut self) {
+        self.remove_staged();
+    }
+}
+
+/// Makes a directory and those above it with these permissions, as far as the umask allows, and flushes
+/// all directories above it.
 ///
 /// Those that were there as well: a process that was killed right after it had made them has not
 /// flushed them, and a power loss would take away all that is put in them.
-fn create_directories(path: &Path) -> Result<()> {
+fn create_directories(path: &Path, mode: u32) -> Result<()> {
     let missing = path.ancestors().take_while(|above| !above.exists()).count();
-    fs::create_dir_all(path).map_err(|source| failed("creating", path, source))?;
+    let made = DirBuilder::new().recursive(true).mode(mode).create(path);
+    made.map_err(|source| failed("creating", path, source))?;
     for (depth, above) in path.ancestors().skip(1).enumerate() {
         match flush_directory(above) {
             Err(source) if depth < missing => return Err(failed("flushing", above, source)),
@@ -310,7 +563,7 @@ fn create_directories(path: &Path) -> Result<()> {
 }
 
 #[cfg(unix)]
-fn flush_directory(path: &Path) -> std::io::Result<()> {
+fn flush_directory(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 
@@ -340,7 +593,8 @@ mod tests {
     #[test]
     fn directories_come_and_go() {
         let directory = tempfile::tempdir().unwrap();
-        let storage = FileStorage::create(&directory.path().join("a/b")).unwrap();
+        let storage =
+            FileStorage::create(&directory.path().join("a/b"), Permissions::Private).unwrap();
         storage.make_directory("job/shared").unwrap();
         storage.make_directory("job/shared").unwrap();
         assert!(directory.path().join("a/b/job/shared").is_dir());
@@ -436,6 +690,150 @@ mod tests {
         }
         let left = fs::read_dir(outside.path().join("directory")).unwrap();
         assert_eq!(left.count(), 1, "nothing came to be outside");
+    }
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().mode() & 0o777
+    }
+
+    /// Every file and directory beneath one.
+    fn beneath(directory: &Path) -> Vec<PathBuf> {
+        let mut found = Vec::new();
+        for entry in fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                found.extend(beneath(&path));
+            }
+            found.push(path);
+        }
+        found
+    }
+
+    fn write_all_kinds(storage: &FileStorage) {
+        storage.make_directory("job/shared").unwrap();
+        storage
+            .put_new("job/chk-1/_metadata", vec![Bytes::from_static(b"x")])
+            .unwrap();
+        let mut writer = storage.create("job/shared/r1-c1-0.state").unwrap();
+        writer.append(&vec![7; 3 * BLOCK + 5]).unwrap();
+        writer.finish().unwrap();
+        drop(storage.lock("job/_lease/0000000000000000.lock").unwrap());
+        // One that is being written.
+        std::mem::forget(storage.create("job/shared/r1-c1-1.state").unwrap());
+    }
+
+    #[test]
+    fn c165_what_is_made_is_private_unless_the_user_says_otherwise() {
+        let plain = tempfile::tempdir().unwrap();
+        fs::create_dir(plain.path().join("d")).unwrap();
+        let umask = 0o777 & !mode(&plain.path().join("d"));
+        for (permissions, bits) in [
+            (Permissions::Private, 0o700),
+            (Permissions::Group, 0o770),
+            (Permissions::Umask, 0o777),
+        ] {
+            let directory = tempfile::tempdir().unwrap();
+            let root = directory.path().join("above/root");
+            write_all_kinds(&FileStorage::create(&root, permissions).unwrap());
+            let found = beneath(&root);
+            assert_eq!(found.len(), 8, "{found:?}");
+            for path in found {
+                let expected = match path.is_dir() {
+                    true => bits & !umask,
+                    false => bits & 0o666 & !umask,
+                };
+                assert_eq!(mode(&path), expected, "{permissions:?}: {}", path.display());
+            }
+            // What the user has named.
+            assert_eq!(mode(&root), 0o777 & !umask);
+            assert_eq!(mode(&directory.path().join("above")), 0o777 & !umask);
+        }
+    }
+
+    #[test]
+    fn c165_a_job_directory_of_an_earlier_version_becomes_private_and_others_stay() {
+        for (permissions, expected) in [
+            (Permissions::Private, 0o700),
+            (Permissions::Group, 0o755),
+            (Permissions::Umask, 0o755),
+        ] {
+            let directory = tempfile::tempdir().unwrap();
+            let root = directory.path();
+            for name in ["job/shared", "other"] {
+                fs::create_dir_all(root.join(name)).unwrap();
+            }
+            for name in ["job/shared", "job", "other"] {
+                let open = fs::Permissions::from_mode(0o755);
+                fs::set_permissions(root.join(name), open).unwrap();
+            }
+            let storage = FileStorage::create(root, permissions).unwrap();
+            storage.make_directory("job/shared").unwrap();
+            storage.make_directory("job/taskowned").unwrap();
+            assert_eq!(mode(&root.join("job")), expected);
+            assert_eq!(mode(&root.join("job/shared")), expected);
+            assert_eq!(mode(&root.join("other")), 0o755);
+            assert_eq!(beneath(&root.join("job")).len(), 2, "no probe is left");
+        }
+    }
+
+    #[test]
+    fn c165_who_only_tidies_up_shuts_nobody_out() {
+        for bits in [0o700, 0o770, 0o750] {
+            let directory = tempfile::tempdir().unwrap();
+            let job = directory.path().join("job");
+            fs::create_dir(&job).unwrap();
+            fs::set_permissions(&job, fs::Permissions::from_mode(bits)).unwrap();
+            let storage = FileStorage::open(directory.path()).unwrap();
+            storage
+                .put_new("job/_lease/5", vec![Bytes::from_static(b"x")])
+                .unwrap();
+            let plain = tempfile::tempdir().unwrap();
+            fs::create_dir(plain.path().join("d")).unwrap();
+            let umask = 0o777 & !mode(&plain.path().join("d"));
+            assert_eq!(mode(&job), bits);
+            assert_eq!(mode(&job.join("_lease")), bits & !umask);
+            assert_eq!(mode(&job.join("_lease/5")), bits & 0o666 & !umask);
+        }
+    }
+
+    #[test]
+    fn c159_a_pipe_in_place_of_an_object_keeps_nobody_waiting() {
+        let directory = tempfile::tempdir().unwrap();
+        let storage = FileStorage::open(directory.path()).unwrap();
+        fs::create_dir(directory.path().join("chk-1")).unwrap();
+        let pipe = directory.path().join("chk-1/_metadata");
+        let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+        assert!(made.unwrap().success());
+        let name = "chk-1/_metadata";
+        let refused = |result: Result<()>| match result {
+            Err(Error::Corrupt { what, .. }) => assert!(what.contains("pipe"), "{what}"),
+            other => panic!("{other:?}"),
+        };
+        // Opening it would wait until somebody writes to it.
+        refused(storage.read(name, 0..9).map(drop));
+        refused(storage.begin_read(name, 0..9).map(drop));
+        refused(storage.is_locked(name).map(drop));
+        refused(storage.delete(name));
+        assert!(fs::symlink_metadata(&pipe).is_ok());
+    }
+
+    #[test]
+    fn what_is_not_finished_leaves_nothing_and_takes_no_name() {
+        let directory = tempfile::tempdir().unwrap();
+        let storage = FileStorage::open(directory.path()).unwrap();
+        let mut writer = storage.create("a").unwrap();
+        writer.append(b"x").unwrap();
+        drop(writer);
+        assert_eq!(storage.list("").unwrap(), Listing::default());
+        let [mut first, mut second] = [(); 2].map(|()| storage.create("a").unwrap());
+        first.append(b"first").unwrap();
+        second.append(b"second").unwrap();
+        first.finish().unwrap();
+        assert!(matches!(second.finish(), Err(Error::AlreadyExists { .. })));
+        let put = storage.put_new("a", vec![Bytes::from_static(b"third")]);
+        assert!(matches!(put, Err(Error::AlreadyExists { .. })));
+        assert_eq!(storage.read("a", 0..9).unwrap(), "first");
+        assert_eq!(storage.list("").unwrap().objects.len(), 1);
     }
 
     #[test]

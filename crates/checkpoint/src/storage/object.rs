@@ -335,20 +335,20 @@ impl Drop for StreamWriter {
 /// (wrongly) use the same directory, or one could publish what the other wrote. They are never
 /// recorded, so chance does no harm to reproducibility here.
 #[derive(Debug)]
-struct Staging {
+pub(super) struct Staging {
     token: u64,
     counter: AtomicU64,
 }
 
 impl Staging {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self {
             token: RandomState::new().hash_one(std::process::id()),
             counter: AtomicU64::new(0),
         }
     }
 
-    fn name(&self, name: &str) -> String {
+    pub(super) fn name(&self, name: &str) -> String {
         names::staged(
             name,
             self.token,

@@ -47,6 +47,7 @@ pub(crate) fn store_options(section: &CheckpointSection) -> checkpoint::store::O
         retained: section.retained as usize,
         incremental: section.incremental,
         compression: section.compression,
+        permissions: section.permissions,
         timeout: section.timeout,
     }
 }

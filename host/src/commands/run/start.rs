@@ -203,8 +203,16 @@ impl Owning<'_> {
             let mut watch = |held: &Held| audience.say(&watching(held));
             let time = Arc::<SystemClock>::clone(clock);
             let terms = settings::terms(self.job().checkpoint.lease_timeout, time);
-            let patience = self.job().checkpoint.timeout;
-            CheckpointStore::take_lease(&self.dir, &self.job_id, patience, terms, &mut watch)
+            let section = &self.job().checkpoint;
+            let (patience, permissions) = (section.timeout, section.permissions);
+            CheckpointStore::take_lease(
+                &self.dir,
+                &self.job_id,
+                patience,
+                permissions,
+                terms,
+                &mut watch,
+            )
         };
         match take() {
             Err(checkpoint::Error::Held(held)) if !held.lives && held.holder.is_some() => {

@@ -6,12 +6,17 @@
 //! may have made them and been killed before it flushed them. Flushing one that has not changed costs
 //! nothing.
 
-use std::fs::{self, File};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use super::trouble;
 use anyhow::Context as _;
+use checkpoint::storage::Permissions;
+use nix::fcntl::OFlag;
+use nix::unistd::geteuid;
+
+use super::trouble;
 
 /// Makes a directory with all that it lies in, and flushes each of them. Returns whether it was there
 /// already.
@@ -47,13 +52,56 @@ pub(crate) fn make_directories(path: &Path) -> anyhow::Result<bool> {
     Ok(existed)
 }
 
-/// Makes a directory in one that is there and flushes both. A symbolic link in its place is refused.
+/// Makes the directory for what is staged, with these permissions, and flushes it and the one it is in. One
+/// that is there becomes private, if it is to be.
+///
+/// # Errors
+/// It cannot be made or flushed, is something else than a directory, or is to be private and belongs to
+/// another user.
+pub(crate) fn make_staging(path: &Path, permissions: Permissions) -> anyhow::Result<()> {
+    make_directory_with(path, permissions.of_directories())?;
+    if permissions != Permissions::Private {
+        return Ok(());
+    }
+    let metadata = fs::symlink_metadata(path);
+    let metadata = metadata.with_context(|| format!("cannot look at `{}`", path.display()))?;
+    let is_of_another = || {
+        trouble::permanent(format!(
+            "`{}` belongs to another user, so output that is staged in it would not be private: give \
+             the sink a `path` of its own, or set `checkpoint.permissions` to \"group\" or \"umask\"",
+            path.display()
+        ))
+    };
+    if metadata.mode() & 0o077 != 0 {
+        let private = fs::Permissions::from_mode(metadata.mode() & 0o7700);
+        match fs::set_permissions(path, private) {
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+                return Err(is_of_another());
+            }
+            changed => changed
+                .with_context(|| format!("cannot change permissions of `{}`", path.display()))?,
+        }
+    }
+    // Root may do all that in the directory of somebody else.
+    match geteuid().is_root() && metadata.uid() != geteuid().as_raw() {
+        true => Err(is_of_another()),
+        false => Ok(()),
+    }
+}
+
+/// Makes a directory in one that is there, for those who may use that one, and flushes both. A symbolic
+/// link in its place is refused.
 ///
 /// # Errors
 /// It cannot be made or flushed, or is something else than a directory.
 pub(crate) fn make_directory(path: &Path) -> anyhow::Result<()> {
+    let parent = path.parent().and_then(|parent| fs::metadata(parent).ok());
+    make_directory_with(path, parent.map_or(0o700, |parent| parent.mode() & 0o777))
+}
+
+fn make_directory_with(path: &Path, mode: u32) -> anyhow::Result<()> {
     if !is_own_directory(path)? {
-        match fs::create_dir(path) {
+        match DirBuilder::new().mode(mode).create(path) {
             Err(error) if error.kind() != ErrorKind::AlreadyExists => {
                 return Err(error).with_context(|| format!("cannot create `{}`", path.display()));
             }
@@ -62,6 +110,20 @@ pub(crate) fn make_directory(path: &Path) -> anyhow::Result<()> {
     }
     sync_directory(path)?;
     path.parent().map_or(Ok(()), sync_directory)
+}
+
+/// Opens one of our files, which somebody else may have replaced by anything: no link is followed, and a
+/// pipe keeps nobody waiting. `options` say for what.
+///
+/// # Errors
+/// It cannot be opened, or is no file.
+pub(crate) fn open_own_file(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
+    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+    let file = options.custom_flags(flags.bits()).open(path)?;
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(io::Error::other("it is not a file")),
+    }
 }
 
 /// Whether there is a directory of this name. One that a link leads to is not taken for ours: what is

@@ -307,10 +307,7 @@ fn note(root: &Path, files: &[&PreparedFile]) -> anyhow::Result<Vec<(PathBuf, No
         directories.insert(place);
         let name = note.as_ref().map_or(key, ToString::to_string);
         let path = directory.join(name);
-        File::options()
-            .create(true)
-            .append(true)
-            .open(&path)
+        durable::open_own_file(&path, File::options().create(true).append(true))
             .with_context(|| format!("cannot create `{}`", path.display()))?;
         made.extend(note.map(|note| (path, note)));
     }
@@ -330,7 +327,7 @@ fn look(path: &Path) -> anyhow::Result<Option<fs::Metadata>> {
 
 fn checksum(path: &Path) -> anyhow::Result<u32> {
     let failed = || format!("cannot read `{}`", path.display());
-    let mut file = File::open(path).with_context(failed)?;
+    let mut file = durable::open_own_file(path, File::options().read(true)).with_context(failed)?;
     let mut block = vec![0; BLOCK];
     let mut checksum = 0;
     loop {

@@ -47,6 +47,11 @@ pub(crate) fn after(
     for name in files_after(root, origin, after)? {
         published.files += 1;
         let path = root.join(name.to_string());
+        if fs::symlink_metadata(&path).is_ok_and(|metadata| !metadata.is_file()) {
+            // Something else has the name by now: what was published is not read through it.
+            published.more_records = true;
+            continue;
+        }
         match count(&path, &name.extension, header, &mut left) {
             Ok(counted) => {
                 published.records += counted.records;
@@ -262,7 +267,7 @@ struct Counted {
 /// Counts the records of a file, as long as `left` bytes may be read.
 fn count(path: &Path, extension: &str, header: &[u8], left: &mut u64) -> anyhow::Result<Counted> {
     let failed = || format!("cannot read `{}`", path.display());
-    let mut file = File::open(path).with_context(failed)?;
+    let mut file = durable::open_own_file(path, File::options().read(true)).with_context(failed)?;
     let mut block = vec![0; BLOCK];
     let mut beginning = Vec::new();
     let mut lines = Lines {

@@ -49,6 +49,8 @@ use tempfile::TempDir;
 use self::hosts::{Mistake, Outputs, Tally, simulate};
 use self::native::Committed;
 use self::seeds::{seeds, try_seeds};
+use checkpoint::storage::Permissions;
+
 use super::FileSinkOptions;
 
 /// How many seeds are tried if nobody says otherwise.
@@ -87,7 +89,11 @@ impl Outputs for Files {
         };
         let text = format!("path = \"{id}\"\nformat = \"csv\"\nroll-size = \"200 B\"");
         let options: FileSinkOptions = toml::from_str(&text).unwrap();
-        Arc::new(options.prepare(self.directory.path(), &[port]).unwrap())
+        Arc::new(
+            options
+                .prepare(self.directory.path(), &[port], Permissions::Private)
+                .unwrap(),
+        )
     }
 
     fn committed(&self, id: &str) -> Committed {

@@ -11,7 +11,11 @@
 //!
 //! Invariants: a staged file is removed only under the lock of its place and only when no restored part
 //! names it; a place of a later generation, or of another job, is not touched; no symbolic link is
-//! followed.
+//! followed; nothing is removed whose name is not exactly one of ours.
+//!
+//! Each directory is looked at before it is used. Who may write to the sink's directory could put a link in
+//! its place between the look and the use, and so have files of exactly our names removed elsewhere: but
+//! to that person the output itself is open. `.highwater` is private, so nobody else comes between.
 
 use std::collections::HashSet;
 use std::fs::{self, File, TryLockError};
@@ -19,6 +23,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
+use checkpoint::storage::Permissions;
 
 use super::durable::{self, is_own_directory, names_in, remove_file, sync_directory};
 use super::names::{self, NoteName, PartName};
@@ -108,9 +113,14 @@ impl Staging {
     ///
     /// # Errors
     /// The directory cannot be written or is a symbolic link, or another sink holds the lock.
-    pub(crate) fn open(root: &Path, job_id: &str, generation: u64) -> anyhow::Result<Self> {
+    pub(crate) fn open(
+        root: &Path,
+        job_id: &str,
+        generation: u64,
+        permissions: Permissions,
+    ) -> anyhow::Result<Self> {
         let place = Place::new(job_id, generation);
-        durable::make_directory(&root.join(STAGING))?;
+        durable::make_staging(&root.join(STAGING), permissions)?;
         let notes = root.join(Place::notes_of(&place.path()));
         if is_own_directory(&notes)? {
             // Made by a run that may have been killed before it was durable.
@@ -133,7 +143,8 @@ impl Staging {
 
     /// Whether it is still there.
     pub(crate) fn is_there(&self) -> bool {
-        self.root.join(self.place.path()).join(LOCK).is_file()
+        let lock = self.root.join(self.place.path()).join(LOCK);
+        fs::symlink_metadata(lock).is_ok_and(|lock| lock.is_file())
     }
 
     /// Removes what earlier attempts left in this place and what earlier runs of the job left in theirs:
@@ -181,7 +192,9 @@ impl Staging {
         let places: HashSet<&str> = restored.iter().map(|file| file.place().0).collect();
         for place in places.into_iter().filter(|place| **place != *own) {
             let directory = self.root.join(place);
-            if directory.is_dir() && matches!(try_lock(&directory), Ok(Locked::Yes(_))) {
+            if matches!(is_own_directory(&directory), Ok(true))
+                && matches!(try_lock(&directory), Ok(Locked::Yes(_)))
+            {
                 remove_if_empty(&directory);
             }
         }
@@ -283,12 +296,10 @@ enum Locked {
 
 fn try_lock(directory: &Path) -> anyhow::Result<Locked> {
     let path = directory.join(LOCK);
-    let file = File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&path);
-    let file = file.with_context(|| format!("cannot write `{}`", path.display()))?;
+    let mut options = File::options();
+    options.create(true).truncate(false).write(true);
+    let file = durable::open_own_file(&path, &mut options)
+        .with_context(|| format!("cannot write `{}`", path.display()))?;
     match file.try_lock() {
         Ok(()) => Ok(Locked::Yes(Some(file))),
         Err(TryLockError::WouldBlock) => Ok(Locked::ByAnother),

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 
 use dataflow::batch::NO_TIMESTAMP;
 use dataflow::port::{Column, ColumnKind, Format};
@@ -30,7 +30,9 @@ fn port() -> Port {
 fn factory(directory: &TempDir, more: &str) -> FileSinkFactory {
     let options: FileSinkOptions =
         toml::from_str(&format!("path = \"out\"\nformat = \"csv\"\n{more}")).unwrap();
-    options.prepare(directory.path(), &[port()]).unwrap()
+    options
+        .prepare(directory.path(), &[port()], Permissions::Private)
+        .unwrap()
 }
 
 fn batch(values: &[&str]) -> Batch {
@@ -710,6 +712,90 @@ fn c159_links_are_refused_by_name_and_not_followed() {
     }
 }
 
+/// A pipe keeps whoever opens it waiting until somebody else does; so a test of one hangs where it fails.
+fn pipe(path: &Path) {
+    nix::unistd::mkfifo(path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+}
+
+#[test]
+fn c159_a_lock_or_published_file_that_is_none_is_not_followed_and_keeps_nobody_waiting() {
+    let directory = TempDir::new().unwrap();
+    let elsewhere = directory.path().join("elsewhere");
+    let lock = directory.path().join("out/.highwater/job-0a1b2c3d/lock");
+    fs::create_dir_all(lock.parent().unwrap()).unwrap();
+    for put in [
+        &|lock: &Path| symlink(&elsewhere, lock).unwrap(),
+        &pipe as &dyn Fn(&Path),
+    ] {
+        put(&lock);
+        let error = factory(&directory, "").create(&context(0, 1), None).err();
+        let error = error_chain(&*error.unwrap());
+        assert!(error.contains(&*lock.to_string_lossy()), "{error}");
+        assert!(!elsewhere.exists(), "nothing came to be through the link");
+        fs::remove_file(&lock).unwrap();
+    }
+    three_checkpoints(&directory, |subtask| context(subtask, 2));
+    let factory = factory(&directory, "header = true");
+    let out = directory.path().join("out");
+    let count = |published: Published| (published.files, published.more_records);
+    assert_eq!(
+        count(factory.published_after(&origin(), 0).unwrap()),
+        (6, false)
+    );
+    let names = durable::names_in(&out).unwrap();
+    let mut names: Vec<_> = names
+        .iter()
+        .filter(|name| PartName::parse(name).is_some())
+        .collect();
+    names.sort();
+    fs::write(&elsewhere, "precious").unwrap();
+    for (name, put) in names.into_iter().zip([
+        &|path: &Path| symlink(&elsewhere, path).unwrap(),
+        &pipe as &dyn Fn(&Path),
+    ]) {
+        fs::remove_file(out.join(name)).unwrap();
+        put(&out.join(name));
+    }
+    assert_eq!(
+        count(factory.published_after(&origin(), 0).unwrap()),
+        (6, true)
+    );
+    let withdrawn = factory.withdraw(&origin(), 0, Some(&[])).unwrap();
+    assert_eq!((withdrawn.files, withdrawn.missing.len()), (4, 2));
+    assert_eq!(fs::read_to_string(&elsewhere).unwrap(), "precious");
+}
+
+#[test]
+fn c165_output_is_private_while_it_is_staged_and_as_the_umask_says_when_it_is_published() {
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    for existed in [false, true] {
+        let directory = TempDir::new().unwrap();
+        let staging = directory.path().join("out/.highwater");
+        if existed {
+            // By a version before, for everybody.
+            fs::create_dir_all(staging.join("job-0a1b2c3d")).unwrap();
+            fs::set_permissions(&staging, fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        let plain = directory.path().join("plain");
+        fs::write(&plain, "").unwrap();
+        let factory = factory(&directory, "");
+        let mut sink = create(&factory, &context(0, 1), None);
+        sink.write(&batch(&["a"])).unwrap();
+        prepare(&mut *sink, 1);
+        assert_eq!(mode(&staging), 0o700);
+        if !existed {
+            assert_eq!(mode(&staging.join("job-0a1b2c3d")), 0o700);
+        }
+        sink.commit(CheckpointId(1)).unwrap();
+        let names = durable::names_in(&directory.path().join("out")).unwrap();
+        let part = names
+            .iter()
+            .find(|name| PartName::parse(name).is_some())
+            .unwrap();
+        assert_eq!(mode(&directory.path().join("out").join(part)), mode(&plain));
+    }
+}
+
 /// Publishes a file for each of checkpoints 1 to 3 and of two subtasks.
 fn three_checkpoints(directory: &TempDir, context_of: impl Fn(u32) -> SubtaskContext) {
     let factory = factory(directory, "header = true");
@@ -957,7 +1043,9 @@ fn much_output_is_written_whole() {
 fn a_record_that_does_not_fit_the_format_is_named() {
     let directory = TempDir::new().unwrap();
     let options: FileSinkOptions = toml::from_str("path = \"out\"\nformat = \"lines\"").unwrap();
-    let factory = options.prepare(directory.path(), &[port()]).unwrap();
+    let factory = options
+        .prepare(directory.path(), &[port()], Permissions::Private)
+        .unwrap();
     let mut sink = create(&factory, &context(0, 1), None);
     sink.write(&batch(&["a"])).unwrap();
     let error = sink.write(&batch(&["b", "c\nd"])).unwrap_err().to_string();
@@ -973,7 +1061,10 @@ fn a_place_that_cannot_be_written_is_refused_before_the_start() {
     fs::write(directory.path().join("file"), "").unwrap();
     let problems = |text: &str| {
         let options: FileSinkOptions = toml::from_str(text).unwrap();
-        let problems = options.prepare(directory.path(), &[port()]).err().unwrap();
+        let problems = options
+            .prepare(directory.path(), &[port()], Permissions::Private)
+            .err()
+            .unwrap();
         problems
             .iter()
             .map(ToString::to_string)
@@ -990,7 +1081,11 @@ fn a_place_that_cannot_be_written_is_refused_before_the_start() {
         assert!(found.contains(key), "{found}");
     }
     let options: FileSinkOptions = toml::from_str("path = \"new/deep\"\nformat = \"csv\"").unwrap();
-    assert!(options.prepare(directory.path(), &[port()]).is_ok());
+    assert!(
+        options
+            .prepare(directory.path(), &[port()], Permissions::Private)
+            .is_ok()
+    );
     assert!(
         !directory.path().join("new").exists(),
         "a check makes nothing"

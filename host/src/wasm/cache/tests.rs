@@ -113,9 +113,9 @@ fn old_entries_and_remains_of_crashes_are_removed() {
     let dir = tempfile::tempdir().unwrap();
     let cache = Cache::open(dir.path()).unwrap();
     for index in 0..Cache::ENTRIES_MAX {
-        fs::write(dir.path().join(format!("{index}.cwasm")), "").unwrap();
+        fs::write(dir.path().join(format!("{index:064x}.cwasm")), "").unwrap();
     }
-    fs::write(dir.path().join("0.pending"), "").unwrap();
+    fs::write(dir.path().join(format!("{:016x}.pending", 0)), "").unwrap();
     fs::write(dir.path().join("notes.txt"), "").unwrap();
     let (digest, bytes) = component();
     cache.get_or_compile(&engine(), digest, &bytes);
@@ -123,6 +123,37 @@ fn old_entries_and_remains_of_crashes_are_removed() {
     assert_eq!(kept.len(), Cache::ENTRIES_MAX + 1);
     assert!(kept.contains(&dir.path().join("notes.txt")));
     assert!(kept.contains(&dir.path().join(entry_name(&engine(), digest))));
+}
+
+#[test]
+fn c159_what_the_cache_has_not_made_stays_whatever_it_is_called() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = Cache::open(dir.path()).unwrap();
+    let entry = |index: usize| format!("{index:064x}.cwasm");
+    let mut foreign = vec![
+        "mine.cwasm".to_owned(),
+        "letter.pending".to_owned(),
+        format!("{}.cwasm", "F".repeat(64)),
+        format!("{}.cwasm.pending", "0".repeat(16)),
+    ];
+    for name in &foreign {
+        fs::write(dir.path().join(name), "precious").unwrap();
+    }
+    // Our name, but a link.
+    let precious = dir.path().join("precious");
+    fs::write(&precious, "precious").unwrap();
+    std::os::unix::fs::symlink(&precious, dir.path().join(entry(999))).unwrap();
+    foreign.push(entry(999));
+    for index in 0..2 * Cache::ENTRIES_MAX {
+        fs::write(dir.path().join(entry(index)), "").unwrap();
+    }
+    let (digest, bytes) = component();
+    cache.get_or_compile(&engine(), digest, &bytes);
+    for name in foreign {
+        let found = fs::read_to_string(dir.path().join(&name));
+        assert_eq!(found.unwrap(), "precious", "{name}");
+    }
+    assert!(entries(dir.path()).len() < 2 * Cache::ENTRIES_MAX);
 }
 
 #[cfg(unix)]
