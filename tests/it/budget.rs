@@ -11,17 +11,9 @@ use std::process::{Command, Stdio};
 use crate::guests::{NO_RESTART, memory_of, misdeed};
 use crate::host::{self, PROGRAM, Running};
 use crate::jobs;
+use crate::modules;
 use crate::plugins;
 use crate::scene::Scene;
-
-/// Guests that are written as core modules.
-#[path = "../../host/src/wasm/tests/guests.rs"]
-#[expect(
-    dead_code,
-    clippy::unwrap_used,
-    reason = "they are the host's own, whose tests use more of them and may unwrap"
-)]
-mod modules;
 
 /// After its failure the job waits, so that there is a process to look at.
 const PATIENT: &str = "[restart]\nstrategy = \"fixed-delay\"\ndelay = \"1h\"\n\n";

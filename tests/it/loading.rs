@@ -18,13 +18,10 @@ use wit_component::ComponentEncoder;
 
 use crate::host::{self, Ended, Running};
 use crate::jobs;
+use crate::modules;
 use crate::oracle::{self, assert_same_lines};
 use crate::plugins;
 use crate::scene::{Scene, all_files};
-
-/// The smallest operators, as core modules. The host's own tests are made of them as well.
-#[path = "../../host/src/wasm/tests/guests.rs"]
-mod guests;
 
 /// What an operator exports.
 const GUEST: &str = "highwater:operator/guest@0.1.0";
@@ -132,7 +129,7 @@ fn component(module: &[u8]) -> Vec<u8> {
 
 /// An operator with one more section at its end.
 fn with_section(id: u8, content: &[u8]) -> Vec<u8> {
-    let mut bytes = component(&guests::operator(&[]));
+    let mut bytes = component(&modules::operator(&[]));
     section(id, content, &mut bytes);
     bytes
 }
@@ -209,7 +206,7 @@ fn c161_what_no_real_component_has_is_not_given_to_the_compiler() {
             ],
         ),
     ] {
-        let scene = scene(&guests::operator(&[("items", &items)]), "");
+        let scene = scene(&modules::operator(&[("items", &items)]), "");
         refused(&scene, LITTLE, &["operator.odd.component", "odd.wasm"]);
         refused(&scene, LITTLE, &texts);
     }
@@ -225,7 +222,7 @@ fn c161_what_is_no_operator_is_refused_before_it_is_compiled() {
 #[test]
 fn c161_a_compile_bomb_is_stopped_at_the_limit_of_memory() {
     let scene = scene(
-        &guests::operator(&[("items", &heavy())]),
+        &modules::operator(&[("items", &heavy())]),
         "limits = { compile-memory = \"256MiB\" }",
     );
     let texts = [
@@ -239,7 +236,7 @@ fn c161_a_compile_bomb_is_stopped_at_the_limit_of_memory() {
 #[test]
 fn c161_a_compile_bomb_is_stopped_at_the_limit_of_time() {
     let scene = scene(
-        &guests::operator(&[("items", &heavy())]),
+        &modules::operator(&[("items", &heavy())]),
         "limits = { compile-time = \"300ms\" }",
     );
     let texts = [
@@ -285,7 +282,7 @@ fn until(what: &str, mut is_so: impl FnMut() -> bool) {
 
 #[test]
 fn c161_a_host_that_ends_while_it_compiles_leaves_no_process() {
-    let scene = scene(&guests::operator(&[("items", &heavy())]), "");
+    let scene = scene(&modules::operator(&[("items", &heavy())]), "");
     for signal in ["INT", "TERM", "KILL"] {
         let running = start_in(&scene, 16 << 20, "run");
         let host = running.id();
@@ -400,7 +397,7 @@ fn c161_a_component_is_compiled_with_and_without_a_cache() {
 fn c161_what_starts_by_itself_is_stopped_at_the_time_limit() {
     let items = "(func $forever (loop (br 0))) (start $forever)";
     let scene = scene(
-        &guests::operator(&[("items", items)]),
+        &modules::operator(&[("items", items)]),
         "limits = { call-time = \"100ms\" }",
     );
     let texts = [
@@ -512,7 +509,7 @@ fn c161_operators_with_changed_bytes_take_no_host_down() {
         Some(seed) => (seed, 1),
         None => (0, variable("HIGHWATER_COMPONENTS").unwrap_or(100)),
     };
-    let module = guests::operator(&[("imports", guests::EMIT), ("process", guests::PASS_ON)]);
+    let module = modules::operator(&[("imports", modules::EMIT), ("process", modules::PASS_ON)]);
     let component = component(&module);
     for seed in first..first + count {
         println!("HIGHWATER_SEED={seed}");
@@ -601,7 +598,7 @@ const TRAPS: [(&str, &str); 1] = [("describe", "(call $odd) (i32.const 0)")];
 /// Loads an operator that traps in a function `$odd`, with these items beside it: what is said is bounded.
 fn traps(case: &str, items: &str) {
     let parts = [TRAPS[0], ("items", items)];
-    let scene = scene(&guests::operator(&parts), "");
+    let scene = scene(&modules::operator(&parts), "");
     println!("{case}");
     for command in ["check", "run"] {
         let ended = start_in(&scene, 12 << 20, command)
@@ -646,7 +643,10 @@ fn c162_names_of_any_size_and_content_are_bounded_in_a_backtrace() {
     }
     // Names that are no text.
     let names = [&[1, 5, 1, 0, 2][..], &[0xff, 0xfe]].concat();
-    let scene = scene(&guests::operator(&[("items", &custom("name", &names))]), "");
+    let scene = scene(
+        &modules::operator(&[("items", &custom("name", &names))]),
+        "",
+    );
     refused(&scene, 8 << 20, &["odd.wasm", "malformed UTF-8"]);
 }
 
@@ -660,11 +660,11 @@ fn c162_names_in_errors_of_other_crates_are_bounded() {
             "in the name of an import",
         ),
         (
-            guests::with_world(&format!("(module (import \"{name}\" \"{name}\" (func)))")),
+            modules::with_world(&format!("(module (import \"{name}\" \"{name}\" (func)))")),
             "cannot be made a component",
         ),
         (
-            guests::with_world(&format!(
+            modules::with_world(&format!(
                 "(module (import \"wasi_snapshot_preview1\" \"{name}\\1b[2J\" (func)))"
             )),
             "cannot be made a component",

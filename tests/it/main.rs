@@ -8,6 +8,8 @@
 
 // What the tests are made of.
 mod host; // running the binary, watching it, killing it
+#[path = "../../host/src/wasm/tests/guests.rs"]
+mod modules; // the smallest operators, written as core modules; the host's own tests have them too
 mod jobs; // job files, put together from their parts
 mod oracle; // the right answers, from elsewhere
 mod plugins; // the components of plugins/

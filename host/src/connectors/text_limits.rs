@@ -72,8 +72,8 @@ impl TextLimitOptions {
             )),
             Some(Err(message)) => problems.push(Problem::new("max-record-size", message)),
         }
-        let mut count = |key: &str, wanted, max, of: RecordFormat, name: &str| {
-            let Some(wanted) = wanted else { return None };
+        let mut count = |key: &str, wanted: Option<_>, max, of: RecordFormat, name: &str| {
+            let wanted = wanted?;
             if format.is_some_and(|format| format != of) {
                 let message = format!("has a meaning only for `format = \"{name}\"`");
                 problems.push(Problem::new(key, message));
