@@ -93,10 +93,15 @@ impl Misdeed {
     /// Those that are done when the operator is opened.
     pub(crate) fn in_open(self, ctx: &mut OpenContext) -> Result<()> {
         match self {
-            Misdeed::FillValue | Misdeed::FillKeys => drop(ctx.value_state::<Vec<u8>>("hoard")),
+            Misdeed::FillValue | Misdeed::FillKeys | Misdeed::LoadLarge => {
+                drop(ctx.value_state::<Vec<u8>>("hoard"))
+            }
             Misdeed::FillList => drop(ctx.list_state::<Vec<u8>>("hoard")),
-            Misdeed::LoadLarge => drop(ctx.value_state::<Vec<u8>>("hoard")),
-            Misdeed::EmitNumbered => (1..16).for_each(|port| drop(ctx.output(&port.to_string()))),
+            Misdeed::EmitNumbered => {
+                for port in 1..16 {
+                    ctx.output(&port.to_string());
+                }
+            }
             Misdeed::FillMap | Misdeed::StoreMany => {
                 drop(ctx.map_state::<Vec<u8>, Vec<u8>>("hoard"))
             }
