@@ -32,7 +32,7 @@ usage: cargo xtask <chore>
                  24 checkpoints a second for ten minutes: memory, open files, files on disk do not grow
   mutants [--all | NAME…]
                  makes the mistakes of tests/mutants/, each of which a test must find
-  nightly        20,000 seeds, 2,000 kills, all mutants, an hour of soak: takes some hours
+  nightly        seeds, hostile guests, kills, mutants and soak in full: takes some hours
   build          the plugins and the host, in release mode
   servers        installs the S3 servers that tests need below target/, if they are missing
 ";

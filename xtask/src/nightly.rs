@@ -13,6 +13,10 @@ use crate::{Result, mutants, servers, soak, story};
 const SEEDS: u64 = 20_000;
 /// Kills of each of the six jobs: more than 2,000 together.
 const KILLS: u64 = 340;
+/// Calls of a guest that passes anything.
+const CALLS: u64 = 10_000_000;
+/// Components with changed bytes.
+const COMPONENTS: u64 = 20_000;
 /// Minutes of soak.
 const MINUTES: u32 = 60;
 /// Seeds above this are never drawn, so that a seed is easy to read and to write down.
@@ -43,6 +47,14 @@ pub(crate) fn nightly() -> Result<()> {
         seeds.env("HIGHWATER_SEEDS", SEEDS.to_string());
         run(seeds)?;
     }
+
+    story::step("whatever a guest passes, and components with changed bytes");
+    let mut calls = test(&["--package", "host", "--lib", "c61_whatever_a_guest_passes"]);
+    calls.env("HIGHWATER_CALLS", CALLS.to_string());
+    run(calls)?;
+    let mut components = test(&["--package", "host", "--test", "it", "loading::"]);
+    components.env("HIGHWATER_COMPONENTS", COMPONENTS.to_string());
+    run(components)?;
 
     story::step(&format!("storms: {KILLS} kills of each job"));
     let mut kills = test(&["--package", "host", "--test", "it", "kills::"]);

@@ -1,5 +1,6 @@
 //! Guests that do well and guests that do not, each as small as it can be.
 
+mod calls;
 mod guests;
 mod throughput;
 

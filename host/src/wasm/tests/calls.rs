@@ -1,0 +1,243 @@
+//! Whatever a guest passes to the host: every import called with words from a seed, most of them nearly
+//! right. The host answers or refuses, it never panics, and a call that failed has changed nothing.
+//!
+//! One guest does it all: the first word of a record says which import it calls, the others are the
+//! arguments as the canonical ABI flattens them. `HIGHWATER_CALLS` says how many calls are made,
+//! `HIGHWATER_SEED` repeats those of one seed.
+
+use std::fmt::Write as _;
+use std::hash::{BuildHasher as _, RandomState};
+
+use rand_xoshiro::Xoshiro256PlusPlus;
+use rand_xoshiro::rand_core::{Rng as _, SeedableRng as _};
+
+use super::*;
+
+/// Every function that a guest may import: interface, name, how many words its parameters take (with the
+/// place of the result, where that is in memory), and whether it returns a word.
+const IMPORTS: [(&str, &str, usize, bool); 19] = [
+    ("state", "load", 2, false),
+    ("state", "load-some", 4, false),
+    ("state", "store", 7, false),
+    ("state", "clear", 3, false),
+    ("state", "get", 4, false),
+    ("state", "put", 5, false),
+    ("state", "delete", 3, false),
+    ("state", "scan", 5, false),
+    ("state", "map-load", 8, false),
+    ("state", "map-store", 11, false),
+    ("state", "map-remove", 7, false),
+    ("state", "map-scan", 7, false),
+    ("state", "list-append", 7, false),
+    ("state", "list-load", 3, false),
+    ("output", "emit", 11, false),
+    ("output", "emit-numbered", 9, false),
+    ("log", "log", 3, false),
+    ("metrics", "register", 3, true),
+    ("metrics", "record", 4, false),
+];
+
+/// The words after the first: as many as the longest list of parameters has.
+const WORDS: usize = 11;
+
+/// Where the guest has something that could be meant: offsets of cells of three bytes, zeros, numbers of
+/// keys, any bytes.
+const AREAS: [u32; 4] = [4096, 8192, 12288, 16384];
+
+/// How many calls, unless `HIGHWATER_CALLS` says otherwise.
+const CALLS: u64 = 20_000;
+
+/// A guest that calls what its record says. A number beyond the imports is returned as the address of the
+/// result.
+fn guest(random: &mut Xoshiro256PlusPlus) -> Vec<u8> {
+    let mut imports = String::new();
+    let mut calls = String::new();
+    for (at, (interface, name, words, returns)) in IMPORTS.iter().enumerate() {
+        let params = "i32 ".repeat(*words);
+        let result = if *returns { "(result i32)" } else { "" };
+        let _ = writeln!(
+            imports,
+            "(import \"highwater:operator/{interface}@0.1.0\" \"{name}\" (func $f{at} (param {params}) {result}))"
+        );
+        let word = |index: usize| format!("(i32.load offset={} (local.get 1))", 4 + 4 * index);
+        let arguments: String = (0..*words).map(word).collect();
+        let call = format!("(call $f{at} {arguments})");
+        let call = if *returns {
+            format!("(drop {call})")
+        } else {
+            call
+        };
+        let _ = writeln!(
+            calls,
+            "(if (i32.eq (i32.load (local.get 1)) (i32.const {at})) (then {call} (return (global.get $ok))))"
+        );
+    }
+    let escaped = |bytes: &[u8]| -> String { bytes.iter().map(|b| format!("\\{b:02x}")).collect() };
+    let offsets: Vec<u8> = (0..64u32).flat_map(|at| (3 * at).to_le_bytes()).collect();
+    let numbers: Vec<u8> = [0u32, 1, 2, 1]
+        .iter()
+        .flat_map(|n| n.to_le_bytes())
+        .collect();
+    let mut any = [0; 512];
+    random.fill_bytes(&mut any);
+    let [at_offsets, _, at_numbers, at_any] = AREAS;
+    let items = format!(
+        "(data (i32.const {at_offsets}) \"{}\") (data (i32.const {at_numbers}) \"{}\") (data (i32.const {at_any}) \"{}\")",
+        escaped(&offsets),
+        escaped(&numbers),
+        escaped(&any),
+    );
+    let process = format!("{calls} (i32.load offset=4 (local.get 1))");
+    // The name of its output is at this address.
+    let open = "(drop (call $f17 (i32.const 0) (i32.const 384) (i32.const 3))) (global.get $ok)";
+    operator(&[
+        ("imports", &imports),
+        ("items", &items),
+        ("open", open),
+        ("process", &process),
+    ])
+}
+
+/// A word that could be an address, a length or a number of something, or is none.
+fn word(random: &mut Xoshiro256PlusPlus) -> u32 {
+    let any = random.next_u64();
+    let small = (any >> 32) as u32;
+    match any % 16 {
+        0..=3 => small % 4,
+        4..=5 => small % 70,
+        6..=9 => AREAS[small as usize % AREAS.len()],
+        10 => AREAS[small as usize % AREAS.len()] + 4 * (small % 64),
+        11 => 131_072 - small % 16,
+        12 => u32::MAX - small % 4,
+        13 => 1 << (small % 32),
+        14 => (1 << 31) - small % 3,
+        _ => small,
+    }
+}
+
+/// A list of cells that is right, in four words: data and offsets, each with its length.
+fn cells(random: &mut Xoshiro256PlusPlus) -> [u32; 4] {
+    let count = random.next_u64() as u32 % 4;
+    [AREAS[3], 3 * count, AREAS[0], count + 1]
+}
+
+/// A record for one call.
+fn call(random: &mut Xoshiro256PlusPlus) -> Vec<u8> {
+    let which = random.next_u64() as u32 % (IMPORTS.len() as u32 + 2);
+    let mut words: Vec<u32> = (0..WORDS).map(|_| word(random)).collect();
+    // Half of them right but for one word, so that what comes after the first check is reached.
+    if random.next_u64().is_multiple_of(2) {
+        let state = random.next_u64() as u32 % 3;
+        let (keys, [a, b, c, d]) = ([AREAS[2], cells(random)[3] - 1], cells(random));
+        let [e, f, g, h] = cells(random);
+        words = match IMPORTS.get(which as usize).map(|import| import.1) {
+            Some("emit") => vec![0, a, b, c, d, e, f, g, h, AREAS[1], h - 1],
+            Some("emit-numbered") => vec![0, keys[0], d - 1, a, b, c, d, AREAS[1], d - 1, 0, 0],
+            Some("get" | "put" | "delete") => vec![state, a, b, e, f, 0, 0, 0, 0, 0, 0],
+            Some("scan") => vec![state, 0, 0, 100, AREAS[1], 0, 0, 0, 0, 0, 0],
+            Some("map-scan") => vec![state, keys[0] % 2, a, b, 0, 100, AREAS[1], 0, 0, 0, 0],
+            Some("record") => vec![AREAS[1], d - 1, AREAS[1], d - 1, 0, 0, 0, 0, 0, 0, 0],
+            Some("log" | "register") => vec![1, AREAS[0], 5, 0, 0, 0, 0, 0, 0, 0, 0],
+            _ => vec![state, keys[0], d - 1, a, b, c, d, e, f, g, h],
+        };
+        if random.next_u64().is_multiple_of(2) {
+            let at = random.next_u64() as usize % words.len();
+            words[at] = word(random);
+        }
+    }
+    [which]
+        .iter()
+        .chain(&words)
+        .flat_map(|word| word.to_le_bytes())
+        .collect()
+}
+
+fn number(variable: &str) -> Option<u64> {
+    let text = std::env::var(variable).ok()?;
+    Some(
+        text.parse()
+            .unwrap_or_else(|_| panic!("{variable}={text} is no number")),
+    )
+}
+
+#[test]
+fn c61_whatever_a_guest_passes_is_answered_or_refused_and_a_failure_changes_nothing() {
+    let seed = number("HIGHWATER_SEED").unwrap_or_else(|| RandomState::new().hash_one("calls"));
+    println!("replay with HIGHWATER_SEED={seed}");
+    let mut random = Xoshiro256PlusPlus::seed_from_u64(seed);
+    let bench = Bench::new();
+    let limits = Limits {
+        memory: 8 << 20,
+        call_writes: 64 << 10,
+        call_time: Duration::from_secs(5),
+        ..Limits::default()
+    };
+    let mut operator = bench.create(&guest(&mut random), &limits).unwrap();
+    let groups = KeyGroups::new(128).unwrap();
+    let kinds = [StateKind::Value, StateKind::Map, StateKind::List];
+    let states = kinds
+        .iter()
+        .enumerate()
+        .map(|(number, kind)| StateDescriptor {
+            name: format!("n{number}"),
+            kind: *kind,
+            schema: "bytes".into(),
+            schema_version: 1,
+            ttl_ms: None,
+        });
+    let mut call_of = Call {
+        state: KeyedState::new(states.collect(), groups.range_of(0, 1), groups),
+        output: Output::new(1),
+        ..Call::default()
+    };
+    let (mut answered, mut refused) = ([0u64; IMPORTS.len()], [0u64; IMPORTS.len()]);
+    for at in 0..number("HIGHWATER_CALLS").unwrap_or(CALLS) {
+        let record = call(&mut random);
+        let which = u32::from_le_bytes([record[0], record[1], record[2], record[3]]) as usize;
+        let (mut batch, mut resolved) = (Batch::default(), Resolved::default());
+        for key in ["a", "b", "c"] {
+            batch.push(Some(key.as_bytes()), &record, 0);
+        }
+        batch.compute_hashes();
+        let keys = batch.keys.as_ref();
+        call_of
+            .state
+            .resolve(keys, &batch.hashes, &mut resolved)
+            .unwrap();
+        let before = call_of.state.stats();
+        let outcome = operator.process(0, &batch, &resolved, &mut call_of);
+        match outcome {
+            Ok(()) => {
+                call_of.state.commit();
+                if let Some(count) = answered.get_mut(which) {
+                    *count += 1;
+                }
+            }
+            Err(failure) => {
+                let message = &failure.message;
+                assert!(
+                    !message.is_empty() && message.len() < 4096,
+                    "call {at}: {message}"
+                );
+                assert!(
+                    !message.chars().any(char::is_control),
+                    "call {at}: {message:?}"
+                );
+                call_of.state.rollback();
+                assert_eq!(call_of.state.stats(), before, "call {at}: {failure}");
+                if let Some(count) = refused.get_mut(which) {
+                    *count += 1;
+                }
+            }
+        }
+        call_of.output.clear();
+    }
+    // Only `register` has its place in `open`.
+    for (which, (_, name, ..)) in IMPORTS.iter().enumerate() {
+        assert!(
+            answered[which] > 0 || *name == "register",
+            "{name}: {answered:?}"
+        );
+        assert!(refused[which] > 0, "{name}: {refused:?}");
+    }
+}
