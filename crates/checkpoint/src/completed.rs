@@ -3,7 +3,7 @@
 //! Metadata is verified when a checkpoint is opened, state while it is read: a reader that has seen
 //! the last byte of a segment knows that all of them are what was written.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::io::{self, Read};
 use std::ops::Range;
 use std::sync::Arc;
@@ -40,9 +40,6 @@ pub(crate) struct Contents {
     pub(crate) bytes_written: u64,
     /// Whether it has a path that outlives this process.
     pub(crate) lasting: bool,
-    /// Entries and bytes per state in the full segment of (operator id, subtask), as far as this run
-    /// wrote it: a delta on it tells only what changed.
-    pub(crate) totals: HashMap<(String, u32), Vec<(u64, u64)>>,
 }
 
 impl Completed {
@@ -83,7 +80,6 @@ impl Completed {
             metadata_bytes: bytes.len() as u64,
             bytes_written: bytes.len() as u64,
             lasting: true,
-            totals: HashMap::new(),
         }))
     }
 

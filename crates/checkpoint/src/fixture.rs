@@ -157,6 +157,7 @@ pub(crate) fn write(
         Ok(SegmentStats {
             bytes: bytes.len() as u64,
             states: vec![(1, bytes.len() as u64)],
+            held: vec![(1, bytes.len() as u64)],
         })
     })
 }

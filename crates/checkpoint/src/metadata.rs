@@ -107,9 +107,9 @@ pub struct State {
     pub schema_version: u32,
     /// Time to live in milliseconds.
     pub ttl_ms: Option<u64>,
-    /// Entries or elements in all subtasks, as far as full segments tell.
+    /// Entries or elements in all subtasks.
     pub entries: u64,
-    /// Bytes of their keys and values.
+    /// Bytes of their keys and values; each key counts once.
     pub bytes: u64,
 }
 

@@ -409,26 +409,25 @@ impl KeyedState {
                 .any(|(index, table)| index != state as usize && !table.is_absent(slot, rows))
         };
         stats.bytes = stats.bytes.wrapping_add_signed(tally.bytes);
-        for slot in tally
-            .appeared
-            .iter()
-            .copied()
-            .filter(|slot| !others_hold(*slot))
-        {
-            stats.keys += 1;
-            stats.bytes += rows.get(slot).key.len() as u64;
+        let mut key_bytes = 0;
+        for slot in tally.appeared.iter().copied() {
+            let len = rows.get(slot).key.len();
+            key_bytes += len as i64;
+            if !others_hold(slot) {
+                stats.keys += 1;
+                stats.bytes += len as u64;
+            }
         }
-        for slot in tally
-            .vanished
-            .iter()
-            .copied()
-            .filter(|slot| !others_hold(*slot))
-        {
-            stats.keys -= 1;
-            stats.bytes -= rows.get(slot).key.len() as u64;
-            idle.push(slot);
+        for slot in tally.vanished.iter().copied() {
+            let len = rows.get(slot).key.len();
+            key_bytes -= len as i64;
+            if !others_hold(slot) {
+                stats.keys -= 1;
+                stats.bytes -= len as u64;
+                idle.push(slot);
+            }
         }
-        tables[state as usize].add(&tally, self.version, keys.len_max());
+        tables[state as usize].add(&tally, key_bytes, self.version, keys.len_max());
 
         if let Some(limit) = self.limit
             && self.stats.bytes > limit
@@ -484,6 +483,9 @@ pub struct SegmentStats {
     pub bytes: u64,
     /// Per state, in declaration order: entries (or elements) and bytes of their keys and values.
     pub states: Vec<(u64, u64)>,
+    /// The same of all that the state held, of which a delta has only what changed. Each key counts
+    /// once for each state.
+    pub held: Vec<(u64, u64)>,
 }
 
 /// What a restored segment held.

@@ -19,7 +19,6 @@ pub(super) struct Assembled {
     pub(super) inline: Vec<Bytes>,
     /// Name and parts of the file that small segments share, if there are any.
     pub(super) pack: Option<(String, Vec<Bytes>)>,
-    pub(super) totals: HashMap<(String, u32), Vec<(u64, u64)>>,
 }
 
 /// Bytes one behind the other, and how many there are.
@@ -88,9 +87,7 @@ pub(super) fn assemble(
                 ),
             ));
         };
-        let key = (written.operator.clone(), subtask);
         let mut segments = Vec::new();
-        let mut total = written.stats.states;
         let mut inline_bytes = 0;
         if let Some(base_id) = written.base {
             let base = usable_base(id, base_id, store, base)?;
@@ -100,15 +97,6 @@ pub(super) fn assemble(
                     inline_bytes += moved.length;
                 }
                 segments.push(moved);
-            }
-            // On an empty base the delta is all there is; otherwise it tells what changed only.
-            if !segments.is_empty() {
-                total = base
-                    .contents()
-                    .totals
-                    .get(&key)
-                    .cloned()
-                    .unwrap_or_default();
             }
         }
         // What was inline before counts: a chain of small deltas must not make `_metadata` grow
@@ -133,14 +121,13 @@ pub(super) fn assemble(
             });
         }
         place.segments = segments;
-        totals.insert(key, total);
+        totals.insert((written.operator, subtask), written.stats.held);
     }
     add_up(&mut metadata, &totals);
     Ok(Assembled {
         metadata,
         inline: inline.parts,
         pack: (!pack.parts.is_empty()).then_some((pack_name, pack.parts)),
-        totals,
     })
 }
 

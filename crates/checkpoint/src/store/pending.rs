@@ -87,7 +87,10 @@ impl Pending {
     pub fn write(&self, operator: &str, subtask: u32, state: &SealedState) -> Result<Written> {
         if state.is_empty() {
             return self.write_with(operator, subtask, state.base(), 0, |_| {
-                Ok(SegmentStats::default())
+                Ok(SegmentStats {
+                    held: state.held(),
+                    ..SegmentStats::default()
+                })
             });
         }
         let (base, size_hint) = (state.base(), state.size_hint());
@@ -314,7 +317,6 @@ impl Pending {
             metadata,
             inline,
             pack,
-            totals,
         } = assemble(self.id, metadata, written, store, &directory, &base)?;
         if let Some((name, parts)) = pack {
             let bytes: usize = parts.iter().map(Bytes::len).sum();
@@ -334,7 +336,6 @@ impl Pending {
             metadata_bytes,
             bytes_written: self.bytes_written.load(Ordering::Relaxed) + metadata_bytes,
             lasting: !store.volatile,
-            totals,
         });
         Ok(Slot {
             encoded,

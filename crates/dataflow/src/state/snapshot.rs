@@ -124,6 +124,16 @@ impl SealedState {
         self.base.map(|base| base.id)
     }
 
+    /// Per state, in declaration order: how many entries (or elements) it held, and the bytes of their
+    /// keys and values. Each key counts once for each state.
+    #[must_use]
+    pub fn held(&self) -> Vec<(u64, u64)> {
+        let counters = self.stores.iter().map(|(_, counters)| counters);
+        counters
+            .map(|counters| (counters.entries, counters.bytes + counters.key_bytes))
+            .collect()
+    }
+
     /// About how many bytes [`SealedState::write`] will write, at most.
     #[must_use]
     pub fn size_hint(&self) -> u64 {
@@ -154,6 +164,7 @@ impl SealedState {
         Ok(SegmentStats {
             bytes: writer.finish()?,
             states,
+            held: self.held(),
         })
     }
 

@@ -34,6 +34,8 @@ pub(super) struct Counters {
     pub(super) entries: u64,
     /// Their bytes (and those of fields), without keys.
     pub(super) bytes: u64,
+    /// Bytes of the keys that have some.
+    pub(super) key_bytes: u64,
     /// The interval in which something was changed last.
     pub(super) changed: u32,
     /// At most how many bytes a delta of all writes since the start would have.
@@ -149,11 +151,12 @@ impl Table {
         }
     }
 
-    /// Accounts for an access.
-    pub(super) fn add(&mut self, tally: &Tally, version: u32, key_len_max: usize) {
+    /// Accounts for an access, by which the keys that have something grew by `key_bytes`.
+    pub(super) fn add(&mut self, tally: &Tally, key_bytes: i64, version: u32, key_len_max: usize) {
         let counters = &mut self.counters;
         counters.entries = counters.entries.wrapping_add_signed(tally.entries);
         counters.bytes = counters.bytes.wrapping_add_signed(tally.bytes);
+        counters.key_bytes = counters.key_bytes.wrapping_add_signed(key_bytes);
         counters.changed = version;
         counters.written +=
             tally.written.1 + tally.written.0 * super::codec::entry_overhead(key_len_max);

@@ -107,6 +107,31 @@ impl Model {
         }
     }
 
+    /// Entries of each state, and the bytes of its keys and entries.
+    fn held(&self) -> Vec<(u64, u64)> {
+        let bytes = |all: &[&[&Bytes]]| {
+            let bytes = all
+                .iter()
+                .copied()
+                .flatten()
+                .map(|bytes| bytes.len() as u64);
+            bytes.sum()
+        };
+        let mut held = Vec::new();
+        for values in &self.values {
+            let keys: Vec<&Bytes> = values.keys().chain(values.values()).collect();
+            held.push((values.len() as u64, bytes(&[&keys])));
+        }
+        let entries: Vec<(&Bytes, &Bytes)> = self.maps.values().flatten().collect();
+        let (fields, values): (Vec<_>, Vec<_>) = entries.into_iter().unzip();
+        let keys: Vec<&Bytes> = self.maps.keys().collect();
+        held.push((fields.len() as u64, bytes(&[&keys, &fields, &values])));
+        let elements: Vec<&Bytes> = self.lists.values().flatten().collect();
+        let keys: Vec<&Bytes> = self.lists.keys().collect();
+        held.push((elements.len() as u64, bytes(&[&keys, &elements])));
+        held
+    }
+
     /// What `state` holds for `keys`.
     fn read(state: &mut KeyedState, keys: &[Bytes]) -> Self {
         let mut model = Self::default();
@@ -436,6 +461,7 @@ impl Run {
         let mut restored = restore_within(self.budget, &chain, whole_range());
         assert_eq!(Model::read(&mut restored, &all_keys()), model);
         assert_eq!(restored.stats(), model.stats());
+        assert_eq!(written.held, model.held());
         if completes {
             self.chains.insert(id, chain);
             self.state.checkpoint_complete(id);

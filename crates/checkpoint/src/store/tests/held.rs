@@ -75,7 +75,7 @@ fn what_was_encoded_is_handed_to_the_storage_and_not_kept() {
             }
             Ok(SegmentStats {
                 bytes: whole.len() as u64,
-                states: Vec::new(),
+                ..SegmentStats::default()
             })
         };
         let hint = whole.len() as u64;
