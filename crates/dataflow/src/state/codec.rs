@@ -20,7 +20,7 @@
 //! | 4 | list elements | entries: key (string), `u8` 1 if the list starts here and 0 if it goes on, varint number of elements, the elements (strings) |
 //! | 5 | removed keys | entries: key (string): all that the state held for it |
 //! | 6 | removed map entries | entries: key, field (strings) |
-//! | 7 | continuation | bytes that belong to the last entry of the block before |
+//! | 7 | continuation | bytes that belong to the header, or to the one entry of the block before |
 //! | 255 | end, the last block and no other | number of entries of the segment, `u64`; number of blocks with header and end, `u64` |
 //!
 //! The header continues with a `u8` that is 1 for a delta and 0 for a full segment; the checkpoint's
@@ -33,7 +33,8 @@
 //!
 //! Blocks 2 to 6 continue with the number of the state in the header's table, `u32`, from 0; the number of
 //! entries that begin in the block, `u32`; and these entries. An entry lies in one block if one can
-//! hold it; a larger one begins a block of its own, alone, and goes on in continuations.
+//! hold it; a larger one begins a block of its own, alone, and goes on in continuations. So does a header that
+//! is larger than a block.
 //!
 //! A delta is applied to what its base holds: the removals of a state come before its entries, and
 //! an entry replaces what there is, except that list elements are appended unless the list starts

@@ -295,21 +295,29 @@ fn c146_state_of_the_wrong_key_groups_is_found_whatever_the_parallelism_is_now()
 #[test]
 fn the_segment_in_the_format_document_is_what_is_written() {
     let document = include_str!("../../../../../docs/checkpoint-format.md");
-    let (_, section) = document.split_once("### A segment, byte by byte").unwrap();
+    let (_, section) = document
+        .split_once("## A checkpoint, byte by byte")
+        .unwrap();
     let dump = section.split("```").nth(1).unwrap();
-    // Offset, bytes, remark, two spaces between them.
+    // Offset, bytes, remark, two spaces between them. Before the segment there are a line with how long
+    // it is and those of the body, after it a checksum.
+    let (_, dump) = dump
+        .split_once("length of the inline bytes: 133\n")
+        .unwrap();
     let bytes = dump.lines().filter_map(|line| line.split("  ").nth(1));
     let digits: String = bytes.collect::<String>().replace(' ', "");
+    let digits = &digits[..2 * 133];
     let descriptor = StateDescriptor {
-        name: "seen".into(),
+        name: "count".into(),
         kind: StateKind::Value,
-        schema: "string".into(),
+        schema: "u64".into(),
         schema_version: 1,
         ttl_ms: None,
     };
     let groups = KeyGroups::new(128).unwrap();
     let mut state = KeyedState::new(vec![descriptor], groups.range_of(0, 1), groups);
-    state.put(0, b"a", b"yes").unwrap();
+    state.put(0, b"to", &2_u64.to_le_bytes()).unwrap();
+    state.put(0, b"be", &1_u64.to_le_bytes()).unwrap();
     state.commit();
     let segment = written(&mut state, 1, None);
     let expected: String = segment.iter().map(|byte| format!("{byte:02x}")).collect();
