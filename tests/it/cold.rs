@@ -23,7 +23,7 @@ fn word_count(name: &str) -> String {
 }
 
 /// Scratch files that something was written to.
-fn written(scene: &Scene) -> Vec<PathBuf> {
+pub(crate) fn written(scene: &Scene) -> Vec<PathBuf> {
     let has_bytes = |path: &PathBuf| path.metadata().is_ok_and(|found| found.len() > 0);
     let files = all_files(&scene.at("scratch"));
     files.into_iter().filter(has_bytes).collect()

@@ -21,15 +21,15 @@ use crate::scene::Scene;
 const BODY_AT: usize = 20;
 
 /// A `_metadata` taken apart.
-struct Envelope {
+pub(crate) struct Envelope {
     /// Magic and version.
-    start: Vec<u8>,
-    body: Value,
-    inline: Vec<u8>,
+    pub(crate) start: Vec<u8>,
+    pub(crate) body: Value,
+    pub(crate) inline: Vec<u8>,
 }
 
 impl Envelope {
-    fn read(path: &Path) -> Self {
+    pub(crate) fn read(path: &Path) -> Self {
         let bytes = fs::read(path).expect("metadata can be read");
         let number = |at: usize| {
             let bytes = bytes[at..at + 8].try_into().expect("eight bytes");
@@ -45,6 +45,11 @@ impl Envelope {
     }
 
     fn write(&self, path: &Path) {
+        fs::write(path, self.bytes()).expect("metadata can be written");
+    }
+
+    /// The whole, with its checksum.
+    pub(crate) fn bytes(&self) -> Vec<u8> {
         let body = serde_json::to_vec(&self.body).expect("JSON can be written");
         let mut bytes = self.start.clone();
         for part in [&body, &self.inline] {
@@ -52,12 +57,12 @@ impl Envelope {
             bytes.extend(part);
         }
         bytes.extend(crc32c(&bytes).to_le_bytes());
-        fs::write(path, bytes).expect("metadata can be written");
+        bytes
     }
 }
 
 /// CRC-32C, bit by bit.
-fn crc32c(bytes: &[u8]) -> u32 {
+pub(crate) fn crc32c(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(!0, |crc, byte| {
         (0..8).fold(crc ^ u32::from(*byte), |crc, _| {
             (crc >> 1) ^ if crc & 1 == 1 { 0x82f6_3b78 } else { 0 }

@@ -39,6 +39,7 @@ mod placement; // state in metadata or in files
 mod output; // what becomes of output that is taken, changed or cannot be written
 mod ownership; // one job directory, several hosts
 mod power; // power losses at every step
+mod reader; // another program reads what the host writes
 mod readme; // the README keeps its word
 mod refused; // what users get wrong, and what they are told
 mod reports; // what a user is told: restores, corruption, restarts

@@ -1,6 +1,6 @@
 //! S3 servers on loopback, for the tests here and for those of `crates/checkpoint`.
 //!
-//! `cargo xtask servers` installs them below `target/`. Each test starts its own, on a port that is free, and
+//! `cargo xtask tools` installs them below `target/`. Each test starts its own, on a port that is free, and
 //! it ends with the test, whatever happens to that: the server ends when its standard input does.
 
 // The crates that share this file do not use the same parts of it.
@@ -261,7 +261,7 @@ fn port(said: &mut impl BufRead) -> Result<u16, String> {
     Err(all)
 }
 
-/// Something that `cargo xtask servers` installs.
+/// Something that `cargo xtask tools` installs.
 fn installed(name: &str) -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"))
         .ancestors()
@@ -270,7 +270,7 @@ fn installed(name: &str) -> PathBuf {
     let path = root.join("target/s3").join(name);
     assert!(
         path.exists(),
-        "{} is missing, `cargo xtask servers` installs it",
+        "{} is missing, `cargo xtask tools` installs it",
         path.display()
     );
     path

@@ -6,7 +6,7 @@
 use std::time::Instant;
 
 use crate::build::{self, command, run};
-use crate::{Result, deny, mutants, servers, story};
+use crate::{Result, deny, mutants, story, tools};
 
 /// The workspaces: the root, the plugins (another target), the SDK (what operator authors depend on),
 /// and what makes the bindings of the SDK.
@@ -34,7 +34,7 @@ pub(crate) fn test() -> Result<()> {
     story::step("plugins, natively");
     run(command("cargo", "plugins", &["test"]))?;
 
-    servers::install()?;
+    tools::install()?;
 
     story::step("the crates without Wasm, with debug assertions");
     let packages: Vec<&str> = PURE

@@ -9,9 +9,9 @@ mod demo;
 mod deny;
 mod mutants;
 mod nightly;
-mod servers;
 mod soak;
 mod story;
+mod tools;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -34,7 +34,7 @@ usage: cargo xtask <chore>
                  makes the mistakes of tests/mutants/, each of which a test must find
   nightly        seeds, hostile guests, kills, mutants and soak in full: takes some hours
   build          the plugins and the host, in release mode
-  servers        installs the S3 servers that tests need below target/, if they are missing
+  tools          installs what tests need from PyPI and npm below target/, if it is missing
 ";
 
 fn main() -> ExitCode {
@@ -52,7 +52,7 @@ fn main() -> ExitCode {
         (Some("mutants"), arguments) => mutants::mutants(arguments),
         (Some("nightly"), []) => nightly::nightly(),
         (Some("build"), []) => build::plugins().and_then(|()| build::host()),
-        (Some("servers"), []) => servers::install(),
+        (Some("tools"), []) => tools::install(),
         (Some("help" | "-h" | "--help"), _) => {
             print!("{USAGE}");
             Ok(())

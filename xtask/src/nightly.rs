@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::Instant;
 
 use crate::build::{self, command, run};
-use crate::{Result, mutants, servers, soak, story};
+use crate::{Result, mutants, soak, story, tools};
 
 /// Seeds of each simulation.
 const SEEDS: u64 = 20_000;
@@ -27,7 +27,7 @@ pub(crate) fn nightly() -> Result<()> {
     let started = Instant::now();
     let first = first_seed()?;
     build::plugins()?;
-    servers::install()?;
+    tools::install()?;
     build::host()?;
 
     story::step("state and checkpoints: properties with as many cases as a release build tries");

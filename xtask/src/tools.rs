@@ -1,8 +1,9 @@
-//! The S3 servers that tests talk to, installed below `target/`: moto's, which honours conditional
-//! writes, and s3rver, which does not.
+//! What tests need from PyPI and npm, installed below `target/`: the S3 servers that they talk to (moto's,
+//! which honours conditional writes, and s3rver, which does not), and the packages of the reader of
+//! checkpoints in `tests/reader/`.
 //!
 //! Pinned, so that a test means the same tomorrow. A mark with the versions is left when all is
-//! there; without it everything is installed anew, so that an interrupted install is no half server.
+//! there; without it everything is installed again, so that an interrupted install is not used.
 
 use std::fs;
 use std::path::Path;
@@ -13,19 +14,33 @@ use crate::{Result, root, story};
 const MOTO: &str = "moto[server]==5.2.5";
 const S3RVER: &str = "s3rver@3.7.1";
 
-/// Installs them if they are missing.
+/// What the reader of checkpoints needs, with versions.
+const READER: &str = "tests/reader/requirements.txt";
+
+/// Installs what is missing.
 pub(crate) fn install() -> Result<()> {
     let directory = root().join("target/s3");
-    install_one(&directory.join("moto"), MOTO, moto)?;
-    install_one(&directory.join("s3rver"), S3RVER, s3rver)
+    install_one(&directory.join("moto"), MOTO, |place| {
+        python(place, &[MOTO])
+    })?;
+    install_one(&directory.join("s3rver"), S3RVER, s3rver)?;
+    let packages = fs::read_to_string(root().join(READER))?;
+    install_one(&root().join("target/reader"), &packages, |place| {
+        python(place, &["--requirement", READER])
+    })
 }
 
-fn install_one(directory: &Path, version: &str, install: fn(&str) -> Result<()>) -> Result<()> {
+fn install_one(
+    directory: &Path,
+    version: &str,
+    install: impl FnOnce(&str) -> Result<()>,
+) -> Result<()> {
     let mark = directory.join("installed");
     if fs::read_to_string(&mark).is_ok_and(|installed| installed == version) {
         return Ok(());
     }
-    story::step(&format!("{version}, an S3 server for the tests"));
+    let named = version.split_whitespace().collect::<Vec<_>>().join(", ");
+    story::step(&format!("{named}, for the tests"));
     if directory.exists() {
         fs::remove_dir_all(directory)?;
     }
@@ -38,16 +53,14 @@ fn install_one(directory: &Path, version: &str, install: fn(&str) -> Result<()>)
     Ok(())
 }
 
-fn moto(place: &str) -> Result<()> {
+/// Packages in a virtual environment.
+fn python(place: &str, packages: &[&str]) -> Result<()> {
     run(command("python3", ".", &["-m", "venv", place]))
         .map_err(|error| format!("{error}\nhint: python3 with pip and venv is needed"))?;
     let python = Path::new(place).join("bin/python");
     let python = python.to_string_lossy();
-    run(command(
-        &python,
-        ".",
-        &["-m", "pip", "install", "--quiet", MOTO],
-    ))
+    let install = ["-m", "pip", "install", "--quiet"];
+    run(command(&python, ".", &[&install, packages].concat()))
 }
 
 fn s3rver(place: &str) -> Result<()> {
