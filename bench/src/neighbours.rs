@@ -28,14 +28,20 @@ const GOOD: usize = 9;
 /// Records of a good job for each second that a round should take, on two processors.
 const RECORDS_PER_SECOND: f64 = 2.5e6;
 const KEYS: u64 = 1000;
+/// Records per second of a good job that does not fill the machine with the others: together they take
+/// about a quarter of two processors.
+const PACE: f64 = 500_000.0;
 
 /// Good jobs beside a bad one.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) struct NeighbourResult {
     pub(crate) misdeed: String,
-    /// Of each round: the speed of the good jobs beside the bad one, to their speed alone.
+    /// Of each round: the speed of the good jobs beside the bad one, to their speed alone, as fast as they
+    /// can.
     pub(crate) speed: Vec<f64>,
+    /// The same, with records that come at a pace of [`PACE`].
+    pub(crate) paced: Vec<f64>,
     /// The most memory that the bad one ever had.
     pub(crate) bad_peak_kib: u64,
 }
@@ -45,33 +51,38 @@ pub(crate) fn run(misdeed: &str, rounds: usize, seconds: f64) -> Result<Neighbou
     let mut result = NeighbourResult {
         misdeed: misdeed.to_owned(),
         speed: Vec::new(),
+        paced: Vec::new(),
         bad_peak_kib: 0,
     };
     let count = (seconds * RECORDS_PER_SECOND) as u64;
+    let paced = (seconds * PACE) as u64;
     for _ in 0..rounds {
-        let alone = good_jobs(count)?;
+        let alone = good_jobs(count, None)?;
+        let paced_alone = good_jobs(paced, Some(PACE))?;
         let dir = tempfile::tempdir()?;
         let bad = start(dir.path(), "bad", &bad_job(misdeed))?;
-        let beside = good_jobs(count)?;
+        let beside = good_jobs(count, None)?;
+        let paced_beside = good_jobs(paced, Some(PACE))?;
         let pid = bad.0.id().to_string();
         let peak = process::memory_kib(&pid, "VmHWM");
         let peak = peak.with_context(|| format!("the job that does `{misdeed}` has ended"))?;
         result.bad_peak_kib = result.bad_peak_kib.max(peak);
         result.speed.push(alone / beside);
+        result.paced.push(paced_alone / paced_beside);
     }
     Ok(result)
 }
 
 /// Runs the good jobs at once, and checks what each has counted. Returns the seconds until the last was
 /// done.
-fn good_jobs(count: u64) -> Result<f64> {
+fn good_jobs(count: u64, pace: Option<f64>) -> Result<f64> {
     let dirs: Vec<_> = (0..GOOD)
         .map(|_| tempfile::tempdir())
         .collect::<Result<_, _>>()?;
     let started = Instant::now();
     let mut jobs: Vec<Running> = Vec::new();
     for dir in &dirs {
-        jobs.push(start(dir.path(), "good", &good_job(count))?);
+        jobs.push(start(dir.path(), "good", &good_job(count, pace))?);
     }
     for job in &mut jobs {
         let status = job.0.wait().context("waiting for a good job")?;
@@ -106,11 +117,12 @@ fn counted(out: &Path) -> Result<u64> {
     Ok(sum)
 }
 
-fn good_job(count: u64) -> String {
+fn good_job(count: u64, pace: Option<f64>) -> String {
+    let rate = pace.map_or_else(String::new, |rate| format!("rate = {rate:.1}\n"));
     format!(
         "[job]\nname = \"good\"\nparallelism = 1\n\n\
          [checkpoint]\ninterval = \"1s\"\ndir = \"checkpoints\"\n\n\
-         [[source]]\nid = \"records\"\nconnector = \"generator\"\ncount = {count}\nkeys = {KEYS}\n\n\
+         [[source]]\nid = \"records\"\nconnector = \"generator\"\ncount = {count}\n{rate}keys = {KEYS}\n\n\
          [[operator]]\nid = \"count\"\ncomponent = {:?}\ninput = \"records\"\nconfig = {{ emit = \"final\" }}\n\n\
          [[sink]]\nid = \"counts\"\nconnector = \"file\"\npath = \"out\"\nformat = \"csv\"\ninput = \"count\"\n",
         component("count")

@@ -146,10 +146,11 @@ pub(crate) fn text(results: &Results) -> Result<String> {
     for result in &results.neighbours {
         writeln!(
             text,
-            "- Nine good jobs beside one that does `{}`: {} × their speed alone, their output is right; the \
-             bad one had at most {} MiB in memory",
+            "- Nine good jobs beside one that does `{}`: {} × their speed alone, {} × at a quarter of the \
+             machine, their output is right; the bad one had at most {} MiB in memory",
             result.misdeed,
             spread(&result.speed, 2),
+            spread(&result.paced, 2),
             result.bad_peak_kib / 1024,
         )?;
     }

@@ -88,6 +88,7 @@ fn results() -> Results {
         neighbours: vec![NeighbourResult {
             misdeed: "loop".to_owned(),
             speed: vec![1.0, 0.9],
+            paced: vec![1.0],
             bad_peak_kib: 20_480,
         }],
     }
