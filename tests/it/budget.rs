@@ -13,7 +13,7 @@ use crate::host::{self, PROGRAM, Running};
 use crate::jobs;
 use crate::modules;
 use crate::plugins;
-use crate::scene::Scene;
+use crate::scene::{Scene, visible_files};
 
 /// After its failure the job waits, so that there is a process to look at.
 const PATIENT: &str = "[restart]\nstrategy = \"fixed-delay\"\ndelay = \"1h\"\n\n";
@@ -127,6 +127,24 @@ fn c160_open_files_are_bounded_and_what_the_host_opens_is_not_touched() {
     let (scene, job) = open(100);
     scene.write("job.toml", job);
     host::run(scene.path(), &["run", "job.toml"]).with_code(0);
+}
+
+#[test]
+fn c160_a_pipe_in_a_granted_directory_keeps_no_call_waiting() {
+    let (scene, job) = misdeed("misdeed = \"read\", file = \"/data/pipe\"", DATA);
+    scene.write("data/some", "text");
+    let made = Command::new("mkfifo")
+        .arg(scene.path().join("data/pipe"))
+        .status();
+    assert!(made.expect("mkfifo").success());
+    scene.write("job.toml", job);
+    // It is told so: a wait would end at the time limit, and leave a thread and a descriptor.
+    host::run(scene.path(), &["run", "job.toml"]).with_code(0);
+    let texts = visible_files(&scene.path().join("out"));
+    let mut texts = texts
+        .iter()
+        .map(|path| fs::read_to_string(path).expect("output"));
+    assert!(texts.any(|text| text.contains("ot supported")));
 }
 
 #[test]

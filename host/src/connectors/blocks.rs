@@ -26,6 +26,8 @@ pub(crate) struct Blocks {
     /// Length of the stream, once its end was seen.
     length: Option<u64>,
     checksum: Option<Checksum>,
+    /// Offset in the stream up to which no line ends in what was not consumed.
+    searched_to: u64,
     /// The longest record in bytes, without its line end: a longer one is a broken file, and must not
     /// eat the memory.
     record_bytes: usize,
@@ -63,6 +65,7 @@ impl Blocks {
             offset,
             length: None,
             checksum: None,
+            searched_to: 0,
             record_bytes,
         }
     }
@@ -116,6 +119,20 @@ impl Blocks {
     #[inline]
     pub(crate) fn ended(&self) -> bool {
         self.length.is_some()
+    }
+
+    /// How much of the data is known to hold no line end. A line may come in many pieces, with nothing to
+    /// read for the moment after each.
+    #[inline]
+    pub(crate) fn searched(&self) -> usize {
+        let searched = self.searched_to.saturating_sub(self.offset);
+        self.data().len().min(searched as usize)
+    }
+
+    /// Notes that no line ends in the data that there is now.
+    #[inline]
+    pub(crate) fn set_searched(&mut self) {
+        self.searched_to = self.offset + self.data().len() as u64;
     }
 
     /// Takes `count` bytes of the data away.

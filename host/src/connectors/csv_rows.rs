@@ -448,19 +448,19 @@ fn check_length(len: usize, blocks: &Blocks) -> Result<(), DecodeError> {
 /// long before.
 #[cold]
 fn explain(error: DecodeError, blocks: &Blocks, counts: &Counts) -> DecodeError {
-    match (error, open_quote(blocks.data())) {
-        (DecodeError::Record(message), Some(quote)) => {
-            let before = &blocks.data()[..quote];
-            DecodeError::Record(match memchr_iter(b'\n', before).count() as u64 {
-                0 => message,
-                more => format!(
-                    "{message}; the quote that is not closed is in line {}",
-                    counts.lines + 1 + more
-                ),
-            })
-        }
-        (error, _) => error,
-    }
+    // That there is nothing to read now is no error of the row, and comes again and again.
+    let DecodeError::Record(message) = error else {
+        return error;
+    };
+    let before = open_quote(blocks.data()).map(|quote| &blocks.data()[..quote]);
+    let more = before.map_or(0, |before| memchr_iter(b'\n', before).count() as u64);
+    DecodeError::Record(match more {
+        0 => message,
+        more => format!(
+            "{message}; the quote that is not closed is in line {}",
+            counts.lines + 1 + more
+        ),
+    })
 }
 
 /// Where the quote is in a row without end that is not closed, if one is.

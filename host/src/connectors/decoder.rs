@@ -180,10 +180,9 @@ fn for_each_line(
     counts: &mut Counts,
     mut each: impl FnMut(&[u8], &mut Batch) -> Result<bool, String>,
 ) -> Result<Stopped, DecodeError> {
-    // How much of the data is known to hold no line end.
-    let mut scanned = 0;
     loop {
         let base = blocks.offset();
+        let scanned = blocks.searched();
         let data = blocks.data();
         let mut at = 0;
         let mut stop = batch.is_full().then_some(Ok(Stopped::Full));
@@ -223,7 +222,7 @@ fn for_each_line(
         if blocks.offset() >= end {
             return Ok(Stopped::Ended);
         }
-        scanned = blocks.data().len();
+        blocks.set_searched();
         if blocks.fill()? == Filled::Ended && blocks.data().is_empty() {
             return Ok(Stopped::Ended);
         }

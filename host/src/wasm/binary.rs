@@ -103,8 +103,21 @@ pub(super) const CORE_INSTANCES_MAX: u64 = 200;
 /// component of some megabytes can make hundreds of instances of a module with a million globals.
 ///
 /// Too much rather than too little: each instance counts as one of the module that takes most, and each
-/// instance of a component within as one of the component that makes most. `bytes` are a valid component.
-pub(super) fn instance_bytes_max<'a>(bytes: &'a [u8]) -> u64 {
+/// instance of a component within as one of the component that makes most. `bytes` are a valid component, or
+/// a core module, which counts as much as the component that becomes of it.
+pub(super) fn instance_bytes_max(bytes: &[u8]) -> u64 {
+    match kind(bytes) {
+        Ok(Kind::Component) => component_bytes(bytes),
+        Ok(Kind::Core { .. }) => module_bytes(bytes).saturating_mul(CORE_INSTANCES_OF_A_MODULE),
+        Err(_) => 0,
+    }
+}
+
+/// What becomes of a core module has an instance of it, one of the adapter for WASI preview 1, and the two by
+/// which these reach each other.
+const CORE_INSTANCES_OF_A_MODULE: u64 = 4;
+
+fn component_bytes<'a>(bytes: &'a [u8]) -> u64 {
     /// A component that is being walked: what is left of it, and what it makes so far.
     struct Open<'a> {
         rest: &'a [u8],
@@ -131,13 +144,17 @@ pub(super) fn instance_bytes_max<'a>(bytes: &'a [u8]) -> u64 {
         let entries = || leb128(section).map_or(0, |(count, _)| u64::from(count));
         match id {
             CORE_MODULE_SECTION => heaviest = heaviest.max(module_bytes(section)),
-            CORE_INSTANCE_SECTION => component.core_instances += entries(),
-            COMPONENT_INSTANCE_SECTION => component.instances += entries(),
+            CORE_INSTANCE_SECTION => {
+                component.core_instances = component.core_instances.saturating_add(entries());
+            }
+            COMPONENT_INSTANCE_SECTION => {
+                component.instances = component.instances.saturating_add(entries());
+            }
             COMPONENT_SECTION => walked.extend(open(section)),
             _ => {}
         }
     }
-    heaviest * most.min(CORE_INSTANCES_MAX)
+    most.min(CORE_INSTANCES_MAX).saturating_mul(heaviest)
 }
 
 /// The most bytes that an instance of a core module takes beside memories and tables.
@@ -152,7 +169,7 @@ fn module_bytes(module: &[u8]) -> u64 {
     while let Some((id, section, after)) = next_section(rest) {
         if ITEMS.contains(&id) {
             let count = leb128(section).map_or(0, |(count, _)| u64::from(count));
-            bytes += ITEM_BYTES * count;
+            bytes = bytes.saturating_add(ITEM_BYTES * count);
         }
         rest = after;
     }
@@ -204,6 +221,7 @@ fn beginning(bytes: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::tests::guests::operator;
     use super::*;
 
     fn check(bytes: &[u8], expected: Result<Kind, &str>) {
@@ -273,6 +291,16 @@ mod tests {
         let twice = "(instance (instantiate $c)) (instance (instantiate $c))";
         assert_eq!(made(&format!("{nested} {twice}")), 4 * weight);
         assert_eq!(made(&format!("{nested} {twice} {one}")), 5 * weight);
+        // Whatever form an operator comes in.
+        let globals = globals.repeat(100);
+        let module = operator(&[("items", &globals)]);
+        let component = super::super::adapter::componentize(&module).unwrap();
+        let (module, component) = (instance_bytes_max(&module), instance_bytes_max(&component));
+        assert!(component > 32 * 100_000, "{component}");
+        assert!(
+            (component..=component * 4).contains(&module),
+            "{module} {component}"
+        );
         // Nonsense is not weighed, and does no harm.
         for bytes in [
             &b""[..],

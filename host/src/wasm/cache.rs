@@ -18,6 +18,7 @@ use sha2::{Digest as _, Sha256};
 use wasmtime::Engine;
 use wasmtime::component::Component;
 
+use super::file::{self, ReadError};
 use super::precompiled::{self, Authentic, Secret};
 
 /// SHA-256 of a component's file.
@@ -99,7 +100,7 @@ impl Cache {
     pub(super) fn load(&self, engine: &Engine, digest: Digest) -> Option<Component> {
         let name = entry_name(engine, digest);
         let path = self.dir.join(&name);
-        let sealed = match fs::read(&path) {
+        let sealed = match read_entry(&path) {
             Ok(sealed) => sealed,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
             Err(error) => {
@@ -176,7 +177,7 @@ impl Cache {
             }
         }
         let mut secret = Vec::new();
-        let mut file = File::open(&path).context("opening the secret")?;
+        let mut file = file::open(&path).context("opening the secret")?;
         check_secret(&file, pending.file())?;
         (&mut file)
             .take(1 + Secret::LEN as u64)
@@ -191,6 +192,14 @@ impl Cache {
         };
         Ok(Secret::new(secret))
     }
+}
+
+/// The content of an entry, if it is a file of no more than one can have.
+fn read_entry(path: &Path) -> io::Result<Vec<u8>> {
+    file::read_at_most(path, Cache::BYTES_MAX).map_err(|error| match error {
+        ReadError::Io(error) => error,
+        error => io::Error::other(error),
+    })
 }
 
 /// A new file that goes away unless it was renamed.
@@ -296,6 +305,7 @@ fn check_owner(dir: &Path, secret: &Path, ours: &File) -> anyhow::Result<()> {
 fn check_secret(secret: &File, ours: &File) -> anyhow::Result<()> {
     use std::os::unix::fs::MetadataExt as _;
     let metadata = secret.metadata()?;
+    ensure!(metadata.is_file(), "the secret is not a file");
     ensure!(
         metadata.uid() == ours.metadata()?.uid(),
         "the secret belongs to another user"

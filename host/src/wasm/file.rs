@@ -33,7 +33,8 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>, ReadError> {
     read_at_most(path, BYTES_MAX)
 }
 
-fn read_at_most(path: &Path, max: u64) -> Result<Vec<u8>, ReadError> {
+/// Reads a regular file of at most so many bytes.
+pub(super) fn read_at_most(path: &Path, max: u64) -> Result<Vec<u8>, ReadError> {
     let file = open(path)?;
     // Of what was opened: another file under the name may follow.
     let metadata = file.metadata()?;
@@ -52,7 +53,8 @@ fn read_at_most(path: &Path, max: u64) -> Result<Vec<u8>, ReadError> {
     Ok(bytes)
 }
 
-fn open(path: &Path) -> io::Result<File> {
+/// Opens what may be anything: a pipe keeps nobody waiting.
+pub(super) fn open(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.read(true);
     // A pipe that nobody writes to would wait, and a terminal would become ours.

@@ -1,7 +1,7 @@
 //! Guests that do well and guests that do not, each as small as it can be.
 
 mod calls;
-mod guests;
+pub(super) mod guests;
 mod throughput;
 
 use std::path::PathBuf;

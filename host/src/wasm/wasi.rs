@@ -10,7 +10,8 @@ use wasmtime::component::{Linker, Resource};
 use wasmtime_wasi::filesystem::{Descriptor, WasiFilesystemView as _};
 use wasmtime_wasi::p2::Network as NetworkResource;
 use wasmtime_wasi::p2::bindings::filesystem::types::{
-    DirectoryEntryStream, ErrorCode as FileErrorCode, Host as _, HostDescriptor as _,
+    DescriptorFlags, DescriptorType, DirectoryEntryStream, ErrorCode as FileErrorCode, Host as _,
+    HostDescriptor as _, OpenFlags, PathFlags,
 };
 use wasmtime_wasi::p2::bindings::sockets::ip_name_lookup::{Host as _, ResolveAddressStream};
 use wasmtime_wasi::p2::bindings::sockets::network::{ErrorCode, Host as _};
@@ -40,8 +41,47 @@ pub(super) fn link(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
         "[method]descriptor.read-directory",
         |store, (directory,)| Box::new(read_directory(store, directory)),
     )?;
+    filesystem.func_wrap_async(
+        "[method]descriptor.open-at",
+        |store, (directory, path_flags, path, open_flags, flags)| {
+            Box::new(open_at(
+                store, directory, path_flags, path, open_flags, flags,
+            ))
+        },
+    )?;
     linker.allow_shadowing(false);
     Ok(())
+}
+
+/// Opens a file or a directory, and nothing else: to open a pipe waits for who opens its other end, in a
+/// thread that nothing stops, with a descriptor that stays when the call has failed.
+async fn open_at(
+    mut store: StoreContextMut<'_, Guest>,
+    directory: Resource<Descriptor>,
+    path_flags: PathFlags,
+    path: String,
+    open_flags: OpenFlags,
+    flags: DescriptorFlags,
+) -> wasmtime::Result<(Result<Resource<Descriptor>, FileErrorCode>,)> {
+    let mut view = store.data_mut().filesystem();
+    let looked_in = Resource::new_borrow(directory.rep());
+    let found = view.stat_at(looked_in, path_flags, path.clone()).await;
+    // What is not there may be made.
+    if let Ok(found) = found
+        && !matches!(
+            found.type_,
+            DescriptorType::RegularFile | DescriptorType::Directory | DescriptorType::SymbolicLink
+        )
+    {
+        return Ok((Err(FileErrorCode::Unsupported),));
+    }
+    match view
+        .open_at(directory, path_flags, path, open_flags, flags)
+        .await
+    {
+        Ok(opened) => Ok((Ok(opened),)),
+        Err(error) => Ok((Err(view.convert_error_code(error)?),)),
+    }
 }
 
 /// How many lists of directories an instance may hold: the host reads a directory as a whole, and a

@@ -206,7 +206,11 @@ impl FileStorage {
             // garbage collection knows it by its name.
             let (probe, path) = self.create_staged(&directory.join(names::FINISHED))?;
             let owner = probe.metadata().map(|probe| probe.uid());
-            fs::remove_file(&path).map_err(|source| failed("deleting", &path, source))?;
+            match fs::remove_file(&path) {
+                // Another host has tidied up.
+                Err(source) if source.kind() == ErrorKind::NotFound => {}
+                removed => removed.map_err(|source| failed("deleting", &path, source))?,
+            }
             if owner.map_err(|source| failed("looking at", &path, source))? != metadata.uid() {
                 return Err(is_of_another());
             }
@@ -255,6 +259,7 @@ impl Storage for FileStorage {
             path,
             staged: Some(staged),
             buffer: Vec::new(),
+            torn: false,
         }))
     }
 
@@ -266,6 +271,7 @@ impl Storage for FileStorage {
             path,
             staged: Some(staged),
             buffer: Vec::new(),
+            torn: false,
         };
         for part in parts {
             writer.write(&part)?;
@@ -464,11 +470,14 @@ struct FileWriter {
     /// `None` once it has gone.
     staged: Option<PathBuf>,
     buffer: Vec<u8>,
+    /// A write has failed, so what is staged may have a hole.
+    torn: bool,
 }
 
 impl FileWriter {
     fn write(&mut self, bytes: &[u8]) -> Result<()> {
         let written = self.file.write_all(bytes);
+        self.torn |= written.is_err();
         written.map_err(|source| failed("writing", &self.path, source))
     }
 
@@ -482,11 +491,18 @@ impl FileWriter {
 
     fn publish(mut self) -> Result<()> {
         let failed = |source| failed("writing", &self.path, source);
+        if self.torn {
+            return Err(failed(io::Error::other(
+                "an earlier write to it has failed",
+            )));
+        }
         self.file.sync_all().map_err(failed)?;
         let Some(staged) = &self.staged else {
             return Ok(());
         };
         match fs::hard_link(staged, &self.path) {
+            // Over a network a request whose answer was lost is repeated, and finds what it has made.
+            Err(error) if error.kind() == ErrorKind::AlreadyExists && self.is_linked() => {}
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {
                 return Err(Error::AlreadyExists {
                     object: self.path.display().to_string(),
@@ -500,6 +516,14 @@ impl FileWriter {
         }
         self.remove_staged();
         Ok(())
+    }
+
+    /// Whether what has the name is this file.
+    fn is_linked(&self) -> bool {
+        match (self.file.metadata(), fs::symlink_metadata(&self.path)) {
+            (Ok(ours), Ok(there)) => (ours.dev(), ours.ino()) == (there.dev(), there.ino()),
+            _ => false,
+        }
     }
 
     /// Best effort: what stays is known by its name.
@@ -562,15 +586,8 @@ fn create_directories(path: &Path, mode: u32) -> Result<()> {
     Ok(())
 }
 
-#[cfg(unix)]
 fn flush_directory(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
-}
-
-/// Elsewhere directories cannot be opened, nor need they be.
-#[cfg(not(unix))]
-fn flush_directory(_path: &Path) -> std::io::Result<()> {
-    Ok(())
 }
 
 #[cfg(test)]

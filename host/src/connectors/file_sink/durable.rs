@@ -83,10 +83,23 @@ pub(crate) fn make_staging(path: &Path, permissions: Permissions) -> anyhow::Res
         }
     }
     // Root may do all that in the directory of somebody else.
-    match geteuid().is_root() && metadata.uid() != geteuid().as_raw() {
+    match geteuid().is_root() && metadata.uid() != owner_in(path)? {
         true => Err(is_of_another()),
         false => Ok(()),
     }
+}
+
+/// The owner that the file system gives to what is ours in a directory, whatever number that is: over a
+/// network root may be somebody else.
+fn owner_in(directory: &Path) -> anyhow::Result<u32> {
+    let probe = directory.join(format!(".highwater-probe-{}", std::process::id()));
+    let failed = || format!("cannot write to `{}`", directory.display());
+    // Of a process that had this number and was killed.
+    remove_file(&probe)?;
+    let made = File::create_new(&probe).with_context(failed)?;
+    let owner = made.metadata().with_context(failed)?.uid();
+    remove_file(&probe)?;
+    Ok(owner)
 }
 
 /// Makes a directory in one that is there, for those who may use that one, and flushes both. A symbolic

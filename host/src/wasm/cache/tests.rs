@@ -206,6 +206,26 @@ fn a_directory_or_secret_that_others_can_reach_is_not_used() {
 }
 
 #[test]
+fn a_pipe_in_the_cache_keeps_nobody_waiting() {
+    let pipe_at = |path: &Path| {
+        fs::remove_file(path).unwrap();
+        let made = std::process::Command::new("mkfifo").arg(path).status();
+        assert!(made.unwrap().success());
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("components");
+    let (digest, bytes) = component();
+    let engine = engine();
+    let cache = Cache::open(&path).unwrap();
+    cache.get_or_compile(&engine, digest, &bytes);
+    pipe_at(&path.join(entry_name(&engine, digest)));
+    assert!(cache.load(&engine, digest).is_none());
+    pipe_at(&path.join("secret"));
+    let refused = Cache::open(&path).err().unwrap().to_string();
+    assert!(refused.contains("not a file"), "{refused}");
+}
+
+#[test]
 fn a_host_works_without_a_usable_cache() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("file");

@@ -4,7 +4,7 @@ use wit_component::{StringEncoding, embed_component_metadata};
 use wit_parser::Resolve;
 
 /// A core module with the world's type attached, the way a C compiler leaves it.
-pub(super) fn with_world(wat: &str) -> Vec<u8> {
+pub(crate) fn with_world(wat: &str) -> Vec<u8> {
     let mut module = wat::parse_str(wat).expect("the text of a module");
     let mut resolve = Resolve::default();
     let package = resolve
@@ -21,7 +21,7 @@ pub(super) fn with_world(wat: &str) -> Vec<u8> {
 /// An operator whose functions succeed and do nothing, but for what `parts` puts in their place:
 /// `(name, body)` for an exported function (its parameters are unnamed; `$ok` is the address of a
 /// success, `$failed` of the failure "no good" at record 3), or `("imports", …)`, `("items", …)`.
-pub(super) fn operator(parts: &[(&str, &str)]) -> Vec<u8> {
+pub(crate) fn operator(parts: &[(&str, &str)]) -> Vec<u8> {
     let part = |name: &str, default: &'static str| {
         parts
             .iter()
@@ -76,10 +76,10 @@ pub(super) fn operator(parts: &[(&str, &str)]) -> Vec<u8> {
 }
 
 /// The import of `emit`.
-pub(super) const EMIT: &str = "(import \"highwater:operator/output@0.1.0\" \"emit\" (func $emit (param i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32)))";
+pub(crate) const EMIT: &str = "(import \"highwater:operator/output@0.1.0\" \"emit\" (func $emit (param i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32)))";
 
 /// The body of a `process` that emits what it was given.
-pub(super) const PASS_ON: &str = "
+pub(crate) const PASS_ON: &str = "
     (call $emit (i32.const 0)
       (local.get 7) (local.get 8) (local.get 9) (local.get 10)
       (local.get 1) (local.get 2) (local.get 3) (local.get 4)
