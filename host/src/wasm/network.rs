@@ -6,16 +6,23 @@
 //! - Of those, only public ones count, unless the job file says otherwise: else whoever answers for a
 //!   name decides which machine inside the firewall is reached.
 //! - An address that the job file has itself is granted whatever it is.
+//! - A guest is handed no address of a name that it may not connect to.
+//! - A resolver that is slow or silent delays those who ask for its names, and nobody else. A name has one
+//!   look-up under way at most. That belongs to no call, so it goes on when a call is dropped.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::fmt;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs as _};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
+use std::time::Duration;
 
 use runtime::clock::{Clock, SystemClock};
+use tokio::sync::watch;
+use tokio::time;
 
 use super::grants::GrantError;
 
@@ -25,6 +32,14 @@ const LIFETIME_MS: i64 = 60_000;
 
 /// How many addresses a name may stand for. Those that were found last count.
 const ADDRESSES_MAX: usize = 64;
+
+/// How long a call waits for an answer: longer than the 5 s after which resolvers ask their next server,
+/// and shorter than the default of `limits.call-time`.
+const WAIT: Duration = Duration::from_secs(7);
+
+/// How long a look-up may take. The system's cannot be stopped, so that each which is given up before its
+/// end may keep a thread; this bounds how often.
+const LOOK_UP_MAX: Duration = Duration::from_mins(1);
 
 /// The addresses of a name, as soon as they are there.
 type Answer = Pin<Box<dyn Future<Output = io::Result<Vec<IpAddr>>> + Send + Sync>>;
@@ -102,37 +117,56 @@ impl Endpoint {
 }
 
 /// What became of a name that a guest asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Lookup {
-    /// It stands for some addresses now.
-    Found,
+    /// It stands for these addresses now, the resolver's first one first.
+    Found(Vec<IpAddr>),
     /// It is not granted, so nobody was asked.
     NotGranted,
     /// It has no addresses.
     Unknown,
+    /// The resolver has not answered yet.
+    Unanswered,
     /// It has none that it may stand for.
     NotPublic,
 }
+
+/// A look-up that is under way: what it finds, as soon as it has ended.
+type Running = watch::Receiver<Option<Lookup>>;
 
 /// What is known of a name.
 #[derive(Debug, Default)]
 struct Known {
     /// Each with the time until which it counts, the one that was found last behind the others.
     addresses: Vec<(IpAddr, i64)>,
+    /// Its look-up, if one is under way.
+    running: Option<Running>,
     /// When it may be looked up again because an address is not known.
     again_at: i64,
     /// Whether it was reported that it has addresses that do not count.
     reported: bool,
 }
 
-/// The servers that may be reached.
-#[derive(Debug)]
+impl Known {
+    /// Its look-up, unless that has ended or was dropped with the runtime that it ran in.
+    fn running(&self) -> Option<&Running> {
+        let running = self.running.as_ref();
+        running.filter(|it| it.has_changed().is_ok())
+    }
+}
+
+/// The servers that may be reached. A clone shares what is known of them.
+#[derive(Clone, Debug)]
 pub(super) struct Network {
-    endpoints: Vec<Endpoint>,
+    endpoints: Arc<[Endpoint]>,
     /// By name.
-    known: Mutex<HashMap<String, Known>>,
+    known: Arc<Mutex<HashMap<String, Known>>>,
     resolver: Arc<dyn Resolver>,
     clock: Arc<dyn Clock>,
+    /// [`WAIT`].
+    wait: Duration,
+    /// [`LOOK_UP_MAX`].
+    look_up_max: Duration,
 }
 
 impl Default for Network {
@@ -144,10 +178,12 @@ impl Default for Network {
 impl Network {
     fn new(endpoints: Vec<Endpoint>) -> Self {
         Self {
-            endpoints,
-            known: Mutex::default(),
+            endpoints: endpoints.into(),
+            known: Arc::default(),
             resolver: Arc::new(SystemResolver),
             clock: Arc::new(SystemClock::new()),
+            wait: WAIT,
+            look_up_max: LOOK_UP_MAX,
         }
     }
 
@@ -157,7 +193,7 @@ impl Network {
     /// A name has no address, or none that it may stand for.
     pub(super) fn resolve(endpoints: Vec<Endpoint>) -> Result<Self, GrantError> {
         let network = Self::new(endpoints);
-        for endpoint in &network.endpoints {
+        for endpoint in &*network.endpoints {
             let Host::Name(name) = &endpoint.host else {
                 continue;
             };
@@ -177,7 +213,7 @@ impl Network {
                     kind,
                 });
             }
-            network.learn(name, &found);
+            network.end(name, Ok(found));
         }
         Ok(network)
     }
@@ -190,9 +226,10 @@ impl Network {
     /// Looks up a name that a guest asks for, if it is granted: a name is a message to whoever serves it.
     pub(super) async fn look_up(&self, name: &str) -> Lookup {
         if let Ok(address) = name.parse::<IpAddr>() {
-            let host = Host::Address(address.to_canonical());
+            let address = address.to_canonical();
+            let host = Host::Address(address);
             return match self.endpoints.iter().any(|endpoint| endpoint.host == host) {
-                true => Lookup::Found,
+                true => Lookup::Found(vec![address]),
                 false => Lookup::NotGranted,
             };
         }
@@ -200,11 +237,9 @@ impl Network {
         if self.endpoints_of(&name).next().is_none() {
             return Lookup::NotGranted;
         }
-        match self.resolver.look_up(&name).await {
-            Err(_) => Lookup::Unknown,
-            Ok(found) if self.learn(&name, &found) => Lookup::Found,
-            Ok(_) => Lookup::NotPublic,
-        }
+        let running = self.running(self.known().entry(name.clone()).or_default(), &name);
+        let ended = time::timeout(self.wait, ended(running)).await;
+        ended.unwrap_or(Lookup::Unanswered)
     }
 
     /// Whether a guest may connect to this address. One that is not known is looked for among the
@@ -215,10 +250,20 @@ impl Network {
         if self.allows(address) {
             return true;
         }
-        for name in self.names_to_look_up(address.port()) {
-            self.look_up(&name).await;
+        let look_ups = self.look_ups(address.port()).into_iter();
+        let mut look_ups: Vec<_> = look_ups.map(|it| Box::pin(ended(it))).collect();
+        // Names that have not answered do not matter once another has this address.
+        let settled = poll_fn(|context| {
+            look_ups.retain_mut(|it| it.as_mut().poll(context).is_pending());
+            match look_ups.is_empty() || self.allows(address) {
+                true => Poll::Ready(()),
+                false => Poll::Pending,
+            }
+        });
+        match time::timeout(self.wait, settled).await {
+            Ok(()) => self.allows(address),
+            Err(_) => false,
         }
-        self.allows(address)
     }
 
     /// Whether this address is granted, or one of a granted name.
@@ -240,47 +285,79 @@ impl Network {
         })
     }
 
-    /// The names with this port that were not looked up lately, which they count as from now on.
-    fn names_to_look_up(&self, port: u16) -> HashSet<String> {
+    /// The look-ups of the names with this port: those that are under way, and of names whose last one
+    /// ended long enough ago.
+    fn look_ups(&self, port: u16) -> Vec<Running> {
         let now = self.clock.now_ms();
         let mut known = self.known();
-        let names = self.endpoints.iter().filter_map(|endpoint| {
-            let Host::Name(name) = &endpoint.host else {
-                return None;
-            };
-            let it = known.entry(name.clone()).or_default();
-            let wanted = endpoint.port == port && it.again_at <= now;
-            wanted.then(|| name.clone())
-        });
-        let names: HashSet<String> = names.collect();
-        for name in &names {
-            known.entry(name.clone()).or_default().again_at = now + LIFETIME_MS;
+        let mut look_ups = Vec::new();
+        for endpoint in self.endpoints.iter().filter(|it| it.port == port) {
+            if let Host::Name(name) = &endpoint.host {
+                let known = known.entry(name.clone()).or_default();
+                if known.again_at <= now || known.running().is_some() {
+                    look_ups.push(self.running(known, name));
+                }
+            }
         }
-        names
+        look_ups
     }
 
-    /// Notes what a name stands for now. Returns whether that is anything.
-    fn learn(&self, name: &str, found: &[IpAddr]) -> bool {
-        let until = self.clock.now_ms() + LIFETIME_MS;
+    /// The look-up of a name that is under way, or else one that starts.
+    fn running(&self, known: &mut Known, name: &str) -> Running {
+        if let Some(running) = known.running() {
+            return running.clone();
+        }
+        let (sender, running) = watch::channel(None);
+        known.running = Some(running.clone());
+        let (network, name) = (self.clone(), name.to_owned());
+        tokio::spawn(async move {
+            let answer = network.resolver.look_up(&name);
+            let outcome = match time::timeout(network.look_up_max, answer).await {
+                Ok(found) => network.end(&name, found),
+                // The name does not count as looked up.
+                Err(_) => {
+                    network.known().entry(name).or_default().running = None;
+                    Lookup::Unanswered
+                }
+            };
+            sender.send_replace(Some(outcome));
+        });
+        running
+    }
+
+    /// Ends the look-up of a name with what was found.
+    fn end(&self, name: &str, found: io::Result<Vec<IpAddr>>) -> Lookup {
         let mut known = self.known();
         let known = known.entry(name.to_owned()).or_default();
-        known.again_at = until;
-        known
-            .addresses
-            .retain(|(_, until)| self.clock.now_ms() < *until);
-        let mut learned = 0;
+        known.running = None;
+        known.again_at = self.clock.now_ms() + LIFETIME_MS;
+        match found.map(|found| self.learn(known, name, &found)) {
+            Err(_) => Lookup::Unknown,
+            Ok(learned) if learned.is_empty() => Lookup::NotPublic,
+            Ok(learned) => Lookup::Found(learned),
+        }
+    }
+
+    /// Notes what a name stands for now, and returns it.
+    fn learn(&self, known: &mut Known, name: &str, found: &[IpAddr]) -> Vec<IpAddr> {
+        let now = self.clock.now_ms();
+        known.addresses.retain(|(_, until)| now < *until);
+        let mut learned = Vec::new();
         for address in found {
             let address = address.to_canonical();
-            if learned == ADDRESSES_MAX {
+            if learned.len() == ADDRESSES_MAX {
                 break;
+            }
+            if learned.contains(&address) {
+                continue;
             }
             if self
                 .endpoints_of(name)
                 .any(|endpoint| endpoint.admits(address))
             {
                 known.addresses.retain(|(other, _)| *other != address);
-                known.addresses.push((address, until));
-                learned += 1;
+                known.addresses.push((address, now + LIFETIME_MS));
+                learned.push(address);
             } else if let Some(kind) = kind(address)
                 && !std::mem::replace(&mut known.reported, true)
             {
@@ -291,7 +368,7 @@ impl Network {
         }
         let too_many = known.addresses.len().saturating_sub(ADDRESSES_MAX);
         known.addresses.drain(..too_many);
-        learned > 0
+        learned
     }
 
     fn endpoints_of(&self, name: &str) -> impl Iterator<Item = &Endpoint> {
@@ -304,6 +381,13 @@ impl Network {
     fn known(&self) -> MutexGuard<'_, HashMap<String, Known>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What a look-up found, when it has ended.
+async fn ended(mut running: Running) -> Lookup {
+    let outcome = running.wait_for(Option::is_some).await;
+    let outcome = outcome.ok().and_then(|it| it.clone());
+    outcome.unwrap_or(Lookup::Unanswered)
 }
 
 /// An address without what does not belong to it: IPv4 in IPv6 clothes, scopes, flow labels.

@@ -1,21 +1,22 @@
 //! The system interface of guests: what [the module's table](super) says, and nothing else.
 
+use std::net::IpAddr;
 use std::sync::Arc;
+use std::vec;
 
 use rand_xoshiro::Xoshiro256PlusPlus;
 use rand_xoshiro::rand_core::SeedableRng as _;
 use runtime::{Failure, FailureKind};
 use wasmtime::StoreContextMut;
-use wasmtime::component::{Linker, Resource};
+use wasmtime::component::{Linker, Resource, ResourceType};
 use wasmtime_wasi::filesystem::{Descriptor, WasiFilesystemView as _};
-use wasmtime_wasi::p2::Network as NetworkResource;
 use wasmtime_wasi::p2::bindings::filesystem::types::{
     DescriptorFlags, DescriptorType, DirectoryEntryStream, ErrorCode as FileErrorCode, Host as _,
     HostDescriptor as _, OpenFlags, PathFlags,
 };
-use wasmtime_wasi::p2::bindings::sockets::ip_name_lookup::{Host as _, ResolveAddressStream};
-use wasmtime_wasi::p2::bindings::sockets::network::{ErrorCode, Host as _};
-use wasmtime_wasi::sockets::{SocketAddrUse, WasiSocketsView as _};
+use wasmtime_wasi::p2::bindings::sockets::network::{ErrorCode, IpAddress};
+use wasmtime_wasi::p2::{Network as NetworkResource, Pollable, subscribe};
+use wasmtime_wasi::sockets::SocketAddrUse;
 use wasmtime_wasi::{
     FsPerms, HostMonotonicClock, HostWallClock, Rng, WasiCtx, WasiView as _, clocks,
 };
@@ -32,10 +33,7 @@ use super::network::Lookup;
 pub(super) fn link(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
     wasmtime_wasi::p2::add_to_linker_async(linker)?;
     linker.allow_shadowing(true);
-    let mut lookup = linker.instance("wasi:sockets/ip-name-lookup@0.2.12")?;
-    lookup.func_wrap_async("resolve-addresses", |store, (network, name)| {
-        Box::new(resolve_addresses(store, network, name))
-    })?;
+    link_name_lookup(linker)?;
     let mut filesystem = linker.instance("wasi:filesystem/types@0.2.12")?;
     filesystem.func_wrap_async(
         "[method]descriptor.read-directory",
@@ -119,24 +117,65 @@ async fn read_directory(
     }
 }
 
-/// Looks up the names that are granted and no others. The guest gets all their addresses, and may
-/// connect to those that [`Network`](super::network::Network) has found.
+/// The addresses of a name that a guest has yet to get.
+///
+/// Wasmtime's own kind asks the resolver itself. Its answer may differ from the one that
+/// [`Network`](super::network::Network) got and grants.
+struct Addresses(vec::IntoIter<IpAddr>);
+
+#[wasmtime_wasi::async_trait]
+impl Pollable for Addresses {
+    async fn ready(&mut self) {}
+}
+
+/// Adds `wasi:sockets/ip-name-lookup` as a whole, in place of Wasmtime's.
+fn link_name_lookup(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
+    let mut lookup = linker.instance("wasi:sockets/ip-name-lookup@0.2.12")?;
+    lookup.resource(
+        "resolve-address-stream",
+        ResourceType::host::<Addresses>(),
+        |mut store, number| {
+            let addresses = Resource::<Addresses>::new_own(number);
+            store.data_mut().ctx().table.delete(addresses)?;
+            Ok(())
+        },
+    )?;
+    lookup.func_wrap_async("resolve-addresses", |store, (network, name)| {
+        Box::new(resolve_addresses(store, network, name))
+    })?;
+    lookup.func_wrap(
+        "[method]resolve-address-stream.resolve-next-address",
+        |mut store: StoreContextMut<'_, Guest>, (addresses,): (Resource<Addresses>,)| {
+            let addresses = store.data_mut().ctx().table.get_mut(&addresses)?;
+            let next = addresses.0.next().map(IpAddress::from);
+            Ok((Ok::<_, ErrorCode>(next),))
+        },
+    )?;
+    lookup.func_wrap(
+        "[method]resolve-address-stream.subscribe",
+        |mut store: StoreContextMut<'_, Guest>, (addresses,): (Resource<Addresses>,)| {
+            Ok((subscribe(store.data_mut().ctx().table, addresses)?,))
+        },
+    )
+}
+
+/// Looks up the names that are granted and no others. The guest gets the addresses that it may connect to.
 async fn resolve_addresses(
     mut store: StoreContextMut<'_, Guest>,
     network: Resource<NetworkResource>,
     name: String,
-) -> wasmtime::Result<(Result<Resource<ResolveAddressStream>, ErrorCode>,)> {
+) -> wasmtime::Result<(Result<Resource<Addresses>, ErrorCode>,)> {
+    // The resource is the right to ask.
+    store.data_mut().ctx().table.get(&network)?;
     let granted = Arc::clone(&store.data().granted);
-    match granted.network.look_up(&name).await {
-        Lookup::Found => {}
+    let addresses = match granted.network.look_up(&name).await {
+        Lookup::Found(addresses) => Addresses(addresses.into_iter()),
         Lookup::NotGranted | Lookup::NotPublic => return Ok((Err(ErrorCode::AccessDenied),)),
         Lookup::Unknown => return Ok((Err(ErrorCode::NameUnresolvable),)),
-    }
-    let mut view = store.data_mut().sockets();
-    match view.resolve_addresses(network, name) {
-        Ok(stream) => Ok((Ok(stream),)),
-        Err(error) => Ok((Err(view.convert_error_code(error)?),)),
-    }
+        Lookup::Unanswered => return Ok((Err(ErrorCode::TemporaryResolverFailure),)),
+    };
+    let addresses = store.data_mut().ctx().table.push(addresses)?;
+    Ok((Ok(addresses),))
 }
 
 /// The most bytes of randomness in one call: the host makes them without looking at the clock.
@@ -183,7 +222,6 @@ pub(super) fn context(
         let granted = Arc::clone(granted);
         builder
             .allow_tcp(true)
-            .allow_ip_name_lookup(true)
             .socket_addr_check(move |address, reason| {
                 let granted = Arc::clone(&granted);
                 Box::pin(async move {

@@ -1,4 +1,7 @@
+use std::collections::{HashSet, VecDeque};
+use std::pin::pin;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::task::{Context, Waker};
 
 use super::*;
 
@@ -12,18 +15,27 @@ impl Clock for Set {
     }
 }
 
-/// A resolver that answers what it is told to, and counts how often it was asked.
+/// A resolver that answers what it is told to, and counts how often it was asked. As the system's, it may
+/// answer differently each time, late, or never.
 #[derive(Debug, Default)]
 struct Scripted {
-    answer: Mutex<Vec<IpAddr>>,
+    /// The answers to come; each that was given comes again after the others.
+    answers: Mutex<VecDeque<Vec<IpAddr>>>,
+    /// The names whose look-ups wait.
+    held: watch::Sender<HashSet<String>>,
     asked: AtomicUsize,
 }
 
 impl Resolver for Scripted {
-    fn look_up(&self, _: &str) -> Answer {
+    fn look_up(&self, name: &str) -> Answer {
         self.asked.fetch_add(1, Ordering::Relaxed);
-        let answer = self.answer.lock().unwrap().clone();
+        let mut answers = self.answers.lock().unwrap();
+        let answer = answers.pop_front().unwrap_or_default();
+        answers.push_back(answer.clone());
+        let (name, mut held) = (name.to_owned(), self.held.subscribe());
         Box::pin(async move {
+            let answered = held.wait_for(|held| !held.contains(&name)).await;
+            drop(answered.expect("the resolver is there"));
             match answer.is_empty() {
                 true => Err(io::Error::other("no such name")),
                 false => Ok(answer),
@@ -48,6 +60,8 @@ impl Scene {
             network: Network {
                 resolver: Arc::<Scripted>::clone(&resolver),
                 clock: Arc::<Set>::clone(&clock),
+                wait: FOREVER,
+                look_up_max: FOREVER,
                 ..Network::new(endpoints.collect())
             },
             resolver,
@@ -55,10 +69,21 @@ impl Scene {
         }
     }
 
-    /// What the name has from now on.
+    /// What the names have from now on.
     fn answer(&self, addresses: &[&str]) {
-        let addresses = addresses.iter().map(|it| it.parse().unwrap());
-        *self.resolver.answer.lock().unwrap() = addresses.collect();
+        self.rotate(&[addresses]);
+    }
+
+    /// The same, with another answer for each look-up.
+    fn rotate(&self, answers: &[&[&str]]) {
+        let parse = |answer: &&[&str]| answer.iter().map(|it| it.parse().unwrap()).collect();
+        *self.resolver.answers.lock().unwrap() = answers.iter().map(parse).collect();
+    }
+
+    /// Look-ups of these names, and of no others, wait from now on.
+    fn hold(&self, names: &[&str]) {
+        let names = names.iter().map(|it| (*it).to_owned()).collect();
+        self.resolver.held.send_replace(names);
     }
 
     fn look_up(&self, name: &str) -> Lookup {
@@ -66,7 +91,11 @@ impl Scene {
     }
 
     fn may_connect(&self, address: &str) -> bool {
-        wait(self.network.may_connect(address.parse().unwrap()))
+        wait(self.connect(address))
+    }
+
+    async fn connect(&self, address: &str) -> bool {
+        self.network.may_connect(address.parse().unwrap()).await
     }
 
     fn later(&self, ms: i64) {
@@ -78,9 +107,27 @@ impl Scene {
     }
 }
 
+/// Longer than any test.
+const FOREVER: Duration = Duration::from_hours(1);
+
+/// Waits for something that hangs if the code is wrong.
 fn wait<T>(future: impl Future<Output = T>) -> T {
-    let runtime = tokio::runtime::Builder::new_current_thread().build();
-    runtime.unwrap().block_on(future)
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .unwrap();
+    let ended = runtime.block_on(async { time::timeout(Duration::from_mins(1), future).await });
+    ended.expect("the look-up hangs")
+}
+
+/// Makes a call that waits, and drops it.
+fn drop_halfway(call: impl Future) {
+    let first = pin!(call).poll(&mut Context::from_waker(Waker::noop()));
+    assert!(first.is_pending());
+}
+
+fn found(addresses: &[&str]) -> Lookup {
+    Lookup::Found(addresses.iter().map(|it| it.parse().unwrap()).collect())
 }
 
 #[test]
@@ -101,7 +148,7 @@ fn addresses_of_the_job_file_are_granted_whatever_they_are() {
     for other in ["127.0.0.1:443", "10.0.0.1:80", "127.0.0.2:80", "[::1]:80"] {
         assert!(!scene.may_connect(other), "{other}");
     }
-    assert_eq!(scene.look_up("127.0.0.1"), Lookup::Found);
+    assert_eq!(scene.look_up("127.0.0.1"), found(&["127.0.0.1"]));
     assert_eq!(scene.look_up("127.0.0.2"), Lookup::NotGranted);
     assert_eq!(scene.look_up("example.com"), Lookup::NotGranted);
     assert_eq!(scene.asked(), 0, "there is no name to be asked for");
@@ -178,7 +225,11 @@ fn c166_a_name_stands_for_public_addresses_only() {
     ];
     for address in public {
         scene.answer(&["10.0.0.1", address]);
-        assert_eq!(scene.look_up("API.example.com"), Lookup::Found, "{address}");
+        assert_eq!(
+            scene.look_up("API.example.com"),
+            found(&[address]),
+            "{address}"
+        );
         let ip: IpAddr = address.parse().unwrap();
         assert!(
             scene.may_connect(&SocketAddr::new(ip, 443).to_string()),
@@ -193,7 +244,7 @@ fn c166_a_name_stands_for_public_addresses_only() {
 fn c166_a_name_may_be_private_if_the_job_file_says_so() {
     let scene = Scene::new(&[("db.internal:5432", true), ("db.internal:80", false)]);
     scene.answer(&["10.1.2.3", "::1", "0.0.0.0", "224.0.0.1"]);
-    assert_eq!(scene.look_up("db.internal"), Lookup::Found);
+    assert_eq!(scene.look_up("db.internal"), found(&["10.1.2.3", "::1"]));
     assert!(scene.may_connect("10.1.2.3:5432") && scene.may_connect("[::1]:5432"));
     // Only with this port, and nothing that is no server's.
     for other in [
@@ -210,7 +261,7 @@ fn c166_a_name_may_be_private_if_the_job_file_says_so() {
 fn c166_addresses_of_a_name_expire() {
     let scene = Scene::new(&[("api.example.com:443", false)]);
     scene.answer(&["1.1.1.1"]);
-    assert_eq!(scene.look_up("api.example.com"), Lookup::Found);
+    assert_eq!(scene.look_up("api.example.com"), found(&["1.1.1.1"]));
     scene.answer(&["1.0.0.1"]);
     scene.later(LIFETIME_MS - 1);
     // The name has another address by now, and this one still counts.
@@ -247,13 +298,133 @@ fn c166_addresses_of_a_name_are_bounded() {
     let scene = Scene::new(&[("api.example.com:443", false)]);
     for round in 0..10 {
         let some: Vec<String> = (0..200).map(|it| format!("1.1.{round}.{it}")).collect();
-        scene.answer(&some.iter().map(String::as_str).collect::<Vec<_>>());
-        assert_eq!(scene.look_up("api.example.com"), Lookup::Found);
+        let some: Vec<&str> = some.iter().map(String::as_str).collect();
+        scene.answer(&some);
+        let handed_out = found(&some[..ADDRESSES_MAX]);
+        assert_eq!(scene.look_up("api.example.com"), handed_out);
         assert!(scene.may_connect(&format!("1.1.{round}.0:443")));
         let known = scene.network.known();
         assert_eq!(known["api.example.com"].addresses.len(), ADDRESSES_MAX);
     }
     assert!(!scene.may_connect("1.1.0.0:443"), "the oldest go first");
+}
+
+#[test]
+fn c166_what_a_guest_is_handed_it_may_connect_to() {
+    let scene = Scene::new(&[("s3.example.com:443", false)]);
+    let answers: [&[&str]; 3] = [
+        &["1.1.1.1", "1.1.1.2"],
+        &["10.0.0.1", "::ffff:1.1.1.3", "1.1.1.3"],
+        &["1.1.1.4"],
+    ];
+    scene.rotate(&answers);
+    for expected in [&["1.1.1.1", "1.1.1.2"][..], &["1.1.1.3"], &["1.1.1.4"]] {
+        assert_eq!(scene.look_up("s3.example.com"), found(expected));
+        for address in expected {
+            assert!(scene.may_connect(&format!("{address}:443")), "{address}");
+        }
+    }
+    assert_eq!(scene.asked(), answers.len());
+    assert!(scene.may_connect("1.1.1.1:443"), "within the same minute");
+}
+
+#[test]
+fn c166_all_who_need_a_look_up_wait_for_the_same_one() {
+    let scene = Scene::new(&[("api.example.com:443", false)]);
+    scene.answer(&["1.1.1.1"]);
+    assert!(scene.may_connect("1.1.1.1:443"));
+    scene.later(LIFETIME_MS);
+    scene.hold(&["api.example.com"]);
+    let subtasks = wait(async {
+        tokio::join!(
+            scene.connect("1.1.1.1:443"),
+            scene.connect("1.1.1.1:443"),
+            scene.network.look_up("api.example.com"),
+            async { scene.hold(&[]) },
+        )
+    });
+    assert_eq!(subtasks, (true, true, found(&["1.1.1.1"]), ()));
+    assert_eq!(scene.asked(), 2);
+}
+
+#[test]
+fn c166_a_look_up_outlives_the_call_that_needed_it() {
+    let scene = Scene::new(&[("a.example.com:443", false), ("b.example.com:443", false)]);
+    scene.answer(&["1.1.1.1"]);
+    scene.hold(&["a.example.com", "b.example.com"]);
+    wait(async {
+        drop_halfway(scene.connect("1.1.1.1:443"));
+        scene.hold(&[]);
+        assert!(scene.connect("1.1.1.1:443").await);
+    });
+    assert_eq!(scene.asked(), 2, "each name once");
+    // With the runtime it ends, and then the names are as they were.
+    scene.later(LIFETIME_MS);
+    scene.hold(&["a.example.com", "b.example.com"]);
+    wait(async { drop_halfway(scene.connect("1.1.1.1:443")) });
+    scene.hold(&[]);
+    assert!(scene.may_connect("1.1.1.1:443"));
+}
+
+#[test]
+fn c166_a_dead_name_does_not_keep_others() {
+    // Whichever of them would be first.
+    for dead in ["a.example.com", "b.example.com"] {
+        let scene = Scene::new(&[("a.example.com:443", false), ("b.example.com:443", false)]);
+        scene.answer(&["1.1.1.1"]);
+        scene.hold(&[dead]);
+        assert!(scene.may_connect("1.1.1.1:443"), "{dead} is dead");
+    }
+}
+
+#[test]
+fn c166_a_call_waits_for_an_answer_only_so_long() {
+    let mut scene = Scene::new(&[("api.example.com:443", false)]);
+    scene.answer(&["1.1.1.1"]);
+    scene.hold(&["api.example.com"]);
+    wait(async {
+        scene.network.wait = Duration::from_millis(1);
+        assert!(!scene.connect("1.1.1.1:443").await);
+        let late = scene.network.look_up("api.example.com").await;
+        assert_eq!(late, Lookup::Unanswered);
+        // The answer that was late serves the next call.
+        scene.network.wait = FOREVER;
+        scene.hold(&[]);
+        assert!(scene.connect("1.1.1.1:443").await);
+        assert_eq!(scene.asked(), 1);
+    });
+}
+
+#[test]
+fn c166_a_look_up_that_never_ends_makes_room_for_another() {
+    let mut scene = Scene::new(&[("api.example.com:443", false)]);
+    scene.answer(&["1.1.1.1"]);
+    scene.hold(&["api.example.com"]);
+    scene.network.look_up_max = Duration::from_millis(1);
+    assert!(!scene.may_connect("1.1.1.1:443"));
+    scene.network.look_up_max = FOREVER;
+    scene.hold(&[]);
+    assert!(scene.may_connect("1.1.1.1:443"), "nobody has answered yet");
+    assert_eq!(scene.asked(), 2);
+}
+
+#[test]
+fn c166_the_next_look_up_is_counted_from_the_end_of_the_last() {
+    let scene = Scene::new(&[("api.example.com:443", false)]);
+    scene.hold(&["api.example.com"]);
+    let (granted, ()) = wait(async {
+        tokio::join!(scene.connect("1.1.1.1:443"), async {
+            scene.later(LIFETIME_MS / 2);
+            scene.hold(&[]);
+        })
+    });
+    assert!(!granted, "the name has no addresses");
+    scene.answer(&["1.1.1.1"]);
+    scene.later(LIFETIME_MS - 1);
+    assert!(!scene.may_connect("1.1.1.1:443"));
+    assert_eq!(scene.asked(), 1);
+    scene.later(1);
+    assert!(scene.may_connect("1.1.1.1:443"));
 }
 
 #[test]
