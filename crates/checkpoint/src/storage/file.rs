@@ -31,6 +31,10 @@ use super::object::Staging;
 use super::{Guard, Listing, Object, ObjectStorage, ObjectWriter, Reading, Storage};
 use crate::{Error, Result, names};
 
+/// How often a directory is made that a file is to be in. The cleaner removes the empty ones that earlier
+/// runs have left, maybe this one, just now.
+const DIRECTORY_TRIES: u32 = 16;
+
 /// How much of a file is gathered before it is written.
 const BLOCK: usize = 1 << 20;
 
@@ -132,8 +136,13 @@ impl FileStorage {
 
     /// Makes directories beneath the root.
     fn create_directories(&self, path: &Path) -> Result<()> {
+        create_directories(path, self.mode_above(path))
+    }
+
+    /// The permissions of directories that are missing on the way to a file or directory.
+    fn mode_above(&self, path: &Path) -> u32 {
         let existing = path.ancestors().find(|above| above.exists());
-        create_directories(path, self.mode_in(existing.unwrap_or(&self.root)))
+        self.mode_in(existing.unwrap_or(&self.root))
     }
 
     /// A new file beside the place that it is to have.
@@ -163,13 +172,25 @@ impl FileStorage {
                 .open(path)
         };
         let directory = path.parent().unwrap_or(&self.root);
-        match create(directory) {
-            Err(error) if error.kind() == ErrorKind::NotFound => {
-                self.create_directories(directory)
-                    .map_err(io::Error::other)?;
-                create(directory)
+        let (mut tries, mut missing) = (0, 0);
+        loop {
+            match create(directory) {
+                Err(error) if error.kind() == ErrorKind::NotFound && tries < DIRECTORY_TRIES => {
+                    tries += 1;
+                    missing = missing.max(missing_above(directory));
+                    match make_directories(directory, self.mode_above(directory)) {
+                        // It goes while it is made.
+                        Err(error) if error.kind() == ErrorKind::NotFound => {}
+                        made => made?,
+                    }
+                }
+                // With something in it it stays, and may be flushed.
+                Ok(file) if tries > 0 => {
+                    flush_above(directory, missing)?;
+                    return Ok(file);
+                }
+                created => return created,
             }
-            created => created,
         }
     }
 
@@ -572,12 +593,25 @@ impl Drop for FileWriter {
 /// Those that were there as well: a process that was killed right after it had made them has not
 /// flushed them, and a power loss would take away all that is put in them.
 fn create_directories(path: &Path, mode: u32) -> Result<()> {
-    let missing = path.ancestors().take_while(|above| !above.exists()).count();
-    let made = DirBuilder::new().recursive(true).mode(mode).create(path);
-    made.map_err(|source| failed("creating", path, source))?;
+    let missing = missing_above(path);
+    make_directories(path, mode).map_err(|source| failed("creating", path, source))?;
+    flush_above(path, missing).map_err(|source| failed("flushing", path, source))
+}
+
+fn make_directories(path: &Path, mode: u32) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(mode).create(path)
+}
+
+/// How many directories are missing up to this one.
+fn missing_above(path: &Path) -> usize {
+    path.ancestors().take_while(|above| !above.exists()).count()
+}
+
+/// Makes the names of a directory, and of those above it, durable; `missing` of them are new.
+fn flush_above(path: &Path, missing: usize) -> io::Result<()> {
     for (depth, above) in path.ancestors().skip(1).enumerate() {
         match flush_directory(above) {
-            Err(source) if depth < missing => return Err(failed("flushing", above, source)),
+            Err(source) if depth < missing => return Err(source),
             // Not ours to read, so none of our runs has made what is in it.
             Err(_) => break,
             Ok(()) => {}
@@ -595,6 +629,41 @@ mod tests {
     use super::*;
     use crate::storage::contract;
     use std::sync::Mutex;
+
+    #[test]
+    fn a_directory_that_goes_while_a_file_is_made_in_it_is_made_again() {
+        use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+        let directory = tempfile::tempdir().unwrap();
+        let storage = FileStorage::open(directory.path()).unwrap();
+        let (stop, left) = (AtomicBool::new(false), AtomicU32::new(0));
+        let removed = std::thread::scope(|scope| {
+            // As often as there may be hosts that tidy up.
+            let remover = scope.spawn(|| {
+                let mut removed = 0;
+                while !stop.load(Ordering::SeqCst) {
+                    if left.load(Ordering::SeqCst) > 0
+                        && fs::remove_dir(directory.path().join("chk-1")).is_ok()
+                    {
+                        left.fetch_sub(1, Ordering::SeqCst);
+                        removed += 1;
+                    }
+                    std::thread::yield_now();
+                }
+                removed
+            });
+            let put = (0..200).try_for_each(|_| {
+                left.store(3, Ordering::SeqCst);
+                storage.put_new("chk-1/_metadata", vec![Bytes::from_static(b"x")])?;
+                left.store(0, Ordering::SeqCst);
+                storage.delete("chk-1/_metadata")?;
+                storage.remove_directory("chk-1")
+            });
+            stop.store(true, Ordering::SeqCst);
+            put.unwrap();
+            remover.join().unwrap()
+        });
+        assert!(removed > 0);
+    }
 
     #[test]
     fn file_storage_keeps_the_contract() {
