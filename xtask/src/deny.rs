@@ -5,11 +5,11 @@
 //! the crates. Elsewhere `cargo install` builds the same version.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use crate::build::{command, run};
 use crate::chores::WORKSPACES;
-use crate::{Result, root, story};
+use crate::{Result, root, story, tools};
 
 const VERSION: &str = "0.20.2";
 
@@ -40,59 +40,32 @@ fn deny(what: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// Installs it if it is missing. A mark with the version is left when all is there.
+/// Installs it if it is missing.
 fn install() -> Result<PathBuf> {
     let directory = root().join("target/deny");
-    let (program, mark) = (
-        directory.join("bin/cargo-deny"),
-        directory.join("installed"),
-    );
-    if fs::read_to_string(&mark).is_ok_and(|installed| installed == VERSION) {
-        return Ok(program);
-    }
-    story::step(&format!("cargo-deny {VERSION}"));
-    if directory.exists() {
-        fs::remove_dir_all(&directory)?;
-    }
-    fs::create_dir_all(&directory)?;
-    if cfg!(all(
+    let headline = format!("cargo-deny {VERSION}");
+    let is_built = cfg!(all(
         target_os = "linux",
         target_arch = "x86_64",
         target_env = "gnu"
-    )) {
-        install_built(&directory)?;
-    } else {
-        let version = format!("cargo-deny@{VERSION}");
-        let mut install = command("cargo", ".", &["install", "--locked", &version, "--root"]);
-        install.arg(&directory);
-        run(install)?;
-    }
-    fs::write(mark, VERSION)?;
-    Ok(program)
+    ));
+    tools::install_one(&directory, VERSION, &headline, |place| match is_built {
+        true => install_built(place),
+        false => {
+            let version = format!("cargo-deny@{VERSION}");
+            let install = ["install", "--locked", &version, "--root", place];
+            run(command("cargo", ".", &install))
+        }
+    })?;
+    Ok(directory.join("bin/cargo-deny"))
 }
 
-fn install_built(directory: &Path) -> Result<()> {
-    let place = directory
-        .to_str()
-        .ok_or("the repository's path is not Unicode")?;
-    run(command("python3", ".", &["-m", "venv", place]))
-        .map_err(|error| format!("{error}\nhint: python3 with pip and venv is needed"))?;
-    let wanted = directory.join("wanted.txt");
+fn install_built(place: &str) -> Result<()> {
+    let wanted = format!("{place}/wanted.txt");
     fs::write(
         &wanted,
         format!("{BUILT}=={VERSION} --hash=sha256:{BUILT_SHA256}\n"),
     )?;
-    let python = directory.join("bin/python");
-    let quietly = [
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--no-deps",
-        "--require-hashes",
-        "--requirement",
-    ];
-    let mut install = command(&python.to_string_lossy(), ".", &quietly);
-    install.arg(wanted);
-    run(install)
+    let hashed = ["--no-deps", "--require-hashes", "--requirement", &wanted];
+    tools::python(place, &hashed)
 }

@@ -20,27 +20,39 @@ const READER: &str = "tests/reader/requirements.txt";
 /// Installs what is missing.
 pub(crate) fn install() -> Result<()> {
     let directory = root().join("target/s3");
-    install_one(&directory.join("moto"), MOTO, |place| {
+    let for_tests = |version: &str| {
+        let named = version.split_whitespace().collect::<Vec<_>>().join(", ");
+        format!("{named}, for the tests")
+    };
+    install_one(&directory.join("moto"), MOTO, &for_tests(MOTO), |place| {
         python(place, &[MOTO])
     })?;
-    install_one(&directory.join("s3rver"), S3RVER, s3rver)?;
+    install_one(
+        &directory.join("s3rver"),
+        S3RVER,
+        &for_tests(S3RVER),
+        s3rver,
+    )?;
     let packages = fs::read_to_string(root().join(READER))?;
-    install_one(&root().join("target/reader"), &packages, |place| {
+    let reader = root().join("target/reader");
+    install_one(&reader, &packages, &for_tests(&packages), |place| {
         python(place, &["--requirement", READER])
     })
 }
 
-fn install_one(
+/// Installs one thing into a directory, unless this version of it is there already. `headline` says what
+/// is done if it is not.
+pub(crate) fn install_one(
     directory: &Path,
     version: &str,
+    headline: &str,
     install: impl FnOnce(&str) -> Result<()>,
 ) -> Result<()> {
     let mark = directory.join("installed");
     if fs::read_to_string(&mark).is_ok_and(|installed| installed == version) {
         return Ok(());
     }
-    let named = version.split_whitespace().collect::<Vec<_>>().join(", ");
-    story::step(&format!("{named}, for the tests"));
+    story::step(headline);
     if directory.exists() {
         fs::remove_dir_all(directory)?;
     }
@@ -53,8 +65,8 @@ fn install_one(
     Ok(())
 }
 
-/// Packages in a virtual environment.
-fn python(place: &str, packages: &[&str]) -> Result<()> {
+/// Packages in a virtual environment. `packages` are arguments of `pip install`.
+pub(crate) fn python(place: &str, packages: &[&str]) -> Result<()> {
     run(command("python3", ".", &["-m", "venv", place]))
         .map_err(|error| format!("{error}\nhint: python3 with pip and venv is needed"))?;
     let python = Path::new(place).join("bin/python");
