@@ -5,7 +5,7 @@
 //! file system has, directories and the left-overs of a crash in them, is handled here as well.
 //!
 //! What is made beneath the root is its owner's alone unless the user says otherwise ([`Permissions`]):
-//! state may be anybody's secret. The umask counts where it is stricter. The root is made as the umask
+//! state may be secret. The umask counts where it is stricter. The root is made as the umask
 //! says, for the user has named it and may have more in it.
 //!
 //! Symbolic links beneath the root are never followed: what they lead to is not in the checkpoint
@@ -531,7 +531,7 @@ impl FileWriter {
             }
             linked => linked.map_err(failed)?,
         }
-        // Before the name is told to anybody it survives a loss of power.
+        // Before the name is reported it survives a loss of power.
         if let Some(directory) = self.path.parent() {
             flush_directory(directory).map_err(failed)?;
         }
