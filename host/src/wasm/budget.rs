@@ -13,7 +13,7 @@ use crate::events::size;
 
 /// How many entries of an access pass between two looks at the clock: a hundredth of a second in state that
 /// is slow, and more than a batch has keys.
-const PORTION_ENTRIES: usize = 4096;
+pub(super) const PORTION_ENTRIES: usize = 4096;
 /// How many bytes of a column pass between two looks at the clock, unless one cell has more.
 const PORTION_BYTES: usize = 8 << 20;
 
@@ -98,6 +98,22 @@ pub(super) fn in_portions<const N: usize>(
         access(at, &keys[at..at + count], parts)?;
         deadline.check(phase)?;
         at += count;
+    }
+    Ok(())
+}
+
+/// Carries an access out for which `portion` has to be called until it returns that all is done, while there
+/// is time: one key's map may have millions of entries.
+///
+/// # Errors
+/// As [`in_portions`].
+pub(super) fn until_done(
+    deadline: Deadline,
+    phase: Phase,
+    mut portion: impl FnMut() -> Result<bool, Failure>,
+) -> Result<(), Failure> {
+    while !portion()? {
+        deadline.check(phase)?;
     }
     Ok(())
 }
@@ -233,6 +249,21 @@ mod tests {
         let (done, seen) = run(Deadline::begin(Some(Duration::ZERO)), &keys, &column);
         assert_eq!(done.unwrap_err().kind, FailureKind::TimeLimit);
         assert_eq!(seen.len(), 1);
+        let mut portions = 0;
+        let mut clear = |deadline| {
+            portions = 0;
+            let done = until_done(deadline, Phase::Process, || {
+                portions += 1;
+                Ok(portions == 3)
+            });
+            (done, portions)
+        };
+        assert!(matches!(clear(Deadline::begin(None)), (Ok(()), 3)));
+        let (done, portions) = clear(Deadline::begin(Some(Duration::ZERO)));
+        assert_eq!(
+            (done.unwrap_err().kind, portions),
+            (FailureKind::TimeLimit, 1)
+        );
         // What does not fit is handed on as it is.
         let (done, seen) = run(Deadline::begin(None), &keys[1..], &column);
         done.unwrap();

@@ -10,7 +10,7 @@ use runtime::{Call, Failure, FailureKind};
 use wasmtime::component::{Linker, LinkerInstance, WasmList, WasmStr};
 use wasmtime::{StoreContext, StoreContextMut};
 
-use super::budget::{Writes, in_portions};
+use super::budget::{PORTION_ENTRIES, Writes, in_portions, until_done};
 use super::console::Stream;
 use super::guest::{Guest, Phase};
 use super::metrics::lock;
@@ -263,7 +263,15 @@ fn link_state(state: &mut LinkerInstance<'_, Guest>) -> wasmtime::Result<()> {
         writing(store, keys.len(), 0, |call, store| {
             let (guest, keys) = (store.data(), keys.as_le_slice(store));
             in_portions(guest.deadline, guest.phase, keys, [], |_, keys, []| {
-                call.state.clear(state, keys).map_err(state_failure)
+                let mut left = keys;
+                until_done(guest.deadline, guest.phase, || {
+                    let done = call
+                        .state
+                        .clear_some(state, left, PORTION_ENTRIES)
+                        .map_err(state_failure)?;
+                    left = &left[done..];
+                    Ok(left.is_empty())
+                })
             })
         })
     })?;
@@ -293,9 +301,12 @@ fn link_state(state: &mut LinkerInstance<'_, Guest>) -> wasmtime::Result<()> {
     )?;
     state.func_wrap("delete", |store, (state, key): (u32, WasmList<u8>)| {
         writing(store, 1, key.len(), |call, store| {
-            call.state
-                .delete(state, key.as_le_slice(store))
-                .map_err(state_failure)
+            let (guest, key) = (store.data(), key.as_le_slice(store));
+            until_done(guest.deadline, guest.phase, || {
+                call.state
+                    .delete_some(state, key, PORTION_ENTRIES)
+                    .map_err(state_failure)
+            })
         })
     })?;
     state.func_wrap(

@@ -200,16 +200,36 @@ impl KeyedState {
     /// # Errors
     /// No such state or key.
     pub fn clear(&mut self, state: u32, numbers: &[u32]) -> Result<(), StateError> {
+        self.clear_some(state, numbers, usize::MAX).map(drop)
+    }
+
+    /// As [`KeyedState::clear`], but ends when `at_least` so many entries are removed: a key's map or list
+    /// may have millions. Returns how many of the keys are done with; if it is not all, the next of them
+    /// may have lost a part, and clearing has to go on, or be rolled back, before a snapshot.
+    ///
+    /// # Errors
+    /// As [`KeyedState::clear`].
+    pub fn clear_some(
+        &mut self,
+        state: u32,
+        numbers: &[u32],
+        at_least: usize,
+    ) -> Result<usize, StateError> {
         self.store_of(state)?;
         self.check_numbers(numbers)?;
         let slots: Vec<u32> = numbers
             .iter()
             .map(|number| self.slots[*number as usize])
             .collect();
-        self.clear_slots(state, &slots)
+        self.clear_slots(state, &slots, at_least)
     }
 
-    fn clear_slots(&mut self, state: u32, slots: &[u32]) -> Result<(), StateError> {
+    fn clear_slots(
+        &mut self,
+        state: u32,
+        slots: &[u32],
+        at_least: usize,
+    ) -> Result<usize, StateError> {
         let before = self.savepoint(state);
         let logged = !self.seals.is_empty();
         let Self {
@@ -221,20 +241,25 @@ impl KeyedState {
         } = self;
         let table = &mut tables[state as usize];
         let mut tally = Tally::default();
+        let (mut done, mut left) = (0, at_least.max(1));
         for &slot in slots {
-            let (entries, change) = table.clear(slot, *version, rows, heap);
-            if entries == 0 {
-                continue;
+            if left == 0 {
+                break;
             }
+            let (entries, change) = table.clear(slot, left, *version, rows, heap);
+            left = left.saturating_sub(entries as usize);
             tally.entries -= entries as i64;
             tally.add(slot, change);
-            if logged {
+            if logged && change.vanished {
                 table.removals.keys.push(rows.key(slot, heap));
                 tally.removed = true;
             }
+            if entries == 0 || change.vanished {
+                done += 1;
+            }
         }
         self.open = true;
-        self.finish(state, before, tally)
+        self.finish(state, before, tally).map(|()| done)
     }
 
     /// The slot of a key of this subtask, if it has one, or is read back into one.
@@ -295,10 +320,24 @@ impl KeyedState {
     /// # Errors
     /// No such state, the key belongs to another subtask, or it is cold and cannot be read.
     pub fn delete(&mut self, state: u32, key: &[u8]) -> Result<(), StateError> {
+        self.delete_some(state, key, usize::MAX).map(drop)
+    }
+
+    /// As [`KeyedState::delete`], but ends when `at_least` so many entries are removed. Returns whether all
+    /// are; if not, deleting has to go on, or be rolled back, before a snapshot.
+    ///
+    /// # Errors
+    /// As [`KeyedState::delete`].
+    pub fn delete_some(
+        &mut self,
+        state: u32,
+        key: &[u8],
+        at_least: usize,
+    ) -> Result<bool, StateError> {
         self.store_of(state)?;
         match self.slot(key)? {
-            Some(slot) => self.clear_slots(state, &[slot]),
-            None => Ok(()),
+            Some(slot) => Ok(self.clear_slots(state, &[slot], at_least)? == 1),
+            None => Ok(true),
         }
     }
 

@@ -574,6 +574,15 @@ impl<'a> Entries<'a> {
         }
     }
 
+    /// The error that an entry is here that was before.
+    #[cold]
+    pub(super) fn twice(&self, what: &'static str) -> RestoreError {
+        RestoreError::Corrupt {
+            what: what.into(),
+            offset: self.offset,
+        }
+    }
+
     /// Reads up to `count` entries; none at the end of a block that has as many as it says.
     pub(super) fn read(
         &mut self,

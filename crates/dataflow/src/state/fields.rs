@@ -1,12 +1,18 @@
 //! The fields of one key's map, in order.
 //!
 //! Holds the numbers of entries only; what an entry's field is, the caller knows. A few entries take
-//! one sorted list, many take a list of such lists, none above `LEAF_MAX`: finding is a binary
-//! search, and inserting moves some hundred numbers.
+//! one sorted list, many take a list of such lists (leaves): finding is a binary search, and inserting
+//! moves some hundred numbers. With millions of entries the leaves grow with their number, so that
+//! neither the list of leaves nor a leaf is long to move.
+//!
+//! A restore brings entries in the order in which they were written. A long map takes them as they come
+//! ([`Fields::push`]) and is sorted once ([`Fields::sort`]): looking each one up would fetch memory from
+//! everywhere, twenty times for each of a million.
 
 use std::cmp::Ordering;
 
-const LEAF_MAX: usize = 256;
+/// The most entries of a leaf, unless there are more leaves than that.
+const LEAF_MAX: usize = if cfg!(test) { 4 } else { 256 };
 
 /// The numbers of a map's entries, ordered by field.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -22,7 +28,11 @@ pub(super) enum Fields {
     One(u32),
     /// Sorted leaves, none of them empty, at least one.
     Many(Box<Vec<Vec<u32>>>),
+    /// Entries as they came, while a restore brings them.
+    Unsorted(Box<Vec<u32>>),
 }
+
+const SORTED: &str = "a restore sorts what it has brought";
 
 /// A place between entries: in front of entry `at` of leaf `leaf`.
 #[derive(Clone, Copy, Debug)]
@@ -53,6 +63,7 @@ impl Fields {
                     .filter(|entry| compare(*entry) == Ordering::Equal);
                 (entry, Place { leaf, at })
             }
+            Self::Unsorted(_) => unreachable!("{SORTED}"),
         }
     }
 
@@ -69,16 +80,108 @@ impl Fields {
                 *self = Self::Many(Box::new(vec![leaf]));
             }
             Self::Many(leaves) => {
+                let max = LEAF_MAX.max(leaves.len());
                 let leaf = &mut leaves[place.leaf];
                 leaf.insert(place.at, entry);
-                if leaf.len() > LEAF_MAX {
+                if leaf.len() > max {
                     // Fields that arrive in order (times, mostly) leave full leaves behind.
                     let ascending = place.at + 1 == leaf.len();
-                    let half = leaf.split_off(if ascending { LEAF_MAX } else { LEAF_MAX / 2 });
+                    let half = leaf.split_off(if ascending { max } else { max / 2 });
                     leaves.insert(place.leaf + 1, half);
                 }
             }
+            Self::Unsorted(_) => unreachable!("{SORTED}"),
         }
+    }
+
+    /// Whether there are so many entries that those of a restore are sorted once.
+    pub(super) fn is_long(&self) -> bool {
+        match self {
+            Self::None | Self::One(_) => false,
+            Self::Many(leaves) => leaves.len() > 1,
+            Self::Unsorted(_) => true,
+        }
+    }
+
+    /// Adds an entry behind the others, whatever its field is. Returns whether the entries were sorted
+    /// before; [`Fields::sort`] has to follow.
+    pub(super) fn push(&mut self, entry: u32) -> bool {
+        if let Self::Unsorted(entries) = self {
+            entries.push(entry);
+            return false;
+        }
+        let entries = self.iter().chain([entry]).collect();
+        *self = Self::Unsorted(Box::new(entries));
+        true
+    }
+
+    /// Sorts the entries that were pushed: `prefix` gives the beginning of an entry's field as a number of
+    /// the same order, `compare` compares the fields of two entries. Returns whether all fields differ.
+    pub(super) fn sort(
+        &mut self,
+        prefix: impl Fn(u32) -> u64,
+        compare: impl Fn(u32, u32) -> Ordering,
+    ) -> bool {
+        let Self::Unsorted(entries) = self else {
+            return true;
+        };
+        let mut sorted: Vec<(u64, u32)> = std::mem::take(&mut **entries)
+            .into_iter()
+            .map(|entry| (prefix(entry), entry))
+            .collect();
+        let compare = |one: &(u64, u32), other: &(u64, u32)| {
+            (one.0.cmp(&other.0)).then_with(|| compare(one.1, other.1))
+        };
+        sorted.sort_unstable_by(compare);
+        let distinct = sorted
+            .windows(2)
+            .all(|pair| compare(&pair[0], &pair[1]) == Ordering::Less);
+        // Three quarters full, of what leaves may have when there are so many of them.
+        let len = LEAF_MAX.max(sorted.len().isqrt()) / 4 * 3;
+        let leaves = sorted
+            .chunks(len)
+            .map(|leaf| leaf.iter().map(|(_, entry)| *entry).collect());
+        *self = Self::Many(Box::new(leaves.collect()));
+        distinct
+    }
+
+    /// Takes entries from the end, at least one leaf and no more than it takes to have `at_least`. All
+    /// that are taken stand after those that stay.
+    pub(super) fn split_end(&mut self, at_least: usize) -> Self {
+        if let Self::Many(leaves) = self {
+            let (mut first, mut taken) = (leaves.len(), 0);
+            while first > 0 && taken < at_least {
+                first -= 1;
+                taken += leaves[first].len();
+            }
+            if first > 0 {
+                let end = leaves.split_off(first);
+                if let [leaf] = leaves.as_slice()
+                    && let [entry] = leaf.as_slice()
+                {
+                    *self = Self::One(*entry);
+                }
+                return Self::Many(Box::new(end));
+            }
+        }
+        std::mem::take(self)
+    }
+
+    /// Puts back what [`Fields::split_end`] has taken, when all is as it was then.
+    pub(super) fn join_end(&mut self, end: Self) {
+        if self.is_empty() {
+            *self = end;
+            return;
+        }
+        let leaves = |fields: Self| match fields {
+            Self::None => Vec::new(),
+            Self::One(entry) => vec![vec![entry]],
+            Self::Many(leaves) => *leaves,
+            Self::Unsorted(_) => unreachable!("{SORTED}"),
+        };
+        let mut all = leaves(std::mem::take(self));
+        all.append(&mut leaves(end));
+        *self = Self::Many(Box::new(all));
     }
 
     /// Removes the entry behind a place that `find` gave.
@@ -97,6 +200,7 @@ impl Fields {
                     _ => {}
                 }
             }
+            Self::Unsorted(_) => unreachable!("{SORTED}"),
         }
     }
 
@@ -111,6 +215,7 @@ impl Fields {
             Self::None => (None, [].as_slice()),
             Self::One(entry) => (Some(*entry).filter(|_| place.at == 0), [].as_slice()),
             Self::Many(leaves) => (None, leaves.as_slice()),
+            Self::Unsorted(_) => unreachable!("{SORTED}"),
         };
         let first = leaves
             .get(place.leaf)
@@ -158,6 +263,44 @@ mod tests {
             prop_assert_eq!(fields.is_empty(), model.is_empty());
             let (_, middle) = fields.find(|other| other.cmp(&700));
             prop_assert!(fields.from(middle).eq(model.range(700..).copied()));
+
+            // What is taken from the end comes after what stays, and goes back to where it was.
+            let (before, mut taken) = (fields.clone(), Vec::new());
+            while !fields.is_empty() {
+                let end = fields.split_end(5);
+                let left = model.len() - taken.iter().map(|end: &Fields| end.iter().count()).sum::<usize>();
+                let (count, stay) = (end.iter().count(), fields.iter().count());
+                prop_assert_eq!(count + stay, left);
+                prop_assert!(stay == 0 || count >= 5);
+                prop_assert!(fields.iter().chain(end.iter()).eq(model.iter().copied().take(left)));
+                taken.push(end);
+            }
+            taken.into_iter().rev().for_each(|end| fields.join_end(end));
+            prop_assert!(fields.iter().eq(before.iter()));
+        }
+
+        #[test]
+        fn entries_that_are_sorted_once_are_as_if_each_was_inserted(
+            mut entries in prop::collection::vec(any::<u32>(), 1..3000),
+            twice in any::<bool>(),
+        ) {
+            let model: BTreeSet<u32> = entries.iter().copied().collect();
+            let distinct = model.len() == entries.len() && !twice;
+            if twice {
+                entries.push(entries[0]);
+            }
+            let mut fields = Fields::default();
+            let first = entries.iter().map(|entry| fields.push(*entry));
+            prop_assert_eq!(first.filter(|was_sorted| *was_sorted).count(), 1);
+            // Most entries have a prefix in common with others.
+            let found = fields.sort(|entry| u64::from(entry >> 24), |one, other| one.cmp(&other));
+            prop_assert_eq!(found, distinct);
+            if distinct {
+                prop_assert!(fields.iter().eq(model.iter().copied()));
+                for entry in &model {
+                    prop_assert_eq!(fields.find(|other| other.cmp(entry)).0, Some(*entry));
+                }
+            }
         }
     }
 }

@@ -10,6 +10,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::io;
 
 use super::codec::{self, Block, BlockKind, BlockReader, Cursor};
+use super::restore::{FIELD_TWICE, KEY_TWICE};
 use super::{RestoreError, StateKind};
 use crate::element::CheckpointId;
 use crate::key::{self, KeyGroupRange, KeyGroups};
@@ -275,8 +276,8 @@ impl Blocks {
 
 /// Decodes a segment to its end, and compares it with what is said of it. Finds all that
 /// [`super::KeyedState::restore_as`] would, in little memory: nothing is kept but a hash of each key
-/// of a full segment, one state at a time, to find one that comes twice (of states with more than
-/// 8,388,608 values only a restore finds it).
+/// (and field) of a full segment, one state at a time, to find one that comes twice (of states with more
+/// than 8,388,608 entries only a restore finds it).
 ///
 /// # Errors
 /// [`RestoreError::Corrupt`] if it is not what was written, or not what is said;
@@ -291,9 +292,9 @@ pub fn check_segment(segment: &mut dyn io::Read, origin: &Origin) -> Result<(), 
     let mut seen = Seen::new();
     while let Some(block) = reader.next()? {
         blocks.admit(block).map_err(|what| reader.corrupt(what))?;
-        let values = header.full && block.kind == BlockKind::Values;
-        if values && !seen.begin(block.state) {
-            return Err(reader.corrupt(TWICE));
+        let once = header.full && matches!(block.kind, BlockKind::Values | BlockKind::MapEntries);
+        if once && let Some(twice) = seen.begin(block) {
+            return Err(reader.corrupt(twice));
         }
         let mut entries = reader.entries(block)?;
         let mut some = Vec::with_capacity(AT_ONCE);
@@ -308,26 +309,25 @@ pub fn check_segment(segment: &mut dyn io::Read, origin: &Origin) -> Result<(), 
                 if !header.range.contains(group) {
                     return Err(entries.misplaced(group, header.range));
                 }
-                if values {
-                    seen.push(hash, entry.key);
+                if once {
+                    seen.push(hash, (entry.key, entry.field));
                 }
             }
         }
     }
-    match seen.are_distinct() {
-        true => Ok(()),
-        false => Err(reader.corrupt(TWICE)),
+    match seen.twice() {
+        None => Ok(()),
+        Some(twice) => Err(reader.corrupt(twice)),
     }
 }
 
-const TWICE: &str = "a key comes twice, in this block or before it,";
-
-/// The keys of a state.
+/// The keys of a value state, or the keys and fields of a map state.
 struct Seen {
     state: u32,
+    kind: BlockKind,
     /// Two hashes of each; the second one cannot be foreseen, so that keys with one hash are not taken
     /// for one key.
-    keys: Vec<(u64, u64)>,
+    entries: Vec<(u64, u64)>,
     second: RandomState,
     too_many: bool,
 }
@@ -336,37 +336,42 @@ impl Seen {
     fn new() -> Self {
         Self {
             state: 0,
-            keys: Vec::new(),
+            kind: BlockKind::Values,
+            entries: Vec::new(),
             second: RandomState::new(),
             too_many: false,
         }
     }
 
-    /// The keys of this state follow. Returns whether those of the one before, if it is another, were
-    /// distinct.
-    fn begin(&mut self, state: u32) -> bool {
-        if state == self.state {
-            return true;
+    /// Entries of this block's state follow. Returns what comes twice of the state before, if it is
+    /// another.
+    fn begin(&mut self, block: Block) -> Option<&'static str> {
+        if block.state == self.state && block.kind == self.kind {
+            return None;
         }
-        let distinct = self.are_distinct();
-        self.state = state;
-        self.keys.clear();
+        let twice = self.twice();
+        (self.state, self.kind) = (block.state, block.kind);
+        self.entries.clear();
         self.too_many = false;
-        distinct
+        twice
     }
 
-    fn push(&mut self, hash: u64, key: &[u8]) {
-        self.too_many |= self.keys.len() == REMEMBERED_MAX;
+    fn push(&mut self, hash: u64, entry: (&[u8], &[u8])) {
+        self.too_many |= self.entries.len() == REMEMBERED_MAX;
         if self.too_many {
-            self.keys.clear();
+            self.entries.clear();
         } else {
-            self.keys.push((hash, self.second.hash_one(key)));
+            self.entries.push((hash, self.second.hash_one(entry)));
         }
     }
 
-    fn are_distinct(&mut self) -> bool {
-        self.keys.sort_unstable();
-        self.keys.windows(2).all(|pair| pair[0] != pair[1])
+    fn twice(&mut self) -> Option<&'static str> {
+        self.entries.sort_unstable();
+        let distinct = self.entries.windows(2).all(|pair| pair[0] != pair[1]);
+        (!distinct).then_some(match self.kind {
+            BlockKind::MapEntries => FIELD_TWICE,
+            _ => KEY_TWICE,
+        })
     }
 }
 

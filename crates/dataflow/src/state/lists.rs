@@ -58,8 +58,10 @@ enum Garbage {
     None,
     /// A block that has been moved.
     Block(Span),
-    /// The whole chain of the old cell.
-    Chain,
+    /// The chain of the old cell, up to a block that stays.
+    Chain {
+        kept: Span,
+    },
 }
 
 /// The lists of one state.
@@ -226,30 +228,46 @@ impl Lists {
         })
     }
 
-    /// Removes the list in `slot`. Returns how many elements it had.
-    pub(super) fn clear(&mut self, slot: u32, version: u32, heap: &Heap) -> (u64, Change) {
+    /// Removes elements of the list in `slot`, from the end: `at_least` so many and not many more, or all
+    /// there are. Returns how many. A list of which some are left must not be sealed.
+    pub(super) fn clear(
+        &mut self,
+        slot: u32,
+        at_least: usize,
+        version: u32,
+        heap: &Heap,
+    ) -> (u64, Change) {
         let old = *self.cell(slot);
-        if old.count == 0 {
+        let mut left = old;
+        let mut bytes = 0;
+        while left.count > 0 && ((old.count - left.count) as usize) < at_least {
+            let block = heap.get(left.tail);
+            let header = header(block);
+            let elements = Elements {
+                bytes: &block[HEADER..left.used as usize],
+            };
+            bytes += elements.map(<[u8]>::len).sum::<usize>();
+            (left.count, left.tail, left.used) =
+                (header.first, header.previous, header.previous_used);
+        }
+        let count = old.count - left.count;
+        if count == 0 {
             return (0, Change::default());
         }
-        let bytes: usize = self
-            .runs(&old, 0, heap)
-            .into_iter()
-            .flatten()
-            .map(<[u8]>::len)
-            .sum();
-        self.set_cell(slot, ABSENT, version);
+        let vanished = left.count == 0;
+        left.mark = left.mark.min(left.count);
+        self.set_cell(slot, if vanished { ABSENT } else { left }, version);
         self.undo.push(Undo {
             slot,
             old,
             made: None,
-            garbage: Garbage::Chain,
+            garbage: Garbage::Chain { kept: left.tail },
         });
         (
-            u64::from(old.count),
+            u64::from(count),
             Change {
                 appeared: false,
-                vanished: true,
+                vanished,
                 bytes: -(bytes as i64),
             },
         )
@@ -264,9 +282,9 @@ impl Lists {
             match undo.garbage {
                 Garbage::None => {}
                 Garbage::Block(span) => heap.release(span),
-                Garbage::Chain => {
+                Garbage::Chain { kept } => {
                     let mut next = undo.old.tail;
-                    while next != NO_BLOCK {
+                    while next != kept {
                         let span = next;
                         next = header(heap.get(span)).previous;
                         heap.release(span);

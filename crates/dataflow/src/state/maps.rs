@@ -59,6 +59,8 @@ pub(super) struct Maps {
     free: Vec<u32>,
     /// By slot, in chunks too: one long list would be copied when it grows.
     fields: Vec<Box<[Fields]>>,
+    /// Slots whose fields a restore has to sort.
+    unsorted: Vec<u32>,
     undo: Vec<Undo>,
 }
 
@@ -155,6 +157,28 @@ impl Maps {
                 false,
             );
         }
+        let first = self.fields(slot).is_empty();
+        let new = Entry {
+            owner: slot,
+            version,
+            field: Bytes::new(field, heap),
+            value,
+        };
+        let number = self.place_entry(new);
+        self.fields_mut(slot).insert(place, number);
+        self.undo.push(Undo::Inserted(number));
+        (
+            Change {
+                appeared: first,
+                vanished: false,
+                bytes: (field.len() + value.len()) as i64,
+            },
+            true,
+        )
+    }
+
+    /// Puts a new entry into the arena.
+    fn place_entry(&mut self, entry: Entry) -> u32 {
         let number = self.free.pop().unwrap_or_else(|| {
             let number = self.used;
             self.used = number
@@ -166,24 +190,55 @@ impl Maps {
             }
             number
         });
-        let first = self.fields(slot).is_empty();
-        let new = Entry {
+        *self.entry_mut(number, entry.version) = entry;
+        number
+    }
+
+    /// Adds an entry of a full segment, which has each field of a key once. [`Maps::sort`] has to follow.
+    /// `None` if the field is seen to come a second time.
+    pub(super) fn restore(
+        &mut self,
+        slot: u32,
+        field: &[u8],
+        value: &[u8],
+        heap: &mut Heap,
+    ) -> Option<Change> {
+        if !self.fields(slot).is_long() {
+            let (change, new) = self.set(slot, field, value, 0, heap);
+            return new.then_some(change);
+        }
+        let number = self.place_entry(Entry {
             owner: slot,
-            version,
+            version: 0,
             field: Bytes::new(field, heap),
-            value,
-        };
-        *self.entry_mut(number, version) = new;
-        self.fields_mut(slot).insert(place, number);
-        self.undo.push(Undo::Inserted(number));
-        (
-            Change {
-                appeared: first,
-                vanished: false,
-                bytes: (field.len() + value.len()) as i64,
-            },
-            true,
-        )
+            value: Bytes::new(value, heap),
+        });
+        if self.fields_mut(slot).push(number) {
+            self.unsorted.push(slot);
+        }
+        Some(Change {
+            bytes: (field.len() + value.len()) as i64,
+            ..Change::default()
+        })
+    }
+
+    /// Sorts what [`Maps::restore`] has added. Returns whether each field came once.
+    pub(super) fn sort(&mut self, heap: &Heap) -> bool {
+        let mut distinct = true;
+        for slot in std::mem::take(&mut self.unsorted) {
+            let mut fields = std::mem::take(self.fields_mut(slot));
+            let field = |entry| self.entry(entry).field.get(heap).unwrap_or_default();
+            let prefix = |entry| {
+                let mut prefix = [0; 8];
+                let field = field(entry);
+                let len = field.len().min(prefix.len());
+                prefix[..len].copy_from_slice(&field[..len]);
+                u64::from_be_bytes(prefix)
+            };
+            distinct &= fields.sort(prefix, |one, other| field(one).cmp(field(other)));
+            *self.fields_mut(slot) = fields;
+        }
+        distinct
     }
 
     /// Removes the entry at a field. `None` if there is none.
@@ -211,13 +266,14 @@ impl Maps {
         })
     }
 
-    /// Removes all entries of the key in `slot`. Returns how many there were.
-    pub(super) fn clear(&mut self, slot: u32, version: u32) -> (u64, Change) {
-        let fields = std::mem::take(self.fields_mut(slot));
+    /// Removes entries of the key in `slot`, from the end: `at_least` so many and not many more, or all
+    /// there are. Returns how many.
+    pub(super) fn clear(&mut self, slot: u32, at_least: usize, version: u32) -> (u64, Change) {
+        let fields = self.fields_mut(slot).split_end(at_least);
         let (mut count, mut change) = (
             0,
             Change {
-                vanished: !fields.is_empty(),
+                vanished: !fields.is_empty() && self.fields(slot).is_empty(),
                 ..Change::default()
             },
         );
@@ -293,7 +349,7 @@ impl Maps {
                     fields
                         .iter()
                         .for_each(|number| self.entry_mut(number, 0).owner = owner);
-                    *self.fields_mut(owner) = fields;
+                    self.fields_mut(owner).join_end(fields);
                 }
             }
         }

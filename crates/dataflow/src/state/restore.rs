@@ -22,6 +22,10 @@ const RESERVE_TIMES: usize = 16;
 /// less than a power of two for each table, so that its list needs no more.
 const UNINDEXED_MAX: usize = if cfg!(test) { 100 } else { 15 << 16 };
 
+pub(super) const KEY_TWICE: &str = "a key comes twice, in this block or before it,";
+pub(super) const FIELD_TWICE: &str =
+    "a field of a key's map comes twice, in this block or before it,";
+
 /// How many entries are looked up at a time.
 const AT_ONCE: usize = 256;
 
@@ -141,10 +145,11 @@ impl KeyedState {
                 self.index_all(&mut reader, &mut unindexed, &mut expected)?;
                 self.make_room(&mut expected, 0);
                 let stored = &mut stored[block.state as usize];
-                self.restore_block(&mut reader, block, header.range, stored, &mut stats)?;
+                self.restore_block(&mut reader, block, &header, stored, &mut stats)?;
             }
         }
         self.index_all(&mut reader, &mut unindexed, &mut expected)?;
+        self.sort_maps(&reader)?;
         self.committed = self.stats;
         let dropped = stored
             .into_iter()
@@ -187,7 +192,20 @@ impl KeyedState {
         unindexed.len = 0;
         match once {
             true => Ok(()),
-            false => Err(reader.corrupt("a key comes twice, in this block or before it,")),
+            false => Err(reader.corrupt(KEY_TWICE)),
+        }
+    }
+
+    /// Sorts the fields of maps that have come unsorted.
+    fn sort_maps(&mut self, reader: &BlockReader<'_>) -> Result<(), RestoreError> {
+        let Self { tables, heap, .. } = self;
+        let once = tables.iter_mut().all(|table| match &mut table.store {
+            Store::Maps(maps) => maps.sort(heap),
+            _ => true,
+        });
+        match once {
+            true => Ok(()),
+            false => Err(reader.corrupt(FIELD_TWICE)),
         }
     }
 
@@ -287,10 +305,11 @@ impl KeyedState {
         &mut self,
         reader: &mut BlockReader<'_>,
         block: Block,
-        written: KeyGroupRange,
+        header: &Header,
         state: &mut Stored,
         stats: &mut RestoreStats,
     ) -> Result<(), RestoreError> {
+        let written = header.range;
         let removal = matches!(
             block.kind,
             BlockKind::RemovedKeys | BlockKind::RemovedFields
@@ -326,6 +345,7 @@ impl KeyedState {
             );
             self.recall_entries(&some, &hashes)?;
             let mut tally = Tally::default();
+            let mut once = true;
             for (entry, hash) in some.iter().zip(hashes.drain(..)) {
                 let count = if block.kind == BlockKind::ListElements {
                     entry.count
@@ -335,10 +355,15 @@ impl KeyedState {
                 match state.declared {
                     Some(table) => {
                         stats.entries += count;
-                        self.restore_entry(table, block.kind, hash, *entry, &mut tally);
+                        let full = header.full;
+                        once &=
+                            self.restore_entry(table, block.kind, full, hash, *entry, &mut tally);
                     }
                     None => state.dropped += count,
                 }
+            }
+            if !once {
+                return Err(entries.twice(FIELD_TWICE));
             }
             // A few entries at a time, so that what it takes to undo them stays small.
             if let Some(table) = state.declared {
@@ -362,22 +387,36 @@ impl KeyedState {
         self.tables[table].commit(&mut self.heap);
     }
 
+    /// Returns whether the entry fits a full segment, which has each once.
     #[inline]
     fn restore_entry(
         &mut self,
         table: usize,
         kind: BlockKind,
+        full: bool,
         hash: u64,
         entry: Entry<'_>,
         tally: &mut Tally,
-    ) {
+    ) -> bool {
         let slot = match self.keys.find(hash, entry.key, &self.rows, &self.heap) {
             Some(slot) => slot,
-            None if matches!(kind, BlockKind::RemovedKeys | BlockKind::RemovedFields) => return,
+            None if matches!(kind, BlockKind::RemovedKeys | BlockKind::RemovedFields) => {
+                return true;
+            }
             None if kind == BlockKind::Values => self.insert_key_to_fill(hash, entry.key),
             None => self.insert_key(hash, entry.key),
         };
-        self.restore_in_slot(table, kind, slot, entry, tally);
+        if full
+            && kind == BlockKind::MapEntries
+            && let Store::Maps(maps) = &mut self.tables[table].store
+        {
+            let change = maps.restore(slot, entry.field, entry.value, &mut self.heap);
+            tally.entries += 1;
+            change.map(|change| tally.add(slot, change)).is_some()
+        } else {
+            self.restore_in_slot(table, kind, slot, entry, tally);
+            true
+        }
     }
 
     #[inline]
@@ -394,7 +433,7 @@ impl KeyedState {
         } = self;
         let table = &mut tables[table];
         if kind == BlockKind::RemovedKeys || entry.starts {
-            let (entries, change) = table.clear(slot, 0, rows, heap);
+            let (entries, change) = table.clear(slot, usize::MAX, 0, rows, heap);
             tally.entries -= entries as i64;
             tally.add(slot, change);
         }

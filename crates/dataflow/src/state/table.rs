@@ -133,10 +133,12 @@ impl Table {
         }
     }
 
-    /// Removes what the state holds for the key in `slot`. Returns how many entries there were.
+    /// Removes what the state holds for the key in `slot`: `at_least` so many entries and not many more, or
+    /// all there are. Returns how many.
     pub(super) fn clear(
         &mut self,
         slot: u32,
+        at_least: usize,
         version: u32,
         rows: &mut Rows,
         heap: &mut Heap,
@@ -146,8 +148,8 @@ impl Table {
         }
         match &mut self.store {
             Store::Values(values) => (1, values.set(slot, None, version, rows, heap)),
-            Store::Maps(maps) => maps.clear(slot, version),
-            Store::Lists(lists) => lists.clear(slot, version, heap),
+            Store::Maps(maps) => maps.clear(slot, at_least, version),
+            Store::Lists(lists) => lists.clear(slot, at_least, version, heap),
         }
     }
 

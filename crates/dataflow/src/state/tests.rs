@@ -334,7 +334,11 @@ impl Run {
             }
             Op::Clear(state, keys) => {
                 let (numbers, []) = self.columns(keys.clone(), []);
-                self.state.clear(state, &numbers).unwrap();
+                let mut left = numbers.as_slice();
+                while !left.is_empty() {
+                    let done = self.state.clear_some(state, left, 3).unwrap();
+                    left = &left[done..];
+                }
                 keys.iter().for_each(|key| self.model.clear(state, key));
             }
             Op::Put(state, key, value) => {
@@ -342,7 +346,7 @@ impl Run {
                 self.model.values[state as usize].insert(key, value);
             }
             Op::Delete(state, key) => {
-                self.state.delete(state, &key).unwrap();
+                while !self.state.delete_some(state, &key, 3).unwrap() {}
                 self.model.clear(state, &key);
             }
             Op::MapStore(entries) => {
@@ -817,6 +821,86 @@ fn what_is_sealed_is_written_by_another_thread_while_updates_go_on() {
         }
         state.commit();
     }
+}
+
+#[test]
+fn a_map_of_many_fields_is_cleared_in_portions_and_restored_in_order() {
+    let keys = [b"many".to_vec(), b"few".to_vec(), b"list".to_vec()];
+    // In no order, as hashes come.
+    let fields: Vec<Bytes> = (0..5000_u32)
+        .map(|number| number.wrapping_mul(0x9e37_79b1).to_le_bytes().into())
+        .collect();
+    let mut state = new_state();
+    let numbers = resolve(&mut state, &keys).numbers;
+    for (at, some) in fields.chunks(700).enumerate() {
+        let mut of = vec![numbers[0]; some.len()];
+        of[at] = numbers[1];
+        let column = cells(some);
+        state
+            .map_store(MAPS, &of, column.as_ref(), column.as_ref())
+            .unwrap();
+        let of = vec![numbers[2]; some.len()];
+        state.list_append(LISTS, &of, column.as_ref()).unwrap();
+    }
+    state.commit();
+    let whole = Model::read(&mut state, &keys);
+    assert_eq!(whole.maps.values().map(BTreeMap::len).sum::<usize>(), 5000);
+    assert_eq!(whole.lists[&keys[2]].len(), 5000);
+    let sealed = state.snapshot(CheckpointId(1), None);
+    let mut segment = Vec::new();
+    sealed.write(&mut segment).unwrap();
+    state.checkpoint_complete(CheckpointId(1));
+    let mut restored = restore(&[segment.clone()], whole_range());
+    assert_eq!(Model::read(&mut restored, &keys), whole);
+    // It goes on as any map does.
+    let numbers = resolve(&mut restored, &keys).numbers;
+    let column = cells(&[fields[3].clone()]);
+    restored
+        .map_remove(MAPS, &numbers[..1], column.as_ref())
+        .unwrap();
+    restored.commit();
+    let mut expected = whole.clone();
+    expected
+        .maps
+        .get_mut(&keys[0])
+        .and_then(|map| map.remove(&fields[3]))
+        .unwrap();
+    assert_eq!(Model::read(&mut restored, &keys), expected);
+
+    for (of, index, entries) in [(MAPS, 0, 5000), (LISTS, 2, 5000)] {
+        let numbers = resolve(&mut state, &keys).numbers;
+        let before = state.stats();
+        let number = [numbers[index]];
+        let mut portions = 0;
+        while state.clear_some(of, &number, 1000).unwrap() == 0 {
+            portions += 1;
+            assert!(portions < entries / 1000 + 1, "{of}");
+        }
+        assert!(portions >= 2, "{of}");
+        state.rollback();
+        assert_eq!(state.stats(), before);
+        assert_eq!(Model::read(&mut state, &keys), whole);
+        // What was begun is taken back, too.
+        let numbers = resolve(&mut state, &keys).numbers;
+        let number = [numbers[index]];
+        assert_eq!(state.clear_some(of, &number, 1000), Ok(0));
+        state.rollback();
+        assert_eq!(state.stats(), before);
+        assert_eq!(Model::read(&mut state, &keys), whole);
+    }
+    let mut expected = whole.clone();
+    while !state.delete_some(MAPS, &keys[0], 1000).unwrap() {}
+    while !state.delete_some(LISTS, &keys[2], 1000).unwrap() {}
+    expected.clear(MAPS, &keys[0]);
+    expected.clear(LISTS, &keys[2]);
+    state.commit();
+    assert_eq!(Model::read(&mut state, &keys), expected);
+    let sealed = state.snapshot(CheckpointId(2), Some(CheckpointId(1)));
+    let mut delta = Vec::new();
+    sealed.write(&mut delta).unwrap();
+    assert!(delta.len() < 1000, "{}", delta.len());
+    let mut restored = restore(&[segment, delta], whole_range());
+    assert_eq!(Model::read(&mut restored, &keys), expected);
 }
 
 #[test]

@@ -206,7 +206,7 @@ fn c146_entries_that_cannot_be_in_a_segment_are_found_and_not_dropped() {
     let (a, b) = (own[0].as_slice(), own[1].as_slice());
     use BlockKind::{MapEntries, RemovedFields, RemovedKeys, Values};
     type Blocks<'a> = Vec<(BlockKind, u32, Vec<&'a [u8]>)>;
-    let cases: [(&[u8], Blocks<'_>, Option<&str>); 11] = [
+    let cases: [(&[u8], Blocks<'_>, Option<&str>); 12] = [
         (
             &full,
             vec![(Values, 0, vec![a, b"1"]), (Values, 0, vec![b, b"1"])],
@@ -235,7 +235,15 @@ fn c146_entries_that_cannot_be_in_a_segment_are_found_and_not_dropped() {
         (
             &full,
             vec![(Values, 0, vec![a, b"1"]), (Values, 0, vec![a, b"1"])],
-            Some("comes twice"),
+            Some("a key comes twice"),
+        ),
+        (
+            &full,
+            vec![
+                (MapEntries, 1, vec![a, b"f", b"1"]),
+                (MapEntries, 1, vec![a, b"f", b"2"]),
+            ],
+            Some("a field of a key's map comes twice"),
         ),
         (
             &full,
@@ -326,19 +334,30 @@ fn the_segment_in_the_format_document_is_what_is_written() {
 
 #[test]
 fn keys_with_one_hash_are_not_taken_for_one() {
+    use BlockKind::{MapEntries, Values};
     let mut seen = Seen::new();
-    assert!(seen.begin(0));
-    seen.push(7, b"a");
-    seen.push(7, b"b");
-    assert!(seen.are_distinct());
-    seen.push(7, b"a");
-    assert!(!seen.begin(1));
+    let block = |kind, state| Block {
+        kind,
+        state,
+        count: 1,
+    };
+    assert!(seen.begin(block(Values, 0)).is_none());
+    seen.push(7, (b"a", b""));
+    seen.push(7, (b"b", b""));
+    assert!(seen.twice().is_none());
+    seen.push(7, (b"a", b""));
+    assert_eq!(seen.begin(block(MapEntries, 1)), Some(KEY_TWICE));
+    seen.push(7, (b"a", b"f"));
+    seen.push(7, (b"a", b"g"));
+    assert!(seen.twice().is_none());
+    seen.push(7, (b"a", b"f"));
+    assert_eq!(seen.begin(block(Values, 1)), Some(FIELD_TWICE));
     // Of too many it is not known, so nothing is said.
     for number in 0..=REMEMBERED_MAX {
-        seen.push(number as u64, b"a");
+        seen.push(number as u64, (b"a", b""));
     }
-    seen.push(1, b"a");
-    assert!(seen.are_distinct());
+    seen.push(1, (b"a", b""));
+    assert!(seen.twice().is_none());
 }
 
 #[test]
