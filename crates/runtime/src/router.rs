@@ -27,17 +27,28 @@ pub(crate) struct Router {
     owners: Vec<u16>,
 }
 
+/// Where records are dealt to: one channel, or for a broadcast all of them, so that what waits for room
+/// is held once and not for each.
 #[derive(Debug)]
 struct Target {
-    inbox: Arc<Inbox>,
-    channel: usize,
+    channels: Vec<Channel>,
     /// Records that wait for their batch to fill.
     pending: Batch,
     /// Which records of the batch that is being dealt go here.
     picked: Vec<u32>,
-    /// Elements that the channel had no room for. Bounded by what one step of the subtask emits, for
+    /// Elements that not all channels have taken. Bounded by what one step of the subtask emits, because
     /// it takes no further step while any is left.
-    refused: VecDeque<Element>,
+    waiting: VecDeque<Element>,
+}
+
+#[derive(Debug)]
+struct Channel {
+    inbox: Arc<Inbox>,
+    number: usize,
+    /// How many of the elements that wait it has taken.
+    taken: usize,
+    /// The one that it has taken and had no room for.
+    refused: Option<Element>,
 }
 
 /// Records without a key on an edge that deals them by key.
@@ -49,25 +60,27 @@ impl Router {
     pub(crate) fn new(
         partition: Partition,
         key_groups: KeyGroups,
-        targets: Vec<(Arc<Inbox>, usize)>,
+        channels: Vec<(Arc<Inbox>, usize)>,
     ) -> Self {
-        let parallelism = targets.len() as u32;
+        let parallelism = channels.len() as u32;
         // There are at most as many targets as key groups, of which there are at most 2^15.
         let owner_of = |group| key_groups.subtask_of(group, parallelism) as u16;
         let owners = match partition {
             Partition::Hash => (0..key_groups.count()).map(owner_of).collect(),
             Partition::Forward | Partition::Rebalance | Partition::Broadcast => Vec::new(),
         };
-        let targets = targets
-            .into_iter()
-            .map(|(inbox, channel)| Target {
-                inbox,
-                channel,
-                pending: Batch::default(),
-                picked: Vec::new(),
-                refused: VecDeque::new(),
-            })
-            .collect();
+        let channels = channels.into_iter().map(|(inbox, number)| Channel {
+            inbox,
+            number,
+            taken: 0,
+            refused: None,
+        });
+        let targets = match partition {
+            Partition::Broadcast => vec![Target::new(channels.collect())],
+            Partition::Forward | Partition::Rebalance | Partition::Hash => {
+                channels.map(|channel| Target::new(vec![channel])).collect()
+            }
+        };
         Self {
             partition,
             key_groups,
@@ -80,7 +93,7 @@ impl Router {
     /// Deals the records of a batch.
     pub(crate) fn route(&mut self, mut batch: Batch, spares: &mut Spares) -> Result<(), Unkeyed> {
         match self.partition {
-            Partition::Forward => self.targets[0].append(batch, spares),
+            Partition::Forward | Partition::Broadcast => self.targets[0].append(batch, spares),
             Partition::Rebalance => {
                 let turn = self.turn;
                 self.targets[turn].append(batch, spares);
@@ -88,13 +101,6 @@ impl Router {
                 if self.targets[turn].pending.is_empty() {
                     self.turn = (turn + 1) % self.targets.len();
                 }
-            }
-            Partition::Broadcast => {
-                let (last, others) = self.targets.split_last_mut().expect("an edge has a target");
-                for target in others {
-                    target.append(batch.clone(), spares);
-                }
-                last.append(batch, spares);
             }
             Partition::Hash => {
                 if !batch.is_keyed() {
@@ -159,19 +165,22 @@ impl Router {
     pub(crate) fn retry(&mut self, spares: &mut Spares) -> bool {
         let mut clear = true;
         for target in &mut self.targets {
-            while let Some(element) = target.refused.pop_front() {
-                if let Err(element) = target.inbox.try_send(target.channel, element, spares) {
-                    target.refused.push_front(element);
-                    clear = false;
-                    break;
-                }
-            }
+            clear &= target.retry(spares);
         }
         clear
     }
 }
 
 impl Target {
+    fn new(channels: Vec<Channel>) -> Self {
+        Self {
+            channels,
+            pending: Batch::default(),
+            picked: Vec::new(),
+            waiting: VecDeque::new(),
+        }
+    }
+
     fn append(&mut self, batch: Batch, spares: &mut Spares) {
         if self.pending.is_empty() {
             if batch.is_full() {
@@ -229,11 +238,61 @@ impl Target {
     }
 
     fn send(&mut self, element: Element, spares: &mut Spares) {
-        if !self.refused.is_empty() {
-            self.refused.push_back(element);
-        } else if let Err(element) = self.inbox.try_send(self.channel, element, spares) {
-            self.refused.push_back(element);
+        if let [only] = self.channels.as_mut_slice()
+            && only.refused.is_none()
+            && self.waiting.is_empty()
+        {
+            only.send(element, spares);
+        } else {
+            self.waiting.push_back(element);
+            self.retry(spares);
         }
+    }
+
+    /// Sends what waits, as far as there is room. Returns whether nothing is left.
+    fn retry(&mut self, spares: &mut Spares) -> bool {
+        let mut clear = true;
+        for index in 0..self.channels.len() {
+            while self.channels[index].retry(spares)
+                && let Some(element) = self.take(index)
+            {
+                self.channels[index].send(element, spares);
+            }
+            clear &= self.channels[index].refused.is_none();
+        }
+        clear
+    }
+
+    /// The next element for a channel. The last channel to take it takes it away.
+    fn take(&mut self, index: usize) -> Option<Element> {
+        let at = self.channels[index].taken;
+        let mut others = (0..self.channels.len()).filter(|other| *other != index);
+        if at == 0 && others.all(|other| self.channels[other].taken > 0) {
+            let element = self.waiting.pop_front()?;
+            for (_, other) in (self.channels.iter_mut().enumerate()).filter(|(at, _)| *at != index)
+            {
+                other.taken -= 1;
+            }
+            return Some(element);
+        }
+        let element = self.waiting.get(at)?.clone();
+        self.channels[index].taken += 1;
+        Some(element)
+    }
+}
+
+impl Channel {
+    /// Sends an element, or keeps it until there is room. None may be kept before.
+    fn send(&mut self, element: Element, spares: &mut Spares) {
+        self.refused = self.inbox.try_send(self.number, element, spares).err();
+    }
+
+    /// Sends what is kept. Returns whether nothing is.
+    fn retry(&mut self, spares: &mut Spares) -> bool {
+        if let Some(element) = self.refused.take() {
+            self.send(element, spares);
+        }
+        self.refused.is_none()
     }
 }
 
@@ -379,7 +438,7 @@ mod tests {
     }
 
     #[test]
-    fn a_broadcast_reaches_everybody_and_elements_keep_their_order() {
+    fn a_broadcast_reaches_all_and_elements_keep_their_order() {
         let (mut router, inboxes) = router(Partition::Broadcast, 2);
         router.route(batch(3), &mut Spares::default()).unwrap();
         router.broadcast(&Element::EndOfInput, &mut Spares::default());
@@ -391,6 +450,58 @@ mod tests {
                 inbox.next(Some(&[false]), &mut Spares::default()),
                 Next::Element(0, Element::EndOfInput)
             ));
+        }
+    }
+
+    #[test]
+    fn a_broadcast_holds_once_what_waits_and_each_gets_all_in_order() {
+        const SENT: usize = 20;
+        // Who reads, by turns; all of it, in the end.
+        for readers in [
+            vec![0, 1, 2],
+            vec![2, 0, 0, 0, 1],
+            vec![1],
+            vec![0, 0, 1, 1],
+        ] {
+            let (mut router, inboxes) = router(Partition::Broadcast, 3);
+            let mut spares = Spares::default();
+            for number in 0..SENT {
+                let mut batch = batch(Batch::TARGET_RECORDS);
+                batch.timestamps[0] = number as i64;
+                router.route(batch, &mut spares).unwrap();
+            }
+            router.broadcast(&Element::EndOfInput, &mut spares);
+            let [target] = router.targets.as_slice() else {
+                panic!("{} targets", router.targets.len());
+            };
+            // Each has a full channel, and one that found no room.
+            let taken = crate::inbox::CHANNEL_CAPACITY + 1;
+            assert_eq!(target.waiting.len(), SENT + 1 - taken);
+            let mut got = [0; 3];
+            let mut read = |router: &mut Router, reader: usize| {
+                let mut spares = Spares::default();
+                router.retry(&mut spares);
+                match inboxes[reader].next(Some(&[false]), &mut spares) {
+                    Next::Element(0, Element::Batch(batch)) => {
+                        assert_eq!(batch.timestamps[0], got[reader]);
+                        got[reader] += 1;
+                        true
+                    }
+                    Next::Element(0, Element::EndOfInput) => {
+                        assert_eq!(got[reader], SENT as i64);
+                        true
+                    }
+                    Next::Nothing => false,
+                    other => panic!("{other:?}"),
+                }
+            };
+            readers.iter().cycle().take(70).for_each(|reader| {
+                read(&mut router, *reader);
+            });
+            (0..3).for_each(|reader| while read(&mut router, reader) {});
+            assert_eq!(got, [SENT as i64; 3]);
+            assert!(router.retry(&mut spares));
+            assert!(router.targets[0].waiting.is_empty());
         }
     }
 
