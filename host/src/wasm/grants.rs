@@ -50,30 +50,35 @@ pub(crate) enum GrantError {
     #[error("grants.dirs: the guest path `{0}` is not absolute, or stands twice")]
     GuestPath(String),
     /// Not `host:port`.
-    #[error("grants.{key}: `{endpoint}` is not of the form host:port")]
+    #[error("grants.{key}: `{endpoint}` {problem}")]
     Endpoint {
         /// The key that has it.
         key: &'static str,
         /// What it has.
         endpoint: String,
+        /// What is wrong with it.
+        problem: &'static str,
     },
-    /// Whoever answers for the name may not choose a machine that is not public.
-    #[error(
-        "grants.network: `{name}` has the address {address}, which is {kind}; if that is meant, write `{name}:{port}` to grants.private-network instead"
-    )]
+    /// The name has an address that it may not stand for: a resolver must not choose a machine inside the
+    /// firewall.
+    #[error("grants.{key}: `{name}` has the address {address}, which is {kind}; {mend}")]
     NotPublic {
+        /// The key that has it.
+        key: &'static str,
         /// The name.
         name: String,
-        /// The port that is granted.
-        port: u16,
         /// An address that it has.
         address: IpAddr,
         /// What that is.
         kind: &'static str,
+        /// What to do.
+        mend: String,
     },
     /// The name of a server is not known.
-    #[error("grants.network: the address of `{name}` cannot be found: {reason}")]
+    #[error("grants.{key}: the address of `{name}` cannot be found: {reason}")]
     Unresolved {
+        /// The key that has it.
+        key: &'static str,
         /// The name.
         name: String,
         /// What the resolver said.
@@ -132,9 +137,10 @@ impl Grants {
         ];
         lists.into_iter().flat_map(|(key, list, private)| {
             list.iter().map(move |endpoint| {
-                Endpoint::parse(endpoint, private).ok_or_else(|| GrantError::Endpoint {
+                Endpoint::parse(endpoint, private).map_err(|problem| GrantError::Endpoint {
                     key,
                     endpoint: endpoint.clone(),
+                    problem,
                 })
             })
         })
@@ -220,8 +226,8 @@ mod tests {
                 "grants.dirs: the guest path `models` is not absolute, or stands twice",
                 "grants.dirs: the guest path `/m` is not absolute, or stands twice",
                 "grants.network: `example.com` is not of the form host:port",
-                "grants.network: `example.com:http` is not of the form host:port",
-                "grants.private-network: `exa mple:1` is not of the form host:port",
+                "grants.network: `example.com:http` has no port from 1 to 65535",
+                "grants.private-network: `exa mple:1` has a host name with characters that no name has",
             ]
         );
     }

@@ -80,31 +80,29 @@ enum Host {
 }
 
 impl Endpoint {
-    /// Reads `host:port`; an IPv6 address is in brackets. `None` if it is something else.
-    pub(super) fn parse(text: &str, private: bool) -> Option<Self> {
-        let (host, port) = text.rsplit_once(':')?;
-        let port = port.parse().ok().filter(|port| *port != 0)?;
-        let host = match host.strip_prefix('[') {
-            Some(rest) => {
-                let address = rest.strip_suffix(']')?.parse::<Ipv6Addr>().ok()?;
-                Host::Address(address.to_canonical())
-            }
-            None => match host.parse::<Ipv4Addr>() {
-                Ok(address) => Host::Address(address.into()),
-                Err(_) => Host::Name(host.to_ascii_lowercase()),
-            },
-        };
-        if let Host::Name(name) = &host
-            && (name.is_empty()
-                || name.contains(|c: char| !c.is_ascii_alphanumeric() && !"-._".contains(c)))
-        {
-            return None;
-        }
-        Some(Self {
+    /// Reads `host:port`; an IPv6 address is in brackets.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub(super) fn parse(text: &str, private: bool) -> Result<Self, &'static str> {
+        let (host, port) = text
+            .rsplit_once(':')
+            .ok_or("is not of the form host:port")?;
+        let host = Host::parse(host)?;
+        let port = port.parse().ok().filter(|port| *port != 0);
+        Ok(Self {
             host,
-            port,
+            port: port.ok_or("has no port from 1 to 65535")?,
             private,
         })
+    }
+
+    /// The key of `grants` that has it.
+    fn key(&self) -> &'static str {
+        match self.private {
+            true => "private-network",
+            false => "network",
+        }
     }
 
     /// Whether its name may stand for this address.
@@ -113,6 +111,42 @@ impl Endpoint {
             None => true,
             Some(_) => self.private && !address.is_unspecified() && !address.is_multicast(),
         }
+    }
+}
+
+impl Host {
+    fn parse(text: &str) -> Result<Self, &'static str> {
+        if let Some(rest) = text.strip_prefix('[') {
+            let address = rest.strip_suffix(']').and_then(|it| it.parse().ok());
+            let address: Ipv6Addr = address.ok_or("has no IPv6 address in its brackets")?;
+            return Self::address(address.to_canonical());
+        }
+        if let Ok(address) = text.parse::<Ipv4Addr>() {
+            return Self::address(address.into());
+        }
+        let of_name = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
+        // No such name exists, and resolvers take one for an address: `0`, `127.1`, `0x7f.1`.
+        let last = text.strip_suffix('.').unwrap_or(text).rsplit('.').next();
+        let is_numeric = last.is_some_and(|last| {
+            let (digits, radix) = last.strip_prefix("0x").map_or((last, 10), |it| (it, 16));
+            !digits.is_empty() && digits.chars().all(|c| c.is_digit(radix))
+        });
+        match text {
+            "" => Err("has no host before its port"),
+            _ if text.contains(':') => Err("has an IPv6 address that is not in brackets"),
+            _ if !text.chars().all(of_name) => {
+                Err("has a host name with characters that no name has")
+            }
+            _ if is_numeric => Err("has an address that is not of the form 192.0.2.1"),
+            _ => Ok(Self::Name(text.to_ascii_lowercase())),
+        }
+    }
+
+    fn address(address: IpAddr) -> Result<Self, &'static str> {
+        if address.is_unspecified() || address.is_multicast() {
+            return Err("has an address that no server has");
+        }
+        Ok(Self::Address(address))
     }
 }
 
@@ -199,6 +233,7 @@ impl Network {
             };
             let found = (name.as_str(), endpoint.port).to_socket_addrs();
             let found = found.map_err(|error| GrantError::Unresolved {
+                key: endpoint.key(),
                 name: name.clone(),
                 reason: error.to_string(),
             })?;
@@ -207,10 +242,17 @@ impl Network {
             let first = found.first().and_then(|it| Some((*it, kind(*it)?)));
             if let Some((address, kind)) = first.filter(|_| !usable) {
                 return Err(GrantError::NotPublic {
+                    key: endpoint.key(),
                     name: name.clone(),
-                    port: endpoint.port,
                     address,
                     kind,
+                    mend: match endpoint.private {
+                        true => "no server can have it".into(),
+                        false => format!(
+                            "if that is meant, write `{name}:{}` to grants.private-network instead",
+                            endpoint.port
+                        ),
+                    },
                 });
             }
             network.end(name, Ok(found));

@@ -441,22 +441,45 @@ fn names_of_the_start_are_looked_up_there() {
     assert!(network.allows("127.0.0.1:8080".parse().unwrap()));
     let unresolved = resolve("no-such-name.invalid:1", false).unwrap_err();
     assert!(matches!(unresolved, GrantError::Unresolved { .. }));
+    let message = unresolved.to_string();
+    assert!(message.starts_with("grants.network: "), "{message}");
 }
 
 #[test]
 fn endpoints_are_hosts_with_ports() {
-    for text in [
-        "example.com",
-        "example.com:http",
-        "exa mple:1",
-        "example.com:0",
-        ":80",
-        "[::1",
-        "[::1]",
-        "[localhost]:1",
-        "::1:80",
-        "a/b:1",
+    for (text, problem) in [
+        ("example.com", "is not of the form host:port"),
+        ("example.com:http", "has no port from 1 to 65535"),
+        ("example.com:0", "has no port from 1 to 65535"),
+        ("127.0.0.1:99999", "has no port from 1 to 65535"),
+        ("exa mple:1", "has a host name with characters"),
+        ("a/b:1", "has a host name with characters"),
+        (":80", "has no host before its port"),
+        ("[::1", "has no IPv6 address in its brackets"),
+        ("[::1]", "has no IPv6 address in its brackets"),
+        ("[localhost]:1", "has no IPv6 address in its brackets"),
+        ("::1:80", "has an IPv6 address that is not in brackets"),
+        ("0:80", "has an address that is not of the form"),
+        ("127.1:80", "has an address that is not of the form"),
+        ("0x7f.0x1:80", "has an address that is not of the form"),
+        ("1.2.3.4.:80", "has an address that is not of the form"),
+        ("0.0.0.0:80", "has an address that no server has"),
+        ("[::]:80", "has an address that no server has"),
+        ("224.0.0.1:80", "has an address that no server has"),
     ] {
-        assert_eq!(Endpoint::parse(text, false), None, "{text}");
+        for private in [false, true] {
+            let parsed = Endpoint::parse(text, private);
+            let refused = parsed.expect_err(text);
+            assert!(refused.starts_with(problem), "{text}: {refused}");
+        }
+    }
+    for text in [
+        "example.com:80",
+        "x1:80",
+        "1.example:80",
+        "[2001:db8::1]:80",
+        "10.0.0.1:80",
+    ] {
+        Endpoint::parse(text, false).unwrap_or_else(|problem| panic!("{text} {problem}"));
     }
 }
