@@ -6,6 +6,7 @@
 //! even begin, the host runs with so little address space that it could not.
 
 use std::fs;
+use std::hash::{BuildHasher, RandomState};
 use std::os::unix::fs::symlink;
 use std::process::{Command, Stdio};
 use std::thread;
@@ -22,6 +23,7 @@ use crate::modules;
 use crate::oracle::{self, assert_same_lines};
 use crate::plugins;
 use crate::scene::{Scene, all_files};
+use crate::servers;
 
 /// What an operator exports.
 const GUEST: &str = "highwater:operator/guest@0.1.0";
@@ -526,6 +528,94 @@ fn c161_operators_with_changed_bytes_take_no_host_down() {
             .without_panic();
         modest(&ended);
     }
+}
+
+/// `HIGHWATER_SEED=<seed>` replays one, `HIGHWATER_COMPONENTS=10000` tries so many, from
+/// `HIGHWATER_FIRST_SEED` on.
+#[test]
+fn c161_components_and_operators_that_do_anything_take_no_host_down() {
+    let variable = |name: &str| std::env::var(name).ok()?.parse::<u64>().ok();
+    let (first, count) = match variable("HIGHWATER_SEED") {
+        Some(seed) => (seed, 1),
+        None => (
+            variable("HIGHWATER_FIRST_SEED")
+                .unwrap_or_else(|| RandomState::new().hash_one("components") >> 24),
+            variable("HIGHWATER_COMPONENTS").unwrap_or(60),
+        ),
+    };
+    let made = Scene::new();
+    made.write(
+        "shape.wasm",
+        modules::operator(&[("imports", &every_import()), ("open", "(i32.const 64)")]),
+    );
+    let mut smith = Command::new(servers::installed("smith/debug/highwater-smith"));
+    let arguments = [first.to_string(), count.to_string()];
+    smith.args(arguments).args(["shape.wasm", "."]);
+    let status = smith.current_dir(made.path()).status();
+    assert!(status.expect("it starts").success());
+    // That it gets past the first check is what makes it worth the time.
+    let mut processed = 0;
+    for number in 0..count {
+        let seed = first + number;
+        println!("HIGHWATER_SEED={seed}");
+        let bytes = fs::read(made.at(&format!("{number}.wasm"))).expect("a component");
+        let scene = Scene::new();
+        scene.write("odd.wasm", bytes);
+        scene.write("input/some.txt", oracle::verses(10));
+        let odd = "[[operator]]\nid = \"odd\"\ncomponent = \"odd.wasm\"\ninput = \"split\"\n\
+                   limits = { call-time = \"100ms\", memory = \"64MiB\" }\n\n";
+        let job = jobs::head("odd", "30ms")
+            .replace(jobs::RESTART, "[restart]\nstrategy = \"none\"\n\n")
+            + jobs::VERSES
+            + &jobs::split()
+            + odd
+            + &jobs::discard("nowhere", "odd");
+        scene.write("job.toml", job);
+        let ended = host::run(scene.path(), &["run", "job.toml"]).without_panic();
+        modest(&ended);
+        let code = ended.status.code().expect("an exit code");
+        assert!(code < 3, "{code}: {}", ended.stderr);
+        processed += u64::from(code == 0 || ended.stderr.contains("`process`"));
+        println!("{code} {}", ended.stderr);
+    }
+    println!("{processed} of {count} got records");
+    assert!(count < 60 || processed > 0);
+}
+
+/// The imports of an operator that uses all that the host has: interface, function, how many parameters of
+/// `i32` its core function has, and its result.
+const IMPORTS: &[(&str, &str, usize, &str)] = &[
+    ("state", "load", 2, ""),
+    ("state", "load-some", 4, ""),
+    ("state", "store", 7, ""),
+    ("state", "clear", 3, ""),
+    ("state", "get", 4, ""),
+    ("state", "put", 5, ""),
+    ("state", "delete", 3, ""),
+    ("state", "scan", 5, ""),
+    ("state", "map-load", 8, ""),
+    ("state", "map-store", 11, ""),
+    ("state", "map-remove", 7, ""),
+    ("state", "map-scan", 7, ""),
+    ("state", "list-append", 7, ""),
+    ("state", "list-load", 3, ""),
+    ("time", "processing-time", 0, "(result i64)"),
+    ("time", "current-watermark", 0, "(result i64)"),
+    ("output", "emit", 11, ""),
+    ("output", "emit-numbered", 9, ""),
+    ("log", "log", 3, ""),
+    ("metrics", "register", 3, "(result i32)"),
+    ("metrics", "record", 4, ""),
+];
+
+fn every_import() -> String {
+    let import = |(interface, function, params, result): &(&str, &str, usize, &str)| {
+        let params = "i32 ".repeat(*params);
+        format!(
+            "(import \"highwater:operator/{interface}@0.1.0\" \"{function}\" (func (param {params}) {result}))"
+        )
+    };
+    IMPORTS.iter().map(import).collect()
 }
 
 fn leb128(mut number: usize, to: &mut Vec<u8>) {

@@ -75,14 +75,14 @@ impl Server {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let mut command = match kind {
             Kind::Moto => {
-                let mut command = Command::new(installed("moto/bin/python"));
+                let mut command = Command::new(installed("s3/moto/bin/python"));
                 command.args(["-c", MOTO]);
                 command
             }
             Kind::S3rver => {
                 let mut command = Command::new("node");
                 command
-                    .current_dir(installed("s3rver"))
+                    .current_dir(installed("s3/s3rver"))
                     .args(["-e", S3RVER])
                     .arg(directory.path())
                     .arg(BUCKET);
@@ -261,13 +261,13 @@ fn port(said: &mut impl BufRead) -> Result<u16, String> {
     Err(all)
 }
 
-/// Something that `cargo xtask tools` installs.
-fn installed(name: &str) -> PathBuf {
+/// Something that `cargo xtask tools` installs below `target/`.
+pub(crate) fn installed(name: &str) -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"))
         .ancestors()
         .find(|above| above.join("Cargo.lock").is_file())
         .expect("the package lies in a workspace");
-    let path = root.join("target/s3").join(name);
+    let path = root.join("target").join(name);
     assert!(
         path.exists(),
         "{} is missing, `cargo xtask tools` installs it",

@@ -8,9 +8,9 @@ use std::time::Instant;
 use crate::build::{self, command, run};
 use crate::{Result, deny, mutants, story, tools};
 
-/// The workspaces: the root, the plugins (another target), the SDK (what operator authors depend on),
-/// and what makes the bindings of the SDK.
-pub(crate) const WORKSPACES: [&str; 4] = [".", "plugins", "sdk/rust", "sdk/bindgen"];
+/// The workspaces: the root, the plugins (another target), the SDK (what operator authors depend on), what
+/// makes the bindings of the SDK, and what makes components at random.
+pub(crate) const WORKSPACES: [&str; 5] = [".", "plugins", "sdk/rust", "sdk/bindgen", "tests/smith"];
 
 /// The packages that know nothing of Wasm. They are tested in the dev profile, for its overflow checks
 /// and debug assertions.

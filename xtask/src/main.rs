@@ -34,7 +34,7 @@ usage: cargo xtask <chore>
                  makes the mistakes of tests/mutants/, each of which a test must find
   nightly        seeds, hostile guests, kills, mutants and soak in full: takes some hours
   build          the plugins and the host, in release mode
-  tools          installs what tests need from PyPI and npm below target/, if it is missing
+  tools          installs below target/ what tests need beside the host, if it is missing
 ";
 
 fn main() -> ExitCode {

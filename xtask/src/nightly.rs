@@ -15,7 +15,7 @@ const SEEDS: u64 = 20_000;
 const KILLS: u64 = 340;
 /// Calls of a guest that passes anything.
 const CALLS: u64 = 10_000_000;
-/// Components with changed bytes.
+/// Components with changed bytes, and as many that are made at random.
 const COMPONENTS: u64 = 20_000;
 /// Minutes of soak.
 const MINUTES: u32 = 60;
@@ -48,11 +48,12 @@ pub(crate) fn nightly() -> Result<()> {
         run(seeds)?;
     }
 
-    story::step("whatever a guest passes, and components with changed bytes");
+    story::step("whatever a guest passes, components with changed bytes, and those made at random");
     let mut calls = test(&["--package", "host", "--lib", "c61_whatever_a_guest_passes"]);
     calls.env("HIGHWATER_CALLS", CALLS.to_string());
     run(calls)?;
     let mut components = test(&["--package", "host", "--test", "it", "loading::"]);
+    components.env("HIGHWATER_FIRST_SEED", first.to_string());
     components.env("HIGHWATER_COMPONENTS", COMPONENTS.to_string());
     run(components)?;
 

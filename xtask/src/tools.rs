@@ -1,6 +1,6 @@
-//! What tests need from PyPI and npm, installed below `target/`: the S3 servers that they talk to (moto's,
-//! which honours conditional writes, and s3rver, which does not), and the packages of the reader of
-//! checkpoints in `tests/reader/`.
+//! What tests need beside the host, below `target/`: the S3 servers that they talk to (moto's, which honours
+//! conditional writes, and s3rver, which does not) and the packages of the reader of checkpoints in
+//! `tests/reader/`, from PyPI and npm, and the maker of random components in `tests/smith/`.
 //!
 //! Pinned, so that a test means the same tomorrow. A mark with the versions is left when all is
 //! there; without it everything is installed again, so that an interrupted install is not used.
@@ -33,6 +33,7 @@ pub(crate) fn install() -> Result<()> {
         &for_tests(S3RVER),
         s3rver,
     )?;
+    smith()?;
     let packages = fs::read_to_string(root().join(READER))?;
     let reader = root().join("target/reader");
     install_one(&reader, &packages, &for_tests(&packages), |place| {
@@ -63,6 +64,18 @@ pub(crate) fn install_one(
     install(place)?;
     fs::write(mark, version)?;
     Ok(())
+}
+
+/// Builds what makes components at random. Cargo knows when that has to be done.
+fn smith() -> Result<()> {
+    let build = [
+        "build",
+        "--quiet",
+        "--locked",
+        "--target-dir",
+        "../../target/smith",
+    ];
+    run(command("cargo", "tests/smith", &build))
 }
 
 /// Packages in a virtual environment. `packages` are arguments of `pip install`.
