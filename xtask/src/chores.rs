@@ -6,7 +6,7 @@
 use std::time::Instant;
 
 use crate::build::{self, command, run};
-use crate::{Result, deny, mutants, story, tools};
+use crate::{Result, deny, guests, mutants, story, tools};
 
 /// The workspaces: the root, the plugins (another target), the SDK (what operator authors depend on), what
 /// makes the bindings of the SDK, and what makes components at random.
@@ -23,7 +23,7 @@ pub(crate) fn test() -> Result<()> {
     story::step("plugins, for wasm32-wasip2");
     build::plugins()?;
 
-    story::step("SDK: its tests, and its bindings against wit/");
+    story::step("SDK: its tests, and all bindings against wit/");
     run(command("cargo", "sdk/rust", &["test"]))?;
     run(command(
         "cargo",
@@ -35,6 +35,7 @@ pub(crate) fn test() -> Result<()> {
     run(command("cargo", "plugins", &["test"]))?;
 
     tools::install()?;
+    guests::build()?;
 
     story::step("the crates without Wasm, with debug assertions");
     let packages: Vec<&str> = PURE

@@ -7,6 +7,7 @@ mod build;
 mod chores;
 mod demo;
 mod deny;
+mod guests;
 mod mutants;
 mod nightly;
 mod soak;
@@ -34,6 +35,7 @@ usage: cargo xtask <chore>
                  makes the mistakes of tests/mutants/, each of which a test must find
   nightly        seeds, hostile guests, kills, mutants and soak in full: takes some hours
   build          the plugins and the host, in release mode
+  guests         the counters in Python, JavaScript, Go and C of tests/guests/, into target/guests/
   tools          installs below target/ what tests need beside the host, if it is missing
 ";
 
@@ -52,6 +54,7 @@ fn main() -> ExitCode {
         (Some("mutants"), arguments) => mutants::mutants(arguments),
         (Some("nightly"), []) => nightly::nightly(),
         (Some("build"), []) => build::plugins().and_then(|()| build::host()),
+        (Some("guests"), []) => guests::build(),
         (Some("tools"), []) => tools::install(),
         (Some("help" | "-h" | "--help"), _) => {
             print!("{USAGE}");

@@ -1,6 +1,7 @@
 //! What tests need beside the host, below `target/`: the S3 servers that they talk to (moto's, which honours
-//! conditional writes, and s3rver, which does not) and the packages of the reader of checkpoints in
-//! `tests/reader/`, from PyPI and npm, and the maker of random components in `tests/smith/`.
+//! conditional writes, and s3rver, which does not), the packages of the reader of checkpoints in
+//! `tests/reader/` and what builds the counters of `tests/guests/`, from PyPI and npm, and the maker of random
+//! components in `tests/smith/`.
 //!
 //! Pinned, so that a test means the same tomorrow. A mark with the versions is left when all is
 //! there; without it everything is installed again, so that an interrupted install is not used.
@@ -9,7 +10,7 @@ use std::fs;
 use std::path::Path;
 
 use crate::build::{command, run};
-use crate::{Result, root, story};
+use crate::{Result, guests, root, story};
 
 const MOTO: &str = "moto[server]==5.2.5";
 const S3RVER: &str = "s3rver@3.7.1";
@@ -31,14 +32,15 @@ pub(crate) fn install() -> Result<()> {
         &directory.join("s3rver"),
         S3RVER,
         &for_tests(S3RVER),
-        s3rver,
+        |place| node(place, S3RVER),
     )?;
     smith()?;
     let packages = fs::read_to_string(root().join(READER))?;
     let reader = root().join("target/reader");
     install_one(&reader, &packages, &for_tests(&packages), |place| {
         python(place, &["--requirement", READER])
-    })
+    })?;
+    guests::install()
 }
 
 /// Installs one thing into a directory, unless this version of it is there already. `headline` says what
@@ -88,10 +90,11 @@ pub(crate) fn python(place: &str, packages: &[&str]) -> Result<()> {
     run(command(&python, ".", &[&install, packages].concat()))
 }
 
-fn s3rver(place: &str) -> Result<()> {
+/// A package of npm.
+pub(crate) fn node(place: &str, package: &str) -> Result<()> {
     // Without the scripts of packages: none is needed.
     let install = ["install", "--prefix", place, "--no-audit", "--no-fund"];
-    let quietly = ["--ignore-scripts", "--loglevel=error", S3RVER];
+    let quietly = ["--ignore-scripts", "--loglevel=error", package];
     run(command(
         "npm",
         ".",

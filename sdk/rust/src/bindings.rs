@@ -1269,7 +1269,8 @@ pub mod highwater {
                 }
             }
         }
-        /// Timers. No host supports them yet: a component that imports this is refused.
+        /// Timers. No host supports them yet. A component may import them, as some tools import the whole world; a call
+        /// fails the job.
         /// Registering one twice (same key, domain, time and tag) is the same as once. They are part of
         /// every checkpoint.
         #[allow(dead_code, async_fn_in_trait, unused_imports, clippy::all)]
