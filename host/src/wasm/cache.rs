@@ -3,15 +3,21 @@
 //!
 //! Layout of the directory: `secret` (32 bytes, readable by its owner alone) and one file per entry,
 //! named by the digest of the component, the engine's version and its settings, holding a seal and
-//! the machine code. What is in it was found to be an operator and within all limits when it was compiled. Whatever is wrong with the directory or an entry, the answer is to compile:
-//! the cache never makes a run fail. A crash leaves at most a `.pending` file, which is cleaned up
-//! with old entries.
+//! the machine code. What is in it was found to be an operator and within all limits when it was compiled.
+//! Whatever is wrong with the directory or an entry, the answer is to compile: the cache never makes a run
+//! fail. A crash leaves at most a `.pending` file, which is removed a day later.
+//!
+//! It is bounded. An entry's time of modification is when it was used last; after a new one was added, those
+//! that were used least recently go until the rest fits. Several hosts may do so at once: each step is one
+//! call of the system on a name that only the cache gives, and a host that reads an entry while another
+//! removes it has read it, or compiles.
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::hash::{Hash as _, Hasher};
 use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, bail, ensure};
 use sha2::{Digest as _, Sha256};
@@ -78,10 +84,12 @@ pub(super) struct Cache {
 }
 
 impl Cache {
-    /// Entries beyond this number are removed, the oldest first.
+    /// How many entries it has at most. `docs/job-file.md` has this number.
     const ENTRIES_MAX: usize = 128;
-    /// Bytes beyond this number are removed, the oldest first.
+    /// How many bytes they have at most, but for one that alone has more. `docs/job-file.md` has this number.
     const BYTES_MAX: u64 = 1 << 30;
+    /// How old a file is at least that a crash has left. No component takes so long to compile.
+    const PENDING_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
     /// Opens the directory, makes it and its secret if they are not there.
     ///
@@ -112,6 +120,7 @@ impl Cache {
             tracing::warn!(path = %path.display(), "a cached component was changed by somebody else, compiling again");
             return None;
         };
+        mark_used(&path);
         precompiled::deserialize(engine, &code)
             .inspect_err(|error| tracing::debug!(path = %path.display(), "a cached component does not fit, compiling again: {error:#}"))
             .ok()
@@ -131,29 +140,44 @@ impl Cache {
         pending.file().write_all(&seal)?;
         pending.file().write_all(code)?;
         fs::rename(pending.path(), self.dir.join(name)).context("renaming an entry")?;
-        self.remove_old(name)
+        self.remove_old(name, Self::BYTES_MAX, SystemTime::now())
     }
 
-    /// Removes the oldest entries beyond the limits, but never `keep`.
-    fn remove_old(&self, keep: &str) -> anyhow::Result<()> {
-        let mut entries = Vec::new();
+    /// Removes the entries that were used least recently until the rest fits, but never `keep`, which was just
+    /// added.
+    fn remove_old(&self, keep: &str, bytes_max: u64, now: SystemTime) -> anyhow::Result<()> {
+        let (mut entries, mut bytes) = (Vec::new(), 0);
         for entry in fs::read_dir(&self.dir)? {
             let entry = entry?;
             let name = entry.file_name();
             // Whoever names the directory may keep other things in it.
-            if name.to_str().is_some_and(is_ours) && name != keep {
-                // Another host may have removed it meanwhile. A link is none of ours.
-                let Some(metadata) = entry.metadata().ok().filter(fs::Metadata::is_file) else {
-                    continue;
-                };
-                entries.push((metadata.modified().ok(), metadata.len(), entry.path()));
+            let Some(ours) = name.to_str().and_then(Ours::named) else {
+                continue;
+            };
+            // Another host may have removed it meanwhile. A link is none of ours.
+            let Some(metadata) = entry.metadata().ok().filter(fs::Metadata::is_file) else {
+                continue;
+            };
+            let used = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
+            match ours {
+                Ours::Entry if name == keep => bytes += metadata.len(),
+                Ours::Entry => entries.push((used, metadata.len(), entry.path())),
+                // Another host may be writing it.
+                Ours::Pending => {
+                    if now
+                        .duration_since(used)
+                        .is_ok_and(|age| age > Self::PENDING_MAX)
+                    {
+                        let _ = fs::remove_file(entry.path());
+                    }
+                }
             }
         }
-        entries.sort_by_key(|entry| std::cmp::Reverse(entry.0));
-        let mut bytes = 0;
+        entries.sort_by_key(|(used, ..)| std::cmp::Reverse(*used));
         for (index, (_, len, path)) in entries.into_iter().enumerate() {
             bytes += len;
-            if index + 1 >= Self::ENTRIES_MAX || bytes > Self::BYTES_MAX {
+            if index + 1 >= Self::ENTRIES_MAX || bytes > bytes_max {
+                // One that another host has removed is gone as well.
                 let _ = fs::remove_file(path);
             }
         }
@@ -202,6 +226,14 @@ fn read_entry(path: &Path) -> io::Result<Vec<u8>> {
     })
 }
 
+/// Notes that an entry was used. One that another host has removed meanwhile was used for the last time.
+fn mark_used(path: &Path) {
+    let marked = file::open(path).and_then(|entry| entry.set_modified(SystemTime::now()));
+    if let Err(error) = marked {
+        tracing::debug!(path = %path.display(), "the use of a cached component cannot be noted: {error}");
+    }
+}
+
 /// A new file that goes away unless it was renamed.
 struct Pending {
     path: PathBuf,
@@ -241,16 +273,27 @@ impl Drop for Pending {
 /// once more.
 const EXAMINATION: u32 = 1;
 
-/// Whether a name is one that the cache gives: that of an entry or of a pending file.
-fn is_ours(name: &str) -> bool {
-    let is_hex = |text: &str, len: usize| {
-        let digit = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
-        text.len() == len && text.bytes().all(digit)
-    };
-    match name.split_once('.') {
-        Some((digest, "cwasm")) => is_hex(digest, 64),
-        Some((number, "pending")) => is_hex(number, 16),
-        _ => false,
+/// What a file is that has a name of the cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ours {
+    /// Machine code.
+    Entry,
+    /// What becomes an entry.
+    Pending,
+}
+
+impl Ours {
+    /// What a name is for, if it is one that the cache gives.
+    fn named(name: &str) -> Option<Self> {
+        let is_hex = |text: &str, len: usize| {
+            let digit = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+            text.len() == len && text.bytes().all(digit)
+        };
+        match name.split_once('.') {
+            Some((digest, "cwasm")) if is_hex(digest, 64) => Some(Self::Entry),
+            Some((number, "pending")) if is_hex(number, 16) => Some(Self::Pending),
+            _ => None,
+        }
     }
 }
 

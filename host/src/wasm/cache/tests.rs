@@ -115,14 +115,96 @@ fn old_entries_and_remains_of_crashes_are_removed() {
     for index in 0..Cache::ENTRIES_MAX {
         fs::write(dir.path().join(format!("{index:064x}.cwasm")), "").unwrap();
     }
-    fs::write(dir.path().join(format!("{:016x}.pending", 0)), "").unwrap();
+    let pending = dir.path().join(format!("{:016x}.pending", 0));
+    fs::write(&pending, "").unwrap();
+    let old = SystemTime::now() - 2 * Cache::PENDING_MAX;
+    File::open(&pending).unwrap().set_modified(old).unwrap();
+    // Another host is writing this one.
+    fs::write(dir.path().join(format!("{:016x}.pending", 1)), "").unwrap();
     fs::write(dir.path().join("notes.txt"), "").unwrap();
     let (digest, bytes) = component();
     cache.get_or_compile(&engine(), digest, &bytes);
     let kept = entries(dir.path());
-    assert_eq!(kept.len(), Cache::ENTRIES_MAX + 1);
+    assert_eq!(kept.len(), Cache::ENTRIES_MAX + 2);
+    assert!(!kept.contains(&pending));
     assert!(kept.contains(&dir.path().join("notes.txt")));
     assert!(kept.contains(&dir.path().join(entry_name(&engine(), digest))));
+}
+
+#[test]
+fn what_was_used_least_recently_leaves_first() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = Cache::open(dir.path()).unwrap();
+    let engine = engine();
+    let component = |index: usize| {
+        let text = format!("(component (core module (func (export \"f{index}\"))))");
+        let bytes = wat::parse_str(text).unwrap();
+        (Digest::of(&bytes), bytes)
+    };
+    let path = |index| dir.path().join(entry_name(&engine, component(index).0));
+    let now = SystemTime::now();
+    for index in 0..4 {
+        let (digest, bytes) = component(index);
+        cache.get_or_compile(&engine, digest, &bytes);
+        // Added long ago, one after the other.
+        let added = now - Duration::from_secs(1_000 - index as u64);
+        let entry = File::open(path(index)).unwrap();
+        entry.set_modified(added).unwrap();
+    }
+    // The first is used again.
+    assert!(cache.load(&engine, component(0).0).is_some());
+    let sizes: Vec<u64> = (0..4)
+        .map(|index| fs::metadata(path(index)).unwrap().len())
+        .collect();
+    let keep = entry_name(&engine, component(3).0);
+    let left = |bytes_max| {
+        cache.remove_old(&keep, bytes_max, now).unwrap();
+        (0..4)
+            .filter(|index| path(*index).exists())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(left(sizes.iter().sum()), [0, 1, 2, 3]);
+    assert_eq!(left(sizes.iter().sum::<u64>() - 1), [0, 2, 3]);
+    assert_eq!(left(sizes[3] + sizes[0]), [0, 3]);
+    // What was just added stays, even if it alone is too much.
+    assert_eq!(left(1), [3]);
+}
+
+#[test]
+fn hosts_that_add_and_remove_at_once_do_not_disturb_each_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = engine();
+    let components: Vec<(Digest, Vec<u8>)> = (0..8)
+        .map(|index| {
+            let text = format!("(component (core module (func (export \"f{index}\"))))");
+            let bytes = wat::parse_str(text).unwrap();
+            (Digest::of(&bytes), bytes)
+        })
+        .collect();
+    std::thread::scope(|scope| {
+        for offset in 0..4 {
+            let (dir, engine, components) = (dir.path(), &engine, &components);
+            scope.spawn(move || {
+                let cache = Cache::open(dir).unwrap();
+                for round in 0..40 {
+                    let (digest, bytes) = &components[(offset + round) % components.len()];
+                    cache.get_or_compile(engine, *digest, bytes);
+                    // Everything but the newest leaves: as it would in a full cache.
+                    let name = entry_name(engine, *digest);
+                    cache.remove_old(&name, 1, SystemTime::now()).unwrap();
+                    // Whatever the others have left of it is right.
+                    let _ = cache.load(engine, *digest);
+                }
+            });
+        }
+    });
+    // No other file is left, and what is left is right.
+    let left = entries(dir.path());
+    let cache = Cache::open(dir.path()).unwrap();
+    let found = components
+        .iter()
+        .filter(|(digest, _)| cache.load(&engine, *digest).is_some());
+    assert_eq!(found.count(), left.len(), "{left:?}");
 }
 
 #[test]
@@ -234,6 +316,7 @@ fn a_host_works_without_a_usable_cache() {
     super::super::Host::new(&super::super::Options {
         cache_dir: Some(file),
         compiler: super::super::Compiler::InProcess,
+        notice: |_| (),
     })
     .unwrap();
 }
