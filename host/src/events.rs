@@ -308,6 +308,14 @@ impl Audience {
         }
     }
 
+    /// What says something that takes its time before the job has begun.
+    pub(crate) fn notice(self) -> fn(&str) {
+        match self {
+            Self::Person => |text| Self::Person.say(text),
+            Self::Program => |_| (),
+        }
+    }
+
     /// Says something to a person that is no event. Its line breaks are ours.
     pub(crate) fn say(self, text: &str) {
         if self == Self::Person {

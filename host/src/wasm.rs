@@ -9,18 +9,17 @@
 //!
 //! | import | without a grant | grant |
 //! |---|---|---|
-//! | `highwater:operator/*@0.1.x` | always there; `timers` is refused by this version | |
+//! | `highwater:operator/*@0.1.x` | always there; a call of `timers` fails in this version | |
 //! | `wasi:io/*`, `wasi:cli/*` | stdout and stderr go to the operator's log; stdin is at its end; no arguments; no environment | `env` |
 //! | `wasi:clocks/*` | stands at the processing time of the current call; a sleep really waits, within `call-time` | `clock` |
 //! | `wasi:random/*` | the same numbers in every run, seeded by operator and subtask | `random` |
 //! | `wasi:filesystem/*` | no directory is open | `dirs` |
-//! | `wasi:sockets/*` | refused before the start | `network`, `private-network` |
+//! | `wasi:sockets/*` | no socket can be opened, no name looked up | `network`, `private-network` |
 //! | anything else | refused before the start | |
 //!
-//! The rule behind it: what a plain program of a guest language imports whether it uses it or not
-//! links and finds nothing, so that no build flags are needed; what is only imported on purpose is
-//! refused, so that a missing grant is found before the first record. Core modules of the
-//! `wasm32-wasip1` kind see the same (see [`adapter`]), but cannot be granted directories,
+//! The rule behind it: what tools import whether a program uses it or not links and finds nothing, so that no
+//! build flags are needed; what is denied is logged with the grant that would allow it. Core modules of
+//! the `wasm32-wasip1` kind see the same (see [`adapter`]), but cannot be granted directories,
 //! environment or network.
 //!
 //! Modules in reading order.

@@ -31,6 +31,7 @@ mod guests; // traps, limits, grants, components that are none
 mod hostile; // checkpoints that were made to deceive
 mod inputs; // a job that resumes, and input that is not what it was
 mod kills; // hundreds of kills at random moments
+mod languages; // operators that are not in Rust
 mod life; // checkpoints while a job runs
 mod loading; // components of strangers: what loading them costs, and what they say
 mod network; // what a component may reach

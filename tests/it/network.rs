@@ -106,6 +106,48 @@ fn c166_a_name_that_stands_for_loopback_is_refused_unless_the_job_file_says_so()
 }
 
 #[test]
-fn a_component_with_sockets_needs_a_grant() {
-    refused("").saying(&["wasi:sockets/", "grants = { network"]);
+fn c57_what_is_denied_is_told_with_the_grant_that_allows_it() {
+    let server = Listening::new();
+    let (address, name) = (server.at("127.0.0.1"), server.at("localhost"));
+    for (servers, grants, texts) in [
+        // Without any grant there are no sockets, and no names.
+        (
+            [&address, &name],
+            String::new(),
+            [
+                "denied: opening a TCP socket is not granted; `grants = { network = [\"host:port\"] }`",
+                "denied: looking up `localhost` is not granted; `grants = { network = [\"localhost:port\"] }`",
+            ],
+        ),
+        // With one for another server.
+        (
+            [&address, &name],
+            "grants = { network = [\"127.0.0.2:1\"] }".to_owned(),
+            [
+                &*format!(
+                    "denied: connecting to {address} is not granted; `grants = {{ network = [\"{address}\"] }}`"
+                ),
+                "denied: looking up `localhost` is not granted",
+            ],
+        ),
+    ] {
+        let scene = dialing(&servers.map(String::clone), &grants);
+        let ended = host::run(scene.path(), &["run", "job.toml"]).with_code(0);
+        let ended = ended.saying(&texts);
+        assert_eq!(
+            ended.stderr.matches("denied: looking up").count(),
+            1,
+            "once, however often: {}",
+            ended.transcript()
+        );
+        let mut outcomes = scene.output("out");
+        outcomes.retain(|line| line.contains(':'));
+        assert_eq!(outcomes.len(), 2, "{outcomes:?}");
+        assert!(
+            outcomes
+                .iter()
+                .all(|line| line.ends_with(",PermissionDenied")),
+            "{outcomes:?}"
+        );
+    }
 }

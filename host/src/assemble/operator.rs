@@ -64,7 +64,7 @@ pub(crate) fn prepare(
         }
     };
     let grants = grants(section);
-    let grant_problems = component.grant_problems(&grants);
+    let grant_problems = grants.problems();
     for error in &grant_problems {
         problem("grants", error.to_string(), None);
     }

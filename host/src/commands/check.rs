@@ -6,6 +6,7 @@ use runtime::clock::{Clock, SystemClock};
 
 use super::{job, print};
 use crate::cli::JobArguments;
+use crate::events::Audience;
 use crate::exit::{Error, Exit};
 use crate::job_file::effective;
 use crate::wasm::Compiler;
@@ -13,7 +14,12 @@ use crate::wasm::Compiler;
 /// Prints the effective job.
 pub(crate) fn check(arguments: &JobArguments) -> Result<Exit, Error> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-    let prepared = job::prepare(arguments, Compiler::Child, &clock)?;
+    let prepared = job::prepare(
+        arguments,
+        Compiler::Child,
+        Audience::Person.notice(),
+        &clock,
+    )?;
     let graph = prepared.graph(None)?;
     let settled = prepared.settled(graph.key_groups);
     print(&effective::to_toml(&prepared.job, &settled))?;

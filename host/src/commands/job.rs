@@ -17,10 +17,12 @@ use crate::wasm::{self, Compiler};
 /// Names the global configuration where `--config` does not.
 const CONFIG_VARIABLE: &str = "HIGHWATER_CONFIG";
 
-/// Reads the job file with all that stands around it, and prepares what it names.
+/// Reads the job file with all that stands around it, and prepares what it names. `notice` gets what there is
+/// to say while that takes its time.
 pub(crate) fn prepare(
     arguments: &JobArguments,
     compiler: Compiler,
+    notice: fn(&str),
     clock: &Arc<dyn Clock>,
 ) -> Result<Prepared, Error> {
     let job_file = TextFile::read(&arguments.file, "job file")?;
@@ -39,8 +41,8 @@ pub(crate) fn prepare(
     if arguments.build {
         build::build(&job, &mut problems);
     }
-    let host =
-        wasm::Host::new(&wasm::Options::from_environment(compiler)).map_err(Error::refused)?;
+    let options = wasm::Options::from_environment(compiler, notice);
+    let host = wasm::Host::new(&options).map_err(Error::refused)?;
     match assemble::prepare(job, &host, clock, &mut problems) {
         Some(prepared) => Ok(prepared),
         None => Err(problems.into()),

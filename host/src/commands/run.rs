@@ -36,7 +36,7 @@ pub(crate) fn run(arguments: &Run) -> Result<Exit, Error> {
     };
     let system_clock = Arc::new(SystemClock::new());
     let clock: Arc<dyn Clock> = Arc::<SystemClock>::clone(&system_clock);
-    let prepared = job::prepare(&arguments.job, Compiler::Child, &clock)?;
+    let prepared = job::prepare(&arguments.job, Compiler::Child, audience.notice(), &clock)?;
     let file = &prepared.job;
     for warning in settings::warnings(file, arguments.restore.from.as_deref()) {
         audience.tell(&warning);

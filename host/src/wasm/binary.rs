@@ -7,10 +7,19 @@ pub(super) enum Kind {
     /// A component.
     Component,
     /// A core module.
-    Core {
-        /// Whether it says which component it wants to become (the section that bindings leave).
-        has_world: bool,
-    },
+    Core(Core),
+}
+
+/// What a core module says about the component that it wants to become.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Core {
+    /// It has the section that says all, which most bindings leave.
+    Described,
+    /// It exports functions of an operator under their full names, and leaves the rest to be guessed. What
+    /// Go builds is like that.
+    Exporting,
+    /// Nothing.
+    Alien,
 }
 
 /// Why a file is not WebAssembly.
@@ -47,6 +56,9 @@ pub(crate) enum NotWasm {
 
 const MAGIC: &[u8; 4] = b"\0asm";
 const CUSTOM_SECTION: u8 = 0;
+const EXPORT_SECTION: u8 = 7;
+/// How the names of an operator's functions begin in a core module.
+const GUEST_EXPORTS: &[u8] = b"highwater:operator/guest@";
 /// Magic, version and layer.
 const HEADER_LEN: usize = 8;
 // Of a component.
@@ -78,19 +90,24 @@ pub(super) fn kind(bytes: &[u8]) -> Result<Kind, NotWasm> {
         missing,
         len: bytes.len() as u64,
     };
-    let mut has_world = false;
+    let (mut is_described, mut is_exporting) = (false, false);
     while let Some((&id, tail)) = rest.split_first() {
         let (size, tail) = leb128(tail).ok_or_else(|| truncated(1))?;
         let Some((section, tail)) = tail.split_at_checked(size as usize) else {
             return Err(truncated(u64::from(size) - tail.len() as u64));
         };
-        has_world |= id == CUSTOM_SECTION
-            && custom_name(section).is_some_and(|name| name.starts_with(b"component-type"));
+        is_described |= id == CUSTOM_SECTION
+            && name(section).is_some_and(|(name, _)| name.starts_with(b"component-type"));
+        is_exporting |= id == EXPORT_SECTION && exports_guest(section);
         rest = tail;
     }
     match (version, layer) {
         (_, 1) => Ok(Kind::Component),
-        (1, 0) => Ok(Kind::Core { has_world }),
+        (1, 0) => Ok(Kind::Core(match (is_described, is_exporting) {
+            (true, _) => Core::Described,
+            (false, true) => Core::Exporting,
+            (false, false) => Core::Alien,
+        })),
         _ => Err(NotWasm::Version { version, layer }),
     }
 }
@@ -108,7 +125,7 @@ pub(super) const CORE_INSTANCES_MAX: u64 = 200;
 pub(super) fn instance_bytes_max(bytes: &[u8]) -> u64 {
     match kind(bytes) {
         Ok(Kind::Component) => component_bytes(bytes),
-        Ok(Kind::Core { .. }) => module_bytes(bytes).saturating_mul(CORE_INSTANCES_OF_A_MODULE),
+        Ok(Kind::Core(_)) => module_bytes(bytes).saturating_mul(CORE_INSTANCES_OF_A_MODULE),
         Err(_) => 0,
     }
 }
@@ -184,9 +201,32 @@ fn next_section(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     Some((*id, section, rest))
 }
 
-fn custom_name(section: &[u8]) -> Option<&[u8]> {
-    let (len, rest) = leb128(section)?;
-    rest.get(..len as usize)
+/// Whether a core module's section of exports names a function of an operator.
+fn exports_guest(section: &[u8]) -> bool {
+    let Some((count, mut rest)) = leb128(section) else {
+        return false;
+    };
+    for _ in 0..count {
+        // A name, a kind, a number.
+        let Some((name, tail)) = name(rest) else {
+            return false;
+        };
+        if name.starts_with(GUEST_EXPORTS) {
+            return true;
+        }
+        let number = tail.get(1..).and_then(leb128);
+        let Some((_, tail)) = number else {
+            return false;
+        };
+        rest = tail;
+    }
+    false
+}
+
+/// The name at the beginning, and what follows it.
+fn name(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (len, rest) = leb128(bytes)?;
+    rest.split_at_checked(len as usize)
 }
 
 /// An unsigned LEB128 number of at most 32 bits, and what follows it.
@@ -261,7 +301,7 @@ mod tests {
     #[test]
     fn a_section_that_reaches_behind_the_end_means_truncated() {
         let module = wat::parse_str("(module (func (export \"f\")))").unwrap();
-        check(&module, Ok(Kind::Core { has_world: false }));
+        check(&module, Ok(Kind::Core(Core::Alien)));
         check(
             &module[..module.len() - 1],
             Err(&format!(
@@ -294,7 +334,7 @@ mod tests {
         // Whatever form an operator comes in.
         let globals = globals.repeat(100);
         let module = operator(&[("items", &globals)]);
-        let component = super::super::adapter::componentize(&module).unwrap();
+        let component = super::super::adapter::componentize(&module, Core::Described).unwrap();
         let (module, component) = (instance_bytes_max(&module), instance_bytes_max(&component));
         assert!(component > 32 * 100_000, "{component}");
         assert!(
@@ -315,7 +355,22 @@ mod tests {
     #[test]
     fn a_module_with_bindings_says_which_world_it_wants() {
         let module = wat::parse_str("(module (@custom \"component-type:x\" \"\"))").unwrap();
-        check(&module, Ok(Kind::Core { has_world: true }));
+        check(&module, Ok(Kind::Core(Core::Described)));
         check(&wat::parse_str("(component)").unwrap(), Ok(Kind::Component));
+        // Without the section its exports tell.
+        for (export, core) in [
+            ("highwater:operator/guest@0.1.0#close", Core::Exporting),
+            ("highwater:operator/guests", Core::Alien),
+        ] {
+            let module = format!(
+                "(module (memory (export \"memory\") 1) (func (export \"f\")) (func (export {export:?})))"
+            );
+            check(&wat::parse_str(module).unwrap(), Ok(Kind::Core(core)));
+        }
+        // A section that says more than it holds.
+        for section in [&[7, 1, 9][..], &[7, 3, 1, 0xff, 1], &[7, 2, 1, 0]] {
+            let bytes = [b"\0asm\x01\0\0\0", section].concat();
+            assert_ne!(kind(&bytes), Ok(Kind::Core(Core::Exporting)));
+        }
     }
 }

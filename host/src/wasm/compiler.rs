@@ -76,7 +76,8 @@ pub(crate) enum Refusal {
     Failed(String),
 }
 
-/// Machine code for a component or a core module.
+/// Machine code for a component or a core module. Calls `slow` if it takes long enough for a person to wonder;
+/// a small component takes a few milliseconds.
 ///
 /// # Errors
 /// It is refused, or compiling it goes beyond a limit.
@@ -84,6 +85,7 @@ pub(super) fn compile(
     compiler: Compiler,
     bytes: &[u8],
     limits: &Limits,
+    slow: impl FnOnce(),
 ) -> Result<Sealed, Refusal> {
     let failed = |error: anyhow::Error| Refusal::Failed(format!("{error:#}"));
     let secret = Secret::random().map_err(failed)?;
@@ -95,7 +97,7 @@ pub(super) fn compile(
         bytes: bytes.len() as u64,
     };
     let answer = match compiler {
-        Compiler::Child => run(&request, bytes, limits)?,
+        Compiler::Child => run(&request, bytes, limits, slow)?,
         Compiler::InProcess => answer(&request, bytes),
     };
     match answer.split_first() {
@@ -180,8 +182,8 @@ fn machine_code(bytes: &[u8], trusted: bool) -> Result<Vec<u8>, String> {
     let made;
     let (bytes, surface) = match binary::kind(bytes).map_err(|error| error.to_string())? {
         Kind::Component => (bytes, surface),
-        Kind::Core { .. } => {
-            made = super::adapter::componentize(bytes).map_err(|error| {
+        Kind::Core(core) => {
+            made = super::adapter::componentize(bytes, core).map_err(|error| {
                 let error = written(&error);
                 format!("it is a core module that cannot be made a component: {error}")
             })?;
@@ -224,7 +226,12 @@ fn threads() -> u64 {
 }
 
 /// Runs a child and takes its answer.
-fn run(request: &Request, bytes: &[u8], limits: &Limits) -> Result<Vec<u8>, Refusal> {
+fn run(
+    request: &Request,
+    bytes: &[u8],
+    limits: &Limits,
+    slow: impl FnOnce(),
+) -> Result<Vec<u8>, Refusal> {
     let failed = |error: anyhow::Error| Refusal::Failed(format!("{error:#}"));
     let mut child = Running::start().map_err(failed)?;
     let (stdin, stdout, stderr) = child.pipes().map_err(failed)?;
@@ -245,7 +252,15 @@ fn run(request: &Request, bytes: &[u8], limits: &Limits) -> Result<Vec<u8>, Refu
         let complaining = thread("complaint")
             .spawn_scoped(scope, || complaint(stderr))
             .context("starting a thread");
-        let answer = match answers.recv_timeout(limits.compile_time) {
+        let (soon, later) = split(limits.compile_time);
+        let answer = answers.recv_timeout(soon).or_else(|error| match error {
+            RecvTimeoutError::Timeout if !later.is_zero() => {
+                slow();
+                answers.recv_timeout(later)
+            }
+            error => Err(error),
+        });
+        let answer = match answer {
             Ok(answer) => answer,
             Err(RecvTimeoutError::Timeout) => {
                 child.kill();
@@ -270,6 +285,13 @@ fn run(request: &Request, bytes: &[u8], limits: &Limits) -> Result<Vec<u8>, Refu
         let complaint = complaining.map_err(failed)?.join().unwrap_or_default();
         Err(why(status, &String::from_utf8_lossy(&complaint), limits))
     })
+}
+
+/// The part of a time limit that nobody notices, and the rest.
+fn split(limit: Duration) -> (Duration, Duration) {
+    const UNNOTICED: Duration = Duration::from_millis(300);
+    let soon = limit.min(UNNOTICED);
+    (soon, limit - soon)
 }
 
 /// Sends the request. The pipe stays open as long as what is returned: its end ends the child.

@@ -7,7 +7,7 @@ use runtime::{Failure, FailureKind};
 use wasmtime::component::InstancePre;
 
 use super::adapter;
-use super::binary::{self, Kind, NotWasm};
+use super::binary::{self, Core, Kind, NotWasm};
 use super::cache::Digest;
 use super::compiler::Refusal;
 use super::engine::Host;
@@ -29,6 +29,8 @@ pub(crate) struct Component {
     limits: Limits,
     /// What the core instances of an instance take of the host beside memories and tables.
     instance_bytes: u64,
+    /// Whether it was made of a core module.
+    is_adapted: bool,
     /// Keeps the engine's ticker alive.
     host: Host,
 }
@@ -53,10 +55,10 @@ pub(crate) enum LoadErrorReason {
     /// It is not WebAssembly, or not all of it.
     #[error(transparent)]
     NotWasm(#[from] NotWasm),
-    /// A core module that does not say which world it is for.
+    /// A core module that can become no operator.
     #[error(
-        "it is a core module, not a component, and has no component type; build it for the target wasm32-wasip2, or run \
-         `wasm-tools component embed wit -w operator` on it"
+        "it is a core module, not a component, and neither has a component type nor exports a function of \
+         `highwater:operator/guest`; build it with bindings for the world `operator` of wit/operator.wit"
     )]
     CoreModule,
     /// It is no operator, or compiling it goes beyond a limit.
@@ -87,12 +89,12 @@ impl Host {
         use LoadErrorReason::{CoreModule, Types, World};
         let bytes = file::read(path)?;
         let (digest, size) = (Digest::of(&bytes), bytes.len() as u64);
-        let compiled = match binary::kind(&bytes)? {
-            Kind::Component => digest,
-            Kind::Core { has_world: false } => return Err(CoreModule),
-            Kind::Core { has_world: true } => digest.with(adapter::SOURCE.as_bytes()),
+        let (compiled, is_adapted) = match binary::kind(&bytes)? {
+            Kind::Component => (digest, false),
+            Kind::Core(Core::Alien) => return Err(CoreModule),
+            Kind::Core(_) => (digest.with(&adapter::digested()), true),
         };
-        let compiled = self.compile(compiled, &bytes, limits)?;
+        let compiled = self.compile(path, compiled, &bytes, limits)?;
         let target = self
             .target(limits.trusted)
             .map_err(|error| Types(chain(&error)))?;
@@ -111,6 +113,7 @@ impl Host {
             pre,
             limits: limits.clone(),
             instance_bytes: binary::instance_bytes_max(&bytes),
+            is_adapted,
             host: self.clone(),
         };
         tracing::debug!(
@@ -157,35 +160,14 @@ impl Component {
         &self.world.imports
     }
 
-    /// Everything that is wrong with its grants: those that cannot be given and those that are
-    /// missing. Does not touch the network.
-    pub(crate) fn grant_problems(&self, grants: &Grants) -> Vec<GrantError> {
-        let mut problems = grants.problems();
-        problems.extend(self.missing_grant(grants));
-        problems
-    }
-
-    fn missing_grant(&self, grants: &Grants) -> Option<GrantError> {
-        let import =
-            world::network_import(&self.world.imports).filter(|_| !grants.has_network())?;
-        Some(GrantError::Missing {
-            import: import.clone(),
-            hint: "grants = { network = [\"host:port\"] }",
-        })
-    }
-
     /// What instances with these grants are made of.
     pub(super) fn blueprint(
         &self,
         grants: &Grants,
         resolve: impl FnOnce(&Grants) -> Result<Granted, GrantError>,
     ) -> Result<Blueprint, Failure> {
-        let granted = match self.missing_grant(grants) {
-            Some(missing) => Err(missing),
-            None => resolve(grants),
-        };
-        let granted =
-            granted.map_err(|error| Failure::new(FailureKind::Config, error.to_string()))?;
+        let granted = resolve(grants)
+            .map_err(|error| Failure::new(FailureKind::Config, error.to_string()))?;
         Ok(Blueprint {
             pre: self.pre.clone(),
             world: Arc::clone(&self.world),
@@ -193,6 +175,7 @@ impl Component {
             granted: Arc::new(granted),
             descriptors: self.host.descriptors().clone(),
             instance_bytes: self.instance_bytes,
+            is_adapted: self.is_adapted,
         })
     }
 }

@@ -25,6 +25,10 @@ struct Inner {
     complaint: Option<String>,
     /// Nothing is logged: the call repeats what was logged before.
     quiet: bool,
+    /// What was denied during this call, the last of it.
+    denial: Option<String>,
+    /// What was logged as denied.
+    denials: Vec<String>,
 }
 
 /// Where something was printed.
@@ -47,6 +51,8 @@ impl Stream {
 const LINE_BYTES_MAX: usize = 8 << 10;
 /// How much of a complaint a failure quotes.
 pub(super) const COMPLAINT_BYTES_MAX: usize = 2 << 10;
+/// How many different things that were denied are logged.
+const DENIALS_MAX: usize = 16;
 
 impl Console {
     /// The log of a subtask, or of the operator as such while it is only asked for its description.
@@ -58,6 +64,8 @@ impl Console {
             allowance: Allowance::default(),
             complaint: None,
             quiet: false,
+            denial: None,
+            denials: Vec::new(),
         };
         Self(Arc::new(Mutex::new(inner)))
     }
@@ -70,6 +78,7 @@ impl Console {
     pub(super) fn begin_call(&self, now: i64) {
         let mut inner = self.inner();
         inner.complaint = None;
+        inner.denial = None;
         if let Some(suppressed) = inner.allowance.refill(now) {
             inner.event(
                 Level::Warn,
@@ -114,6 +123,26 @@ impl Console {
             .complaint
             .clone()
             .filter(|line| !line.is_empty())
+    }
+
+    /// The guest was denied something, with the grant that would have allowed it, if one can. Each thing is
+    /// logged once; most guests ask again and again.
+    pub(super) fn denied(&self, what: &str, grant: Option<&str>) {
+        let text = match grant {
+            Some(grant) => format!("{what} is not granted; `{grant}` in the job file allows it"),
+            None => format!("{what} is not possible, and no grant allows it"),
+        };
+        let mut inner = self.inner();
+        if !inner.denials.contains(&text) && inner.denials.len() < DENIALS_MAX {
+            inner.line(Level::Warn, None, &format!("denied: {text}"));
+            inner.denials.push(text.clone());
+        }
+        inner.denial = Some(text);
+    }
+
+    /// What the guest was denied last during this call.
+    pub(super) fn denial(&self) -> Option<String> {
+        self.inner().denial.clone()
     }
 
     /// Standard output or standard error for the guest's WASI context.

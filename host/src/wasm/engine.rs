@@ -1,7 +1,7 @@
 //! The process-wide part: engines, the clock tick that stops endless loops, compiled code.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;
@@ -18,6 +18,7 @@ use super::descriptors::Descriptors;
 use super::guest::Guest;
 use super::limits::{Limits, STACK_BYTES};
 use super::{imports, precompiled, wasi};
+use crate::events::size;
 
 /// How a [`Host`] is set up.
 #[derive(Clone, Debug)]
@@ -26,14 +27,17 @@ pub(crate) struct Options {
     pub(crate) cache_dir: Option<PathBuf>,
     /// Where components are compiled.
     pub(crate) compiler: Compiler,
+    /// Where it is said that compiling takes its time.
+    pub(crate) notice: fn(&str),
 }
 
 impl Options {
     /// With the cache that the environment names.
-    pub(crate) fn from_environment(compiler: Compiler) -> Self {
+    pub(crate) fn from_environment(compiler: Compiler, notice: fn(&str)) -> Self {
         Self {
             cache_dir: CacheDir::from_environment(),
             compiler,
+            notice,
         }
     }
 }
@@ -51,6 +55,7 @@ struct Inner {
     trusted: OnceLock<Target>,
     cache: Option<Cache>,
     compiler: Compiler,
+    notice: fn(&str),
     /// What was compiled in this process; a job often uses one component several times.
     compiled: Mutex<HashMap<(Digest, bool), Component>>,
     descriptors: Descriptors,
@@ -84,6 +89,7 @@ impl Host {
             trusted: OnceLock::new(),
             cache,
             compiler: options.compiler,
+            notice: options.notice,
             compiled: Mutex::default(),
             descriptors: Descriptors::of_this_process(),
             _ticker: ticker,
@@ -112,12 +118,14 @@ impl Host {
     }
 
     /// Compiled code for a component or core module: from this process, from the cache, or compiled now.
-    /// `digest` is of everything that decides what is compiled.
+    /// `digest` is of everything that decides what is compiled, `path` is what it is called if that takes
+    /// long.
     ///
     /// # Errors
     /// It is not an operator that this host runs, or compiling it goes beyond a limit.
     pub(super) fn compile(
         &self,
+        path: &Path,
         digest: Digest,
         bytes: &[u8],
         limits: &Limits,
@@ -140,7 +148,8 @@ impl Host {
         let component = match cache.and_then(|cache| cache.load(engine, digest)) {
             Some(component) => component,
             None => {
-                let sealed = compiler::compile(self.inner.compiler, bytes, limits)?;
+                let slow = || (self.inner.notice)(&compiling(path, bytes, cache.is_some()));
+                let sealed = compiler::compile(self.inner.compiler, bytes, limits, slow)?;
                 let failed = |error: &str| Refusal::Failed(error.to_owned());
                 let code = sealed
                     .open()
@@ -159,6 +168,20 @@ impl Host {
         compiled().insert((digest, trusted), component.clone());
         Ok(component)
     }
+}
+
+/// What is said when compiling takes long enough to be noticed.
+fn compiling(path: &Path, bytes: &[u8], is_kept: bool) -> String {
+    let once = match is_kept {
+        true => "once",
+        false => "in every run, because there is no cache",
+    };
+    let name = path.file_name().unwrap_or(path.as_os_str());
+    format!(
+        "compiling {} ({once}; {}) …",
+        text::name(&name.to_string_lossy()),
+        size(bytes.len() as u64)
+    )
 }
 
 /// Whether code has points at which it can be interrupted.

@@ -84,14 +84,6 @@ pub(crate) enum GrantError {
         /// What the resolver said.
         reason: String,
     },
-    /// The component imports what was not granted.
-    #[error("the component imports `{import}`, which is not granted; grant it with `{hint}`")]
-    Missing {
-        /// What it imports.
-        import: String,
-        /// What to write in the job file.
-        hint: &'static str,
-    },
 }
 
 /// Grants whose values were looked up.
@@ -123,11 +115,6 @@ impl Grants {
         }
         problems.extend(self.endpoints().filter_map(Result::err));
         problems
-    }
-
-    /// Whether any server may be reached.
-    pub(crate) fn has_network(&self) -> bool {
-        !self.network.is_empty() || !self.private_network.is_empty()
     }
 
     fn endpoints(&self) -> impl Iterator<Item = Result<Endpoint, GrantError>> {

@@ -180,6 +180,10 @@ impl HostMonotonicClock for FrozenClock {
     }
 
     fn now(&self) -> u64 {
-        self.0.now_ms().unsigned_abs().saturating_mul(1_000_000)
+        let since_1970 = self.0.now_ms().unsigned_abs().saturating_mul(1_000_000);
+        since_1970.saturating_add(MONOTONIC_START)
     }
 }
+
+/// What a monotonic clock shows at least, in nanoseconds: to Go's runtime 0 is a broken clock.
+pub(super) const MONOTONIC_START: u64 = 1_000_000_000;

@@ -14,7 +14,9 @@ use super::budget::{PORTION_ENTRIES, Writes, in_portions, until_done};
 use super::console::Stream;
 use super::guest::{Guest, Phase};
 use super::metrics::lock;
-use super::wire::{CellsResult, CellsView, Level, Loaded, Page, Scanned, WireMetricKind, protocol};
+use super::wire::{
+    CellsResult, CellsView, Level, Loaded, Page, Scanned, WireMetricKind, WireTimeDomain, protocol,
+};
 use crate::events::size;
 
 /// The functions of each interface that this host has; a component that imports others was built for
@@ -40,6 +42,7 @@ pub(super) const INTERFACES: &[(&str, &[&str])] = &[
             "list-load",
         ],
     ),
+    ("timers", &["register", "delete"]),
     ("time", &["processing-time", "current-watermark"]),
     ("output", &["emit", "emit-numbered"]),
     ("log", &["log"]),
@@ -56,6 +59,7 @@ const EMIT_RECORDS_MAX: usize = 16 << 20;
 /// Adds all interfaces to a linker.
 pub(super) fn link(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
     link_state(&mut linker.instance("highwater:operator/state@0.1.0")?)?;
+    link_timers(linker)?;
     link_output(&mut linker.instance("highwater:operator/output@0.1.0")?)?;
     link_time(&mut linker.instance("highwater:operator/time@0.1.0")?)?;
     link_log(&mut linker.instance("highwater:operator/log@0.1.0")?)?;
@@ -561,6 +565,30 @@ fn link_metrics(metrics: &mut LinkerInstance<'_, Guest>) -> wasmtime::Result<()>
             Ok(())
         },
     )
+}
+
+/// Timers are not there yet. Some tools import the whole world whether it is used or not, so the import is
+/// there, and a call fails.
+fn link_timers(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
+    const INTERFACE: &str = "highwater:operator/timers@0.1.0";
+    type Timers = (WireTimeDomain, WasmList<u32>, WasmList<i64>, WasmList<u32>);
+    let mut timers = linker.instance(INTERFACE)?;
+    for function in ["register", "delete"] {
+        timers.func_wrap(function, move |store, _: Timers| -> wasmtime::Result<()> {
+            let guest: &Guest = StoreContextMut::data(&store);
+            Err(not_supported(guest, function, INTERFACE).into())
+        })?;
+    }
+    Ok(())
+}
+
+/// A call of something that the world has and this host does not. To try again does not help.
+fn not_supported(guest: &Guest, function: &str, interface: &str) -> Failure {
+    let message = format!(
+        "`{}` called `{function}` of `{interface}`, which is not supported by this version of the host",
+        guest.phase.name()
+    );
+    Failure::new(FailureKind::Config, message)
 }
 
 /// What stands behind the adapter of core modules.

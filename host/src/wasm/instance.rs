@@ -5,11 +5,12 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex};
 
 use runtime::{Failure, FailureKind, text};
-use wasmtime::component::{ComponentNamedList, Func, InstancePre, Lift, Lower};
+use wasmtime::component::{ComponentNamedList, Func, InstancePre, Lift, Lower, TypedFunc};
 use wasmtime::{Store, Trap, WasmBacktrace};
 use wasmtime_wasi::ResourceTableError;
 use wasmtime_wasi::runtime::{in_tokio, poll_noop, with_ambient_tokio_runtime};
 
+use super::adapter;
 use super::budget::Deadline;
 use super::console::COMPLAINT_BYTES_MAX;
 use super::descriptors::Descriptors;
@@ -32,12 +33,16 @@ pub(super) struct Blueprint {
     pub(super) descriptors: Descriptors,
     /// What its core instances take of the host beside memories and tables.
     pub(super) instance_bytes: u64,
+    /// Whether it was made of a core module, so that it may have clocks to be set.
+    pub(super) is_adapted: bool,
 }
 
 /// A guest in its store. After a call that trapped it is dead: calls fail until it is replaced.
 pub(super) struct Instance {
     store: Store<Guest>,
     functions: Functions,
+    /// Sets the clocks of a guest that was a core module and reads them.
+    set_clock: Option<TypedFunc<(u64, u64), ()>>,
     limits: Limits,
     alive: bool,
 }
@@ -108,9 +113,14 @@ impl Instance {
             on_checkpoint_complete: function("on-checkpoint-complete")?,
             close: function("close")?,
         };
+        let set_clock = match blueprint.is_adapted {
+            true => clock_of(&mut store, &instance),
+            false => None,
+        };
         Ok(Self {
             store,
             functions,
+            set_clock,
             limits,
             alive: true,
         })
@@ -124,6 +134,23 @@ impl Instance {
     /// Whether it can be called.
     pub(super) fn is_alive(&self) -> bool {
         self.alive
+    }
+
+    /// Puts the time of a call where the guest can read it without calling the host.
+    ///
+    /// The function is that of our adapter. Should a guest have put another in its place, it is limited as
+    /// the call that follows.
+    fn set_clock(&mut self, deadline: Deadline) -> Result<(), Failure> {
+        let Some(set_clock) = self.set_clock else {
+            return Ok(());
+        };
+        let ambient = &self.store.data().ambient;
+        let times = (ambient.now(0), ambient.now(1));
+        self.alive = false;
+        let outcome = drive(deadline, set_clock.call_async(&mut self.store, times));
+        finish(&mut self.store, &self.limits, outcome)?;
+        self.alive = true;
+        Ok(())
     }
 
     /// Calls an exported function and waits for it within the time limit.
@@ -142,6 +169,7 @@ impl Instance {
         Outcome<T>: ComponentNamedList + Lift,
     {
         let deadline = begin(&mut self.store, &self.limits, phase);
+        self.set_clock(deadline)?;
         // The parameters borrow, so the typed function cannot be kept; comparing the types again
         // costs a fraction of a microsecond per batch.
         let outcome = match function(&self.functions).typed::<P, Outcome<T>>(&self.store) {
@@ -164,7 +192,7 @@ impl Instance {
         };
         let ended = outcome.and_then(|(returned,)| {
             self.alive = true;
-            returned.map_err(|failure| named(phase, failure.into()))
+            returned.map_err(|failure| with_denial(self.store.data(), named(phase, failure.into())))
         });
         // What was recorded counts as everything else that a call does: if it returns ok.
         let mut metrics = lock(&self.store.data().metrics);
@@ -175,6 +203,16 @@ impl Instance {
         drop(metrics);
         ended
     }
+}
+
+/// The function that sets the clocks, if the guest reads any.
+fn clock_of(
+    store: &mut Store<Guest>,
+    instance: &wasmtime::component::Instance,
+) -> Option<TypedFunc<(u64, u64), ()>> {
+    let interface = instance.get_export_index(&mut *store, None, adapter::CLOCK)?;
+    let set = instance.get_export_index(&mut *store, Some(&interface), adapter::SET_CLOCK)?;
+    instance.get_typed_func(store, set).ok()
 }
 
 /// A failure that the guest returned, with the call that it is about where that is not `process`, of
@@ -246,13 +284,23 @@ fn finish<T>(
     outcome: Result<wasmtime::Result<T>, Waited>,
 ) -> Result<T, Failure> {
     store.data().console.end_call();
-    match outcome {
-        Ok(Ok(value)) => Ok(value),
-        Ok(Err(error)) => Err(explain(store.data(), limits, &error)),
-        Err(Waited) => {
-            let guest = store.data();
-            Err(guest.deadline.passed(guest.phase))
-        }
+    let guest = store.data();
+    let failure = match outcome {
+        Ok(Ok(value)) => return Ok(value),
+        Ok(Err(error)) => explain(guest, limits, &error),
+        Err(Waited) => guest.deadline.passed(guest.phase),
+    };
+    Err(with_denial(guest, failure))
+}
+
+/// A failure, with what the guest was denied during the call: often the one is the reason of the other.
+fn with_denial(guest: &Guest, failure: Failure) -> Failure {
+    match guest.console.denial() {
+        Some(denial) => Failure {
+            message: format!("{} (in this call {denial})", failure.message),
+            ..failure
+        },
+        None => failure,
     }
 }
 

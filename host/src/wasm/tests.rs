@@ -24,6 +24,7 @@ use super::*;
 const OPTIONS: Options = Options {
     cache_dir: None,
     compiler: Compiler::InProcess,
+    notice: |_| (),
 };
 
 /// A host without cache and a directory for components.
@@ -185,8 +186,16 @@ fn c57_imports_that_are_not_there_are_refused_by_name() {
             "it imports `wasi:io/poll@0.3.0`, which this host does not provide",
         ),
         (
+            "wasi:io/pools@0.2.0",
+            "it imports `wasi:io/pools@0.2.0`, which this host does not provide",
+        ),
+        (
+            "wasi:sockets/tcp@0.2.0-rc-2023-11-10",
+            "it imports `wasi:sockets/tcp@0.2.0-rc-2023-11-10`, which this host does not provide",
+        ),
+        (
             "highwater:operator/timers@0.1.0",
-            "it imports `highwater:operator/timers@0.1.0`, and timers are not supported by this version of the host",
+            "it imports the function `f` of `highwater:operator/timers@0.1.0`, which this version of the host does not have",
         ),
         (
             "highwater:operator/state@0.2.0",
@@ -204,6 +213,233 @@ fn c57_imports_that_are_not_there_are_refused_by_name() {
         let refusal = import(name);
         assert!(refusal.contains(expected), "{refusal}");
     }
+}
+
+#[test]
+fn c57_everything_of_wasi_that_is_promised_is_linked() {
+    let target = Bench::new().host;
+    let target = target.target(false).unwrap();
+    for (package, interfaces) in world::WASI {
+        for interface in *interfaces {
+            // The first and the last version.
+            for version in ["0.2.0", "0.2.12"] {
+                let name = format!("wasi:{package}/{interface}@{version}");
+                let text = format!("(component (import \"{name}\" (instance)))");
+                let bytes = wat::parse_str(text).unwrap();
+                let component = wasmtime::component::Component::new(&target.engine, bytes).unwrap();
+                if let Err(error) = target.linker.instantiate_pre(&component) {
+                    panic!("{name}: {error:#}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn c57_every_import_of_the_world_is_linked() {
+    let bench = Bench::new();
+    let target = bench.host.target(false).unwrap();
+    let mut resolve = wit_parser::Resolve::default();
+    let wit = include_str!("../../../wit/operator.wit");
+    let package = resolve.push_source("operator.wit", wit).unwrap();
+    let world = resolve.select_world(&[package], Some("operator")).unwrap();
+    let mut count = 0;
+    for key in resolve.worlds[world].imports.keys() {
+        let wit_parser::WorldKey::Interface(id) = key else {
+            panic!("the world imports interfaces");
+        };
+        let interface = resolve.id_of(*id).unwrap();
+        let short = interface
+            .split_once('/')
+            .unwrap()
+            .1
+            .split_once('@')
+            .unwrap()
+            .0;
+        let (_, known) = imports::INTERFACES
+            .iter()
+            .find(|(name, _)| *name == short)
+            .unwrap();
+        let functions: Vec<&str> = resolve.interfaces[*id]
+            .functions
+            .keys()
+            .map(String::as_str)
+            .collect();
+        assert_eq!(*known, functions, "{interface}");
+        if functions.is_empty() {
+            continue;
+        }
+        let text = format!("(component (import \"{interface}\" (instance)))");
+        let component =
+            wasmtime::component::Component::new(&target.engine, wat::parse_str(text).unwrap())
+                .unwrap();
+        if let Err(error) = target.linker.instantiate_pre(&component) {
+            panic!("{interface}: {error:#}");
+        }
+        count += 1;
+    }
+    assert_eq!(count, 6, "state, timers, time, output, log, metrics");
+}
+
+/// The import of `register`.
+const REGISTER: &str = "(import \"highwater:operator/timers@0.1.0\" \"register\" (func $register (param i32 i32 i32 i32 i32 i32 i32)))";
+
+#[test]
+fn timers_may_be_imported_and_a_call_of_them_fails_by_name() {
+    let bench = Bench::new();
+    let call = |imports: &str, body: &str| {
+        let guest = operator(&[("imports", imports), ("process", body)]);
+        process(&mut *bench.create(&guest, &Limits::default()).unwrap())
+    };
+    assert_eq!(
+        call(&format!("{EMIT} {REGISTER}"), PASS_ON).unwrap(),
+        records(10)
+    );
+    let register = "(call $register (i32.const 1) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0)) (global.get $ok)";
+    let failure = call(REGISTER, register).unwrap_err();
+    assert_eq!(
+        (failure.kind, failure.message.as_str()),
+        (
+            FailureKind::Config,
+            "`process` called `register` of `highwater:operator/timers@0.1.0`, which is not supported by this version of the host"
+        )
+    );
+}
+
+/// The import of the clock.
+const CLOCK: &str = "(import \"wasi_snapshot_preview1\" \"clock_time_get\" (func $clock (param i32 i64 i32) (result i32)))";
+
+/// The body of a `process` that emits the 16 bytes at 600.
+const EMIT_TWO: &str =
+    "(call $emit (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 512) (i32.const 1)
+    (i32.const 600) (i32.const 16) (i32.const 512) (i32.const 2) (i32.const 0) (i32.const 0))
+  (global.get $ok)";
+
+/// Their offsets.
+const TWO: &str = "(data (i32.const 512) \"\\00\\00\\00\\00\\10\\00\\00\\00\")";
+
+fn two(output: &Batch) -> (u64, u64) {
+    let (first, second) = output.values.get(0).split_at(8);
+    let number = |bytes: &[u8]| u64::from_le_bytes(bytes.try_into().unwrap());
+    (number(first), number(second))
+}
+
+#[test]
+fn a_core_module_may_read_clocks_while_the_host_puts_something_into_its_memory() {
+    let bench = Bench::new();
+    // As Go's collector does. The wall clock at 600, the monotonic one at 608.
+    let guest = operator(&[
+        ("imports", &format!("{EMIT} {CLOCK}")),
+        ("items", TWO),
+        (
+            "allocate",
+            "(drop (call $clock (i32.const 0) (i64.const 0) (i32.const 600)))
+             (drop (call $clock (i32.const 1) (i64.const 0) (i32.const 608)))",
+        ),
+        ("process", EMIT_TWO),
+    ]);
+    for clock in [false, true] {
+        let grants = Grants {
+            clock,
+            ..Grants::default()
+        };
+        let component = bench.load(&guest, &Limits::default());
+        let mut operator = factory(&component, "{}", grants)
+            .create(&subtask(), false)
+            .unwrap();
+        for _ in 0..3 {
+            let (wall, monotonic) = two(&process(&mut *operator).unwrap());
+            assert_eq!(wall == 1_700_000_000_000_000_000, !clock, "{wall}");
+            assert!(monotonic >= 1_000_000_000, "{monotonic}");
+        }
+    }
+}
+
+#[test]
+fn no_clock_of_a_core_module_begins_at_zero() {
+    let bench = Bench::new();
+    // Read before any function of the operator is called, as Go's runtime does; then while it describes itself.
+    let guest = operator(&[
+        ("imports", &format!("{EMIT} {CLOCK}")),
+        (
+            "items",
+            "(func (export \"_initialize\") (call $read))
+             (func $read
+               (drop (call $clock (i32.const 1) (i64.const 0) (i32.const 600)))
+               (if (i64.eqz (i64.load (i32.const 600))) (then (unreachable))))",
+        ),
+        ("describe", "(call $read) (i32.const 128)"),
+        ("process", PASS_ON),
+    ]);
+    let mut operator = bench.create(&guest, &Limits::default()).unwrap();
+    assert_eq!(process(&mut *operator).unwrap(), records(10));
+}
+
+#[test]
+fn a_core_module_that_sleeps_finds_that_time_has_passed() {
+    let bench = Bench::new();
+    // A subscription at 700: the monotonic clock, for 5 s; and once more until a moment 3 s later.
+    let guest = operator(&[
+        (
+            "imports",
+            &format!(
+                "{EMIT} {CLOCK} (import \"wasi_snapshot_preview1\" \"poll_oneoff\" (func $poll (param i32 i32 i32 i32) (result i32)))"
+            ),
+        ),
+        ("items", TWO),
+        (
+            "process",
+            &format!(
+                "(drop (call $clock (i32.const 1) (i64.const 0) (i32.const 600)))
+                 (i32.store (i32.const 716) (i32.const 1))
+                 (i64.store (i32.const 724) (i64.const 5000000000))
+                 (drop (call $poll (i32.const 700) (i32.const 800) (i32.const 1) (i32.const 900)))
+                 (i64.store (i32.const 724) (i64.add (i64.load (i32.const 600)) (i64.const 8000000000)))
+                 (i32.store16 (i32.const 740) (i32.const 1))
+                 (drop (call $poll (i32.const 700) (i32.const 800) (i32.const 1) (i32.const 900)))
+                 (drop (call $clock (i32.const 1) (i64.const 0) (i32.const 608)))
+                 {EMIT_TWO}"
+            ),
+        ),
+    ]);
+    let mut operator = bench.create(&guest, &Limits::default()).unwrap();
+    let (before, after) = two(&process(&mut *operator).unwrap());
+    assert_eq!(after - before, 8_000_000_000);
+}
+
+#[test]
+fn a_core_module_without_a_world_gets_that_of_the_host() {
+    let bench = Bench::new();
+    let described = operator(&[("imports", EMIT), ("process", PASS_ON)]);
+    // The custom section that bindings leave is the last.
+    let section = wasmparser::Parser::new(0)
+        .parse_all(&described)
+        .find_map(|payload| match payload.unwrap() {
+            wasmparser::Payload::CustomSection(section) => Some(section.range().start),
+            _ => None,
+        })
+        .unwrap();
+    let bare = wasm_without_tail(&described, section);
+    assert_eq!(
+        binary::kind(&bare),
+        Ok(binary::Kind::Core(binary::Core::Exporting))
+    );
+    let mut operator = bench.create(&bare, &Limits::default()).unwrap();
+    assert_eq!(process(&mut *operator).unwrap(), records(10));
+}
+
+/// A module without the custom section that has `at` within, and what follows it.
+fn wasm_without_tail(module: &[u8], at: usize) -> Vec<u8> {
+    let mut end = 8;
+    for payload in wasmparser::Parser::new(0).parse_all(module) {
+        if let Some((id, range)) = payload.unwrap().as_section()
+            && id != 0
+            && range.end < at
+        {
+            end = end.max(range.end);
+        }
+    }
+    module[..end].to_vec()
 }
 
 #[test]

@@ -6,24 +6,28 @@ use std::vec;
 
 use rand_xoshiro::Xoshiro256PlusPlus;
 use rand_xoshiro::rand_core::SeedableRng as _;
-use runtime::{Failure, FailureKind};
+use runtime::{Failure, FailureKind, text};
 use wasmtime::StoreContextMut;
-use wasmtime::component::{Linker, Resource, ResourceType};
+use wasmtime::component::{Linker, LinkerInstance, Resource, ResourceType};
 use wasmtime_wasi::filesystem::{Descriptor, WasiFilesystemView as _};
+use wasmtime_wasi::p2::bindings::LinkOptions;
 use wasmtime_wasi::p2::bindings::filesystem::types::{
     DescriptorFlags, DescriptorType, DirectoryEntryStream, ErrorCode as FileErrorCode, Host as _,
-    HostDescriptor as _, OpenFlags, PathFlags,
+    HostDescriptor as _, NewTimestamp, OpenFlags, PathFlags,
 };
-use wasmtime_wasi::p2::bindings::sockets::network::{ErrorCode, IpAddress};
-use wasmtime_wasi::p2::{Network as NetworkResource, Pollable, subscribe};
-use wasmtime_wasi::sockets::SocketAddrUse;
+use wasmtime_wasi::p2::bindings::sockets::network::{
+    ErrorCode, Host as _, IpAddress, IpAddressFamily,
+};
+use wasmtime_wasi::p2::bindings::sockets::tcp_create_socket;
+use wasmtime_wasi::p2::{Network as NetworkResource, Pollable, UdpSocket, subscribe};
+use wasmtime_wasi::sockets::{SocketAddrUse, WasiSocketsView as _};
 use wasmtime_wasi::{
     FsPerms, HostMonotonicClock, HostWallClock, Rng, WasiCtx, WasiView as _, clocks,
 };
 
 use super::console::{Console, Stream};
 use super::grants::Granted;
-use super::guest::{CallClock, FrozenClock, Guest};
+use super::guest::{CallClock, FrozenClock, Guest, MONOTONIC_START};
 use super::network::Lookup;
 
 /// Adds WASI 0.2 to a linker.
@@ -31,10 +35,20 @@ use super::network::Lookup;
 /// The asynchronous variant, so that a guest that sleeps or waits for a socket can be stopped at its
 /// time limit: interruption points do not help while it waits in the host.
 pub(super) fn link(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
-    wasmtime_wasi::p2::add_to_linker_async(linker)?;
+    let mut options = LinkOptions::default();
+    // Not stable yet, but newer tools use it.
+    options.network_error_code(true);
+    wasmtime_wasi::p2::add_to_linker_with_options_async(linker, &options)?;
     linker.allow_shadowing(true);
     link_name_lookup(linker)?;
-    let mut filesystem = linker.instance("wasi:filesystem/types@0.2.12")?;
+    link_sockets(linker)?;
+    link_filesystem(&mut linker.instance("wasi:filesystem/types@0.2.12")?)?;
+    linker.allow_shadowing(false);
+    Ok(())
+}
+
+/// Adds the functions of `wasi:filesystem/types` that differ from Wasmtime's.
+fn link_filesystem(filesystem: &mut LinkerInstance<'_, Guest>) -> wasmtime::Result<()> {
     filesystem.func_wrap_async(
         "[method]descriptor.read-directory",
         |store, (directory,)| Box::new(read_directory(store, directory)),
@@ -47,9 +61,89 @@ pub(super) fn link(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
             ))
         },
     )?;
-    linker.allow_shadowing(false);
+    // What changes a directory says so if it is granted for reading only.
+    macro_rules! change {
+        ($name:literal, $method:ident, $changed:ident, $($value:ident: $type:ty),*) => {
+            filesystem.func_wrap_async(
+                concat!("[method]descriptor.", $name),
+                |mut store: StoreContextMut<'_, Guest>,
+                 (directory, $($value),*): (Resource<Descriptor>, $($type),*)| {
+                    Box::new(async move {
+                        let path = $changed.clone();
+                        let mut view = store.data_mut().filesystem();
+                        let changed = match view.$method(directory, $($value),*).await {
+                            Ok(()) => Ok(()),
+                            Err(error) => Err(view.convert_error_code(error)?),
+                        };
+                        if matches!(changed, Err(FileErrorCode::NotPermitted)) {
+                            deny_change(store.data(), &path);
+                        }
+                        Ok((changed,))
+                    })
+                },
+            )?;
+        };
+    }
+    change!("create-directory-at", create_directory_at, path, path: String);
+    change!("remove-directory-at", remove_directory_at, path, path: String);
+    change!("unlink-file-at", unlink_file_at, path, path: String);
+    change!("symlink-at", symlink_at, to, from: String, to: String);
+    change!("rename-at", rename_at, to, from: String, directory_of: Resource<Descriptor>, to: String);
+    change!(
+        "link-at", link_at, to,
+        flags: PathFlags, from: String, directory_of: Resource<Descriptor>, to: String
+    );
+    change!(
+        "set-times-at", set_times_at, path,
+        flags: PathFlags, path: String, accessed: NewTimestamp, modified: NewTimestamp
+    );
     Ok(())
 }
+
+/// A change of something below a granted directory was refused. Only a directory that is granted for reading
+/// explains it.
+fn deny_change(guest: &Guest, path: &str) {
+    let mut read_only = guest.granted.dirs.iter().filter(|dir| !dir.write);
+    if let Some(dir) = read_only.next() {
+        let grant = format!(
+            "grants = {{ dirs = [{{ guest = {:?}, write = true, … }}] }}",
+            dir.guest
+        );
+        let what = format!("changing `{}`", text::name(path));
+        guest.console.denied(&what, Some(&grant));
+    }
+}
+
+/// Adds the functions that open sockets: without a grant there are none, and it is said why.
+fn link_sockets(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
+    let mut tcp = linker.instance("wasi:sockets/tcp-create-socket@0.2.12")?;
+    tcp.func_wrap(
+        "create-tcp-socket",
+        |mut store: StoreContextMut<'_, Guest>, (family,): (IpAddressFamily,)| {
+            let guest = store.data_mut();
+            if guest.granted.network.is_empty() {
+                guest.console.denied("opening a TCP socket", Some(NETWORK));
+                return Ok((Err(ErrorCode::AccessDenied),));
+            }
+            let mut view = guest.sockets();
+            match tcp_create_socket::Host::create_tcp_socket(&mut view, family) {
+                Ok(socket) => Ok((Ok(socket),)),
+                Err(error) => Ok((Err(view.convert_error_code(error)?),)),
+            }
+        },
+    )?;
+    let mut udp = linker.instance("wasi:sockets/udp-create-socket@0.2.12")?;
+    udp.func_wrap(
+        "create-udp-socket",
+        |store: StoreContextMut<'_, Guest>, (_,): (IpAddressFamily,)| {
+            store.data().console.denied("opening a UDP socket", None);
+            Ok((Err::<Resource<UdpSocket>, _>(ErrorCode::AccessDenied),))
+        },
+    )
+}
+
+/// What the job file has to say for a guest that may reach a server.
+const NETWORK: &str = "grants = { network = [\"host:port\"] }";
 
 /// Opens a file or a directory, and nothing else: to open a pipe waits for who opens its other end, in a
 /// thread that nothing stops, with a descriptor that stays when the call has failed.
@@ -73,13 +167,19 @@ async fn open_at(
     {
         return Ok((Err(FileErrorCode::Unsupported),));
     }
-    match view
-        .open_at(directory, path_flags, path, open_flags, flags)
-        .await
-    {
-        Ok(opened) => Ok((Ok(opened),)),
-        Err(error) => Ok((Err(view.convert_error_code(error)?),)),
+    let opened = view
+        .open_at(directory, path_flags, path.clone(), open_flags, flags)
+        .await;
+    let error = match opened {
+        Ok(opened) => return Ok((Ok(opened),)),
+        Err(error) => view.convert_error_code(error)?,
+    };
+    let changes = open_flags.intersects(OpenFlags::CREATE | OpenFlags::TRUNCATE)
+        || flags.intersects(DescriptorFlags::WRITE | DescriptorFlags::MUTATE_DIRECTORY);
+    if changes && matches!(error, FileErrorCode::NotPermitted) {
+        deny_change(store.data(), &path);
     }
+    Ok((Err(error),))
 }
 
 /// How many lists of directories an instance may hold: the host reads a directory as a whole, and a
@@ -170,7 +270,17 @@ async fn resolve_addresses(
     let granted = Arc::clone(&store.data().granted);
     let addresses = match granted.network.look_up(&name).await {
         Lookup::Found(addresses) => Addresses(addresses.into_iter()),
-        Lookup::NotGranted | Lookup::NotPublic => return Ok((Err(ErrorCode::AccessDenied),)),
+        refused @ (Lookup::NotGranted | Lookup::NotPublic) => {
+            let key = match refused {
+                Lookup::NotPublic => "private-network",
+                _ => "network",
+            };
+            let shown = text::name(&name);
+            let grant = format!("grants = {{ {key} = [\"{shown}:port\"] }}");
+            let what = format!("looking up `{shown}`");
+            store.data().console.denied(&what, Some(&grant));
+            return Ok((Err(ErrorCode::AccessDenied),));
+        }
         Lookup::Unknown => return Ok((Err(ErrorCode::NameUnresolvable),)),
         Lookup::Unanswered => return Ok((Err(ErrorCode::TemporaryResolverFailure),)),
     };
@@ -220,19 +330,28 @@ pub(super) fn context(
     }
     if !granted.network.is_empty() {
         let granted = Arc::clone(granted);
+        let console = console.clone();
         builder
             .allow_tcp(true)
             .socket_addr_check(move |address, reason| {
-                let granted = Arc::clone(&granted);
+                let (granted, console) = (Arc::clone(&granted), console.clone());
                 Box::pin(async move {
-                    match reason {
+                    let connects = matches!(reason, SocketAddrUse::TcpConnect);
+                    let may = match reason {
                         SocketAddrUse::TcpConnect => granted.network.may_connect(address).await,
                         // Connecting binds to any free port before; listening is never granted.
                         SocketAddrUse::TcpBind => {
                             address.ip().is_unspecified() && address.port() == 0
                         }
                         _ => false,
+                    };
+                    if !may && connects {
+                        let grant = format!("grants = {{ network = [\"{address}\"] }}");
+                        console.denied(&format!("connecting to {address}"), Some(&grant));
+                    } else if !may {
+                        console.denied(&format!("listening on {address}"), None);
                     }
+                    may
                 })
             });
     }
@@ -282,7 +401,8 @@ impl Ambient {
     pub(super) fn now(&self, clock: u32) -> u64 {
         match clock {
             0 => u64::try_from(self.wall.now().as_nanos()).unwrap_or(u64::MAX),
-            _ => self.monotonic.now(),
+            // A real one begins at 0.
+            _ => self.monotonic.now().saturating_add(MONOTONIC_START),
         }
     }
 

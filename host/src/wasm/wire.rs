@@ -207,6 +207,18 @@ pub(super) enum WireMetricKind {
     Histogram,
 }
 
+/// `time-domain`.
+#[derive(Clone, Copy, ComponentType, Lift)]
+#[expect(dead_code, reason = "made from the guest's bytes by `Lift`")]
+#[component(enum)]
+#[repr(u8)]
+pub(super) enum WireTimeDomain {
+    #[component(name = "event-time")]
+    EventTime,
+    #[component(name = "processing-time")]
+    ProcessingTime,
+}
+
 /// `column-kind`.
 #[derive(Clone, Copy, ComponentType, Lift, Lower)]
 #[component(enum)]

@@ -24,8 +24,41 @@ const EXPORTS: &[&str] = &[
     "migrate",
     "close",
 ];
-/// The packages of WASI 0.2 that this host has.
-const WASI: &[&str] = &["io", "cli", "clocks", "random", "filesystem", "sockets"];
+/// What this host has of WASI 0.2: each package with its interfaces. It is all that there is, but for
+/// `wasi:http`.
+pub(super) const WASI: &[(&str, &[&str])] = &[
+    ("io", &["error", "poll", "streams"]),
+    (
+        "cli",
+        &[
+            "environment",
+            "exit",
+            "stdin",
+            "stdout",
+            "stderr",
+            "terminal-input",
+            "terminal-output",
+            "terminal-stdin",
+            "terminal-stdout",
+            "terminal-stderr",
+        ],
+    ),
+    ("clocks", &["monotonic-clock", "wall-clock"]),
+    ("random", &["random", "insecure", "insecure-seed"]),
+    ("filesystem", &["types", "preopens"]),
+    (
+        "sockets",
+        &[
+            "network",
+            "instance-network",
+            "tcp",
+            "tcp-create-socket",
+            "udp",
+            "udp-create-socket",
+            "ip-name-lookup",
+        ],
+    ),
+];
 
 /// What a component that fits exports and imports.
 #[derive(Clone, Debug)]
@@ -67,9 +100,6 @@ pub(crate) enum Misfit {
         /// The function.
         function: &'static str,
     },
-    /// Timers come later.
-    #[error("it imports `{0}`, and timers are not supported by this version of the host")]
-    Timers(String),
     /// It was built for a newer host.
     #[error(
         "it imports the function `{function}` of `{interface}`, which this version of the host does not have"
@@ -80,9 +110,9 @@ pub(crate) enum Misfit {
         /// The function.
         function: String,
     },
-    /// Nothing here provides it, and no grant would.
-    #[error("it imports `{0}`, which this host does not provide")]
-    UnknownImport(String),
+    /// Nothing here provides them, and no grant would.
+    #[error("it imports {}, which this host does not provide", list(.0, UNKNOWN_SHOWN))]
+    UnknownImports(Vec<String>),
 }
 
 /// What a component exports and imports, as far as the world asks for it. It is told twice: by the bytes,
@@ -143,7 +173,17 @@ impl Surface {
 pub(super) fn check(surface: &Surface) -> Result<World, Vec<Misfit>> {
     let mut misfits = Vec::new();
     let guest = find_guest(&surface.exports, &mut misfits);
-    misfits.extend(surface.imports.iter().filter_map(check_import));
+    let mut unknown = Vec::new();
+    for import in &surface.imports {
+        match check_import(import) {
+            Ok(()) => {}
+            Err(Some(misfit)) => misfits.push(misfit),
+            Err(None) => unknown.push(name(&import.name).into_owned()),
+        }
+    }
+    if !unknown.is_empty() {
+        misfits.push(Misfit::UnknownImports(unknown));
+    }
     match guest {
         Some((export, version)) if misfits.is_empty() => Ok(World {
             export,
@@ -173,11 +213,21 @@ pub(super) fn join(misfits: &[Misfit]) -> String {
     shown.join("; ")
 }
 
-/// The import that needs a network grant, if there is one.
-pub(super) fn network_import(imports: &[String]) -> Option<&String> {
-    imports
+/// How many imports that are not there are listed: more than the interfaces of any system interface.
+const UNKNOWN_SHOWN: usize = 40;
+
+/// Names in quotes, the first of them if there are many.
+fn list(names: &[String], shown: usize) -> String {
+    let more = names.len().saturating_sub(shown);
+    let mut text = names[..names.len() - more]
         .iter()
-        .find(|import| import.starts_with("wasi:sockets/"))
+        .map(|name| format!("`{name}`"))
+        .collect::<Vec<_>>()
+        .join(", ");
+    if more > 0 {
+        text.push_str(&format!(" and {more} more"));
+    }
+    text
 }
 
 fn find_guest(items: &[Item], misfits: &mut Vec<Misfit>) -> Option<(String, String)> {
@@ -186,7 +236,7 @@ fn find_guest(items: &[Item], misfits: &mut Vec<Misfit>) -> Option<(String, Stri
         let Some((interface, version)) =
             split(&item.name).filter(|(interface, _)| *interface == GUEST)
         else {
-            exports.push(format!("`{}`", name(&item.name)));
+            exports.push(name(&item.name).into_owned());
             continue;
         };
         if !VERSION.serves(version) {
@@ -209,58 +259,54 @@ fn find_guest(items: &[Item], misfits: &mut Vec<Misfit>) -> Option<(String, Stri
         return Some((item.name.clone(), version.to_owned()));
     }
     const SHOWN: usize = 8;
-    let more = exports.len().saturating_sub(SHOWN);
-    exports.truncate(SHOWN);
-    let exports = match (exports.is_empty(), more) {
-        (true, _) => "nothing".to_owned(),
-        (false, 0) => exports.join(", "),
-        (false, more) => format!("{} and {more} more", exports.join(", ")),
+    let exports = match exports.is_empty() {
+        true => "nothing".to_owned(),
+        false => list(&exports, SHOWN),
     };
     misfits.push(Misfit::NotAnOperator { exports });
     None
 }
 
-fn check_import(item: &Item) -> Option<Misfit> {
-    let shown = || name(&item.name).into_owned();
-    let unknown = || Some(Misfit::UnknownImport(shown()));
+/// Whether an import is there; if not, why, unless all that can be said is that it is not.
+fn check_import(item: &Item) -> Result<(), Option<Misfit>> {
     let Some((interface, version)) = split(&item.name) else {
-        return unknown();
+        return Err(None);
     };
     if item.name == super::adapter::INTERFACE {
-        return None;
+        return Ok(());
     }
     if let Some(short) = interface.strip_prefix("highwater:operator/") {
         if !VERSION.serves(version) {
-            return Some(Misfit::Version {
+            return Err(Some(Misfit::Version {
                 interface: name(interface).into_owned(),
                 version: name(version).into_owned(),
-            });
+            }));
         }
-        if short == "timers" {
-            return Some(Misfit::Timers(shown()));
-        }
-        let Some((_, known)) = INTERFACES.iter().find(|(known, _)| *known == short) else {
-            return unknown();
-        };
-        let Some(functions) = &item.functions else {
-            return unknown();
+        let known = INTERFACES.iter().find(|(known, _)| *known == short);
+        let (Some((_, known)), Some(functions)) = (known, &item.functions) else {
+            return Err(None);
         };
         let newer = functions
             .iter()
             .find(|function| !known.contains(&function.as_str()));
-        return newer.map(|function| Misfit::UnknownFunction {
-            interface: shown(),
-            function: name(function).into_owned(),
+        return newer.map_or(Ok(()), |function| {
+            Err(Some(Misfit::UnknownFunction {
+                interface: name(&item.name).into_owned(),
+                function: name(function).into_owned(),
+            }))
         });
     }
     let is_wasi = interface
         .strip_prefix("wasi:")
         .and_then(|rest| rest.split_once('/'))
-        .is_some_and(|(package, _)| WASI.contains(&package));
+        .is_some_and(|(package, interface)| {
+            WASI.iter()
+                .any(|(known, interfaces)| *known == package && interfaces.contains(&interface))
+        });
     if is_wasi && (Version { major: 0, minor: 2 }).serves(version) {
-        None
+        Ok(())
     } else {
-        unknown()
+        Err(None)
     }
 }
 

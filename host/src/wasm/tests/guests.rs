@@ -20,7 +20,8 @@ pub(crate) fn with_world(wat: &str) -> Vec<u8> {
 
 /// An operator whose functions succeed and do nothing, but for what `parts` puts in their place:
 /// `(name, body)` for an exported function (its parameters are unnamed; `$ok` is the address of a
-/// success, `$failed` of the failure "no good" at record 3), or `("imports", …)`, `("items", …)`.
+/// success, `$failed` of the failure "no good" at record 3), or `("imports", …)`, `("items", …)`, or
+/// `("allocate", …)` for what comes first when the host needs memory.
 pub(crate) fn operator(parts: &[(&str, &str)]) -> Vec<u8> {
     let part = |name: &str, default: &'static str| {
         parts
@@ -50,7 +51,9 @@ pub(crate) fn operator(parts: &[(&str, &str)]) -> Vec<u8> {
         (data (i32.const 96) \"\\01\\00\\00\\00\" \"\\00\\00\\00\\00\" \"\\a0\\01\\00\\00\\07\\00\\00\\00\" \"\\01\\00\\00\\00\\03\\00\\00\\00\")
         (data (i32.const 416) \"no good\")
         (func $allocate (export \"cabi_realloc\") (param i32 i32 i32 i32) (result i32)
-          (local $at i32)
+          (local $at i32)\n";
+    wat += &part("allocate", "");
+    wat += "
           (local.set $at (i32.and (i32.add (global.get $next) (i32.const 7)) (i32.const -8)))
           (global.set $next (i32.add (local.get $at) (local.get 3)))
           (block $fits (loop $grow
