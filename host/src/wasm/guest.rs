@@ -23,6 +23,8 @@ pub(super) struct Guest {
     pub(super) call: Option<Box<Call>>,
     /// Which exported function is running.
     pub(super) phase: Phase,
+    /// How many exported functions were called so far: what belongs to one call means nothing in another.
+    pub(super) calls: u64,
     /// The highest watermark, as of the current call.
     pub(super) watermark: i64,
     /// The time that an ungranted guest sees.
@@ -115,6 +117,7 @@ impl Guest {
         Ok(Self {
             call: None,
             phase: Phase::Start,
+            calls: 0,
             watermark: i64::MIN,
             clock,
             memory: Memory::new(limits.memory, instance_bytes),

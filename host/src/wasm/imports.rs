@@ -9,6 +9,7 @@ use dataflow::{Batch, Cells, CellsRef};
 use runtime::{Call, Failure, FailureKind};
 use wasmtime::component::{Linker, LinkerInstance, WasmList, WasmStr};
 use wasmtime::{StoreContext, StoreContextMut};
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::budget::{PORTION_ENTRIES, Writes, in_portions, until_done};
 use super::console::Stream;
@@ -228,6 +229,37 @@ fn load(call: &Call, state: u32) -> Result<(Loaded,), Failure> {
     },))
 }
 
+/// The cursor of a page that begins at a place of a state, for the guest: the place, and what shows that it
+/// was given for this state and in this call.
+fn cursor(guest: &Guest, state: u32, at: u64) -> [u8; 16] {
+    let mut cursor = [0; 16];
+    let (place, proof) = cursor.split_at_mut(8);
+    place.copy_from_slice(&at.to_le_bytes());
+    let given = [guest.calls, u64::from(state), at].map(u64::to_le_bytes);
+    proof.copy_from_slice(&xxh3_64(given.as_flattened()).to_le_bytes());
+    cursor
+}
+
+/// The place that a guest's cursor stands for. Any place is safe to scan from; but what is none of the
+/// host's, or of another call or state, would leave out keys in silence.
+fn place_of(guest: &Guest, state: u32, bytes: &[u8]) -> Result<u64, Failure> {
+    let Some(place) = bytes.first_chunk() else {
+        return match bytes {
+            [] => Ok(0),
+            _ => Err(no_cursor()),
+        };
+    };
+    let at = u64::from_le_bytes(*place);
+    match bytes == cursor(guest, state, at) {
+        true => Ok(at),
+        false => Err(no_cursor()),
+    }
+}
+
+fn no_cursor() -> Failure {
+    protocol("the cursor of a scan is not one that the host gave in this call for this state")
+}
+
 /// How many entries a page may have, so that a guest's number does not decide.
 fn page_limit(asked: u32) -> Result<u32, Failure> {
     match asked {
@@ -317,19 +349,15 @@ fn link_state(state: &mut LinkerInstance<'_, Guest>) -> wasmtime::Result<()> {
         "scan",
         |store, (state, cursor, limit): (u32, WasmList<u8>, u32)| {
             with_call(store, |call, store| {
-                let cursor = match cursor.as_le_slice(store) {
-                    [] => 0,
-                    bytes => bytes.try_into().map(u64::from_le_bytes).map_err(|_| {
-                        protocol("the cursor of a scan is not one that the host gave")
-                    })?,
-                };
+                let at = place_of(store.data(), state, cursor.as_le_slice(store))?;
                 let limit = page_limit(limit)?;
                 let (mut keys, mut values) = (Cells::new(), Cells::new());
                 let next = call
                     .state
-                    .scan(state, cursor, limit, &mut keys, &mut values)
+                    .scan(state, at, limit, &mut keys, &mut values)
                     .map_err(state_failure)?;
-                let cursor = next.map_or_else(Vec::new, |next| next.to_le_bytes().to_vec());
+                let cursor = next.map(|next| self::cursor(store.data(), state, next).to_vec());
+                let cursor = cursor.unwrap_or_default();
                 Ok((Scanned {
                     keys: keys.into(),
                     values: values.into(),

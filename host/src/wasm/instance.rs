@@ -251,6 +251,7 @@ fn begin(store: &mut Store<Guest>, limits: &Limits, phase: Phase) -> Deadline {
     );
     let guest = store.data_mut();
     guest.phase = phase;
+    guest.calls += 1;
     guest.memory.begin_call();
     guest.writes.begin_call();
     guest.deadline = deadline;

@@ -2,6 +2,7 @@
 
 mod calls;
 pub(super) mod guests;
+mod hostile;
 mod throughput;
 
 use std::path::PathBuf;

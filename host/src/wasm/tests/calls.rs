@@ -15,7 +15,7 @@ use super::*;
 
 /// Every function that a guest may import: interface, name, how many words its parameters take (with the
 /// place of the result, where that is in memory), and whether it returns a word.
-const IMPORTS: [(&str, &str, usize, bool); 19] = [
+pub(super) const IMPORTS: [(&str, &str, usize, bool); 19] = [
     ("state", "load", 2, false),
     ("state", "load-some", 4, false),
     ("state", "store", 7, false),
@@ -42,14 +42,14 @@ const WORDS: usize = 11;
 
 /// Where the guest has something that could be meant: offsets of cells of three bytes, zeros, numbers of
 /// keys, any bytes.
-const AREAS: [u32; 4] = [4096, 8192, 12288, 16384];
+pub(super) const AREAS: [u32; 4] = [4096, 8192, 12288, 16384];
 
 /// How many calls, unless `HIGHWATER_CALLS` says otherwise.
 const CALLS: u64 = 20_000;
 
 /// A guest that calls what its record says. A number beyond the imports is returned as the address of the
-/// result.
-fn guest(random: &mut Xoshiro256PlusPlus) -> Vec<u8> {
+/// result. `any` is in the last of its areas; `more` is further items.
+pub(super) fn guest(any: &[u8; 512], more: &str) -> Vec<u8> {
     let mut imports = String::new();
     let mut calls = String::new();
     for (at, (interface, name, words, returns)) in IMPORTS.iter().enumerate() {
@@ -78,14 +78,12 @@ fn guest(random: &mut Xoshiro256PlusPlus) -> Vec<u8> {
         .iter()
         .flat_map(|n| n.to_le_bytes())
         .collect();
-    let mut any = [0; 512];
-    random.fill_bytes(&mut any);
     let [at_offsets, _, at_numbers, at_any] = AREAS;
     let items = format!(
-        "(data (i32.const {at_offsets}) \"{}\") (data (i32.const {at_numbers}) \"{}\") (data (i32.const {at_any}) \"{}\")",
+        "(data (i32.const {at_offsets}) \"{}\") (data (i32.const {at_numbers}) \"{}\") (data (i32.const {at_any}) \"{}\") {more}",
         escaped(&offsets),
         escaped(&numbers),
-        escaped(&any),
+        escaped(any),
     );
     let process = format!("{calls} (i32.load offset=4 (local.get 1))");
     // The name of its output is at this address.
@@ -172,7 +170,9 @@ fn c61_whatever_a_guest_passes_is_answered_or_refused_and_a_failure_changes_noth
         call_time: Duration::from_secs(5),
         ..Limits::default()
     };
-    let mut operator = bench.create(&guest(&mut random), &limits).unwrap();
+    let mut any = [0; 512];
+    random.fill_bytes(&mut any);
+    let mut operator = bench.create(&guest(&any, ""), &limits).unwrap();
     let groups = KeyGroups::new(128).unwrap();
     let kinds = [StateKind::Value, StateKind::Map, StateKind::List];
     let states = kinds
