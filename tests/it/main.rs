@@ -10,6 +10,8 @@
 mod host; // running the binary, watching it, killing it
 #[path = "../../host/src/wasm/tests/guests.rs"]
 mod modules; // the smallest operators, written as core modules; the host's own tests have them too
+#[path = "../../host/src/wasm/tests/scripts.rs"]
+mod scripts; // records for an operator that does what they say; the host's own tests have them too
 mod jobs; // job files, put together from their parts
 mod oracle; // the right answers, from elsewhere
 mod plugins; // the components of plugins/
@@ -28,6 +30,7 @@ mod failures; // checkpoints that fail
 mod flooding; // keys that were chosen to collide
 mod graph; // jobs that are more than a chain
 mod guests; // traps, limits, grants, components that are none
+mod harness; // what authors of operators test with
 mod hostile; // checkpoints that were made to deceive
 mod inputs; // a job that resumes, and input that is not what it was
 mod kills; // hundreds of kills at random moments

@@ -2,7 +2,9 @@
 
 mod calls;
 pub(super) mod guests;
+mod harness;
 mod hostile;
+mod scripts;
 mod throughput;
 
 use std::path::PathBuf;
