@@ -1,5 +1,5 @@
 //! Who owns the checkpoint that a job starts from, and what is left of runs that were killed.
-//! Conformance 38, 39, 45, 53, and 10 and 53 as far as garbage collection goes.
+//! Conformance 10, 38, 39, 45, 53.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,6 +10,7 @@ use serde_json::Value;
 use crate::host::{self, Completion};
 use crate::jobs;
 use crate::oracle::{self, assert_same_lines};
+use crate::power::{self, Until};
 use crate::scene::{self, Scene, all_files};
 
 fn scene(name: &str) -> Scene {
@@ -261,6 +262,48 @@ fn c53_a_service_that_is_killed_again_and_again_leaves_one_directory_and_no_file
         all_files(&scene.at("out/.highwater")),
         [""; 0].map(PathBuf::from)
     );
+}
+
+#[test]
+fn c10_a_checkpoint_without_its_metadata_is_never_accepted_and_is_collected() {
+    for is_collected in [true, false] {
+        let scene = scene("half");
+        let run = ["run", "job.toml", "-D", "checkpoint.inline-threshold=0B"];
+        power::killed_at(&scene, Until::Before("chk-3/_metadata"), &run);
+        let job = scene.at("checkpoints/half");
+        // Everything that belongs to it is written, and only the name of its metadata is missing.
+        let of_3 = |file: &PathBuf| file.to_string_lossy().contains("-c3-");
+        let mut half = all_files(&job);
+        half.retain(|file| of_3(file) || file.starts_with(job.join("chk-3")));
+        assert!(half.iter().any(of_3), "no state is written: {half:?}");
+        assert!(half.contains(&job.join("chk-3/_metadata#1")), "{half:?}");
+        assert!(job.join("chk-2/_metadata").exists());
+
+        let by_path = [&run[..], &["-s", "checkpoints/half/chk-3"]].concat();
+        host::run(scene.path(), &by_path)
+            .with_code(2)
+            .saying(&["no completed checkpoint in", "checkpoints/half/chk-3"])
+            .without_panic();
+        if is_collected {
+            let gc = ["checkpoints", "gc", "checkpoints", "--older-than", "0s"];
+            host::run(scene.path(), &gc).with_code(0);
+            for file in &half {
+                assert!(!file.exists(), "{} is left", file.display());
+            }
+            assert!(!job.join("chk-3").exists());
+            host::run(scene.path(), &["checkpoints", "verify", "checkpoints"]).with_code(0);
+        }
+        let resumed = host::run(scene.path(), &[&run[..], &["-s", "latest"]].concat())
+            .with_code(0)
+            .saying(&["restoring from checkpoint 2"]);
+        let ids: Vec<u64> = resumed.completions().iter().map(|it| it.id).collect();
+        assert!(!ids.contains(&3), "its number is not used again: {ids:?}");
+        assert_same_lines(
+            &scene.output("out"),
+            &oracle::word_count(&scene.at("input")),
+            "output after a kill before the metadata",
+        );
+    }
 }
 
 #[test]

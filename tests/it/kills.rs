@@ -22,6 +22,7 @@ use crate::guests;
 use crate::host::{self, Ended};
 use crate::jobs;
 use crate::oracle::{self, assert_same_lines};
+use crate::power::{self, Until};
 use crate::scene::{Scene, all_files, visible_files};
 
 /// How often a job is killed, if nothing else is asked for.
@@ -388,6 +389,67 @@ fn prepared(scene: &Scene, path: &str) -> Vec<String> {
                 .to_owned()
         })
         .collect()
+}
+
+/// Words through an operator that writes down of which checkpoints it is told.
+fn listening(name: &str) -> Scene {
+    let scene = Scene::new();
+    scene.input(&oracle::bible(), 8, "txt");
+    let directory = scene.at("told");
+    fs::create_dir_all(&directory).expect("a directory can be made");
+    let grants = format!(
+        "grants = {{ dirs = [{{ host = {directory:?}, guest = \"/told\", write = true }}] }}"
+    );
+    let config = "misdeed = \"none\", completions = \"/told/completions\"";
+    let job = jobs::head(name, "25ms")
+        + jobs::VERSES
+        + &jobs::split()
+        + &jobs::operator_with("listens", "faulty", "split", config, &grants)
+        + &jobs::count("listens")
+        + &jobs::files("totals", "count", "out", "csv");
+    scene.write("job.toml", job);
+    scene
+}
+
+/// The checkpoints that the operator was told of, in order.
+fn heard(scene: &Scene) -> Vec<u64> {
+    let text = fs::read_to_string(scene.at("told/completions")).unwrap_or_default();
+    let numbers = text.lines().map(|line| line.parse().expect("a number"));
+    numbers.collect()
+}
+
+#[test]
+fn c25_an_operator_is_told_of_each_completion_once_and_in_order() {
+    let scene = listening("c25-order");
+    let ended = host::run(scene.path(), &["run", "job.toml"]).with_code(0);
+    let completed: Vec<u64> = ended.completions().iter().map(|it| it.id).collect();
+    assert!(completed.len() > 3, "{}", ended.transcript());
+    assert!(completed.is_sorted_by(|one, next| one < next));
+    assert_eq!(heard(&scene), completed);
+}
+
+#[test]
+fn c25_an_operator_is_told_of_the_checkpoint_that_it_is_restored_from_before_any_other() {
+    // Killed when 3 is complete and nobody knows, and when the operator has been told of it.
+    for (until, before) in [
+        (Until::After("chk-3/_metadata"), &[1, 2][..]),
+        (Until::Before("chk-4/_metadata"), &[1, 2, 3]),
+    ] {
+        let scene = listening("c25-restore");
+        power::killed_at(&scene, until, &["run", "job.toml"]);
+        assert_eq!(heard(&scene), before, "{until:?}");
+        let ended = host::run(scene.path(), &["run", "job.toml", "--resume"])
+            .with_code(0)
+            .saying(&["restoring from checkpoint 3"]);
+        let mut expected = vec![3];
+        expected.extend(ended.completions().iter().map(|it| it.id));
+        assert_eq!(heard(&scene)[before.len()..], expected, "{until:?}");
+        assert_same_lines(
+            &scene.output("out"),
+            &oracle::word_count(&scene.at("input")),
+            "output after a completion was told again",
+        );
+    }
 }
 
 #[test]

@@ -24,7 +24,9 @@ use std::{fs, thread};
 
 use tempfile::TempDir;
 
-use self::journal::{Step, Until};
+pub(crate) use self::journal::Until;
+
+use self::journal::Step;
 use self::model::{Disk, Remains, Unflushed};
 use crate::host::{self, Ended};
 use crate::jobs;
@@ -36,6 +38,21 @@ use crate::scene::Scene;
 mod journal; // what the host did
 #[path = "../power/model.rs"]
 mod model; // what a power loss leaves of it
+
+/// Runs the host until it is killed at the link that `until` names.
+pub(crate) fn killed_at(scene: &Scene, until: Until, arguments: &[&str]) -> Ended {
+    let journals = TempDir::new().expect("a temporary directory");
+    let mut command = Command::new(host::PROGRAM);
+    let journal = journals.path().join("journal");
+    journal::record(&mut command, scene.path(), &journal, Some(until));
+    let ended = host::start_by(command, scene.path(), arguments, Stdio::null()).wait();
+    assert!(
+        ended.status.code().is_none(),
+        "it was not killed at {until:?}:\n{}",
+        ended.transcript()
+    );
+    ended
+}
 
 /// How many runs are tried until one has taken two checkpoints.
 const TRIES: u32 = 10;

@@ -53,6 +53,10 @@ pub(crate) enum Until {
     Change(usize),
     /// Right after so many links, each of which is to be flushed next.
     Link(usize),
+    /// Right before a file gets a name that ends like this.
+    Before(&'static str),
+    /// Right after a file got a name that ends like this.
+    After(&'static str),
 }
 
 /// Has a command record what it does below `below`; `until`: when it is
@@ -66,6 +70,8 @@ pub(crate) fn record(command: &mut Command, below: &Path, journal: &Path, until:
         None => command,
         Some(Until::Change(count)) => command.env("HIGHWATER_RECORD_UNTIL", count.to_string()),
         Some(Until::Link(count)) => command.env("HIGHWATER_RECORD_UNTIL_LINK", count.to_string()),
+        Some(Until::Before(name)) => command.env("HIGHWATER_RECORD_BEFORE", name),
+        Some(Until::After(name)) => command.env("HIGHWATER_RECORD_AFTER", name),
     };
 }
 

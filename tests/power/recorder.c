@@ -12,6 +12,8 @@
  *
  * HIGHWATER_RECORD_UNTIL=N: the process is killed right after its N-th change or flush.
  * HIGHWATER_RECORD_UNTIL_LINK=N: the same after its N-th link, before it can flush what the link is in.
+ * HIGHWATER_RECORD_BEFORE=NAME: right before it links a file to a path that ends with NAME.
+ * HIGHWATER_RECORD_AFTER=NAME: right after that.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -45,6 +47,7 @@ static char root[PATH_MAX];
 static size_t root_length;
 static int journal = -1;
 static long until = -1, until_link = -1;
+static const char *before, *after;
 
 /* The next definition of a function: that of the C library. */
 #define NEXT(result, name, ...)                                        \
@@ -108,6 +111,8 @@ static void begin(void) {
     syscall(SYS_close, opened);
     if (limit) until = atol(limit);
     if (links) until_link = atol(links);
+    before = getenv("HIGHWATER_RECORD_BEFORE");
+    after = getenv("HIGHWATER_RECORD_AFTER");
     record(START, getpid(), 0, root, root_length, "", 0);
 }
 
@@ -399,6 +404,13 @@ FTRUNCATE(ftruncate64)
 FSYNC(fsync)
 FSYNC(fdatasync)
 
+/* Kills the process if this link is the one to be killed at. */
+static void die_at(const char *name, int what, const char *to) {
+    size_t length = name ? strlen(name) : 0, whole = strlen(to);
+    if (what == LINK && length > 0 && length <= whole && strcmp(to + whole - length, name) == 0)
+        kill(getpid(), SIGKILL);
+}
+
 /* A rename or a link, with both of its ends. */
 #define MOVE(what, call, from_at, from, to_at, to, make)                        \
     char first[PATH_MAX], second[PATH_MAX];                                     \
@@ -406,7 +418,9 @@ FSYNC(fdatasync)
     pthread_mutex_lock(&lock);                                                  \
     int of_from = is_below_entry(from_at, from, first);                         \
     int of_to = is_below_entry(to_at, to, second);                              \
+    if (of_to) die_at(before, what, second);                                    \
     int result = make;                                                          \
+    if (result == 0 && of_to) die_at(after, what, second);                      \
     if (result == 0 && of_from && of_to)                                        \
         record(what, -1, 0, first, strlen(first), second, strlen(second));      \
     else if (result == 0 && (of_from || of_to))                                 \

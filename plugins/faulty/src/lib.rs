@@ -6,11 +6,12 @@
 //! ```
 //!
 //! With `once` the misdeed is done only if that file is not there yet, and makes it first: it has to lie
-//! in a directory granted for writing, and so a fresh instance behaves.
+//! in a directory granted for writing, and so a fresh instance behaves. With `completions` it adds a line to
+//! that file for each checkpoint that it is told is complete.
 
 mod misdeed;
 
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Write as _};
 
 use highwater::{Emitter, Error, OpenContext, Operator, Record, Result, ValueState};
 use serde::Deserialize;
@@ -23,6 +24,7 @@ struct Config {
     misdeed: Misdeed,
     on: Option<String>,
     once: Option<std::path::PathBuf>,
+    completions: Option<std::path::PathBuf>,
     /// For `sleep`.
     #[serde(default)]
     milliseconds: u64,
@@ -58,6 +60,17 @@ impl Operator for Faulty {
                 .commit(&self.config, self.hoard.as_ref(), record, out)?;
         }
         out.emit(record.key(), record.whole())
+    }
+
+    fn on_checkpoint_complete(&mut self, checkpoint: u64) -> Result<()> {
+        if let Some(path) = &self.config.completions {
+            let mut file = std::fs::File::options()
+                .append(true)
+                .create(true)
+                .open(path)?;
+            writeln!(file, "{checkpoint}")?;
+        }
+        Ok(())
     }
 }
 
