@@ -70,7 +70,7 @@ fn c38_c45_by_default_what_a_job_starts_from_stays_as_it_is_and_may_be_started_f
         let id = format!("job.id={job}");
         let path = format!("sink.totals.path=out-{job}");
         let arguments = ["run", "job.toml", "-s", &from.path, "-D", &id, "-D", &path];
-        let arguments = [&arguments[..], mode].concat();
+        let arguments = [&arguments[..], &KEEP, mode].concat();
         let mut running = host::start(scene.path(), &arguments);
         let first = running.checkpoints(1);
         assert_eq!(first.id, from.id + 1);
@@ -82,11 +82,13 @@ fn c38_c45_by_default_what_a_job_starts_from_stays_as_it_is_and_may_be_started_f
         running.signal("TERM");
         let ended = running.wait().with_code(0);
         let newest = ended.completions().pop().expect("one is complete");
-        let files = references(&scene, &newest.path);
-        assert!(
-            !files.is_empty() && files.iter().all(|file| !file.starts_with("../..")),
-            "{files:?}"
-        );
+        for path in [&first.path, &newest.path] {
+            let files = references(&scene, path);
+            assert!(
+                !files.is_empty() && files.iter().all(|file| !file.starts_with("../..")),
+                "{path}: {files:?}"
+            );
+        }
         host::run(
             scene.path(),
             &[
@@ -100,7 +102,8 @@ fn c38_c45_by_default_what_a_job_starts_from_stays_as_it_is_and_may_be_started_f
                 &id,
             ],
         )
-        .with_code(0);
+        .with_code(0)
+        .saying(&["restoring from checkpoint"]);
         assert_same_lines(
             &scene.output(&format!("out-{job}")),
             &oracle::word_count(&scene.at("input")),
@@ -111,6 +114,168 @@ fn c38_c45_by_default_what_a_job_starts_from_stays_as_it_is_and_may_be_started_f
             "it is untouched"
         );
     }
+}
+
+/// All state in files, and all checkpoints kept: what each refers to can be seen afterwards.
+const KEEP: [&str; 4] = [
+    "-D",
+    "checkpoint.inline-threshold=0B",
+    "-D",
+    "checkpoint.retained=1000",
+];
+
+#[test]
+fn c45_several_jobs_start_from_one_checkpoint_at_the_same_time() {
+    let scene = scene("together");
+    let from = killed(&scene, &["run", "job.toml", "-D", "job.id=old"], 2);
+    let before = contents(&scene.at("checkpoints/old"));
+    let jobs: Vec<(String, String)> = ["one", "two", "three"]
+        .iter()
+        .map(|job| {
+            (
+                format!("job.id={job}"),
+                format!("sink.totals.path=out-{job}"),
+            )
+        })
+        .collect();
+    let running: Vec<_> = jobs
+        .iter()
+        .map(|(id, path)| {
+            let arguments = ["run", "job.toml", "-s", &from.path, "-D", id, "-D", path];
+            host::start(scene.path(), &arguments)
+        })
+        .collect();
+    for (job, (_, path)) in running.into_iter().zip(&jobs) {
+        job.wait()
+            .with_code(0)
+            .saying(&["restoring from checkpoint"]);
+        let (_, output) = path.split_once('=').expect("a key and its value");
+        assert_same_lines(
+            &scene.output(output),
+            &oracle::word_count(&scene.at("input")),
+            output,
+        );
+    }
+    assert!(
+        contents(&scene.at("checkpoints/old")) == before,
+        "it is untouched"
+    );
+}
+
+#[test]
+fn c45_the_newest_checkpoint_of_the_jobs_own_directory_is_owned() {
+    let scene = scene("own");
+    let from = killed(&scene, &["run", "job.toml"], 2);
+    let newest = newest(&scene.at("checkpoints/own"));
+    assert!(newest >= from.id);
+    let path = format!("checkpoints/own/chk-{newest}");
+    let own = ["run", "job.toml", "-s", &path];
+    host::run(
+        scene.path(),
+        &[&own[..], &["--claim-mode", "no-claim"]].concat(),
+    )
+    .with_code(2)
+    .saying(&["no-claim"])
+    .without_panic();
+    assert!(scene.at(&path).join("_metadata").exists());
+    let mut running = host::start(scene.path(), &own);
+    running.checkpoints(3);
+    assert!(
+        !scene.at(&path).join("_metadata").exists(),
+        "it is subsumed"
+    );
+    running.wait().with_code(0);
+    assert_same_lines(
+        &scene.output("out"),
+        &oracle::word_count(&scene.at("input")),
+        "output of a job that continued",
+    );
+}
+
+/// The highest number of a completed checkpoint.
+fn newest(job: &Path) -> u64 {
+    let entries = fs::read_dir(job).expect("the job's directory").flatten();
+    let complete = entries.filter(|entry| entry.path().join("_metadata").is_file());
+    let numbers = complete.filter_map(|entry| {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        name.strip_prefix("chk-")?.parse().ok()
+    });
+    numbers.max().expect("a checkpoint is complete")
+}
+
+#[test]
+fn c45_what_others_need_of_a_claimed_checkpoint_stays_when_it_is_subsumed() {
+    let scene = Scene::new();
+    // Many keys come at first, and few of them change from one checkpoint to the next: each of the retained
+    // ones stands on the same full state.
+    let source = "[[source]]\nid = \"numbers\"\nconnector = \"generator\"\nkeys = 5000\n\
+                  distribution = \"sequential\"\ncount = 100000\nrate = 4000\n\n";
+    let job = jobs::head("leaning", "30ms")
+        + source
+        + &jobs::count("numbers")
+        + &jobs::files("totals", "count", "out", "csv");
+    scene.write("job.toml", job);
+    let run = ["run", "job.toml", "-D", "checkpoint.inline-threshold=0B"];
+    let old = ["-D", "job.id=old", "-D", "checkpoint.retained=3"];
+    let old = [&run[..], &old].concat();
+    let fill = ["-D", "source.numbers.rate=200000"];
+    killed(&scene, &[&old[..], &fill].concat(), 2);
+    let mut running = host::start(scene.path(), &[&old[..], &["--resume"]].concat());
+    running.checkpoints(6);
+    running.signal("TERM");
+    running.wait().with_code(0);
+    let claimed = newest(&scene.at("checkpoints/old"));
+    let path = |id: u64| format!("checkpoints/old/chk-{id}");
+    let files = |id: u64| -> Vec<PathBuf> {
+        let names = references(&scene, &path(id)).into_iter();
+        let shared = names.map(|file| file.trim_start_matches("../").to_owned());
+        shared
+            .map(|file| scene.at("checkpoints/old").join(file))
+            .collect()
+    };
+    let (of_claimed, of_older) = (files(claimed), files(claimed - 1));
+    let alone = |file: &&PathBuf| !of_older.contains(file);
+    assert!(
+        of_claimed.iter().any(|file| !alone(&file)),
+        "they share nothing"
+    );
+    assert!(
+        of_claimed.iter().filter(alone).count() > 0,
+        "it has nothing of its own"
+    );
+
+    // Its claimer takes some checkpoints.
+    let (from, before) = (path(claimed), path(claimed - 1));
+    let fast = ["-D", "source.numbers.rate=10000000"];
+    let claim = [
+        "-D",
+        "job.id=new",
+        "--claim-mode",
+        "claim",
+        "-D",
+        "sink.totals.path=new",
+    ];
+    let claim = [&run[..], &claim, &["-s", &from]].concat();
+    let mut running = host::start(scene.path(), &claim);
+    running.checkpoints(3);
+    running.signal("TERM");
+    running.wait().with_code(0);
+    assert!(
+        !scene.at(&path(claimed)).join("_metadata").exists(),
+        "it is subsumed"
+    );
+    for file in &of_claimed {
+        assert_eq!(file.exists(), of_older.contains(file), "{}", file.display());
+    }
+    host::run(scene.path(), &["checkpoints", "verify", "checkpoints"]).with_code(0);
+    let expected: Vec<String> = (0..5000).map(|key| format!("k{key:04},20")).collect();
+    let resume = ["-D", "job.id=new", "-D", "sink.totals.path=new", "--resume"];
+    host::run(scene.path(), &[&run[..], &fast, &resume].concat()).with_code(0);
+    assert_same_lines(&scene.output("new"), &expected, "output of who has claimed");
+    let third = ["-D", "job.id=third", "-D", "sink.totals.path=third"];
+    let third = [&run[..], &fast, &third, &["-s", &before]].concat();
+    host::run(scene.path(), &third).with_code(0);
+    assert_same_lines(&scene.output("third"), &expected, "output of another");
 }
 
 #[test]
