@@ -1,4 +1,4 @@
-//! Checkpoints that fail, and what users and programs are told. Conformance 13, 21, 26, 31, 40, 41, 52.
+//! Checkpoints that fail, and what users and programs are told. Conformance 20, 21, 26, 31, 40, 41, 52.
 
 use std::fs;
 
@@ -48,6 +48,31 @@ fn c20_a_signal_takes_a_checkpoint_at_once_whatever_interval_and_pause() {
         assert_eq!(running.checkpoints(1).id, id);
     }
     running.kill().expect("an endless job is still running");
+}
+
+#[test]
+fn c20_what_a_signal_asks_for_does_not_wait_for_the_pause_after_another() {
+    let scene = Scene::new();
+    scene.write("job.toml", endless("c20-signal"));
+    let settings = [
+        "-D",
+        "checkpoint.interval=20ms",
+        "-D",
+        "checkpoint.min-pause=1h",
+    ];
+    let mut running = host::start(
+        scene.path(),
+        &[&["run", "job.toml"], &settings[..]].concat(),
+    );
+    // The first comes by itself, and every other one would have to wait for an hour.
+    assert_eq!(running.checkpoints(1).id, 1);
+    for id in 2..=4 {
+        running.signal("USR1");
+        assert_eq!(running.checkpoints(1).id, id);
+    }
+    running.signal("TERM");
+    let ended = running.wait().with_code(0);
+    assert_eq!(ended.completions().len(), 4, "{}", ended.transcript());
 }
 
 #[test]
