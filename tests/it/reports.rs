@@ -215,6 +215,56 @@ fn c37_each_refusal_says_what_is_wrong_and_what_is_near() {
     interrupted.assert_untouched();
 }
 
+#[test]
+fn c37_no_two_refusals_are_alike_and_each_names_the_candidates_that_exist() {
+    let interrupted = Interrupted::new("c37-alike", &jobs::word_count("c00"));
+    let scene = &interrupted.scene;
+    scene.write("empty/readme", "no checkpoint here");
+    let newest = interrupted.kept[0];
+    let near = format!("checkpoints/j/chk-{newest}");
+    let state = interrupted.data(newest).display().to_string();
+    let missing = format!("checkpoints/j/chk-{}9", newest);
+    let other = ["-D", "job.id=nobodys"];
+    // What is asked for, with more options, and whether there is a checkpoint to point to.
+    let cases: [(&str, &[&str], bool); 8] = [
+        ("", &[], false),
+        ("nowhere/at/all", &[], false),
+        (&missing, &[], true),
+        ("empty", &[], false),
+        (&state, &[], true),
+        ("gopher://example.com/chk-1", &[], false),
+        ("latest", &other, true),
+        ("latest", &["-D", "checkpoint.storage=memory"], false),
+    ];
+    let mut told = Vec::new();
+    for (way, more, has_candidates) in cases {
+        let ended = interrupted
+            .run(&[more, &["-s", way]].concat())
+            .with_code(2)
+            .without_panic();
+        assert!(
+            !ended.stderr.contains("` started"),
+            "{}",
+            ended.transcript()
+        );
+        assert_eq!(
+            ended.stderr.contains(&near)
+                || ended.stderr.contains("job `j`")
+                || ended.stderr.contains("`j`"),
+            has_candidates,
+            "{way}: {}",
+            ended.stderr
+        );
+        println!("{way}: {}", ended.stderr);
+        told.push(ended.stderr.replace(way, "WAY"));
+    }
+    told.sort();
+    let count = told.len();
+    told.dedup();
+    assert_eq!(told.len(), count, "each has its own message: {told:#?}");
+    interrupted.assert_untouched();
+}
+
 /// Word count in which a second operator counts as well, into nowhere.
 fn with_another_count(job: &str, id: &str) -> String {
     let another = jobs::operator(id, "count", "split", "emit = \"final\"");

@@ -1,6 +1,9 @@
 //! From which checkpoint a job restores, and into what. Conformance 37–39, 42–44, 51.
 
+use std::collections::BTreeMap;
 use std::fs;
+
+use serde_json::Value;
 
 use crate::guests;
 use crate::host::{self, Completion};
@@ -91,18 +94,117 @@ fn c37_every_way_to_name_a_checkpoint_finds_it() {
     }
 }
 
+/// The numbers of the completed checkpoints in a job's directory, oldest first.
+fn completed(scene: &Scene, job: &str) -> Vec<u64> {
+    let entries = fs::read_dir(scene.at("checkpoints").join(job)).expect("the job's directory");
+    let complete = entries
+        .flatten()
+        .filter(|entry| entry.path().join("_metadata").is_file());
+    let number = |name: &str| name.strip_prefix("chk-")?.parse().ok();
+    let mut numbers: Vec<u64> = complete
+        .filter_map(|entry| number(&entry.file_name().to_string_lossy()))
+        .collect();
+    numbers.sort_unstable();
+    numbers
+}
+
+#[test]
+fn c37_each_way_to_name_a_checkpoint_starts_from_that_one() {
+    let scene = much_text();
+    scene.write("job.toml", jobs::word_count("c37-each"));
+    fs::create_dir_all(scene.at("elsewhere")).expect("a directory can be made");
+    // Another job in the same place, with higher numbers.
+    let run = |job: &str, checkpoints: usize| {
+        let (id, output) = (
+            format!("job.id={job}"),
+            format!("sink.totals.path=out-{job}"),
+        );
+        let arguments = [
+            "run",
+            "job.toml",
+            "-D",
+            "checkpoint.retained=3",
+            "-D",
+            &id,
+            "-D",
+            &output,
+        ];
+        let mut running = host::start(scene.path(), &arguments);
+        running.checkpoints(checkpoints);
+        running.signal("TERM");
+        running.wait().with_code(0);
+        completed(&scene, job)
+    };
+    let kept = run("one", 4);
+    let others = run("other", 8);
+    let [_, middle, newest] = kept[..] else {
+        panic!("three are retained: {kept:?}")
+    };
+    assert!(
+        others.iter().all(|id| !kept.contains(id)),
+        "{kept:?} {others:?}"
+    );
+    let root = scene.at("checkpoints").display().to_string();
+    let ways = [
+        (format!("{root}/one/chk-{middle}/_metadata"), middle),
+        (format!("{root}/one/chk-{middle}"), middle),
+        (format!("{root}/one/chk-{middle}///"), middle),
+        (format!("file://{root}/one/chk-{middle}"), middle),
+        (format!("file://{root}/one/chk-{middle}/_metadata"), middle),
+        (format!("../checkpoints/one/chk-{middle}/"), middle),
+        (
+            format!("./../checkpoints/other/../one/chk-{middle}"),
+            middle,
+        ),
+        (format!("{root}/one"), newest),
+        (format!("file://{root}/one/"), newest),
+        ("../checkpoints/one/".to_owned(), newest),
+    ];
+    let restored = |spec: &str, id: &str| -> (u64, String) {
+        let (id, output) = (format!("job.id={id}"), format!("sink.totals.path=out-{id}"));
+        let arguments = [
+            "run",
+            "../job.toml",
+            "--json",
+            "-s",
+            spec,
+            "-D",
+            &id,
+            "-D",
+            &output,
+        ];
+        let mut running = host::start(&scene.at("elsewhere"), &arguments);
+        let restored = running.event("restored");
+        running.kill().expect("there is input for longer");
+        let path = restored["path"]
+            .as_str()
+            .expect("it is in a file")
+            .to_owned();
+        (restored["checkpoint"].as_u64().expect("a number"), path)
+    };
+    for (number, (way, expected)) in ways.iter().enumerate() {
+        let (id, path) = restored(way, &format!("way-{number}"));
+        assert_eq!(id, *expected, "{way}");
+        let place = format!("/checkpoints/one/chk-{expected}/_metadata");
+        assert!(path.ends_with(&place), "{way}: {path}");
+    }
+    // The newest of the job's own, not of the other one.
+    assert_eq!(restored("latest", "one").0, newest);
+}
+
 #[test]
 fn c37_latest_is_the_newest_of_the_job_and_never_what_a_finished_one_kept() {
     let scene = much_text();
     scene.write("job.toml", jobs::word_count("c37-latest"));
     let keep = ["-D", "checkpoint.retain-on-finish=true"];
-    let last = interrupted(&scene, &["run", "job.toml"], 2);
+    interrupted(&scene, &["run", "job.toml"], 2);
+    let newest = *completed(&scene, "c37-latest")
+        .last()
+        .expect("two are complete");
     let latest = [&["run", "job.toml", "-s", "latest"][..], &keep].concat();
-    let ended = host::run(scene.path(), &latest).with_code(0);
-    let line = ended.stderr.lines();
-    let mut line = line.filter(|line| line.contains("restoring from checkpoint"));
-    let line = line.next().expect("it says from what it restores");
-    assert!(!line.is_empty() && last.id > 0, "{line}");
+    host::run(scene.path(), &latest)
+        .with_code(0)
+        .saying(&[&format!("restoring from checkpoint {newest}")]);
     assert_totals(&scene, "output after latest");
     let kept = crate::scene::all_files(&scene.at("checkpoints"));
     assert!(
@@ -288,6 +390,184 @@ fn c43_keyed_state_follows_its_keys_from_1_to_2_to_4_to_2() {
 #[test]
 fn c43_keyed_state_follows_its_keys_from_3_to_5() {
     rescaled(&["3", "5"]);
+}
+
+/// Keys of the records that `history` gets. A multiple of the splits of a generator, so that all records of
+/// a key are in one split, and come in the same order at any parallelism.
+const KEYS: usize = 256;
+/// So many records come for each key.
+const RECORDS: usize = 200;
+/// The settings of `history`: the record after so many forgets the key.
+const FORGET_AFTER: usize = 150;
+const RECENT: usize = 10;
+const JOURNAL: usize = 5;
+
+/// A job with value, map and list state.
+fn histories(name: &str) -> String {
+    let records = format!(
+        "[[source]]\nid = \"records\"\nconnector = \"generator\"\nkeys = {KEYS}\n\
+         distribution = \"sequential\"\ncount = {}\nrate = 60000\n\n",
+        KEYS * RECORDS
+    );
+    let config = format!("recent = {RECENT}, journal = {JOURNAL}, forget-after = {FORGET_AFTER}");
+    jobs::head(name, "30ms")
+        + &records
+        + &jobs::operator("history", "history", "records", &config)
+        + &jobs::files("seen", "history", "out", "csv")
+}
+
+/// The values of each key in the order in which they come: what the source writes, without any operator.
+fn values_by_key() -> BTreeMap<String, Vec<String>> {
+    let scene = Scene::new();
+    let job = histories("values");
+    let (before, _) = job.split_once("[[operator]]").expect("it has an operator");
+    scene.write(
+        "job.toml",
+        before.to_owned() + &jobs::keys("values", "records", "out"),
+    );
+    host::run(
+        scene.path(),
+        &["run", "job.toml", "-D", "source.records.rate=10000000"],
+    )
+    .with_code(0);
+    let mut values: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for file in crate::scene::visible_files(&scene.at("out")) {
+        let text = fs::read_to_string(file).expect("a readable file");
+        for line in text.lines() {
+            let (key, value) = line.split_once('\t').expect("a key and a value");
+            values
+                .entry(key.to_owned())
+                .or_default()
+                .push(value.to_owned());
+        }
+    }
+    assert_eq!(values.len(), KEYS);
+    values
+}
+
+/// What the states hold of each key in a checkpoint: the elements of the list, and the values of the map in
+/// the order of its fields. Every entry is seen once.
+fn held(export: &str) -> BTreeMap<String, [Vec<String>; 2]> {
+    let mut held: BTreeMap<String, [Vec<String>; 2]> = BTreeMap::new();
+    let mut seen = 0;
+    for line in export.lines() {
+        let entry: Value = serde_json::from_str(line).expect("JSON");
+        let text = |field: &str| entry[field].as_str().expect("text").to_owned();
+        let of_key = held.entry(text("key")).or_default();
+        match entry["kind"].as_str() {
+            Some("list") => {
+                assert_eq!(entry["index"], of_key[0].len(), "{line}");
+                of_key[0].push(text("value"));
+            }
+            Some("map") => of_key[1].push(text("value")),
+            _ => seen += 1,
+        }
+    }
+    assert_eq!(seen, KEYS, "one value for each key");
+    held
+}
+
+/// Value, map and list state through one parallelism after the other, killed in the middle of all but the
+/// last, are what they are without, and what a model in a few lines says.
+fn histories_rescaled(parallelisms: &[&str]) {
+    let scene = Scene::new();
+    scene.write("job.toml", histories("c43-kinds"));
+    let keep = [
+        "-D",
+        "checkpoint.retain-on-finish=true",
+        "-D",
+        "checkpoint.inline-threshold=0B",
+    ];
+    let fast = ["-D", "source.records.rate=10000000"];
+    let run = [&["run", "job.toml"], &keep[..]].concat();
+    let export = |job: &str| {
+        let place = format!("checkpoints/{job}");
+        host::run(scene.path(), &["checkpoints", "export", &place])
+            .with_code(0)
+            .stdout
+    };
+    let other = [
+        "-D",
+        "job.id=undisturbed",
+        "-D",
+        "sink.seen.path=undisturbed",
+    ];
+    host::run(scene.path(), &[&run[..], &fast, &other].concat()).with_code(0);
+
+    let (last, before) = parallelisms.split_last().expect("at least one");
+    for (index, parallelism) in before.iter().enumerate() {
+        let resume: &[&str] = if index == 0 { &[] } else { &["-s", "latest"] };
+        let killed = interrupted(
+            &scene,
+            &[&run[..], &["-p", parallelism], resume].concat(),
+            2,
+        );
+        let shown = ["checkpoints", "show", &killed.path, "--json"];
+        let shown = host::run(scene.path(), &shown);
+        // It may be gone for a newer one, that nobody was told of.
+        if shown.status.success() {
+            let shown: Value = serde_json::from_str(&shown.stdout).expect("JSON");
+            assert_eq!(
+                shown["operators"][1]["parallelism"].to_string(),
+                *parallelism
+            );
+        }
+    }
+    let resumed = ["-p", last, "-s", "latest"];
+    host::run(scene.path(), &[&run[..], &fast, &resumed].concat())
+        .with_code(0)
+        .saying(&["restoring from checkpoint"]);
+
+    assert_same_lines(
+        &scene.output("out"),
+        &scene.output("undisturbed"),
+        &format!("output at parallelism {parallelisms:?}"),
+    );
+    let rescaled = export("c43-kinds");
+    assert!(rescaled == export("undisturbed"), "the states differ");
+
+    // As `export` writes it: text that looks like hex digits is written as those.
+    let exported = |value: &String| match value.starts_with("0x") {
+        true => {
+            let digits = value.bytes().map(|byte| format!("{byte:02x}"));
+            "0x".to_owned() + &digits.collect::<String>()
+        }
+        false => value.clone(),
+    };
+    let seen = RECORDS - FORGET_AFTER - 1;
+    for (key, [list, map]) in held(&rescaled) {
+        let values = &values_by_key_once()[&key];
+        let values: Vec<String> = values.iter().map(exported).collect();
+        // The list begins again at each multiple; fields of the map count downwards.
+        assert_eq!(list, values[RECORDS - seen % RECENT - 1..], "list of {key}");
+        let newest_first: Vec<String> = values[RECORDS - JOURNAL..].iter().rev().cloned().collect();
+        assert_eq!(map, newest_first, "map of {key}");
+    }
+    let emitted = (1..=FORGET_AFTER).chain(1..=seen);
+    let mut expected: Vec<String> = emitted
+        .flat_map(|count| {
+            values_by_key_once()
+                .keys()
+                .map(move |key| format!("{key},{count}"))
+        })
+        .collect();
+    expected.sort();
+    assert_same_lines(&scene.output("out"), &expected, "numbers of each key");
+}
+
+fn values_by_key_once() -> &'static BTreeMap<String, Vec<String>> {
+    static VALUES: std::sync::OnceLock<BTreeMap<String, Vec<String>>> = std::sync::OnceLock::new();
+    VALUES.get_or_init(values_by_key)
+}
+
+#[test]
+fn c43_value_map_and_list_state_follow_their_keys_from_1_to_2_to_4_to_2() {
+    histories_rescaled(&["1", "2", "4", "2"]);
+}
+
+#[test]
+fn c43_value_map_and_list_state_follow_their_keys_from_3_to_5() {
+    histories_rescaled(&["3", "5"]);
 }
 
 #[test]

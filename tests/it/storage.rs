@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::Path;
 
+use serde_json::Value;
+
 use crate::host;
 use crate::jobs;
 use crate::oracle::{self, assert_same_lines};
@@ -171,10 +173,14 @@ fn c16_a_job_directory_restores_from_wherever_it_was_moved() {
     let scene = Scene::new();
     scene.input(&oracle::bible(), 12, "txt");
     scene.write("job.toml", jobs::word_count("c16"));
-    let mut running = host::start(scene.path(), &["run", "job.toml", "-D", "job.id=c16-job"]);
+    let files = ["-D", "checkpoint.inline-threshold=0B"];
+    let run = [&["run", "job.toml", "-D", "job.id=c16-job"], &files[..]].concat();
+    let mut running = host::start(scene.path(), &run);
     let last = running.checkpoints(2);
     running.kill().expect("killed in the middle");
 
+    let shared = all_files(&scene.at("checkpoints/c16-job/shared"));
+    assert!(!shared.is_empty(), "it refers to files outside of itself");
     let moved = scene.at("moved/elsewhere");
     fs::create_dir_all(moved.parent().expect("it has one")).expect("directories can be made");
     fs::rename(scene.at("checkpoints/c16-job"), &moved).expect("a directory can be moved");
@@ -188,6 +194,86 @@ fn c16_a_job_directory_restores_from_wherever_it_was_moved() {
         &oracle::word_count(&scene.at("input")),
         "output after the move",
     );
+}
+
+/// The files that a checkpoint refers to, by the names that it has for them.
+fn references(scene: &Scene, path: &str) -> Vec<String> {
+    let shown = host::run(scene.path(), &["checkpoints", "show", path, "--json"]).with_code(0);
+    let shown: Value = serde_json::from_str(&shown.stdout).expect("JSON");
+    let list = |value: &Value, field: &str| value[field].as_array().expect("a list").clone();
+    list(&shown, "operators")
+        .iter()
+        .flat_map(|operator| list(operator, "subtasks"))
+        .flat_map(|subtask| list(&subtask, "segments"))
+        .filter_map(|segment| segment["file"].as_str().map(str::to_owned))
+        .collect()
+}
+
+#[test]
+fn c16_the_directory_of_a_full_checkpoint_restores_alone_and_one_that_leans_on_others_says_what_it_lacks()
+ {
+    for (incremental, alone) in [("false", true), ("true", false)] {
+        let scene = Scene::new();
+        scene.input(&oracle::bible(), 12, "txt");
+        scene.write("job.toml", jobs::word_count("c16-alone"));
+        let setting = format!("checkpoint.incremental={incremental}");
+        let run = [
+            "run",
+            "job.toml",
+            "-D",
+            "checkpoint.inline-threshold=0B",
+            "-D",
+            &setting,
+        ];
+        let mut running = host::start(scene.path(), &run);
+        running.checkpoints(3);
+        running.signal("TERM");
+        let last = running.wait().with_code(0).completions().pop();
+        let last = last.expect("three are complete");
+        let files = references(&scene, &last.path);
+        assert!(
+            !files.is_empty() && files.iter().all(|file| !file.starts_with('/')),
+            "{files:?}"
+        );
+        assert_eq!(
+            files.iter().all(|file| !file.contains('/')),
+            alone,
+            "{files:?}"
+        );
+
+        // Nothing is left but the checkpoint's own directory, at another place and under another name.
+        let moved = scene.at("backup/of-today");
+        fs::create_dir_all(moved.parent().expect("it has one")).expect("directories can be made");
+        let chk = Path::new(&last.path)
+            .parent()
+            .expect("it is in its directory");
+        fs::rename(chk, &moved).expect("a directory can be moved");
+        fs::remove_dir_all(scene.at("checkpoints")).expect("a directory can be removed");
+        let from = [
+            "run",
+            "job.toml",
+            "-D",
+            "checkpoint.dir=fresh",
+            "-s",
+            "backup/of-today",
+        ];
+        let ended = host::run(scene.path(), &from);
+        if alone {
+            ended
+                .with_code(0)
+                .saying(&["restoring from checkpoint", "of-today"]);
+            assert_same_lines(
+                &scene.output("out"),
+                &oracle::word_count(&scene.at("input")),
+                "output of a checkpoint that was moved alone",
+            );
+        } else {
+            let lacking = files.iter().find_map(|file| file.rsplit_once('/'));
+            let (_, lacking) = lacking.expect("a file of others");
+            ended.with_code(3).saying(&[lacking]).without_panic();
+            assert!(scene.output("out").is_empty(), "nothing was processed");
+        }
+    }
 }
 
 #[test]
