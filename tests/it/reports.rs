@@ -413,6 +413,59 @@ fn c52_each_strategy_restarts_as_often_and_as_late_as_it_says() {
     assert_eq!(jittered.len(), 5);
 }
 
+/// The delays before the first restarts of a job that runs for 400 ms each time before it traps, if it is
+/// restarted that often; fewer if it fails before.
+fn delays_of_a_job_that_runs(strategy: &str, most: usize) -> Vec<u64> {
+    let scene = Scene::new();
+    // Without checkpoints each attempt begins at the first record, and traps at the fifth.
+    let numbers = jobs::ENDLESS.replace("rate = 2000", "rate = 10\ndistribution = \"sequential\"");
+    let config = "misdeed = \"trap\", on = \"k04\"";
+    let job = jobs::head("c52-runs", "1h")
+        + &numbers
+        + &jobs::operator("faulty", "faulty", "numbers", config)
+        + &jobs::discard("nowhere", "faulty");
+    let restart = format!("[restart]\n{strategy}\n\n");
+    scene.write("job.toml", job.replace(jobs::RESTART, &restart));
+    let mut running = host::start(scene.path(), &["run", "job.toml", "--json"]);
+    let mut delays = Vec::new();
+    while delays.len() < most {
+        let Some(event) = running.next_event() else {
+            break;
+        };
+        if event["event"] == "restarted" {
+            delays.push(event["delay-ms"].as_u64().expect("a number"));
+        }
+    }
+    delays
+}
+
+#[test]
+fn c52_a_job_that_ran_for_long_enough_begins_again_with_short_delays() {
+    let exponential = |threshold: &str| {
+        let strategy = format!(
+            "strategy = \"exponential-delay\"\ninitial-backoff = \"10ms\"\nmax-backoff = \"1s\"\n\
+             backoff-multiplier = 2.0\njitter-factor = 0.0\nreset-backoff-threshold = \"{threshold}\""
+        );
+        delays_of_a_job_that_runs(&strategy, 3)
+    };
+    assert_eq!(exponential("100ms"), [10, 10, 10]);
+    assert_eq!(exponential("1h"), [10, 20, 40]);
+}
+
+#[test]
+fn c52_failures_count_only_within_their_interval() {
+    let rate = |interval: &str| {
+        let strategy = format!(
+            "strategy = \"failure-rate\"\nmax-failures-per-interval = 1\n\
+             failure-rate-interval = \"{interval}\"\ndelay = \"1ms\""
+        );
+        delays_of_a_job_that_runs(&strategy, 3)
+    };
+    // Each failure comes when the one before it is forgotten.
+    assert_eq!(rate("100ms"), [1, 1, 1]);
+    assert_eq!(rate("1h"), [1]);
+}
+
 #[test]
 fn c52_an_error_that_cannot_heal_is_not_tried_again() {
     let interrupted = Interrupted::new("c52-heal", &jobs::word_count("c00"));
@@ -430,6 +483,26 @@ fn c52_an_error_that_cannot_heal_is_not_tried_again() {
         "{}",
         ended.transcript()
     );
+    // Neither is a checkpoint that the job does not fit.
+    let job = jobs::word_count("c52-heal").replace("id = \"count\"", "id = \"tally\"");
+    let job = job.replace("input = \"count\"", "input = \"tally\"");
+    interrupted.scene.write("job.toml", job);
+    let older = interrupted
+        .metadata(interrupted.kept[1])
+        .display()
+        .to_string();
+    let ended = interrupted
+        .run(&["-s", &older, "--rewind", "repeat", "--json"])
+        .with_code(2);
+    for event in ended.events() {
+        let name = event["event"].as_str().expect("a name");
+        assert!(
+            !["restarted", "started"].contains(&name),
+            "{}",
+            ended.transcript()
+        );
+    }
+    interrupted.assert_untouched();
 }
 
 /// A job with a misdeed that is done once, in the middle; it goes on from a checkpoint.
