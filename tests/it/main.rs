@@ -32,6 +32,7 @@ mod graph; // jobs that are more than a chain
 mod guests; // traps, limits, grants, components that are none
 mod harness; // what authors of operators test with
 mod hostile; // checkpoints that were made to deceive
+mod incremental; // checkpoints that hold what changed since the one before
 mod inputs; // a job that resumes, and input that is not what it was
 mod kills; // hundreds of kills at random moments
 mod languages; // operators that are not in Rust
