@@ -164,6 +164,25 @@ fn c57_nothing_that_was_not_granted_reaches_a_component() {
 }
 
 #[test]
+fn c57_an_environment_variable_is_seen_if_it_is_granted_and_no_other() {
+    for (grants, is_granted) in [("", false), ("grants = { env = [\"GRANTED\"] }", true)] {
+        let (scene, job) = misdeed("misdeed = \"look-around\"", grants);
+        scene.write("job.toml", job);
+        let variables = ["GRANTED", "WITHHELD"].map(|name| (name.to_owned(), SECRET.to_owned()));
+        host::start_with_variables(scene.path(), &["run", "job.toml"], &variables)
+            .wait()
+            .with_code(0);
+        let mut found = scene.output("out");
+        found.retain(|line| line.contains(SECRET));
+        let expected: &[&str] = match is_granted {
+            true => &["GRANTED=nobody's business"],
+            false => &[],
+        };
+        assert_eq!(found, expected, "with `{grants}`");
+    }
+}
+
+#[test]
 fn c57_a_granted_directory_is_seen_and_no_other() {
     for (grants, is_granted) in [
         ("", false),
@@ -194,6 +213,29 @@ fn c57_without_a_granted_clock_time_stands_still_during_a_call() {
     let found = scene.output("out");
     let times: Vec<&String> = found.iter().filter(|line| line.contains(',')).collect();
     assert!(times.len() == 1 && times[0].ends_with(",0"), "{times:?}");
+}
+
+#[test]
+fn c57_with_a_granted_clock_time_passes_during_a_call() {
+    let (scene, job) = misdeed("misdeed = \"clock\"", "grants = { clock = true }");
+    scene.write("job.toml", job);
+    host::run(scene.path(), &["run", "job.toml"]).with_code(0);
+    let found = scene.output("out");
+    let times: Vec<&String> = found.iter().filter(|line| line.contains(',')).collect();
+    assert!(times.len() == 1 && !times[0].ends_with(",0"), "{times:?}");
+}
+
+#[test]
+fn c57_an_import_that_is_neither_wasis_nor_ours_is_refused_by_its_name() {
+    for import in [
+        "acme:database/tables@1.0.0",
+        "wasi:io/poll@0.3.0",
+        "highwater:operator/joins@0.1.0",
+    ] {
+        let component =
+            format!("(component (import \"{import}\" (instance (export \"f\" (func)))))");
+        refused(&wat::parse_str(component).expect("a component"), &[import]);
+    }
 }
 
 #[test]
@@ -268,15 +310,37 @@ fn c59_state_survives_the_component_that_trapped() {
 
 #[test]
 fn c61_columns_that_do_not_fit_are_refused() {
-    for misdeed in [
-        "bad-columns",
-        "uneven-columns",
-        "bad-output",
-        "bad-state",
-        "bad-key",
+    for (misdeed, reason) in [
+        ("bad-columns", "offsets end at 1073741824"),
+        ("uneven-columns", "2 values, but 1 keys"),
+        ("bad-output", "there is no output 99"),
+        ("bad-state", "there is no state 99"),
+        ("bad-key", "there is no key 4294967294"),
     ] {
-        fails(&format!("misdeed = \"{misdeed}\""), "", &["subtask"]);
+        let texts = ["subtask", reason];
+        fails(&format!("misdeed = \"{misdeed}\""), "", &texts);
     }
+}
+
+#[test]
+fn c61_a_job_whose_guest_passed_nonsense_publishes_nothing_of_that_call_and_goes_on_without_it() {
+    let (scene, job) = misdeed("misdeed = \"bad-columns\"", "");
+    scene.write("job.toml", &job);
+    let refused = host::run(scene.path(), &["run", "job.toml"]);
+    refused
+        .with_code(1)
+        .saying(&["offsets end at"])
+        .without_panic();
+    assert!(scene.output("out").is_empty(), "nothing is published");
+    // The same job with an operator that behaves, where the other one left it.
+    scene.write("job.toml", job.replace("bad-columns", "none"));
+    host::run(scene.path(), &["run", "job.toml", "--resume"]).with_code(0);
+    let (verses, mut words) = (oracle::verses(50), 1);
+    for line in oracle::count_words(&verses) {
+        let (_, count) = line.split_once(',').expect("a word and its count");
+        words += count.parse::<usize>().expect("a count");
+    }
+    assert_eq!(scene.output("out").len(), words, "each word once");
 }
 
 /// The most memory that a host with one such operator may have taken at any time: 64 MiB for what the

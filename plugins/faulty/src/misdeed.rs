@@ -93,7 +93,7 @@ impl Misdeed {
     /// Those that are done when the operator is opened.
     pub(crate) fn in_open(self, ctx: &mut OpenContext) -> Result<()> {
         match self {
-            Misdeed::FillValue | Misdeed::FillKeys | Misdeed::LoadLarge => {
+            Misdeed::BadKey | Misdeed::FillValue | Misdeed::FillKeys | Misdeed::LoadLarge => {
                 drop(ctx.value_state::<Vec<u8>>("hoard"))
             }
             Misdeed::FillList => drop(ctx.list_state::<Vec<u8>>("hoard")),
