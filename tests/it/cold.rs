@@ -118,9 +118,7 @@ fn a_full_scratch_disk_ends_the_job_and_is_named() {
         &["-D", "source.numbers.distribution=sequential"],
     ]
     .concat();
-    let Some(running) = failures::on_a_small_disk(&scene, "scratch", &arguments) else {
-        return;
-    };
+    let running = failures::on_a_small_disk(&scene, "scratch", &arguments);
     running.wait().with_code(1).without_panic().saying(&[
         "operator `count` subtask 0",
         "No space left on device",

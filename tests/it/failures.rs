@@ -243,31 +243,32 @@ fn c08_c24_so_many_failures_in_a_row_are_borne_and_a_success_starts_the_count_ag
 }
 
 /// Starts a job in namespaces of its own, where a directory is a file system of 4 MiB in memory.
-/// `None` where the machine has no such thing for us; the test says so.
-pub(crate) fn on_a_small_disk(
-    scene: &Scene,
-    directory: &str,
-    arguments: &[&str],
-) -> Option<Running> {
+///
+/// # Panics
+/// Nobody may have such namespaces here: what cannot be tried does not pass.
+pub(crate) fn on_a_small_disk(scene: &Scene, directory: &str, arguments: &[&str]) -> Running {
     fs::create_dir_all(scene.at(directory)).expect("directories can be made");
-    let possible = Command::new("unshare")
+    let tried = Command::new("unshare")
         .args(["-rm", "mount", "-t", "tmpfs", "none"])
         .arg(scene.at(directory))
-        .output()
-        .is_ok_and(|output| output.status.success());
-    if !possible {
-        println!("NOT RUN: no file system can be mounted here (unshare -rm)");
-        return None;
+        .output();
+    let refusal = match tried {
+        Ok(output) if output.status.success() => None,
+        Ok(output) => Some(String::from_utf8_lossy(&output.stderr).into_owned()),
+        Err(error) => Some(error.to_string()),
+    };
+    if let Some(refusal) = refusal {
+        panic!(
+            "this test needs a small file system, and `unshare -rm mount -t tmpfs none {directory}` says: \
+             {refusal}\nWhat it needs: Linux with user namespaces for everybody (sysctl \
+             kernel.unprivileged_userns_clone=1, kernel.apparmor_restrict_unprivileged_userns=0), the program \
+             unshare of util-linux, and a container that allows both (docker run --privileged, or root)"
+        );
     }
     let mut command = Command::new("unshare");
     let script = format!("mount -t tmpfs -o size=4m none {directory} && exec \"$0\" \"$@\"");
     command.args(["-rm", "sh", "-c", &script, host::PROGRAM]);
-    Some(host::start_by(
-        command,
-        scene.path(),
-        arguments,
-        Stdio::null(),
-    ))
+    host::start_by(command, scene.path(), arguments, Stdio::null())
 }
 
 /// A directory as the process sees it that runs in namespaces of its own.
@@ -308,9 +309,7 @@ fn c12_a_full_disk_fails_checkpoints_until_there_is_room_again() {
         &LARGE,
     ]
     .concat();
-    let Some(mut running) = on_a_small_disk(&scene, "checkpoints", &arguments) else {
-        return;
-    };
+    let mut running = on_a_small_disk(&scene, "checkpoints", &arguments);
     running.event("checkpoint-completed");
     let disk = seen_by(&running, &scene.at("checkpoints"));
     let filler = disk.join("filler");
@@ -470,9 +469,7 @@ fn c13_a_disk_that_became_read_only_fails_checkpoints_until_it_is_writable() {
         &["-D", "checkpoint.tolerable-failures=100000"],
     ]
     .concat();
-    let Some(mut running) = on_a_small_disk(&scene, "checkpoints", &arguments) else {
-        return;
-    };
+    let mut running = on_a_small_disk(&scene, "checkpoints", &arguments);
     running.event("checkpoint-completed");
     let remount = |running: &Running, how: &str| {
         let id = running.id().to_string();

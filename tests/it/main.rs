@@ -48,8 +48,8 @@ mod reader; // another program reads what the host writes
 mod readme; // the README keeps its word
 mod refused; // what users get wrong, and what they are told
 mod reports; // what a user is told: restores, corruption, restarts
-mod restore;
-mod rewind; // from which checkpoint, into what
+mod restore; // from which checkpoint, into what
+mod rewind; // a start that takes back what came later
 mod retention; // what is left when a job ends, and how it is ended
 mod s3; // checkpoints in a bucket
 mod terminal; // what others wrote does not steer a terminal
@@ -57,5 +57,6 @@ mod unfinished; // what does not work yet is refused by name, everything else ha
 mod shapes; // input that is broken, or made to hurt
 mod soak; // many checkpoints: nothing grows
 mod storage; // where checkpoints are, and what they consist of
+mod versions; // checkpoints of every format version
 mod warnings; // settings that switch protection off
 mod tidy; // what the sources must be like

@@ -1,9 +1,9 @@
 //! What the sources must be like: rules that no compiler checks, checked by walking the files.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::ops::RangeInclusive;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use crate::examples;
 use crate::plugins::root;
@@ -14,7 +14,7 @@ const CONFORMANCE: [RangeInclusive<u32>; 10] = [
     1..=29,
     31..=47,
     51..=53,
-    56..=59,
+    55..=59,
     61..=61,
     87..=87,
     140..=157,
@@ -280,7 +280,7 @@ fn every_plugin_has_a_test() {
         plugin_count += 1;
         let mut files = Vec::new();
         walk(&entry.path(), &["rs"], &mut files);
-        if !files.iter().any(|(_, text)| text.contains("#[test]")) {
+        if files.iter().all(|(_, text)| tests_of(text).is_empty()) {
             offences.push(entry.path().display().to_string());
         }
     }
@@ -312,14 +312,72 @@ fn every_example_is_complete() {
     assert_none(&offences, "these are missing");
 }
 
+/// The names of the functions of a source that a test run calls: marked `#[test]`, not `#[ignore]`, and not in
+/// a comment. So neither a helper nor a text that is named like a test counts as one.
+fn tests_of(source: &str) -> Vec<String> {
+    let mut names = Vec::new();
+    let (mut is_test, mut is_ignored) = (false, false);
+    for line in without_comments(source).lines().map(str::trim) {
+        match line {
+            "#[test]" => is_test = true,
+            _ if line.starts_with("#[tokio::test") => is_test = true,
+            _ if line.starts_with("#[ignore") => is_ignored = true,
+            // Another attribute, or its further lines.
+            _ if line.starts_with("#[") || line.is_empty() => {}
+            _ => {
+                let rest = line.strip_prefix("async ").unwrap_or(line);
+                let Some(rest) = rest.strip_prefix("fn ") else {
+                    continue;
+                };
+                let end = rest.find(|c: char| !c.is_alphanumeric() && c != '_');
+                if is_test && !is_ignored {
+                    names.push(rest[..end.unwrap_or(rest.len())].to_owned());
+                }
+                (is_test, is_ignored) = (false, false);
+            }
+        }
+    }
+    names
+}
+
+/// The names of all tests of all sources.
+fn tests() -> Vec<String> {
+    let sources = sources(&["rs"]);
+    let tests = sources.iter().flat_map(|(_, text)| tests_of(text));
+    tests.collect()
+}
+
+#[test]
+fn tests_are_functions_that_are_run() {
+    let source = "\
+// #[test] fn c01_in_a_comment() {}
+#[test]
+#[allow(dead_code, reason = \"x\")]
+fn c02_a_test() { let text = \"fn c03_in_a_text()\"; }
+fn c04_a_helper() {}
+#[test]
+#[ignore = \"later\"]
+fn c05_ignored() {}
+    #[tokio::test(start_paused = true)]
+    async fn c06_c07_in_a_module() {}
+#[cfg(test)]
+mod c08_a_module {}
+";
+    assert_eq!(tests_of(source), ["c02_a_test", "c06_c07_in_a_module"]);
+}
+
+/// Whether one of these tests holds a case. One test may hold two that say the same of different moments.
+fn is_held(tests: &[String], case: u32) -> bool {
+    let (first, further) = (format!("c{case:02}_"), format!("_c{case:02}_"));
+    tests
+        .iter()
+        .any(|name| name.starts_with(&first) || name.contains(&further))
+}
+
 #[test]
 fn every_promised_conformance_case_has_a_test() {
-    let tests: String = sources(&["rs"]).into_iter().map(|(_, text)| text).collect();
-    let held = |number: &u32| {
-        // One test may hold two cases that say the same of different moments.
-        let (first, second) = (format!("fn c{number:02}_"), format!("_c{number:02}_"));
-        tests.contains(&first) || tests.contains(&second)
-    };
+    let tests = tests();
+    let held = |number: &u32| is_held(&tests, *number);
     let missing: Vec<String> = CONFORMANCE
         .into_iter()
         .flatten()
@@ -347,7 +405,7 @@ fn threats() -> Vec<Vec<String>> {
 
 #[test]
 fn c168_every_line_of_what_is_not_trusted_has_a_test() {
-    let tests: String = sources(&["rs"]).into_iter().map(|(_, text)| text).collect();
+    let tests = tests();
     let mut offences = Vec::new();
     let threats = threats();
     assert!(threats.len() > 10, "the table is not found: {threats:?}");
@@ -361,7 +419,7 @@ fn c168_every_line_of_what_is_not_trusted_has_a_test() {
             offences.push(format!("{threat:?}: no case"));
         }
         for case in cases.split(", ").filter(|case| !case.is_empty()) {
-            let held = case.parse::<u32>().is_ok() && tests.contains(&format!("fn c{case}_"));
+            let held = case.parse().is_ok_and(|case| is_held(&tests, case));
             if !held {
                 offences.push(format!("{threat:?}: no test holds case {case}"));
             }
@@ -378,7 +436,7 @@ fn documents_name_files_that_exist() {
     let mut offences = Vec::new();
     for (path, text) in sources(&["md"]) {
         let directory = root().join(path.parent().expect("a file has a directory"));
-        for link in links(&text) {
+        for (link, _) in links(&text) {
             if !directory.join(&link).exists() {
                 offences.push(format!("{}: link to {link}", path.display()));
             }
@@ -392,19 +450,119 @@ fn documents_name_files_that_exist() {
     assert_none(&offences, "these files are gone");
 }
 
-/// The targets of relative links, without the part behind `#`.
-fn links(text: &str) -> Vec<String> {
+/// The targets of links into this repository: a file and what follows `#`, each perhaps empty.
+fn links(text: &str) -> Vec<(String, String)> {
     let targets = text
         .split("](")
         .skip(1)
         .filter_map(|rest| rest.split_once(')'))
         .map(|(target, _)| target);
-    let relative = targets.filter(|target| {
-        !target.contains("://") && !target.starts_with('#') && !target.starts_with("mailto:")
-    });
+    let relative =
+        targets.filter(|target| !target.contains("://") && !target.starts_with("mailto:"));
     relative
-        .map(|target| target.split('#').next().unwrap_or_default().to_owned())
+        .map(|target| target.split_once('#').unwrap_or((target, "")))
+        .map(|(file, anchor)| (file.to_owned(), anchor.to_owned()))
         .collect()
+}
+
+/// Places in documents that a source names, in a message or a comment: `docs/a.md#part` as file and part.
+fn named_places(text: &str) -> Vec<(String, String)> {
+    let is_part = |c: char| c.is_alphanumeric() || "-_".contains(c);
+    let is_path = |c: char| is_part(c) || "./".contains(c);
+    let places = text.match_indices(".md#").filter_map(|(at, mark)| {
+        let path = text[..at].rsplit(|c| !is_path(c)).next()?;
+        let part = text[at + mark.len()..].split(|c| !is_part(c)).next()?;
+        (!path.is_empty() && !part.is_empty()).then(|| (format!("{path}.md"), part.to_owned()))
+    });
+    places.collect()
+}
+
+/// What the headings of a document can be linked by: lower case, without punctuation, `-` for a space, and
+/// a number behind one that is there already.
+fn anchors(text: &str) -> BTreeSet<String> {
+    let mut anchors = BTreeSet::new();
+    let mut in_block = false;
+    for line in text.lines() {
+        in_block ^= line.trim_start().starts_with("```");
+        let title = line.trim_start_matches('#');
+        if in_block || title.len() == line.len() || !title.starts_with(' ') {
+            continue;
+        }
+        let anchor: String = title
+            .trim()
+            .to_lowercase()
+            .chars()
+            .filter(|c| c.is_alphanumeric() || " -_".contains(*c))
+            .map(|c| if c == ' ' { '-' } else { c })
+            .collect();
+        let mut numbers = 1..;
+        let mut wanted = anchor.clone();
+        while !anchors.insert(wanted) {
+            wanted = format!("{anchor}-{}", numbers.next().unwrap_or_default());
+        }
+    }
+    anchors
+}
+
+#[test]
+fn links_lead_to_headings_that_exist() {
+    let documents: BTreeMap<PathBuf, String> = sources(&["md"]).into_iter().collect();
+    let has = |path: &Path, anchor: &str| {
+        let text = documents.get(path);
+        text.is_some_and(|text| anchors(text).contains(anchor))
+    };
+    let mut offences = Vec::new();
+    for (path, text) in &documents {
+        for (file, anchor) in links(text).into_iter().filter(|(_, part)| !part.is_empty()) {
+            let target = match file.as_str() {
+                "" => path.clone(),
+                file => normal(&path.with_file_name(file)),
+            };
+            if !has(&target, &anchor) {
+                offences.push(format!("{}: {file}#{anchor}", path.display()));
+            }
+        }
+    }
+    for (path, text) in sources(&["rs", "toml", "wit", "json", "py"]) {
+        for (file, anchor) in named_places(&text) {
+            // This file has some that are made up.
+            if !has(&normal(Path::new(&file)), &anchor) && !path.ends_with("tidy.rs") {
+                offences.push(format!("{}: {file}#{anchor}", path.display()));
+            }
+        }
+    }
+    assert_none(&offences, "no heading of that document is called so");
+}
+
+/// A path without `.` and `..`.
+fn normal(path: &Path) -> PathBuf {
+    let mut normal = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::ParentDir => drop(normal.pop()),
+            Component::CurDir => {}
+            part => normal.push(part),
+        }
+    }
+    normal
+}
+
+#[test]
+fn every_file_of_these_tests_is_one_of_its_modules() {
+    let main = fs::read_to_string(root().join("tests/it/main.rs")).expect("there is main.rs");
+    let mut files = Vec::new();
+    walk(&root().join("tests/it"), &["rs"], &mut files);
+    let mut offences = Vec::new();
+    for (path, _) in files {
+        let name = path.file_stem().unwrap_or_default().to_string_lossy();
+        let is_module = main
+            .lines()
+            .any(|line| line.starts_with(&format!("mod {name};")));
+        if name != "main" && !is_module {
+            offences.push(path.display().to_string());
+        }
+    }
+    assert_none(&offences, "nobody runs the tests of these files");
 }
 
 /// What stands in backticks and looks like a path of this repository.
@@ -447,10 +605,18 @@ fn names_in_code(text: &str) -> Vec<String> {
 
 #[test]
 fn links_and_names_are_found_in_a_text() {
+    let pair = |file: &str, part: &str| (file.to_owned(), part.to_owned());
     assert_eq!(
-        links("see [a](docs/a.md#part), [b](https://b.example) and [c](#c)"),
-        ["docs/a.md"]
+        links("see [a](docs/a.md#part), [b](https://b.example), [c](#c) and [d](d.md)"),
+        [pair("docs/a.md", "part"), pair("", "c"), pair("d.md", "")]
     );
+    assert_eq!(
+        named_places("hint: see docs/a.md#the-part; and (`../b.md#c`), not x.md# nor y.md"),
+        [pair("docs/a.md", "the-part"), pair("../b.md", "c")]
+    );
+    let text = "# `_metadata`, once\n## One\n```\n# no heading\n```\n### One\n#no\n";
+    let found: Vec<String> = anchors(text).into_iter().collect();
+    assert_eq!(found, ["_metadata-once", "one", "one-1"]);
     assert_eq!(
         names_in_code("`docs/a.md` and `crates/*/src`\n```\n`docs/b.md`\n```\n"),
         ["docs/a.md"]
