@@ -6,8 +6,10 @@
 //! with every checksum right.
 
 use std::fs;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::thread;
 
 use serde_json::{Value, json};
 
@@ -15,6 +17,7 @@ use crate::cold;
 use crate::host::{self, Ended, Running};
 use crate::hostile::{Envelope, crc32c};
 use crate::jobs;
+use crate::kills::Moments;
 use crate::plugins::root;
 use crate::scene::Scene;
 
@@ -314,6 +317,183 @@ fn the_checkpoint_in_the_document_is_one() {
     assert_eq!(read(&checkpoint).stdout, host);
 }
 
+/// Draws schemas, and bytes that may be values of them.
+struct Draw(Moments);
+
+impl Draw {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0.below(bound)
+    }
+
+    fn one<'a>(&mut self, of: &[&'a str]) -> &'a str {
+        of[usize::try_from(self.below(of.len() as u64)).expect("it is small")]
+    }
+
+    fn number(&mut self) -> &'static str {
+        self.one(&[
+            "u8", "u16", "u32", "u64", "u128", "i8", "i16", "i32", "i64", "i128", "f32", "f64",
+        ])
+    }
+
+    /// A schema, seldom a wrong one; `bytes` gets a value of it.
+    fn value(&mut self, depth: u32, is_part: bool, bytes: &mut Vec<u8>) -> String {
+        match self.below(if depth > 3 { 8 } else { 12 }) {
+            0..4 => {
+                let name = self.number();
+                let size = name[1..].parse::<u64>().expect("bits") / 8;
+                bytes.extend((0..size).map(|_| u8::try_from(self.below(256)).expect("a byte")));
+                name.to_owned()
+            }
+            4 => {
+                bytes.push(u8::try_from(self.below(2)).expect("a byte"));
+                "bool".to_owned()
+            }
+            5 => "unit".to_owned(),
+            6 | 7 => {
+                let text = self.one(&["", "word", "0x1", "a\nb", "w\u{f6}rd \"\\", "\u{85}"]);
+                if is_part {
+                    bytes.extend(u32::try_from(text.len()).expect("short").to_le_bytes());
+                }
+                bytes.extend(text.bytes());
+                self.one(&["string", "bytes", "json"]).to_owned()
+            }
+            8 => {
+                let is_some = self.below(2) == 1;
+                bytes.push(u8::from(is_some));
+                let mut unused = Vec::new();
+                let to = if is_some { bytes } else { &mut unused };
+                self.value(depth + 1, true, to) + "?"
+            }
+            9 => {
+                let mut one = Vec::new();
+                let inner = self.value(depth + 1, true, &mut one);
+                let count = self.below(4);
+                (0..count).for_each(|_| bytes.extend(&one));
+                format!("[{inner};{count}]")
+            }
+            10 => {
+                let parts = 1 + self.below(3);
+                let parts: Vec<String> = (0..parts)
+                    .map(|_| self.value(depth + 1, true, bytes))
+                    .collect();
+                format!("({})", parts.join(","))
+            }
+            _ => {
+                let mut own = Vec::new();
+                let fields = 1 + self.below(3);
+                let fields: Vec<String> = (0..fields)
+                    .map(|n| format!("f{n}:{}", self.value(depth + 1, true, &mut own)))
+                    .collect();
+                if is_part {
+                    bytes.extend(u32::try_from(own.len()).expect("short").to_le_bytes());
+                }
+                bytes.extend(own);
+                format!("{{{}}}", fields.join(","))
+            }
+        }
+    }
+
+    /// Changes a text or bytes a little, one time of four.
+    fn spoil(&mut self, bytes: &mut Vec<u8>, with: &[u8]) {
+        if self.below(4) > 0 {
+            return;
+        }
+        let at = usize::try_from(self.below(bytes.len() as u64 + 1)).expect("it is small");
+        let byte = with[usize::try_from(self.below(with.len() as u64)).expect("it is small")];
+        match self.below(3) {
+            0 => bytes.insert(at, byte),
+            1 if at < bytes.len() => bytes[at] = byte,
+            _ => bytes.truncate(at),
+        }
+    }
+}
+
+/// What the host prints of some bytes by a schema.
+fn printed_by_host(kind: &str, schema: &str, bytes: &[u8]) -> String {
+    use checkpoint::schema::{Schema, Shown, hex, readable};
+    let shown = match kind {
+        "map" => Schema::of_map(schema).map(|schema| schema.field(bytes)),
+        _ => Schema::of_values(schema).map(|schema| schema.value(bytes)),
+    };
+    let text = match shown {
+        None => readable(bytes),
+        Some(None) => hex(bytes).into(),
+        Some(Some(Shown::Json(json))) => return json,
+        Some(Some(Shown::Text(text))) => text,
+    };
+    serde_json::to_string(&text).expect("a string")
+}
+
+#[test]
+fn the_reader_and_the_host_print_values_alike() {
+    const PRINT: &str = "\
+import sys
+from reader import Schema, to_json
+for line in sys.stdin:
+    kind, schema, data = line.rstrip('\\n').split('\\t')
+    schema = Schema(kind, schema)
+    show = schema.show_field if kind == 'map' else schema.show_value
+    print(to_json(show(bytes.fromhex(data))))
+";
+    let mut draw = Draw(Moments::new());
+    let mut cases: Vec<(&str, String, Vec<u8>)> = Vec::new();
+    for case in 0..20_000 {
+        let mut bytes = Vec::new();
+        // What is drawn as a value is now and then a field: of numbers the bytes fit all the same.
+        let mut schema = draw.value(0, false, &mut bytes).into_bytes();
+        draw.spoil(&mut schema, b"u8()[];:,?=x");
+        draw.spoil(&mut bytes, &[0, 1, 2, 255]);
+        let schema = String::from_utf8(schema).expect("ASCII");
+        match case % 4 {
+            0 => cases.push(("map", format!("{schema}=unit"), bytes)),
+            _ => cases.push(("value", schema, bytes)),
+        }
+    }
+    for float in [
+        1e16,
+        123_456_789_012_345_680.0,
+        1e15,
+        0.000_1,
+        0.000_01,
+        -1.5e-7,
+        5e-324,
+        0.1,
+    ] {
+        let bytes = f64::to_le_bytes(float).to_vec();
+        cases.push(("value", "f64".to_owned(), bytes));
+    }
+    let mut python = Command::new(root().join("target/reader/bin/python"))
+        .args(["-c", PRINT])
+        .env("PYTHONPATH", root().join("tests/reader"))
+        .env("PYTHONIOENCODING", "utf-8")
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("Python runs");
+    let mut stdin = python.stdin.take().expect("stdin is piped");
+    let mut input = String::new();
+    for (kind, schema, bytes) in &cases {
+        let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        input += &format!("{kind}\t{schema}\t{hex}\n");
+    }
+    // Both pipes are full otherwise before either side reads.
+    let writing = thread::spawn(move || stdin.write_all(input.as_bytes()));
+    let output = python.wait_with_output().expect("Python ends");
+    writing.join().expect("no panic").expect("Python reads");
+    assert!(output.status.success());
+    let theirs = String::from_utf8(output.stdout).expect("it prints UTF-8");
+    let theirs: Vec<&str> = theirs.lines().collect();
+    assert_eq!(theirs.len(), cases.len());
+    let mut typed = 0;
+    for ((kind, schema, bytes), theirs) in cases.iter().zip(theirs) {
+        let ours = printed_by_host(kind, schema, bytes);
+        assert_eq!(ours, theirs, "{kind} `{schema}` {bytes:02x?}");
+        typed += u32::from(!ours.starts_with('"'));
+    }
+    assert!(typed > 5_000, "only {typed} values fitted their schemas");
+}
+
 /// A checkpoint that is damaged in one way after the other.
 struct Victim {
     scene: Scene,
@@ -342,6 +522,18 @@ impl Victim {
     /// All say this of a file with other content. `code`: what reads everything; `opens`: whether the
     /// metadata alone is nothing to complain about.
     fn judged(&self, case: &str, file: &Path, content: Option<&[u8]>, code: i32, opens: bool) {
+        self.judged_by_all(case, file, content, (code, code), opens);
+    }
+
+    /// As [`Victim::judged`]; `codes`: what reads everything, and a run that restores it.
+    fn judged_by_all(
+        &self,
+        case: &str,
+        file: &Path,
+        content: Option<&[u8]>,
+        (code, of_run): (i32, i32),
+        opens: bool,
+    ) {
         let good = fs::read(file).expect("a readable file");
         match content {
             Some(content) => fs::write(file, content).expect("it can be written"),
@@ -355,8 +547,9 @@ impl Victim {
         for (command, code) in [
             (&["checkpoints", "verify", path][..], code),
             (&["checkpoints", "export", path], code),
+            (&["checkpoints", "diff", path, path], code),
             (&["checkpoints", "show", path], if opens { 0 } else { code }),
-            (&restore, code),
+            (&restore, of_run),
         ] {
             if code == 0 && command == restore {
                 continue;
@@ -464,6 +657,22 @@ fn the_reader_and_the_host_judge_what_cannot_be_true_alike() {
     history("parallelism", json!(2));
     history("id", json!("numbers"));
     history("states", json!([]));
+    for kind in ["set", ""] {
+        victim.resealed(&format!("state kind: `{kind}`"), 3, false, &|it| {
+            it.body["operators"][1]["states"][0]["kind"] = json!(kind);
+        });
+    }
+    // A state of another kind than in the segment: for a run it is first of all another than the job's.
+    for kind in ["value", "map", "list"] {
+        let mut envelope = Envelope::read(&victim.metadata());
+        let declared = &mut envelope.body["operators"][1]["states"][0]["kind"];
+        if *declared == kind {
+            continue;
+        }
+        *declared = json!(kind);
+        let (case, bytes) = (format!("state kind: {kind}"), envelope.bytes());
+        victim.judged_by_all(&case, &victim.metadata(), Some(&bytes), (3, 2), true);
+    }
     history("labels", json!({ "a": 1 }));
     let segment = |field: &'static str, value: Value, opens: bool| {
         let case = format!("segment, {field}: {value}");
@@ -473,7 +682,17 @@ fn the_reader_and_the_host_judge_what_cannot_be_true_alike() {
     };
     segment("length", json!(0), false);
     segment("offset", json!(1_u64 << 40), false);
-    segment("file", json!("../../../etc/passwd"), false);
+    for file in [
+        "../../../etc/passwd",
+        "a#1",
+        "",
+        ".",
+        "shared/../x",
+        "r1-c1-0.state/",
+        "/x",
+    ] {
+        segment("file", json!(file), false);
+    }
     segment(
         "compressed",
         json!({ "codec": "lz4", "raw-length": 1 }),

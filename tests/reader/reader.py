@@ -11,9 +11,11 @@ before it prints, and prints nothing of a bad checkpoint.
 """
 
 import json
+import math
 import re
 import struct
 import sys
+from decimal import Decimal
 from pathlib import Path
 
 import xxhash
@@ -558,7 +560,8 @@ def read(directory):
     version, body, inline = read_metadata(data)
     check_body(version, body, directory.resolve().name)
     for operator in sorted(body["operators"], key=lambda one: one["id"].encode()):
-        state, kinds = {}, {one["name"].encode(): one["kind"] for one in operator["states"]}
+        state = {}
+        states = {one["name"].encode(): (one["kind"], one["schema"]) for one in operator["states"]}
         for index, subtask in enumerate(operator["subtasks"]):
             before = None
             groups = key_groups(index, operator["parallelism"], body["key-groups"])
@@ -566,11 +569,236 @@ def read(directory):
                 data = segment_bytes(directory, inline, segment)
                 read_segment(data, body, operator, segment, before, groups, apply_to(state))
                 before = segment
-        yield operator["id"], kinds, state
+        yield operator["id"], states, state
 
 
 def key_groups(index, parallelism, count):
     return range(-(-index * count // parallelism), -(-(index + 1) * count // parallelism))
+
+
+# --- Values as what they are: by the schemas of "What operators put in them" ---------------------
+
+DEEPEST, MOST_PARTS = 32, 1 << 16
+
+
+class Misfit(Exception):
+    """Bytes that are no value of their schema."""
+
+
+class Parser:
+    """A schema: nested tuples that begin with the name of what they are. Raises Misfit if it is none."""
+
+    def __init__(self, text):
+        self.text, self.at = text, 0
+
+    def take(self, text):
+        found = self.text.startswith(text, self.at)
+        self.at += len(text) if found else 0
+        return found
+
+    def need(self, text):
+        if not self.take(text):
+            raise Misfit
+
+    def word(self):
+        word = re.compile("[A-Za-z0-9_#]*").match(self.text, self.at)[0]
+        self.at += len(word)
+        return word
+
+    def some(self, end, one):
+        parts = [one()]
+        while self.take(","):
+            parts.append(one())
+        self.need(end)
+        return parts
+
+    def named(self, depth):
+        name = self.word()
+        if not name:
+            raise Misfit
+        self.need(":")
+        return name, self.value(depth)
+
+    def value(self, depth=0):
+        if depth == DEEPEST:
+            raise Misfit
+        if self.take("("):
+            value = ("tuple", self.some(")", lambda: self.value(depth + 1)))
+        elif self.take("{"):
+            value = ("struct", self.some("}", lambda: self.named(depth + 1)))
+            if not distinct([name for name, _ in value[1]]):
+                raise Misfit
+        elif self.take("["):
+            inner = self.value(depth + 1)
+            self.need(";")
+            count = self.word()
+            self.need("]")
+            if not re.fullmatch("[0-9]+", count) or int(count) >= 1 << 32:
+                raise Misfit
+            value = ("array", inner, int(count))
+        else:
+            value = (self.word(),)
+            if value[0] not in WHOLE and value[0] not in OTHER:
+                raise Misfit
+        while self.take("?"):
+            depth += 1
+            if depth == DEEPEST:
+                raise Misfit
+            value = ("optional", value)
+        return value
+
+    @classmethod
+    def whole(cls, text):
+        parser = cls(text)
+        value = parser.value()
+        if parser.at != len(text) or parts(value) > MOST_PARTS:
+            raise Misfit
+        return value
+
+
+WHOLE = {f"{sign}{8 * size}": (size, sign == "i") for sign in "ui" for size in (1, 2, 4, 8, 16)}
+OTHER = ["f32", "f64", "bool", "unit", "string", "bytes", "json"]
+TEXTS = ["string", "bytes", "json"]
+
+
+def parts(value):
+    kind = value[0]
+    if kind == "optional":
+        return 1 + parts(value[1])
+    if kind == "array":
+        return 1 + parts(value[1]) * value[2]
+    if kind == "tuple":
+        return 1 + sum(map(parts, value[1]))
+    if kind == "struct":
+        return 1 + sum(parts(part) for _, part in value[1])
+    return 1
+
+
+def taken(data, length):
+    if len(data) < length:
+        raise Misfit
+    return data[:length], data[length:]
+
+
+def flag(data):
+    byte, data = taken(data, 1)
+    if byte[0] > 1:
+        raise Misfit
+    return byte[0] == 1, data
+
+
+def prefixed(data):
+    length, data = taken(data, 4)
+    return taken(data, int.from_bytes(length, "little"))
+
+
+def decode(value, data):
+    """The value that data begins with, as JSON has it, and what is left of data."""
+    kind = value[0]
+    if kind in WHOLE:
+        size, signed = WHOLE[kind]
+        number, data = taken(data, size)
+        return int.from_bytes(number, "little", signed=signed), data
+    if kind in ("f32", "f64"):
+        number, data = taken(data, 4 if kind == "f32" else 8)
+        (number,) = struct.unpack("<f" if kind == "f32" else "<d", number)
+        if math.isfinite(number):
+            return number, data
+        return "NaN" if math.isnan(number) else str(number), data
+    if kind == "bool":
+        return flag(data)
+    if kind == "unit":
+        return None, data
+    if kind in TEXTS:
+        text, data = prefixed(data)
+        return readable(text), data
+    if kind == "optional":
+        there, data = flag(data)
+        return decode_part(value[1], data) if there else (None, data)
+    if kind == "struct":
+        found = {}
+        for name, part in value[1]:
+            found[name], data = decode_part(part, data)
+        return found, data
+    inner = [value[1]] * value[2] if kind == "array" else value[1]
+    found = []
+    for part in inner:
+        one, data = decode_part(part, data)
+        found.append(one)
+    return found, data
+
+
+def decode_part(value, data):
+    if value[0] != "struct":
+        return decode(value, data)
+    own, data = prefixed(data)
+    found, rest = decode(value, own)
+    if rest:
+        raise Misfit
+    return found, data
+
+
+def decode_ordered(value, data):
+    """As decode, of what is encoded so that the order of the bytes is that of the values."""
+    kind = value[0]
+    if kind in WHOLE:
+        size, signed = WHOLE[kind]
+        number, data = taken(data, size)
+        return int.from_bytes(number, "big") - (1 << 8 * size - 1 if signed else 0), data
+    if kind == "bool":
+        return flag(data)
+    if kind in TEXTS:
+        text = b""
+        while True:
+            byte, data = taken(data, 1)
+            if byte == b"\0":
+                mark, data = taken(data, 1)
+                if mark == b"\0":
+                    return readable(text), data
+                if mark != b"\xff":
+                    raise Misfit
+            text += byte
+    if kind != "tuple":
+        raise Misfit
+    found = []
+    for part in value[1]:
+        one, data = decode_ordered(part, data)
+        found.append(one)
+    return found, data
+
+
+class Schema:
+    """What values and fields of a state are, as far as its schema says so."""
+
+    def __init__(self, kind, text):
+        self.value = self.field = None
+        self.known = True
+        try:
+            if kind == "map":
+                field, equals, text = text.partition("=")
+                if not equals:
+                    raise Misfit
+                self.field = Parser.whole(field)
+            self.value = Parser.whole(text)
+        except Misfit:
+            self.known = False
+
+    def show(self, of, decode, data):
+        if not self.known or of[0] in TEXTS:
+            return readable(data)
+        try:
+            found, rest = decode(of, data)
+            if rest:
+                raise Misfit
+            return found
+        except Misfit:
+            return "0x" + data.hex()
+
+    def show_value(self, data):
+        return self.show(self.value, decode, data)
+
+    def show_field(self, data):
+        return self.show(self.field, decode_ordered, data)
 
 
 def readable(data):
@@ -582,18 +810,33 @@ def readable(data):
     return "0x" + data.hex() if control or text.startswith("0x") else text
 
 
-def entries(operator, kinds, state):
+def entries(operator, states, state):
+    schemas = {name: Schema(kind, schema) for name, (kind, schema) in states.items()}
     for (_, name, key), held in sorted(state.items()):
-        kind = kinds[name]
+        kind, schema = states[name][0], schemas[name]
         entry = {"operator": operator, "state": name.decode(), "kind": kind, "key": readable(key)}
         if kind == "value":
-            yield entry | {"value": readable(held)}
+            yield entry | {"value": schema.show_value(held)}
         elif kind == "map":
             for field in sorted(held):
-                yield entry | {"field": readable(field), "value": readable(held[field])}
+                shown = {"field": schema.show_field(field), "value": schema.show_value(held[field])}
+                yield entry | shown
         else:
             for index, element in enumerate(held):
-                yield entry | {"index": index, "value": readable(element)}
+                yield entry | {"index": index, "value": schema.show_value(element)}
+
+
+def to_json(value):
+    """As json.dumps without spaces, but with `1e16` for `1e+16`, and 0.00001 for `1e-05`."""
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{to_json(name)}:{to_json(of)}" for name, of in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ",".join(map(to_json, value)) + "]"
+    if isinstance(value, float):
+        if 1e-5 <= abs(value) < 1e-4:
+            return format(Decimal(repr(value)), "f")
+        return re.sub(r"e\+?(-?)0*", r"e\1", repr(value))
+    return json.dumps(value, ensure_ascii=False)
 
 
 def main():
@@ -601,7 +844,7 @@ def main():
         sys.exit(__doc__)
     try:
         lines = [
-            json.dumps(entry, ensure_ascii=False, separators=(",", ":"))
+            to_json(entry)
             for operator in read(Path(sys.argv[1]))
             for entry in entries(*operator)
         ]

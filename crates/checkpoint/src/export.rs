@@ -31,6 +31,8 @@ pub struct Entry<'a> {
     pub state: &'a str,
     /// `value`, `map` or `list`.
     pub kind: &'a str,
+    /// The schema that the operator has declared; see [`crate::schema`].
+    pub schema: &'a str,
     /// The key.
     pub key: &'a [u8],
     /// Map state: the field.
@@ -81,6 +83,7 @@ pub fn export<E: From<Error>>(
                     operator: &operator.id,
                     state: &declared.name,
                     kind: kind_name(declared.kind),
+                    schema: &declared.schema,
                     key: walked.key,
                     field: walked.field,
                     index: walked.index,

@@ -79,6 +79,8 @@ pub mod claim;
 
 pub mod export;
 
+pub mod schema;
+
 pub mod diff;
 
 #[cfg(test)]

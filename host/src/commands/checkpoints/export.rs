@@ -1,33 +1,49 @@
 //! `host checkpoints export`: every entry of a checkpoint's keyed state, for people and programs.
 //!
-//! Bytes that are readable text are written as such; all others, and text that begins with `0x`, as
-//! `0x` and hex digits. So what is written can be told apart and read back.
+//! Values whose schema is known are written as what they are, a number as a number; see
+//! [`checkpoint::schema`], and `docs/checkpoint-format.md`. Of the others bytes that are readable text are
+//! written as such, all others, and text that begins with `0x`, as `0x` and hex digits.
 
 use std::borrow::Cow;
 use std::io::{self, BufWriter, Write};
 
 use checkpoint::export::{Entry, Filter};
-use serde::Serialize;
+use checkpoint::schema::{Schema, Shown, hex, readable};
 
 use super::open;
 use crate::cli::{Export, ExportFormat};
 use crate::exit::{Error, Exit};
 
-/// What begins bytes that are written as hex digits.
-const HEX: &str = "0x";
-
 /// An entry as it is written, in both formats.
-#[derive(Serialize)]
 struct Line<'a> {
     operator: &'a str,
     state: &'a str,
     kind: &'a str,
     key: Cow<'a, str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    field: Option<Cow<'a, str>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    field: Option<Shown<'a>>,
     index: Option<u64>,
-    value: Cow<'a, str>,
+    value: Shown<'a>,
+}
+
+/// The schema of the state whose entries come: they come state by state.
+#[derive(Default)]
+struct Current {
+    /// Kind and text.
+    of: (String, String),
+    schema: Option<Schema>,
+}
+
+impl Current {
+    fn schema(&mut self, entry: &Entry<'_>) -> Option<&Schema> {
+        if (self.of.0.as_str(), self.of.1.as_str()) != (entry.kind, entry.schema) {
+            self.of = (entry.kind.to_owned(), entry.schema.to_owned());
+            self.schema = match entry.kind {
+                "map" => Schema::of_map(entry.schema),
+                _ => Schema::of_values(entry.schema),
+            };
+        }
+        self.schema.as_ref()
+    }
 }
 
 /// Why an export ended.
@@ -56,11 +72,16 @@ pub(crate) fn export(arguments: &Export) -> Result<Exit, Error> {
         state: arguments.state.clone(),
     };
     let mut to = BufWriter::new(io::stdout().lock());
+    let mut current = Current::default();
     let exported = begin(arguments.format, &mut to)
         .map_err(Failure::Output)
         .and_then(|()| {
             checkpoint::export::export(&checkpoint, &filter, |entry| {
-                Ok::<(), Failure>(write(arguments.format, &line(&entry), &mut to)?)
+                Ok::<(), Failure>(write(
+                    arguments.format,
+                    &line(&entry, current.schema(&entry)),
+                    &mut to,
+                )?)
             })
         })
         .and_then(|_| Ok(to.flush()?));
@@ -80,29 +101,20 @@ pub(crate) fn export(arguments: &Export) -> Result<Exit, Error> {
     }
 }
 
-fn line<'a>(entry: &Entry<'a>) -> Line<'a> {
+fn line<'a>(entry: &Entry<'a>, schema: Option<&Schema>) -> Line<'a> {
+    // What is no value of its schema is shown as the bytes that it is, so that nobody takes it for one.
+    let shown = |bytes: &'a [u8], of: fn(&Schema, &'a [u8]) -> Option<Shown<'a>>| match schema {
+        None => Shown::Text(readable(bytes)),
+        Some(schema) => of(schema, bytes).unwrap_or_else(|| Shown::Text(hex(bytes).into())),
+    };
     Line {
         operator: entry.operator,
         state: entry.state,
         kind: entry.kind,
         key: readable(entry.key),
-        field: entry.field.map(readable),
+        field: entry.field.map(|field| shown(field, Schema::field)),
         index: entry.index,
-        value: readable(entry.value),
-    }
-}
-
-/// Bytes as text.
-fn readable(bytes: &[u8]) -> Cow<'_, str> {
-    match std::str::from_utf8(bytes) {
-        Ok(text) if !text.starts_with(HEX) && !text.chars().any(char::is_control) => text.into(),
-        _ => {
-            let digits = bytes.iter().map(|byte| format!("{byte:02x}"));
-            std::iter::once(HEX.to_owned())
-                .chain(digits)
-                .collect::<String>()
-                .into()
-        }
+        value: shown(entry.value, Schema::value),
     }
 }
 
@@ -116,8 +128,24 @@ fn begin(format: ExportFormat, to: &mut impl Write) -> io::Result<()> {
 fn write(format: ExportFormat, line: &Line<'_>, to: &mut impl Write) -> io::Result<()> {
     match format {
         ExportFormat::JsonLines => {
-            serde_json::to_writer(&mut *to, line)?;
-            writeln!(to)
+            let mut before = '{';
+            let mut text = |name: &str, text: &str, to: &mut dyn Write| {
+                write!(to, "{before}\"{name}\":")?;
+                before = ',';
+                Ok::<_, io::Error>(serde_json::to_writer(to, text)?)
+            };
+            text("operator", line.operator, to)?;
+            text("state", line.state, to)?;
+            text("kind", line.kind, to)?;
+            text("key", &line.key, to)?;
+            if let Some(field) = &line.field {
+                write_json("field", field, to)?;
+            }
+            if let Some(index) = line.index {
+                write!(to, ",\"index\":{index}")?;
+            }
+            write_json("value", &line.value, to)?;
+            writeln!(to, "}}")
         }
         ExportFormat::Csv => {
             let index = line.index.map(|index| index.to_string());
@@ -126,13 +154,28 @@ fn write(format: ExportFormat, line: &Line<'_>, to: &mut impl Write) -> io::Resu
                 line.state,
                 line.kind,
                 &line.key,
-                line.field.as_deref().unwrap_or_default(),
+                line.field.as_ref().map_or("", cell),
                 index.as_deref().unwrap_or_default(),
-                &line.value,
+                cell(&line.value),
             ];
             let cells = cells.map(quoted);
             writeln!(to, "{}", cells.join(","))
         }
+    }
+}
+
+fn write_json(name: &str, shown: &Shown<'_>, to: &mut impl Write) -> io::Result<()> {
+    write!(to, ",\"{name}\":")?;
+    match shown {
+        Shown::Text(text) => Ok(serde_json::to_writer(to, text)?),
+        Shown::Json(json) => write!(to, "{json}"),
+    }
+}
+
+fn cell<'s>(shown: &'s Shown<'_>) -> &'s str {
+    match shown {
+        Shown::Text(text) => text,
+        Shown::Json(json) => json,
     }
 }
 
@@ -161,26 +204,66 @@ mod tests {
         }
     }
 
-    #[test]
-    fn both_formats_have_the_same_fields() {
-        let line = line(&Entry {
+    fn written(schema: &str, field: Option<&[u8]>, value: &[u8]) -> String {
+        let entry = Entry {
             operator: "count",
             state: "seen",
-            kind: "map",
+            kind: if field.is_some() { "map" } else { "value" },
+            schema,
             key: b"a,b",
-            field: Some(b"f\"g"),
+            field,
             index: None,
-            value: &[7],
-        });
+            value,
+        };
+        let mut current = Current::default();
+        let line = line(&entry, current.schema(&entry));
         let mut text = Vec::new();
         write(ExportFormat::JsonLines, &line, &mut text).unwrap();
         write(ExportFormat::Csv, &line, &mut text).unwrap();
-        let expected = concat!(
-            r#"{"operator":"count","state":"seen","kind":"map","key":"a,b","field":"f\"g","value":"0x07"}"#,
-            "\n",
-            r#"count,seen,map,"a,b","f""g",,0x07"#,
-            "\n"
-        );
-        assert_eq!(String::from_utf8(text).unwrap(), expected);
+        String::from_utf8(text).unwrap()
+    }
+
+    #[test]
+    fn both_formats_have_the_same_fields() {
+        for (schema, field, value, expected) in [
+            (
+                "mine",
+                Some(&b"f\"g"[..]),
+                &[7][..],
+                [
+                    r#"{"operator":"count","state":"seen","kind":"map","key":"a,b","field":"f\"g","value":"0x07"}"#,
+                    r#"count,seen,map,"a,b","f""g",,0x07"#,
+                ],
+            ),
+            (
+                "i8=(u8,string)",
+                Some(&[0x7f]),
+                b"\x05\x01\0\0\0x",
+                [
+                    r#"{"operator":"count","state":"seen","kind":"map","key":"a,b","field":-1,"value":[5,"x"]}"#,
+                    r#"count,seen,map,"a,b",-1,,"[5,""x""]""#,
+                ],
+            ),
+            (
+                "string",
+                None,
+                b"hi",
+                [
+                    r#"{"operator":"count","state":"seen","kind":"value","key":"a,b","value":"hi"}"#,
+                    r#"count,seen,value,"a,b",,,hi"#,
+                ],
+            ),
+            (
+                "u64",
+                None,
+                b"hi",
+                [
+                    r#"{"operator":"count","state":"seen","kind":"value","key":"a,b","value":"0x6869"}"#,
+                    r#"count,seen,value,"a,b",,,0x6869"#,
+                ],
+            ),
+        ] {
+            assert_eq!(written(schema, field, value), expected.join("\n") + "\n");
+        }
     }
 }
