@@ -316,9 +316,16 @@ fn complaint(mut stderr: ChildStderr) -> Vec<u8> {
 
 /// Why a child ended without an answer.
 fn why(status: ExitStatus, complaint: &str, limits: &Limits) -> Refusal {
-    // What Rust's runtime says when an allocation fails, and the system when there is no room for a thread.
-    let no_memory = ["memory allocation of", "os error 12", "os error 11"];
-    if no_memory.iter().any(|text| complaint.contains(text)) {
+    let says = |texts: &[&str]| texts.iter().any(|text| complaint.contains(text));
+    let no_memory = match (status.code(), status.signal()) {
+        (Some(NO_MEMORY), _) => true,
+        // The compiler panics where the system has no room for its threads; only its words say so.
+        (Some(PANICKED), _) => says(&["(os error 11)", "(os error 12)", "code: 11,", "code: 12,"]),
+        // An allocation that fails ends a program of Rust by this, as some other things do.
+        (_, Some(SIGABRT)) => says(&["memory allocation of"]),
+        _ => false,
+    };
+    if no_memory {
         return Refusal::Memory(limits.compile_memory);
     }
     if status.signal() == Some(SIGXCPU) {
@@ -341,6 +348,28 @@ fn why(status: ExitStatus, complaint: &str, limits: &Limits) -> Refusal {
 
 /// What a process gets that has used up its processor time.
 const SIGXCPU: i32 = 24;
+
+/// What a process gets that ends itself.
+const SIGABRT: i32 = 6;
+
+/// With what a program of Rust exits that has panicked.
+const PANICKED: i32 = 101;
+
+/// With what the child exits when the system refuses it memory or a thread.
+const NO_MEMORY: i32 = 12;
+
+/// The system's numbers for these refusals.
+const EAGAIN: i32 = nix::errno::Errno::EAGAIN as i32;
+const ENOMEM: i32 = nix::errno::Errno::ENOMEM as i32;
+
+/// Whether the system has refused memory, or a thread, for which it has no room.
+fn is_no_memory(error: &anyhow::Error) -> bool {
+    let mut causes = error.chain().filter_map(|cause| cause.downcast_ref());
+    causes.any(|cause: &io::Error| {
+        cause.kind() == io::ErrorKind::OutOfMemory
+            || matches!(cause.raw_os_error(), Some(EAGAIN | ENOMEM))
+    })
+}
 
 /// A child that ends at the latest when this is dropped.
 struct Running(Child);
@@ -403,8 +432,15 @@ fn program() -> anyhow::Result<PathBuf> {
 /// The child: takes a request from stdin, gives an answer on stdout.
 ///
 /// # Errors
-/// It was not asked, or cannot answer.
+/// It was not asked, or cannot answer. What it lacks memory for ends the process, with a code of its own.
 pub(crate) fn child() -> anyhow::Result<()> {
+    match serve() {
+        Err(error) if is_no_memory(&error) => std::process::exit(NO_MEMORY),
+        served => served,
+    }
+}
+
+fn serve() -> anyhow::Result<()> {
     let mut stdin = io::stdin().lock();
     let mut header = [0; Request::LEN];
     stdin
@@ -497,6 +533,27 @@ mod tests {
             told(6, "memory allocation of 8388608 bytes failed\n"),
             "compiling it needed more memory than limits.compile-memory = 2.0 GiB"
         );
+        for (raw, complaint) in [
+            (12 << 8, "error: starting a thread"),
+            (
+                101 << 8,
+                "panicked: IOError(Os { code: 11, kind: WouldBlock, message: \"…\" })",
+            ),
+        ] {
+            let told = told(raw, complaint);
+            assert!(
+                told.starts_with("compiling it needed more memory"),
+                "{told}"
+            );
+        }
+        // Words alone prove nothing.
+        let named = told(1 << 8, "error: function `(os error 12)`");
+        assert!(named.starts_with("the compiler failed on it"), "{named}");
+        let no_room = |raw| {
+            let error = io::Error::from_raw_os_error(raw);
+            is_no_memory(&anyhow::Error::from(error).context("starting a thread"))
+        };
+        assert!(no_room(11) && no_room(12) && !no_room(13));
         assert_eq!(
             told(24, ""),
             "compiling it took longer than limits.compile-time = 1m"
