@@ -39,7 +39,7 @@ impl fmt::Display for Held {
         let Some(holder) = &self.holder else {
             return write!(
                 f,
-                "job directory {location} is held by a process that cannot be told, for its lease is damaged"
+                "job directory {location} is held by an unknown process: its newest lease entry is damaged"
             );
         };
         let seconds = self.renewed_ms_ago.max(0) as f64 / 1000.0;

@@ -216,10 +216,17 @@ impl FileStorage {
             if mode & 0o077 != 0 {
                 let private = fs::Permissions::from_mode(mode & !0o077);
                 match fs::set_permissions(directory, private) {
-                    Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+                    // Refused to all but the owner; but a file system that is immutable or knows no
+                    // permissions refuses the owner as well.
+                    Err(error)
+                        if error.kind() == ErrorKind::PermissionDenied
+                            && own_number().is_none_or(|own| own != metadata.uid()) =>
+                    {
                         return Err(is_of_another());
                     }
-                    changed => changed.map_err(|source| failed("changing", directory, source))?,
+                    changed => changed.map_err(|source| {
+                        failed("changing the permissions of", directory, source)
+                    })?,
                 }
             }
             // Root may do all that in the directory of somebody else. What we make has the owner that
@@ -471,6 +478,11 @@ impl Storage for FileStorage {
     fn location(&self, name: &str) -> String {
         self.root.join(name).display().to_string()
     }
+}
+
+/// The number of the user that this process acts as, where the system shows it.
+fn own_number() -> Option<u32> {
+    fs::metadata("/proc/self").ok().map(|this| this.uid())
 }
 
 fn failed(action: &'static str, path: &Path, source: io::Error) -> Error {
