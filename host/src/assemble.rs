@@ -18,11 +18,12 @@ use std::sync::Arc;
 
 use dataflow::KeyGroups;
 use dataflow::port::Port;
+use runtime::Failure;
 use runtime::clock::Clock;
 use runtime::graph::{Edge, JobGraph, Node, NodeKind};
 
 use self::operator::PreparedOperator;
-use self::ports::{Facts, Link, port_of};
+use self::ports::{Facts, Link, arriving};
 use crate::connectors::{self, PreparedSink, PreparedSource, SinkContext};
 use crate::events::OperatorMetrics;
 use crate::job_file::JobFile;
@@ -77,7 +78,7 @@ pub(crate) fn prepare(
         .collect();
     for (index, node) in wiring.order.iter().enumerate() {
         if let NodeRef::Sink(sink) = node {
-            let prepared = prepare_sink(&job, *sink, &links[index], &facts, problems);
+            let prepared = prepare_sink(&job, &wiring, *sink, &links[index], &facts, problems);
             facts[index] = prepared.as_ref().map(PreparedNode::facts);
             nodes[index] = prepared;
         } else {
@@ -168,6 +169,31 @@ impl Prepared {
         problems.or(JobGraph { nodes, key_groups })
     }
 
+    /// Opens every operator of the newest graph once, as a run does: what they find wrong with their
+    /// inputs, such as a column that is not there.
+    ///
+    /// # Errors
+    /// Those that do not open.
+    pub(crate) fn try_open(&self) -> Result<(), Problems> {
+        let mut problems = Problems::default();
+        for (index, node) in self.nodes.iter().enumerate() {
+            if let PreparedNode::Operator(operator) = node
+                && let Err(failure) = operator.try_open(self.parallelism[index])
+            {
+                let id = &self.wiring.order[index].node(&self.job).id;
+                operator::push_failure(&self.job, id, &failure, &mut problems);
+            }
+        }
+        problems.or(())
+    }
+
+    /// The same for one that a run could not open: with its place in the job file.
+    pub(crate) fn not_opened(&self, id: &str, failure: &Failure) -> Problems {
+        let mut problems = Problems::default();
+        operator::push_failure(&self.job, id, failure, &mut problems);
+        problems
+    }
+
     /// The metrics of all operators that have some.
     pub(crate) fn metrics(&self) -> OperatorMetrics {
         let mut all = OperatorMetrics::new();
@@ -220,10 +246,7 @@ impl Prepared {
         let inputs = self.edges[index].iter().map(|edge| edge.input + 1);
         (0..inputs.max().unwrap_or(0))
             .filter_map(|input| self.edges[index].iter().find(|edge| edge.input == input))
-            .filter_map(|edge| {
-                let facts = self.facts[edge.from].as_ref()?;
-                facts.outputs.get(edge.port as usize).cloned()
-            })
+            .filter_map(|edge| arriving(&self.job, &self.wiring, &self.facts, edge.from, edge.port))
             .collect()
     }
 }
@@ -264,6 +287,7 @@ fn prepare_source(
 
 fn prepare_sink(
     job: &JobFile,
+    wiring: &Wiring,
     index: usize,
     links: &[Link],
     facts: &[Option<Facts>],
@@ -273,7 +297,7 @@ fn prepare_sink(
     let connector = sink.connector.as_deref()?;
     let ports: Vec<Port> = links
         .iter()
-        .filter_map(|link| port_of(link, facts).cloned())
+        .filter_map(|link| arriving(job, wiring, facts, link.from, link.port))
         .collect();
     let context = SinkContext {
         has_checkpoints: job.checkpoint.interval.is_some(),

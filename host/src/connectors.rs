@@ -24,6 +24,7 @@ mod decoder;
 mod encoder;
 mod format;
 mod json_fields;
+pub(crate) mod parts;
 mod plan;
 mod text_limits;
 mod timestamp;

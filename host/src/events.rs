@@ -6,9 +6,10 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write};
+use std::time::Duration;
 
 use runtime::phases;
-use runtime::text::{line, lines, name, shown};
+use runtime::text::{counted, grouped, line, lines, name, shown};
 use serde::Serialize;
 
 /// Puts the cursor to the beginning of its line on a terminal and empties the line, where progress may
@@ -32,11 +33,12 @@ pub(crate) enum Event {
         /// How often it was started before in this process.
         attempt: u32,
     },
-    /// Something that the user has set makes the job less safe; before `started`.
+    /// Something that the user should know before the job runs, such as a setting that makes it less safe;
+    /// before `started`.
     Warning {
-        /// What is set, and to what.
+        /// A setting and its value, or a part of the job.
         about: String,
-        /// What that does.
+        /// What is to be known about it.
         message: String,
     },
     /// What the job takes over from a checkpoint; before `started`.
@@ -96,6 +98,9 @@ pub(crate) enum Event {
         checkpoint: Option<String>,
         /// The command that resumes from it.
         resume: Option<String>,
+        /// What it did; nothing if it had finished in an earlier run.
+        #[serde(flatten)]
+        work: Option<Work>,
         /// What the operators' metrics were at the end, by operator and name.
         #[serde(skip_serializing_if = "BTreeMap::is_empty")]
         metrics: OperatorMetrics,
@@ -110,10 +115,44 @@ pub(crate) enum Event {
         checkpoint: Option<String>,
         /// The command that resumes from it.
         resume: Option<String>,
+        /// What it did until then.
+        #[serde(flatten)]
+        work: Work,
         /// What the operators' metrics were at the end, by operator and name.
         #[serde(skip_serializing_if = "BTreeMap::is_empty")]
         metrics: OperatorMetrics,
     },
+}
+
+/// What a run of the job did in this process: how long, what it read, and what it wrote where.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) struct Work {
+    /// From the start of the process until the end of the job.
+    pub(crate) duration_ms: u64,
+    /// How often the job was started again after a failure. What was done again counts again.
+    pub(crate) restarts: u32,
+    /// Records that all sources have read.
+    pub(crate) records_read: u64,
+    /// Records that all sinks have taken.
+    pub(crate) records_written: u64,
+    /// Each source.
+    pub(crate) sources: Vec<NodeWork>,
+    /// Each sink.
+    pub(crate) sinks: Vec<NodeWork>,
+}
+
+/// What a source has read, or a sink has taken.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) struct NodeWork {
+    /// Its id.
+    pub(crate) id: String,
+    /// How many records.
+    pub(crate) records: u64,
+    /// Of a sink: where it publishes, if that is a place.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) place: Option<String>,
 }
 
 /// The metrics of all operators that have some, by operator and name.
@@ -144,6 +183,55 @@ pub(crate) enum Metric {
         /// The largest; null if nothing was observed.
         max: Option<f64>,
     },
+}
+
+/// What the job did, in words: one line, and one for each source and sink where there are several.
+fn push_work(text: &mut String, within: &str, work: &Work) {
+    let read = counted(work.records_read, "record");
+    let written = grouped(work.records_written);
+    let took = took(work.duration_ms);
+    let _ = write!(text, " {within} {took}: {read} read, {written} written");
+    if let [sink] = work.sinks.as_slice() {
+        let _ = write!(text, " to {}", destination(sink));
+    }
+    if work.restarts > 0 {
+        let restarts = counted(work.restarts.into(), "restart");
+        let _ = write!(text, " (what was done again after {restarts} included)");
+    }
+    if work.sources.len() > 1 {
+        for source in &work.sources {
+            let records = counted(source.records, "record");
+            let _ = write!(text, "\n  `{}`: {records} read", name(&source.id));
+        }
+    }
+    if work.sinks.len() > 1 {
+        for sink in &work.sinks {
+            let records = counted(sink.records, "record");
+            let to = sink
+                .place
+                .as_deref()
+                .map(|place| format!(" to {}", line(place)));
+            let to = to.unwrap_or_default();
+            let _ = write!(text, "\n  `{}`: {records} written{to}", name(&sink.id));
+        }
+    }
+}
+
+/// Where a sink writes: a place, or else the sink itself.
+fn destination(sink: &NodeWork) -> String {
+    match &sink.place {
+        Some(place) => line(place).into_owned(),
+        None => format!("`{}`", name(&sink.id)),
+    }
+}
+
+/// A time span for a person, with a unit that fits.
+fn took(ms: u64) -> String {
+    match ms {
+        0..1000 => format!("{ms} ms"),
+        1000..60_000 => format!("{:.1} s", ms as f64 / 1000.0),
+        _ => humantime::format_duration(Duration::from_secs(ms / 1000)).to_string(),
+    }
 }
 
 /// The most bytes of a line of a restore report: a source may have thousands of positions.
@@ -177,7 +265,11 @@ impl std::fmt::Display for Metric {
                 max: Some(max),
             } => {
                 let mean = sum / *count as f64;
-                write!(f, "{mean} ({min} to {max}, observed {count} times)")
+                write!(
+                    f,
+                    "{mean} ({min} to {max}, observed {})",
+                    counted(*count, "time")
+                )
             }
             Self::Histogram { .. } => write!(f, "never observed"),
         }
@@ -397,6 +489,7 @@ impl Event {
                 outcome,
                 checkpoint,
                 resume,
+                work,
                 metrics,
             } => {
                 let mut text = match outcome {
@@ -405,10 +498,17 @@ impl Event {
                     End::Suspended => "job suspended",
                 }
                 .to_owned();
+                if let Some(work) = work {
+                    let within = match outcome {
+                        End::Finished => "in",
+                        End::Cancelled | End::Suspended => "after",
+                    };
+                    push_work(&mut text, within, work);
+                }
                 match checkpoint {
                     Some(path) => push_checkpoint(&mut text, path, resume.as_deref()),
                     None if *outcome == End::Suspended => {
-                        text.push_str(", no checkpoint to resume from");
+                        text.push_str("\nthere is no checkpoint to resume from");
                     }
                     None => {}
                 }
@@ -419,12 +519,14 @@ impl Event {
             Self::Failed {
                 checkpoint,
                 resume,
+                work,
                 metrics,
                 ..
             } => {
                 let mut text = String::new();
-                if checkpoint.is_some() || !metrics.is_empty() {
+                if work.records_read > 0 || checkpoint.is_some() || !metrics.is_empty() {
                     text.push_str("job failed");
+                    push_work(&mut text, "after", work);
                 }
                 if let Some(path) = checkpoint {
                     push_checkpoint(&mut text, path, resume.as_deref());
@@ -437,7 +539,7 @@ impl Event {
 }
 
 fn push_checkpoint(text: &mut String, path: &str, resume: Option<&str>) {
-    text.push_str(", newest checkpoint: ");
+    text.push_str("\nnewest checkpoint: ");
     text.push_str(&line(path));
     if let Some(command) = resume {
         text.push_str("\nresume with: ");
@@ -533,17 +635,77 @@ mod tests {
         );
     }
 
+    type Node<'a> = (&'a str, u64, Option<&'a str>);
+
+    fn work(sources: &[Node<'_>], sinks: &[Node<'_>]) -> Work {
+        let nodes = |nodes: &[Node<'_>]| {
+            let node = |(id, records, place): &Node<'_>| NodeWork {
+                id: (*id).to_owned(),
+                records: *records,
+                place: place.map(str::to_owned),
+            };
+            nodes.iter().map(node).collect::<Vec<_>>()
+        };
+        Work {
+            duration_ms: 1_260,
+            restarts: 0,
+            records_read: sources.iter().map(|node| node.1).sum(),
+            records_written: sinks.iter().map(|node| node.1).sum(),
+            sources: nodes(sources),
+            sinks: nodes(sinks),
+        }
+    }
+
+    #[test]
+    fn the_end_says_what_was_read_and_what_was_written_where() {
+        let work = Work {
+            restarts: 1,
+            ..work(
+                &[("a", 1000, None), ("b", 1, None)],
+                &[("files", 5, Some("/out\n")), ("seen", 1, None)],
+            )
+        };
+        let event = Event::Finished {
+            outcome: End::Finished,
+            checkpoint: None,
+            resume: None,
+            work: Some(work),
+            metrics: BTreeMap::new(),
+        };
+        assert_eq!(
+            event.to_lines(),
+            "job finished in 1.3 s: 1,001 records read, 6 written (what was done again after \
+             1 restart included)\n  \
+             `a`: 1,000 records read\n  `b`: 1 record read\n  \
+             `files`: 5 records written to /out\\n\n  `seen`: 1 record written"
+        );
+        assert_eq!(
+            serde_json::to_string(&event).unwrap(),
+            concat!(
+                r#"{"event":"finished","outcome":"finished","checkpoint":null,"resume":null,"#,
+                r#""duration-ms":1260,"restarts":1,"records-read":1001,"records-written":6,"#,
+                r#""sources":[{"id":"a","records":1000},{"id":"b","records":1}],"#,
+                r#""sinks":[{"id":"files","records":5,"place":"/out\n"},{"id":"seen","records":1}]}"#
+            )
+        );
+        assert_eq!(took(999), "999 ms");
+        assert_eq!(took(1000), "1.0 s");
+        assert_eq!(took(61_500), "1m 1s");
+    }
+
     #[test]
     fn a_suspended_job_says_how_to_go_on() {
         let event = Event::Finished {
             outcome: End::Suspended,
             checkpoint: Some("/cp/j/chk-3/_metadata".into()),
             resume: Some("host run -s /cp/j/chk-3/_metadata job.toml".into()),
+            work: Some(work(&[("s", 1, None)], &[("k", 10_619, Some("/data/out"))])),
             metrics: BTreeMap::new(),
         };
         assert_eq!(
             event.to_lines(),
-            "job suspended, newest checkpoint: /cp/j/chk-3/_metadata\n\
+            "job suspended after 1.3 s: 1 record read, 10,619 written to /data/out\n\
+             newest checkpoint: /cp/j/chk-3/_metadata\n\
              resume with: host run -s /cp/j/chk-3/_metadata job.toml"
         );
     }
@@ -568,6 +730,7 @@ mod tests {
             outcome: End::Finished,
             checkpoint: None,
             resume: None,
+            work: None,
             metrics: BTreeMap::from([
                 ("dedupe".to_owned(), BTreeMap::from(dedupe)),
                 ("many".to_owned(), many.collect()),

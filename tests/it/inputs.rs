@@ -9,6 +9,8 @@ use std::fs::{self, File, FileTimes};
 use std::io::Write;
 use std::path::PathBuf;
 
+use serde_json::Value;
+
 use crate::host::{self, Ended};
 use crate::jobs;
 use crate::oracle::assert_same_lines;
@@ -74,7 +76,8 @@ impl Suspended {
         running.signal("TERM");
         let ended = running.wait().with_code(0);
         let last = ended.completions().pop().unwrap_or(last);
-        let shown = host::run(scene.path(), &["checkpoints", "show", &last.path]).with_code(0);
+        let shown =
+            host::run(scene.path(), &["checkpoints", "show", "--json", &last.path]).with_code(0);
         let offset = offset_in(&shown.stdout, files[0].0);
         let first = scene.at(&written[0].0);
         let suspended = Self {
@@ -147,16 +150,20 @@ impl Suspended {
     }
 }
 
-/// The position in a file, as `checkpoints show` prints it: of its first split.
+/// The position in a file, as `checkpoints show --json` prints it: of its first split.
 fn offset_in(shown: &str, file: &str) -> u64 {
-    let place = format!("\"file\":\"input/{file}\"");
-    let of_file = shown.lines().filter(|line| line.contains(&place));
-    let offset = |line: &str| {
-        let (_, rest) = line.split_once("\"offset\":")?;
-        let end = rest.find(|c: char| !c.is_ascii_digit())?;
-        rest[..end].parse::<u64>().ok()
-    };
-    of_file.filter_map(offset).min().unwrap_or(0)
+    let shown: Value = serde_json::from_str(shown).expect("JSON");
+    let file = format!("input/{file}");
+    let operators = shown["operators"].as_array().expect("operators");
+    let subtasks = operators
+        .iter()
+        .flat_map(|it| it["subtasks"].as_array().expect("subtasks"));
+    let parts = subtasks.flat_map(|it| it["parts"].as_array().expect("parts"));
+    let of_file = parts.filter_map(|part| {
+        let reading = &part["reading"];
+        (reading["file"] == file.as_str()).then(|| reading["offset"].as_u64().expect("an offset"))
+    });
+    of_file.min().unwrap_or(0)
 }
 
 const A_AND_B: &[(&str, usize)] = &[("a.txt", 40_000), ("b.txt", 3000)];

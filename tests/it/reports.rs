@@ -290,7 +290,7 @@ fn c40_state_of_an_operator_that_is_gone_is_refused_unless_it_may_be_dropped() {
         .expect("it is named");
     let size = bytes
         .split(' ')
-        .filter_map(|word| word.parse::<u64>().ok())
+        .filter_map(|word| word.replace(',', "").parse::<u64>().ok())
         .max();
     assert!(size > Some(1000), "its bytes are not told: {bytes}");
     interrupted.assert_untouched();
@@ -309,7 +309,12 @@ fn report(ended: &Ended) -> String {
     let mut text = String::new();
     for line in report {
         let mut in_number = false;
-        for letter in line.chars() {
+        let mut letters = line.chars().peekable();
+        while let Some(letter) = letters.next() {
+            // The comma between groups of digits.
+            if letter == ',' && in_number && letters.peek().is_some_and(char::is_ascii_digit) {
+                continue;
+            }
             if letter.is_ascii_digit() {
                 if !in_number {
                     text.push('#');
@@ -348,7 +353,7 @@ fn c41_the_report_says_what_becomes_of_every_operator() {
   `new` is not in the checkpoint and starts empty
   `totals` has nothing to commit
   `nowhere` has nothing to commit
-  `old` is not in the job: its # bytes are dropped
+  `old` is not in the job: its state of # bytes is dropped
 ",
         "{}",
         ended.transcript()

@@ -49,7 +49,8 @@ fn c151_what_a_guest_logs_stays_one_line_each() {
     scene.write("job.toml", job);
     let ended = host::run(scene.path(), &["run", "job.toml"]).with_code(0);
     check(&ended, &ended.stderr);
-    let finished = ended.stderr.lines().filter(|line| *line == "job finished");
+    let lines = ended.stderr.lines();
+    let finished = lines.filter(|line| line.starts_with("job finished in "));
     assert_eq!(finished.count(), 1, "{}", ended.transcript());
     ended.saying(&["x\\njob finished\\r\\nerror: all is well\\u{1b}[2J\\u{202e}\\u{9b}31m"]);
 }

@@ -60,7 +60,7 @@ fn c154_metrics_are_told_at_the_end() {
         + &jobs::files("words", "dedupe", "out", "csv");
     scene.write("job.toml", job);
     let ended = host::run(scene.path(), &["run", "job.toml", "-p", "2"]).with_code(0);
-    ended.saying(&["job finished\n  `dedupe`: dropped = 3\n"]);
+    ended.saying(&["job finished in ", "\n  `dedupe`: dropped = 3\n"]);
     let ended = host::run(scene.path(), &["run", "job.toml", "-p", "2", "--json"]).with_code(0);
     let finished = ended.events().pop().expect("events");
     assert_eq!(finished["event"], "finished");

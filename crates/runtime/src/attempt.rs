@@ -104,13 +104,29 @@ pub(crate) struct Events {
     pub(crate) counters: Arc<Counters>,
 }
 
-/// Records counted over all subtasks, since the job was started.
+/// What is counted over all subtasks, since the job was started.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
-    pub(crate) read: AtomicU64,
-    pub(crate) written: AtomicU64,
+    /// Records of each node of the graph: those that a source has read or a sink has taken.
+    nodes: Box<[AtomicU64]>,
     /// Keys that were read back from disk.
     pub(crate) recalled: AtomicU64,
+}
+
+impl Counters {
+    /// For a graph of this many nodes.
+    pub(crate) fn new(nodes: usize) -> Self {
+        Self {
+            nodes: (0..nodes).map(|_| AtomicU64::new(0)).collect(),
+            recalled: AtomicU64::new(0),
+        }
+    }
+
+    /// What the node at `index` has counted.
+    pub(crate) fn records(&self, index: usize) -> u64 {
+        let node = self.nodes.get(index);
+        node.map_or(0, |node| node.load(Ordering::Relaxed))
+    }
 }
 
 impl Events {
@@ -119,18 +135,17 @@ impl Events {
         let _ = self.sender.send((self.attempt, event));
     }
 
-    pub(crate) fn count_source_records(&self, records: u64) {
-        self.counters.read.fetch_add(records, Ordering::Relaxed);
+    /// Counts records that the source or sink at this place of the graph has read or taken.
+    pub(crate) fn count_records(&self, node: usize, records: u64) {
+        if let Some(node) = self.counters.nodes.get(node) {
+            node.fetch_add(records, Ordering::Relaxed);
+        }
     }
 
     pub(crate) fn count_recalled(&self, keys: u64) {
         if keys > 0 {
             self.counters.recalled.fetch_add(keys, Ordering::Relaxed);
         }
-    }
-
-    pub(crate) fn count_sink_records(&self, records: u64) {
-        self.counters.written.fetch_add(records, Ordering::Relaxed);
     }
 }
 

@@ -13,7 +13,7 @@ use crate::attempt::{Attempt, Counters, End, Event, Events, Requests, Stop};
 use crate::clock::Clock;
 use crate::coordinator::Settings;
 use crate::error::{Class, Error};
-use crate::graph::JobGraph;
+use crate::graph::{JobGraph, NodeKind};
 use crate::phases::{Phases, Slowest};
 use crate::restart::{Decision, Restarts, Strategy};
 
@@ -127,7 +127,29 @@ pub struct Job {
 pub struct JobHandle {
     sender: SyncSender<(u32, Event)>,
     counters: Arc<Counters>,
+    /// Ids of the sources and sinks, with their places in the graph.
+    ends: Arc<[EndNode]>,
     requests: Arc<Requests>,
+}
+
+/// A source or sink of the graph.
+#[derive(Debug)]
+struct EndNode {
+    index: usize,
+    id: String,
+    is_source: bool,
+}
+
+/// What a source has read, or a sink has taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeRecords {
+    /// Its id.
+    pub id: String,
+    /// Whether it is a source.
+    pub is_source: bool,
+    /// Records since the job was started in this process. What was done again after a restart counts
+    /// again.
+    pub records: u64,
 }
 
 impl JobHandle {
@@ -152,10 +174,27 @@ impl JobHandle {
     /// Records that sources have read and that sinks have taken, since the job was started.
     #[must_use]
     pub fn records(&self) -> (u64, u64) {
-        (
-            self.counters.read.load(Ordering::Relaxed),
-            self.counters.written.load(Ordering::Relaxed),
-        )
+        let mut sums = (0_u64, 0_u64);
+        for end in self.ends.iter() {
+            let sum = if end.is_source {
+                &mut sums.0
+            } else {
+                &mut sums.1
+            };
+            *sum = sum.saturating_add(self.counters.records(end.index));
+        }
+        sums
+    }
+
+    /// The same for each source and sink, in the order of the graph.
+    #[must_use]
+    pub fn records_of_nodes(&self) -> Vec<NodeRecords> {
+        let of = |end: &EndNode| NodeRecords {
+            id: end.id.clone(),
+            is_source: end.is_source,
+            records: self.counters.records(end.index),
+        };
+        self.ends.iter().map(of).collect()
     }
 
     /// Keys whose state had left memory and was read back, since the job was started.
@@ -182,6 +221,7 @@ impl Job {
         clock: Arc<dyn Clock>,
     ) -> Self {
         let (sender, receiver) = sync_channel(EVENTS);
+        let counters = Arc::new(Counters::new(graph.nodes.len()));
         Self {
             graph,
             options,
@@ -190,7 +230,7 @@ impl Job {
             clock,
             sender,
             receiver,
-            counters: Arc::default(),
+            counters,
             requests: Arc::default(),
         }
     }
@@ -198,9 +238,23 @@ impl Job {
     /// A handle for other threads.
     #[must_use]
     pub fn handle(&self) -> JobHandle {
+        let ends = self.graph.nodes.iter().enumerate();
+        let ends = ends.filter_map(|(index, node)| {
+            let is_source = match &node.kind {
+                NodeKind::Source(_) => true,
+                NodeKind::Sink(_) => false,
+                NodeKind::Operator(_) => return None,
+            };
+            Some(EndNode {
+                index,
+                id: node.id.clone(),
+                is_source,
+            })
+        });
         JobHandle {
             sender: self.sender.clone(),
             counters: Arc::clone(&self.counters),
+            ends: ends.collect(),
             requests: Arc::clone(&self.requests),
         }
     }
@@ -211,11 +265,21 @@ impl Job {
         &self.store
     }
 
+    /// Where the sink with this id publishes; see [`SinkFactory::place`](crate::SinkFactory::place).
+    #[must_use]
+    pub fn place_of_sink(&self, id: &str) -> Option<String> {
+        let node = self.graph.nodes.iter().find(|node| node.id == id)?;
+        match &node.kind {
+            NodeKind::Sink(factory) => factory.place(),
+            _ => None,
+        }
+    }
+
     /// Has the sinks remove what the job prepared, up to this generation, and can never commit: see
     /// [`SinkFactory::abandon`](crate::SinkFactory::abandon). Returns what could not be removed.
     pub fn abandon_output(&self, generation: u64) -> Vec<String> {
         let sinks = self.graph.nodes.iter().filter_map(|node| match &node.kind {
-            crate::graph::NodeKind::Sink(factory) => Some((&node.id, factory)),
+            NodeKind::Sink(factory) => Some((&node.id, factory)),
             _ => None,
         });
         let failed = |(id, factory): (&String, &Arc<dyn crate::SinkFactory>)| {

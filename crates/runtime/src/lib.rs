@@ -39,7 +39,7 @@ mod spawn;
 
 pub use error::Error;
 pub use graph::{JobGraph, Partition};
-pub use job::{Job, JobEvent, JobHandle, Options, Outcome};
+pub use job::{Job, JobEvent, JobHandle, NodeRecords, Options, Outcome};
 pub use keeper::Keeper;
 pub use operator::{Call, Failure, FailureKind, Operator, OperatorFactory};
 pub use output::Output;

@@ -15,6 +15,7 @@ use dataflow::state::{KeyedState, StateKind};
 use crate::error::Error;
 use crate::graph::{JobGraph, NodeKind};
 use crate::source::{InputChanged, Part};
+use crate::text::counted;
 
 /// What is going to be restored: shown to the user before the first record.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -112,7 +113,12 @@ impl fmt::Display for Entry {
                 entries,
                 bytes,
             } => {
-                write!(f, "`{id}` continues with {entries} entries, {bytes} bytes")?;
+                write!(
+                    f,
+                    "`{id}` continues with {}, {}",
+                    counted(*entries, "entry"),
+                    counted(*bytes, "byte")
+                )?;
                 if from_parallelism != to_parallelism {
                     write!(
                         f,
@@ -123,15 +129,27 @@ impl fmt::Display for Entry {
             }
             Verdict::Continues(position) => write!(f, "`{id}`: {position}"),
             Verdict::Commits(0) => write!(f, "`{id}` has nothing to commit"),
-            Verdict::Commits(count) => write!(f, "`{id}` commits {count} prepared outputs"),
+            Verdict::Commits(count) => write!(
+                f,
+                "`{id}` commits {}",
+                counted(*count as u64, "prepared output")
+            ),
             Verdict::StartsEmpty => write!(f, "`{id}` is not in the checkpoint and starts empty"),
             Verdict::Nothing => write!(f, "`{id}` had no state"),
             Verdict::Dropped { bytes, parts: 0 } => {
-                write!(f, "`{id}` is not in the job: its {bytes} bytes are dropped")
+                write!(
+                    f,
+                    "`{id}` is not in the job: its state of {} is dropped",
+                    counted(*bytes, "byte")
+                )
             }
             Verdict::Dropped { parts, .. } => write!(
                 f,
-                "`{id}` is not in the job: its {parts} positions or prepared outputs are dropped"
+                "`{id}` is not in the job: its {} dropped",
+                match parts {
+                    1 => "position or prepared output is".to_owned(),
+                    parts => format!("{parts} positions or prepared outputs are"),
+                }
             ),
             Verdict::StateDropped {
                 state,
@@ -140,7 +158,9 @@ impl fmt::Display for Entry {
             } => {
                 write!(
                     f,
-                    "`{id}` does not declare state `{state}` any more: its {entries} entries, {bytes} bytes are dropped"
+                    "`{id}` does not declare state `{state}` any more: {}, {}, dropped",
+                    counted(*entries, "entry"),
+                    counted(*bytes, "byte")
                 )
             }
             Verdict::Changed { label, was, now } => {
@@ -172,7 +192,8 @@ pub enum Mismatch {
     },
     /// State of an operator that is gone.
     #[error(
-        "operator `{operator}` is not in the job, the checkpoint holds {bytes} bytes of its state{renamed}",
+        "operator `{operator}` is not in the job, the checkpoint holds {} of its state{renamed}",
+        counted(*bytes, "byte"),
         renamed = Renamed(new)
     )]
     OperatorGone {
@@ -185,7 +206,8 @@ pub enum Mismatch {
     },
     /// A source or sink with a position that is gone.
     #[error(
-        "{role} `{operator}` is not in the job, the checkpoint holds {parts} of its positions or outputs{renamed}",
+        "{role} `{operator}` is not in the job, the checkpoint holds {} of it{renamed}",
+        held_parts(role, *parts),
         renamed = Renamed(new)
     )]
     ConnectorGone {
@@ -200,7 +222,8 @@ pub enum Mismatch {
     },
     /// A state that is gone.
     #[error(
-        "operator `{operator}` does not declare state `{state}` any more, the checkpoint holds {bytes} bytes of it or more"
+        "operator `{operator}` does not declare state `{state}` any more, the checkpoint holds {} of it",
+        counted(*bytes, "byte")
     )]
     StateGone {
         /// The operator.
@@ -269,6 +292,15 @@ impl fmt::Display for Renamed<'_> {
             ),
         }
     }
+}
+
+/// The parts that a source or sink has in a checkpoint.
+fn held_parts(role: &str, parts: usize) -> String {
+    let one = match role {
+        "sink" => "prepared output",
+        _ => "position",
+    };
+    counted(parts as u64, one)
 }
 
 fn listed(lines: &[String]) -> String {
@@ -581,7 +613,8 @@ pub(crate) fn keyed_state(
                 tracing::warn!(
                     operator = id,
                     subtask,
-                    "dropped {entries} entries of state `{name}`, which is not declared any more"
+                    "dropped {} of state `{name}`, which is not declared any more",
+                    counted(entries, "entry")
                 );
             }
         }

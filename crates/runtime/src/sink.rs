@@ -72,6 +72,16 @@ pub trait SinkFactory: Send + Sync {
         None
     }
 
+    /// How many files (or other visible units) of other runs than this one are where the sink publishes: a
+    /// reader of all that is there reads them, too. Nothing is changed.
+    ///
+    /// # Errors
+    /// It cannot be looked at; names the place.
+    fn published_by_other_runs(&self, run: &str) -> Result<Published, BoxError> {
+        let _nothing_is_published_where_it_can_be_seen = run;
+        Ok(Published::default())
+    }
+
     /// What the sink has published for checkpoints after `after` of this run, as far as it can be
     /// seen. Nothing is changed.
     ///
@@ -156,6 +166,8 @@ pub struct Published {
     pub records: u64,
     /// Whether counting stopped early: there are more records than `records`.
     pub more_records: bool,
+    /// Whether counting stopped early: there may be more files than `files`.
+    pub more_files: bool,
 }
 
 /// What a sink has withdrawn; see [`SinkFactory::withdraw`].

@@ -183,7 +183,8 @@ impl Subtask {
             .map_err(|error| self.connector(0, "reading", error))?;
         let full = batch.is_full();
         if !batch.is_empty() && (full || status != SourceStatus::More) {
-            self.events.count_source_records(batch.len() as u64);
+            self.events
+                .count_records(self.members[0].node, batch.len() as u64);
             self.members[0].received += batch.len() as u64;
             self.emit(0, 0, batch)?;
             batch = self.spares.take();
@@ -225,7 +226,8 @@ impl Subtask {
                     && !batch.is_empty()
                 {
                     let batch = std::mem::take(batch);
-                    self.events.count_source_records(batch.len() as u64);
+                    self.events
+                        .count_records(self.members[0].node, batch.len() as u64);
                     self.emit(0, 0, batch)?;
                 }
                 self.snapshot(id)?;
@@ -307,8 +309,9 @@ impl Subtask {
             Body::Sink(sink) => {
                 sink.write(&batch)
                     .map_err(|error| self.connector(member, "writing", error))?;
-                self.members[member].received += records;
-                self.events.count_sink_records(records);
+                let entry = &mut self.members[member];
+                entry.received += records;
+                self.events.count_records(entry.node, records);
                 self.spares.give(batch);
                 return Ok(());
             }

@@ -79,6 +79,34 @@ pub fn written(value: &dyn Display, max: usize) -> String {
     }
 }
 
+/// How many there are of something, for a person: `1 entry`, `12,345 entries`. `one` is the word for one of
+/// them, with a regular plural.
+#[must_use]
+pub fn counted(count: u64, one: &str) -> String {
+    let count_of = grouped(count);
+    if count == 1 {
+        return format!("{count_of} {one}");
+    }
+    match one.strip_suffix('y') {
+        Some(stem) if !stem.ends_with(['a', 'e', 'o', 'u']) => format!("{count_of} {stem}ies"),
+        _ => format!("{count_of} {one}s"),
+    }
+}
+
+/// A number with its digits in groups of three: `12,345`.
+#[must_use]
+pub fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
 /// A text that takes no more than there is room for, and fails then: who writes into it stops.
 struct Room {
     text: String,
@@ -135,6 +163,20 @@ fn is_unsafe(c: char) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_is_singular_and_long_numbers_are_grouped() {
+        for (count, one, text) in [
+            (0, "entry", "0 entries"),
+            (1, "entry", "1 entry"),
+            (2, "byte", "2 bytes"),
+            (999, "key", "999 keys"),
+            (1000, "record", "1,000 records"),
+            (12_345_678, "prepared output", "12,345,678 prepared outputs"),
+        ] {
+            assert_eq!(counted(count, one), text);
+        }
+    }
 
     #[test]
     fn c151_nothing_that_steers_a_terminal_passes() {

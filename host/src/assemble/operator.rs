@@ -116,6 +116,23 @@ pub(crate) fn prepare(
     })
 }
 
+/// Notes what an operator found wrong when it was opened, at the key that it is about.
+pub(super) fn push_failure(job: &JobFile, id: &str, failure: &Failure, problems: &mut Problems) {
+    let Some(section) = job.operators.iter().find(|section| section.node.id == id) else {
+        return;
+    };
+    let key = match failure.kind {
+        FailureKind::Config => "config",
+        _ => "component",
+    };
+    if let Some(backtrace) = &failure.backtrace {
+        tracing::debug!("{}: {}\n{backtrace}", job.file, failure.message);
+    }
+    let place = section.node.place_of(key);
+    let message = failure.message.clone();
+    problems.push(place, format!("operator.{id}.{key}"), message, None);
+}
+
 impl PreparedOperator {
     /// What its place in the graph depends on.
     pub(crate) fn facts(&self) -> Facts {
@@ -148,6 +165,19 @@ impl PreparedOperator {
         }
         table.insert("trusted".into(), self.limits.trusted.into());
         table
+    }
+
+    /// Opens it once as a subtask does, and drops it again: its inputs are known only in a graph, so what
+    /// it finds wrong with their columns it can say only here.
+    ///
+    /// # Errors
+    /// It does not open.
+    pub(crate) fn try_open(&self, parallelism: u32) -> Result<(), Failure> {
+        let factory = self.factory.lock().unwrap_or_else(PoisonError::into_inner);
+        match factory.as_ref() {
+            Some(factory) => factory.try_open(parallelism),
+            None => Ok(()),
+        }
     }
 
     /// The metrics of the instances that the newest graph has made, by name.

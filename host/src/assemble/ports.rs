@@ -148,6 +148,27 @@ pub(crate) fn check_union(
     }
 }
 
+/// The port that a link comes from, under the name that the job file has for it, by which people know what
+/// feeds a consumer: the producer's id, and behind a dot the output, unless it is the first one.
+pub(crate) fn arriving(
+    job: &JobFile,
+    wiring: &Wiring,
+    facts: &[Option<Facts>],
+    from: usize,
+    port: u32,
+) -> Option<Port> {
+    let output = facts[from].as_ref()?.outputs.get(port as usize)?;
+    let id = &wiring.order[from].node(job).id;
+    let name = match port {
+        0 => id.clone(),
+        _ => format!("{id}.{}", output.name),
+    };
+    Some(Port {
+        name,
+        ..output.clone()
+    })
+}
+
 /// The port that a link comes from.
 pub(crate) fn port_of<'f>(link: &Link, facts: &'f [Option<Facts>]) -> Option<&'f Port> {
     facts[link.from].as_ref()?.outputs.get(link.port as usize)

@@ -21,6 +21,7 @@ pub(crate) fn check(arguments: &JobArguments) -> Result<Exit, Error> {
         &clock,
     )?;
     let graph = prepared.graph(None)?;
+    prepared.try_open()?;
     let settled = prepared.settled(graph.key_groups);
     print(&effective::to_toml(&prepared.job, &settled))?;
     Ok(Exit::Finished)

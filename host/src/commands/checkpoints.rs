@@ -16,11 +16,12 @@ use checkpoint::metadata::{Kind, Metadata, Operator, Role};
 use checkpoint::storage::{environment, weakened};
 use checkpoint::verify::{self, verify};
 use checkpoint::{Completed, shown};
-use runtime::text::{line, name};
+use runtime::text::{counted, line, name};
 use serde_json::json;
 
 use super::print;
 use crate::cli::{Checkpoints, Place};
+use crate::connectors::parts;
 use crate::events::size;
 use crate::exit::{Error, Exit};
 
@@ -175,10 +176,10 @@ fn describe(metadata: &Metadata, path: Option<&str>) -> String {
 }
 
 fn describe_operator(operator: &Operator) -> Vec<String> {
-    let (role, parts) = match operator.role {
-        Role::Source => ("source", "position"),
-        Role::Operator => ("operator", "part"),
-        Role::Sink => ("sink", "prepared output"),
+    let role = match operator.role {
+        Role::Source => "source",
+        Role::Operator => "operator",
+        Role::Sink => "sink",
     };
     let mut lines = vec![format!(
         "{role} `{}`, parallelism {}",
@@ -194,30 +195,31 @@ fn describe_operator(operator: &Operator) -> Vec<String> {
             format!(", lives {ttl}")
         });
         lines.push(format!(
-            "  state `{}` ({}, {} version {}{ttl}): {} entries, {}",
+            "  state `{}` ({}, {} version {}{ttl}): {}, {}",
             name(&state.name),
             name(&state.kind),
             name(&state.schema),
             state.schema_version,
-            state.entries,
+            counted(state.entries, "entry"),
             size(state.bytes)
         ));
     }
     for (index, subtask) in operator.subtasks.iter().enumerate() {
         let stored: u64 = subtask.segments.iter().map(|segment| segment.length).sum();
         if stored > 0 {
-            let count = subtask.segments.len();
-            lines.push(format!(
-                "  subtask {index}: {} in {count} segment{}",
-                size(stored),
-                if count == 1 { "" } else { "s" }
-            ));
-        }
-        for part in &subtask.parts {
-            let part = part.to_string();
-            lines.push(format!("  subtask {index}: {parts} {}", name(&part)));
+            let segments = counted(subtask.segments.len() as u64, "segment");
+            lines.push(format!("  subtask {index}: {} in {segments}", size(stored)));
         }
     }
+    // All subtasks together: a source that is rescaled deals them again, and a person asks how far it is.
+    let parts = operator.subtasks.iter().flat_map(|subtask| &subtask.parts);
+    let parts: Vec<_> = parts.cloned().collect();
+    let (what, parts) = match operator.role {
+        Role::Source => ("position", parts::positions(&parts)),
+        Role::Operator => ("part", parts::positions(&parts)),
+        Role::Sink => ("prepared output", parts::prepared(&parts)),
+    };
+    lines.extend(parts.into_iter().map(|part| format!("  {what}: {part}")));
     lines
 }
 
@@ -259,11 +261,11 @@ fn verify_all(place: &Place) -> Result<Exit, Error> {
             .collect();
         let _ = writeln!(
             text,
-            "{}: {status}, {} in {} segments and {} files",
+            "{}: {status}, {} in {} and {}",
             line(&entry.path),
             size(report.bytes),
-            report.segments,
-            report.files
+            counted(report.segments, "segment"),
+            counted(report.files, "file")
         );
         for problem in &problems {
             let _ = writeln!(text, "  {}", line(problem));

@@ -14,7 +14,7 @@ use checkpoint::lease::{self, Held};
 use checkpoint::{CheckpointStore, Completed};
 use runtime::clock::{Clock, SystemClock};
 use runtime::error::Class;
-use runtime::{Job, JobEvent, Outcome};
+use runtime::{FailureKind, Job, JobEvent, Outcome};
 
 use self::progress::Progress;
 use self::retention::{Ending, keeps};
@@ -22,7 +22,7 @@ use self::start::Begun;
 use super::job;
 use crate::assemble::Prepared;
 use crate::cli::{JobArguments, Run};
-use crate::events::{Audience, End, Event, OperatorMetrics};
+use crate::events::{Audience, End, Event, NodeWork, OperatorMetrics, Work};
 use crate::exit::{Error, Exit, chain};
 use crate::job_file::checkpoint::CheckpointSection;
 use crate::wasm::Compiler;
@@ -36,6 +36,7 @@ pub(crate) fn run(arguments: &Run) -> Result<Exit, Error> {
     };
     let system_clock = Arc::new(SystemClock::new());
     let clock: Arc<dyn Clock> = Arc::<SystemClock>::clone(&system_clock);
+    let begun_ms = clock.now_ms();
     let prepared = job::prepare(&arguments.job, Compiler::Child, audience.notice(), &clock)?;
     let file = &prepared.job;
     for warning in settings::warnings(file, arguments.restore.from.as_deref()) {
@@ -46,6 +47,7 @@ pub(crate) fn run(arguments: &Run) -> Result<Exit, Error> {
             outcome: End::Finished,
             resume: None,
             checkpoint: None,
+            work: None,
             metrics: OperatorMetrics::new(),
         });
         return Ok(Exit::Finished);
@@ -55,6 +57,7 @@ pub(crate) fn run(arguments: &Run) -> Result<Exit, Error> {
         _keeper,
         job_id: id,
         run,
+        is_new: _,
         from,
         graph,
         report,
@@ -80,7 +83,11 @@ pub(crate) fn run(arguments: &Run) -> Result<Exit, Error> {
         .is_bounded()
         .then(|| Progress::show(job.handle(), Arc::clone(&clock), audience))
         .flatten();
+    let mut restarts = 0;
     let outcome = job.run(|event| {
+        if let JobEvent::Restarting { attempt, .. } = &event {
+            restarts = *attempt;
+        }
         if let JobEvent::CheckpointCompleted { id, .. } = &event {
             log_metrics(*id, &prepared);
         }
@@ -97,6 +104,8 @@ pub(crate) fn run(arguments: &Run) -> Result<Exit, Error> {
         arguments: &arguments.job,
         prepared: &prepared,
         job: &job,
+        begun_ms,
+        restarts,
     };
     end.conclude(outcome)
 }
@@ -220,6 +229,9 @@ struct EndOfJob<'a> {
     arguments: &'a JobArguments,
     prepared: &'a Prepared,
     job: &'a Job,
+    /// When the process began with it.
+    begun_ms: i64,
+    restarts: u32,
 }
 
 impl EndOfJob<'_> {
@@ -254,8 +266,17 @@ impl EndOfJob<'_> {
                     exit_code: exit as u8,
                     resume: checkpoint.as_deref().map(|path| self.resume(path)),
                     checkpoint,
+                    work: self.work(),
                     metrics: self.prepared.metrics(),
                 });
+                // What an operator finds wrong with its configuration has a place in the job file.
+                if let runtime::Error::Operator {
+                    operator, failure, ..
+                } = error.as_ref()
+                    && failure.kind == FailureKind::Config
+                {
+                    return Err(self.prepared.not_opened(operator, failure).into());
+                }
                 let changed = runtime::InputChanged::find(error.as_ref());
                 let choices = changed.map(|changed| changed.choices.clone());
                 let mut told = Error::with(exit, *error);
@@ -285,9 +306,32 @@ impl EndOfJob<'_> {
             outcome,
             resume: resume.filter(|_| outcome != End::Finished),
             checkpoint,
+            work: Some(self.work()),
             metrics: self.prepared.metrics(),
         });
         Ok(Exit::Finished)
+    }
+
+    /// What the job did.
+    fn work(&self) -> Work {
+        let mut work = Work {
+            duration_ms: self.clock.now_ms().abs_diff(self.begun_ms),
+            restarts: self.restarts,
+            ..Work::default()
+        };
+        for node in self.job.handle().records_of_nodes() {
+            let (nodes, sum) = match node.is_source {
+                true => (&mut work.sources, &mut work.records_read),
+                false => (&mut work.sinks, &mut work.records_written),
+            };
+            *sum = sum.saturating_add(node.records);
+            nodes.push(NodeWork {
+                place: self.job.place_of_sink(&node.id),
+                id: node.id,
+                records: node.records,
+            });
+        }
+        work
     }
 
     /// Deletes or keeps, and gives the newest checkpoint that there is to go on from.

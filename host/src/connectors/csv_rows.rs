@@ -349,15 +349,14 @@ impl CsvRows {
 
     #[cold]
     fn wrong_width(&self, fields: &str) -> DecodeError {
-        let plural = if fields == "1" { "" } else { "s" };
         DecodeError::Record(match self.has_header {
-            true => format!(
-                "has {fields} field{plural}, but the header names {}",
-                self.width
-            ),
+            true => {
+                let plural = if fields == "1" { "" } else { "s" };
+                let width = self.width;
+                format!("has {fields} field{plural}, but the header names {width}")
+            }
             false => format!(
-                "the header names {fields} columns, but {} are allowed; `max-columns` of the source \
-                 allows more",
+                "the header names {fields} columns, and the source's `max-columns` is {}",
                 self.width
             ),
         })

@@ -80,16 +80,16 @@ pub(crate) fn check(
     let name = &port.name;
     match (&port.format, format) {
         (Format::Bytes, RecordFormat::Csv | RecordFormat::JsonLines) => Err(format!(
-            "output `{name}` has bytes that only its operator understands: write them as `lines` (base64)"
+            "`{name}` has bytes that only operators understand: write them as `lines` (base64)"
         )),
         (Format::Row(columns), RecordFormat::Csv) if options.header => {
             if columns.is_empty() {
                 Err(format!(
-                    "`header` needs names, but output `{name}` does not declare its columns"
+                    "`header` needs names, but `{name}` does not declare its columns"
                 ))
             } else if port.keyed && port.key_columns.is_empty() {
                 Err(format!(
-                    "`header` needs names, but output `{name}` does not declare the columns of its key"
+                    "`header` needs names, but `{name}` does not declare the columns of its key"
                 ))
             } else {
                 Ok(())
@@ -130,7 +130,7 @@ impl Encoder {
             if options.with_key && !port.keyed {
                 problems.push(Problem::new(
                     "with-key",
-                    format!("records of output `{}` have no key", port.name),
+                    format!("records of `{}` have no key", port.name),
                 ));
             }
         }
@@ -152,7 +152,7 @@ impl Encoder {
             };
             if !same {
                 let message = format!(
-                    "records of outputs `{}` and `{}` are not of the same kind",
+                    "records of `{}` and `{}` are not of the same kind",
                     first.name, other.name
                 );
                 problems.push(Problem::new("input", message).hint("give each a sink of its own"));

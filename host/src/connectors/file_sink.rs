@@ -20,6 +20,7 @@ use checkpoint::storage::Permissions;
 use dataflow::port::Port;
 use dataflow::{Batch, CheckpointId};
 use runtime::source::Part;
+use runtime::text::counted;
 use runtime::{
     BoxError, Delivery, Origin, Published, Sink, SinkFactory, SubtaskContext, Withdrawn,
 };
@@ -31,6 +32,7 @@ use self::staging::Staging;
 use super::encoder::{Encoder, EncoderOptions};
 use super::format::RecordFormat;
 use super::options::Problem;
+use crate::events::size;
 use crate::units;
 
 mod durable;
@@ -292,6 +294,21 @@ impl FileSinkFactory {
     }
 }
 
+/// What a sink has prepared, in words. `None` if it is not a file sink's.
+pub(crate) fn describe_prepared(parts: &[Part]) -> Option<String> {
+    let files: Vec<PreparedFile> = parts
+        .iter()
+        .map(|part| PreparedFile::read(part).ok())
+        .collect::<Option<_>>()?;
+    let sum = |of: fn(&PreparedFile) -> u64| files.iter().map(of).fold(0, u64::saturating_add);
+    Some(format!(
+        "{} with {}, {}",
+        counted(files.len() as u64, "file"),
+        counted(sum(|file| file.records), "record"),
+        size(sum(|file| file.bytes))
+    ))
+}
+
 /// Says that files are gone that were published.
 fn warn_of_taken(root: &Path, taken: &[String]) {
     const SHOWN: usize = 3;
@@ -339,6 +356,10 @@ impl SinkFactory for FileSinkFactory {
     fn place(&self) -> Option<String> {
         let root = std::path::absolute(&self.root);
         Some(root.as_ref().unwrap_or(&self.root).display().to_string())
+    }
+
+    fn published_by_other_runs(&self, run: &str) -> Result<Published, BoxError> {
+        Ok(published::of_other_runs(&self.root, run)?)
     }
 
     fn check_restored(&self, run: &str, parts: &[Part]) -> Result<(), BoxError> {
@@ -611,7 +632,11 @@ impl Sink for FileSink {
         let records = self.uncommitted();
         if records > 0 {
             let root = self.root.display();
-            return Err(anyhow!("{records} records in `{root}` were never committed").into());
+            let records = counted(records, "record");
+            return Err(anyhow!(
+                "the sink ends with output in `{root}` that was never committed: {records}"
+            )
+            .into());
         }
         drop(self.staging.take());
         // The last one to be closed clears the staging place away. One that is dropped leaves it, and

@@ -5,7 +5,7 @@
 //! does not look for new ones. A file that has changed before that record is refused, because its
 //! records would be lost or doubled in silence; see [`comparison`].
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anyhow::{Context as _, anyhow, bail};
 use dataflow::Batch;
 use runtime::source::Part;
+use runtime::text::{counted, grouped};
 use runtime::{BoxError, InputChanged, Source, SourceFactory, SourceStatus, SubtaskContext};
 use serde::{Deserialize, Serialize};
 
@@ -356,42 +357,39 @@ impl SourceFactory for FileSourceFactory {
     }
 
     fn describe_position(&self, restored: &[Part]) -> String {
-        let Ok(Position { splits, done, .. }) = Position::read(restored) else {
-            return "a position that is not a file source's".to_owned();
-        };
-        let records = splits
-            .iter()
-            .map(|split| split.records)
-            .chain(done.iter().map(|done| done.records));
-        let records: u64 = records.sum();
-        let mut files: Vec<&str> = splits.iter().map(|split| split.file.as_str()).collect();
-        files.sort_unstable();
-        files.dedup();
-        let finished = done
-            .iter()
-            .filter(|done| !files.contains(&done.file.as_str()))
-            .count();
-        let (total, plural) = (
-            finished + files.len(),
-            |count: usize| {
-                if count == 1 { "" } else { "s" }
-            },
-        );
-        let mut text = format!(
-            "{records} record{} read, {finished} of {total} file{} done",
-            if records == 1 { "" } else { "s" },
-            plural(total)
-        );
-        let mut begun = splits.iter().filter(|split| split.is_begun());
-        if let Some(split) = begun.next() {
-            text += &format!(", continues in {} at byte {}", split.file, split.offset);
-        }
-        match begun.count() {
-            0 => {}
-            more => text += &format!(" and in {more} more place{}", plural(more)),
-        }
-        text
+        describe_position(restored)
+            .unwrap_or_else(|| "a position that is not a file source's".to_owned())
     }
+}
+
+/// How far a position is, in words. `None` if it is not a file source's.
+pub(crate) fn describe_position(parts: &[Part]) -> Option<String> {
+    let Position { splits, done, .. } = Position::read(parts).ok()?;
+    let records = splits
+        .iter()
+        .map(|split| split.records)
+        .chain(done.iter().map(|done| done.records));
+    let records = records.fold(0, u64::saturating_add);
+    let unfinished: BTreeSet<&str> = splits.iter().map(|split| split.file.as_str()).collect();
+    let finished: BTreeSet<&str> = done.iter().map(|done| done.file.as_str()).collect();
+    let finished = finished.difference(&unfinished).count() as u64;
+    let mut text = format!(
+        "{} read, {} of {} done",
+        counted(records, "record"),
+        grouped(finished),
+        counted(finished + unfinished.len() as u64, "file")
+    );
+    let mut begun = splits.iter().filter(|split| split.is_begun());
+    if let Some(split) = begun.next() {
+        let offset = grouped(split.offset);
+        text += &format!(", continues in {} at byte {offset}", split.file);
+    }
+    match begun.count() {
+        0 => {}
+        1 => text += " and in 1 more place",
+        more => text += &format!(" and in {more} more places"),
+    }
+    Some(text)
 }
 
 /// One subtask's share of the files.

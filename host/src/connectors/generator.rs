@@ -10,6 +10,7 @@ use dataflow::Batch;
 use dataflow::batch::NO_TIMESTAMP;
 use dataflow::port::{Column, ColumnKind, Format, Port};
 use runtime::source::Part;
+use runtime::text::counted;
 use runtime::{BoxError, InputChanged, Source, SourceFactory, SourceStatus, SubtaskContext};
 use serde::{Deserialize, Serialize};
 
@@ -493,10 +494,10 @@ impl SourceFactory for GeneratorFactory {
             Changed::Accept => {
                 tracing::warn!(
                     source,
-                    "accepted: {}; it continues after {} records as if they had been made by \
+                    "accepted: {}; it continues after {} as if they had been made by \
                      these options, so some of its records may be lost or doubled",
                     differences.join("; "),
-                    total(&position.splits)
+                    counted(total(&position.splits), "record")
                 );
                 Ok(())
             }
@@ -504,14 +505,16 @@ impl SourceFactory for GeneratorFactory {
     }
 
     fn describe_position(&self, restored: &[Part]) -> String {
-        match read_parts(restored) {
-            Ok(position) => {
-                let records = total(&position.splits);
-                format!("continues after {records} generated records")
-            }
-            Err(_) => "a position that is not a generator's".to_owned(),
-        }
+        describe_position(restored)
+            .unwrap_or_else(|| "a position that is not a generator's".to_owned())
     }
+}
+
+/// How far a position is, in words. `None` if it is not a generator's.
+pub(crate) fn describe_position(parts: &[Part]) -> Option<String> {
+    let position = read_parts(parts).ok()?;
+    let records = counted(total(&position.splits), "generated record");
+    Some(format!("continues after {records}"))
 }
 
 /// How many of the numbers below `count` are `index` mod [`SPLITS`].
@@ -521,7 +524,8 @@ fn split_len(index: u64, count: u64) -> u64 {
 
 /// How many records were taken of all splits.
 fn total(splits: &[(u64, u64)]) -> u64 {
-    splits.iter().map(|(_, taken)| taken).sum()
+    let taken = splits.iter().map(|(_, taken)| *taken);
+    taken.fold(0, u64::saturating_add)
 }
 
 /// What is wrong with a `count` below records that were made already. A higher one is all right: the
@@ -532,9 +536,12 @@ fn count_exceeded(splits: &[(u64, u64)], count: u64) -> Option<String> {
         .filter(|(index, taken)| *taken > split_len(*index, count));
     let last = beyond.map(|(index, taken)| (taken - 1).saturating_mul(SPLITS) + index + 1);
     let last = last.max()?;
-    let records = total(splits);
+    let made = match total(splits) {
+        1 => "1 record was".to_owned(),
+        records => format!("{records} records were"),
+    };
     Some(format!(
-        "`count` is {count}, but {records} records were made already, up to number {last}"
+        "`count` is {count}, but {made} made already, up to number {last}"
     ))
 }
 

@@ -105,7 +105,11 @@ fn explain(key: &str, value: &toml::Value, message: &str) -> Problem {
         key.to_owned()
     };
     if message.starts_with("unknown field") {
-        Problem::new(place, "unknown key").hint(suggest(written, &known, "known keys are"))
+        let hint = match known.is_empty() {
+            true => "leave it out: this connector has no keys of its own".to_owned(),
+            false => suggest(written, &known, "known keys are"),
+        };
+        Problem::new(place, "unknown key").hint(hint)
     } else if message.starts_with("unknown variant") {
         Problem::new(key, format!("unknown value `{written}`")).hint(suggest(
             written,
@@ -250,6 +254,20 @@ mod tests {
                 &"`quite-other`: unknown key; hint: known keys are `path`, `roll-size`, `mode`, `inner`".to_owned()
             ),
             "{found:#?}"
+        );
+    }
+
+    #[test]
+    fn a_connector_without_keys_says_so() {
+        #[derive(Default, Deserialize)]
+        #[serde(default, deny_unknown_fields)]
+        struct None {}
+        let mut found = Vec::new();
+        let _: None = read("format = \"csv\"".parse().unwrap(), &mut found);
+        let found: Vec<String> = found.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            found,
+            ["`format`: unknown key; hint: leave it out: this connector has no keys of its own"]
         );
     }
 

@@ -16,6 +16,7 @@ use std::thread;
 
 use dataflow::Batch;
 use runtime::source::{Part, Waker};
+use runtime::text::counted;
 use runtime::{BoxError, Source, SourceFactory, SourceStatus, SubtaskContext};
 use serde::{Deserialize, Serialize};
 
@@ -253,7 +254,8 @@ impl SourceFactory for StdinFactory {
                 if lost > 0 {
                     tracing::warn!(
                         source = %context.operator,
-                        "stdin cannot be read again: {lost} records since the last checkpoint are lost"
+                        "stdin cannot be read again: what it had read since the last checkpoint is lost, {}",
+                        counted(lost, "record")
                     );
                 }
             }
@@ -275,13 +277,17 @@ impl SourceFactory for StdinFactory {
     }
 
     fn describe_position(&self, restored: &[Part]) -> String {
-        match recorded(restored) {
-            Ok(records) => format!(
-                "stdin cannot be read again: continues after record {records} with what comes now"
-            ),
-            Err(_) => "a position that is not that of stdin".to_owned(),
-        }
+        describe_position(restored)
+            .unwrap_or_else(|| "a position that is not that of stdin".to_owned())
     }
+}
+
+/// How far a position is, in words. `None` if it is not that of stdin.
+pub(crate) fn describe_position(parts: &[Part]) -> Option<String> {
+    let records = counted(recorded(parts).ok()?, "record");
+    Some(format!(
+        "stdin cannot be read again: continues after {records} with what comes now"
+    ))
 }
 
 fn recorded(parts: &[Part]) -> Result<u64, BoxError> {
@@ -290,7 +296,7 @@ fn recorded(parts: &[Part]) -> Result<u64, BoxError> {
         let position = Position::deserialize(part).map_err(|error| {
             format!("the snapshot has a position that is not that of stdin: {part}: {error}")
         })?;
-        records += position.records;
+        records = u64::saturating_add(records, position.records);
     }
     Ok(records)
 }

@@ -13,6 +13,7 @@ use dataflow::port::Port;
 use dataflow::{Batch, CheckpointId};
 use runtime::error::Permanent;
 use runtime::source::Part;
+use runtime::text::counted;
 use runtime::{BoxError, Sink, SinkFactory, SubtaskContext};
 use serde::{Deserialize, Serialize};
 
@@ -338,9 +339,11 @@ impl Sink for StdoutSink {
                 .map(|prepared| prepared.records)
                 .sum::<u64>();
         if records > 0 {
-            return Err(
-                format!("{records} records for standard output were never committed").into(),
-            );
+            return Err(format!(
+                "the sink ends with output for standard output that was never committed: {}",
+                counted(records, "record")
+            )
+            .into());
         }
         Ok(())
     }

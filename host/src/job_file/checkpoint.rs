@@ -250,7 +250,13 @@ fn read_dir(section: &mut Section<'_, '_>, key: &str, base: &Path) -> Option<Dir
 /// an `s3://` URL; or what is wrong with it, and a hint.
 pub(crate) fn resolve_dir(text: &str, base: &Path) -> Result<Directory, (String, Option<String>)> {
     let path = match scheme_of(text) {
-        None => base.join(text),
+        None => match slashes_lacking(text) {
+            Some(meant) => {
+                let hint = Some(format!("did you mean `{meant}`?"));
+                return Err((format!("`{text}` is neither a URL nor a plain path"), hint));
+            }
+            None => base.join(text),
+        },
         Some("file") => url::Url::parse(text)
             .ok()
             .filter(|url| url.query().is_none() && url.fragment().is_none())
@@ -285,6 +291,16 @@ pub(crate) fn resolve_dir(text: &str, base: &Path) -> Result<Directory, (String,
         return Err((message, Some(hint)));
     }
     Ok(Directory::Path(path))
+}
+
+/// What was meant by a URL that lacks slashes behind its scheme, such as `s3:/bucket`: as a path it would
+/// make a directory `s3:`, where nobody looks for it.
+fn slashes_lacking(text: &str) -> Option<String> {
+    let (scheme, rest) = text.split_once(':')?;
+    let is_known = ["s3", "s3a", "s3n"]
+        .iter()
+        .any(|known| scheme.eq_ignore_ascii_case(known));
+    is_known.then(|| format!("s3://{}", rest.trim_start_matches('/')))
 }
 
 fn scheme_of(text: &str) -> Option<&str> {

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::mem;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 
 use dataflow::port::Port;
 use dataflow::state::Resolved;
 use dataflow::{Batch, CheckpointId, KeyGroups};
-use runtime::{Call, Failure, Operator, OperatorFactory, SubtaskContext};
+use runtime::{Call, Failure, FailureKind, Operator, OperatorFactory, SubtaskContext};
 
 use super::component::Component;
 use super::description::Description;
@@ -91,6 +92,43 @@ impl Factory {
             }
         }
         all
+    }
+}
+
+impl Factory {
+    /// Makes the first of `parallelism` instances, opens it and drops it: what an operator finds wrong with
+    /// its inputs or its configuration is found without a job.
+    ///
+    /// # Errors
+    /// As of a start: it cannot be instantiated, or does not open.
+    pub(crate) fn try_open(&self, parallelism: u32) -> Result<(), Failure> {
+        let opening = || {
+            let mut operator = GuestOperator {
+                shared: Arc::clone(&self.shared),
+                subtask: 0,
+                parallelism,
+                // Not the job's: nothing runs.
+                metrics: Arc::default(),
+                instance: None,
+                restored: false,
+                spare: Some(Box::default()),
+                now_ms: 0,
+            };
+            operator.instance().map(drop)
+        };
+        // On a thread of its own, as `describe`: callers may be in an async task.
+        thread::scope(|scope| {
+            let opened = thread::Builder::new()
+                .name("open".to_owned())
+                .spawn_scoped(scope, opening)
+                .map_err(|error| {
+                    let message = format!("no thread to open the operator on: {error}");
+                    Failure::new(FailureKind::Returned, message)
+                })?;
+            opened
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
     }
 }
 

@@ -159,6 +159,6 @@ mod tests {
             .config(r#"{"identity": ["y"]}"#)
             .open()
             .unwrap_err();
-        assert_eq!(error.message(), "input `in` has no column `y`, it has `x`");
+        assert_eq!(error.message(), "`in` has no column `y`; it has `x`");
     }
 }

@@ -68,15 +68,46 @@ impl Input {
         }
         if self.columns.is_empty() {
             return Err(Error::config(format_args!(
-                "input `{}` does not say what its columns are, so there is no column `{name}`",
+                "`{}` declares no columns, so there is no column `{name}` in it; a source declares them \
+                 with `format = \"csv\"`, an operator where it declares its output",
                 self.name
             )));
         }
-        let known = self.columns.join("`, `");
         Err(Error::config(format_args!(
-            "input `{}` has no column `{name}`, it has `{known}`",
-            self.name
+            "`{}` has no column `{name}`; it has {}{}",
+            self.name,
+            listed(&self.columns),
+            separated_by(&self.columns)
         )))
+    }
+}
+
+/// How many names of columns a message lists, and how many characters of each: input names its columns
+/// itself.
+const LISTED: usize = 40;
+const SHOWN: usize = 60;
+
+fn listed(columns: &[String]) -> String {
+    let names = columns.iter().take(LISTED).map(|name| {
+        let shown: String = name.chars().take(SHOWN).collect();
+        let cut = if shown.len() < name.len() { "…" } else { "" };
+        format!("`{shown}{cut}`")
+    });
+    let names: Vec<String> = names.collect();
+    let more = match columns.len().saturating_sub(LISTED) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    names.join(", ") + &more
+}
+
+/// A header that is one column with another separator in it was most likely not meant as one.
+fn separated_by(columns: &[String]) -> &'static str {
+    match columns {
+        [one] if one.contains(';') => " (separated by semicolons? Highwater reads commas)",
+        [one] if one.contains('\t') => " (separated by tabs? Highwater reads commas)",
+        [one] if one.contains('|') => " (separated by `|`? Highwater reads commas)",
+        _ => "",
     }
 }
 

@@ -3,12 +3,13 @@
 use std::fmt::Write;
 
 use checkpoint::diff::{Amount, Diff as Report, OperatorDiff, StateDiff};
-use runtime::text::name;
+use runtime::text::{counted, grouped, name};
 use serde_json::json;
 
 use super::open;
 use crate::cli::Diff;
 use crate::commands::print;
+use crate::connectors::parts;
 use crate::events::size;
 use crate::exit::{Error, Exit};
 
@@ -71,23 +72,28 @@ fn describe(operator: &OperatorDiff, text: &mut String) {
         let state = name(state);
         let _ = writeln!(
             text,
-            "  state `{state}`: {added} keys added, {removed} removed, {changed} changed; {} to {}",
+            "  state `{state}`: {} added, {} removed, {} changed; {} to {}",
+            counted(*added, "key"),
+            grouped(*removed),
+            grouped(*changed),
             amount(before),
             amount(after)
         );
     }
     if let Some((was, now)) = &operator.positions {
+        // As a whole: the parts of subtasks mean nothing to a person.
         for (sign, parts) in [("-", was), ("+", now)] {
-            for part in parts
-                .iter()
-                .filter(|part| !(was.contains(part) && now.contains(part)))
-            {
-                let _ = writeln!(text, "  {sign} position {}", name(&part.to_string()));
+            for position in parts::positions(parts) {
+                let _ = writeln!(text, "  {sign} position: {position}");
             }
         }
     }
 }
 
 fn amount(amount: &Amount) -> String {
-    format!("{} entries ({})", amount.entries, size(amount.bytes))
+    format!(
+        "{} ({})",
+        counted(amount.entries, "entry"),
+        size(amount.bytes)
+    )
 }

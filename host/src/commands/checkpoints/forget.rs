@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use checkpoint::shown;
 use runtime::clock::SystemClock;
+use runtime::text::counted;
 use serde_json::json;
 
 use crate::cli::Place;
@@ -25,9 +26,9 @@ pub(crate) fn forget(place: &Place) -> Result<Exit, Error> {
             json!({ "path": report.path, "files": report.files, "bytes": report.bytes })
         ),
         false => format!(
-            "removed {}: {} files, {}\n",
+            "removed {}: {}, {}\n",
             report.path,
-            report.files,
+            counted(report.files, "file"),
             size(report.bytes)
         ),
     })?;

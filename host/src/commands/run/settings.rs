@@ -90,8 +90,12 @@ pub(crate) fn storage_line(section: &CheckpointSection, id: &str) -> String {
             format!("checkpoint storage: memory, {periodic}; they end with this process")
         }
         Storage::Filesystem(dir) => {
+            let kind = match dir {
+                Directory::Path(_) => "filesystem",
+                Directory::Bucket(_) => "S3",
+            };
             let dir = dir.join(id);
-            format!("checkpoint storage: filesystem, {periodic}, in {dir}")
+            format!("checkpoint storage: {kind}, {periodic}, in {dir}")
         }
     }
 }

@@ -14,12 +14,13 @@ use runtime::clock::SystemClock;
 use runtime::graph::NodeKind;
 use runtime::restore::Report;
 use runtime::source::Part;
+use runtime::text::counted;
 use runtime::{Delivery, JobGraph, Keeper, Origin, SinkFactory};
 
 use super::{not_opened, restore, settings, waiting, watching};
 use crate::assemble::Prepared;
 use crate::cli::{ClaimMode, RestoreArguments};
-use crate::events::Audience;
+use crate::events::{Audience, Event};
 use crate::exit::{Error, Exit};
 use crate::job_file::JobFile;
 use crate::job_file::checkpoint::Storage;
@@ -34,6 +35,8 @@ pub(super) struct Begun {
     pub(super) job_id: String,
     /// The run's token.
     pub(super) run: String,
+    /// Whether a run begins, rather than goes on.
+    pub(super) is_new: bool,
     /// The checkpoint that it starts from.
     pub(super) from: Option<Completed>,
     /// The job.
@@ -52,7 +55,7 @@ pub(super) fn begin(
     audience: Audience,
 ) -> Result<Option<Begun>, Error> {
     restore::check_options(arguments, &prepared.job)?;
-    match &prepared.job.checkpoint.storage {
+    let begun = match &prepared.job.checkpoint.storage {
         Storage::Memory => in_memory(prepared, arguments).map(Some),
         Storage::Filesystem(dir) => {
             let owning = Owning {
@@ -64,7 +67,36 @@ pub(super) fn begin(
             };
             owning.begin(clock)
         }
+    }?;
+    if let Some(begun) = begun.as_ref().filter(|begun| begun.is_new) {
+        for warning in output_of_earlier_runs(&begun.graph, &begun.run) {
+            audience.tell(&warning);
+        }
     }
+    Ok(begun)
+}
+
+/// What a run that begins should say of output that is there already: it is not written over, so a reader
+/// of the whole directory reads it as well.
+fn output_of_earlier_runs(graph: &JobGraph, run: &str) -> Vec<Event> {
+    let warning = |(id, sink): (&str, &Arc<dyn SinkFactory>)| {
+        // What cannot be looked at is found when the sink is made.
+        let published = sink.published_by_other_runs(run).ok()?;
+        let files = match (published.files, published.more_files) {
+            (0, _) => return None,
+            (files, false) => counted(files, "file"),
+            (files, true) => format!("{} or more", counted(files, "file")),
+        };
+        Some(Event::Warning {
+            about: format!("sink.{id}"),
+            message: format!(
+                "there is output of earlier runs in {}: {files}; it stays, and the names of what this run \
+                 writes have `{run}` in them",
+                sink.place().unwrap_or_default()
+            ),
+        })
+    };
+    sinks(graph).filter_map(warning).collect()
 }
 
 /// With checkpoints in memory nothing is known of earlier runs.
@@ -83,6 +115,7 @@ fn in_memory(prepared: &Prepared, arguments: &RestoreArguments) -> Result<Begun,
         _keeper: None,
         job_id,
         run,
+        is_new: true,
         from,
         graph,
         report,
@@ -187,6 +220,7 @@ impl Owning<'_> {
             _keeper: Some(keeper),
             job_id: self.job_id.clone(),
             run,
+            is_new: !decided.goes_on,
             from: decided.from,
             graph,
             report,
@@ -345,8 +379,10 @@ impl Owning<'_> {
         let newer = history.newer_than(to);
         let standing = match newer {
             0 => String::new(),
-            1 => "; to go back to it deletes 1 newer one".to_owned(),
-            newer => format!("; to go back to it deletes {newer} newer ones"),
+            newer => format!(
+                "; to go back to it deletes {}",
+                counted(newer as u64, "newer one")
+            ),
         };
         self.audience.say(&match to {
             0 => format!("checkpoint {published_through} was completed, and is not there any more{standing}"),
@@ -614,9 +650,9 @@ impl Owning<'_> {
                     .hint("the rewind has begun: the next start finishes it")
                 })?;
                 if withdrawn.files > 0 {
-                    let (files, plural) = (withdrawn.files, plural(withdrawn.files));
                     self.audience.say(&format!(
-                        "sink `{id}` withdrew {files} published file{plural} of checkpoints after {}",
+                        "sink `{id}` withdrew {} of checkpoints after {}",
+                        counted(withdrawn.files, "published file"),
                         rewind.to
                     ));
                 }
@@ -724,14 +760,8 @@ fn stake(
         ""
     };
     Ok(Some(format!(
-        "{} file{} with {more}{} record{} of sink `{id}`",
-        published.files,
-        plural(published.files),
-        published.records,
-        plural(published.records)
+        "{} with {more}{} of sink `{id}`",
+        counted(published.files, "file"),
+        counted(published.records, "record")
     )))
-}
-
-fn plural(count: u64) -> &'static str {
-    if count == 1 { "" } else { "s" }
 }

@@ -38,8 +38,8 @@ pub(crate) fn after(
         let files = old_files(root, origin)?.len() as u64;
         return Ok(Published {
             files,
-            records: 0,
             more_records: files > 0,
+            ..Published::default()
         });
     }
     let mut published = Published::default();
@@ -67,6 +67,33 @@ pub(crate) fn after(
     let missing = Writers::of(root, origin, after, &noted)?.missing_files();
     published.files = published.files.saturating_add(missing);
     published.more_records |= missing > 0;
+    Ok(published)
+}
+
+/// The most names of a directory that are looked at to count files of other runs.
+const NAMES_LOOKED_AT: usize = 100_000;
+
+/// How many files of other runs are there, of any version and any job.
+pub(crate) fn of_other_runs(root: &Path, run: &str) -> anyhow::Result<Published> {
+    let reading = || format!("reading the directory `{}`", root.display());
+    let names = match fs::read_dir(root) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Published::default()),
+        names => names.with_context(reading)?,
+    };
+    let mut published = Published::default();
+    for (index, entry) in names.enumerate() {
+        if index == NAMES_LOOKED_AT {
+            published.more_files = true;
+            break;
+        }
+        let name = entry.with_context(reading)?.file_name();
+        let Some(name) = name.to_str() else { continue };
+        let is_others = match PartName::parse(name) {
+            Some(part) => part.writer.run != run,
+            None => OldName::parse(name).is_some(),
+        };
+        published.files += u64::from(is_others);
+    }
     Ok(published)
 }
 

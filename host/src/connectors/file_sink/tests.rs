@@ -837,6 +837,7 @@ fn c147_what_was_published_after_a_checkpoint_is_counted_and_withdrawn() {
             files,
             records: 3 * files,
             more_records: false,
+            more_files: false,
         };
         assert_eq!(published(after), expected);
     }

@@ -329,7 +329,10 @@ fn splits_are_shared_and_dealt_anew_at_every_parallelism() {
             let parts = parts.unwrap();
             assert_eq!(
                 factory.describe_position(&parts),
-                format!("{} records read, 3 of 3 files done", whole.len())
+                format!(
+                    "{} read, 3 of 3 files done",
+                    counted(whole.len() as u64, "record")
+                )
             );
             // Pieces are joined, with their checksums, as far as they are neighbours.
             let done = Position::read(&parts).unwrap().done;

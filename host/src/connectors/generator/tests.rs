@@ -76,7 +76,10 @@ fn the_stream_is_the_same_at_every_parallelism_and_after_every_restore() {
         assert_eq!(read, whole, "{options}");
         assert_eq!(
             factory.describe_position(&parts.unwrap()),
-            format!("continues after {} generated records", whole.len())
+            format!(
+                "continues after {}",
+                counted(whole.len() as u64, "generated record")
+            )
         );
     }
 }

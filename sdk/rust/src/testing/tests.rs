@@ -455,14 +455,24 @@ fn columns_are_found_and_passed_on() {
     let error = setup().rows(["a", "b"]).open().unwrap_err();
     assert_eq!(
         error.message(),
-        "input `in` has no column `c`, it has `a`, `b`"
+        "`in` has no column `c`; it has `a`, `b`"
     );
     assert_eq!(error.kind(), crate::ErrorKind::Config);
+    let error = setup().rows(["a;b;c"]).open().unwrap_err();
+    assert_eq!(
+        error.message(),
+        "`in` has no column `a`; it has `a;b;c` (separated by semicolons? Highwater reads commas)"
+    );
+    let names: [String; 50] = std::array::from_fn(|n| format!("{n}{}", "x".repeat(99)));
+    let names = names.each_ref().map(String::as_str);
+    let error = setup().rows(names).open().unwrap_err();
+    assert!(error.message().len() < 3000, "{error}");
+    assert!(error.message().ends_with("…` and 10 more"), "{error}");
     let error = setup().open().unwrap_err();
     assert!(
         error
             .message()
-            .contains("does not say what its columns are"),
+            .contains("`in` declares no columns, so there is no column `a`"),
         "{error}"
     );
 }
