@@ -343,7 +343,7 @@ fn c148_a_file_that_changes_under_a_running_job_ends_it() {
         "-D source.lines.changed=accept",
     ]);
     // The error of the operator is tried again once; the changed file is not.
-    let restarts = ended.stderr.matches("restart").count();
+    let restarts = ended.stderr.matches("restart 1 from").count();
     assert_eq!(restarts, 1, "{}", ended.transcript());
 }
 

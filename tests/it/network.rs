@@ -85,7 +85,15 @@ fn c166_an_address_that_the_job_file_names_is_reached_and_no_other() {
 #[test]
 fn c166_a_name_that_stands_for_loopback_is_refused_unless_the_job_file_says_so() {
     let server = Listening::new();
-    for name in ["localhost", "LocalHost", "2130706433", "127.1", "0x7f.1"] {
+    // Numbers that a resolver takes for the loopback address.
+    for number in ["2130706433", "127.1", "0x7f.1"] {
+        let name = server.at(number);
+        for key in ["network", "private-network"] {
+            let said = format!("grants.{key}: `{name}` has an address that is not of the form");
+            refused(&format!("grants = {{ {key} = [{name:?}] }}")).saying(&[&said]);
+        }
+    }
+    for name in ["localhost", "LocalHost"] {
         let name = server.at(name);
         refused(&format!("grants = {{ network = [{name:?}] }}")).saying(&[
             "grants.network",

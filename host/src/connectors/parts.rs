@@ -28,7 +28,10 @@ pub(crate) fn prepared(parts: &[Part]) -> Vec<String> {
     described(parts, &[describe_prepared])
 }
 
-fn described(parts: &[Part], known: &[fn(&[Part]) -> Option<String>]) -> Vec<String> {
+/// Puts the parts of one kind into words; `None` if they are of another.
+type Describe = fn(&[Part]) -> Option<String>;
+
+fn described(parts: &[Part], known: &[Describe]) -> Vec<String> {
     if parts.is_empty() {
         return Vec::new();
     }

@@ -453,15 +453,12 @@ fn columns_are_found_and_passed_on() {
     );
 
     let error = setup().rows(["a", "b"]).open().unwrap_err();
-    assert_eq!(
-        error.message(),
-        "`in` has no column `c`; it has `a`, `b`"
-    );
+    assert_eq!(error.message(), "`in` has no column `c`; it has `a`, `b`");
     assert_eq!(error.kind(), crate::ErrorKind::Config);
     let error = setup().rows(["a;b;c"]).open().unwrap_err();
     assert_eq!(
         error.message(),
-        "`in` has no column `a`; it has `a;b;c` (separated by semicolons? Highwater reads commas)"
+        "`in` has no column `c`; it has `a;b;c` (separated by semicolons? Highwater reads commas)"
     );
     let names: [String; 50] = std::array::from_fn(|n| format!("{n}{}", "x".repeat(99)));
     let names = names.each_ref().map(String::as_str);
@@ -472,7 +469,7 @@ fn columns_are_found_and_passed_on() {
     assert!(
         error
             .message()
-            .contains("`in` declares no columns, so there is no column `a`"),
+            .contains("`in` declares no columns, so there is no column `c`"),
         "{error}"
     );
 }
