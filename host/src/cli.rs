@@ -21,12 +21,16 @@ pub(crate) enum Command {
     /// Run a job until it finishes or is stopped
     ///
     /// Ctrl-C cancels the job (again: exits at once). SIGTERM suspends it: nothing is deleted, and it
-    /// can be resumed from its newest checkpoint.
+    /// can be resumed from its newest checkpoint; SIGHUP (the terminal is closed) does the same, unless it is
+    /// ignored, as by `nohup`.
     ///
     /// Exit codes: 0 finished, or stopped as asked; 1 the job failed; 2 refused before any record was
-    /// processed; 3 the checkpoint is corrupt; 130 or 143 ended at once by a second signal.
+    /// processed; 3 the checkpoint is corrupt; 129, 130 or 143 ended at once by a second signal.
     Run(Run),
     /// Say everything that is wrong with a job file, or print the effective job with all defaults
+    ///
+    /// Components are loaded, and each operator is opened once as a run does it, so that it can say which
+    /// columns it misses. Nothing is processed and nothing is written.
     Check(JobArguments),
     /// Look at checkpoints: any directory or file:// URL, no job needed
     #[command(subcommand)]

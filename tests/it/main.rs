@@ -38,6 +38,7 @@ mod kills; // hundreds of kills at random moments
 mod languages; // operators that are not in Rust
 mod life; // checkpoints while a job runs
 mod loading; // components of strangers: what loading them costs, and what they say
+mod messages; // what a run says of its input, its output and its end
 mod network; // what a component may reach
 mod permissions; // who may read what is on disk, and what is not ours
 mod placement; // state in metadata or in files

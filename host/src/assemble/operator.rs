@@ -75,10 +75,7 @@ pub(crate) fn prepare(
     let description = match component.describe(&config, &grants) {
         Ok(description) => description,
         Err(failure) => {
-            let key = match failure.kind {
-                FailureKind::Config => "config",
-                _ => "component",
-            };
+            let key = key_of(&failure);
             let mut message = failure.message;
             if let Some(backtrace) = &failure.backtrace {
                 tracing::debug!("{}: {message}\n{backtrace}", job.file);
@@ -116,15 +113,21 @@ pub(crate) fn prepare(
     })
 }
 
+/// The key of the job file that a failure is about, before anything runs.
+fn key_of(failure: &Failure) -> &'static str {
+    match failure.kind {
+        FailureKind::Config => "config",
+        FailureKind::MemoryLimit => "limits.memory",
+        _ => "component",
+    }
+}
+
 /// Notes what an operator found wrong when it was opened, at the key that it is about.
 pub(super) fn push_failure(job: &JobFile, id: &str, failure: &Failure, problems: &mut Problems) {
     let Some(section) = job.operators.iter().find(|section| section.node.id == id) else {
         return;
     };
-    let key = match failure.kind {
-        FailureKind::Config => "config",
-        _ => "component",
-    };
+    let key = key_of(failure);
     if let Some(backtrace) = &failure.backtrace {
         tracing::debug!("{}: {}\n{backtrace}", job.file, failure.message);
     }

@@ -238,6 +238,12 @@ fn read_storage(section: &mut Section<'_, '_>, dir: Option<&Directory>) -> Stora
 fn read_dir(section: &mut Section<'_, '_>, key: &str, base: &Path) -> Option<Directory> {
     let text = section.string(key)?;
     match resolve_dir(&text, base) {
+        Ok(Directory::Path(path)) if path.exists() && !path.is_dir() => {
+            let message = format!("`{}` is not a directory", path.display());
+            let hint = "name a directory, which is made if it does not exist".to_owned();
+            section.problem(key, message, Some(hint));
+            None
+        }
         Ok(dir) => Some(dir),
         Err((message, hint)) => {
             section.problem(key, message, hint);
@@ -361,6 +367,14 @@ mod tests {
             resolved("hdfs://x/y").unwrap_err(),
             "unknown scheme `hdfs://`"
         );
+        for (text, meant) in [
+            ("s3:/b/p", "s3://b/p"),
+            ("S3:b", "s3://b"),
+            ("s3a:/b", "s3://b"),
+        ] {
+            let (_, hint) = resolve_dir(text, Path::new("/jobs/wc")).unwrap_err();
+            assert_eq!(hint, Some(format!("did you mean `{meant}`?")));
+        }
         assert!(resolved("gs://b/p").unwrap_err().contains("not supported"));
         assert!(
             resolved("s3a://b/p")
