@@ -76,7 +76,9 @@ fn last(ended: &Ended) -> Value {
 fn the_end_says_what_was_done_and_a_rerun_what_is_there() {
     let scene = Scene::new();
     scene.write("input/a.csv", "a,b\n1,2\n3,4\n");
-    scene.write("job.toml", choosing("\"a\"", "\"a\""));
+    let job = choosing("\"a\"", "\"a\"");
+    let keyed = "format = \"csv\"\nkey = \"a\"\n";
+    scene.write("job.toml", job.replacen("format = \"csv\"\n", keyed, 1));
     let place = fs::canonicalize(scene.path())
         .expect("a directory")
         .join("out");

@@ -105,8 +105,8 @@ fn c164_a_header_of_any_width_takes_time_in_proportion() {
         bounded(&scene, &[command, "job.toml"], Stdio::null())
             .with_code(2)
             .saying(&[
-                "`input/wide.csv`, line 1: the header names 1000001 columns, but 10000 are allowed; \
-                 `max-columns`",
+                "`input/wide.csv`, line 1: the header names 1000001 columns, and the source's \
+                 `max-columns` is 10000",
             ]);
     }
     // A million columns is what a job file may ask for; looked up one by one it would take an hour.

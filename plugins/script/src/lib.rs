@@ -96,3 +96,21 @@ impl Operator for Script {
 }
 
 highwater::export!(Script);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use highwater::testing::Harness;
+
+    #[test]
+    fn it_does_what_records_say() {
+        let mut script = Harness::<Script>::setup().open().unwrap();
+        let records = [("a", "add 3"), ("b", "add 4"), ("a", "add 2"), ("a", "get")];
+        script.process(&records).unwrap();
+        script.restart().unwrap();
+        script.process(&[("b", "get"), ("a", "of b get")]).unwrap();
+        assert_eq!(script.take_rows(), ["a,5", "b,4", "b,4"]);
+        let error = script.process(&[("a", "dance")]).unwrap_err();
+        assert!(error.message().contains("what is `dance`?"), "{error}");
+    }
+}
