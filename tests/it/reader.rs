@@ -20,6 +20,7 @@ use crate::jobs;
 use crate::kills::Moments;
 use crate::plugins::root;
 use crate::scene::Scene;
+use crate::servers;
 
 /// The reader's exit code, and what it printed.
 struct Read {
@@ -29,13 +30,7 @@ struct Read {
 }
 
 fn read(checkpoint: &Path) -> Read {
-    let python = root().join("target/reader/bin/python");
-    assert!(
-        python.exists(),
-        "{} is missing, `cargo xtask tools` installs it",
-        python.display()
-    );
-    let output = Command::new(python)
+    let output = Command::new(servers::installed("reader/bin/python"))
         .arg(root().join("tests/reader/reader.py"))
         .arg(checkpoint)
         .output()
@@ -462,7 +457,7 @@ for line in sys.stdin:
         let bytes = f64::to_le_bytes(float).to_vec();
         cases.push(("value", "f64".to_owned(), bytes));
     }
-    let mut python = Command::new(root().join("target/reader/bin/python"))
+    let mut python = Command::new(servers::installed("reader/bin/python"))
         .args(["-c", PRINT])
         .env("PYTHONPATH", root().join("tests/reader"))
         .env("PYTHONIOENCODING", "utf-8")

@@ -40,7 +40,7 @@ pub struct Schema {
 
 #[derive(Clone, Debug, PartialEq)]
 enum Type {
-    /// A whole number of so many bytes.
+    /// A whole number; how many bytes it has.
     Whole {
         size: usize,
         is_signed: bool,
@@ -353,7 +353,7 @@ impl Parser<'_> {
         Some(value)
     }
 
-    /// One or more, with commas between them and `end` behind them.
+    /// One or more, with commas between them and `end` after them.
     fn some<T>(
         &mut self,
         end: &str,

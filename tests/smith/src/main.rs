@@ -25,7 +25,7 @@ const OPEN: &str = "#open";
 const ALLOCATE: &str = "cabi_realloc";
 /// Where the host gets memory for what it passes: behind the data of the shape.
 const ALLOCATED: i32 = 64 << 10;
-/// Of so many random bytes one is made.
+/// How many random bytes a component or operator is made from.
 const BYTES: usize = 64 << 10;
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;

@@ -203,7 +203,7 @@ impl KeyedState {
         self.clear_some(state, numbers, usize::MAX).map(drop)
     }
 
-    /// As [`KeyedState::clear`], but ends when `at_least` so many entries are removed: a key's map or list
+    /// As [`KeyedState::clear`], but ends when at least `at_least` entries are removed: a key's map or list
     /// may have millions. Returns how many of the keys are done with; if it is not all, the next of them
     /// may have lost a part, and clearing has to go on, or be rolled back, before a snapshot.
     ///
@@ -323,7 +323,7 @@ impl KeyedState {
         self.delete_some(state, key, usize::MAX).map(drop)
     }
 
-    /// As [`KeyedState::delete`], but ends when `at_least` so many entries are removed. Returns whether all
+    /// As [`KeyedState::delete`], but ends when at least `at_least` entries are removed. Returns whether all
     /// are; if not, deleting has to go on, or be rolled back, before a snapshot.
     ///
     /// # Errors

@@ -94,7 +94,7 @@ impl Fields {
         }
     }
 
-    /// Whether there are so many entries that those of a restore are sorted once.
+    /// Whether there are enough entries that sorting those of a restore once pays.
     pub(super) fn is_long(&self) -> bool {
         match self {
             Self::None | Self::One(_) => false,
@@ -103,7 +103,7 @@ impl Fields {
         }
     }
 
-    /// Adds an entry behind the others, whatever its field is. Returns whether the entries were sorted
+    /// Adds an entry after the others, whatever its field is. Returns whether the entries were sorted
     /// before; [`Fields::sort`] has to follow.
     pub(super) fn push(&mut self, entry: u32) -> bool {
         if let Self::Unsorted(entries) = self {
@@ -136,7 +136,7 @@ impl Fields {
         let distinct = sorted
             .windows(2)
             .all(|pair| compare(&pair[0], &pair[1]) == Ordering::Less);
-        // Three quarters full, of what leaves may have when there are so many of them.
+        // Three quarters of what a leaf may hold in a map of this size.
         let len = LEAF_MAX.max(sorted.len().isqrt()) / 4 * 3;
         let leaves = sorted
             .chunks(len)

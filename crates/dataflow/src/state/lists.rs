@@ -228,7 +228,7 @@ impl Lists {
         })
     }
 
-    /// Removes elements of the list in `slot`, from the end: `at_least` so many and not many more, or all
+    /// Removes elements of the list in `slot`, from the end: at least `at_least` and not many more, or all
     /// there are. Returns how many. A list of which some are left must not be sealed.
     pub(super) fn clear(
         &mut self,

@@ -266,7 +266,7 @@ impl Maps {
         })
     }
 
-    /// Removes entries of the key in `slot`, from the end: `at_least` so many and not many more, or all
+    /// Removes entries of the key in `slot`, from the end: at least `at_least` and not many more, or all
     /// there are. Returns how many.
     pub(super) fn clear(&mut self, slot: u32, at_least: usize, version: u32) -> (u64, Change) {
         let fields = self.fields_mut(slot).split_end(at_least);

@@ -133,7 +133,7 @@ impl Table {
         }
     }
 
-    /// Removes what the state holds for the key in `slot`: `at_least` so many entries and not many more, or
+    /// Removes what the state holds for the key in `slot`: at least `at_least` entries and not many more, or
     /// all there are. Returns how many.
     pub(super) fn clear(
         &mut self,
