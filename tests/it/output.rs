@@ -83,8 +83,8 @@ fn staged(scene: &Scene, file: &Path) -> PathBuf {
     let [_, _, _, generation, attempt, subtask, rest] = fields[..] else {
         panic!("{name}");
     };
-    let place = format!("out/.highwater/job.{generation}");
-    scene.at(&format!("{place}/{attempt}-{subtask}-{rest}.pending"))
+    let place = scene.staging_place("job", generation);
+    place.join(format!("{attempt}-{subtask}-{rest}.pending"))
 }
 
 #[test]
@@ -159,6 +159,31 @@ fn c152_what_killed_runs_have_staged_goes_with_the_next() {
         all_files(&scene.at("out/.highwater")),
         Vec::<PathBuf>::new()
     );
+}
+
+#[test]
+fn c152_two_directories_of_one_job_leave_the_output_of_each_other_alone() {
+    let scene = scene();
+    let expected = expected(&scene);
+    let published = killed(&scene).pop().expect("a file");
+    // As if it had been killed before the commit: the checkpoint has output that is staged.
+    fs::rename(&published, staged(&scene, &published)).expect("it can be put back");
+    let elsewhere = ["run", "job.toml", "-D", "checkpoint.dir=elsewhere"];
+    let mut running = host::start(scene.path(), &elsewhere);
+    running.line_with("started, id").expect("it starts");
+    running.kill().expect("killed in the middle");
+    // In a later generation, which would remove what an earlier one of its directory has staged.
+    let resumed = [&elsewhere[..], &["--resume"]].concat();
+    host::run(scene.path(), &resumed).with_code(0);
+    assert_same_lines(
+        &scene.output("out"),
+        &expected,
+        "output of the other directory",
+    );
+    host::run(scene.path(), &["run", "job.toml", "--resume"]).with_code(0);
+    let mut twice = [&expected[..], &expected[..]].concat();
+    twice.sort();
+    assert_same_lines(&scene.output("out"), &twice, "output of both");
 }
 
 #[test]

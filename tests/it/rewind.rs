@@ -228,7 +228,7 @@ fn c157_a_rewind_that_was_interrupted_is_finished_by_the_next_start() {
         let slow = ["-D", "checkpoint.interval=1h"];
         if obstructed {
             // A run of the job seems to be at work on its output: nothing is withdrawn under its hands.
-            let place = job.scene.at("out/.highwater/c157-rewind.g1");
+            let place = job.scene.staging_place("c157-rewind", "g1");
             fs::create_dir_all(&place).expect("a directory can be made");
             let lock = fs::File::create(place.join("lock")).expect("a file can be made");
             lock.lock().expect("a file can be locked");
@@ -589,7 +589,7 @@ fn c157_a_damaged_entry_of_the_lease_does_not_bring_a_finished_rewind_back() {
 fn c157_a_rewind_that_owes_output_elsewhere_says_so() {
     let job = Suspended::new("c157-owed");
     let rewind = ["-s", &job.chk(job.older()), "--rewind", "withdraw"];
-    let place = job.scene.at("out/.highwater/c157-owed.g1");
+    let place = job.scene.staging_place("c157-owed", "g1");
     fs::create_dir_all(&place).expect("a directory can be made");
     let lock = fs::File::create(place.join("lock")).expect("a file can be made");
     lock.lock().expect("a file can be locked");

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use serde_json::Value;
 use tempfile::TempDir;
 
 /// A directory that goes away with the test, and stays when the test fails.
@@ -52,6 +53,22 @@ impl Scene {
             fs::hard_link(&first, &name)
                 .unwrap_or_else(|error| panic!("cannot make {}: {error}", name.display()));
         }
+    }
+
+    /// Where the job `job`, whose checkpoints are in `checkpoints`, stages what it writes to `out` in this
+    /// generation of its directory.
+    pub(crate) fn staging_place(&self, job: &str, generation: &str) -> PathBuf {
+        let mut entries = all_files(&self.at(&format!("checkpoints/{job}/_lease")));
+        entries.retain(|path| path.extension().is_none());
+        let entry = fs::read_to_string(entries.first().expect("an entry of the lease"));
+        let entry = entry.expect("an entry can be read");
+        let line = entry.lines().next().unwrap_or_default();
+        let entry: Value = serde_json::from_str(line).expect("an entry is JSON");
+        let directory = match entry["directory"].as_str() {
+            Some(directory) => format!(".{directory}"),
+            None => String::new(),
+        };
+        self.at(&format!("out/.highwater/{job}{directory}.{generation}"))
     }
 
     /// The lines of all visible files of a sink's directory, sorted. A file that a sink has not made

@@ -80,6 +80,8 @@ pub struct Lease {
     terms: Terms,
     generation: u64,
     token: String,
+    /// Tells the job directory from all others; see [`Lease::directory`].
+    directory: Option<String>,
     state: Mutex<State>,
     /// Set once: why it is not ours any more.
     lost: OnceLock<String>,
@@ -178,6 +180,11 @@ impl Lease {
             job: job.to_owned(),
             terms: terms.clone(),
             generation,
+            directory: match &log.last {
+                Some(last) => last.directory.clone(),
+                // Nothing is known of an earlier owner, so what sinks have of one is not this one's.
+                None => Some(token.clone()),
+            },
             token,
             state: Mutex::new(State {
                 sequence,
@@ -232,6 +239,14 @@ impl Lease {
     #[must_use]
     pub fn token(&self) -> &str {
         &self.token
+    }
+
+    /// What tells this job directory from all others: random, made with the first lease, and kept as long
+    /// as the log of leases is there, wherever the directory is moved. Empty in a directory that an older
+    /// version made. Two directories for one job id have different ones.
+    #[must_use]
+    pub fn directory(&self) -> &str {
+        self.directory.as_deref().unwrap_or_default()
     }
 
     /// The terms on which it was taken.
@@ -557,6 +572,7 @@ impl Lease {
             renewed_at: self.terms.time.now_ms(),
             timeout_ms: self.terms.timeout_ms,
             released,
+            directory: self.directory.clone(),
             fences: state.fences.0.clone(),
             highest: state.highest,
             run: state.run.clone(),

@@ -316,6 +316,16 @@ impl CheckpointStore {
             .map_or(0, |lease| lease.generation())
     }
 
+    /// What tells the job directory from all others, see [`Lease::directory`]; empty if it is not owned by
+    /// a lease.
+    #[must_use]
+    pub fn directory(&self) -> &str {
+        self.inner
+            .lease
+            .as_ref()
+            .map_or("", |lease| lease.directory())
+    }
+
     /// Starts writing checkpoint `id`.
     ///
     /// # Errors

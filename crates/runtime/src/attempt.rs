@@ -10,7 +10,6 @@ use checkpoint::store::{CheckpointStore, Completed};
 use dataflow::state::{KeyedState, Resolved};
 use dataflow::{Batch, CheckpointId};
 
-use crate::SubtaskContext;
 use crate::abort::Reason;
 use crate::chain::Chain;
 use crate::clock::Clock;
@@ -31,6 +30,7 @@ use crate::spares::Spares;
 use crate::spawn::Threads;
 use crate::subtask::{Body, Channels, Head, Member, Subtask};
 use crate::writer::{self, InProgress, Task, Writers, WrittenMember, discard};
+use crate::{JobIdentity, SubtaskContext};
 
 /// How many threads write checkpoints.
 pub(crate) const WRITERS: usize = 2;
@@ -358,7 +358,10 @@ impl Attempt<'_> {
                         .map(|member| (member.node, member.outputs.clone()))
                         .collect(),
                     restore: self.restore.cloned(),
-                    job_id: self.options.id.clone(),
+                    job: JobIdentity {
+                        id: self.options.id.clone(),
+                        directory: self.store.directory().to_owned(),
+                    },
                     run: self.options.run.clone(),
                     generation: self.store.generation(),
                     attempt: self.number,
@@ -439,7 +442,7 @@ struct Seed {
     graph: JobGraph,
     members: Vec<(usize, Vec<Vec<crate::plan::Target>>)>,
     restore: Option<Completed>,
-    job_id: String,
+    job: JobIdentity,
     run: String,
     generation: u64,
     attempt: u32,
@@ -503,7 +506,7 @@ fn make_member(
         operator: node.id.clone(),
         subtask: index,
         parallelism: node.parallelism,
-        job_id: seed.job_id.clone(),
+        job: seed.job.clone(),
         run: seed.run.clone(),
         generation: seed.generation,
         attempt: seed.attempt,

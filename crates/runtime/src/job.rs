@@ -282,8 +282,12 @@ impl Job {
             NodeKind::Sink(factory) => Some((&node.id, factory)),
             _ => None,
         });
+        let identity = crate::JobIdentity {
+            id: self.options.id.clone(),
+            directory: self.store.directory().to_owned(),
+        };
         let failed = |(id, factory): (&String, &Arc<dyn crate::SinkFactory>)| {
-            let error = factory.abandon(&self.options.id, generation).err()?;
+            let error = factory.abandon(&identity, generation).err()?;
             Some(format!(
                 "sink `{id}`: {}",
                 crate::error::chain(error.as_ref())

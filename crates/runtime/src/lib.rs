@@ -49,6 +49,17 @@ pub use source::{InputChanged, Source, SourceFactory, SourceStatus};
 /// An error from a source, a sink, a factory: what happened, with the causes behind it.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
+/// Which job something belongs to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct JobIdentity {
+    /// The job's id.
+    pub id: String,
+    /// What tells its directory from others: two jobs that have one id and directories of their own are
+    /// two jobs. Empty if there is no directory to own, or an older version made it. Otherwise at most 32
+    /// characters, each a lowercase letter or a digit.
+    pub directory: String,
+}
+
 /// Which subtask something belongs to, and whom it may tell that there is something to do.
 #[derive(Clone, Debug)]
 pub struct SubtaskContext {
@@ -58,8 +69,8 @@ pub struct SubtaskContext {
     pub subtask: u32,
     /// How many subtasks the operator has.
     pub parallelism: u32,
-    /// The job's id, part of the names of whatever the job writes.
-    pub job_id: String,
+    /// Which job it belongs to, part of the names of whatever the job stages.
+    pub job: JobIdentity,
     /// The run's token, part of the names of published output: new when the job starts afresh, kept
     /// when it resumes or is rewound. At most 32 characters, each a lowercase letter or a digit.
     pub run: String,

@@ -9,7 +9,7 @@
 use dataflow::{Batch, CheckpointId};
 
 use crate::source::Part;
-use crate::{BoxError, SubtaskContext};
+use crate::{BoxError, JobIdentity, SubtaskContext};
 
 /// One subtask's instance of a sink. Lives on one thread.
 pub trait Sink: Send {
@@ -126,8 +126,8 @@ pub trait SinkFactory: Send + Sync {
     ///
     /// # Errors
     /// Something could not be removed; names the place.
-    fn abandon(&self, job_id: &str, generation: u64) -> Result<(), BoxError> {
-        let _nothing_is_prepared_outside = (job_id, generation);
+    fn abandon(&self, job: &JobIdentity, generation: u64) -> Result<(), BoxError> {
+        let _nothing_is_prepared_outside = (job, generation);
         Ok(())
     }
 }
@@ -146,8 +146,8 @@ pub enum Delivery {
 /// Whose output something is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Origin {
-    /// The job's id.
-    pub job_id: String,
+    /// The job.
+    pub job: JobIdentity,
     /// The run's token: see [`SubtaskContext::run`]. Empty for output of a version that had none.
     pub run: String,
     /// Only what was published for checkpoints up to this one: the highest number that was used when

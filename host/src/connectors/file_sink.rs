@@ -22,7 +22,8 @@ use dataflow::{Batch, CheckpointId};
 use runtime::source::Part;
 use runtime::text::counted;
 use runtime::{
-    BoxError, Delivery, Origin, Published, Sink, SinkFactory, SubtaskContext, Withdrawn,
+    BoxError, Delivery, JobIdentity, Origin, Published, Sink, SinkFactory, SubtaskContext,
+    Withdrawn,
 };
 use serde::{Deserialize, Serialize};
 
@@ -286,7 +287,7 @@ impl FileSinkFactory {
         }
         let staging = Staging::open(
             &self.root,
-            &context.job_id,
+            &context.job,
             context.generation,
             self.permissions,
         )?;
@@ -389,15 +390,15 @@ impl SinkFactory for FileSinkFactory {
         true
     }
 
-    fn abandon(&self, job_id: &str, generation: u64) -> Result<(), BoxError> {
+    fn abandon(&self, job: &JobIdentity, generation: u64) -> Result<(), BoxError> {
         // Sinks that were dropped without an orderly end have left the place, with its lock, to an
         // attempt that does not come.
         drop(
             lock(&self.shared)
                 .staging
-                .take_if(|staging| staging.is_of(job_id)),
+                .take_if(|staging| staging.is_of(job)),
         );
-        Ok(staging::abandon(&self.root, job_id, generation)?)
+        Ok(staging::abandon(&self.root, job, generation)?)
     }
 }
 

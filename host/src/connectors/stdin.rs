@@ -404,7 +404,7 @@ mod tests {
             operator: "in".to_owned(),
             subtask: 0,
             parallelism,
-            job_id: "job-00000000".to_owned(),
+            job: runtime::JobIdentity::default(),
             run: "00000000".to_owned(),
             generation: 0,
             attempt: 0,

@@ -3,7 +3,7 @@
 use dataflow::Batch;
 use dataflow::batch::NO_TIMESTAMP;
 use runtime::source::{Part, Waker};
-use runtime::{Source, SourceStatus, SubtaskContext};
+use runtime::{JobIdentity, Source, SourceStatus, SubtaskContext};
 
 /// A record as text.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -13,12 +13,25 @@ pub(crate) struct Record {
     pub(crate) timestamp: i64,
 }
 
+/// The job of [`context`].
+pub(crate) fn job() -> JobIdentity {
+    job_named("job-0a1b2c3d")
+}
+
+/// A job of this id, without a directory of its own.
+pub(crate) fn job_named(id: &str) -> JobIdentity {
+    JobIdentity {
+        id: id.to_owned(),
+        directory: String::new(),
+    }
+}
+
 pub(crate) fn context(subtask: u32, parallelism: u32) -> SubtaskContext {
     SubtaskContext {
         operator: "tested".to_owned(),
         subtask,
         parallelism,
-        job_id: "job-0a1b2c3d".to_owned(),
+        job: job(),
         run: "0a1b2c3d".to_owned(),
         generation: 0,
         attempt: 0,

@@ -15,7 +15,9 @@ use dataflow::port::{Format, Port};
 use dataflow::state::{KeyedState, Resolved, StateDescriptor, StateKind};
 use dataflow::{Batch, Cells, CheckpointId, KeyGroups};
 use runtime::source::Waker;
-use runtime::{Call, Failure, FailureKind, Operator, OperatorFactory, Output, SubtaskContext};
+use runtime::{
+    Call, Failure, FailureKind, JobIdentity, Operator, OperatorFactory, Output, SubtaskContext,
+};
 use tempfile::TempDir;
 
 use self::guests::{EMIT, PASS_ON, operator, with_world};
@@ -95,7 +97,7 @@ fn subtask() -> SubtaskContext {
         operator: "op".into(),
         subtask: 0,
         parallelism: 1,
-        job_id: "job".into(),
+        job: JobIdentity::default(),
         run: "00000000".into(),
         generation: 0,
         attempt: 0,

@@ -13,6 +13,9 @@ const FORMAT: u32 = 2;
 /// The longest entry that is read: nobody writes a longer one.
 pub(super) const BYTES_MAX: u64 = 64 << 10;
 
+/// The most characters of a job directory's token.
+const TOKEN_LENGTH_MAX: usize = 32;
+
 /// Who takes a lease.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -44,6 +47,9 @@ pub(super) struct Entry {
     pub(super) timeout_ms: u64,
     /// The holder has given it up.
     pub(super) released: bool,
+    /// Tells the job directory from all others. Missing if a version before this field began the log.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) directory: Option<String>,
     /// Which checkpoints of the directory are to be believed.
     pub(super) fences: Vec<Fence>,
     /// The highest checkpoint number that was used when this was put.
@@ -87,9 +93,14 @@ impl Entry {
             return Err(Unreadable::Later(format));
         }
         let entry: Self = serde_json::from_slice(body).map_err(|_| Unreadable::Damaged)?;
-        match entry.sequence == sequence {
+        let is_token = |text: &String| {
+            // Names in other places have it in them.
+            let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+            (1..=TOKEN_LENGTH_MAX).contains(&text.len()) && text.bytes().all(is_plain)
+        };
+        match entry.sequence == sequence && entry.directory.as_ref().is_none_or(is_token) {
             true => Ok(entry),
-            // Copied to another name.
+            // Copied to another name, or made up.
             false => Err(Unreadable::Damaged),
         }
     }
@@ -121,6 +132,7 @@ mod tests {
             renewed_at: 1_700_000_000_000,
             timeout_ms: 10_000,
             released: false,
+            directory: Some("fedcba9876543210".to_owned()),
             fences: vec![Fence {
                 generation: 3,
                 token: "0123456789abcdef".to_owned(),
@@ -154,6 +166,14 @@ mod tests {
                     "byte {at} bit {bit}"
                 );
             }
+        }
+        for directory in ["", "../x", "A", &"a".repeat(TOKEN_LENGTH_MAX + 1)] {
+            let entry = Entry {
+                directory: Some(directory.to_owned()),
+                ..entry()
+            };
+            let read = Entry::decode(&entry.encode(), 7);
+            assert_eq!(read, Err(Unreadable::Damaged), "{directory}");
         }
         let longer = [&whole[..], b"x"].concat();
         assert!(Entry::decode(&longer, 7).is_err());

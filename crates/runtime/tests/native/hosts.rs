@@ -29,8 +29,8 @@ use runtime::error::Class;
 use runtime::simulation::{Random, Simulation, VirtualClock};
 use runtime::source::Part;
 use runtime::{
-    BoxError, Delivery, Job, JobEvent, JobGraph, Options, Origin, Outcome, Published, Sink,
-    SinkFactory, SubtaskContext, Withdrawn,
+    BoxError, Delivery, Job, JobEvent, JobGraph, JobIdentity, Options, Origin, Outcome, Published,
+    Sink, SinkFactory, SubtaskContext, Withdrawn,
 };
 
 use super::baton::{Baton, Held};
@@ -188,8 +188,8 @@ impl SinkFactory for FirstAttempt {
         self.0.can_withdraw()
     }
 
-    fn abandon(&self, job_id: &str, generation: u64) -> Result<(), BoxError> {
-        self.0.abandon(job_id, generation)
+    fn abandon(&self, job: &JobIdentity, generation: u64) -> Result<(), BoxError> {
+        self.0.abandon(job, generation)
     }
 }
 
@@ -760,7 +760,10 @@ impl Process {
         self.stop_here(3);
         if rewind.mode == RewindMode::Withdraw {
             let origin = Origin {
-                job_id: self.job.clone(),
+                job: JobIdentity {
+                    id: self.job.clone(),
+                    directory: lease.directory().to_owned(),
+                },
                 run: lease.run().map(|run| run.token).unwrap_or_default(),
                 through: rewind.through,
                 generation: lease.generation(),

@@ -18,8 +18,8 @@ use runtime::operator::{Call, Failure, FailureKind, Operator, OperatorFactory};
 use runtime::restart::Strategy;
 use runtime::source::{Part, SourceStatus};
 use runtime::{
-    BoxError, Job, JobEvent, JobGraph, JobHandle, Options, Origin, Outcome, Partition, Sink,
-    SinkFactory, Source, SourceFactory, SubtaskContext, Withdrawn,
+    BoxError, Job, JobEvent, JobGraph, JobHandle, JobIdentity, Options, Origin, Outcome, Partition,
+    Sink, SinkFactory, Source, SourceFactory, SubtaskContext, Withdrawn,
 };
 use serde_json::json;
 
@@ -468,14 +468,14 @@ impl SinkFactory for Collect {
         self.check_alive()?;
         if let Some(kept) = kept {
             let kept: Vec<Output> = kept.iter().map(Output::read).collect::<Result<_, _>>()?;
-            let of_job = format!("/{}/", origin.job_id);
+            let of_job = format!("/{}/", origin.job.id);
             self.staged.lock().unwrap().retain(|name, _| {
                 !name.contains(&of_job)
                     || generation_of(name) >= origin.generation
                     || kept.iter().any(|output| output.staged == *name)
             });
         }
-        let of_job = format!("-{}-", origin.job_id);
+        let of_job = format!("-{}-", origin.job.id);
         self.committed.lock().unwrap().retain(|name, _| {
             !name.contains(&of_job)
                 || number_in(name, 'c').unwrap() > origin.through
@@ -488,9 +488,9 @@ impl SinkFactory for Collect {
         true
     }
 
-    fn abandon(&self, job_id: &str, generation: u64) -> Result<(), BoxError> {
+    fn abandon(&self, job: &JobIdentity, generation: u64) -> Result<(), BoxError> {
         self.check_alive()?;
-        let of_job = format!("/{job_id}/");
+        let of_job = format!("/{}/", job.id);
         let mut staged = self.staged.lock().unwrap();
         staged.retain(|name, _| !name.contains(&of_job) || generation_of(name) > generation);
         Ok(())
@@ -509,7 +509,7 @@ impl SinkFactory for Collect {
             .collect::<Result<_, _>>()?;
         let SubtaskContext {
             operator,
-            job_id,
+            job,
             generation,
             attempt,
             subtask,
@@ -518,7 +518,7 @@ impl SinkFactory for Collect {
         let mut cleaned_for = self.cleaned_for.lock().unwrap();
         if *cleaned_for != Some(*attempt) {
             // Of this job only: another's may be resumed.
-            let of_job = format!("{operator}/{job_id}/");
+            let of_job = format!("{operator}/{}/", job.id);
             let named = |name: &String| restored.iter().any(|output| output.staged == *name);
             let mut staged = self.staged.lock().unwrap();
             staged.retain(|name, _| {
@@ -534,9 +534,12 @@ impl SinkFactory for Collect {
             }
         }
         let run = self.run;
-        let staged = format!("{operator}/{job_id}/r{run}-g{generation}-a{attempt}-s{subtask}");
+        let staged = format!(
+            "{operator}/{}/r{run}-g{generation}-a{attempt}-s{subtask}",
+            job.id
+        );
         let name = [
-            format!("{operator}-{job_id}-r{run}"),
+            format!("{operator}-{}-r{run}", job.id),
             format!("g{generation}-a{attempt}-s{subtask}"),
         ];
         Ok(Box::new(CollectSubtask {

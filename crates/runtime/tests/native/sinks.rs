@@ -5,7 +5,8 @@ use std::sync::Arc;
 use dataflow::{Batch, CheckpointId};
 use runtime::source::Part;
 use runtime::{
-    BoxError, Delivery, Origin, Published, Sink, SinkFactory, SubtaskContext, Withdrawn,
+    BoxError, Delivery, JobIdentity, Origin, Published, Sink, SinkFactory, SubtaskContext,
+    Withdrawn,
 };
 
 use super::trouble::{Place, Trouble};
@@ -49,8 +50,8 @@ impl SinkFactory for Fragile {
         self.sink.can_withdraw()
     }
 
-    fn abandon(&self, job_id: &str, generation: u64) -> Result<(), BoxError> {
-        self.sink.abandon(job_id, generation)
+    fn abandon(&self, job: &JobIdentity, generation: u64) -> Result<(), BoxError> {
+        self.sink.abandon(job, generation)
     }
 
     fn create(

@@ -15,7 +15,7 @@ use runtime::graph::NodeKind;
 use runtime::restore::Report;
 use runtime::source::Part;
 use runtime::text::counted;
-use runtime::{Delivery, JobGraph, Keeper, Origin, SinkFactory};
+use runtime::{Delivery, JobGraph, JobIdentity, Keeper, Origin, SinkFactory};
 
 use super::{not_opened, restore, settings, waiting, watching};
 use crate::assemble::Prepared;
@@ -558,7 +558,10 @@ impl Owning<'_> {
 
     fn origin(&self, run: &str, through: u64, lease: &Lease) -> Origin {
         Origin {
-            job_id: self.job_id.clone(),
+            job: JobIdentity {
+                id: self.job_id.clone(),
+                directory: lease.directory().to_owned(),
+            },
             run: run.to_owned(),
             through,
             generation: lease.generation(),

@@ -63,7 +63,7 @@ pub(crate) fn after(
         }
     }
     // What a consumer has moved away was published all the same.
-    let noted = Notes::of_job(root, &origin.job_id).read()?;
+    let noted = Notes::of_job(root, &origin.job).read()?;
     let missing = Writers::of(root, origin, after, &noted)?.missing_files();
     published.files = published.files.saturating_add(missing);
     published.more_records |= missing > 0;
@@ -126,13 +126,13 @@ pub(crate) fn withdraw(
         }
     }
     // A run that was taken for dead and is only paused could publish more as soon as we are done.
-    let _locks = staging::lock_all(root, &origin.job_id)?;
+    let _locks = staging::lock_all(root, &origin.job)?;
     // Its lock may not be seen: hosts that share a file system need not share its locks. What it would
     // publish goes first, so that either its rename finds nothing, or what it has renamed is found below.
     if let Some(kept) = kept {
-        staging::give_up(root, &origin.job_id, origin.generation, kept)?;
+        staging::give_up(root, &origin.job, origin.generation, kept)?;
     }
-    let notes = Notes::of_job(root, &origin.job_id);
+    let notes = Notes::of_job(root, &origin.job);
     let noted = notes.read()?;
     let writers = Writers::of(root, origin, after, &noted)?;
     withdrawn.missing = writers.missing();
@@ -177,7 +177,7 @@ fn files_after(root: &Path, origin: &Origin, after: u64) -> anyhow::Result<Vec<P
 
 /// The files of a job that an older version has published.
 fn old_files(root: &Path, origin: &Origin) -> anyhow::Result<Vec<String>> {
-    let job = names::old_job(&origin.job_id);
+    let job = names::old_job(&origin.job.id);
     let mut names = durable::names_in(root)?;
     names.retain(|name| OldName::parse(name).is_some_and(|old| old.job == job));
     names.sort();

@@ -2,12 +2,16 @@
 //!
 //! Below the sink's directory:
 //!
-//! - `.highwater/<job id>.g<generation>/`: the staged files of one run, and a file `lock` that it holds
+//! - `.highwater/<job>.g<generation>/`: the staged files of one run, and a file `lock` that it holds
 //!   while it lives, so that no other run removes what it has prepared. A run that was taken for dead
 //!   and is not may go on writing for a moment, and must not be in the way of its successor, which has
 //!   another generation. Without a job directory there is no generation in the name.
-//! - `.highwater/<job id>.published/`: empty files whose names [note](super::names) what the job has
+//! - `.highwater/<job>.published/`: empty files whose names [note](super::names) what the job has
 //!   published.
+//!
+//! `<job>` is the job's id, a point, and the token of the job's directory: generations are numbers of one
+//! directory, so those of two jobs that have one id and two directories say nothing of each other. There is
+//! no token if there is no directory or an older version made it.
 //!
 //! Invariants: a staged file is removed only under the lock of its place and only when no restored part
 //! names it; a place of a later generation, or of another job, is not touched; no symbolic link is
@@ -24,6 +28,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use checkpoint::storage::Permissions;
+use runtime::JobIdentity;
 
 use super::durable::{self, is_own_directory, names_in, remove_file, sync_directory};
 use super::names::{self, NoteName, PartName};
@@ -53,15 +58,15 @@ pub(crate) struct Staging {
 /// The staging place of a run of a job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Place {
-    /// The job id as the name of a directory.
+    /// The job as part of the name of a directory.
     job: String,
     generation: u64,
 }
 
 impl Place {
-    fn new(job_id: &str, generation: u64) -> Self {
+    fn new(job: &JobIdentity, generation: u64) -> Self {
         Self {
-            job: directory_name(job_id),
+            job: directory_name(job),
             generation,
         }
     }
@@ -76,8 +81,11 @@ impl Place {
     }
 
     /// Those of all runs of a job that there are, also of runs that are still to come.
-    fn all_of(root: &Path, job_id: &str) -> anyhow::Result<Vec<Self>> {
-        let job = directory_name(job_id);
+    fn all_of(root: &Path, job: &JobIdentity) -> anyhow::Result<Vec<Self>> {
+        Self::all_named(root, directory_name(job))
+    }
+
+    fn all_named(root: &Path, job: String) -> anyhow::Result<Vec<Self>> {
         if !is_own_directory(&root.join(STAGING))? {
             return Ok(Vec::new());
         }
@@ -115,11 +123,11 @@ impl Staging {
     /// The directory cannot be written or is a symbolic link, or another sink holds the lock.
     pub(crate) fn open(
         root: &Path,
-        job_id: &str,
+        job: &JobIdentity,
         generation: u64,
         permissions: Permissions,
     ) -> anyhow::Result<Self> {
-        let place = Place::new(job_id, generation);
+        let place = Place::new(job, generation);
         durable::make_staging(&root.join(STAGING), permissions)?;
         let notes = root.join(Place::notes_of(&place.path()));
         if is_own_directory(&notes)? {
@@ -130,8 +138,9 @@ impl Staging {
         durable::make_directory(&directory)?;
         let Locked::Yes(lock) = try_lock(&directory)? else {
             bail!(
-                "`{}` is written by another sink or another run of job `{job_id}`: give each a path of its own",
-                root.display()
+                "`{}` is written by another sink or another run of job `{}`: give each a path of its own",
+                root.display(),
+                job.id
             )
         };
         Ok(Self {
@@ -163,7 +172,7 @@ impl Staging {
     }
 
     fn clean_earlier_places(&self, keep: &HashSet<&str>) -> anyhow::Result<()> {
-        for place in Place::all_of(&self.root, &self.place.job)? {
+        for place in Place::all_named(&self.root, self.place.job.clone())? {
             if place.generation < self.place.generation {
                 // A run that holds the lock lives, though it does not own the job directory any more.
                 // What it leaves is removed at the end of this one, or by the next.
@@ -201,8 +210,8 @@ impl Staging {
     }
 
     /// Whether it is a staging place of this job.
-    pub(crate) fn is_of(&self, job_id: &str) -> bool {
-        self.place.job == directory_name(job_id)
+    pub(crate) fn is_of(&self, job: &JobIdentity) -> bool {
+        self.place.job == directory_name(job)
     }
 
     /// Removes the staging place if nothing is in it, and what earlier runs of the job have written
@@ -220,13 +229,13 @@ impl Staging {
 ///
 /// # Errors
 /// A directory cannot be read or a file not be removed.
-pub(crate) fn abandon(root: &Path, job_id: &str, generation: u64) -> anyhow::Result<()> {
-    for place in Place::all_of(root, job_id)? {
+pub(crate) fn abandon(root: &Path, job: &JobIdentity, generation: u64) -> anyhow::Result<()> {
+    for place in Place::all_of(root, job)? {
         if place.generation <= generation {
             clear(root, &place.path(), &HashSet::new())?;
         }
     }
-    let notes = Notes::of(root, &Place::new(job_id, 0).path());
+    let notes = Notes::of_job(root, job);
     notes.remove(|note| note.is_none_or(|note| note.writer.generation <= generation))
 }
 
@@ -237,12 +246,12 @@ pub(crate) fn abandon(root: &Path, job_id: &str, generation: u64) -> anyhow::Res
 /// A directory cannot be read or a file not be removed.
 pub(crate) fn give_up(
     root: &Path,
-    job_id: &str,
+    job: &JobIdentity,
     generation: u64,
     kept: &[PreparedFile],
 ) -> anyhow::Result<()> {
     let keep: HashSet<&str> = kept.iter().map(|file| file.staging.as_str()).collect();
-    for place in Place::all_of(root, job_id)? {
+    for place in Place::all_of(root, job)? {
         let directory = root.join(place.path());
         if place.generation < generation && is_own_directory(&directory)? {
             remove_staged(root, &place.path(), &keep)?;
@@ -256,9 +265,9 @@ pub(crate) fn give_up(
 ///
 /// # Errors
 /// A run of the job lives.
-pub(crate) fn lock_all(root: &Path, job_id: &str) -> anyhow::Result<Vec<File>> {
+pub(crate) fn lock_all(root: &Path, job: &JobIdentity) -> anyhow::Result<Vec<File>> {
     let mut locks = Vec::new();
-    for place in Place::all_of(root, job_id)? {
+    for place in Place::all_of(root, job)? {
         let directory = root.join(place.path());
         if !is_own_directory(&directory)? {
             continue;
@@ -266,8 +275,9 @@ pub(crate) fn lock_all(root: &Path, job_id: &str) -> anyhow::Result<Vec<File>> {
         match try_lock(&directory)? {
             Locked::Yes(lock) => locks.extend(lock),
             Locked::ByAnother => bail!(
-                "another run of job `{job_id}` still writes to `{}`, or is paused: end it, and start \
+                "another run of job `{}` still writes to `{}`, or is paused: end it, and start \
                  this one again",
+                job.id,
                 root.display()
             ),
         }
@@ -353,8 +363,8 @@ impl Notes {
     }
 
     /// Those of a job.
-    pub(crate) fn of_job(root: &Path, job_id: &str) -> Self {
-        Self::of(root, &Place::new(job_id, 0).path())
+    pub(crate) fn of_job(root: &Path, job: &JobIdentity) -> Self {
+        Self::of(root, &Place::new(job, 0).path())
     }
 
     /// Whether a file of this checkpoint is noted.
@@ -436,8 +446,8 @@ pub(crate) fn is_outdated(checkpoint: u64, newest: u64) -> bool {
     checkpoint.saturating_add(NOTED_CHECKPOINTS) < newest
 }
 
-/// A job id as the name of a directory.
-fn directory_name(job_id: &str) -> String {
+/// A job as part of the name of a directory.
+fn directory_name(job: &JobIdentity) -> String {
     let plain = |c: char| {
         if c.is_alphanumeric() || matches!(c, '-' | '_') {
             c
@@ -445,5 +455,9 @@ fn directory_name(job_id: &str) -> String {
             '_'
         }
     };
-    job_id.chars().map(plain).collect()
+    let id: String = job.id.chars().map(plain).collect();
+    match job.directory.as_str() {
+        "" => id,
+        directory => format!("{id}.{directory}"),
+    }
 }

@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use runtime::error::Permanent;
 
 use super::*;
-use crate::connectors::testing::{context, error_chain, through_json};
+use crate::connectors::testing::{context, error_chain, job, job_named, through_json};
 
 fn port() -> Port {
     let column = |name: &str| Column {
@@ -85,12 +85,12 @@ fn pending(directory: &TempDir) -> usize {
 
 /// The job is over and nothing of it is kept.
 fn abandon(factory: &FileSinkFactory, generation: u64) {
-    factory.abandon("job-0a1b2c3d", generation).unwrap();
+    factory.abandon(&job(), generation).unwrap();
 }
 
 fn origin() -> Origin {
     Origin {
-        job_id: "job-0a1b2c3d".to_owned(),
+        job: job(),
         run: "0a1b2c3d".to_owned(),
         through: u64::MAX,
         generation: u64::MAX,
@@ -212,7 +212,7 @@ fn a_crash_at_any_stage_leaves_every_record_once() {
                 .map(|subtask| context(subtask, parallelism))
                 .collect();
             for context in &mut contexts {
-                context.job_id = job_id.to_owned();
+                context.job = job_named(job_id);
                 context.attempt = u32::from(!new_process);
             }
             let mut sinks: Vec<_> = contexts
@@ -234,7 +234,7 @@ fn a_crash_at_any_stage_leaves_every_record_once() {
             );
             sinks.iter_mut().for_each(|sink| sink.close().unwrap());
             for job_id in [job_id, "job-0a1b2c3d"] {
-                second.abandon(job_id, u64::MAX).unwrap();
+                second.abandon(&job_named(job_id), u64::MAX).unwrap();
             }
             assert!(
                 !directory.path().join("out/.highwater").exists(),
@@ -292,7 +292,7 @@ fn a_running_job_keeps_what_it_prepared_when_another_starts_from_its_savepoint()
     prepare(&mut *sink, 2);
     let forked = factory(&directory, "");
     let other = SubtaskContext {
-        job_id: "job-ffffffff".to_owned(),
+        job: job_named("job-ffffffff"),
         run: "ffffffff".to_owned(),
         ..context(0, 1)
     };
@@ -316,24 +316,25 @@ fn what_will_never_be_committed_is_removed_unless_its_job_runs() {
     let directory = TempDir::new().unwrap();
     let (factory, other) = (factory(&directory, ""), factory(&directory, ""));
     let mut sink = create(&factory, &context(0, 1), None);
-    let job_id = context(0, 1).job_id;
     sink.write(&batch(&["1"])).unwrap();
     prepare(&mut *sink, 1);
     sink.commit(CheckpointId(1)).unwrap();
     sink.write(&batch(&["2"])).unwrap();
     prepare(&mut *sink, 2);
     sink.write(&batch(&["3"])).unwrap();
-    other.abandon(&job_id, u64::MAX).unwrap();
+    other.abandon(&job(), u64::MAX).unwrap();
     assert!(pending(&directory) > 0, "a sink holds the place");
     // The job is cancelled.
     drop(sink);
-    factory.abandon("another-job", u64::MAX).unwrap();
+    factory
+        .abandon(&job_named("another-job"), u64::MAX)
+        .unwrap();
     assert!(pending(&directory) > 0, "it is not that job's");
-    factory.abandon(&job_id, u64::MAX).unwrap();
+    factory.abandon(&job(), u64::MAX).unwrap();
     assert_eq!(pending(&directory), 0);
     assert!(!directory.path().join("out/.highwater").exists());
     assert_eq!(values(&directory), ["1"]);
-    factory.abandon(&job_id, u64::MAX).unwrap();
+    factory.abandon(&job(), u64::MAX).unwrap();
 }
 
 #[test]
@@ -667,7 +668,7 @@ fn c152_what_killed_runs_have_staged_goes_with_the_next_run() {
         killed(&directory, &owner(generation));
     }
     let other = SubtaskContext {
-        job_id: "job".to_owned(),
+        job: job_named("job"),
         ..owner(1)
     };
     killed(&directory, &other);
@@ -706,7 +707,7 @@ fn c159_links_are_refused_by_name_and_not_followed() {
             assert!(error.contains(&named), "{error}");
         };
         refused(factory.create(&context(0, 1), None).err().unwrap());
-        refused(factory.abandon("job-0a1b2c3d", 9).unwrap_err());
+        refused(factory.abandon(&job(), 9).unwrap_err());
         refused(factory.withdraw(&origin(), 0, Some(&[])).unwrap_err());
         assert_eq!(fs::read_dir(&elsewhere).unwrap().count(), 2);
     }
