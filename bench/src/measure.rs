@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use checkpoint::store::{CheckpointStore, Options as StoreOptions};
 use dataflow::alignment::Mode;
-use runtime::clock::SystemClock;
+use operator::clock::SystemClock;
 use runtime::coordinator::Settings;
 use runtime::restart::Strategy;
 use runtime::{Job, JobEvent, JobGraph, JobHandle, Options, Outcome};

@@ -6,8 +6,7 @@ mod text;
 
 use std::sync::Arc;
 
-use runtime::operator::{Failure, FailureKind, Operator, OperatorFactory};
-use runtime::{BoxError, SubtaskContext};
+use operator::{BoxError, Failure, FailureKind, Operator, OperatorFactory, SubtaskContext};
 
 use crate::case::Workload;
 

@@ -7,11 +7,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use dataflow::{Batch, CheckpointId};
+use operator::source::Part;
+use operator::{BoxError, Sink, SinkFactory, Source, SourceFactory, SourceStatus, SubtaskContext};
+use runtime::JobGraph;
 use runtime::graph::NodeKind;
-use runtime::source::Part;
-use runtime::{
-    BoxError, JobGraph, Sink, SinkFactory, Source, SourceFactory, SourceStatus, SubtaskContext,
-};
 
 pub(crate) use steps::steps;
 
@@ -121,8 +120,8 @@ impl Source for StampingSource {
 struct Sinks(Box<dyn Fn() -> Box<dyn Sink> + Send + Sync>);
 
 impl SinkFactory for Sinks {
-    fn delivery(&self) -> runtime::Delivery {
-        runtime::Delivery::Nothing
+    fn delivery(&self) -> operator::Delivery {
+        operator::Delivery::Nothing
     }
 
     fn create(&self, _: &SubtaskContext, _: Option<&[Part]>) -> Result<Box<dyn Sink>, BoxError> {

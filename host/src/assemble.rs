@@ -16,10 +16,10 @@ mod tests;
 
 use std::sync::Arc;
 
+use ::operator::Failure;
+use ::operator::clock::Clock;
 use dataflow::KeyGroups;
 use dataflow::port::Port;
-use runtime::Failure;
-use runtime::clock::Clock;
 use runtime::graph::{Edge, JobGraph, Node, NodeKind};
 
 use self::operator::PreparedOperator;

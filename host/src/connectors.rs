@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use checkpoint::storage::Permissions;
 use dataflow::port::Port;
-use runtime::{SinkFactory, SourceFactory};
+use operator::{SinkFactory, SourceFactory};
 use serde::Serialize;
 
 mod options;

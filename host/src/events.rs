@@ -8,8 +8,8 @@ use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
+use operator::text::{counted, grouped, line, lines, name, shown, size};
 use runtime::phases;
-use runtime::text::{counted, grouped, line, lines, name, shown};
 use serde::Serialize;
 
 /// Puts the cursor to the beginning of its line on a terminal and empties the line, where progress may
@@ -421,7 +421,7 @@ impl Audience {
 
 impl Event {
     /// The event in words, without a line end. All line breaks are ours: what others wrote goes through
-    /// [`runtime::text`].
+    /// [`operator::text`].
     fn to_lines(&self) -> String {
         match self {
             Self::Started {
@@ -547,40 +547,9 @@ fn push_checkpoint(text: &mut String, path: &str, resume: Option<&str>) {
     }
 }
 
-/// Bytes for a person: `512 B`, `1.2 MiB`.
-pub(crate) fn size(bytes: u64) -> String {
-    const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
-    if bytes < 1024 {
-        return format!("{bytes} B");
-    }
-    let mut value = bytes as f64 / 1024.0;
-    let mut unit = 0;
-    // What would be rounded to 1024.0 belongs to the next unit already.
-    while value >= 1023.95 && unit + 1 < UNITS.len() {
-        value /= 1024.0;
-        unit += 1;
-    }
-    format!("{value:.1} {}", UNITS[unit])
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn sizes_have_one_digit_and_a_unit() {
-        for (bytes, text) in [
-            (0, "0 B"),
-            (1023, "1023 B"),
-            (1024, "1.0 KiB"),
-            (1_258_291, "1.2 MiB"),
-            ((1 << 20) - 1, "1.0 MiB"),
-            (1 << 40, "1.0 TiB"),
-            (1 << 60, "1048576.0 TiB"),
-        ] {
-            assert_eq!(size(bytes), text);
-        }
-    }
 
     #[test]
     fn a_completed_checkpoint_is_the_promised_line() {

@@ -6,7 +6,7 @@ pub(crate) use runtime::error::chain;
 use std::fmt;
 use std::process::ExitCode;
 
-use runtime::text::line;
+use operator::text::line;
 
 use crate::job_file::problem::Problems;
 
@@ -110,7 +110,7 @@ impl From<Problems> for Error {
 
 impl fmt::Display for Error {
     /// The whole report, as it goes to the terminal: the chain of causes in one line, details and hints
-    /// on lines of their own. All line breaks are ours (see [`runtime::text`]).
+    /// on lines of their own. All line breaks are ours (see [`operator::text`]).
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Problems(problems) => problems.fmt(f),

@@ -20,8 +20,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Parser;
+use operator::clock::{Clock, SystemClock};
 use runtime::JobGraph;
-use runtime::clock::{Clock, SystemClock};
 
 /// The `host` program: reads its command line and does what it says.
 #[must_use]

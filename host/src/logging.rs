@@ -3,7 +3,7 @@
 use std::fmt::Debug;
 use std::io::{self, IsTerminal};
 
-use runtime::text::line;
+use operator::text::line;
 use tracing::field::Field;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::field::MakeExt;

@@ -14,7 +14,7 @@ pub(crate) const WORKSPACES: [&str; 5] = [".", "plugins", "sdk/rust", "sdk/bindg
 
 /// The packages that know nothing of Wasm. They are tested in the dev profile, for its overflow checks
 /// and debug assertions.
-const PURE: [&str; 4] = ["dataflow", "checkpoint", "runtime", "xtask"];
+const PURE: [&str; 5] = ["dataflow", "operator", "checkpoint", "runtime", "xtask"];
 
 /// Runs every test.
 pub(crate) fn test() -> Result<()> {

@@ -2,7 +2,7 @@
 
 use dataflow::state::{KeyedState, Resolved};
 use dataflow::{Batch, Cells};
-use runtime::operator::{Call, Failure, Operator};
+use operator::{Call, Failure, Operator};
 
 use super::failed;
 

@@ -2,7 +2,7 @@
 
 use dataflow::state::Resolved;
 use dataflow::{Batch, Cells, CellsRef};
-use runtime::operator::{Call, Failure, Operator};
+use operator::{Call, Failure, Operator};
 
 use super::failed;
 

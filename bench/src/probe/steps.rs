@@ -5,10 +5,10 @@ use std::time::Instant;
 
 use dataflow::state::Resolved;
 use dataflow::{Batch, CheckpointId};
+use operator::source::Part;
+use operator::{BoxError, Call, Failure, Operator, OperatorFactory, Sink, SubtaskContext};
+use runtime::JobGraph;
 use runtime::graph::NodeKind;
-use runtime::operator::{Call, Failure};
-use runtime::source::Part;
-use runtime::{BoxError, JobGraph, Operator, OperatorFactory, Sink, SubtaskContext};
 
 use super::{Seen, Sinks, add};
 

@@ -1,61 +1,18 @@
-//! The one module that reads clocks.
+//! Time as a lease needs it, by the clock of the job.
 
-use std::fmt;
+use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
-/// A clock that never goes back.
-pub trait Clock: Send + Sync + fmt::Debug {
-    /// Milliseconds since 1970-01-01 UTC.
-    fn now_ms(&self) -> i64;
+use operator::clock::Clock;
 
-    /// The same in microseconds, for measuring; as fine as the clock is.
-    fn now_us(&self) -> i64 {
-        self.now_ms().saturating_mul(1000)
-    }
-}
+/// A clock by which a lease is renewed and watched.
+#[derive(Clone, Debug)]
+pub struct LeaseTime(pub Arc<dyn Clock>);
 
-/// The machine's clock: its wall time when the process began to look at it, and from there on the
-/// monotonic clock, so that a wall clock that is set back moves no deadline.
-#[derive(Debug)]
-pub struct SystemClock {
-    start: Instant,
-    start_ms: i64,
-}
-
-impl SystemClock {
-    /// Starts from the wall time as it is now.
-    #[must_use]
-    pub fn new() -> Self {
-        let since_epoch = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or(Duration::ZERO);
-        Self {
-            start: Instant::now(),
-            start_ms: since_epoch.as_millis() as i64,
-        }
-    }
-}
-
-impl Default for SystemClock {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl Clock for SystemClock {
+impl checkpoint::lease::Time for LeaseTime {
     fn now_ms(&self) -> i64 {
-        self.start_ms + self.start.elapsed().as_millis() as i64
-    }
-
-    fn now_us(&self) -> i64 {
-        self.start_ms.saturating_mul(1000) + self.start.elapsed().as_micros() as i64
-    }
-}
-
-impl checkpoint::lease::Time for SystemClock {
-    fn now_ms(&self) -> i64 {
-        Clock::now_ms(self)
+        self.0.now_ms()
     }
 
     fn wait_ms(&self, ms: u64) {

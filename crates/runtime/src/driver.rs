@@ -14,16 +14,18 @@ use dataflow::CheckpointId;
 use dataflow::key::KEY_HASH_NAME;
 
 use crate::abort::{Kind as AbortKind, Reason};
-use crate::attempt::{Attempt, End, Event};
+use crate::attempt::{Attempt, End};
 use crate::coordinator::{Action, Coordinator, Input};
 use crate::error::{Class, Error, chain};
+use crate::events::Event;
 use crate::graph::NodeKind;
 use crate::inbox::{Control, Inbox};
-use crate::job::JobEvent;
 use crate::phases::{Phases, Slowest};
 use crate::plan::Plan;
+use crate::report::JobEvent;
 use crate::restore;
-use crate::writer::{InProgress, Task, Writers, WrittenMember, to_rebase};
+use crate::snapshot::WrittenMember;
+use crate::writer::{InProgress, Task, Writers, to_rebase};
 
 /// See the module.
 pub(crate) struct Driver<'a> {

@@ -1,13 +1,9 @@
 //! Why a job, or an attempt at it, came to an end.
 
-use std::fmt;
-
 use dataflow::state::RestoreError;
 
-use crate::BoxError;
-use crate::operator::{Failure, FailureKind};
-use crate::source::InputChanged;
-use crate::text::{line, lines};
+use operator::text::{line, lines};
+use operator::{BoxError, Failure, FailureKind, InputChanged, Permanent, Position};
 
 /// What goes wrong with a running job. Names operator and subtask; the causes are behind it.
 #[derive(Debug, thiserror::Error)]
@@ -153,45 +149,6 @@ impl Error {
     }
 }
 
-/// Marks an error of a source or sink as one that will not heal by itself, so that the job is not
-/// started again for it. It is anywhere in the chain of causes of what the connector returns.
-///
-/// The connector decides, because the runtime cannot: a broken pipe of standard output stays broken,
-/// that of a connection to a server does not.
-#[derive(Debug, thiserror::Error)]
-#[error("{message}")]
-pub struct Permanent {
-    message: String,
-    #[source]
-    source: Option<BoxError>,
-}
-
-impl Permanent {
-    /// What happened, with the place and the mend.
-    #[must_use]
-    pub fn new(message: impl Into<String>) -> Self {
-        Self {
-            message: message.into(),
-            source: None,
-        }
-    }
-
-    /// The same, with its cause.
-    #[must_use]
-    pub fn because(message: impl Into<String>, cause: impl Into<BoxError>) -> Self {
-        Self {
-            message: message.into(),
-            source: Some(cause.into()),
-        }
-    }
-
-    /// Whether an error is one, or has one among its causes.
-    #[must_use]
-    pub fn is_in(error: &(dyn std::error::Error + 'static)) -> bool {
-        std::iter::successors(Some(error), |error| error.source()).any(|error| error.is::<Self>())
-    }
-}
-
 fn restore_class(error: &RestoreError) -> Class {
     match error {
         RestoreError::Corrupt { .. } => Class::Corrupt,
@@ -212,58 +169,8 @@ fn checkpoint_class(error: &checkpoint::Error) -> Class {
     }
 }
 
-/// Where among the records of a subtask something happened.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Position {
-    /// Not at a record.
-    #[default]
-    None,
-    /// At this record.
-    Record {
-        /// How many records the subtask had received before it, since it was started or restored.
-        number: u64,
-        /// The operator's input.
-        input: u32,
-        /// The record's key, shortened.
-        key: Option<String>,
-        /// The record's value, shortened.
-        value: String,
-    },
-    /// Somewhere in a batch.
-    Batch {
-        /// How many records the subtask had received before its first one.
-        first: u64,
-        /// How many records it has.
-        records: usize,
-    },
-}
-
-impl fmt::Display for Position {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::None => Ok(()),
-            Self::Record {
-                number,
-                input,
-                key,
-                value,
-            } => {
-                write!(f, ", at record {number} of input {input}")?;
-                if let Some(key) = key {
-                    write!(f, " (key {key}, value {value})")
-                } else {
-                    write!(f, " (value {value})")
-                }
-            }
-            Self::Batch { first, records } => {
-                write!(f, ", in records {first} to {}", first + *records as u64 - 1)
-            }
-        }
-    }
-}
-
 /// An error and its causes for a person, each once: some errors repeat their cause's words in their own.
-/// One line, whatever is in the texts (see [`crate::text`]), and after it the backtrace of a guest if
+/// One line, whatever is in the texts (see [`operator::text`]), and after it the backtrace of a guest if
 /// there is one.
 #[must_use]
 pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
@@ -289,18 +196,6 @@ pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
         text.push_str(&lines(backtrace.trim_end()));
     }
     text
-}
-
-/// A key or value for a person: quoted, escaped, at most some dozen characters.
-#[must_use]
-pub fn shorten(bytes: &[u8]) -> String {
-    const SHOWN: usize = 60;
-    let text = String::from_utf8_lossy(&bytes[..bytes.len().min(SHOWN)]);
-    if bytes.len() > SHOWN {
-        format!("{text:?}… ({} bytes)", bytes.len())
-    } else {
-        format!("{text:?}")
-    }
 }
 
 #[cfg(test)]

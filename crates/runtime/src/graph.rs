@@ -8,7 +8,7 @@ use std::sync::Arc;
 use dataflow::KeyGroups;
 use dataflow::state::StateDescriptor;
 
-use crate::{OperatorFactory, SinkFactory, SourceFactory};
+use operator::{OperatorFactory, SinkFactory, SourceFactory};
 
 /// How the records of an edge are dealt to the consumer's subtasks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -6,108 +6,22 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::Duration;
 
 use checkpoint::store::{CheckpointStore, Completed};
-use dataflow::alignment::Mode;
+use operator::clock::Clock;
 
-use crate::abort::Kind;
-use crate::attempt::{Attempt, Counters, End, Event, Events, Requests, Stop};
-use crate::clock::Clock;
-use crate::coordinator::Settings;
+use crate::attempt::{Attempt, End};
 use crate::error::{Class, Error};
+use crate::events::{Counters, Event, Events};
 use crate::graph::{JobGraph, NodeKind};
-use crate::phases::{Phases, Slowest};
-use crate::restart::{Decision, Restarts, Strategy};
+use crate::options::Options;
+use crate::report::{JobEvent, NodeRecords, Outcome};
+use crate::requests::{Requests, Stop};
+use crate::restart::{Decision, Restarts};
 
 /// How many events may wait for the driver.
 const EVENTS: usize = 256;
 
 /// How long to wait before a storage that did not answer is asked again, in milliseconds.
 const CLOSE_AGAIN_MS: u64 = 200;
-
-/// How a job is run.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// The job's name.
-    pub name: String,
-    /// The job's id.
-    pub id: String,
-    /// The run's token; see [`crate::SubtaskContext::run`].
-    pub run: String,
-    /// When checkpoints are taken.
-    pub checkpoint: Settings,
-    /// Whether records behind a barrier may get into its snapshot.
-    pub mode: Mode,
-    /// Whether a checkpoint may build on the one before it.
-    pub incremental: bool,
-    /// What happens after a failure.
-    pub restart: Strategy,
-}
-
-/// What happens to a job, for whoever watches it.
-#[derive(Clone, Debug, PartialEq)]
-pub enum JobEvent {
-    /// All subtasks are set up; sources begin to read.
-    Started {
-        /// How often the job was started before in this process.
-        attempt: u32,
-    },
-    /// A checkpoint is complete.
-    CheckpointCompleted {
-        /// Its number.
-        id: u64,
-        /// From trigger to completion.
-        duration_ms: u64,
-        /// Bytes written for it.
-        bytes: u64,
-        /// Where its metadata is; `None` in memory.
-        path: Option<String>,
-        /// Where the time went.
-        phases: Box<Phases>,
-    },
-    /// A checkpoint was given up.
-    CheckpointFailed {
-        /// Its number.
-        id: u64,
-        /// What kind of thing happened.
-        kind: Kind,
-        /// Why, in words.
-        reason: String,
-        /// If its time was over: who kept it waiting.
-        slowest: Option<Box<Slowest>>,
-        /// It was the one that finishes the job; it is taken again.
-        last: bool,
-    },
-    /// The job failed and will be started again.
-    Restarting {
-        /// How often it will have been started again.
-        attempt: u32,
-        /// How long from now.
-        delay_ms: u64,
-        /// What failed.
-        cause: String,
-        /// The checkpoint it restarts from, if there is one.
-        from: Option<u64>,
-    },
-}
-
-/// How a job ended.
-#[derive(Debug)]
-pub enum Outcome {
-    /// All input is processed and all output committed.
-    Finished,
-    /// It was cancelled.
-    Cancelled,
-    /// It was suspended: nothing of it is to be deleted.
-    Suspended,
-    /// It failed.
-    Failed {
-        /// What failed last.
-        error: Box<Error>,
-        /// Whether that was before any record was processed, and why.
-        class: Class,
-        /// Why it was not started again, where a restart strategy decided so.
-        gave_up: Option<String>,
-    },
-}
 
 /// A job that can be run.
 pub struct Job {
@@ -138,18 +52,6 @@ struct EndNode {
     index: usize,
     id: String,
     is_source: bool,
-}
-
-/// What a source has read, or a sink has taken.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NodeRecords {
-    /// Its id.
-    pub id: String,
-    /// Whether it is a source.
-    pub is_source: bool,
-    /// Records since the job was started in this process. What was done again after a restart counts
-    /// again.
-    pub records: u64,
 }
 
 impl JobHandle {
@@ -265,7 +167,7 @@ impl Job {
         &self.store
     }
 
-    /// Where the sink with this id publishes; see [`SinkFactory::place`](crate::SinkFactory::place).
+    /// Where the sink with this id publishes; see [`SinkFactory::place`](operator::SinkFactory::place).
     #[must_use]
     pub fn place_of_sink(&self, id: &str) -> Option<String> {
         let node = self.graph.nodes.iter().find(|node| node.id == id)?;
@@ -276,17 +178,17 @@ impl Job {
     }
 
     /// Has the sinks remove what the job prepared, up to this generation, and can never commit: see
-    /// [`SinkFactory::abandon`](crate::SinkFactory::abandon). Returns what could not be removed.
+    /// [`SinkFactory::abandon`](operator::SinkFactory::abandon). Returns what could not be removed.
     pub fn abandon_output(&self, generation: u64) -> Vec<String> {
         let sinks = self.graph.nodes.iter().filter_map(|node| match &node.kind {
             NodeKind::Sink(factory) => Some((&node.id, factory)),
             _ => None,
         });
-        let identity = crate::JobIdentity {
+        let identity = operator::JobIdentity {
             id: self.options.id.clone(),
             directory: self.store.directory().to_owned(),
         };
-        let failed = |(id, factory): (&String, &Arc<dyn crate::SinkFactory>)| {
+        let failed = |(id, factory): (&String, &Arc<dyn operator::SinkFactory>)| {
             let error = factory.abandon(&identity, generation).err()?;
             Some(format!(
                 "sink `{id}`: {}",

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use dataflow::CheckpointId;
 
-use crate::clock::Clock;
+use operator::clock::Clock;
 
 /// What a subtask, or the whole checkpoint, is at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

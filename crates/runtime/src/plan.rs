@@ -135,10 +135,10 @@ mod tests {
 
     use super::*;
     use crate::graph::{Edge, Node, OperatorNode};
-    use crate::operator::{Failure, FailureKind, Operator, OperatorFactory};
-    use crate::sink::{Sink, SinkFactory};
-    use crate::source::{Part, Source, SourceFactory};
-    use crate::{BoxError, SubtaskContext};
+    use operator::sink::{Sink, SinkFactory};
+    use operator::source::{Part, Source, SourceFactory};
+    use operator::{BoxError, SubtaskContext};
+    use operator::{Failure, FailureKind, Operator, OperatorFactory};
 
     /// Planning makes no instances.
     struct Never;
@@ -164,8 +164,8 @@ mod tests {
     }
 
     impl SinkFactory for Never {
-        fn delivery(&self) -> crate::sink::Delivery {
-            crate::sink::Delivery::Nothing
+        fn delivery(&self) -> operator::sink::Delivery {
+            operator::sink::Delivery::Nothing
         }
 
         fn create(

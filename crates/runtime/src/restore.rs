@@ -11,11 +11,11 @@ use checkpoint::store::Completed;
 use dataflow::KeyGroupRange;
 use dataflow::key::KEY_HASH_NAME;
 use dataflow::state::{KeyedState, StateKind};
+use operator::source::{InputChanged, Part};
+use operator::text::counted;
 
 use crate::error::Error;
 use crate::graph::{JobGraph, NodeKind};
-use crate::source::{InputChanged, Part};
-use crate::text::counted;
 
 /// What is going to be restored: shown to the user before the first record.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -19,13 +19,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use checkpoint::storage::FaultyStorage;
+use operator::clock::Clock;
 
-use crate::attempt::{Assembly, Attempt, End, Event, Stop, Unmade, WRITERS, leave};
-use crate::clock::Clock;
+use crate::assembly::Assembly;
+use crate::attempt::{Attempt, End};
 use crate::driver::Driver;
 use crate::error::Error;
+use crate::events::Event;
 use crate::inbox::Inbox;
-use crate::job::{Job, JobEvent, Mover, Outcome};
+use crate::job::{Job, Mover};
+use crate::members::{Unmade, leave};
+use crate::on_threads::WRITERS;
+use crate::report::{JobEvent, Outcome};
+use crate::requests::Stop;
 use crate::subtask::{Step, Subtask};
 use crate::writer::discard;
 

@@ -3,8 +3,8 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread::{Builder, JoinHandle};
 
-use crate::attempt::{Event, Events};
 use crate::error::Error;
+use crate::events::{Event, Events};
 
 /// Starts a thread that belongs to no attempt. A panic in it ends it, and nothing else.
 pub(crate) fn background(
@@ -46,6 +46,17 @@ impl Threads {
             .map_err(Error::Spawn)?;
         self.0.push(handle);
         Ok(())
+    }
+
+    /// Waits for all of them on a thread of its own, which calls `done` then, and does something meanwhile.
+    pub(crate) fn join_while(self, done: impl FnOnce() + Send, meanwhile: impl FnOnce()) {
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                self.join();
+                done();
+            });
+            meanwhile();
+        });
     }
 
     /// Waits for all of them.

@@ -9,23 +9,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dataflow::alignment::{Alignment, Arrival, Mode};
-use dataflow::state::Resolved;
 use dataflow::watermark::Valve;
 use dataflow::{Barrier, Batch, CheckpointId, Element};
+use operator::clock::Clock;
+use operator::{Failure, OperatorInstance, Position, Sink, Source, SourceStatus, Unprocessed};
 
 use crate::abort::{Kind, Reason};
-use crate::attempt::{Event, Events};
 use crate::chain::Chain;
-use crate::clock::Clock;
-use crate::error::{Error, Position, chain, shorten};
+use crate::error::{Error, chain};
+use crate::events::{Event, Events};
 use crate::inbox::{Control, Inbox, Next};
-use crate::operator::{Call, Failure, FailureKind, Operator};
 use crate::plan;
 use crate::router::{LINGER_MS, Parts, Router};
-use crate::sink::Sink;
-use crate::source::{Source, SourceStatus};
+use crate::snapshot::{MemberSnapshot, SmallState, Snapshot};
 use crate::spares::Spares;
-use crate::writer::{InProgress, MemberSnapshot, SmallState, Snapshot, Task, Writers};
+use crate::writer::{InProgress, Task, Writers};
 
 /// A subtask, ready to run.
 pub(crate) struct Subtask {
@@ -86,8 +84,6 @@ pub(crate) struct Member {
     pub(crate) id: Arc<str>,
     pub(crate) body: Body,
     pub(crate) outputs: Vec<Vec<plan::Target>>,
-    /// Records received since the subtask was made.
-    pub(crate) received: u64,
     /// Inputs that have ended, now or before the snapshot that was restored.
     pub(crate) ended_inputs: Vec<u32>,
     /// What the next delta of its state may build on.
@@ -96,12 +92,7 @@ pub(crate) struct Member {
 
 pub(crate) enum Body {
     Source(Box<dyn Source>),
-    Operator {
-        operator: Box<dyn Operator>,
-        call: Box<Call>,
-        resolved: Resolved,
-        keyed: bool,
-    },
+    Operator(Box<OperatorInstance>),
     Sink(Box<dyn Sink>),
 }
 
@@ -185,7 +176,6 @@ impl Subtask {
         if !batch.is_empty() && (full || status != SourceStatus::More) {
             self.events
                 .count_records(self.members[0].node, batch.len() as u64);
-            self.members[0].received += batch.len() as u64;
             self.emit(0, 0, batch)?;
             batch = self.spares.take();
         }
@@ -262,8 +252,8 @@ impl Subtask {
                     return Ok(());
                 };
                 for member in &mut self.members {
-                    if let Body::Operator { call, .. } = &mut member.body {
-                        call.watermark = watermark;
+                    if let Body::Operator(instance) = &mut member.body {
+                        instance.set_watermark(watermark);
                     }
                 }
                 self.broadcast(&Element::Watermark(watermark));
@@ -301,64 +291,24 @@ impl Subtask {
 
     /// Gives a batch to a member.
     fn deliver(&mut self, member: usize, input: u32, mut batch: Batch) -> Result<(), Error> {
-        let clock = Arc::clone(&self.clock);
         let entry = &mut self.members[member];
-        let records = batch.len() as u64;
         match &mut entry.body {
             Body::Source(_) => unreachable!("a source has no input"),
             Body::Sink(sink) => {
                 sink.write(&batch)
                     .map_err(|error| self.connector(member, "writing", error))?;
-                let entry = &mut self.members[member];
-                entry.received += records;
-                self.events.count_records(entry.node, records);
+                let records = batch.len() as u64;
+                self.events
+                    .count_records(self.members[member].node, records);
                 self.spares.give(batch);
                 return Ok(());
             }
-            Body::Operator {
-                operator,
-                call,
-                resolved,
-                keyed,
-            } => {
-                call.processing_time = clock.now_ms();
-                if *keyed {
-                    if !batch.is_keyed() {
-                        return Err(Error::Unkeyed {
-                            operator: entry.id.to_string(),
-                        });
-                    }
-                    batch.compute_hashes();
-                    call.state
-                        .resolve(batch.keys.as_ref(), &batch.hashes, resolved)
-                        .map_err(|source| Error::State {
-                            operator: entry.id.to_string(),
-                            subtask: self.index,
-                            source,
-                        })?;
-                    self.events.count_recalled(call.state.take_recalled());
-                } else {
-                    resolved.numbers.clear();
-                    resolved.keys.clear();
+            Body::Operator(instance) => {
+                let done = instance.process(input, &mut batch, self.clock.now_ms());
+                if let Some(state) = instance.state() {
+                    self.events.count_recalled(state.take_recalled());
                 }
-                let done = operator.process(input, &batch, resolved, call);
-                match done.and_then(|()| call.settle(resolved, &mut batch)) {
-                    Ok(()) => call.state.commit(),
-                    Err(failure) => {
-                        call.state.rollback();
-                        call.output.clear();
-                        let position = locate(
-                            operator.as_mut(),
-                            call,
-                            &failure,
-                            input,
-                            &batch,
-                            entry.received,
-                        );
-                        return Err(self.operator_failed(member, failure, position));
-                    }
-                }
-                entry.received += records;
+                done.map_err(|error| self.unprocessed(member, error))?;
             }
         }
         self.spares.give(batch);
@@ -368,10 +318,10 @@ impl Subtask {
     /// Hands on what an operator's call has emitted.
     fn emit_output(&mut self, member: usize) -> Result<(), Error> {
         for port in 0..self.members[member].outputs.len() {
-            let Body::Operator { call, .. } = &mut self.members[member].body else {
+            let Body::Operator(instance) = &mut self.members[member].body else {
                 return Ok(());
             };
-            if let Some(batch) = call.output.take(port, || self.spares.take()) {
+            if let Some(batch) = instance.take_output(port, || self.spares.take()) {
                 self.emit(member, port, batch)?;
             }
         }
@@ -418,17 +368,10 @@ impl Subtask {
             return Ok(());
         }
         entry.ended_inputs.push(input);
-        if let Body::Operator { operator, call, .. } = &mut entry.body {
-            call.processing_time = self.clock.now_ms();
-            let done = operator.end_of_input(input, call);
-            match done.and_then(|()| call.settle(&Resolved::default(), &mut Batch::default())) {
-                Ok(()) => call.state.commit(),
-                Err(failure) => {
-                    call.state.rollback();
-                    call.output.clear();
-                    return Err(self.operator_failed(member, failure, Position::None));
-                }
-            }
+        if let Body::Operator(instance) = &mut entry.body {
+            instance
+                .end_of_input(input, self.clock.now_ms())
+                .map_err(|failure| self.operator_failed(member, failure, Position::None))?;
             self.emit_output(member)?;
         }
         Ok(())
@@ -510,13 +453,12 @@ impl Subtask {
                         .snapshot()
                         .map_err(|error| self.connector(index, "telling its position", error))?;
                 }
-                Body::Operator {
-                    call, keyed: true, ..
-                } => {
-                    let base = member.chain.next(id, call.state.stats().bytes);
-                    state = Some(call.state.snapshot(id, base.filter(|_| incremental)));
+                Body::Operator(instance) => {
+                    if let Some(keyed) = instance.state() {
+                        let base = member.chain.next(id, keyed.stats().bytes);
+                        state = Some(keyed.snapshot(id, base.filter(|_| incremental)));
+                    }
                 }
-                Body::Operator { .. } => {}
                 Body::Sink(sink) => {
                     rest.parts = sink
                         .prepare(id)
@@ -539,13 +481,10 @@ impl Subtask {
             member.chain.complete(id, rebase.contains(&member.node));
             let failed = match &mut member.body {
                 Body::Source(_) => None,
-                Body::Operator { operator, call, .. } => {
-                    call.state.checkpoint_complete(id);
-                    operator
-                        .checkpoint_complete(id)
-                        .err()
-                        .map(|failure| self.operator_failed(index, failure, Position::None))
-                }
+                Body::Operator(instance) => instance
+                    .checkpoint_complete(id)
+                    .err()
+                    .map(|failure| self.operator_failed(index, failure, Position::None)),
                 Body::Sink(sink) => sink
                     .commit(id)
                     .err()
@@ -562,7 +501,7 @@ impl Subtask {
         for index in 0..self.members.len() {
             let failed = match &mut self.members[index].body {
                 Body::Source(_) => None,
-                Body::Operator { operator, .. } => operator
+                Body::Operator(instance) => instance
                     .close()
                     .err()
                     .map(|failure| self.operator_failed(index, failure, Position::None)),
@@ -605,7 +544,7 @@ impl Subtask {
         }
     }
 
-    fn connector(&self, member: usize, action: &'static str, source: crate::BoxError) -> Error {
+    fn connector(&self, member: usize, action: &'static str, source: operator::BoxError) -> Error {
         let member = &self.members[member];
         let kind = if matches!(member.body, Body::Source(_)) {
             "source"
@@ -620,6 +559,22 @@ impl Subtask {
         }
     }
 
+    fn unprocessed(&self, member: usize, error: Unprocessed) -> Error {
+        match error {
+            Unprocessed::Unkeyed => Error::Unkeyed {
+                operator: self.members[member].id.to_string(),
+            },
+            Unprocessed::State(source) => Error::State {
+                operator: self.members[member].id.to_string(),
+                subtask: self.index,
+                source,
+            },
+            Unprocessed::Failed { failure, position } => {
+                self.operator_failed(member, *failure, position)
+            }
+        }
+    }
+
     fn operator_failed(&self, member: usize, failure: Failure, position: Position) -> Error {
         Error::Operator {
             operator: self.members[member].id.to_string(),
@@ -628,78 +583,4 @@ impl Subtask {
             position,
         }
     }
-}
-
-/// Finds the record that made a batch fail: the one the operator names, or else the last one of the
-/// shortest run of records that fails again. Every probe is taken back.
-fn locate(
-    operator: &mut dyn Operator,
-    call: &mut Call,
-    failure: &Failure,
-    input: u32,
-    batch: &Batch,
-    received: u64,
-) -> Position {
-    let record = failure
-        .record
-        .filter(|record| *record < batch.len())
-        .or_else(|| {
-            // A limit takes its time to be reached; probing for it would take that time again and again.
-            (failure.kind == FailureKind::Trap)
-                .then(|| find(operator, call, input, batch))
-                .flatten()
-        });
-    match record {
-        Some(record) => Position::Record {
-            number: received + record as u64,
-            input,
-            key: batch.is_keyed().then(|| shorten(batch.keys.get(record))),
-            value: shorten(batch.values.get(record)),
-        },
-        None => Position::Batch {
-            first: received,
-            records: batch.len(),
-        },
-    }
-}
-
-fn find(operator: &mut dyn Operator, call: &mut Call, input: u32, batch: &Batch) -> Option<usize> {
-    call.probing = true;
-    let found = probe(operator, call, input, batch);
-    call.probing = false;
-    found
-}
-
-fn probe(operator: &mut dyn Operator, call: &mut Call, input: u32, batch: &Batch) -> Option<usize> {
-    let keyed = !call.state.states().is_empty();
-    let mut fails = |records: usize| {
-        let part = batch.slice(0..records);
-        let mut resolved = Resolved::default();
-        if keyed
-            && call
-                .state
-                .resolve(part.keys.as_ref(), &part.hashes, &mut resolved)
-                .is_err()
-        {
-            return false;
-        }
-        let failed = operator.process(input, &part, &resolved, call).is_err();
-        call.state.rollback();
-        call.output.clear();
-        failed
-    };
-    let (mut passes, mut fails_with) = (0, batch.len());
-    // It may have been chance, or something outside: then no record is to blame.
-    if !fails(fails_with) {
-        return None;
-    }
-    while fails_with - passes > 1 {
-        let middle = passes + (fails_with - passes) / 2;
-        if fails(middle) {
-            fails_with = middle;
-        } else {
-            passes = middle;
-        }
-    }
-    Some(fails_with - 1)
 }

@@ -10,49 +10,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use checkpoint::metadata::Metadata;
 use checkpoint::store::{Completed, Pending, Written};
 use dataflow::CheckpointId;
-use dataflow::state::SealedState;
 
 use crate::abort::{Kind, Reason};
-use crate::attempt::{Event, Events};
 use crate::error::chain;
+use crate::events::{Event, Events};
 use crate::phases::Notes;
-use crate::source::Part;
+use crate::snapshot::{Snapshot, WrittenMember};
 use crate::spawn::Threads;
-
-/// What one subtask had at a barrier.
-#[derive(Debug)]
-pub(crate) struct Snapshot {
-    pub(crate) id: CheckpointId,
-    /// The subtask's number in the attempt.
-    pub(crate) subtask: usize,
-    pub(crate) members: Vec<MemberSnapshot>,
-}
-
-/// What one node of a subtask had at a barrier.
-#[derive(Debug)]
-pub(crate) struct MemberSnapshot {
-    pub(crate) node: usize,
-    pub(crate) index: u32,
-    pub(crate) state: Option<SealedState>,
-    pub(crate) rest: SmallState,
-}
-
-/// What goes into the metadata itself.
-#[derive(Debug, Default)]
-pub(crate) struct SmallState {
-    pub(crate) parts: Vec<Part>,
-    pub(crate) ended_inputs: Vec<u32>,
-    pub(crate) watermark: Option<i64>,
-}
-
-/// What has become of a subtask's snapshot.
-#[derive(Debug)]
-pub(crate) struct WrittenMember {
-    pub(crate) node: usize,
-    pub(crate) index: u32,
-    pub(crate) written: Option<Written>,
-    pub(crate) rest: SmallState,
-}
 
 /// Something to write.
 #[derive(Debug)]

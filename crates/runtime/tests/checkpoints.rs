@@ -21,15 +21,16 @@ use checkpoint::storage::faults::{Action, Extent, Fault, Step};
 use checkpoint::storage::{FaultyStorage, FileStorage, MemoryStorage, Storage};
 use checkpoint::store::{CheckpointStore, Options as StoreOptions};
 use dataflow::alignment::Mode;
+use operator::OperatorFactory;
+use operator::clock::SystemClock;
 use runtime::abort::Kind;
-use runtime::clock::SystemClock;
 use runtime::coordinator::Settings;
 use runtime::error::Class;
 use runtime::graph::NodeKind;
 use runtime::phases::Phase;
 use runtime::restart::Strategy;
 use runtime::simulation::{Random, Simulation, VirtualClock};
-use runtime::{Job, JobEvent, JobGraph, JobHandle, OperatorFactory, Options, Outcome};
+use runtime::{Job, JobEvent, JobGraph, JobHandle, Options, Outcome};
 
 use gate::Gate;
 use hooks::{Ballast, Distinct, Hook};

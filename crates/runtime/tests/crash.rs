@@ -22,7 +22,7 @@ use checkpoint::storage::faults::{Action, Extent, Fault, Step};
 use checkpoint::storage::{FaultyStorage, FileStorage, Storage};
 use checkpoint::store::{CheckpointStore, Options as StoreOptions};
 use checkpoint::{Completed, Error, gc, locate, locate_fallback, verify};
-use runtime::clock::{Clock, SystemClock};
+use operator::clock::{Clock, SystemClock};
 use runtime::restart::Strategy;
 use runtime::simulation::VirtualClock;
 use runtime::{Job, JobEvent, Options, Outcome};

@@ -15,11 +15,12 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use checkpoint::store::CheckpointStore;
 use dataflow::state::Resolved;
 use dataflow::{Batch, Cells};
-use runtime::clock::SystemClock;
+use operator::clock::SystemClock;
+use operator::{Call, Failure, Operator, OperatorFactory, SubtaskContext};
 use runtime::error::Class;
 use runtime::graph::NodeKind;
 use runtime::restart::Strategy;
-use runtime::{Call, Failure, Job, JobEvent, Operator, OperatorFactory, Outcome, SubtaskContext};
+use runtime::{Job, JobEvent, Outcome};
 
 use native::{
     Collect, Flow, Pace, Sum, check, fixed, graph, graph_with, no_fault, options, run, run_paced,

@@ -17,7 +17,7 @@ use checkpoint::storage::faults::{Action, Extent, Fault, Step};
 use checkpoint::storage::{FaultyStorage, FileStorage};
 use checkpoint::store::{CheckpointStore, Options as StoreOptions};
 use checkpoint::{locate, verify};
-use runtime::clock::SystemClock;
+use operator::clock::SystemClock;
 use runtime::{Job, JobEvent, Outcome};
 
 use native::{Collect, Flow, Pace, Sum, check, fixed, graph_with, options};

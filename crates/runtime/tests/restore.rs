@@ -102,7 +102,7 @@ fn c40_state_of_an_operator_that_is_gone_is_refused_with_its_bytes_or_dropped_al
     assert!(operator == "sum" && *bytes > 1600 && new.is_empty());
     let text = texts(&mismatches);
     assert!(
-        text.contains("`sum`") && text.contains(&runtime::text::counted(*bytes, "byte")),
+        text.contains("`sum`") && text.contains(&operator::text::counted(*bytes, "byte")),
         "{text}"
     );
     let report = check(&graph, checkpoint.metadata(), None, true).unwrap();

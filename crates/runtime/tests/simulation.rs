@@ -43,7 +43,7 @@ use checkpoint::storage::{FaultyStorage, Guard, Listing, MemoryStorage, ObjectWr
 use checkpoint::store::{CheckpointStore, Options as StoreOptions};
 use checkpoint::{Completed, Error, verify};
 use dataflow::alignment::Mode;
-use runtime::clock::Clock;
+use operator::clock::Clock;
 use runtime::coordinator::Settings;
 use runtime::error::Class;
 use runtime::simulation::{Random, Simulation, VirtualClock};

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use dataflow::KeyGroups;
 use dataflow::port::Port;
 use dataflow::state::StateKind;
+use operator::{Failure, FailureKind};
 use runtime::graph::{OperatorNode, StateMemory};
-use runtime::{Failure, FailureKind};
 
 use super::ports::Facts;
 use crate::events::Metric;

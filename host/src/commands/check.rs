@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use runtime::clock::{Clock, SystemClock};
+use operator::clock::{Clock, SystemClock};
 
 use super::{job, print};
 use crate::cli::JobArguments;

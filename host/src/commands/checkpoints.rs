@@ -1,7 +1,7 @@
 //! `host checkpoints`: what is in a checkpoint directory, without the job that wrote it.
 //!
 //! A damaged entry is shown as such and hides nothing else. Whatever stands in a checkpoint, a person gets
-//! it through [`runtime::text`]; JSON has it as it is.
+//! it through [`operator::text`]; JSON has it as it is.
 
 mod diff;
 mod export;
@@ -16,13 +16,13 @@ use checkpoint::metadata::{Kind, Metadata, Operator, Role};
 use checkpoint::storage::{environment, weakened};
 use checkpoint::verify::{self, verify};
 use checkpoint::{Completed, shown};
-use runtime::text::{counted, line, name};
+use operator::text::size;
+use operator::text::{counted, line, name};
 use serde_json::json;
 
 use super::print;
 use crate::cli::{Checkpoints, Place};
 use crate::connectors::parts;
-use crate::events::size;
 use crate::exit::{Error, Exit};
 
 /// Does what `host checkpoints …` asks for.

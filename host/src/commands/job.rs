@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context;
-use runtime::clock::Clock;
+use operator::clock::Clock;
 
 use crate::assemble::{self, Prepared, build};
 use crate::cli::JobArguments;

@@ -12,9 +12,10 @@ use std::time::Duration;
 
 use checkpoint::lease::{self, Held};
 use checkpoint::{CheckpointStore, Completed};
-use runtime::clock::{Clock, SystemClock};
+use operator::FailureKind;
+use operator::clock::{Clock, SystemClock};
 use runtime::error::Class;
-use runtime::{FailureKind, Job, JobEvent, Outcome};
+use runtime::{Job, JobEvent, Outcome};
 
 use self::progress::Progress;
 use self::retention::{Ending, keeps};
@@ -34,15 +35,14 @@ pub(crate) fn run(arguments: &Run) -> Result<Exit, Error> {
     } else {
         Audience::Person
     };
-    let system_clock = Arc::new(SystemClock::new());
-    let clock: Arc<dyn Clock> = Arc::<SystemClock>::clone(&system_clock);
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let begun_ms = clock.now_ms();
     let prepared = job::prepare(&arguments.job, Compiler::Child, audience.notice(), &clock)?;
     let file = &prepared.job;
     for warning in settings::warnings(file, arguments.restore.from.as_deref()) {
         audience.tell(&warning);
     }
-    let Some(begun) = start::begin(&prepared, &arguments.restore, &system_clock, audience)? else {
+    let Some(begun) = start::begin(&prepared, &arguments.restore, &clock, audience)? else {
         audience.tell(&Event::Finished {
             outcome: End::Finished,
             resume: None,
@@ -277,7 +277,7 @@ impl EndOfJob<'_> {
                 {
                     return Err(self.prepared.not_opened(operator, failure).into());
                 }
-                let changed = runtime::InputChanged::find(error.as_ref());
+                let changed = operator::InputChanged::find(error.as_ref());
                 let choices = changed.map(|changed| changed.choices.clone());
                 let mut told = Error::with(exit, *error);
                 if let Some(choices) = choices {

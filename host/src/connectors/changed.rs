@@ -1,6 +1,6 @@
 //! What a source does whose input is not what it was when the position was recorded.
 
-use runtime::InputChanged;
+use operator::InputChanged;
 use serde::{Deserialize, Serialize};
 
 /// What to do about it.

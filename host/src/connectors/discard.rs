@@ -2,8 +2,8 @@
 //! is their state.
 
 use dataflow::{Batch, CheckpointId};
-use runtime::source::Part;
-use runtime::{BoxError, Delivery, Sink, SinkFactory, SubtaskContext};
+use operator::source::Part;
+use operator::{BoxError, Delivery, Sink, SinkFactory, SubtaskContext};
 use serde::{Deserialize, Serialize};
 
 /// Options of the connector `discard`: there are none.

@@ -19,9 +19,10 @@ use anyhow::{Context as _, anyhow, bail};
 use checkpoint::storage::Permissions;
 use dataflow::port::Port;
 use dataflow::{Batch, CheckpointId};
-use runtime::source::Part;
-use runtime::text::counted;
-use runtime::{
+use operator::source::Part;
+use operator::text::counted;
+use operator::text::size;
+use operator::{
     BoxError, Delivery, JobIdentity, Origin, Published, Sink, SinkFactory, SubtaskContext,
     Withdrawn,
 };
@@ -33,7 +34,6 @@ use self::staging::Staging;
 use super::encoder::{Encoder, EncoderOptions};
 use super::format::RecordFormat;
 use super::options::Problem;
-use crate::events::size;
 use crate::units;
 
 mod durable;

@@ -12,9 +12,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context as _, anyhow, bail};
 use dataflow::Batch;
-use runtime::source::Part;
-use runtime::text::{counted, grouped};
-use runtime::{BoxError, InputChanged, Source, SourceFactory, SourceStatus, SubtaskContext};
+use operator::source::Part;
+use operator::text::{counted, grouped};
+use operator::{BoxError, InputChanged, Source, SourceFactory, SourceStatus, SubtaskContext};
 use serde::{Deserialize, Serialize};
 
 use self::inputs::{Compression, InputFile};

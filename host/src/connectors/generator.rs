@@ -9,9 +9,9 @@ use std::sync::Arc;
 use dataflow::Batch;
 use dataflow::batch::NO_TIMESTAMP;
 use dataflow::port::{Column, ColumnKind, Format, Port};
-use runtime::source::Part;
-use runtime::text::counted;
-use runtime::{BoxError, InputChanged, Source, SourceFactory, SourceStatus, SubtaskContext};
+use operator::source::Part;
+use operator::text::counted;
+use operator::{BoxError, InputChanged, Source, SourceFactory, SourceStatus, SubtaskContext};
 use serde::{Deserialize, Serialize};
 
 use self::distribution::Distribution;

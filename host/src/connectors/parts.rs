@@ -3,8 +3,8 @@
 //! A checkpoint does not say which connector a source or sink had, but what each records has a shape of its
 //! own. What has none that this version knows is shown as it is, as much of it as a person reads.
 
-use runtime::source::Part;
-use runtime::text::{grouped, name};
+use operator::source::Part;
+use operator::text::{grouped, name};
 
 use super::file_sink::describe_prepared;
 use super::{file_source, generator, stdin};

@@ -15,9 +15,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use dataflow::Batch;
-use runtime::source::{Part, Waker};
-use runtime::text::counted;
-use runtime::{BoxError, Source, SourceFactory, SourceStatus, SubtaskContext};
+use operator::source::{Part, Waker};
+use operator::text::counted;
+use operator::{BoxError, Source, SourceFactory, SourceStatus, SubtaskContext};
 use serde::{Deserialize, Serialize};
 
 use super::blocks::Blocks;
@@ -404,7 +404,7 @@ mod tests {
             operator: "in".to_owned(),
             subtask: 0,
             parallelism,
-            job: runtime::JobIdentity::default(),
+            job: operator::JobIdentity::default(),
             run: "00000000".to_owned(),
             generation: 0,
             attempt: 0,

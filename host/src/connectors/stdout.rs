@@ -11,10 +11,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use dataflow::port::Port;
 use dataflow::{Batch, CheckpointId};
-use runtime::error::Permanent;
-use runtime::source::Part;
-use runtime::text::counted;
-use runtime::{BoxError, Sink, SinkFactory, SubtaskContext};
+use operator::Permanent;
+use operator::source::Part;
+use operator::text::counted;
+use operator::{BoxError, Sink, SinkFactory, SubtaskContext};
 use serde::{Deserialize, Serialize};
 
 use super::encoder::{Encoder, EncoderOptions};
@@ -208,8 +208,8 @@ impl StdoutFactory {
 }
 
 impl SinkFactory for StdoutFactory {
-    fn delivery(&self) -> runtime::Delivery {
-        runtime::Delivery::AtLeastOnce
+    fn delivery(&self) -> operator::Delivery {
+        operator::Delivery::AtLeastOnce
     }
 
     fn create(

@@ -2,8 +2,8 @@
 
 use dataflow::Batch;
 use dataflow::batch::NO_TIMESTAMP;
-use runtime::source::{Part, Waker};
-use runtime::{JobIdentity, Source, SourceStatus, SubtaskContext};
+use operator::source::{Part, Waker};
+use operator::{JobIdentity, Source, SourceStatus, SubtaskContext};
 
 /// A record as text.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -4,7 +4,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use runtime::text::line;
+use operator::text::line;
 
 /// Where a key or value was written.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

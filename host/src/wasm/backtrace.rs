@@ -6,7 +6,7 @@
 
 use std::fmt::Write;
 
-use runtime::text::{self, NAME_BYTES_MAX};
+use operator::text::{self, NAME_BYTES_MAX};
 use wasmtime::{FrameInfo, FrameSymbol, WasmBacktrace};
 
 /// How many frames are shown. Wasmtime collects about as many by itself.

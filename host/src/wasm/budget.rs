@@ -6,10 +6,10 @@
 use std::time::{Duration, Instant};
 
 use dataflow::CellsRef;
-use runtime::{Failure, FailureKind};
+use operator::text::size;
+use operator::{Failure, FailureKind};
 
 use super::guest::Phase;
-use crate::events::size;
 
 /// How many entries of an access pass between two looks at the clock: a hundredth of a second in state that
 /// is slow, and more than a batch has keys.

@@ -24,6 +24,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use operator::text::size;
 
 use super::binary::{self, Kind};
 use super::engine::{self, Interruption};
@@ -31,7 +32,6 @@ use super::examine::examine;
 use super::limits::Limits;
 use super::precompiled::{Sealed, Secret};
 use super::world;
-use crate::events::size;
 
 /// The subcommand by which this program becomes the child. Not for users.
 pub(crate) const SUBCOMMAND: &str = "compile-component";
@@ -207,7 +207,7 @@ fn machine_code(bytes: &[u8], trusted: bool) -> Result<Vec<u8>, String> {
 
 /// An error and its causes, which may quote the component at any length.
 fn written(error: &anyhow::Error) -> String {
-    runtime::text::written(
+    operator::text::written(
         &format_args!("{error:#}"),
         super::console::COMPLAINT_BYTES_MAX,
     )

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use runtime::{Failure, FailureKind};
+use operator::{Failure, FailureKind};
 use wasmtime::component::InstancePre;
 
 use super::adapter;
@@ -131,7 +131,7 @@ impl Host {
 /// An error and its causes in one line: the texts of other crates are not cut by levels as ours are.
 fn chain(error: &anyhow::Error) -> String {
     let words = format_args!("{error:#}");
-    runtime::text::written(&words, super::console::COMPLAINT_BYTES_MAX)
+    operator::text::written(&words, super::console::COMPLAINT_BYTES_MAX)
 }
 
 impl Component {

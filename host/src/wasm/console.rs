@@ -4,7 +4,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use runtime::text::shown;
+use operator::text::shown;
 use tokio::io::AsyncWrite;
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
@@ -278,7 +278,7 @@ impl Allowance {
     }
 }
 
-/// A text from a guest as the one line that a failure shows; see [`runtime::text`].
+/// A text from a guest as the one line that a failure shows; see [`operator::text`].
 pub(super) fn one_line(text: &str) -> String {
     shown(text.trim(), COMPLAINT_BYTES_MAX).into_owned()
 }

@@ -6,8 +6,8 @@ use std::thread;
 
 use dataflow::port::{Column, Format, Port};
 use dataflow::state::StateDescriptor;
-use runtime::text::shown;
-use runtime::{Failure, FailureKind};
+use operator::text::shown;
+use operator::{Failure, FailureKind};
 
 use super::component::Component;
 use super::grants::Grants;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use runtime::{Failure, FailureKind};
+use operator::{Failure, FailureKind};
 
 /// What guests may hold together. Clones are the same.
 #[derive(Clone, Debug)]

@@ -8,7 +8,8 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use runtime::text;
+use operator::text;
+use operator::text::size;
 use wasmtime::component::{Component, Linker};
 use wasmtime::{Config, Engine, WasmBacktraceDetails};
 
@@ -18,7 +19,6 @@ use super::descriptors::Descriptors;
 use super::guest::Guest;
 use super::limits::{Limits, STACK_BYTES};
 use super::{imports, precompiled, wasi};
-use crate::events::size;
 
 /// How a [`Host`] is set up.
 #[derive(Clone, Debug)]

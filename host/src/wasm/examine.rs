@@ -80,9 +80,9 @@ pub(super) enum Objection {
 
 impl From<BinaryReaderError> for Objection {
     fn from(error: BinaryReaderError) -> Self {
-        Self::Invalid(runtime::text::written(
+        Self::Invalid(operator::text::written(
             &error,
-            runtime::text::NAME_BYTES_MAX,
+            operator::text::NAME_BYTES_MAX,
         ))
     }
 }

@@ -5,7 +5,7 @@ use std::fs::{File, FileType, OpenOptions};
 use std::io::{self, Read as _};
 use std::path::Path;
 
-use crate::events::size;
+use operator::text::size;
 
 /// The largest file that is read. Components with an interpreter in them have 2 to 20 MB, and several
 /// times that with large libraries.

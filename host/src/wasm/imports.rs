@@ -6,7 +6,8 @@
 
 use dataflow::state::StateError;
 use dataflow::{Batch, Cells, CellsRef};
-use runtime::{Call, Failure, FailureKind};
+use operator::text::size;
+use operator::{Call, Failure, FailureKind};
 use wasmtime::component::{Linker, LinkerInstance, WasmList, WasmStr};
 use wasmtime::{StoreContext, StoreContextMut};
 use xxhash_rust::xxh3::xxh3_64;
@@ -18,7 +19,6 @@ use super::metrics::lock;
 use super::wire::{
     CellsResult, CellsView, Level, Loaded, Page, Scanned, WireMetricKind, WireTimeDomain, protocol,
 };
-use crate::events::size;
 
 /// The functions of each interface that this host has; a component that imports others was built for
 /// a newer one.

@@ -4,7 +4,8 @@ use std::future::Future;
 use std::pin::pin;
 use std::sync::{Arc, Mutex};
 
-use runtime::{Failure, FailureKind, text};
+use operator::text::size;
+use operator::{Failure, FailureKind, text};
 use wasmtime::component::{ComponentNamedList, Func, InstancePre, Lift, Lower, TypedFunc};
 use wasmtime::{Store, Trap, WasmBacktrace};
 use wasmtime_wasi::ResourceTableError;
@@ -21,7 +22,6 @@ use super::limits::Limits;
 use super::metrics::{Metrics, lock};
 use super::wire::WireFailure;
 use super::world::World;
-use crate::events::size;
 
 /// Everything that is needed to make instances of one component for one operator.
 #[derive(Clone)]

@@ -5,8 +5,8 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use runtime::Failure;
-use runtime::text::shown;
+use operator::Failure;
+use operator::text::shown;
 
 use super::wire::{WireMetricKind, protocol};
 

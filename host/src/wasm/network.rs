@@ -20,7 +20,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
-use runtime::clock::{Clock, SystemClock};
+use operator::clock::{Clock, SystemClock};
 use tokio::sync::watch;
 use tokio::time;
 

@@ -14,15 +14,15 @@ use std::time::Duration;
 use dataflow::port::{Format, Port};
 use dataflow::state::{KeyedState, Resolved, StateDescriptor, StateKind};
 use dataflow::{Batch, Cells, CheckpointId, KeyGroups};
-use runtime::source::Waker;
-use runtime::{
+use operator::source::Waker;
+use operator::{
     Call, Failure, FailureKind, JobIdentity, Operator, OperatorFactory, Output, SubtaskContext,
 };
 use tempfile::TempDir;
 
 use self::guests::{EMIT, PASS_ON, operator, with_world};
 use super::component::LoadErrorReason;
-use super::operator::Factory;
+use super::factory::Factory;
 use super::*;
 
 /// Without a cache, and in this process, which is no `host` that could be its own child.

@@ -6,7 +6,7 @@
 use dataflow::port::{Column, ColumnKind, Format, Port};
 use dataflow::state::StateKind;
 use dataflow::{Cells, CellsRef};
-use runtime::{Failure, FailureKind};
+use operator::{Failure, FailureKind};
 use wasmtime::StoreContext;
 use wasmtime::component::{ComponentType, Lift, Lower, WasmList};
 

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use runtime::text::name;
+use operator::text::name;
 use wasmtime::Engine;
 use wasmtime::component::types::{Component, ComponentItem};
 

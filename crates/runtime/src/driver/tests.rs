@@ -3,21 +3,23 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use checkpoint::CheckpointStore;
 use dataflow::KeyGroups;
 use dataflow::alignment::Mode;
+use operator::clock::Clock;
+use operator::source::{Part, Source, SourceFactory};
+use operator::{BoxError, SubtaskContext};
 
 use super::*;
-use crate::attempt::{Assembly, Events, Requests, Stop};
-use crate::clock::Clock;
+use crate::assembly::Assembly;
 use crate::coordinator::Settings;
+use crate::events::Events;
 use crate::graph::{JobGraph, Node};
 use crate::inbox::Next;
-use crate::job::Options;
+use crate::options::Options;
 use crate::phases::Phase;
+use crate::requests::{Requests, Stop};
 use crate::restart::Strategy;
 use crate::simulation::VirtualClock;
-use crate::source::{Part, Source, SourceFactory};
 use crate::spares::Spares;
 use crate::writer::execute;
-use crate::{BoxError, SubtaskContext};
 
 struct NeverMade;
 

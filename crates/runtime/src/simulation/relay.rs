@@ -8,8 +8,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use crate::attempt::{Events, WRITERS};
 use crate::error::Error;
+use crate::events::Events;
+use crate::on_threads::WRITERS;
 use crate::spawn::Threads;
 use crate::writer::{InProgress, Task, execute};
 

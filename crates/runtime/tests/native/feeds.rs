@@ -2,10 +2,10 @@
 
 use dataflow::Batch;
 use dataflow::batch::NO_TIMESTAMP;
-use runtime::clock::Clock;
+use operator::clock::Clock;
+use operator::source::{Part, SourceStatus};
+use operator::{BoxError, Source, SourceFactory, SubtaskContext};
 use runtime::simulation::{Random, VirtualClock};
-use runtime::source::{Part, SourceStatus};
-use runtime::{BoxError, Source, SourceFactory, SubtaskContext};
 use serde_json::json;
 
 use super::steps::digest;

@@ -5,9 +5,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use dataflow::state::Resolved;
 use dataflow::{Batch, Cells, CheckpointId};
-use runtime::operator::{Call, Failure, Operator, OperatorFactory};
-use runtime::source::{Part, SourceStatus};
-use runtime::{BoxError, Source, SourceFactory, SubtaskContext};
+use operator::source::{Part, SourceStatus};
+use operator::{
+    BoxError, Call, Failure, Operator, OperatorFactory, Source, SourceFactory, SubtaskContext,
+};
 use serde_json::json;
 
 type OnBatch = dyn Fn(&Batch) + Send + Sync;

@@ -23,15 +23,16 @@ use checkpoint::storage::{
 use checkpoint::store::{CheckpointStore, Options as StoreOptions};
 use checkpoint::{Completed, Error, verify};
 use dataflow::alignment::Mode;
-use runtime::clock::Clock;
+use operator::clock::Clock;
+use operator::source::Part;
+use operator::{
+    BoxError, Delivery, JobIdentity, Origin, Published, Sink, SinkFactory, SubtaskContext,
+    Withdrawn,
+};
 use runtime::coordinator::Settings;
 use runtime::error::Class;
 use runtime::simulation::{Random, Simulation, VirtualClock};
-use runtime::source::Part;
-use runtime::{
-    BoxError, Delivery, Job, JobEvent, JobGraph, JobIdentity, Options, Origin, Outcome, Published,
-    Sink, SinkFactory, SubtaskContext, Withdrawn,
-};
+use runtime::{Job, JobEvent, JobGraph, Options, Outcome};
 
 use super::baton::{Baton, Held};
 use super::feeds::{Pace, Reading};

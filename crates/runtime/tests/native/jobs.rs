@@ -10,17 +10,17 @@ use checkpoint::storage::FaultyStorage;
 use checkpoint::store::{CheckpointStore, Options as StoreOptions};
 use dataflow::state::{Resolved, StateDescriptor, StateKind};
 use dataflow::{Batch, Cells, CheckpointId, KeyGroups};
-use runtime::clock::SystemClock;
-use runtime::coordinator::Settings;
-use runtime::error::Permanent;
-use runtime::graph::{Edge, Node, NodeKind, OperatorNode};
-use runtime::operator::{Call, Failure, FailureKind, Operator, OperatorFactory};
-use runtime::restart::Strategy;
-use runtime::source::{Part, SourceStatus};
-use runtime::{
-    BoxError, Job, JobEvent, JobGraph, JobHandle, JobIdentity, Options, Origin, Outcome, Partition,
-    Sink, SinkFactory, Source, SourceFactory, SubtaskContext, Withdrawn,
+use operator::Permanent;
+use operator::clock::SystemClock;
+use operator::source::{Part, SourceStatus};
+use operator::{
+    BoxError, Call, Failure, FailureKind, JobIdentity, Operator, OperatorFactory, Origin, Sink,
+    SinkFactory, Source, SourceFactory, SubtaskContext, Withdrawn,
 };
+use runtime::coordinator::Settings;
+use runtime::graph::{Edge, Node, NodeKind, OperatorNode};
+use runtime::restart::Strategy;
+use runtime::{Job, JobEvent, JobGraph, JobHandle, Options, Outcome, Partition};
 use serde_json::json;
 
 pub(crate) const KEYS: u64 = 100;
@@ -455,8 +455,8 @@ pub(crate) fn generation_of(name: &str) -> u64 {
 }
 
 impl SinkFactory for Collect {
-    fn delivery(&self) -> runtime::Delivery {
-        runtime::Delivery::ExactlyOnce
+    fn delivery(&self) -> operator::Delivery {
+        operator::Delivery::ExactlyOnce
     }
 
     fn withdraw(

@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use dataflow::KeyGroups;
 use dataflow::alignment::Mode;
+use operator::{SinkFactory, SourceFactory};
 use runtime::graph::{Edge, Node, NodeKind, OperatorNode, StateMemory};
 use runtime::simulation::Random;
-use runtime::{JobGraph, Partition, SinkFactory, SourceFactory};
+use runtime::{JobGraph, Partition};
 
 use super::feeds::Feed;
 use super::reference::{self, Level, Record};

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use dataflow::{Batch, CheckpointId};
-use runtime::source::Part;
-use runtime::{
+use operator::source::Part;
+use operator::{
     BoxError, Delivery, JobIdentity, Origin, Published, Sink, SinkFactory, SubtaskContext,
     Withdrawn,
 };

@@ -6,8 +6,7 @@
 
 use dataflow::state::{KeyedState, Resolved, StateDescriptor, StateKind};
 use dataflow::{Batch, Cells, CheckpointId};
-use runtime::SubtaskContext;
-use runtime::operator::{Call, Failure, FailureKind, Operator, OperatorFactory};
+use operator::{Call, Failure, FailureKind, Operator, OperatorFactory, SubtaskContext};
 use runtime::simulation::Random;
 
 use super::trouble::{Place, Trouble};

@@ -3,14 +3,14 @@
 use std::fmt::Write;
 
 use checkpoint::diff::{Amount, Diff as Report, OperatorDiff, StateDiff};
-use runtime::text::{counted, grouped, name};
+use operator::text::size;
+use operator::text::{counted, grouped, name};
 use serde_json::json;
 
 use super::open;
 use crate::cli::Diff;
 use crate::commands::print;
 use crate::connectors::parts;
-use crate::events::size;
 use crate::exit::{Error, Exit};
 
 /// Compares two checkpoints.

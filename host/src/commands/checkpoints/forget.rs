@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use checkpoint::shown;
-use runtime::clock::SystemClock;
-use runtime::text::counted;
+use operator::clock::SystemClock;
+use operator::text::counted;
+use operator::text::size;
 use serde_json::json;
 
 use crate::cli::Place;
 use crate::commands::print;
 use crate::commands::run::settings;
-use crate::events::size;
 use crate::exit::{Error, Exit};
 use crate::job_file::checkpoint::CheckpointSection;
 

@@ -4,14 +4,14 @@ use std::fmt::Write;
 use std::sync::Arc;
 
 use checkpoint::gc::{Options, Report, collect};
-use runtime::clock::{Clock, SystemClock};
-use runtime::text::line;
+use operator::clock::{Clock, SystemClock};
+use operator::text::line;
+use operator::text::size;
 use serde_json::json;
 
 use crate::cli::Gc;
 use crate::commands::print;
 use crate::commands::run::settings;
-use crate::events::size;
 use crate::exit::{Error, Exit};
 use crate::job_file::checkpoint::CheckpointSection;
 

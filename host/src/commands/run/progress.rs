@@ -6,8 +6,8 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use operator::clock::Clock;
 use runtime::JobHandle;
-use runtime::clock::Clock;
 
 use crate::events::{Audience, CLEAR_LINE};
 

@@ -5,9 +5,11 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
-use checkpoint::lease::{Holder, Terms, Time};
+use checkpoint::lease::{Holder, Terms};
 use checkpoint::storage::{environment, weakened};
 use dataflow::alignment;
+use operator::clock::Clock;
+use runtime::clock::LeaseTime;
 use runtime::coordinator::Settings;
 use runtime::restart::Strategy;
 
@@ -53,11 +55,11 @@ pub(crate) fn store_options(section: &CheckpointSection) -> checkpoint::store::O
 }
 
 /// How this process takes job directories.
-pub(crate) fn terms(timeout: Duration, time: Arc<dyn Time>) -> Terms {
+pub(crate) fn terms(timeout: Duration, clock: Arc<dyn Clock>) -> Terms {
     Terms {
         holder: holder(),
         timeout_ms: at_least_one_ms(timeout),
-        time,
+        time: Arc::new(LeaseTime(clock)),
     }
 }
 

@@ -10,12 +10,14 @@ use checkpoint::lease::{Held, Lease, Rewind, RewindMode, Run, Start, Time as _};
 use checkpoint::locate::LATEST;
 use checkpoint::start::{Asked, Plan, Refusal, Source, decide};
 use checkpoint::{CheckpointStore, Completed, verify};
-use runtime::clock::SystemClock;
+use operator::clock::Clock;
+use operator::source::Part;
+use operator::text::counted;
+use operator::{Delivery, JobIdentity, Origin, SinkFactory};
+use runtime::clock::LeaseTime;
 use runtime::graph::NodeKind;
 use runtime::restore::Report;
-use runtime::source::Part;
-use runtime::text::counted;
-use runtime::{Delivery, JobGraph, JobIdentity, Keeper, Origin, SinkFactory};
+use runtime::{JobGraph, Keeper};
 
 use super::{not_opened, restore, settings, waiting, watching};
 use crate::assemble::Prepared;
@@ -51,7 +53,7 @@ pub(super) struct Begun {
 pub(super) fn begin(
     prepared: &Prepared,
     arguments: &RestoreArguments,
-    clock: &Arc<SystemClock>,
+    clock: &Arc<dyn Clock>,
     audience: Audience,
 ) -> Result<Option<Begun>, Error> {
     restore::check_options(arguments, &prepared.job)?;
@@ -186,7 +188,7 @@ impl Owning<'_> {
         &self.prepared.job
     }
 
-    fn begin(&self, clock: &Arc<SystemClock>) -> Result<Option<Begun>, Error> {
+    fn begin(&self, clock: &Arc<dyn Clock>) -> Result<Option<Begun>, Error> {
         // What was named is looked at first: a wrong path is refused before anybody is waited for.
         let spec = restore::spec(self.arguments).filter(|spec| !restore::is_latest(spec));
         if let Some(spec) = spec {
@@ -231,12 +233,12 @@ impl Owning<'_> {
     /// Takes the lease of the job's directory. An owner that seems to be alive, but is not seen to be, may
     /// have been killed a moment ago (a service that is restarted, with its checkpoints in a bucket): it
     /// is waited for until its lease is stale, once. If it has renewed it by then, it lives.
-    fn take_lease(&self, clock: &Arc<SystemClock>) -> Result<Arc<Lease>, Error> {
+    fn take_lease(&self, clock: &Arc<dyn Clock>) -> Result<Arc<Lease>, Error> {
         let audience = self.audience;
         let take = || {
             let mut watch = |held: &Held| audience.say(&watching(held));
-            let time = Arc::<SystemClock>::clone(clock);
-            let terms = settings::terms(self.job().checkpoint.lease_timeout, time);
+            let timeout = self.job().checkpoint.lease_timeout;
+            let terms = settings::terms(timeout, Arc::clone(clock));
             let section = &self.job().checkpoint;
             let (patience, permissions) = (section.timeout, section.permissions);
             CheckpointStore::take_lease(
@@ -253,7 +255,7 @@ impl Owning<'_> {
                 let age = u64::try_from(held.renewed_ms_ago).unwrap_or(0);
                 let left = held.timeout_ms.saturating_sub(age).saturating_add(1);
                 audience.say(&waiting(&held, left));
-                clock.wait_ms(left);
+                LeaseTime(Arc::clone(clock)).wait_ms(left);
                 take().map_err(not_opened)
             }
             taken => taken.map_err(not_opened),

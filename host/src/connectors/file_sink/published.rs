@@ -12,7 +12,7 @@ use std::io::{ErrorKind, Read as _};
 use std::path::Path;
 
 use anyhow::{Context as _, bail};
-use runtime::{Origin, Published, Withdrawn};
+use operator::{Origin, Published, Withdrawn};
 
 use super::durable;
 use super::names::{self, NoteName, OldName, PartName, Writer};

@@ -43,7 +43,7 @@ use std::sync::{Arc, Mutex};
 
 use checkpoint::storage::FaultyStorage;
 use dataflow::port::{Column, ColumnKind, Format, Port};
-use runtime::SinkFactory;
+use operator::SinkFactory;
 use tempfile::TempDir;
 
 use self::hosts::{Mistake, Outputs, Tally, simulate};

@@ -28,7 +28,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use checkpoint::storage::Permissions;
-use runtime::JobIdentity;
+use operator::JobIdentity;
 
 use super::durable::{self, is_own_directory, names_in, remove_file, sync_directory};
 use super::names::{self, NoteName, PartName};

@@ -9,7 +9,7 @@ use dataflow::batch::NO_TIMESTAMP;
 use dataflow::port::{Column, ColumnKind, Format};
 use tempfile::TempDir;
 
-use runtime::error::Permanent;
+use operator::Permanent;
 
 use super::*;
 use crate::connectors::testing::{context, error_chain, job, job_named, through_json};

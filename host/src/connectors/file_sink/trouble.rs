@@ -3,8 +3,7 @@
 use std::io::{self, ErrorKind};
 use std::path::Path;
 
-use runtime::BoxError;
-use runtime::error::Permanent;
+use operator::{BoxError, Permanent};
 
 /// Checks that the sink's directory is still there.
 ///

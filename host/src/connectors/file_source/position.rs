@@ -1,7 +1,7 @@
 //! The position of a file source as a whole: what all its subtasks recorded, put together.
 
 use anyhow::Context as _;
-use runtime::source::Part;
+use operator::source::Part;
 use serde::Deserialize as _;
 
 use super::inputs::{InputFile, Stamp};

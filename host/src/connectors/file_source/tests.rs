@@ -4,7 +4,7 @@
 use std::io::Write as _;
 
 use dataflow::row;
-use runtime::SourceFactory as _;
+use operator::SourceFactory as _;
 use tempfile::TempDir;
 
 use super::*;

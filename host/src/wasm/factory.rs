@@ -8,7 +8,7 @@ use std::thread;
 use dataflow::port::Port;
 use dataflow::state::Resolved;
 use dataflow::{Batch, CheckpointId, KeyGroups};
-use runtime::{Call, Failure, FailureKind, Operator, OperatorFactory, SubtaskContext};
+use operator::{Call, Failure, FailureKind, Operator, OperatorFactory, SubtaskContext};
 
 use super::component::Component;
 use super::description::Description;

@@ -107,6 +107,23 @@ pub fn grouped(number: u64) -> String {
     text
 }
 
+/// Bytes for a person: `512 B`, `1.2 MiB`.
+#[must_use]
+pub fn size(bytes: u64) -> String {
+    const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
+    if bytes < 1024 {
+        return format!("{bytes} B");
+    }
+    let mut value = bytes as f64 / 1024.0;
+    let mut unit = 0;
+    // What would be rounded to 1024.0 belongs to the next unit already.
+    while value >= 1023.95 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    format!("{value:.1} {}", UNITS[unit])
+}
+
 /// A text that takes no more than there is room for, and fails then: who writes into it stops.
 struct Room {
     text: String,
@@ -163,6 +180,21 @@ fn is_unsafe(c: char) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sizes_have_one_digit_and_a_unit() {
+        for (bytes, text) in [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1024, "1.0 KiB"),
+            (1_258_291, "1.2 MiB"),
+            ((1 << 20) - 1, "1.0 MiB"),
+            (1 << 40, "1.0 TiB"),
+            (1 << 60, "1048576.0 TiB"),
+        ] {
+            assert_eq!(size(bytes), text);
+        }
+    }
 
     #[test]
     fn one_is_singular_and_long_numbers_are_grouped() {

@@ -71,7 +71,7 @@ pub enum EmitError {
     #[error(
         "with the keys of its records, the call wrote more into state and output than limits.call-writes = \
          {} allows one call; if it has to, raise that limit in the job file",
-        size(*limit)
+        crate::text::size(*limit)
     )]
     TooMuch {
         /// The limit in bytes.
@@ -86,14 +86,6 @@ pub enum EmitError {
 }
 
 /// A limit as people write it.
-fn size(bytes: u64) -> String {
-    const MIB: u64 = 1 << 20;
-    match bytes {
-        ..MIB => format!("{bytes} B"),
-        _ => format!("{:.1} MiB", bytes as f64 / MIB as f64),
-    }
-}
-
 impl Output {
     /// The most bytes of keys and values that one call may emit on all ports together, unless
     /// [`Output::set_limit`] says otherwise.

@@ -1,0 +1,27 @@
+//! What a job is made of, for whoever runs it: [`Source`], [`Operator`] and [`Sink`], what a call of an
+//! operator may touch, and [`OperatorInstance`], one operator with its state.
+//!
+//! This crate answers: what is asked of a part of a job, and what is promised to it. Who asks and when is
+//! the business of `runtime`, or of another engine that runs operators.
+//!
+//! Modules in reading order.
+
+mod context;
+pub mod source;
+mod operator;
+pub mod output;
+pub mod sink;
+mod instance;
+mod blame;
+mod error;
+pub mod clock;
+pub mod text;
+
+pub use blame::{Position, shorten};
+pub use context::{JobIdentity, SubtaskContext};
+pub use error::{BoxError, Permanent};
+pub use instance::{OperatorInstance, Unprocessed};
+pub use operator::{Call, Failure, FailureKind, Operator, OperatorFactory};
+pub use output::Output;
+pub use sink::{Delivery, Origin, Published, Sink, SinkFactory, Withdrawn};
+pub use source::{InputChanged, Source, SourceFactory, SourceStatus};

@@ -1,0 +1,186 @@
+//! The members of a subtask: sources, operators and sinks, made and restored where they will live.
+
+use std::sync::Arc;
+
+use checkpoint::store::Completed;
+use dataflow::CheckpointId;
+use dataflow::state::KeyedState;
+use operator::source::Waker;
+use operator::{JobIdentity, OperatorInstance, Position, SubtaskContext};
+
+use crate::chain::Chain;
+use crate::error::Error;
+use crate::events::{Event, Events};
+use crate::graph::{JobGraph, NodeKind};
+use crate::inbox::Inbox;
+use crate::plan::Target;
+use crate::restore;
+use crate::scratch::Scratch;
+use crate::subtask::{Body, Member, Subtask};
+
+/// What a subtask's members are made from.
+pub(crate) struct Seed {
+    pub(crate) graph: JobGraph,
+    /// Their nodes, and where the outputs of each go.
+    pub(crate) members: Vec<(usize, Vec<Vec<Target>>)>,
+    pub(crate) restore: Option<Completed>,
+    pub(crate) job: JobIdentity,
+    pub(crate) run: String,
+    pub(crate) generation: u64,
+    pub(crate) attempt: u32,
+}
+
+/// A subtask before its members are made: that is done where they will live.
+pub(crate) struct Unmade {
+    name: String,
+    pub(crate) subtask: Subtask,
+    seed: Seed,
+}
+
+impl Unmade {
+    /// `name` is that of its thread.
+    pub(crate) fn new(name: String, subtask: Subtask, seed: Seed) -> Self {
+        Self {
+            name,
+            subtask,
+            seed,
+        }
+    }
+
+    /// The name of its thread.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Makes it ready to step, and says so.
+    pub(crate) fn make(self) -> Result<Subtask, Error> {
+        let Self {
+            mut subtask, seed, ..
+        } = self;
+        let inbox = Arc::downgrade(&subtask.inbox);
+        let waker = Waker::new(move || {
+            if let Some(inbox) = inbox.upgrade() {
+                inbox.wake();
+            }
+        });
+        for (node, outputs) in &seed.members {
+            let member = make_member(&seed, *node, outputs, subtask.index, &waker)?;
+            subtask.members.push(member);
+        }
+        subtask.events.send(Event::Ready {
+            subtask: subtask.number,
+        });
+        Ok(subtask)
+    }
+
+    /// Makes it and steps until its end.
+    pub(crate) fn run(self) -> Result<(), Error> {
+        let subtask = self.make()?;
+        let (events, inbox) = (subtask.events.clone(), Arc::clone(&subtask.inbox));
+        subtask.run()?;
+        leave(&events, &inbox);
+        Ok(())
+    }
+}
+
+/// Says that a subtask has left, if it has by itself.
+pub(crate) fn leave(events: &Events, inbox: &Inbox) {
+    if !inbox.is_closed() {
+        events.send(Event::Left);
+    }
+}
+
+fn make_member(
+    seed: &Seed,
+    node_index: usize,
+    outputs: &[Vec<Target>],
+    index: u32,
+    waker: &Waker,
+) -> Result<Member, Error> {
+    let node = &seed.graph.nodes[node_index];
+    let context = SubtaskContext {
+        operator: node.id.clone(),
+        subtask: index,
+        parallelism: node.parallelism,
+        job: seed.job.clone(),
+        run: seed.run.clone(),
+        generation: seed.generation,
+        attempt: seed.attempt,
+        waker: waker.clone(),
+    };
+    let restored_parts = seed
+        .restore
+        .as_ref()
+        .and_then(|checkpoint| restore::parts(checkpoint, &node.id));
+    let failed = |kind: &str, source| Error::Connector {
+        operator: format!("{kind} `{}`", node.id),
+        subtask: index,
+        action: "starting",
+        source,
+    };
+    let body = match &node.kind {
+        NodeKind::Source(factory) => {
+            let source = factory.create(&context, restored_parts.as_deref());
+            Body::Source(source.map_err(|source| failed("source", source))?)
+        }
+        NodeKind::Sink(factory) => {
+            let sink = factory.create(&context, restored_parts.as_deref());
+            Body::Sink(sink.map_err(|source| failed("sink", source))?)
+        }
+        NodeKind::Operator(operator) => {
+            let range = seed.graph.key_groups.range_of(index, node.parallelism);
+            let keyed = !operator.states.is_empty();
+            let mut state = if keyed {
+                KeyedState::new(operator.states.clone(), range, seed.graph.key_groups)
+            } else {
+                KeyedState::default()
+            };
+            if keyed {
+                if let Some(memory) = &operator.state_memory {
+                    let scratch = Scratch::create(&memory.scratch_dir);
+                    let scratch = scratch.map_err(|error| Error::Scratch {
+                        operator: node.id.clone(),
+                        subtask: index,
+                        source: error,
+                    })?;
+                    state.set_memory_budget(memory.bytes, Box::new(scratch));
+                }
+                if let Some(checkpoint) = &seed.restore {
+                    restore::keyed_state(checkpoint, &node.id, index, range, &mut state)?;
+                }
+                state.set_limit(operator.state_limit);
+            }
+            let restored = restored_parts.is_some();
+            let failed = |failure| Error::Operator {
+                operator: node.id.clone(),
+                subtask: index,
+                failure: Box::new(failure),
+                position: Position::None,
+            };
+            let mut instance = operator
+                .factory
+                .create(&context, restored)
+                .map_err(failed)?;
+            // Whoever was killed right behind the completion may not have told it.
+            if let Some(checkpoint) = seed.restore.as_ref().filter(|_| restored) {
+                let id = CheckpointId(checkpoint.metadata().id);
+                instance.checkpoint_complete(id).map_err(failed)?;
+            }
+            let instance = OperatorInstance::new(instance, state, keyed, operator.outputs);
+            Body::Operator(Box::new(instance))
+        }
+    };
+    let ended_inputs = seed
+        .restore
+        .as_ref()
+        .map(|checkpoint| restore::ended_inputs(checkpoint, &node.id, index, node.parallelism))
+        .unwrap_or_default();
+    Ok(Member {
+        node: node_index,
+        id: node.id.as_str().into(),
+        body,
+        outputs: outputs.to_vec(),
+        ended_inputs,
+        chain: Chain::default(),
+    })
+}

@@ -1,0 +1,25 @@
+//! How a job is run.
+
+use dataflow::alignment::Mode;
+
+use crate::coordinator::Settings;
+use crate::restart::Strategy;
+
+/// How a job is run.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The job's name.
+    pub name: String,
+    /// The job's id.
+    pub id: String,
+    /// The run's token; see [`operator::SubtaskContext::run`].
+    pub run: String,
+    /// When checkpoints are taken.
+    pub checkpoint: Settings,
+    /// Whether records behind a barrier may get into its snapshot.
+    pub mode: Mode,
+    /// Whether a checkpoint may build on the one before it.
+    pub incremental: bool,
+    /// What happens after a failure.
+    pub restart: Strategy,
+}

@@ -1,0 +1,84 @@
+//! What happens to a job and how it ends, for whoever watches it.
+
+use crate::abort::Kind;
+use crate::error::{Class, Error};
+use crate::phases::{Phases, Slowest};
+
+/// What happens to a job, for whoever watches it.
+#[derive(Clone, Debug, PartialEq)]
+pub enum JobEvent {
+    /// All subtasks are set up; sources begin to read.
+    Started {
+        /// How often the job was started before in this process.
+        attempt: u32,
+    },
+    /// A checkpoint is complete.
+    CheckpointCompleted {
+        /// Its number.
+        id: u64,
+        /// From trigger to completion.
+        duration_ms: u64,
+        /// Bytes written for it.
+        bytes: u64,
+        /// Where its metadata is; `None` in memory.
+        path: Option<String>,
+        /// Where the time went.
+        phases: Box<Phases>,
+    },
+    /// A checkpoint was given up.
+    CheckpointFailed {
+        /// Its number.
+        id: u64,
+        /// What kind of thing happened.
+        kind: Kind,
+        /// Why, in words.
+        reason: String,
+        /// If its time was over: who kept it waiting.
+        slowest: Option<Box<Slowest>>,
+        /// It was the one that finishes the job; it is taken again.
+        last: bool,
+    },
+    /// The job failed and will be started again.
+    Restarting {
+        /// How often it will have been started again.
+        attempt: u32,
+        /// How long from now.
+        delay_ms: u64,
+        /// What failed.
+        cause: String,
+        /// The checkpoint it restarts from, if there is one.
+        from: Option<u64>,
+    },
+}
+
+/// How a job ended.
+#[derive(Debug)]
+pub enum Outcome {
+    /// All input is processed and all output committed.
+    Finished,
+    /// It was cancelled.
+    Cancelled,
+    /// It was suspended: nothing of it is to be deleted.
+    Suspended,
+    /// It failed.
+    Failed {
+        /// What failed last.
+        error: Box<Error>,
+        /// Whether that was before any record was processed, and why.
+        class: Class,
+        /// Why it was not started again, where a restart strategy decided so.
+        gave_up: Option<String>,
+    },
+}
+
+/// What a source has read, or a sink has taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeRecords {
+    /// Its id.
+    pub id: String,
+    /// Whether it is a source.
+    pub is_source: bool,
+    /// Records since the job was started in this process. What was done again after a restart counts
+    /// again.
+    pub records: u64,
+}
