@@ -30,7 +30,6 @@ use crate::job_file::JobFile;
 use crate::job_file::effective::{Settled, SettledNode};
 use crate::job_file::problem::Problems;
 use crate::job_file::wiring::{NodeRef, Wiring, wire};
-use crate::wasm;
 
 /// A job that can be run, but for the number of its key groups, which a checkpoint may have.
 pub(crate) struct Prepared {

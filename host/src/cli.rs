@@ -36,7 +36,7 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Checkpoints(Checkpoints),
     /// Compile a component from stdin, for the host that has started this
-    #[command(name = crate::wasm::SUBCOMMAND, hide = true)]
+    #[command(name = wasm::SUBCOMMAND, hide = true)]
     CompileComponent,
 }
 

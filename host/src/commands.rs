@@ -16,7 +16,7 @@ pub(crate) fn run(cli: &Cli) -> Result<Exit, Error> {
         Command::Run(arguments) => run::run(arguments),
         Command::Check(arguments) => check::check(arguments),
         Command::Checkpoints(arguments) => checkpoints::run(arguments),
-        Command::CompileComponent => crate::wasm::child()
+        Command::CompileComponent => wasm::child()
             .map(|()| Exit::Finished)
             .map_err(Error::failed),
     }

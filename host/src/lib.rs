@@ -12,7 +12,6 @@ mod exit;
 mod job_file;
 mod logging;
 mod units;
-mod wasm;
 
 use std::io::Write;
 use std::path::Path;

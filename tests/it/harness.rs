@@ -1,5 +1,5 @@
 //! What the SDK's harness gives for a list of records is what a job gives: authors of operators test with the
-//! one and run the other. The host's own tests compare call by call (`host/src/wasm/tests/harness.rs`).
+//! one and run the other. Those of `crates/wasm` compare call by call (`crates/wasm/src/tests/harness.rs`).
 
 use std::hash::{BuildHasher, RandomState};
 

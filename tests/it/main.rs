@@ -8,9 +8,9 @@
 
 // What the tests are made of.
 mod host; // running the binary, watching it, killing it
-#[path = "../../host/src/wasm/tests/guests.rs"]
+#[path = "../../crates/wasm/src/tests/guests.rs"]
 mod modules; // the smallest operators, written as core modules; the host's own tests have them too
-#[path = "../../host/src/wasm/tests/scripts.rs"]
+#[path = "../../crates/wasm/src/tests/scripts.rs"]
 mod scripts; // records for an operator that does what they say; the host's own tests have them too
 mod jobs; // job files, put together from their parts
 mod oracle; // the right answers, from elsewhere

@@ -56,7 +56,14 @@ pub(crate) fn test() -> Result<()> {
     run(command(
         "cargo",
         ".",
-        &["test", "--release", "--package", "host"],
+        &[
+            "test",
+            "--release",
+            "--package",
+            "wasm",
+            "--package",
+            "host",
+        ],
     ))?;
 
     story::done(&format!(

@@ -49,7 +49,7 @@ pub(crate) fn nightly() -> Result<()> {
     }
 
     story::step("whatever a guest passes, components with changed bytes, and those made at random");
-    let mut calls = test(&["--package", "host", "--lib", "c61_whatever_a_guest_passes"]);
+    let mut calls = test(&["--package", "wasm", "--lib", "c61_whatever_a_guest_passes"]);
     calls.env("HIGHWATER_CALLS", CALLS.to_string());
     run(calls)?;
     let mut components = test(&["--package", "host", "--test", "it", "loading::"]);

@@ -16,7 +16,7 @@ use crate::job_file::JobFile;
 use crate::job_file::effective::exact_size;
 use crate::job_file::operator::OperatorSection;
 use crate::job_file::problem::Problems;
-use crate::wasm::{
+use wasm::{
     self, Component, Description, DirGrant, Factory, Grants, Host, Limits, MetricKind, OperatorSpec,
 };
 

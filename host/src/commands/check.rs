@@ -9,7 +9,7 @@ use crate::cli::JobArguments;
 use crate::events::Audience;
 use crate::exit::{Error, Exit};
 use crate::job_file::effective;
-use crate::wasm::Compiler;
+use wasm::Compiler;
 
 /// Prints the effective job.
 pub(crate) fn check(arguments: &JobArguments) -> Result<Exit, Error> {

@@ -12,7 +12,7 @@ use crate::exit::Error;
 use crate::job_file::checkpoint::absolute;
 use crate::job_file::problem::Problems;
 use crate::job_file::{self, NamedText, Surroundings};
-use crate::wasm::{self, Compiler};
+use wasm::{self, Compiler};
 
 /// Names the global configuration where `--config` does not.
 const CONFIG_VARIABLE: &str = "HIGHWATER_CONFIG";

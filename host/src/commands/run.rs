@@ -26,7 +26,7 @@ use crate::cli::{JobArguments, Run};
 use crate::events::{Audience, End, Event, NodeWork, OperatorMetrics, Work};
 use crate::exit::{Error, Exit, chain};
 use crate::job_file::checkpoint::CheckpointSection;
-use crate::wasm::Compiler;
+use wasm::Compiler;
 
 /// Runs a job to its end.
 pub(crate) fn run(arguments: &Run) -> Result<Exit, Error> {

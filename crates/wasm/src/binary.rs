@@ -24,7 +24,7 @@ pub(super) enum Core {
 
 /// Why a file is not WebAssembly.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum NotWasm {
+pub enum NotWasm {
     /// There is nothing in it.
     #[error("the file is empty")]
     Empty,

@@ -191,7 +191,17 @@ fn c61_whatever_a_guest_passes_is_answered_or_refused_and_a_failure_changes_noth
         ..Call::default()
     };
     let (mut answered, mut refused) = ([0u64; IMPORTS.len()], [0u64; IMPORTS.len()]);
-    for at in 0..number("HIGHWATER_CALLS").unwrap_or(CALLS) {
+    let calls = number("HIGHWATER_CALLS").unwrap_or(CALLS);
+    let is_complete = |answered: &[u64], refused: &[u64]| {
+        // Only `register` has its place in `open`.
+        let is_answered = |which: usize| answered[which] > 0 || IMPORTS[which].1 == "register";
+        (0..IMPORTS.len()).all(|which| is_answered(which) && refused[which] > 0)
+    };
+    // Some imports want so much to be right that a seed may need more calls until one is answered.
+    for at in 0..calls.saturating_mul(20) {
+        if at >= calls && is_complete(&answered, &refused) {
+            break;
+        }
         let record = call(&mut random);
         let which = u32::from_le_bytes([record[0], record[1], record[2], record[3]]) as usize;
         let (mut batch, mut resolved) = (Batch::default(), Resolved::default());
@@ -232,12 +242,8 @@ fn c61_whatever_a_guest_passes_is_answered_or_refused_and_a_failure_changes_noth
         }
         call_of.output.clear();
     }
-    // Only `register` has its place in `open`.
-    for (which, (_, name, ..)) in IMPORTS.iter().enumerate() {
-        assert!(
-            answered[which] > 0 || *name == "register",
-            "{name}: {answered:?}"
-        );
-        assert!(refused[which] > 0, "{name}: {refused:?}");
-    }
+    assert!(
+        is_complete(&answered, &refused),
+        "answered {answered:?}, refused {refused:?}"
+    );
 }

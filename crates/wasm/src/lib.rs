@@ -53,11 +53,11 @@ mod world;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use compiler::{Compiler, SUBCOMMAND, child};
-pub(crate) use component::Component;
-pub(crate) use description::Description;
-pub(crate) use engine::{Host, Options};
-pub(crate) use factory::{Factory, OperatorSpec};
-pub(crate) use grants::{DirGrant, Grants};
-pub(crate) use limits::Limits;
-pub(crate) use metrics::{Metric, MetricKind};
+pub use compiler::{Compiler, SUBCOMMAND, child};
+pub use component::Component;
+pub use description::Description;
+pub use engine::{Host, Options};
+pub use factory::{Factory, OperatorSpec};
+pub use grants::{DirGrant, Grants};
+pub use limits::Limits;
+pub use metrics::{Metric, MetricKind};

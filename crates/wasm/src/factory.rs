@@ -20,23 +20,23 @@ use super::wire::{BatchArg, OpenContext, WirePort};
 
 /// An operator of a job: a component with its place in the job file.
 #[derive(Clone, Debug)]
-pub(crate) struct OperatorSpec {
+pub struct OperatorSpec {
     /// Its id in the job file.
-    pub(crate) id: String,
+    pub id: String,
     /// Its configuration, as JSON.
-    pub(crate) config: String,
+    pub config: String,
     /// What it may reach.
-    pub(crate) grants: Grants,
+    pub grants: Grants,
     /// What arrives on each of its inputs.
-    pub(crate) inputs: Vec<Port>,
+    pub inputs: Vec<Port>,
     /// What it said for this configuration.
-    pub(crate) description: Description,
+    pub description: Description,
     /// The job's number of key groups.
-    pub(crate) key_groups: KeyGroups,
+    pub key_groups: KeyGroups,
 }
 
 /// Makes an operator's instances.
-pub(crate) struct Factory {
+pub struct Factory {
     shared: Arc<Shared>,
     /// Of each subtask, across restarts within this process.
     metrics: Mutex<BTreeMap<u32, Arc<Mutex<Metrics>>>>,
@@ -58,7 +58,7 @@ impl Component {
     ///
     /// # Errors
     /// A grant cannot be given or is missing.
-    pub(crate) fn factory(&self, spec: OperatorSpec) -> Result<Arc<Factory>, Failure> {
+    pub fn factory(&self, spec: OperatorSpec) -> Result<Arc<Factory>, Failure> {
         let shared = Shared {
             blueprint: self.blueprint(&spec.grants, Grants::resolve)?,
             _component: self.clone(),
@@ -82,7 +82,7 @@ impl Component {
 
 impl Factory {
     /// The operator's metrics as they are now, by name, its subtasks taken together.
-    pub(crate) fn metrics(&self) -> BTreeMap<String, Metric> {
+    pub fn metrics(&self) -> BTreeMap<String, Metric> {
         let mut all: BTreeMap<String, Metric> = BTreeMap::new();
         let subtasks = self.metrics.lock().unwrap_or_else(PoisonError::into_inner);
         for metric in subtasks.values().flat_map(|metrics| lock(metrics).read()) {
@@ -101,7 +101,7 @@ impl Factory {
     ///
     /// # Errors
     /// As of a start: it cannot be instantiated, or does not open.
-    pub(crate) fn try_open(&self, parallelism: u32) -> Result<(), Failure> {
+    pub fn try_open(&self, parallelism: u32) -> Result<(), Failure> {
         let opening = || {
             let mut operator = GuestOperator {
                 shared: Arc::clone(&self.shared),

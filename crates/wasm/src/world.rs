@@ -73,7 +73,7 @@ pub(super) struct World {
 
 /// One reason why a component does not fit.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Misfit {
+pub enum Misfit {
     /// It is a component for something else.
     #[error(
         "it does not export `{GUEST}@{VERSION}.0`, so it is not an operator; it exports {exports}"

@@ -18,13 +18,13 @@ use super::wire::{StateScope, WireDescription};
 
 /// What an operator needs and gives, for one configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Description {
+pub struct Description {
     /// Names of its inputs; at least one.
-    pub(crate) inputs: Vec<String>,
+    pub inputs: Vec<String>,
     /// Its outputs; the first is the default one.
-    pub(crate) outputs: Vec<Port>,
+    pub outputs: Vec<Port>,
     /// Its keyed states, in the order by which calls number them.
-    pub(crate) states: Vec<StateDescriptor>,
+    pub states: Vec<StateDescriptor>,
     /// Whether it registers timers. Always false while this host refuses those that do.
     pub(crate) uses_timers: bool,
 }
@@ -44,7 +44,7 @@ impl Component {
     ///
     /// # Errors
     /// The operator refuses the configuration, fails, or describes what is not possible.
-    pub(crate) fn describe(&self, config: &str, grants: &Grants) -> Result<Description, Failure> {
+    pub fn describe(&self, config: &str, grants: &Grants) -> Result<Description, Failure> {
         let blueprint = self.blueprint(grants, Grants::without_network)?;
         let name = self
             .path()

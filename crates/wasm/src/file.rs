@@ -13,7 +13,7 @@ const BYTES_MAX: u64 = 256 << 20;
 
 /// Why a file is not read.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum ReadError {
+pub enum ReadError {
     /// The system says no.
     #[error("the file cannot be read: {0}")]
     Io(#[from] io::Error),

@@ -12,24 +12,24 @@ use super::wire::{WireMetricKind, protocol};
 
 /// A metric and its value.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Metric {
+pub struct Metric {
     /// Its name, as the operator registered it.
-    pub(crate) name: String,
+    pub name: String,
     /// What its value means.
-    pub(crate) kind: MetricKind,
+    pub kind: MetricKind,
     /// Sum of a counter, last value of a gauge, sum of what a histogram observed.
-    pub(crate) value: f64,
+    pub value: f64,
     /// How many values were recorded.
-    pub(crate) count: u64,
+    pub count: u64,
     /// The smallest value recorded; infinite while there is none.
-    pub(crate) min: f64,
+    pub min: f64,
     /// The largest value recorded; infinite while there is none.
-    pub(crate) max: f64,
+    pub max: f64,
 }
 
 /// What a metric's value means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum MetricKind {
+pub enum MetricKind {
     /// It only grows.
     Counter,
     /// It goes up and down.

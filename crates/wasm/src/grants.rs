@@ -8,35 +8,35 @@ use super::network::{Endpoint, Network};
 
 /// The grants of an operator, as the job file gives them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Grants {
+pub struct Grants {
     /// Names of environment variables whose values the guest sees.
-    pub(crate) env: Vec<String>,
+    pub env: Vec<String>,
     /// Directories.
-    pub(crate) dirs: Vec<DirGrant>,
+    pub dirs: Vec<DirGrant>,
     /// Servers, as `host:port`, to which it may open TCP connections, at public addresses.
-    pub(crate) network: Vec<String>,
+    pub network: Vec<String>,
     /// The same, at whatever addresses they have.
-    pub(crate) private_network: Vec<String>,
+    pub private_network: Vec<String>,
     /// Real clocks instead of the processing time of the call.
-    pub(crate) clock: bool,
+    pub clock: bool,
     /// Real randomness instead of the same numbers in every run.
-    pub(crate) random: bool,
+    pub random: bool,
 }
 
 /// A directory that a guest can reach.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct DirGrant {
+pub struct DirGrant {
     /// Where it is.
-    pub(crate) host: PathBuf,
+    pub host: PathBuf,
     /// Where the guest sees it, an absolute path.
-    pub(crate) guest: String,
+    pub guest: String,
     /// Whether the guest may change what is in it. Such changes are outside every checkpoint.
-    pub(crate) write: bool,
+    pub write: bool,
 }
 
 /// A grant that cannot be given, or one that is missing.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum GrantError {
+pub enum GrantError {
     /// No such variable, so the operator would run with something other than what was meant.
     #[error("grants.env: the environment variable `{0}` is not set")]
     NoVariable(String),
@@ -98,7 +98,7 @@ pub(super) struct Granted {
 
 impl Grants {
     /// Everything that is wrong with the grants and can be told without the network.
-    pub(crate) fn problems(&self) -> Vec<GrantError> {
+    pub fn problems(&self) -> Vec<GrantError> {
         let mut problems: Vec<GrantError> = self
             .env
             .iter()

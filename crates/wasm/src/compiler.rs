@@ -34,7 +34,7 @@ use super::precompiled::{Sealed, Secret};
 use super::world;
 
 /// The subcommand by which this program becomes the child. Not for users.
-pub(crate) const SUBCOMMAND: &str = "compile-component";
+pub const SUBCOMMAND: &str = "compile-component";
 
 /// The most machine code that a component may become. An interpreter becomes 30 to 40 MB.
 const CODE_BYTES_MAX: u64 = 512 << 20;
@@ -49,7 +49,7 @@ const ADDRESS_SPACE_EACH_THREAD: u64 = 256 << 20;
 
 /// Where components are compiled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Compiler {
+pub enum Compiler {
     /// In a child process with limits. Only where this program is the `host` binary.
     Child,
     /// In this process, without limits: for programs that run components that they trust.
@@ -58,7 +58,7 @@ pub(crate) enum Compiler {
 
 /// Why there is no machine code.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Refusal {
+pub enum Refusal {
     /// It is not a component that this host runs.
     #[error("{0}")]
     Component(String),
@@ -433,7 +433,7 @@ fn program() -> anyhow::Result<PathBuf> {
 ///
 /// # Errors
 /// It was not asked, or cannot answer. What it lacks memory for ends the process, with a code of its own.
-pub(crate) fn child() -> anyhow::Result<()> {
+pub fn child() -> anyhow::Result<()> {
     match serve() {
         Err(error) if is_no_memory(&error) => std::process::exit(NO_MEMORY),
         served => served,

@@ -8,28 +8,28 @@ use super::binary::CORE_INSTANCES_MAX;
 
 /// The limits of an operator, from the job file.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Limits {
+pub struct Limits {
     /// The most bytes that one subtask's instance may have: linear memories, tables, core instances and
     /// its stack together. Less may stop an operator with large batches or a large heap; the default is 256 MiB.
-    pub(crate) memory: u64,
+    pub memory: u64,
     /// The longest that one call may take, waiting included. Longer means that a hung operator is
     /// noticed later; the default is 10 s.
-    pub(crate) call_time: Duration,
+    pub call_time: Duration,
     /// The most bytes that one call may write: into keyed state and as output, all together. More let
     /// a call hold more of the host's memory until it returns; the default is 256 MiB.
-    pub(crate) call_writes: u64,
+    pub call_writes: u64,
     /// The longest that compiling it may take, where its code is not in the cache. Longer means that a
     /// component made to be slow holds up the start; the default is 1 min.
-    pub(crate) compile_time: Duration,
+    pub compile_time: Duration,
     /// The most bytes of memory that compiling it may take; the default is 2 GiB.
-    pub(crate) compile_memory: u64,
+    pub compile_memory: u64,
     /// How many files, directories, sockets, streams and other things of the host one instance may hold at
     /// once. More let an operator with many granted files take more of the process's descriptors; the
     /// default is 256.
-    pub(crate) resources: u32,
+    pub resources: u32,
     /// Runs the guest without interruption points, up to a fifth faster, at the price that nothing
     /// stops an endless loop: `call_time` does not hold.
-    pub(crate) trusted: bool,
+    pub trusted: bool,
 }
 
 impl Default for Limits {

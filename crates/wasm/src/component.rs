@@ -20,7 +20,7 @@ use super::world::{self, Misfit, Surface, World};
 
 /// An operator's component, compiled and checked. Clones share it.
 #[derive(Clone)]
-pub(crate) struct Component {
+pub struct Component {
     path: Arc<Path>,
     digest: Digest,
     size: u64,
@@ -38,17 +38,17 @@ pub(crate) struct Component {
 /// Why a file cannot be used as an operator.
 #[derive(Debug, thiserror::Error)]
 #[error("component {} cannot be used", .path.display())]
-pub(crate) struct LoadError {
+pub struct LoadError {
     /// The file.
-    pub(crate) path: PathBuf,
+    pub path: PathBuf,
     /// What is wrong with it.
     #[source]
-    pub(crate) reason: LoadErrorReason,
+    pub reason: LoadErrorReason,
 }
 
 /// What is wrong with a component's file.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum LoadErrorReason {
+pub enum LoadErrorReason {
     /// It is not read.
     #[error(transparent)]
     Read(#[from] ReadError),
@@ -78,7 +78,7 @@ impl Host {
     ///
     /// # Errors
     /// Why it cannot be used as an operator. Nothing of it has run.
-    pub(crate) fn load(&self, path: &Path, limits: &Limits) -> Result<Component, LoadError> {
+    pub fn load(&self, path: &Path, limits: &Limits) -> Result<Component, LoadError> {
         self.load_inner(path, limits).map_err(|reason| LoadError {
             path: path.to_owned(),
             reason,
@@ -136,22 +136,22 @@ fn chain(error: &anyhow::Error) -> String {
 
 impl Component {
     /// The file it was loaded from.
-    pub(crate) fn path(&self) -> &Path {
+    pub fn path(&self) -> &Path {
         &self.path
     }
 
     /// SHA-256 of the file, in hexadecimal digits.
-    pub(crate) fn digest(&self) -> String {
+    pub fn digest(&self) -> String {
         self.digest.to_string()
     }
 
     /// Size of the file in bytes.
-    pub(crate) fn size(&self) -> u64 {
+    pub fn size(&self) -> u64 {
         self.size
     }
 
     /// The version of the world it was built for, for example `0.1.0`.
-    pub(crate) fn world_version(&self) -> &str {
+    pub fn world_version(&self) -> &str {
         &self.world.version
     }
 

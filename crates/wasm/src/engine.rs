@@ -22,18 +22,18 @@ use super::{imports, precompiled, wasi};
 
 /// How a [`Host`] is set up.
 #[derive(Clone, Debug)]
-pub(crate) struct Options {
+pub struct Options {
     /// Where compiled code is kept between runs; `None` compiles in every run.
     pub(crate) cache_dir: Option<PathBuf>,
     /// Where components are compiled.
-    pub(crate) compiler: Compiler,
+    pub compiler: Compiler,
     /// Where it is said that compiling takes its time.
-    pub(crate) notice: fn(&str),
+    pub notice: fn(&str),
 }
 
 impl Options {
     /// With the cache that the environment names.
-    pub(crate) fn from_environment(compiler: Compiler, notice: fn(&str)) -> Self {
+    pub fn from_environment(compiler: Compiler, notice: fn(&str)) -> Self {
         Self {
             cache_dir: CacheDir::from_environment(),
             compiler,
@@ -44,7 +44,7 @@ impl Options {
 
 /// Loads and runs guests. One per process; clones share everything.
 #[derive(Clone)]
-pub(crate) struct Host {
+pub struct Host {
     inner: Arc<Inner>,
 }
 
@@ -75,7 +75,7 @@ impl Host {
     ///
     /// # Errors
     /// The engine does not support this machine, or no thread can be started.
-    pub(crate) fn new(options: &Options) -> anyhow::Result<Self> {
+    pub fn new(options: &Options) -> anyhow::Result<Self> {
         let limited =
             Target::new(Interruption::Epochs).context("setting up the WebAssembly engine")?;
         let ticker = Ticker::start(&limited.engine).context("starting the engine's ticker")?;

@@ -12,7 +12,7 @@ fn count() -> PathBuf {
         || {
             let plugins = concat!(
                 env!("CARGO_MANIFEST_DIR"),
-                "/../plugins/target/wasm32-wasip2/release/count.wasm"
+                "/../../plugins/target/wasm32-wasip2/release/count.wasm"
             );
             plugins.into()
         },
