@@ -13,7 +13,6 @@
 //! as it was, and a crash leaves the claimed checkpoint to be claimed again.
 
 use std::collections::BTreeSet;
-use std::path::Path;
 use std::sync::Arc;
 
 use crate::catalog::Status;
@@ -22,6 +21,7 @@ use crate::history::History;
 use crate::lease::Lease;
 use crate::metadata::Kind;
 use crate::names;
+use crate::place::real;
 use crate::storage::{Object, Storage};
 use crate::{Completed, Error, Result};
 
@@ -130,16 +130,6 @@ fn name_beneath(root: &str, checkpoint: &Completed) -> Option<String> {
     let (job, leaf) = name.split_once('/')?;
     let is_checkpoint = !job.is_empty() && names::checkpoint_id(leaf).is_some();
     is_checkpoint.then(|| name.to_owned())
-}
-
-/// A place as it is really called, links followed, without a slash at its end.
-pub(crate) fn real(location: &str) -> String {
-    let path = Path::new(location).canonicalize();
-    let real = path
-        .ok()
-        .and_then(|path| path.to_str().map(str::to_owned))
-        .unwrap_or_else(|| location.to_owned());
-    real.trim_end_matches('/').to_owned()
 }
 
 impl Remains {

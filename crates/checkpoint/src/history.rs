@@ -7,13 +7,30 @@
 use std::sync::Arc;
 
 use crate::catalog::{self, Entry, Status};
-use crate::claim::real;
 use crate::lease::{self, Lease, Run};
-use crate::locate::{Fallback, Rejected};
 use crate::names;
+use crate::place::real;
 use crate::storage::Storage;
 use crate::verify::verify;
 use crate::{Completed, Error, Result};
+
+/// The newest good checkpoint, and what was newer and is not good.
+#[derive(Debug)]
+pub struct Fallback {
+    /// The checkpoint. All of its state was read and verified.
+    pub checkpoint: Completed,
+    /// What would have come before it, newest first.
+    pub rejected: Vec<Rejected>,
+}
+
+/// A checkpoint that cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rejected {
+    /// Its path or URL.
+    pub path: String,
+    /// Why not.
+    pub why: String,
+}
 
 /// The checkpoints of a run, and what the lease has on record of it.
 #[derive(Debug)]

@@ -88,7 +88,8 @@ mod fixture;
 
 pub use catalog::list;
 pub use completed::Completed;
-pub use locate::{Fallback, Located, Rejected, locate, locate_fallback};
+pub use history::{Fallback, Rejected};
+pub use locate::{Located, locate, locate_fallback};
 pub use metadata::Metadata;
 pub use place::{is_bucket, shown};
 pub use store::{CheckpointStore, Pending};

@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 
 use crate::catalog::{self, Entry};
-use crate::history::{History, newest_good};
+use crate::history::{Fallback, History, newest_good};
 use crate::lease::Run;
 use crate::names;
 use crate::place::{Found, Place};
@@ -23,24 +23,6 @@ const CANDIDATES_NAMED: usize = 3;
 pub struct Located {
     /// The checkpoint.
     pub checkpoint: Completed,
-}
-
-/// The newest good checkpoint, and what was newer and is not good.
-#[derive(Debug)]
-pub struct Fallback {
-    /// The checkpoint. All of its state was read and verified.
-    pub checkpoint: Completed,
-    /// What would have come before it, newest first.
-    pub rejected: Vec<Rejected>,
-}
-
-/// A checkpoint that cannot be used.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rejected {
-    /// Its path or URL.
-    pub path: String,
-    /// Why not.
-    pub why: String,
 }
 
 /// Finds the checkpoint that `spec` names: a `_metadata` file, a `chk-N` or savepoint directory, a

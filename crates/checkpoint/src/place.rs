@@ -281,6 +281,16 @@ pub(crate) fn open_directory(path: &Path) -> Result<(Arc<dyn Storage>, String)> 
     Ok((Arc::new(FileStorage::open(root)?), parts.join("/")))
 }
 
+/// A place as it is really called, links followed, without a slash at its end.
+pub(crate) fn real(location: &str) -> String {
+    let path = Path::new(location).canonicalize();
+    let real = path
+        .ok()
+        .and_then(|path| path.to_str().map(str::to_owned))
+        .unwrap_or_else(|| location.to_owned());
+    real.trim_end_matches('/').to_owned()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -17,6 +17,7 @@
 
 mod access;
 mod bytes;
+mod change;
 mod chunks;
 mod codec;
 mod cold;
@@ -54,12 +55,13 @@ pub use header::{Origin, check_segment};
 pub use snapshot::SealedState;
 pub use walk::Walked;
 
+use change::Tally;
 use cold::Cold;
 use heap::Heap;
 use keys::Keys;
 use removals::Removals;
 use rows::Rows;
-use table::{Savepoint, Table, Tally};
+use table::{Savepoint, Table};
 
 /// A state that an operator declares.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -9,7 +9,7 @@ use dataflow::CellsRef;
 use operator::text::size;
 use operator::{Failure, FailureKind};
 
-use super::guest::Phase;
+use super::phase::Phase;
 
 /// How many entries of an access pass between two looks at the clock: a hundredth of a second in state that
 /// is slow, and more than a batch has keys.

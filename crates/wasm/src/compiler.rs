@@ -27,7 +27,8 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use operator::text::size;
 
 use super::binary::{self, Kind};
-use super::engine::{self, Interruption};
+use super::complaint;
+use super::configuration::{self, Interruption};
 use super::examine::examine;
 use super::limits::Limits;
 use super::precompiled::{Sealed, Secret};
@@ -104,7 +105,7 @@ pub(super) fn compile(
         Some((&CODE, _)) => Ok(Sealed::new(secret, answer, 1)),
         Some((&REFUSED, text)) => {
             let text = String::from_utf8_lossy(text);
-            Err(Refusal::Component(super::console::one_line(&text)))
+            Err(Refusal::Component(complaint::one_line(&text)))
         }
         _ => Err(failed(anyhow::anyhow!("it did not answer"))),
     }
@@ -197,7 +198,7 @@ fn machine_code(bytes: &[u8], trusted: bool) -> Result<Vec<u8>, String> {
     } else {
         Interruption::Epochs
     };
-    let engine = engine::engine(interruption).map_err(|error| written(&error))?;
+    let engine = configuration::engine(interruption).map_err(|error| written(&error))?;
     let code = engine.precompile_component(bytes).map_err(|error| {
         let error = written(&anyhow::Error::from(error));
         format!("it is not valid WebAssembly: {error}")
@@ -207,10 +208,7 @@ fn machine_code(bytes: &[u8], trusted: bool) -> Result<Vec<u8>, String> {
 
 /// An error and its causes, which may quote the component at any length.
 fn written(error: &anyhow::Error) -> String {
-    operator::text::written(
-        &format_args!("{error:#}"),
-        super::console::COMPLAINT_BYTES_MAX,
-    )
+    operator::text::written(&format_args!("{error:#}"), complaint::COMPLAINT_BYTES_MAX)
 }
 
 /// Processor time for a compilation that may take so long by the clock: as much for each thread.
@@ -343,7 +341,7 @@ fn why(status: ExitStatus, complaint: &str, limits: &Limits) -> Refusal {
     } else {
         format!("{status}: {complaint}")
     };
-    Refusal::Failed(super::console::one_line(&status))
+    Refusal::Failed(complaint::one_line(&status))
 }
 
 /// What a process gets that has used up its processor time.

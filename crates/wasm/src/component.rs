@@ -12,7 +12,8 @@ use super::cache::Digest;
 use super::compiler::Refusal;
 use super::engine::Host;
 use super::file::{self, ReadError};
-use super::grants::{GrantError, Granted, Grants};
+use super::grant_error::GrantError;
+use super::grants::{Granted, Grants};
 use super::guest::Guest;
 use super::instance::Blueprint;
 use super::limits::Limits;
@@ -131,7 +132,7 @@ impl Host {
 /// An error and its causes in one line: the texts of other crates are not cut by levels as ours are.
 fn chain(error: &anyhow::Error) -> String {
     let words = format_args!("{error:#}");
-    operator::text::written(&words, super::console::COMPLAINT_BYTES_MAX)
+    operator::text::written(&words, super::complaint::COMPLAINT_BYTES_MAX)
 }
 
 impl Component {

@@ -9,6 +9,7 @@ use tokio::io::AsyncWrite;
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
 
+use super::complaint::{COMPLAINT_BYTES_MAX, one_line};
 use super::wire::Level;
 
 /// The log of one instance. Cheap to clone; clones are the same log.
@@ -49,8 +50,6 @@ impl Stream {
 
 /// Longer lines are cut. `docs/operators.md` has this number.
 const LINE_BYTES_MAX: usize = 8 << 10;
-/// How much of a complaint a failure quotes.
-pub(super) const COMPLAINT_BYTES_MAX: usize = 2 << 10;
 /// How many different things that were denied are logged.
 const DENIALS_MAX: usize = 16;
 
@@ -278,11 +277,6 @@ impl Allowance {
     }
 }
 
-/// A text from a guest as the one line that a failure shows; see [`operator::text`].
-pub(super) fn one_line(text: &str) -> String {
-    shown(text.trim(), COMPLAINT_BYTES_MAX).into_owned()
-}
-
 /// A stream that never makes the guest wait: every write is in the log when it returns, so that the
 /// last words before a trap are not lost.
 #[derive(Clone)]
@@ -393,10 +387,5 @@ mod tests {
         assert_eq!(allowance.refill(4_999), None);
         assert_eq!(allowance.refill(5_000), Some(500));
         assert!(allowance.take());
-    }
-
-    #[test]
-    fn texts_of_guests_become_one_line() {
-        assert_eq!(one_line("a\n\n b\tc\x1b[31m\n"), "a\\n\\n b\\tc\\u{1b}[31m");
     }
 }

@@ -11,9 +11,9 @@ use operator::{Failure, FailureKind};
 
 use super::component::Component;
 use super::grants::Grants;
-use super::guest::Phase;
 use super::instance::{Blueprint, Instance};
 use super::metrics::Metrics;
+use super::phase::Phase;
 use super::wire::{StateScope, WireDescription};
 
 /// What an operator needs and gives, for one configuration.

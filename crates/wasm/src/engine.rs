@@ -10,14 +10,15 @@ use std::time::Duration;
 use anyhow::Context as _;
 use operator::text;
 use operator::text::size;
+use wasmtime::Engine;
 use wasmtime::component::{Component, Linker};
-use wasmtime::{Config, Engine, WasmBacktraceDetails};
 
 use super::cache::{Cache, CacheDir, Digest};
 use super::compiler::{self, Compiler, Refusal};
+use super::configuration::{Interruption, engine};
 use super::descriptors::Descriptors;
 use super::guest::Guest;
-use super::limits::{Limits, STACK_BYTES};
+use super::limits::Limits;
 use super::{imports, precompiled, wasi};
 
 /// How a [`Host`] is set up.
@@ -184,15 +185,6 @@ fn compiling(path: &Path, bytes: &[u8], is_kept: bool) -> String {
     )
 }
 
-/// Whether code has points at which it can be interrupted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Interruption {
-    /// It has, and its calls have a time limit.
-    Epochs,
-    /// It has none: the operator is trusted.
-    None,
-}
-
 impl Target {
     fn new(interruption: Interruption) -> anyhow::Result<Self> {
         let engine = engine(interruption)?;
@@ -201,27 +193,6 @@ impl Target {
         imports::link(&mut linker)?;
         Ok(Self { engine, linker })
     }
-}
-
-/// An engine, to compile for or to run on: code of one runs on another of the same kind, in another process
-/// too.
-pub(super) fn engine(interruption: Interruption) -> anyhow::Result<Engine> {
-    let mut config = Config::new();
-    // Debug information is a program for those who read it: it can nest until a reader's stack overflows,
-    // and name so much for one place that the names fill the memory. Names of functions suffice.
-    let details = match interruption {
-        Interruption::Epochs => WasmBacktraceDetails::Disable,
-        Interruption::None => WasmBacktraceDetails::Enable,
-    };
-    config
-        // Calls cost a quarter without it, and nothing here is concurrent within a store.
-        .concurrency_support(false)
-        .epoch_interruption(interruption == Interruption::Epochs)
-        .wasm_backtrace_details(details)
-        .max_wasm_stack(1 << 20)
-        // Room for host functions behind the guest's own stack.
-        .async_stack_size(STACK_BYTES);
-    Ok(Engine::new(&config)?)
 }
 
 /// How long a tick is; time limits are rounded up to ticks.

@@ -13,9 +13,9 @@ use operator::{Call, Failure, FailureKind, Operator, OperatorFactory, SubtaskCon
 use super::component::Component;
 use super::description::Description;
 use super::grants::Grants;
-use super::guest::Phase;
 use super::instance::{Blueprint, Functions, Instance};
 use super::metrics::{Metric, Metrics, lock};
+use super::phase::Phase;
 use super::wire::{BatchArg, OpenContext, WirePort};
 
 /// An operator of a job: a component with its place in the job file.

@@ -1,19 +1,18 @@
 //! What a guest's store holds on the host's side.
 
-use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use operator::{Call, Failure, FailureKind};
-use wasmtime_wasi::{
-    HostMonotonicClock, HostWallClock, ResourceTable, WasiCtx, WasiCtxView, WasiView,
-};
+use wasmtime_wasi::{ResourceTable, WasiCtx, WasiCtxView, WasiView};
 
 use super::budget::{Deadline, Writes};
+use super::call_clock::CallClock;
 use super::console::Console;
 use super::descriptors::{Descriptors, Share};
 use super::grants::Granted;
 use super::limits::{Limits, Memory};
 use super::metrics::Metrics;
+use super::phase::Phase;
 use super::wasi::Ambient;
 
 /// The host's side of one instance.
@@ -52,40 +51,6 @@ pub(super) struct Guest {
     table: ResourceTable,
     /// Its part of the process's descriptors, if it can have any.
     _descriptors: Option<Share>,
-}
-
-/// What a guest is doing, for what it may do and for messages.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Phase {
-    /// The instance is being made.
-    Start,
-    /// `describe`.
-    Describe,
-    /// `open`.
-    Open,
-    /// `process`.
-    Process,
-    /// `end-of-input`.
-    EndOfInput,
-    /// `on-checkpoint-complete`.
-    CheckpointComplete,
-    /// `close`.
-    Close,
-}
-
-impl Phase {
-    /// The exported function's name.
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Self::Start => "instantiation",
-            Self::Describe => "describe",
-            Self::Open => "open",
-            Self::Process => "process",
-            Self::EndOfInput => "end-of-input",
-            Self::CheckpointComplete => "on-checkpoint-complete",
-            Self::Close => "close",
-        }
-    }
 }
 
 impl Guest {
@@ -144,49 +109,3 @@ impl WasiView for Guest {
         }
     }
 }
-
-/// A clock that stands still during a call and never goes back: replaying a record gives the guest
-/// the time that the runtime gave it.
-#[derive(Debug, Default)]
-pub(super) struct CallClock {
-    now_ms: AtomicI64,
-}
-
-impl CallClock {
-    /// Sets the time, in milliseconds since 1970.
-    pub(super) fn set(&self, now_ms: i64) {
-        self.now_ms.fetch_max(now_ms, Ordering::Relaxed);
-    }
-
-    /// The time, in milliseconds since 1970.
-    pub(super) fn now_ms(&self) -> i64 {
-        self.now_ms.load(Ordering::Relaxed)
-    }
-}
-
-/// A [`CallClock`] as WASI sees it.
-pub(super) struct FrozenClock(pub(super) Arc<CallClock>);
-
-impl HostWallClock for FrozenClock {
-    fn resolution(&self) -> std::time::Duration {
-        std::time::Duration::from_millis(1)
-    }
-
-    fn now(&self) -> std::time::Duration {
-        std::time::Duration::from_millis(self.0.now_ms().unsigned_abs())
-    }
-}
-
-impl HostMonotonicClock for FrozenClock {
-    fn resolution(&self) -> u64 {
-        1_000_000
-    }
-
-    fn now(&self) -> u64 {
-        let since_1970 = self.0.now_ms().unsigned_abs().saturating_mul(1_000_000);
-        since_1970.saturating_add(MONOTONIC_START)
-    }
-}
-
-/// What a monotonic clock shows at least, in nanoseconds: to Go's runtime 0 is a broken clock.
-pub(super) const MONOTONIC_START: u64 = 1_000_000_000;

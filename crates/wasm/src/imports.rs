@@ -14,8 +14,9 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::budget::{PORTION_ENTRIES, Writes, in_portions, until_done};
 use super::console::Stream;
-use super::guest::{Guest, Phase};
+use super::guest::Guest;
 use super::metrics::lock;
+use super::phase::Phase;
 use super::wire::{
     CellsResult, CellsView, Level, Loaded, Page, Scanned, WireMetricKind, WireTimeDomain, protocol,
 };

@@ -13,13 +13,14 @@ use wasmtime_wasi::runtime::{in_tokio, poll_noop, with_ambient_tokio_runtime};
 
 use super::adapter;
 use super::budget::Deadline;
-use super::console::COMPLAINT_BYTES_MAX;
+use super::complaint::COMPLAINT_BYTES_MAX;
 use super::descriptors::Descriptors;
 use super::engine::TICK;
 use super::grants::Granted;
-use super::guest::{Guest, Phase};
+use super::guest::Guest;
 use super::limits::Limits;
 use super::metrics::{Metrics, lock};
+use super::phase::Phase;
 use super::wire::WireFailure;
 use super::world::World;
 

@@ -24,7 +24,7 @@ use operator::clock::{Clock, SystemClock};
 use tokio::sync::watch;
 use tokio::time;
 
-use super::grants::GrantError;
+use super::grant_error::GrantError;
 
 /// How long a name stands for an address after it was looked up. The system's resolver does not say for
 /// how long its answers are good.

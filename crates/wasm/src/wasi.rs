@@ -25,9 +25,10 @@ use wasmtime_wasi::{
     FsPerms, HostMonotonicClock, HostWallClock, Rng, WasiCtx, WasiView as _, clocks,
 };
 
+use super::call_clock::{CallClock, FrozenClock, MONOTONIC_START};
 use super::console::{Console, Stream};
 use super::grants::Granted;
-use super::guest::{CallClock, FrozenClock, Guest, MONOTONIC_START};
+use super::guest::Guest;
 use super::network::Lookup;
 
 /// Adds WASI 0.2 to a linker.

@@ -164,7 +164,7 @@ impl From<WireFailure> for Failure {
             WireFailureKind::Config => FailureKind::Config,
         };
         let record = failure.record.map(|record| record as usize);
-        let mut message = super::console::one_line(&failure.message);
+        let mut message = super::complaint::one_line(&failure.message);
         if message.is_empty() {
             message.push_str("failed without a message");
         }

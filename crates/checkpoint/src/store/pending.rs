@@ -10,7 +10,7 @@ use dataflow::state::{SealedState, SegmentStats};
 
 use super::assemble::{Assembled, assemble};
 use super::cleaner::Deletion;
-use super::segment::{Body, SegmentWriter, Written};
+use super::segment::{Body, Files, SegmentWriter, Written};
 use super::slots::Slot;
 use super::{Inner, Options};
 use crate::completed::{Completed, Contents};
@@ -388,53 +388,12 @@ impl Pending {
         }
     }
 
-    pub(super) fn options(&self) -> &Options {
-        &self.store.options
-    }
-
-    /// The most bytes that a segment may have.
-    pub(super) fn state_size_max(&self) -> Option<u64> {
-        self.store
-            .volatile
-            .then_some(self.store.options.max_state_size)
-    }
-
-    /// Starts a data file with a name of its own.
-    pub(super) fn create(&self) -> Result<(String, Box<dyn ObjectWriter>)> {
-        self.store.check_in_place()?;
-        let name = self.store.name_data(self.id.0);
-        let writer = self.store.storage.create(&name)?;
-        Ok((name, writer))
-    }
-
-    /// Makes a data file exist by `finish`, and remembers it. Removes it again if the checkpoint was
-    /// closed meanwhile, for nobody else would.
-    pub(super) fn publish(&self, name: &str, finish: impl FnOnce() -> Result<()>) -> Result<()> {
-        self.check_open()?;
-        self.record(name, finish())?;
-        self.check_open().inspect_err(|_| {
-            // Nobody will pass it on, and whoever closed the checkpoint may not have known of it.
-            self.files().retain(|file| file != name);
-            self.store.clean([Deletion::Files {
-                objects: vec![name.to_owned()],
-                directories: Vec::new(),
-            }]);
-        })
-    }
-
     /// Remembers a file that was put, unless it is surely not ours.
     fn record(&self, name: &str, put: Result<()>) -> Result<()> {
         if !matches!(put, Err(Error::AlreadyExists { .. })) {
             self.files().push(name.to_owned());
         }
         put
-    }
-
-    pub(super) fn check_open(&self) -> Result<()> {
-        match *self.phase() {
-            Phase::Open => Ok(()),
-            _ => Err(self.closed_error()),
-        }
     }
 
     fn phase(&self) -> MutexGuard<'_, Phase> {
@@ -485,6 +444,49 @@ impl Pending {
     fn forget(&self) {
         let deletions = self.store.retained().end(self.id.0);
         self.store.clean(deletions);
+    }
+}
+
+impl Files for Pending {
+    fn id(&self) -> CheckpointId {
+        self.id
+    }
+
+    fn options(&self) -> &Options {
+        &self.store.options
+    }
+
+    fn state_size_max(&self) -> Option<u64> {
+        self.store
+            .volatile
+            .then_some(self.store.options.max_state_size)
+    }
+
+    fn check_open(&self) -> Result<()> {
+        match *self.phase() {
+            Phase::Open => Ok(()),
+            _ => Err(self.closed_error()),
+        }
+    }
+
+    fn create(&self) -> Result<(String, Box<dyn ObjectWriter>)> {
+        self.store.check_in_place()?;
+        let name = self.store.name_data(self.id.0);
+        let writer = self.store.storage.create(&name)?;
+        Ok((name, writer))
+    }
+
+    fn publish(&self, name: &str, file: Box<dyn ObjectWriter>) -> Result<()> {
+        self.check_open()?;
+        self.record(name, file.finish())?;
+        self.check_open().inspect_err(|_| {
+            // Nobody will pass it on, and whoever closed the checkpoint may not have known of it.
+            self.files().retain(|file| file != name);
+            self.store.clean([Deletion::Files {
+                objects: vec![name.to_owned()],
+                directories: Vec::new(),
+            }]);
+        })
     }
 }
 

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use dataflow::CheckpointId;
 use dataflow::state::SegmentStats;
 
-use super::pending::Pending;
+use super::Options;
 use crate::compression::Encoder;
 use crate::metadata::{Codec, Compressed};
 use crate::storage::ObjectWriter;
@@ -49,6 +49,37 @@ pub(super) enum Body {
     File(String),
 }
 
+/// What a segment is written for: a checkpoint that is open, and its data files.
+pub(super) trait Files {
+    /// The checkpoint.
+    fn id(&self) -> CheckpointId;
+
+    /// How checkpoints are written.
+    fn options(&self) -> &Options;
+
+    /// The most bytes that a segment may have.
+    fn state_size_max(&self) -> Option<u64>;
+
+    /// Whether the checkpoint is still written.
+    ///
+    /// # Errors
+    /// It was completed or given up.
+    fn check_open(&self) -> Result<()>;
+
+    /// Starts a data file with a name of its own.
+    ///
+    /// # Errors
+    /// The storage cannot be written.
+    fn create(&self) -> Result<(String, Box<dyn ObjectWriter>)>;
+
+    /// Makes a data file exist, and remembers it. Removes it again if the checkpoint was closed meanwhile:
+    /// nobody else would.
+    ///
+    /// # Errors
+    /// It could not be written, or the checkpoint was closed.
+    fn publish(&self, name: &str, file: Box<dyn ObjectWriter>) -> Result<()>;
+}
+
 /// Takes a segment's bytes as they are encoded. Whatever goes wrong with the storage is kept aside,
 /// for [`io::Error`] could not carry it through code that wraps it.
 pub(super) struct SegmentWriter<'a> {
@@ -73,7 +104,7 @@ struct Compressor {
 
 /// The bytes as they are stored, and their length and checksum.
 struct Stored<'a> {
-    pending: &'a Pending,
+    files: &'a dyn Files,
     /// What is in memory, until there is a stream.
     buffer: Vec<u8>,
     stream: Option<(String, Box<dyn ObjectWriter>)>,
@@ -82,8 +113,8 @@ struct Stored<'a> {
 }
 
 impl<'a> SegmentWriter<'a> {
-    pub(super) fn new(pending: &'a Pending, operator: &'a str, subtask: u32, hint: u64) -> Self {
-        let codec = pending.options().compression.codec();
+    pub(super) fn new(files: &'a dyn Files, operator: &'a str, subtask: u32, hint: u64) -> Self {
+        let codec = files.options().compression.codec();
         // The hint may be wrong, so it is not followed further than what fits a buffer anyway.
         let capacity = match codec {
             None => usize::try_from(hint.min(PACKED_BYTES_MAX)).unwrap_or(0),
@@ -99,7 +130,7 @@ impl<'a> SegmentWriter<'a> {
                 encoder: None,
             }),
             stored: Stored {
-                pending,
+                files,
                 buffer: Vec::with_capacity(capacity),
                 stream: None,
                 length: 0,
@@ -133,14 +164,14 @@ impl<'a> SegmentWriter<'a> {
         };
         let body = match stored.stream {
             Some((name, stream)) => {
-                stored.pending.publish(&name, || stream.finish())?;
+                stored.files.publish(&name, stream)?;
                 Body::File(name)
             }
             None if stored.length == 0 => Body::Nothing,
             None => Body::Buffered(stored.buffer.into()),
         };
         Ok(Written {
-            checkpoint: stored.pending.id(),
+            checkpoint: stored.files.id(),
             operator: self.operator.to_owned(),
             subtask: self.subtask,
             base,
@@ -153,10 +184,10 @@ impl<'a> SegmentWriter<'a> {
     }
 
     fn append(&mut self, bytes: &[u8]) -> Result<()> {
-        let pending = self.stored.pending;
-        pending.check_open()?;
+        let files = self.stored.files;
+        files.check_open()?;
         let raw_length = self.raw_length + bytes.len() as u64;
-        if let Some(limit) = pending.state_size_max()
+        if let Some(limit) = files.state_size_max()
             && raw_length > limit
         {
             return Err(Error::TooLarge {
@@ -177,7 +208,7 @@ impl<'a> SegmentWriter<'a> {
 
 impl Compressor {
     fn append(&mut self, bytes: &[u8], raw_length: u64, stored: &mut Stored<'_>) -> Result<()> {
-        if raw_length <= stored.pending.options().inline_threshold {
+        if raw_length <= stored.files.options().inline_threshold {
             self.held.extend_from_slice(bytes);
             return Ok(());
         }
@@ -216,7 +247,7 @@ impl Stored<'_> {
     fn append(&mut self, bytes: &[u8]) -> Result<()> {
         self.crc32c = crc32c::crc32c_append(self.crc32c, bytes);
         self.length += bytes.len() as u64;
-        let buffered_max = PACKED_BYTES_MAX.max(self.pending.options().inline_threshold);
+        let buffered_max = PACKED_BYTES_MAX.max(self.files.options().inline_threshold);
         match &mut self.stream {
             Some((_, stream)) => stream.append(bytes),
             None if self.length <= buffered_max => {
@@ -224,7 +255,7 @@ impl Stored<'_> {
                 Ok(())
             }
             None => {
-                let (name, mut stream) = self.pending.create()?;
+                let (name, mut stream) = self.files.create()?;
                 stream.append(&std::mem::take(&mut self.buffer))?;
                 stream.append(bytes)?;
                 self.stream = Some((name, stream));

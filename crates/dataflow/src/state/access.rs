@@ -1,9 +1,10 @@
 //! Access by key number and by key.
 
+use super::change::Tally;
 use super::lists::Lists;
 use super::maps::Maps;
 use super::scan::PAGE_BYTES;
-use super::table::{Store, Tally};
+use super::table::Store;
 use super::values::Values;
 use super::{ACCESS_MAX, KeyedState, StateError, StateKind};
 use crate::cells::{Cells, CellsRef};

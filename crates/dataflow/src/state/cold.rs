@@ -13,8 +13,9 @@
 
 mod clean;
 mod evict;
-mod keys;
+pub(super) mod keys;
 mod log;
+mod piece;
 #[cfg(test)]
 pub(super) mod memory;
 mod recall;
@@ -34,11 +35,8 @@ use super::{KeyedState, StateError};
 use clean::Cleaning;
 use log::Log;
 
-pub(super) use keys::ColdKeys;
+pub(super) use keys::FIRST_COLD;
 pub(super) use sealed::SealedLog;
-
-/// From here on a number in the index is that of a cold key, below it is a slot.
-pub(super) const FIRST_COLD: u32 = 1 << 31;
 
 /// Where cold state lies: scratch files of one subtask, which nobody else reads and no checkpoint
 /// refers to.

@@ -10,10 +10,13 @@ use std::hash::{BuildHasher, RandomState};
 use std::io;
 
 use super::codec::{self, Block, BlockKind, BlockReader, Cursor};
-use super::restore::{FIELD_TWICE, KEY_TWICE};
 use super::{RestoreError, StateKind};
 use crate::element::CheckpointId;
 use crate::key::{self, KeyGroupRange, KeyGroups};
+
+pub(super) const KEY_TWICE: &str = "a key comes twice, in this block or before it,";
+pub(super) const FIELD_TWICE: &str =
+    "a field of a key's map comes twice, in this block or before it,";
 
 /// How many entries are decoded at a time.
 const AT_ONCE: usize = 256;

@@ -3,7 +3,7 @@
 //! The rows with the key bytes are sealed with the state; the index is not, it is built anew by a
 //! restore.
 
-use super::cold::{ColdKeys, FIRST_COLD};
+use super::cold::keys::{ColdKeys, FIRST_COLD};
 use super::heap::Heap;
 use super::index::{Index, keyed_place};
 use super::rows::{Key, Rows, place};

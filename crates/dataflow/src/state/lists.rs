@@ -8,10 +8,10 @@
 //! Block: previous block (length and number, zero if none), bytes used in the previous block, index
 //! of its own first element: four little-endian `u32`. Then the elements.
 
+use super::change::Change;
 use super::chunks::{Chunks, filled};
 use super::heap::{BLOCK_MAX, Heap, Span, block_size};
 use super::rows::{SLOTS, place};
-use super::table::Change;
 use super::varint;
 
 const HEADER: usize = 16;

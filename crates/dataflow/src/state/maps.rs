@@ -4,11 +4,11 @@
 //! builds it anew.
 
 use super::bytes::Bytes;
+use super::change::Change;
 use super::chunks::{Chunks, filled};
 use super::fields::{Fields, Place};
 use super::heap::Heap;
 use super::rows::{SLOTS, place};
-use super::table::Change;
 
 /// Entries per chunk: 20 KiB.
 const ENTRIES: usize = 512;

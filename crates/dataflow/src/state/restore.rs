@@ -6,10 +6,11 @@
 
 use std::io;
 
+use super::change::Tally;
 use super::codec::{Block, BlockKind, BlockReader, Entry};
-use super::header::{Header, Origin};
+use super::header::{FIELD_TWICE, Header, KEY_TWICE, Origin};
 use super::index::{Index, SHARDS};
-use super::table::{Store, Tally};
+use super::table::Store;
 use super::{KeyedState, RestoreError, RestoreStats, StateKind};
 use crate::key::{self, KeyGroupRange};
 
@@ -21,10 +22,6 @@ const RESERVE_TIMES: usize = 16;
 /// How many keys may wait to be added to the index, beyond those of a block. They take 16 MiB: a little
 /// less than a power of two for each table, so that its list needs no more.
 const UNINDEXED_MAX: usize = if cfg!(test) { 100 } else { 15 << 16 };
-
-pub(super) const KEY_TWICE: &str = "a key comes twice, in this block or before it,";
-pub(super) const FIELD_TWICE: &str =
-    "a field of a key's map comes twice, in this block or before it,";
 
 /// How many entries are looked up at a time.
 const AT_ONCE: usize = 256;

@@ -1,5 +1,6 @@
 //! One state of an operator: its store, what was removed from it, and how much it holds.
 
+use super::change::{Change, Tally};
 use super::heap::Heap;
 use super::lists::Lists;
 use super::maps::Maps;
@@ -42,34 +43,6 @@ pub(super) struct Counters {
     pub(super) written: u64,
 }
 
-/// How one change altered what a state holds for a key.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Change {
-    /// It holds something and did not before.
-    pub(super) appeared: bool,
-    /// It holds nothing any more.
-    pub(super) vanished: bool,
-    /// By how many bytes it grew.
-    pub(super) bytes: i64,
-}
-
-/// How all changes of one access altered a state.
-#[derive(Debug, Default)]
-pub(super) struct Tally {
-    /// Slots for which the state holds something and did not before.
-    pub(super) appeared: Vec<u32>,
-    /// Slots for which it holds nothing any more.
-    pub(super) vanished: Vec<u32>,
-    /// By how many entries it grew.
-    pub(super) entries: i64,
-    /// By how many bytes, without keys.
-    pub(super) bytes: i64,
-    /// How many entries were written, and their bytes.
-    pub(super) written: (u64, u64),
-    /// Whether a removal was logged.
-    pub(super) removed: bool,
-}
-
 /// What it takes to undo one access.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Savepoint {
@@ -77,19 +50,6 @@ pub(super) struct Savepoint {
     removals: Mark,
     counters: Counters,
     pub(super) stats: Stats,
-}
-
-impl Tally {
-    /// Adds a change for the key in `slot`.
-    #[inline]
-    pub(super) fn add(&mut self, slot: u32, change: Change) {
-        self.bytes += change.bytes;
-        if change.appeared {
-            self.appeared.push(slot);
-        } else if change.vanished {
-            self.vanished.push(slot);
-        }
-    }
 }
 
 /// Does the same with the store of whichever kind.

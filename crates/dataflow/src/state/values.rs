@@ -1,10 +1,10 @@
 //! Value states: one cell per slot, in the key's row for the first of them.
 
 use super::bytes::Bytes;
+use super::change::{Change, Tally};
 use super::chunks::{Chunks, filled};
 use super::heap::Heap;
 use super::rows::{Cell, Rows, SLOTS, place};
-use super::table::{Change, Tally};
 use crate::cells::Cells;
 
 /// Bytes of a cache line.

@@ -1,7 +1,8 @@
 //! The checkpoint that the command line names: found, and compared with the job before anything runs.
 
 use anyhow::anyhow;
-use checkpoint::locate::{Fallback, LATEST};
+use checkpoint::Fallback;
+use checkpoint::locate::LATEST;
 use checkpoint::{Completed, locate, locate_fallback};
 use dataflow::KeyGroups;
 use runtime::JobGraph;

@@ -5,7 +5,8 @@ use std::io;
 use std::sync::Arc;
 
 use super::super::KeyedState;
-use super::log::{PIECE, address};
+use super::log::address;
+use super::piece::PIECE;
 use super::record::{Record, UNIT, units};
 use super::{Cold, damaged};
 

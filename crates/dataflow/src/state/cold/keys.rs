@@ -1,7 +1,8 @@
 //! The keys that are cold: for each its place in the index, by which that finds it again when it grows,
 //! and where its record lies.
 
-use super::FIRST_COLD;
+/// From here on a number in the index is that of a cold key, below it is a slot.
+pub(in crate::state) const FIRST_COLD: u32 = 1 << 31;
 
 /// Entries per chunk: one long list would be copied when it grows.
 const CHUNK: usize = 4096;

@@ -10,13 +10,11 @@
 use std::io;
 use std::sync::Arc;
 
-use super::record::{RECORD_MAX, UNIT};
+use super::piece::{PIECE, PIECE_UNITS, Piece};
+use super::record::UNIT;
 use super::sealed::{SealedFile, SealedLog};
 use super::{ColdFile, ColdStorage, damaged};
 
-/// Bytes of a piece.
-pub(super) const PIECE: usize = if cfg!(test) { 16 << 10 } else { 256 << 10 };
-const PIECE_UNITS: usize = PIECE / UNIT;
 /// Bits of an address that say where in its file it lies.
 const UNIT_BITS: u32 = 21;
 /// The most pieces of a file: 64 MiB. Removing more takes too long for one call.
@@ -28,35 +26,6 @@ const FILES_AIM: usize = 32;
 const FILES_MAX: usize = 1 << (32 - UNIT_BITS);
 /// Records that lie no further apart are read together, up to a piece.
 const GAP: usize = 512;
-
-const _: () = assert!(RECORD_MAX <= PIECE, "a record fits into a piece");
-
-/// A piece of a file.
-#[derive(Clone, Debug)]
-pub(super) struct Piece {
-    /// Per unit, whether a live record begins there.
-    live: [u64; PIECE_UNITS / 64],
-    /// The newest version in it.
-    pub(super) newest: u32,
-}
-
-impl Piece {
-    /// Where live records begin, in bytes.
-    pub(super) fn live(&self) -> impl Iterator<Item = usize> {
-        self.live.iter().enumerate().flat_map(|(at, word)| {
-            let mut word = *word;
-            std::iter::from_fn(move || {
-                let bit = word.trailing_zeros() as usize;
-                word &= word.wrapping_sub(1);
-                (bit < 64).then_some((at * 64 + bit) * UNIT)
-            })
-        })
-    }
-
-    pub(super) fn has_live(&self) -> bool {
-        self.live.iter().any(|word| *word != 0)
-    }
-}
 
 #[derive(Debug)]
 struct File {
@@ -138,15 +107,12 @@ impl Log {
         self.appended += record.len() as u64;
         let pieces = Arc::make_mut(&mut file.pieces);
         if self.piece.is_empty() {
-            pieces.push(Arc::new(Piece {
-                live: [0; PIECE_UNITS / 64],
-                newest: 0,
-            }));
+            pieces.push(Arc::new(Piece::new()));
         }
         let last = pieces.len() - 1;
         let piece = Arc::make_mut(&mut pieces[last]);
         let unit = self.piece.len() / UNIT;
-        piece.live[unit / 64] |= 1 << (unit % 64);
+        piece.set(unit);
         piece.newest = piece.newest.max(newest);
         let address = address(number, last, self.piece.len());
         self.piece.extend_from_slice(record);
@@ -229,7 +195,7 @@ impl Log {
         self.dead += u64::from(units);
         let piece = Arc::make_mut(&mut Arc::make_mut(&mut file.pieces)[piece]);
         let unit = byte / UNIT;
-        piece.live[unit / 64] &= !(1 << (unit % 64));
+        piece.unset(unit);
         self.list(number);
     }
 

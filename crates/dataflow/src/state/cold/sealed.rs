@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
-use super::log::{PIECE, Piece};
+use super::piece::{PIECE, Piece};
 use super::record::{Held, Record};
 use super::{ColdFile, damaged};
 

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::log::PIECE;
 use super::memory::{MemoryStorage, Watch};
+use super::piece::PIECE;
 use super::*;
 use crate::cells::Cells;
 use crate::element::CheckpointId;
