@@ -16,7 +16,7 @@ pub(crate) fn root() -> &'static Path {
 /// The component that the plugin `name` ships. Brings all of them up to date first, once.
 pub(crate) fn component(name: &str) -> PathBuf {
     static BUILT: OnceLock<()> = OnceLock::new();
-    BUILT.get_or_init(|| build(&root().join("plugins"), &[]));
+    BUILT.get_or_init(|| build(&root().join("plugins"), &["--locked"]));
     let path = root()
         .join("plugins/target/wasm32-wasip2/release")
         .join(format!("{}.wasm", name.replace('-', "_")));

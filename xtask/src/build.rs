@@ -21,6 +21,13 @@ pub(crate) fn command(program: &str, directory: &str, arguments: &[&str]) -> Com
     command
 }
 
+/// `cargo` in a workspace, with the versions of its `Cargo.lock` and no others: what is tested is what is
+/// committed. The first argument is cargo's command.
+pub(crate) fn cargo(workspace: &str, arguments: &[&str]) -> Command {
+    let (chore, rest) = arguments.split_at(1);
+    command("cargo", workspace, &[chore, &["--locked"], rest].concat())
+}
+
 /// Runs a command and fails with its name if it fails.
 pub(crate) fn run(mut command: Command) -> Result<()> {
     let shown = shown(&command);
@@ -69,20 +76,12 @@ pub(crate) fn wasm_target() -> Result<()> {
 /// Builds every plugin into a component.
 pub(crate) fn plugins() -> Result<()> {
     wasm_target()?;
-    run(command(
-        "cargo",
-        "plugins",
-        &["build", "--release", "--target", WASM],
-    ))
+    run(cargo("plugins", &["build", "--release", "--target", WASM]))
 }
 
 /// Builds the host.
 pub(crate) fn host() -> Result<()> {
-    run(command(
-        "cargo",
-        ".",
-        &["build", "--release", "--package", "host"],
-    ))
+    run(cargo(".", &["build", "--release", "--package", "host"]))
 }
 
 /// Where [`host`] puts the program.

@@ -5,7 +5,7 @@
 
 use std::time::Instant;
 
-use crate::build::{self, command, run};
+use crate::build::{self, cargo, command, run};
 use crate::{Result, deny, guests, mutants, story, tools};
 
 /// The workspaces: the root, the plugins (another target), the SDK (what operator authors depend on), what
@@ -16,6 +16,18 @@ pub(crate) const WORKSPACES: [&str; 5] = [".", "plugins", "sdk/rust", "sdk/bindg
 /// and debug assertions.
 const PURE: [&str; 5] = ["dataflow", "operator", "checkpoint", "runtime", "xtask"];
 
+/// What the tests ask the benchmark for: a part of each kind that is there within seconds, and the drawing.
+const SMOKE: [&str; 8] = [
+    "--only",
+    "map,words,start",
+    "--rounds",
+    "1",
+    "--seconds",
+    "0.1",
+    "--svg",
+    "target/bench-smoke",
+];
+
 /// Runs every test.
 pub(crate) fn test() -> Result<()> {
     let started = Instant::now();
@@ -24,15 +36,11 @@ pub(crate) fn test() -> Result<()> {
     build::plugins()?;
 
     story::step("SDK: its tests, and all bindings against wit/");
-    run(command("cargo", "sdk/rust", &["test"]))?;
-    run(command(
-        "cargo",
-        "sdk/bindgen",
-        &["run", "--quiet", "--", "--check"],
-    ))?;
+    run(cargo("sdk/rust", &["test"]))?;
+    run(cargo("sdk/bindgen", &["run", "--quiet", "--", "--check"]))?;
 
     story::step("plugins, natively");
-    run(command("cargo", "plugins", &["test"]))?;
+    run(cargo("plugins", &["test"]))?;
 
     tools::install()?;
     guests::build()?;
@@ -42,29 +50,29 @@ pub(crate) fn test() -> Result<()> {
         .iter()
         .flat_map(|package| ["--package", package])
         .collect();
-    run(command(
-        "cargo",
-        ".",
-        &[&["test"], packages.as_slice()].concat(),
-    ))?;
+    run(cargo(".", &[&["test"], packages.as_slice()].concat()))?;
+
+    story::step("state: its properties with as many cases as a release build tries");
+    run(cargo(".", &["test", "--release", "--package", "dataflow"]))?;
 
     story::step("mutants of the crates without Wasm, each of which a test finds");
     mutants::quick()?;
 
     story::step("host, examples, crashes");
     build::host()?;
-    run(command(
-        "cargo",
+    let with_wasm = ["--package", "wasm", "--package", "host"];
+    run(cargo(
         ".",
-        &[
-            "test",
-            "--release",
-            "--package",
-            "wasm",
-            "--package",
-            "host",
-        ],
+        &[&["test", "--release"], with_wasm.as_slice()].concat(),
     ))?;
+
+    story::step("the benchmark: its tests, and a run too short to mean anything");
+    let benchmark = ["--package", "bench", "--package", "bench-plot"];
+    run(cargo(
+        ".",
+        &[&["test", "--release"], benchmark.as_slice()].concat(),
+    ))?;
+    bench(&SMOKE.map(str::to_owned))?;
 
     story::done(&format!(
         "all tests passed in {}",
@@ -86,8 +94,7 @@ pub(crate) fn lint() -> Result<()> {
 
     story::step("clippy");
     for workspace in WORKSPACES {
-        run(command(
-            "cargo",
+        run(cargo(
             workspace,
             &[
                 "clippy",
@@ -103,11 +110,7 @@ pub(crate) fn lint() -> Result<()> {
 
     story::step("docs");
     for workspace in WORKSPACES {
-        let mut doc = command(
-            "cargo",
-            workspace,
-            &["doc", "--release", "--workspace", "--no-deps"],
-        );
+        let mut doc = cargo(workspace, &["doc", "--release", "--workspace", "--no-deps"]);
         doc.env("RUSTDOCFLAGS", "-D warnings");
         run(doc)?;
     }
@@ -133,8 +136,7 @@ pub(crate) fn bench(arguments: &[String]) -> Result<()> {
     };
     build::plugins()?;
     // Together, so that the benchmark can start the host as a user does.
-    run(command(
-        "cargo",
+    run(cargo(
         ".",
         &[
             "build",
@@ -153,10 +155,16 @@ pub(crate) fn bench(arguments: &[String]) -> Result<()> {
     let Some(dir) = svg else {
         return Ok(());
     };
-    let mut plot = command(
-        "cargo",
+    let mut plot = cargo(
         ".",
-        &["run", "--quiet", "--package", "bench-plot", "--"],
+        &[
+            "run",
+            "--release",
+            "--quiet",
+            "--package",
+            "bench-plot",
+            "--",
+        ],
     );
     let here =
         std::env::current_dir().map_err(|error| format!("finding the directory: {error}"))?;

@@ -330,7 +330,7 @@ impl Tree {
         cargo
             .current_dir(&self.path)
             .env("CARGO_TARGET_DIR", root().join("target/mutants/built"))
-            .arg("test");
+            .args(["test", "--locked"]);
         if only_build {
             cargo.arg("--no-run");
         }

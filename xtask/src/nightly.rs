@@ -6,7 +6,7 @@ use std::hash::BuildHasher;
 use std::process::Command;
 use std::time::Instant;
 
-use crate::build::{self, command, run};
+use crate::build::{self, cargo, run};
 use crate::{Result, mutants, soak, story, tools};
 
 /// Seeds of each simulation.
@@ -76,7 +76,7 @@ pub(crate) fn nightly() -> Result<()> {
 
 /// A command that runs tests in release mode.
 fn test(which: &[&str]) -> Command {
-    command("cargo", ".", &[&["test", "--release"], which].concat())
+    cargo(".", &[&["test", "--release"], which].concat())
 }
 
 /// The one that was asked for, or a new one every night.

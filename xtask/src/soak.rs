@@ -3,7 +3,7 @@
 //! What is run, looked at and judged is the test of `tests/it/soak.rs`, which takes some hundred
 //! checkpoints when the tests run; here it takes as many as there are in the minutes asked for.
 
-use crate::build::{self, command, run};
+use crate::build::{self, cargo, run};
 use crate::{Result, story};
 
 /// How long, if nothing is said.
@@ -14,8 +14,7 @@ pub(crate) fn soak(arguments: &[String]) -> Result<()> {
     let minutes = minutes(arguments)?;
     build::plugins()?;
     story::step(&format!("{minutes} minutes with a checkpoint every 41 ms"));
-    let mut test = command(
-        "cargo",
+    let mut test = cargo(
         ".",
         &[
             "test",

@@ -9,7 +9,7 @@
 use std::fs;
 use std::path::Path;
 
-use crate::build::{command, run};
+use crate::build::{cargo, command, run};
 use crate::{Result, guests, root, story};
 
 const MOTO: &str = "moto[server]==5.2.5";
@@ -70,14 +70,8 @@ pub(crate) fn install_one(
 
 /// Builds what makes components at random. Cargo knows when that has to be done.
 fn smith() -> Result<()> {
-    let build = [
-        "build",
-        "--quiet",
-        "--locked",
-        "--target-dir",
-        "../../target/smith",
-    ];
-    run(command("cargo", "tests/smith", &build))
+    let build = ["build", "--quiet", "--target-dir", "../../target/smith"];
+    run(cargo("tests/smith", &build))
 }
 
 /// Packages in a virtual environment. `packages` are arguments of `pip install`.
