@@ -20,12 +20,14 @@ fn scene(name: &str) -> Scene {
     scene
 }
 
-/// Runs until that many checkpoints are complete, then kills. Returns the last one.
-fn killed(scene: &Scene, arguments: &[&str], checkpoints: usize) -> Completion {
-    let mut running = host::start(scene.path(), arguments);
-    let seen = running.checkpoints(checkpoints);
-    let ended = running.kill().expect("killed in the middle");
-    ended.completions().pop().unwrap_or(seen)
+/// Runs the job as `id` until that many checkpoints are complete, then kills. Returns the last one.
+fn killed(scene: &Scene, id: &str, more: &[&str], checkpoints: usize) -> Completion {
+    let set = format!("job.id={id}");
+    let run = ["run", "job.toml", "-D", &set];
+    let mut running = host::start(scene.path(), &[&run, more].concat());
+    running.checkpoints(checkpoints);
+    running.kill().expect("killed in the middle");
+    scene.newest_checkpoint(id).expect("some were completed")
 }
 
 /// The files below a directory with what is in them, but for who owns it.
@@ -64,7 +66,7 @@ fn references(scene: &Scene, path: &str) -> Vec<String> {
 #[test]
 fn c38_c45_by_default_what_a_job_starts_from_stays_as_it_is_and_may_be_started_from_again() {
     let scene = scene("no-claim");
-    let from = killed(&scene, &["run", "job.toml", "-D", "job.id=old"], 3);
+    let from = killed(&scene, "old", &[], 3);
     let before = contents(&scene.at("checkpoints/old"));
     for (job, mode) in [("one", &[][..]), ("two", &["--claim-mode", "no-claim"])] {
         let id = format!("job.id={job}");
@@ -127,7 +129,7 @@ const KEEP: [&str; 4] = [
 #[test]
 fn c45_several_jobs_start_from_one_checkpoint_at_the_same_time() {
     let scene = scene("together");
-    let from = killed(&scene, &["run", "job.toml", "-D", "job.id=old"], 2);
+    let from = killed(&scene, "old", &[], 2);
     let before = contents(&scene.at("checkpoints/old"));
     let jobs: Vec<(String, String)> = ["one", "two", "three"]
         .iter()
@@ -165,9 +167,7 @@ fn c45_several_jobs_start_from_one_checkpoint_at_the_same_time() {
 #[test]
 fn c45_the_newest_checkpoint_of_the_jobs_own_directory_is_owned() {
     let scene = scene("own");
-    let from = killed(&scene, &["run", "job.toml"], 2);
-    let newest = newest(&scene.at("checkpoints/own"));
-    assert!(newest >= from.id);
+    let newest = killed(&scene, "own", &[], 2).id;
     let path = format!("checkpoints/own/chk-{newest}");
     let own = ["run", "job.toml", "-s", &path];
     host::run(
@@ -192,17 +192,6 @@ fn c45_the_newest_checkpoint_of_the_jobs_own_directory_is_owned() {
     );
 }
 
-/// The highest number of a completed checkpoint.
-fn newest(job: &Path) -> u64 {
-    let entries = fs::read_dir(job).expect("the job's directory").flatten();
-    let complete = entries.filter(|entry| entry.path().join("_metadata").is_file());
-    let numbers = complete.filter_map(|entry| {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        name.strip_prefix("chk-")?.parse().ok()
-    });
-    numbers.max().expect("a checkpoint is complete")
-}
-
 #[test]
 fn c45_what_others_need_of_a_claimed_checkpoint_stays_when_it_is_subsumed() {
     let scene = Scene::new();
@@ -216,15 +205,15 @@ fn c45_what_others_need_of_a_claimed_checkpoint_stays_when_it_is_subsumed() {
         + &jobs::files("totals", "count", "out", "csv");
     scene.write("job.toml", job);
     let run = ["run", "job.toml", "-D", "checkpoint.inline-threshold=0B"];
-    let old = ["-D", "job.id=old", "-D", "checkpoint.retained=3"];
-    let old = [&run[..], &old].concat();
+    let retained = ["-D", "checkpoint.retained=3"];
     let fill = ["-D", "source.numbers.rate=200000"];
-    killed(&scene, &[&old[..], &fill].concat(), 2);
+    killed(&scene, "old", &[&run[2..], &retained, &fill].concat(), 2);
+    let old = [&run[..], &["-D", "job.id=old"], &retained].concat();
     let mut running = host::start(scene.path(), &[&old[..], &["--resume"]].concat());
     running.checkpoints(6);
     running.signal("TERM");
     running.wait().with_code(0);
-    let claimed = newest(&scene.at("checkpoints/old"));
+    let claimed = scene.newest_checkpoint("old").expect("some are kept").id;
     let path = |id: u64| format!("checkpoints/old/chk-{id}");
     let files = |id: u64| -> Vec<PathBuf> {
         let names = references(&scene, &path(id)).into_iter();
@@ -281,7 +270,7 @@ fn c45_what_others_need_of_a_claimed_checkpoint_stays_when_it_is_subsumed() {
 #[test]
 fn c39_c45_a_claimed_checkpoint_is_restored_from_until_a_newer_one_takes_its_place() {
     let scene = scene("claim");
-    let from = killed(&scene, &["run", "job.toml", "-D", "job.id=old"], 2);
+    let from = killed(&scene, "old", &[], 2);
     let claim = [
         "run",
         "job.toml",
@@ -332,7 +321,7 @@ fn c39_c45_a_claimed_checkpoint_is_restored_from_until_a_newer_one_takes_its_pla
 #[test]
 fn c45_a_cancel_deletes_what_was_claimed_as_the_start_has_warned() {
     let scene = scene("cancelled");
-    let from = killed(&scene, &["run", "job.toml", "-D", "job.id=old"], 1);
+    let from = killed(&scene, "old", &[], 1);
     let mut running = host::start(
         scene.path(),
         &[
@@ -474,7 +463,7 @@ fn c10_a_checkpoint_without_its_metadata_is_never_accepted_and_is_collected() {
 #[test]
 fn c10_garbage_is_told_then_removed_and_nothing_that_is_needed() {
     let scene = scene("garbage");
-    let from = killed(&scene, &["run", "job.toml", "-D", "job.id=job"], 2);
+    let from = killed(&scene, "job", &[], 2);
     let next = from.id + 1;
     scene.write(&format!("checkpoints/job/chk-{next}/_metadata#1"), "half");
     scene.write("checkpoints/job/shared/r1-c1-9999.state", "orphan");

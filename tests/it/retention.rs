@@ -286,22 +286,8 @@ fn c36_after_a_sigkill_the_last_checkpoint_is_restorable_by_its_path_under_any_r
         let set = format!("checkpoint.retention={retention}");
         let mut running = host::start(scene.path(), &["run", "job.toml", "-D", &set]);
         running.checkpoints(2);
-        let ended = running.kill().expect("killed in the middle");
-        assert!(ended.completions().len() > 1);
-        // By its path: the newest in the directory, which may have been completed after the last line.
-        let chk = std::fs::read_dir(scene.at("checkpoints/c36")).expect("the job's directory");
-        let chk = chk.flatten().map(|entry| entry.path());
-        let chk = chk.filter(|path| path.join("_metadata").is_file());
-        let number = |path: &std::path::PathBuf| -> u64 {
-            let name = path
-                .file_name()
-                .unwrap_or_default()
-                .to_string_lossy()
-                .into_owned();
-            name.trim_start_matches("chk-").parse().unwrap_or(0)
-        };
-        let last = chk.max_by_key(number).expect("one is kept");
-        let last = last.display().to_string();
+        running.kill().expect("killed in the middle");
+        let last = scene.newest_checkpoint("c36").expect("one is kept").path;
         host::run(scene.path(), &["run", "job.toml", "-D", &set, "-s", &last])
             .with_code(0)
             .saying(&["restoring from checkpoint"]);

@@ -4,8 +4,11 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use checkpoint::metadata::MAGIC;
 use serde_json::Value;
 use tempfile::TempDir;
+
+use crate::host::Completion;
 
 /// A directory that goes away with the test, and stays when the test fails.
 pub(crate) struct Scene {
@@ -69,6 +72,22 @@ impl Scene {
             None => String::new(),
         };
         self.at(&format!("out/.highwater/{job}{directory}.{generation}"))
+    }
+
+    /// The newest checkpoint on disk of the job in `checkpoints/<id>`, if it has completed one. After a kill this is
+    /// what counts: a newer one than the last that was printed may have been completed, and have taken its place.
+    pub(crate) fn newest_checkpoint(&self, id: &str) -> Option<Completion> {
+        let entries = fs::read_dir(self.at("checkpoints").join(id)).ok()?;
+        let checkpoints = entries.flatten().filter_map(|entry| {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let path = entry.path().join("_metadata");
+            // A void marker is no checkpoint.
+            let is_complete = fs::read(&path).is_ok_and(|bytes| bytes.starts_with(&MAGIC));
+            let id = name.strip_prefix("chk-")?.parse().ok()?;
+            let path = path.display().to_string();
+            is_complete.then_some(Completion { id, path })
+        });
+        checkpoints.max_by_key(|checkpoint| checkpoint.id)
     }
 
     /// The lines of all visible files of a sink's directory, sorted. A file that a sink has not made
