@@ -20,6 +20,9 @@ pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_host");
 /// After this long without the end of a run it is taken for hung.
 const HANG: Duration = Duration::from_secs(300);
 
+/// How often is looked for what no line says.
+const LOOK_AGAIN: Duration = Duration::from_millis(2);
+
 /// Lines that may wait to be looked at before the reader of a pipe waits.
 const LINES_WAITING: usize = 1024;
 
@@ -69,7 +72,7 @@ pub(crate) fn start_with_input(directory: &Path, arguments: &[&str], stdin: Stdi
     start_by(Command::new(PROGRAM), directory, arguments, stdin)
 }
 
-/// Starts `host` with these variables in its environment, and none else that is meant for storage.
+/// Starts `host` with these variables in its environment, and no others that are meant for it.
 pub(crate) fn start_with_variables(
     directory: &Path,
     arguments: &[&str],
@@ -94,14 +97,12 @@ pub(crate) fn start_by(
         .stderr(Stdio::piped());
     for (name, _) in std::env::vars_os() {
         let given = command.get_envs().any(|(given, _)| given == name);
-        if name.to_string_lossy().starts_with("AWS_") && !given {
+        let is_meant = name.to_string_lossy().starts_with("AWS_") || name == "HIGHWATER_CONFIG";
+        if is_meant && !given {
             command.env_remove(name);
         }
     }
-    command
-        .env_remove("HIGHWATER_CONFIG")
-        .env_remove("RUST_LOG")
-        .env("NO_COLOR", "1");
+    command.env_remove("RUST_LOG").env("NO_COLOR", "1");
     let shown = format!("host {}", arguments.join(" "));
     let mut child = command
         .spawn()
@@ -236,6 +237,30 @@ impl Running {
                 return event;
             }
         }
+    }
+
+    /// Waits until something is so that no line says. What it says meanwhile is kept.
+    ///
+    /// # Panics
+    /// It ended before.
+    pub(crate) fn wait_until(&mut self, what: &str, is_so: impl Fn() -> bool) {
+        while !is_so() {
+            match self.lines.recv_timeout(LOOK_AGAIN) {
+                Ok(said) => self.said.push(said),
+                Err(RecvTimeoutError::Timeout) if self.started.elapsed() < HANG => {}
+                Err(_) if is_so() => return,
+                Err(_) => {
+                    let said = self.transcript();
+                    self.end_by_force();
+                    panic!("`{}` comes to no `{what}`; it said:\n{said}", self.shown);
+                }
+            }
+        }
+    }
+
+    /// How many such lines it has said by now.
+    pub(crate) fn said(&self, is_such: impl Fn(&str) -> bool) -> usize {
+        self.said.iter().filter(|(_, line)| is_such(line)).count()
     }
 
     /// Takes it for alive: whether it hangs is judged from now on.

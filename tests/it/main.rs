@@ -25,9 +25,11 @@ mod checkpointing; // checkpoints that fail, and what is told of them
 mod claim; // who owns what a job starts from
 mod cold; // state larger than memory
 mod events; // what programs read: --json
+mod configuration; // --config, $HIGHWATER_CONFIG, --build
 mod examples; // every folder of examples/ does what its README says
 mod failures; // checkpoints that fail
 mod flooding; // keys that were chosen to collide
+mod gate; // an operator that waits until the test lets it go on
 mod graph; // jobs that are more than a chain
 mod guests; // traps, limits, grants, components that are none
 mod harness; // what authors of operators test with
@@ -39,6 +41,7 @@ mod languages; // operators that are not in Rust
 mod life; // checkpoints while a job runs
 mod loading; // components of strangers: what loading them costs, and what they say
 mod messages; // what a run says of its input, its output and its end
+mod modes; // exactly-once, at-least-once, and when checkpoints are taken
 mod network; // what a component may reach
 mod permissions; // who may read what is on disk, and what is not ours
 mod placement; // state in metadata or in files
@@ -55,6 +58,7 @@ mod retention; // what is left when a job ends, and how it is ended
 mod s3; // checkpoints in a bucket
 mod terminal; // what others wrote does not steer a terminal
 mod unfinished; // what does not work yet is refused by name, everything else has an effect
+mod signals; // a job that is stopped at an unlucky moment
 mod shapes; // input that is broken, or made to hurt
 mod soak; // many checkpoints: nothing grows
 mod storage; // where checkpoints are, and what they consist of

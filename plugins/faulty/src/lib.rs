@@ -28,7 +28,7 @@ struct Config {
     /// For `sleep`.
     #[serde(default)]
     milliseconds: u64,
-    /// For `read`, `open-files` and `list-directories`.
+    /// For `read`, `wait`, `open-files` and `list-directories`.
     #[serde(default)]
     file: std::path::PathBuf,
     /// How many: entries of `store-many` and `load-large`, files of `open-files`, directories of

@@ -53,6 +53,10 @@ pub(crate) enum Misdeed {
     Stderr,
     /// Sleeps for `milliseconds`.
     Sleep,
+    /// Waits until `file` is there.
+    Wait,
+    /// Emits the event time of the record, or that it has none.
+    EventTime,
     /// Emits 64 MiB before it fails.
     FloodAndFail,
     /// Writes values of 1 MiB into a value state, again and again, for one key.
@@ -195,6 +199,16 @@ impl Misdeed {
             Misdeed::Stdout => println!("faulty says {}", record.text()?),
             Misdeed::Stderr => eprintln!("faulty complains about {}", record.text()?),
             Misdeed::Sleep => std::thread::sleep(Duration::from_millis(config.milliseconds)),
+            Misdeed::Wait => {
+                while !config.file.exists() {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+            }
+            Misdeed::EventTime => {
+                let time = record.timestamp();
+                let time = time.map_or("none".to_owned(), |time| time.to_string());
+                out.emit(record.key(), time)?;
+            }
             Misdeed::FloodAndFail => {
                 let megabyte = "x".repeat(1 << 20);
                 for _ in 0..64 {

@@ -34,6 +34,17 @@ fn state_is_declared_only_to_be_grown() {
 }
 
 #[test]
+fn a_wait_ends_when_its_file_is_there() {
+    let file = std::env::temp_dir().join(format!("faulty-wait-{}", std::process::id()));
+    std::fs::write(&file, "").unwrap();
+    let config = format!(r#"{{"misdeed": "wait", "file": {file:?}}}"#);
+    let mut faulty = open(&config).unwrap();
+    faulty.process(&[("a", "1")]).unwrap();
+    assert_eq!(faulty.take_rows(), ["a,1"]);
+    std::fs::remove_file(file).unwrap();
+}
+
+#[test]
 fn some_misdeeds_come_early() {
     assert_eq!(
         open(r#"{"misdeed": "open-error"}"#).unwrap_err().kind(),
