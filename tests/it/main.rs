@@ -50,6 +50,7 @@ mod ownership; // one job directory, several hosts
 mod power; // power losses at every step
 mod reader; // another program reads what the host writes
 mod readme; // the README keeps its word
+mod records; // how input is written: packed, as JSON, with event time
 mod refused; // what users get wrong, and what they are told
 mod reports; // what a user is told: restores, corruption, restarts
 mod restore; // from which checkpoint, into what

@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 
 use crate::host::{self, Ended};
 use crate::jobs;
@@ -564,4 +565,47 @@ fn c56_memory_beyond_its_limit_restarts_the_job_from_its_checkpoint() {
         "memory = \"16MiB\"",
         &["memory", "16"],
     );
+}
+
+#[test]
+fn c14_c23_state_that_is_damaged_when_a_running_job_needs_it_ends_the_job() {
+    let scene = Scene::new();
+    let lines =
+        "[[source]]\nid = \"lines\"\nconnector = \"stdin\"\nformat = \"lines\"\nkey = \"line\"\n\n";
+    let trap = "misdeed = \"trap\", on = \"abracadabra\"";
+    let job = jobs::head("mid-run", "1h").replace("[job]\n", "[job]\nid = \"mid-run\"\n")
+        + lines
+        + &jobs::operator("faulty", "faulty", "lines", trap)
+        + &jobs::count("faulty")
+        + &jobs::files("totals", "count", "out", "csv");
+    scene.write("job.toml", job);
+    // What is in the metadata is remembered, and not read again by a restart.
+    let in_files = "checkpoint.inline-threshold=0B";
+    let run = ["run", "job.toml", "--json", "-D", in_files];
+    let mut running = host::start_with_input(scene.path(), &run, Stdio::piped());
+    running.event("started");
+    running.feed("one");
+    // The line may come after a barrier; then the next checkpoint has it.
+    let stored = || all_files(&scene.at("checkpoints/mid-run/shared")).pop();
+    let (newest, damaged) = loop {
+        running.signal("USR1");
+        let newest = running.event("checkpoint-completed");
+        if let Some(file) = running.while_stopped(stored) {
+            break (newest, file);
+        }
+    };
+    running.while_stopped(|| flip_a_bit(&damaged));
+    running.feed("abracadabra");
+    let restarted = running.event("restarted");
+    assert_eq!(restarted["from"], newest["id"]);
+    let failed = running.event("failed");
+    assert_eq!(failed["exit-code"], 3);
+    let ended = running.wait().with_code(3).without_panic();
+    let name = damaged.file_name().expect("a file").to_string_lossy();
+    let ended = ended.saying(&[&name, "--fallback"]);
+    // It is not tried again, though more restarts are allowed.
+    let restarts = ended.stdout.matches("\"restarted\"").count();
+    assert_eq!(restarts, 1, "{}", ended.transcript());
+    assert!(damaged.exists(), "what is damaged can be looked into");
+    assert!(scene.output("out").is_empty(), "nothing is committed");
 }

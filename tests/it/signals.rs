@@ -1,6 +1,7 @@
-//! A job that is stopped at an unlucky moment: twice, or while it waits to be
+//! A job that is stopped at an unlucky moment: twice, before its first checkpoint, while it waits to be
 //! started again. Conformance 35.
 
+use std::path::PathBuf;
 use std::process::Stdio;
 
 use crate::gate::{Gate, HELD};
@@ -8,7 +9,7 @@ use crate::guests;
 use crate::host::{self, Running};
 use crate::jobs;
 use crate::oracle::{self, assert_same_lines};
-use crate::scene::Scene;
+use crate::scene::{Scene, all_files};
 
 /// Lines of standard input counted into files, behind a gate. No checkpoint is taken by itself.
 fn gated(scene: &Scene) -> Gate<'_> {
@@ -74,6 +75,35 @@ fn c35_a_second_signal_ends_a_job_that_cannot_stop_and_costs_nothing() {
         running.wait().with_code(0);
         let output = scene.output("out");
         assert!(output.contains(&"after,1".to_owned()), "{output:?}");
+    }
+}
+
+#[test]
+fn c35_a_job_that_is_stopped_before_its_first_checkpoint_says_so_and_begins_again() {
+    for (signal, says) in [
+        ("TERM", "there is no checkpoint to resume from"),
+        ("HUP", "there is no checkpoint to resume from"),
+        ("INT", "job cancelled"),
+    ] {
+        let scene = Scene::new();
+        gated(&scene);
+        let mut running = start(&scene, &[]);
+        running.line_with("started").expect("it starts");
+        running.feed("before");
+        running.signal(signal);
+        let ended = running.wait().with_code(0).saying(&[says]);
+        assert!(!ended.stderr.contains("resume with"), "{}", ended.stderr);
+        let files = all_files(&scene.at("checkpoints"));
+        let is_metadata = |file: &PathBuf| file.ends_with("_metadata");
+        assert!(!files.iter().any(is_metadata), "{files:?}");
+        assert!(scene.output("out").is_empty(), "its input has not ended");
+        // Its successor finds nothing in its way.
+        let mut running = start(&scene, &["--resume"]);
+        running.feed("after");
+        running.end_input();
+        let ended = running.wait().with_code(0);
+        assert!(!ended.stderr.contains("restoring"), "{}", ended.stderr);
+        assert_eq!(scene.output("out"), ["after,1"]);
     }
 }
 
