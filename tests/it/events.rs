@@ -1,11 +1,18 @@
 //! What programs read: with `--json`, one JSON object a line on stdout for every event.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::process::Stdio;
+
 use serde_json::Value;
 
+use crate::failures;
+use crate::gate::{Gate, HELD};
 use crate::guests;
 use crate::host::{self, Ended};
 use crate::jobs;
 use crate::oracle;
+use crate::plugins;
 use crate::scene::Scene;
 
 /// The events of a run, in order. Every line of stdout must be one.
@@ -62,4 +69,252 @@ fn restarts_and_the_failure_are_events() {
         "{told:?}"
     );
     assert_eq!(told.last(), Some(&"failed"));
+}
+
+/// What an event has: the kinds of the value at each path, `?` where it may be missing. `*` is any name, `[]`
+/// any item of a list.
+type Fields = BTreeSet<String>;
+
+/// The tables of docs/events.md: programs rely on them. A field that is missing, new, or of another type is a
+/// change of the contract, and belongs in the change log.
+fn documented() -> BTreeMap<String, Fields> {
+    let page = fs::read_to_string(plugins::root().join("docs/events.md")).expect("the page");
+    let mut events: BTreeMap<String, Fields> = BTreeMap::new();
+    let mut last = None;
+    for line in page.lines() {
+        if let Some(heading) = line.strip_prefix("## ") {
+            last = heading
+                .strip_prefix('`')
+                .and_then(|it| it.strip_suffix('`'));
+            events.extend(last.map(|name| (name.to_owned(), Fields::new())));
+        }
+        let row = line
+            .strip_prefix("| `")
+            .and_then(|row| row.split_once("` | "));
+        if let (Some(event), Some((field, rest))) = (last, row) {
+            let kinds = rest.split_once(" | ").expect("three columns").0;
+            let fields = events.get_mut(event).expect("its heading came first");
+            assert!(fields.insert(format!("{field} {kinds}")), "{field} twice");
+        }
+    }
+    events
+}
+
+/// What values of events were.
+#[derive(Default)]
+struct Seen {
+    /// How many objects there were at a path, the event itself at the empty one.
+    objects: BTreeMap<String, usize>,
+    /// How many objects had a field, and the kinds of what was in it, by its path.
+    fields: BTreeMap<String, (usize, BTreeSet<&'static str>)>,
+}
+
+impl Seen {
+    fn value(&mut self, path: &str, value: &Value) -> &'static str {
+        match value {
+            Value::Object(fields) => {
+                *self.objects.entry(path.to_owned()).or_default() += 1;
+                // Operators and their metrics have names of their own.
+                let is_named = path == "metrics" || path == "metrics.*";
+                for (name, value) in fields {
+                    let name = if is_named { "*" } else { name };
+                    let dot = if path.is_empty() { "" } else { "." };
+                    let path = format!("{path}{dot}{name}");
+                    let kind = self.value(&path, value);
+                    let (count, kinds) = self.fields.entry(path).or_default();
+                    *count += 1;
+                    kinds.insert(kind);
+                }
+                "object"
+            }
+            Value::Array(items) => {
+                for item in items {
+                    let kind = self.value(&format!("{path}[]"), item);
+                    assert_eq!(kind, "object", "{path} has items without names");
+                }
+                "list"
+            }
+            Value::Null => "null",
+            Value::Bool(_) => "boolean",
+            Value::Number(_) => "number",
+            Value::String(_) => "text",
+        }
+    }
+
+    /// As in the tables.
+    fn fields(&self) -> Fields {
+        let row = |(path, (count, kinds)): (&String, &(usize, BTreeSet<&str>))| {
+            let of = path.rsplit_once('.').map_or("", |(of, _)| of);
+            let mark = if *count < self.objects[of] { "?" } else { "" };
+            // What is there at last, null.
+            let kinds: Vec<&str> = kinds.iter().rev().copied().collect();
+            format!("{path}{mark} {}", kinds.join(" or "))
+        };
+        self.fields.iter().map(row).collect()
+    }
+}
+
+#[test]
+fn every_event_has_the_fields_that_are_documented() {
+    let mut events = Vec::new();
+    events.extend(events_of_a_kill_a_trap_and_an_end());
+    events.extend(events_of_failures());
+    events.extend(events_in_memory());
+    events.extend(events_of_a_state_that_is_dropped());
+    let mut seen: BTreeMap<String, Seen> = BTreeMap::new();
+    for event in &events {
+        let name = event["event"].as_str().expect("a name").to_owned();
+        seen.entry(name).or_default().value("", event);
+    }
+    let found: BTreeMap<String, Fields> = seen
+        .iter()
+        .map(|(name, seen)| (name.clone(), seen.fields()))
+        .collect();
+    let mut documented = documented();
+    // No checkpoint here waits for nobody in particular.
+    for field in ["slowest.operator text", "slowest.subtask number"] {
+        let of_failures = documented
+            .entry("checkpoint-failed".to_owned())
+            .or_default();
+        assert!(of_failures.remove(&format!("{field} or null")), "{field}");
+        of_failures.insert(field.to_owned());
+    }
+    for (name, fields) in &found {
+        let of_page = documented
+            .get(name)
+            .unwrap_or_else(|| panic!("`{name}` is not documented"));
+        let missing: Vec<&String> = fields.difference(of_page).collect();
+        let never: Vec<&String> = of_page.difference(fields).collect();
+        assert!(
+            missing.is_empty() && never.is_empty(),
+            "event `{name}` has {missing:#?}, which docs/events.md lacks, and has not {never:#?}"
+        );
+    }
+    assert!(
+        documented.keys().eq(found.keys()),
+        "events that never come are documented"
+    );
+    let outcomes: BTreeSet<&str> = events
+        .iter()
+        .filter_map(|event| event["outcome"].as_str())
+        .collect();
+    let all = ["cancelled", "finished", "suspended"];
+    assert_eq!(outcomes.into_iter().collect::<Vec<_>>(), all);
+}
+
+/// A word count without repetitions that is killed, resumed, fails once, is warned of, and finishes.
+fn events_of_a_kill_a_trap_and_an_end() -> Vec<Value> {
+    let scene = Scene::new();
+    scene.input(&oracle::bible(), 12, "txt");
+    let job = guests::word_count_with_a_trap(&scene, "contract", guests::Trap::Once);
+    // It has a metric, and is fed beside the counter.
+    let dedupe =
+        jobs::operator("dedupe", "dedupe", "split", "") + &jobs::discard("nowhere", "dedupe");
+    scene.write("job.toml", job + &dedupe);
+    let trusted = ["-D", "operator.count.limits.trusted=true"];
+    let run = [&["run", "job.toml", "--json"], &trusted[..]].concat();
+    let mut running = host::start(scene.path(), &run);
+    running.checkpoints(2);
+    let killed = running.kill().expect("killed in the middle");
+    // Not finished, but suspended and then resumed.
+    let mut running = host::start(scene.path(), &[&run[..], &["--resume"]].concat());
+    running.event("checkpoint-completed");
+    running.signal("TERM");
+    let suspended = running.wait().with_code(0);
+    guests::forget_the_trap(&scene);
+    let finished = host::run(scene.path(), &[&run[..], &["--resume"]].concat()).with_code(0);
+    let again = host::run(scene.path(), &[&run[..], &["--resume"]].concat()).with_code(0);
+    let all = [killed, suspended, finished, again].map(|ended| ended.events());
+    let restarts = all[2].iter().filter(|event| event["event"] == "restarted");
+    assert_eq!(restarts.count(), 1, "{:#?}", all[2]);
+    assert_eq!(all[3].len(), 2, "it had finished: {:#?}", all[3]);
+    all.concat()
+}
+
+/// A job with checkpoints that expire, that cannot be written, and that fails with a checkpoint that is kept.
+fn events_of_failures() -> Vec<Value> {
+    let scene = Scene::new();
+    let gate = Gate::new(&scene);
+    let lines =
+        "[[source]]\nid = \"lines\"\nconnector = \"stdin\"\nformat = \"lines\"\nkey = \"line\"\n\n";
+    let trap = "misdeed = \"trap\", on = \"abracadabra\"";
+    let job = jobs::head("failures", "100ms").replace("[job]\n", "[job]\nid = \"failures\"\n")
+        + lines
+        + &gate.operator("gate", "lines")
+        + &jobs::operator("faulty", "faulty", "gate", trap)
+        + &jobs::operator("dedupe", "dedupe", "faulty", "")
+        + &jobs::discard("nowhere", "dedupe");
+    scene.write("job.toml", job.replace(jobs::RESTART, guests::NO_RESTART));
+    let options = [
+        ["-D", "checkpoint.timeout=200ms"],
+        ["-D", "checkpoint.tolerable-failures=1000"],
+        ["-D", "checkpoint.retention=delete-on-cancellation"],
+    ];
+    let run = [&["run", "job.toml", "--json"], options.concat().as_slice()].concat();
+    let mut running = host::start_with_input(scene.path(), &run, Stdio::piped());
+    running.event("checkpoint-completed");
+    running.feed(HELD);
+    gate.holds(&mut running);
+    while running.event("checkpoint-failed")["kind"] != "expired" {}
+    gate.open();
+    running.event("checkpoint-completed");
+    failures::obstruct(&running, &scene.at("checkpoints/failures"), &[0]);
+    while running.event("checkpoint-failed")["kind"] != "metadata-failed" {}
+    running.event("checkpoint-completed");
+    running.feed("abracadabra");
+    running.wait().with_code(1).events()
+}
+
+/// A job whose checkpoints are in memory, cancelled; and one without any, which fails.
+fn events_in_memory() -> Vec<Value> {
+    let scene = Scene::new();
+    let memory = |job: String| job.replace("dir = \"checkpoints\"\n", "");
+    scene.write("job.toml", memory(jobs::counting("memory", "20ms")));
+    let mut running = host::start(scene.path(), &["run", "job.toml", "--json"]);
+    running.event("checkpoint-completed");
+    running.signal("INT");
+    let cancelled = running.wait().with_code(0);
+
+    let scene = Scene::new();
+    scene.write("input/some.txt", oracle::verses(20));
+    let job = guests::word_count_with_a_trap(&scene, "memory", guests::Trap::Always);
+    let job = memory(job).replace("interval = \"30ms\"\n", "");
+    scene.write("job.toml", job.replace("attempts = 3", "attempts = 1"));
+    let failed = host::run(scene.path(), &["run", "job.toml", "--json"]).with_code(1);
+    [cancelled.events(), failed.events()].concat()
+}
+
+/// A job that starts from the checkpoint of one that has a state more.
+fn events_of_a_state_that_is_dropped() -> Vec<Value> {
+    let scene = Scene::new();
+    scene.write("input/some.txt", oracle::verses(20));
+    let job = jobs::head("holds", "1h")
+        + jobs::VERSES
+        + &jobs::split()
+        + &jobs::operator("holds", "faulty", "split", "misdeed = \"hold\"")
+        + &jobs::discard("nowhere", "holds");
+    scene.write("job.toml", &job);
+    let keep = ["-D", "checkpoint.retain-on-finish=true"];
+    host::run(scene.path(), &[&["run", "job.toml"], &keep[..]].concat()).with_code(0);
+    let from = scene.newest_checkpoint("holds").expect("it is kept").path;
+    scene.write(
+        "less.toml",
+        job.replace("hold\"", "none\"")
+            .replace("\"holds\"\n\n[ch", "\"less\"\n\n[ch"),
+    );
+    let run = [
+        "run",
+        "less.toml",
+        "--json",
+        "-s",
+        &from,
+        "--allow-non-restored-state",
+    ];
+    let ended = host::run(scene.path(), &run).with_code(0);
+    assert!(
+        ended.stdout.contains("state-dropped"),
+        "{}",
+        ended.transcript()
+    );
+    ended.events()
 }

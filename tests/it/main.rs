@@ -44,6 +44,7 @@ mod messages; // what a run says of its input, its output and its end
 mod modes; // exactly-once, at-least-once, and when checkpoints are taken
 mod network; // what a component may reach
 mod permissions; // who may read what is on disk, and what is not ours
+mod pipes; // records that come by stdin and go by stdout
 mod placement; // state in metadata or in files
 mod output; // what becomes of output that is taken, changed or cannot be written
 mod ownership; // one job directory, several hosts

@@ -14,8 +14,10 @@ use checkpoint::lease::{self, Held};
 use checkpoint::{CheckpointStore, Completed};
 use operator::FailureKind;
 use operator::clock::{Clock, SystemClock};
+use operator::text::name;
 use runtime::error::Class;
 use runtime::{Job, JobEvent, Outcome};
+use wasm::Compiler;
 
 use self::progress::Progress;
 use self::retention::{Ending, keeps};
@@ -25,8 +27,9 @@ use crate::assemble::Prepared;
 use crate::cli::{JobArguments, Run};
 use crate::events::{Audience, End, Event, NodeWork, OperatorMetrics, Work};
 use crate::exit::{Error, Exit, chain};
+use crate::job_file::JobFile;
 use crate::job_file::checkpoint::CheckpointSection;
-use wasm::Compiler;
+use crate::job_file::sink::SinkSection;
 
 /// Runs a job to its end.
 pub(crate) fn run(arguments: &Run) -> Result<Exit, Error> {
@@ -39,6 +42,9 @@ pub(crate) fn run(arguments: &Run) -> Result<Exit, Error> {
     let begun_ms = clock.now_ms();
     let prepared = job::prepare(&arguments.job, Compiler::Child, audience.notice(), &clock)?;
     let file = &prepared.job;
+    if audience == Audience::Program {
+        keep_stdout_for_events(file)?;
+    }
     for warning in settings::warnings(file, arguments.restore.from.as_deref()) {
         audience.tell(&warning);
     }
@@ -108,6 +114,20 @@ pub(crate) fn run(arguments: &Run) -> Result<Exit, Error> {
         restarts,
     };
     end.conclude(outcome)
+}
+
+/// With `--json` every line of standard output is an event. Records among them could not be told apart.
+fn keep_stdout_for_events(job: &JobFile) -> Result<(), Error> {
+    let is_stdout = |sink: &&SinkSection| sink.connector.as_deref() == Some("stdout");
+    let Some(sink) = job.sinks.iter().find(is_stdout) else {
+        return Ok(());
+    };
+    let message = format!(
+        "`--json` prints events on standard output, where sink `{}` writes records",
+        name(&sink.node.id)
+    );
+    let error = Error::refused(anyhow::Error::msg(message));
+    Err(error.hint("leave `--json` out, or have the sink write files (connector `file`)"))
 }
 
 fn watching(held: &Held) -> String {
