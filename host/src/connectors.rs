@@ -15,19 +15,19 @@ use dataflow::port::Port;
 use operator::{SinkFactory, SourceFactory};
 use serde::Serialize;
 
-mod options;
+pub(crate) mod options;
 
-mod blocks;
+pub(crate) mod blocks;
 mod changed;
 mod csv_rows;
-mod decoder;
-mod encoder;
-mod format;
+pub(crate) mod decoder;
+pub(crate) mod encoder;
+pub(crate) mod format;
 mod json_fields;
 pub(crate) mod parts;
-mod plan;
-mod text_limits;
-mod timestamp;
+pub(crate) mod plan;
+pub(crate) mod text_limits;
+pub(crate) mod timestamp;
 
 mod file_source;
 mod generator;

@@ -6,11 +6,18 @@
 use std::time::Instant;
 
 use crate::build::{self, cargo, command, run};
-use crate::{Result, deny, guests, mutants, story, tools};
+use crate::{Result, deny, fuzz, guests, mutants, story, tools};
 
 /// The workspaces: the root, the plugins (another target), the SDK (what operator authors depend on), what
-/// makes the bindings of the SDK, and what makes components at random.
-pub(crate) const WORKSPACES: [&str; 5] = [".", "plugins", "sdk/rust", "sdk/bindgen", "tests/smith"];
+/// makes the bindings of the SDK, what makes components at random, and what fuzzes.
+pub(crate) const WORKSPACES: [&str; 6] = [
+    ".",
+    "plugins",
+    "sdk/rust",
+    "sdk/bindgen",
+    "tests/smith",
+    "tests/fuzz",
+];
 
 /// The packages that know nothing of Wasm. They are tested in the dev profile, for its overflow checks
 /// and debug assertions.
@@ -57,6 +64,8 @@ pub(crate) fn test() -> Result<()> {
 
     story::step("mutants of the crates without Wasm, each of which a test finds");
     mutants::quick()?;
+
+    fuzz::fuzz(&[])?;
 
     story::step("host, examples, crashes");
     build::host()?;

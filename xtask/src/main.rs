@@ -7,6 +7,7 @@ mod build;
 mod chores;
 mod demo;
 mod deny;
+mod fuzz;
 mod guests;
 mod mutants;
 mod nightly;
@@ -31,6 +32,8 @@ usage: cargo xtask <chore>
   bench [ARGS]   the benchmark; ARGS are passed on
   soak [--minutes N]
                  24 checkpoints a second for ten minutes: memory, open files, files on disk do not grow
+  fuzz [--minutes N] [TARGET…]
+                 metadata, segments, job files, CSV, JSON, answers of S3, values of guests: changed for a minute each
   mutants [--all | NAME…]
                  makes the mistakes of tests/mutants/, each of which a test must find
   nightly        seeds, hostile guests, kills, mutants and soak in full: takes some hours
@@ -51,6 +54,7 @@ fn main() -> ExitCode {
         (Some("ci"), []) => chores::test().and_then(|()| chores::lint()),
         (Some("bench"), arguments) => chores::bench(arguments),
         (Some("soak"), arguments) => soak::soak(arguments),
+        (Some("fuzz"), arguments) => fuzz::fuzz(arguments),
         (Some("mutants"), arguments) => mutants::mutants(arguments),
         (Some("nightly"), []) => nightly::nightly(),
         (Some("build"), []) => build::plugins().and_then(|()| build::host()),

@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::Instant;
 
 use crate::build::{self, cargo, run};
-use crate::{Result, mutants, soak, story, tools};
+use crate::{Result, fuzz, mutants, soak, story, tools};
 
 /// Seeds of each simulation.
 const SEEDS: u64 = 20_000;
@@ -17,6 +17,8 @@ const KILLS: u64 = 340;
 const CALLS: u64 = 10_000_000;
 /// Components with changed bytes, and as many that are made at random.
 const COMPONENTS: u64 = 20_000;
+/// Minutes of fuzzing for each target.
+const FUZZ: u32 = 60;
 /// Minutes of soak.
 const MINUTES: u32 = 60;
 /// Seeds above this are never drawn, so that a seed is easy to read and to write down.
@@ -56,6 +58,8 @@ pub(crate) fn nightly() -> Result<()> {
     components.env("HIGHWATER_FIRST_SEED", first.to_string());
     components.env("HIGHWATER_COMPONENTS", COMPONENTS.to_string());
     run(components)?;
+
+    fuzz::fuzz(&["--minutes".to_owned(), FUZZ.to_string()])?;
 
     story::step(&format!("storms: {KILLS} kills of each job"));
     let mut kills = test(&["--package", "host", "--test", "it", "kills::"]);

@@ -7,6 +7,7 @@
 
 use std::fmt::Write as _;
 use std::hash::{BuildHasher as _, RandomState};
+use std::time::Instant;
 
 use rand_xoshiro::Xoshiro256PlusPlus;
 use rand_xoshiro::rand_core::{Rng as _, SeedableRng as _};
@@ -158,68 +159,87 @@ fn number(variable: &str) -> Option<u64> {
     )
 }
 
-#[test]
-fn c61_whatever_a_guest_passes_is_answered_or_refused_and_a_failure_changes_nothing() {
-    let seed = number("HIGHWATER_SEED").unwrap_or_else(|| RandomState::new().hash_one("calls"));
-    println!("replay with HIGHWATER_SEED={seed}");
-    let mut random = Xoshiro256PlusPlus::seed_from_u64(seed);
-    let bench = Bench::new();
-    let limits = Limits {
-        memory: 8 << 20,
-        call_writes: 64 << 10,
-        call_time: Duration::from_secs(5),
-        ..Limits::default()
-    };
-    let mut any = [0; 512];
-    random.fill_bytes(&mut any);
-    let mut operator = bench.create(&guest(&any, ""), &limits).unwrap();
-    let groups = KeyGroups::new(128).unwrap();
-    let kinds = [StateKind::Value, StateKind::Map, StateKind::List];
-    let states = kinds
-        .iter()
-        .enumerate()
-        .map(|(number, kind)| StateDescriptor {
-            name: format!("n{number}"),
-            kind: *kind,
-            schema: "bytes".into(),
-            schema_version: 1,
-            ttl_ms: None,
-        });
-    let mut call_of = Call {
-        state: KeyedState::new(states.collect(), groups.range_of(0, 1), groups),
-        output: Output::new(1),
-        ..Call::default()
-    };
-    let (mut answered, mut refused) = ([0u64; IMPORTS.len()], [0u64; IMPORTS.len()]);
-    let calls = number("HIGHWATER_CALLS").unwrap_or(CALLS);
-    let is_complete = |answered: &[u64], refused: &[u64]| {
-        // Only `register` has its place in `open`.
-        let is_answered = |which: usize| answered[which] > 0 || IMPORTS[which].1 == "register";
-        (0..IMPORTS.len()).all(|which| is_answered(which) && refused[which] > 0)
-    };
-    // Some imports want so much to be right that a seed may need more calls until one is answered.
-    for at in 0..calls.saturating_mul(20) {
-        if at >= calls && is_complete(&answered, &refused) {
-            break;
+/// A guest, its state, and what became of its calls.
+struct Caller {
+    operator: Box<dyn Operator>,
+    call: Call,
+    answered: [u64; IMPORTS.len()],
+    refused: [u64; IMPORTS.len()],
+    // Holds what the operator runs in.
+    _bench: Bench,
+}
+
+impl Caller {
+    fn new(any: &[u8; 512]) -> Self {
+        let bench = Bench::new();
+        let limits = Limits {
+            memory: 8 << 20,
+            call_writes: 64 << 10,
+            call_time: Duration::from_secs(5),
+            ..Limits::default()
+        };
+        let operator = bench.create(&guest(any, ""), &limits).unwrap();
+        Self {
+            operator,
+            call: Call::default(),
+            answered: [0; IMPORTS.len()],
+            refused: [0; IMPORTS.len()],
+            _bench: bench,
         }
-        let record = call(&mut random);
+        .with_empty_state()
+    }
+
+    fn with_empty_state(mut self) -> Self {
+        self.empty_state();
+        self
+    }
+
+    fn empty_state(&mut self) {
+        let groups = KeyGroups::new(128).unwrap();
+        let kinds = [StateKind::Value, StateKind::Map, StateKind::List];
+        let states = kinds
+            .iter()
+            .enumerate()
+            .map(|(number, kind)| StateDescriptor {
+                name: format!("n{number}"),
+                kind: *kind,
+                schema: "bytes".into(),
+                schema_version: 1,
+                ttl_ms: None,
+            });
+        self.call = Call {
+            state: KeyedState::new(states.collect(), groups.range_of(0, 1), groups),
+            output: Output::new(1),
+            ..Call::default()
+        };
+    }
+
+    /// Whether each import was answered and refused.
+    fn has_seen_all(&self) -> bool {
+        // Only `register` has its place in `open`.
+        let is_answered = |which: usize| self.answered[which] > 0 || IMPORTS[which].1 == "register";
+        (0..IMPORTS.len()).all(|which| is_answered(which) && self.refused[which] > 0)
+    }
+
+    /// Makes the call that `record` says. `at` is what a failure names.
+    fn call(&mut self, record: &[u8], at: &dyn std::fmt::Display) {
         let which = u32::from_le_bytes([record[0], record[1], record[2], record[3]]) as usize;
         let (mut batch, mut resolved) = (Batch::default(), Resolved::default());
         for key in ["a", "b", "c"] {
-            batch.push(Some(key.as_bytes()), &record, 0);
+            batch.push(Some(key.as_bytes()), record, 0);
         }
         batch.compute_hashes();
         let keys = batch.keys.as_ref();
-        call_of
+        self.call
             .state
             .resolve(keys, &batch.hashes, &mut resolved)
             .unwrap();
-        let before = call_of.state.stats();
-        let outcome = operator.process(0, &batch, &resolved, &mut call_of);
+        let before = self.call.state.stats();
+        let outcome = self.operator.process(0, &batch, &resolved, &mut self.call);
         match outcome {
             Ok(()) => {
-                call_of.state.commit();
-                if let Some(count) = answered.get_mut(which) {
+                self.call.state.commit();
+                if let Some(count) = self.answered.get_mut(which) {
                     *count += 1;
                 }
             }
@@ -233,17 +253,108 @@ fn c61_whatever_a_guest_passes_is_answered_or_refused_and_a_failure_changes_noth
                     !message.chars().any(char::is_control),
                     "call {at}: {message:?}"
                 );
-                call_of.state.rollback();
-                assert_eq!(call_of.state.stats(), before, "call {at}: {failure}");
-                if let Some(count) = refused.get_mut(which) {
+                self.call.state.rollback();
+                assert_eq!(self.call.state.stats(), before, "call {at}: {failure}");
+                if let Some(count) = self.refused.get_mut(which) {
                     *count += 1;
                 }
             }
         }
-        call_of.output.clear();
+        self.call.output.clear();
+    }
+}
+
+#[test]
+fn c61_whatever_a_guest_passes_is_answered_or_refused_and_a_failure_changes_nothing() {
+    let seed = number("HIGHWATER_SEED").unwrap_or_else(|| RandomState::new().hash_one("calls"));
+    println!("replay with HIGHWATER_SEED={seed}");
+    let mut random = Xoshiro256PlusPlus::seed_from_u64(seed);
+    let mut any = [0; 512];
+    random.fill_bytes(&mut any);
+    let mut caller = Caller::new(&any);
+    let calls = number("HIGHWATER_CALLS").unwrap_or(CALLS);
+    // Some imports want so much to be right that a seed may need more calls until one is answered.
+    for at in 0..calls.saturating_mul(20) {
+        if at >= calls && caller.has_seen_all() {
+            break;
+        }
+        caller.call(&call(&mut random), &at);
     }
     assert!(
-        is_complete(&answered, &refused),
-        "answered {answered:?}, refused {refused:?}"
+        caller.has_seen_all(),
+        "answered {:?}, refused {:?}",
+        caller.answered,
+        caller.refused
     );
+}
+
+/// Calls one after the other from the files of `tests/fuzz/corpus/guest/`, each as many words as a record has;
+/// then, for `HIGHWATER_FUZZ_SECONDS`, such files with changed words. What breaks is written there.
+#[test]
+fn c61_changed_calls_of_the_corpus_are_answered_or_refused() {
+    let corpus =
+        std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fuzz/corpus/guest");
+    let mut files: Vec<_> = std::fs::read_dir(&corpus)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    files.sort();
+    let mut caller = Caller::new(&[b'x'; 512]);
+    let mut inputs = Vec::new();
+    for file in files {
+        let input = std::fs::read(&file).unwrap();
+        calls_of(&mut caller, &input, &file.display());
+        inputs.push(input);
+    }
+    // Where no import is answered and refused, the corpus holds nothing.
+    assert!(caller.answered.iter().filter(|count| **count > 0).count() > 10);
+    assert!(caller.refused.iter().filter(|count| **count > 0).count() > 10);
+
+    let seed = number("HIGHWATER_SEED").unwrap_or_else(|| RandomState::new().hash_one("calls"));
+    let mut random = Xoshiro256PlusPlus::seed_from_u64(seed);
+    let time = Duration::from_secs(number("HIGHWATER_FUZZ_SECONDS").unwrap_or(0));
+    let begun = Instant::now();
+    let mut count = 0_u64;
+    while begun.elapsed() < time {
+        let mut input = inputs[random.next_u64() as usize % inputs.len()].clone();
+        for _ in 0..=random.next_u64() % 8 {
+            let at = random.next_u64() as usize % (input.len() / 4) * 4;
+            match random.next_u64() % 4 {
+                0 => input[at..at + 4].copy_from_slice(&word(&mut random).to_le_bytes()),
+                1 => input[at] ^= 1 << (random.next_u64() % 8),
+                2 => input.extend(call(&mut random)),
+                _ => {
+                    // A call in another place.
+                    let from = at / RECORD * RECORD;
+                    let piece = input[from..(from + RECORD).min(input.len())].to_vec();
+                    let to = random.next_u64() as usize % (input.len() / RECORD + 1) * RECORD;
+                    drop(input.splice(to..to, piece));
+                }
+            }
+        }
+        input.truncate(100 * RECORD);
+        let path = corpus.join(format!("found-{:08x}", crc32c::crc32c(&input)));
+        let tried = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            calls_of(&mut caller, &input, &path.display());
+        }));
+        if let Err(panic) = tried {
+            std::fs::write(&path, &input).unwrap();
+            eprintln!(
+                "seed {seed}; to see it again: cargo test --release -p wasm --lib c61_changed_calls"
+            );
+            std::panic::resume_unwind(panic);
+        }
+        count += 1;
+    }
+    println!("{count} changed inputs, seed {seed}");
+}
+
+/// Bytes of a call: which import, and its words.
+const RECORD: usize = 4 * (1 + WORDS);
+
+fn calls_of(caller: &mut Caller, input: &[u8], at: &dyn std::fmt::Display) {
+    caller.empty_state();
+    for record in input.chunks_exact(RECORD) {
+        caller.call(record, at);
+    }
 }

@@ -1,0 +1,105 @@
+//! `cargo xtask fuzz`: changed inputs for what reads bytes from outside. The targets are in `tests/fuzz/`, but for
+//! that of guests, which needs Wasmtime and is a test of the crate `wasm`.
+
+use std::process::Command;
+use std::sync::Mutex;
+use std::thread;
+
+use crate::build::{cargo, run};
+use crate::{Result, story};
+
+/// The targets of `tests/fuzz/`. The slowest first: what is left at the end is short.
+const TARGETS: [&str; 6] = ["s3", "segments", "metadata", "job-file", "csv", "json"];
+/// The one that is a test of the crate `wasm`.
+const GUEST: &str = "guest";
+
+/// Runs the targets that are named, or all, side by side as far as there are processors.
+pub(crate) fn fuzz(arguments: &[String]) -> Result<()> {
+    let mut minutes = 1;
+    let mut names: Vec<&str> = Vec::new();
+    let mut rest = arguments.iter().map(String::as_str);
+    while let Some(argument) = rest.next() {
+        match argument {
+            "--minutes" => {
+                let given = rest.next().and_then(|number| number.parse::<u64>().ok());
+                minutes = given.ok_or("`--minutes` needs a whole number")?;
+            }
+            name if TARGETS.contains(&name) || name == GUEST => names.push(name),
+            other => {
+                let known = TARGETS.join(", ");
+                return Err(format!(
+                    "there is no target `{other}`, the targets are {known}, {GUEST}"
+                )
+                .into());
+            }
+        }
+    }
+    if names.is_empty() {
+        names = TARGETS.into_iter().chain([GUEST]).collect();
+    }
+    let seconds = (60 * minutes).to_string();
+    story::step(&format!("fuzz, {minutes} min each: {}", names.join(", ")));
+    if names.iter().any(|name| *name != GUEST) {
+        run(cargo("tests/fuzz", &["build", "--release"]))?;
+    }
+    if names.contains(&GUEST) {
+        let build = [
+            "test",
+            "--release",
+            "--package",
+            "wasm",
+            "--lib",
+            "--no-run",
+        ];
+        run(cargo(".", &build))?;
+    }
+    let processors = thread::available_parallelism().map_or(1, usize::from);
+    let (left, broken) = (Mutex::new(names.into_iter()), Mutex::new(Vec::new()));
+    thread::scope(|scope| {
+        for _ in 0..processors {
+            scope.spawn(|| {
+                let next = || left.lock().ok().and_then(|mut left| left.next());
+                while let Some(name) = next() {
+                    if let Err(error) = run(target(name, &seconds))
+                        && let Ok(mut broken) = broken.lock()
+                    {
+                        broken.push(error.to_string());
+                    }
+                }
+            });
+        }
+    });
+    let broken = broken
+        .into_inner()
+        .unwrap_or_else(|poisoned| poisoned.into_inner());
+    match broken.is_empty() {
+        true => Ok(()),
+        false => Err(broken.join("; ").into()),
+    }
+}
+
+fn target(name: &str, seconds: &str) -> Command {
+    if name != GUEST {
+        let arguments = [
+            "run",
+            "--quiet",
+            "--release",
+            "--",
+            "--seconds",
+            seconds,
+            name,
+        ];
+        return cargo("tests/fuzz", &arguments);
+    }
+    let test = [
+        "test",
+        "--release",
+        "--package",
+        "wasm",
+        "--lib",
+        "c61_changed_calls",
+    ];
+    let mut guest = cargo(".", &test);
+    guest.env("HIGHWATER_FUZZ_SECONDS", seconds);
+    guest
+}
