@@ -15,6 +15,7 @@
 
 mod bucket;
 mod endpoint;
+mod listing;
 mod upload;
 mod weakened;
 
@@ -199,7 +200,19 @@ impl Storage for S3Storage {
     }
 
     fn list(&self, directory: &str) -> Result<Listing> {
-        self.objects.list(directory)
+        let beneath = |directory: &str| match directory {
+            "" => String::new(),
+            directory => format!("{directory}/"),
+        };
+        let client = Arc::clone(&self.connection.client);
+        let (key, prefix) = (
+            beneath(self.path(directory)?.as_ref()),
+            beneath(&self.prefix),
+        );
+        self.objects
+            .executor()
+            .run(async move { listing::list(&client, &key, &prefix).await })
+            .map_err(|source| self.objects.failed("listing", directory, source))
     }
 
     fn delete(&self, name: &str) -> Result<()> {

@@ -3,6 +3,7 @@
 #[path = "../../../../../tests/it/servers.rs"]
 mod servers;
 
+mod pages;
 mod proxy;
 
 use std::collections::HashSet;
