@@ -139,6 +139,23 @@ fn run(input: &[u8]) {
         "what it means is no job file:\n{problems}\n{shown}"
     );
     let again = again.expect("there are no problems");
+    let plain = |job: &JobFile| {
+        let grants = job.operators.iter().map(|it| it.grants.clone());
+        (
+            (job.checkpoint.clone(), job.restart.clone()),
+            (
+                job.job.name.clone(),
+                job.job.parallelism,
+                job.job.scratch_dir.clone(),
+            ),
+            grants.collect::<Vec<_>>(),
+        )
+    };
+    assert_eq!(
+        plain(&again),
+        plain(&job),
+        "it means something else when it is read again"
+    );
     assert_eq!(
         to_toml(&again, &settled(&again)),
         shown,
