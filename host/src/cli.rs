@@ -98,7 +98,8 @@ pub(crate) struct RestoreArguments {
     /// becomes of that output
     #[arg(long, value_name = "MODE", value_enum)]
     pub(crate) rewind: Option<Rewind>,
-    /// Start even if the checkpoint holds state that the job has no place for
+    /// Start even if the checkpoint holds state that the job has no place for, and drop that state;
+    /// output that waits to be published is published
     #[arg(short = 'n', long)]
     pub(crate) allow_non_restored_state: bool,
     /// Who owns the checkpoint that the job starts from

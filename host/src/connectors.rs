@@ -34,7 +34,7 @@ mod generator;
 mod stdin;
 
 mod discard;
-mod file_sink;
+pub(crate) mod file_sink;
 mod stdout;
 
 pub(crate) use self::options::Problem;

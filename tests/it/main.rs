@@ -24,6 +24,7 @@ mod checkpoints; // looking at checkpoints without their job
 mod checkpointing; // checkpoints that fail, and what is told of them
 mod claim; // who owns what a job starts from
 mod cold; // state larger than memory
+mod dropped; // sinks that the job no longer has
 mod events; // what programs read: --json
 mod configuration; // --config, $HIGHWATER_CONFIG, --build
 mod examples; // every folder of examples/ does what its README says

@@ -441,7 +441,13 @@ impl<'a> Driver<'a> {
                 parallelism: node.parallelism,
                 labels: match &node.kind {
                     NodeKind::Operator(operator) => operator.labels.clone(),
-                    _ => Default::default(),
+                    // Where its prepared output is, once the job has no such sink any more.
+                    NodeKind::Sink(sink) => sink
+                        .place()
+                        .map(|place| (restore::PLACE.to_owned(), place))
+                        .into_iter()
+                        .collect(),
+                    NodeKind::Source(_) => Default::default(),
                 },
                 states: match &node.kind {
                     NodeKind::Operator(operator) => operator

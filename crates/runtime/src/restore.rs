@@ -17,6 +17,9 @@ use operator::text::counted;
 use crate::error::Error;
 use crate::graph::{JobGraph, NodeKind};
 
+/// The label of a sink in a checkpoint that says where it publishes: see [`crate::SinkFactory::place`].
+pub const PLACE: &str = "place";
+
 /// What is going to be restored: shown to the user before the first record.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Report {
@@ -66,6 +69,8 @@ pub enum Verdict {
         /// Positions of a source, prepared outputs of a sink.
         parts: usize,
     },
+    /// It is a sink that is not in the job any more; what became of the output that was prepared for it.
+    Output(String),
     /// One of its states is not declared any more; its entries are dropped, as allowed.
     StateDropped {
         /// The state.
@@ -97,6 +102,7 @@ impl Verdict {
             Self::StartsEmpty => "starts-empty",
             Self::Nothing => "nothing",
             Self::Dropped { .. } => "dropped",
+            Self::Output(_) => "output",
             Self::StateDropped { .. } => "state-dropped",
             Self::Changed { .. } => "changed",
         }
@@ -151,6 +157,7 @@ impl fmt::Display for Entry {
                     parts => format!("{parts} positions or prepared outputs are"),
                 }
             ),
+            Verdict::Output(fate) => write!(f, "`{id}` is not in the job: {fate}"),
             Verdict::StateDropped {
                 state,
                 entries,

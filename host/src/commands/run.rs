@@ -1,5 +1,6 @@
 //! `host run`: parse, assemble, find the checkpoint, compare, run, and leave what is to be kept.
 
+mod orphans;
 mod progress;
 mod restore;
 mod retention;

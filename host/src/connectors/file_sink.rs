@@ -38,6 +38,7 @@ use crate::units;
 
 mod durable;
 mod names;
+pub(crate) mod orphans;
 mod prepared;
 mod published;
 mod staging;

@@ -172,7 +172,10 @@ pub(crate) fn check(
                 }
             }
             if mismatches.iter().all(|mismatch| mismatch.may_be_dropped()) {
-                error.hint("`-n` starts the job all the same and drops what it has no place for")
+                error.hint(
+                    "`-n` starts the job all the same and drops state that it has no place for; prepared \
+                     output of a sink that is gone is published where it is staged",
+                )
             } else {
                 error
             }
@@ -224,6 +227,8 @@ fn node(entry: &Entry) -> RestoredNode {
             bytes: Some(*bytes),
             ..node
         },
-        Verdict::StartsEmpty | Verdict::Nothing | Verdict::Changed { .. } => node,
+        Verdict::StartsEmpty | Verdict::Nothing | Verdict::Changed { .. } | Verdict::Output(_) => {
+            node
+        }
     }
 }

@@ -19,6 +19,7 @@ use runtime::graph::NodeKind;
 use runtime::restore::Report;
 use runtime::{JobGraph, Keeper};
 
+use super::orphans::{self, Owed};
 use super::{not_opened, restore, settings, waiting, watching};
 use crate::assemble::Prepared;
 use crate::cli::{ClaimMode, RestoreArguments};
@@ -58,7 +59,7 @@ pub(super) fn begin(
 ) -> Result<Option<Begun>, Error> {
     restore::check_options(arguments, &prepared.job)?;
     let begun = match &prepared.job.checkpoint.storage {
-        Storage::Memory => in_memory(prepared, arguments).map(Some),
+        Storage::Memory => in_memory(prepared, arguments, audience).map(Some),
         Storage::Filesystem(dir) => {
             let owning = Owning {
                 prepared,
@@ -102,7 +103,11 @@ fn output_of_earlier_runs(graph: &JobGraph, run: &str) -> Vec<Event> {
 }
 
 /// With checkpoints in memory nothing is known of earlier runs.
-fn in_memory(prepared: &Prepared, arguments: &RestoreArguments) -> Result<Begun, Error> {
+fn in_memory(
+    prepared: &Prepared,
+    arguments: &RestoreArguments,
+    audience: Audience,
+) -> Result<Begun, Error> {
     let job = &prepared.job;
     let run = settings::new_token();
     let job_id = settings::memory_job_id(job, &run);
@@ -110,8 +115,9 @@ fn in_memory(prepared: &Prepared, arguments: &RestoreArguments) -> Result<Begun,
         None => None,
         Some(spec) => Some(restore::named(spec, arguments, None, &job_id)?),
     };
-    let (graph, report) = fitted(prepared, from.as_ref(), arguments)?;
+    let (graph, mut report) = fitted(prepared, from.as_ref(), arguments)?;
     check_output(&graph, from.as_ref(), &run)?;
+    orphaned(&graph, from.as_ref(), report.as_mut(), &run, audience)?.publish(&run)?;
     Ok(Begun {
         store: CheckpointStore::memory(settings::store_options(&job.checkpoint)),
         _keeper: None,
@@ -161,6 +167,21 @@ fn check_output(graph: &JobGraph, from: Option<&Completed>, run: &str) -> Result
     Ok(())
 }
 
+/// What the checkpoint has prepared for sinks that the job no longer has, with words for it in `report`.
+fn orphaned(
+    graph: &JobGraph,
+    from: Option<&Completed>,
+    report: Option<&mut Report>,
+    run: &str,
+    audience: Audience,
+) -> Result<Owed, Error> {
+    let (Some(from), Some(report)) = (from, report) else {
+        return Ok(Owed::default());
+    };
+    let sinks = sinks(graph).map(|(_, sink)| sink.as_ref());
+    orphans::find(sinks, graph, from, report, run, audience)
+}
+
 /// A job with a directory of its own.
 struct Owning<'a> {
     prepared: &'a Prepared,
@@ -207,10 +228,19 @@ impl Owning<'_> {
         let Some(decided) = self.decide(&lease, spec)? else {
             return Ok(None);
         };
-        let (graph, report) = fitted(self.prepared, decided.from.as_ref(), self.arguments)?;
+        let (graph, mut report) = fitted(self.prepared, decided.from.as_ref(), self.arguments)?;
         check_output(&graph, decided.from.as_ref(), &decided.token)?;
+        let owed = orphaned(
+            &graph,
+            decided.from.as_ref(),
+            report.as_mut(),
+            &decided.token,
+            self.audience,
+        )?;
         let decided = self.settle_rewind(decided, &lease, &graph)?;
         let run = self.record(&lease, &decided)?;
+        // A crash before this leaves the output where it is: the next start finds it again.
+        owed.publish(&run)?;
         let store = self.store(&lease)?;
         if decided.rewind.is_some() {
             let base = Base(decided.from.clone());

@@ -85,6 +85,19 @@ enum Found {
     Others,
 }
 
+/// What became of a prepared file, for a sink that is not there any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// It waits to be published.
+    Staged,
+    /// It was published.
+    Published,
+    /// It is another run's, which publishes it where that run writes.
+    Others,
+    /// It is not there, and nothing says that it was published.
+    Missing,
+}
+
 impl PreparedFile {
     /// Reads a part of a checkpoint. What a checkpoint says may be anything: the paths are checked to be
     /// those of a file sink's own files, within its directory.
@@ -134,6 +147,37 @@ impl PreparedFile {
             (Some(metadata), None) => self.compare(&staged, &metadata),
             (None, None) => self.find(root, run).map(|_| ()),
         }
+    }
+
+    /// What became of it, without changing anything. `run` is the run that asks.
+    ///
+    /// # Errors
+    /// It is another file than the checkpoint says, or cannot be looked at.
+    pub(crate) fn fate(&self, root: &Path, run: &str) -> anyhow::Result<Fate> {
+        let (staged, published) = (self.staged_at(root), self.published_at(root));
+        match (look(&staged)?, look(&published)?) {
+            (_, Some(metadata)) => {
+                self.compare(&published, &metadata)?;
+                Ok(Fate::Published)
+            }
+            (Some(metadata), None) => {
+                self.compare(&staged, &metadata)?;
+                Ok(Fate::Staged)
+            }
+            (None, None) if self.is_of_another(run) => Ok(Fate::Others),
+            (None, None) => {
+                let notes = Notes::of(root, self.place().0);
+                Ok(match notes.cover(&self.file, self.checkpoint)? {
+                    true => Fate::Published,
+                    false => Fate::Missing,
+                })
+            }
+        }
+    }
+
+    /// Whether its name says that this run wrote it.
+    pub(crate) fn is_of(&self, run: &str) -> bool {
+        PartName::parse(&self.file).is_some_and(|part| part.writer.run == run)
     }
 
     /// Whether it is the output of another run than this one.
