@@ -433,3 +433,117 @@ fn c148_a_generator_with_other_options_can_be_accepted_and_goes_on_to_a_higher_c
     ]);
     assert_eq!(scene.output("out").len(), 20_100);
 }
+
+/// Of one source of CSV with the columns `a`, `b` and `t`, suspended in the middle.
+fn keyed(name: &str) -> Scene {
+    let scene = Scene::new();
+    let mut text = String::from("a,b,t\n");
+    for number in 0..20_000 {
+        let b = if number % 500 == 250 { 7 } else { number % 7 };
+        text += &format!("a,{b},{number}\n");
+    }
+    scene.write("input/1.csv", &text);
+    scene.write("input/2.csv", &text);
+    let source = "[[source]]\nid = \"rows\"\nconnector = \"file\"\npath = \"input\"\nformat = \"csv\"\nkey = \"b\"\n\n";
+    let slow = "misdeed = \"sleep\", on = \"7\", milliseconds = 20";
+    let job = jobs::head(name, "10ms")
+        + source
+        + &jobs::operator("slow", "faulty", "rows", slow)
+        + &jobs::count("slow")
+        + &jobs::files("totals", "count", "out", "csv");
+    scene.write("job.toml", job);
+    let mut running = host::start(scene.path(), &["run", "job.toml"]);
+    running.checkpoints(3);
+    running.signal("TERM");
+    running.wait().with_code(0);
+    assert!(scene.output("out").is_empty(), "totals come at the end");
+    scene
+}
+
+#[test]
+fn another_key_format_or_timestamp_is_refused_once_records_were_read() {
+    let scene = keyed("read-as");
+    let resume = |options: &[&str]| {
+        let arguments = [&["run", "job.toml", "--resume"], options].concat();
+        host::run(scene.path(), &arguments)
+    };
+    for (option, saying) in [
+        (
+            r#"source.rows.key=["a", "b"]"#,
+            r#"`key` was "b" and is ["a", "b"] after "#,
+        ),
+        (
+            r#"source.rows.key=["b", "a"]"#,
+            r#"`key` was "b" and is ["b", "a"] after "#,
+        ),
+        (
+            r#"source.rows.timestamp={ field = "t", format = "unix-s" }"#,
+            r#"`timestamp` was not set and is { field = "t", format = "unix-s" } after "#,
+        ),
+    ] {
+        resume(&["-D", option])
+            .with_code(2)
+            .saying(&[
+                "source `rows`",
+                saying,
+                "-D source.rows.changed=accept",
+                "--fresh",
+            ])
+            .without_panic();
+    }
+    // What changes no meaning may change; with the old options all goes on.
+    resume(&["-D", "source.rows.max-columns=17"]).with_code(0);
+    let mut expected: Vec<String> = Vec::new();
+    for b in 0..7 {
+        let of_each = (0..20_000).filter(|n| n % 7 == b && n % 500 != 250);
+        expected.push(format!("{b},{}", 2 * of_each.count()));
+    }
+    expected.push("7,80".to_owned());
+    assert_eq!(scene.output("out"), expected);
+}
+
+#[test]
+fn another_key_is_accepted_when_asked_for() {
+    let scene = keyed("read-as-accepted");
+    let key = [
+        "-D",
+        "source.rows.key=a",
+        "-D",
+        "source.rows.changed=accept",
+    ];
+    let arguments = [&["run", "job.toml", "--resume"], &key[..]].concat();
+    let mut running = host::start(scene.path(), &arguments);
+    running.checkpoints(2);
+    running.signal("TERM");
+    running
+        .wait()
+        .with_code(0)
+        .saying(&["accepted: `key` was \"b\" and is \"a\""]);
+    // From then on it is the key that the position was read with.
+    host::run(scene.path(), &["run", "job.toml", "--resume"])
+        .with_code(2)
+        .saying(&["`key` was \"a\" and is \"b\""]);
+    let key = ["run", "job.toml", "--resume", "-D", "source.rows.key=a"];
+    host::run(scene.path(), &key).with_code(0);
+}
+
+#[test]
+fn files_that_came_later_are_named_and_not_read() {
+    let scene = keyed("later");
+    for name in ["3.csv", "4.csv", "5.csv", "6.csv"] {
+        scene.write(&format!("input/{name}"), "a,b,t\nx,9,9\n");
+    }
+    host::run(scene.path(), &["run", "job.toml", "--resume"])
+        .with_code(0)
+        .saying(&[
+            "4 new files that `path` stands for are not read",
+            "input/3.csv`, `",
+            " and 1 more",
+            "--fresh",
+        ]);
+    assert_eq!(
+        scene.output("out").len(),
+        8,
+        "the key 9 is only in new files"
+    );
+}

@@ -2,7 +2,7 @@
 //!
 //! Which files there are is settled once, when the job is prepared, and from then on by its
 //! checkpoints: a restored job reads the files that its snapshot names, from the exact record, and
-//! does not look for new ones. A file that has changed before that record is refused, because its
+//! warns of new ones. A file that has changed before that record is refused, because its
 //! records would be lost or doubled in silence; see [`comparison`].
 
 use std::collections::{BTreeSet, VecDeque};
@@ -58,7 +58,7 @@ pub(crate) struct FileSourceOptions {
     /// JSON lines: how deep objects and lists are nested at most.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) max_depth: Option<u32>,
-    /// What to do when the job resumes and files have changed.
+    /// What to do when the job resumes and files, or the options above, have changed.
     pub(crate) changed: Changed,
 }
 
@@ -235,6 +235,7 @@ impl FileSourceFactory {
                 } else {
                     Vec::new()
                 },
+                read_as: None,
             },
             Some(parts) => self.compared(&context.operator, context.attempt, parts)?,
         };
@@ -257,6 +258,7 @@ impl FileSourceFactory {
             reading: None,
             done,
             files,
+            first,
         })
     }
 
@@ -302,27 +304,91 @@ impl FileSourceFactory {
                 comparison.touched
             );
         }
-        if !comparison.changed.is_empty() {
-            let files = &comparison.changed;
+        let files = &comparison.changed;
+        let options = self.changed_options(&position);
+        if !files.is_empty() || !options.is_empty() {
             match self.changed {
                 Changed::Refuse => {
+                    let put_back = match (options.is_empty(), files.is_empty()) {
+                        (true, _) => "put the files back as they were",
+                        (false, true) => "set the options back as they were",
+                        (false, false) => "put the options and the files back as they were",
+                    };
                     let texts = files.iter().map(|difference| difference.text.clone());
-                    let what = "put the files back as they were";
-                    return Err(super::changed::refused(source, texts.collect(), what).into());
+                    let texts = options.into_iter().chain(texts).collect();
+                    return Err(super::changed::refused(source, texts, put_back).into());
                 }
                 Changed::Accept => {
+                    for text in options {
+                        tracing::warn!(source, "accepted: {text}");
+                    }
                     for text in comparison::accept(&mut position, &self.base_dir, files) {
                         tracing::warn!(source, "accepted: {text}");
                     }
                 }
             }
         }
+        self.warn_of_new_files(source, &position);
         *compared = Some(Compared {
             attempt,
             parts: parts.to_vec(),
             position: position.clone(),
         });
         Ok(position)
+    }
+}
+
+/// How many files a warning names.
+const SHOWN: usize = 3;
+
+impl FileSourceFactory {
+    /// The options that differ from those that the position was read with. Before the first record they
+    /// may be anything.
+    fn changed_options(&self, position: &Position) -> Vec<String> {
+        let records = position.records();
+        match &position.read_as {
+            Some(was) if records > 0 => self.plan.read_as.differences(was, records),
+            _ => Vec::new(),
+        }
+    }
+
+    /// The position has all files that the job reads. Others that `path` stands for by now are said to
+    /// be left out, once for an attempt.
+    fn warn_of_new_files(&self, source: &str, position: &Position) {
+        let splits = position.splits.iter().map(|split| split.file.as_str());
+        let done = position.done.iter().map(|done| done.file.as_str());
+        let files = position.files.iter().map(|file| file.name.as_str());
+        let known: BTreeSet<&str> = splits.chain(done).chain(files).collect();
+        let new: Vec<&str> = self
+            .files
+            .iter()
+            .map(|file| file.name.as_str())
+            .filter(|name| !known.contains(name))
+            .collect();
+        if new.is_empty() {
+            return;
+        }
+        let names: Vec<String> = new
+            .iter()
+            .take(SHOWN)
+            .map(|name| format!("`{name}`"))
+            .collect();
+        let more = match new.len().saturating_sub(SHOWN) {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        let (verb, them) = if new.len() == 1 {
+            ("is", "it")
+        } else {
+            ("are", "them")
+        };
+        tracing::warn!(
+            source,
+            "{} that `path` stands for {verb} not read: {}{more}; which files a job reads was settled when \
+             it began: give {them} a source of their own, or start afresh with `--fresh`",
+            counted(new.len() as u64, "new file"),
+            names.join(", ")
+        );
     }
 }
 
@@ -364,12 +430,9 @@ impl SourceFactory for FileSourceFactory {
 
 /// How far a position is, in words. `None` if it is not a file source's.
 pub(crate) fn describe_position(parts: &[Part]) -> Option<String> {
-    let Position { splits, done, .. } = Position::read(parts).ok()?;
-    let records = splits
-        .iter()
-        .map(|split| split.records)
-        .chain(done.iter().map(|done| done.records));
-    let records = records.fold(0, u64::saturating_add);
+    let position = Position::read(parts).ok()?;
+    let records = position.records();
+    let Position { splits, done, .. } = position;
     let unfinished: BTreeSet<&str> = splits.iter().map(|split| split.file.as_str()).collect();
     let finished: BTreeSet<&str> = done.iter().map(|done| done.file.as_str()).collect();
     let finished = finished.difference(&unfinished).count() as u64;
@@ -403,6 +466,8 @@ pub(crate) struct FileSource {
     done: Vec<Done>,
     /// All files of the job; only the first subtask has them.
     files: Vec<InputFile>,
+    /// Whether this is the first subtask.
+    first: bool,
 }
 
 /// A split that is being read.
@@ -655,7 +720,8 @@ impl Source for FileSource {
     fn snapshot(&mut self) -> Result<Vec<Part>, BoxError> {
         let reading = self.reading.as_mut().map(Reading::position);
         let splits = reading.into_iter().chain(self.splits.iter().cloned());
-        let parts = position::parts(splits.collect(), &self.done, &self.files);
+        let read_as = self.first.then_some(&self.plan.read_as);
+        let parts = position::parts(splits.collect(), &self.done, &self.files, read_as);
         Ok(parts
             .iter()
             .map(serde_json::to_value)

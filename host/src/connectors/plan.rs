@@ -4,6 +4,7 @@ use dataflow::port::{self, Column, ColumnKind, Port};
 
 use super::format::RecordFormat;
 use super::options::{OneOrMany, Problem, suggest};
+use super::read_as::ReadAs;
 use super::text_limits::TextLimits;
 use super::timestamp::{TimestampFormat, TimestampOptions};
 
@@ -19,6 +20,8 @@ pub(crate) struct Plan {
     pub(crate) timestamp: Option<(String, TimestampFormat)>,
     /// The columns of CSV, if they are known beforehand: then every header must be equal.
     pub(crate) columns: Option<Vec<String>>,
+    /// What a position records of these options.
+    pub(crate) read_as: ReadAs,
     /// How much a record may be.
     pub(crate) limits: TextLimits,
 }
@@ -78,6 +81,7 @@ impl Plan {
                 .iter()
                 .for_each(|timestamp| check("timestamp.field", &timestamp.field));
         }
+        let written = timestamp.cloned();
         let timestamp = timestamp.and_then(|options| match TimestampFormat::parse(&options.format) {
             Ok(format) => Some((options.field.clone(), format)),
             Err(message) => {
@@ -88,6 +92,11 @@ impl Plan {
         });
         let format = format.filter(|_| problems.len() == before)?;
         Some(Self {
+            read_as: ReadAs {
+                format,
+                key: key.clone(),
+                timestamp: written,
+            },
             format,
             key,
             timestamp,

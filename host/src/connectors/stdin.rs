@@ -17,14 +17,16 @@ use std::thread;
 use dataflow::Batch;
 use operator::source::{Part, Waker};
 use operator::text::counted;
-use operator::{BoxError, Source, SourceFactory, SourceStatus, SubtaskContext};
 use serde::{Deserialize, Serialize};
+use operator::{BoxError, InputChanged, Source, SourceFactory, SourceStatus, SubtaskContext};
 
 use super::blocks::Blocks;
+use super::changed::Changed;
 use super::decoder::{Counts, DecodeError, Decoder, Stopped};
 use super::format::RecordFormat;
 use super::options::{OneOrMany, Problem};
 use super::plan::Plan;
+use super::read_as::ReadAs;
 use super::text_limits::TextLimitOptions;
 use super::timestamp::TimestampOptions;
 
@@ -56,6 +58,8 @@ pub(crate) struct StdinOptions {
     /// JSON lines: how deep objects and lists are nested at most.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) max_depth: Option<u32>,
+    /// What to do when the job resumes and the options above have changed.
+    pub(crate) changed: Changed,
 }
 
 impl StdinOptions {
@@ -94,7 +98,9 @@ impl StdinOptions {
             &mut problems,
         );
         match plan {
-            Some(plan) if problems.is_empty() => Ok(StdinFactory::new(plan, take_stdin)),
+            Some(plan) if problems.is_empty() => {
+                Ok(StdinFactory::new(plan, self.changed, take_stdin))
+            }
             _ => Err(problems),
         }
     }
@@ -110,6 +116,7 @@ fn take_stdin() -> Result<Box<dyn Read + Send>, String> {
 /// Makes stdin sources, one after the other, that share the reader.
 pub(crate) struct StdinFactory {
     plan: Arc<Plan>,
+    changed: Changed,
     open: fn() -> Result<Box<dyn Read + Send>, String>,
     stream: Arc<Mutex<Option<Stream>>>,
     /// Whom the reading thread tells that there is something.
@@ -130,12 +137,20 @@ struct Stream {
 struct Position {
     /// Records handed over, in this process and in those that it resumed.
     records: u64,
+    /// What they were read as. A position that was written before this was recorded has none.
+    #[serde(default, skip_serializing_if = "Option::is_none", rename = "read-as")]
+    read_as: Option<ReadAs>,
 }
 
 impl StdinFactory {
-    fn new(plan: Plan, open: fn() -> Result<Box<dyn Read + Send>, String>) -> Self {
+    fn new(
+        plan: Plan,
+        changed: Changed,
+        open: fn() -> Result<Box<dyn Read + Send>, String>,
+    ) -> Self {
         Self {
             plan: Arc::new(plan),
+            changed,
             open,
             stream: Arc::default(),
             waker: Arc::default(),
@@ -273,7 +288,35 @@ impl SourceFactory for StdinFactory {
         }
         Ok(Box::new(StdinSource {
             stream: Arc::clone(&self.stream),
+            read_as: self.plan.read_as.clone(),
         }))
+    }
+
+    fn compare(&self, source: &str, restored: &[Part]) -> Result<(), InputChanged> {
+        // A position that cannot be read: creating the source tells.
+        let positions = restored
+            .iter()
+            .filter_map(|part| Position::deserialize(part).ok());
+        let mut differences = Vec::new();
+        for position in positions.filter(|position| position.records > 0) {
+            if let Some(was) = &position.read_as {
+                differences.extend(self.plan.read_as.differences(was, position.records));
+            }
+        }
+        match self.changed {
+            _ if differences.is_empty() => Ok(()),
+            Changed::Refuse => Err(super::changed::refused(
+                source,
+                differences,
+                "set the options back as they were",
+            )),
+            Changed::Accept => {
+                for text in differences {
+                    tracing::warn!(source, "accepted: {text}");
+                }
+                Ok(())
+            }
+        }
     }
 
     fn describe_position(&self, restored: &[Part]) -> String {
@@ -304,6 +347,7 @@ fn recorded(parts: &[Part]) -> Result<u64, BoxError> {
 /// Hands over what has come.
 struct StdinSource {
     stream: Arc<Mutex<Option<Stream>>>,
+    read_as: ReadAs,
 }
 
 impl Stream {
@@ -353,7 +397,8 @@ impl Source for StdinSource {
         let records = lock(&self.stream)
             .as_ref()
             .map_or(0, |stream| stream.counts.records);
-        Ok(vec![serde_json::to_value(Position { records })?])
+        let read_as = Some(self.read_as.clone());
+        Ok(vec![serde_json::to_value(Position { records, read_as })?])
     }
 }
 
@@ -442,7 +487,10 @@ mod tests {
         );
         assert_eq!(
             source.snapshot().unwrap(),
-            [serde_json::json!({ "records": 3 })]
+            [serde_json::json!({
+                "records": 3,
+                "read-as": { "format": "csv", "key": ["k"], "timestamp": null },
+            })]
         );
     }
 

@@ -10,9 +10,10 @@ use std::path::{Path, PathBuf};
 use checkpoint::Completed;
 use checkpoint::metadata::Role;
 use runtime::restore::{PLACE, Report, Verdict};
-use runtime::source::Part;
-use runtime::text::counted;
-use runtime::{JobGraph, SinkFactory};
+use operator::source::Part;
+use operator::text::counted;
+use operator::SinkFactory;
+use runtime::JobGraph;
 
 use crate::connectors::file_sink::orphans::{self, Amount, Orphans};
 use crate::events::{Audience, Event};

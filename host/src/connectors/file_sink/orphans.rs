@@ -8,7 +8,7 @@
 
 use std::path::{Path, PathBuf};
 
-use runtime::source::Part;
+use operator::source::Part;
 
 use super::prepared::{self, Fate, PreparedFile};
 

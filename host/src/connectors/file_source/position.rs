@@ -6,6 +6,7 @@ use serde::Deserialize as _;
 
 use super::inputs::{InputFile, Stamp};
 use super::split::{self, Done, PositionPart, Split};
+use crate::connectors::read_as::ReadAs;
 
 /// How far a job has come with its files.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -17,9 +18,18 @@ pub(crate) struct Position {
     /// The files as they were when the job first saw them or last compared them. A position that
     /// was written before there was such a list has none.
     pub(crate) files: Vec<InputFile>,
+    /// What it was read as. A position that was written before this was recorded has none.
+    pub(crate) read_as: Option<ReadAs>,
 }
 
 impl Position {
+    /// How many records were read.
+    pub(crate) fn records(&self) -> u64 {
+        let begun = self.splits.iter().map(|split| split.records);
+        let done = self.done.iter().map(|done| done.records);
+        begun.chain(done).fold(0, u64::saturating_add)
+    }
+
     /// The position in the parts of all subtasks.
     ///
     /// # Errors
@@ -61,12 +71,18 @@ impl Position {
                 });
                 self.files.extend(files);
             }
+            PositionPart::ReadAs(read_as) => self.read_as = Some(read_as),
         }
     }
 }
 
 /// The parts that one subtask records.
-pub(crate) fn parts(splits: Vec<Split>, done: &[Done], files: &[InputFile]) -> Vec<PositionPart> {
+pub(crate) fn parts(
+    splits: Vec<Split>,
+    done: &[Done],
+    files: &[InputFile],
+    read_as: Option<&ReadAs>,
+) -> Vec<PositionPart> {
     let (begun, pending): (Vec<_>, Vec<_>) = splits.into_iter().partition(Split::is_begun);
     let mut parts: Vec<_> = begun.into_iter().map(PositionPart::Reading).collect();
     if !pending.is_empty() {
@@ -94,5 +110,6 @@ pub(crate) fn parts(splits: Vec<Split>, done: &[Done], files: &[InputFile]) -> V
         });
         parts.push(PositionPart::Files(files.collect()));
     }
+    parts.extend(read_as.cloned().map(PositionPart::ReadAs));
     parts
 }

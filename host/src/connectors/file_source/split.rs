@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::inputs::{Compression, InputFile};
 use crate::connectors::blocks::Checksum;
 use crate::connectors::format::RecordFormat;
+use crate::connectors::read_as::ReadAs;
 
 /// No split is made smaller than this.
 const MIN_SPLIT: u64 = 1 << 20;
@@ -86,6 +87,8 @@ pub(crate) enum PositionPart {
     /// The files: name, length, modification time, change time, and the checksum of their last
     /// bytes. Once per file, so the first subtask has them.
     Files(Vec<(String, u64, i64, i64, Option<u32>)>),
+    /// The options that all of it was read with; the first subtask has them.
+    ReadAs(ReadAs),
 }
 
 /// A split that is done, as it is written: file, start, end, records, and the first byte, end and
