@@ -58,6 +58,7 @@ mod reports; // what a user is told: restores, corruption, restarts
 mod restore; // from which checkpoint, into what
 mod rewind; // a start that takes back what came later
 mod retention; // what is left when a job ends, and how it is ended
+mod rows; // rows and the columns that are declared for them
 mod s3; // checkpoints in a bucket
 mod terminal; // what others wrote does not steer a terminal
 mod unfinished; // what does not work yet is refused by name, everything else has an effect

@@ -347,6 +347,20 @@ impl<'a> CellsRef<'a> {
         self.offsets.len() == 1
     }
 
+    /// All cells, one after the other.
+    #[inline]
+    #[must_use]
+    pub fn data(self) -> &'a [u8] {
+        self.data
+    }
+
+    /// Where each cell begins in [`CellsRef::data`], and where the last one ends.
+    #[inline]
+    #[must_use]
+    pub fn offsets(self) -> &'a [u32] {
+        self.offsets
+    }
+
     /// Bytes of all cells together.
     #[inline]
     #[must_use]

@@ -30,6 +30,46 @@ pub fn push_field(row: &mut Vec<u8>, field: &[u8], first: bool) {
     row.push(b'"');
 }
 
+/// How many fields `row` has. `None` if it is not one row: a line break stands outside of quotes, or
+/// quotes are not closed.
+#[inline]
+#[must_use]
+pub fn count_fields(row: &[u8]) -> Option<usize> {
+    let (mut commas, mut special) = (0, false);
+    for byte in row {
+        commas += usize::from(*byte == b',');
+        special |= matches!(byte, b'"' | b'\r' | b'\n');
+    }
+    match special {
+        false => Some(commas + 1),
+        true => count_quoted_fields(row),
+    }
+}
+
+fn count_quoted_fields(row: &[u8]) -> Option<usize> {
+    let (mut fields, mut at_start, mut in_quotes) = (1, true, false);
+    let mut bytes = row.iter().peekable();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'"' if in_quotes => {
+                // Doubled it stands for itself.
+                in_quotes = bytes.next_if_eq(&&b'"').is_some();
+            }
+            _ if in_quotes => {}
+            b'"' if at_start => in_quotes = true,
+            b'\r' | b'\n' => return None,
+            b',' => {
+                fields += 1;
+                at_start = true;
+                continue;
+            }
+            _ => {}
+        }
+        at_start = false;
+    }
+    (!in_quotes).then_some(fields)
+}
+
 /// Calls `each` with every field of `row`, unquoted. An empty row is one empty field. Never fails:
 /// bytes behind a closing quote belong to the field, an open quote ends with the row.
 pub fn for_each_field(row: &[u8], mut each: impl FnMut(usize, &[u8])) {
@@ -85,6 +125,35 @@ mod tests {
     use super::*;
 
     #[test]
+    fn fields_are_counted_as_they_are_read() {
+        for (row, count) in [
+            ("", Some(1)),
+            ("a", Some(1)),
+            ("a,b", Some(2)),
+            ("a,", Some(2)),
+            (",,", Some(3)),
+            ("\"a,b\",c", Some(2)),
+            ("\"a\"\"b,\",c", Some(2)),
+            ("a\"b,c", Some(2)),
+            ("a\"b,c\"", Some(2)),
+            ("\"a\"b,c\"", Some(2)),
+            ("\"two\nlines\",c", Some(2)),
+            ("two\nlines,c", None),
+            ("a,b\r", None),
+            ("\"a\",b\n", None),
+            ("\"open,a", None),
+            ("a,\"", None),
+        ] {
+            assert_eq!(count_fields(row.as_bytes()), count, "{row:?}");
+            if let Some(count) = count {
+                let mut read = 0;
+                for_each_field(row.as_bytes(), |_, _| read += 1);
+                assert_eq!(read, count, "{row:?}");
+            }
+        }
+    }
+
+    #[test]
     fn fields_survive_the_row() {
         for fields in [
             vec!["a"],
@@ -104,6 +173,7 @@ mod tests {
                 read.push(String::from_utf8(field.to_vec()).unwrap())
             });
             assert_eq!(read, fields, "{:?}", String::from_utf8_lossy(&row));
+            assert_eq!(count_fields(&row), Some(fields.len()));
         }
     }
 }

@@ -13,11 +13,13 @@
 //! the record; nothing is mended silently.
 
 use dataflow::Batch;
+use dataflow::cells::CellsRef;
 use dataflow::port::{Column, ColumnKind, Format, Port};
 use dataflow::row;
+use operator::text::counted;
 
 use super::format::RecordFormat;
-use super::options::Problem;
+use super::options::{Problem, listed};
 
 /// Options that the sinks for text have in common.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -47,6 +49,11 @@ enum Shape {
     Row {
         key_is_row: bool,
         value_is_row: bool,
+        /// The columns that a row must have, if they are declared.
+        key_columns: Vec<String>,
+        value_columns: Vec<String>,
+        /// What declares them.
+        from: String,
     },
     /// The value is the document.
     Document,
@@ -160,7 +167,7 @@ impl Encoder {
         }
         match problems.is_empty() {
             true => Ok(Self {
-                shape: Shape::new(format, options, first),
+                shape: Shape::new(format, options, ports, first),
                 header: header(options, first),
                 format,
             }),
@@ -178,7 +185,23 @@ impl Encoder {
         &self.header
     }
 
-    /// Appends record `index` of `batch` to `text`, with its line end.
+    /// Whether each row of the batch has the fields that are declared, as far as one look at all of them
+    /// together can tell; [`Encoder::encode`] then looks at none. `false`: it looks at each.
+    pub(crate) fn fits(&self, batch: &Batch) -> bool {
+        let Shape::Row {
+            key_columns,
+            value_columns,
+            ..
+        } = &self.shape
+        else {
+            return true;
+        };
+        let keys = !batch.is_keyed() || all_have_fields(batch.keys.as_ref(), key_columns.len());
+        keys && all_have_fields(batch.values.as_ref(), value_columns.len())
+    }
+
+    /// Appends record `index` of `batch` to `text`, with its line end. `fits` is what [`Encoder::fits`]
+    /// says of the batch.
     ///
     /// # Errors
     /// Why the record cannot be written in this format, and which it is. Nothing was appended then.
@@ -186,14 +209,21 @@ impl Encoder {
         &self,
         batch: &Batch,
         index: usize,
+        fits: bool,
         text: &mut Vec<u8>,
     ) -> Result<(), String> {
         // What most jobs write fits every time.
         if let Shape::Row {
             key_is_row: true,
             value_is_row: true,
-        } = self.shape
+            key_columns,
+            value_columns,
+            ..
+        } = &self.shape
             && batch.is_keyed()
+            && (fits
+                || (has_fields(batch.keys.get(index), key_columns)
+                    && has_fields(batch.values.get(index), value_columns)))
         {
             batch.keys.as_ref().append_to(index, text);
             text.push(b',');
@@ -250,7 +280,8 @@ fn header(options: &EncoderOptions, port: &Port) -> Vec<u8> {
 }
 
 impl Shape {
-    fn new(format: RecordFormat, options: &EncoderOptions, port: &Port) -> Self {
+    fn new(format: RecordFormat, options: &EncoderOptions, ports: &[Port], port: &Port) -> Self {
+        let names = |columns: &[Column]| columns.iter().map(|it| it.name.clone()).collect();
         match (format, &port.format) {
             (RecordFormat::Lines, _) => Self::Line {
                 with_key: options.with_key,
@@ -259,6 +290,18 @@ impl Shape {
             (RecordFormat::Csv, value) => Self::Row {
                 key_is_row: key_is_row(port),
                 value_is_row: matches!(value, Format::Row(_)),
+                key_columns: match key_is_row(port) {
+                    true => names(&port.key_columns),
+                    false => Vec::new(),
+                },
+                value_columns: match value {
+                    Format::Row(columns) => names(columns),
+                    Format::Text | Format::Json | Format::Bytes => Vec::new(),
+                },
+                from: {
+                    let names = ports.iter().map(|port| format!("`{}`", port.name));
+                    names.collect::<Vec<_>>().join(" or ")
+                },
             },
             (RecordFormat::JsonLines, Format::Json) => Self::Document,
             (RecordFormat::JsonLines, value) => {
@@ -303,7 +346,14 @@ impl Shape {
             Self::Row {
                 key_is_row,
                 value_is_row,
+                key_columns,
+                value_columns,
+                from,
             } => {
+                if let Some(key) = key {
+                    check_fields("key", key, key_columns, from)?;
+                }
+                check_fields("value", value, value_columns, from)?;
                 if let Some(key) = key {
                     push_fields(key, *key_is_row, true, text);
                 }
@@ -342,6 +392,65 @@ impl Shape {
         text.push(b'\n');
         Ok(())
     }
+}
+
+/// Whether every row has a field for each of its columns and none of them has quotes: then the commas are
+/// enough to know, and all rows are searched at once. Without columns anything goes.
+fn all_have_fields(rows: CellsRef<'_>, columns: usize) -> bool {
+    if columns == 0 || rows.is_empty() {
+        return true;
+    }
+    let (data, offsets) = (rows.data(), rows.offsets());
+    if memchr::memchr3(b'"', b'\n', b'\r', data).is_some() {
+        return false;
+    }
+    if columns == 1 {
+        return memchr::memchr(b',', data).is_none();
+    }
+    let (mut row, mut left) = (0, columns - 1);
+    for comma in memchr::memchr_iter(b',', data) {
+        if left == 0 {
+            (row, left) = (row + 1, columns - 1);
+        }
+        let is_in_row = offsets
+            .get(row)
+            .is_some_and(|start| *start as usize <= comma)
+            && offsets
+                .get(row + 1)
+                .is_some_and(|end| comma < *end as usize);
+        if !is_in_row {
+            return false;
+        }
+        left -= 1;
+    }
+    row + 1 == rows.len() && left == 0
+}
+
+/// Whether a row has a field for each of its columns. Without columns anything goes.
+#[inline]
+fn has_fields(row: &[u8], columns: &[String]) -> bool {
+    columns.is_empty() || row::count_fields(row) == Some(columns.len())
+}
+
+/// A row that has other fields than its columns would shift what a reader sees in each column.
+fn check_fields(what: &str, row: &[u8], columns: &[String], from: &str) -> Result<(), String> {
+    if has_fields(row, columns) {
+        return Ok(());
+    }
+    let declared = format!(
+        "but {from} declares {}: {}",
+        counted(columns.len() as u64, "column"),
+        listed(columns)
+    );
+    Err(match row::count_fields(row) {
+        Some(fields) => format!(
+            "the {what} has {}, {declared}",
+            counted(fields as u64, "field")
+        ),
+        None => {
+            format!("the {what} is not one row of CSV (a line break or an open quote), {declared}")
+        }
+    })
 }
 
 fn push_fields(cell: &[u8], is_row: bool, first: bool, text: &mut Vec<u8>) {

@@ -470,12 +470,13 @@ struct OpenFile {
 
 impl FileSink {
     fn write_batch(&mut self, batch: &Batch) -> anyhow::Result<()> {
+        let fits = self.encoder.fits(batch);
         for index in 0..batch.len() {
             if self.open.is_none() {
                 self.open()?;
             }
             self.encoder
-                .encode(batch, index, &mut self.text)
+                .encode(batch, index, fits, &mut self.text)
                 .map_err(|message| {
                     anyhow!(
                         "cannot write record {} of this attempt: {message}",

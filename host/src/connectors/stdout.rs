@@ -263,9 +263,10 @@ struct StdoutSink {
 
 impl Sink for StdoutSink {
     fn write(&mut self, batch: &Batch) -> Result<(), BoxError> {
+        let fits = self.encoder.fits(batch);
         for index in 0..batch.len() {
             self.encoder
-                .encode(batch, index, &mut self.text)
+                .encode(batch, index, fits, &mut self.text)
                 .map_err(|message| {
                     format!(
                         "cannot write record {} of this attempt: {message}",

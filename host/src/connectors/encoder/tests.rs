@@ -40,7 +40,8 @@ fn encode(
     let mut batch = Batch::default();
     batch.push(key, value, NO_TIMESTAMP);
     let mut text = b"before".to_vec();
-    let result = encoder.encode(&batch, 0, &mut text);
+    let fits = encoder.fits(&batch);
+    let result = encoder.encode(&batch, 0, fits, &mut text);
     let text = String::from_utf8(text)
         .unwrap()
         .strip_prefix("before")
@@ -289,4 +290,52 @@ fn what_does_not_fit_the_port_is_refused_before_the_start() {
     assert!(problems(&options(RecordFormat::Csv), &mixed).contains("not of the same kind"));
     assert!(Encoder::new(&options(RecordFormat::Lines), &mixed).is_ok());
     assert!(problems(&EncoderOptions::default(), &mixed).contains("`format`: is required"));
+}
+
+#[test]
+fn csv_rows_have_the_fields_that_are_declared() {
+    let csv = options(RecordFormat::Csv);
+    let two = Format::Row(vec![
+        column("a", ColumnKind::Text),
+        column("b", ColumnKind::Text),
+    ]);
+    let port = port(two, &["k"]);
+    let encoder = Encoder::new(&csv, std::slice::from_ref(&port)).unwrap();
+    // Of each batch the values, and the one that is wrong.
+    let batches: [(&[&str], Option<usize>); 9] = [
+        (&["1,2", ",", "x,"], None),
+        (&["1,2", "\"x,\",y", "\"two\nlines\",z"], None),
+        (&["1,2", "3", "4,5"], Some(1)),
+        (&["1,2", "3,4,5"], Some(1)),
+        (&["1,2", "3,4", ""], Some(2)),
+        (&["", "1,2"], Some(0)),
+        (&["1,2", "3,4,"], Some(1)),
+        (&["1,2", "\"x,y\""], Some(1)),
+        (&["1,2", "two\nlines,3"], Some(1)),
+    ];
+    for (values, wrong) in batches {
+        let mut batch = Batch::default();
+        for value in values {
+            batch.push(Some(b"key"), value.as_bytes(), NO_TIMESTAMP);
+        }
+        let fits = encoder.fits(&batch);
+        assert!(!fits || wrong.is_none(), "{values:?}");
+        for index in 0..values.len() {
+            let mut text = Vec::new();
+            let result = encoder.encode(&batch, index, fits, &mut text);
+            let is_wrong = wrong == Some(index);
+            assert_eq!(result.is_err(), is_wrong, "{values:?} {index}: {result:?}");
+        }
+    }
+    // One has too many and another too few: the commas of all together are right.
+    let mut batch = Batch::default();
+    for value in ["3", "4,5,6"] {
+        batch.push(Some(b"key"), value.as_bytes(), NO_TIMESTAMP);
+    }
+    assert!(!encoder.fits(&batch));
+    let message = encode(&csv, &port, Some(b"j,k"), b"1,2").unwrap_err();
+    assert!(
+        message.contains("the key has 2 fields, but `out` declares 1 column: k"),
+        "{message}"
+    );
 }

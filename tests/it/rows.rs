@@ -1,0 +1,60 @@
+//! Rows that an operator emits have the fields that it declares: a reader of the files takes the third field
+//! for the third column.
+
+use crate::guests::NO_RESTART;
+use crate::host;
+use crate::jobs;
+use crate::scene::Scene;
+
+const SOURCE: &str = "\
+[[source]]
+id = \"pairs\"
+connector = \"file\"
+path = \"input/*.csv\"
+format = \"csv\"
+key = [\"a\", \"b\"]
+
+";
+
+/// Runs a job with this operator and a sink of this format.
+fn run(operator: &str, sink: &str) -> (Scene, host::Ended) {
+    let scene = Scene::new();
+    scene.write("input/pairs.csv", "a,b\nx,y\n\"p,q\",r\n");
+    let job = jobs::head("rows", "1h") + SOURCE + operator + sink;
+    scene.write("job.toml", job.replace(jobs::RESTART, NO_RESTART));
+    let ended = host::run(scene.path(), &["run", "job.toml"]);
+    (scene, ended)
+}
+
+#[test]
+fn a_csv_sink_refuses_rows_that_have_other_fields_than_columns() {
+    let stdout =
+        "[[sink]]\nid = \"out\"\nconnector = \"stdout\"\ninput = \"it\"\nformat = \"csv\"\n";
+    let count = |columns: &str| {
+        let config = format!("emit = \"final\", key-columns = [{columns}]");
+        jobs::operator("it", "count", "pairs", &config)
+    };
+    for sink in [jobs::files("out", "it", "out", "csv"), stdout.to_owned()] {
+        let (scene, ended) = run(&count("\"one\""), &sink);
+        ended.with_code(1).saying(&[
+            "sink `out`",
+            "the key has 2 fields, but `it` declares 1 column: one",
+        ]);
+        assert!(scene.output("out").is_empty(), "nothing is published");
+        let (_, ended) = run(&count("\"one\", \"two\", \"three\""), &sink);
+        ended
+            .with_code(1)
+            .saying(&["the key has 2 fields, but `it` declares 3 columns: one,two,three"]);
+        let dedupe = jobs::operator("it", "dedupe", "pairs", "columns = [\"one\"]");
+        let (_, ended) = run(&dedupe, &sink);
+        ended
+            .with_code(1)
+            .saying(&["the value has 2 fields, but `it` declares 1 column: one"]);
+    }
+    // As many as are declared, and where nothing is declared any number.
+    for columns in ["\"one\", \"two\"", ""] {
+        let (scene, ended) = run(&count(columns), &jobs::files("out", "it", "out", "csv"));
+        ended.with_code(0);
+        assert_eq!(scene.output("out"), ["\"p,q\",r,1", "x,y,1"]);
+    }
+}
