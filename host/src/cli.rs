@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use checkpoint::lease::RewindMode;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-/// Runs stateful stream operators that come as WebAssembly components, with checkpoints and
+/// Runs stateful stream operators that are WebAssembly components, with checkpoints and
 /// exactly-once output.
 #[derive(Debug, Parser)]
 #[command(name = "host", version, max_term_width = 100)]
@@ -32,7 +32,7 @@ pub(crate) enum Command {
     /// Components are loaded, and each operator is opened once as a run does it, so that it can say which
     /// columns it misses. Nothing is processed and nothing is written.
     Check(JobArguments),
-    /// Look at checkpoints: any directory or file:// URL, no job needed
+    /// Look at checkpoints and remove them: in any directory, file:// or s3:// URL, no job needed
     #[command(subcommand)]
     Checkpoints(Checkpoints),
     /// Compile a component from stdin, for the host that has started this
@@ -66,7 +66,8 @@ pub(crate) struct JobArguments {
     /// Parallelism of the job, in place of the job file's
     #[arg(short, long, value_name = "N")]
     pub(crate) parallelism: Option<u32>,
-    /// Set a key of the job file, e.g. -D checkpoint.interval=500ms or -D operator.count.parallelism=2
+    /// Set a key of the job file, e.g. -D checkpoint.interval=500ms or -D operator.count.parallelism=2;
+    /// keys of [checkpoint] and [restart] also under Flink's names
     #[arg(short = 'D', value_name = "KEY=VALUE")]
     pub(crate) overrides: Vec<String>,
     /// Global configuration: defaults for [checkpoint] and [restart], also under Flink's names
@@ -77,8 +78,8 @@ pub(crate) struct JobArguments {
 /// Where a job starts from.
 #[derive(Debug, Args)]
 pub(crate) struct RestoreArguments {
-    /// Resume from a checkpoint or savepoint: its _metadata file or directory, a job directory
-    /// (newest checkpoint in it), or `latest` (newest one of this job)
+    /// Resume from a checkpoint: its _metadata file or directory, a job directory (newest checkpoint
+    /// in it), each as a path, file:// or s3:// URL, or `latest` (newest one of this job)
     #[arg(
         short = 's',
         long = "from-savepoint",
@@ -222,7 +223,7 @@ pub(crate) struct Gc {
 /// Which checkpoints.
 #[derive(Debug, Args)]
 pub(crate) struct Place {
-    /// A directory, a _metadata file, or a file:// URL
+    /// A directory, a _metadata file, or a file:// or s3:// URL of one
     #[arg(value_name = "PATH")]
     pub(crate) place: String,
     /// Print JSON

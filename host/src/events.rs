@@ -101,6 +101,9 @@ pub(crate) enum Event {
         /// What it did; nothing if it had finished in an earlier run.
         #[serde(flatten)]
         work: Option<Work>,
+        /// Whether it had finished in an earlier run, so that nothing was done now.
+        #[serde(skip_serializing_if = "is_false")]
+        already: bool,
         /// What the operators' metrics were at the end, by operator and name.
         #[serde(skip_serializing_if = "BTreeMap::is_empty")]
         metrics: OperatorMetrics,
@@ -359,6 +362,10 @@ pub(crate) struct RestoredNode {
     pub(crate) outputs: Option<usize>,
 }
 
+fn is_false(value: &bool) -> bool {
+    !*value
+}
+
 /// How a job ended that did not fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -491,6 +498,7 @@ impl Event {
                 resume,
                 work,
                 metrics,
+                already: _,
             } => {
                 let mut text = match outcome {
                     End::Finished => "job finished",
@@ -509,6 +517,13 @@ impl Event {
                     Some(path) => push_checkpoint(&mut text, path, resume.as_deref()),
                     None if *outcome == End::Suspended => {
                         text.push_str("\nthere is no checkpoint to resume from");
+                    }
+                    None if *outcome == End::Cancelled => {
+                        text.push_str(
+                            "\nno checkpoint was kept, as `checkpoint.retention` says: the next run starts \
+                             afresh; to keep them set it to `retain-on-cancellation`, or suspend the job with \
+                             SIGTERM",
+                        );
                     }
                     None => {}
                 }
@@ -639,6 +654,7 @@ mod tests {
             checkpoint: None,
             resume: None,
             work: Some(work),
+            already: false,
             metrics: BTreeMap::new(),
         };
         assert_eq!(
@@ -669,6 +685,7 @@ mod tests {
             checkpoint: Some("/cp/j/chk-3/_metadata".into()),
             resume: Some("host run -s /cp/j/chk-3/_metadata job.toml".into()),
             work: Some(work(&[("s", 1, None)], &[("k", 10_619, Some("/data/out"))])),
+            already: false,
             metrics: BTreeMap::new(),
         };
         assert_eq!(
@@ -700,6 +717,7 @@ mod tests {
             checkpoint: None,
             resume: None,
             work: None,
+            already: false,
             metrics: BTreeMap::from([
                 ("dedupe".to_owned(), BTreeMap::from(dedupe)),
                 ("many".to_owned(), many.collect()),

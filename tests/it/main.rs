@@ -34,6 +34,7 @@ mod gate; // an operator that waits until the test lets it go on
 mod graph; // jobs that are more than a chain
 mod guests; // traps, limits, grants, components that are none
 mod harness; // what authors of operators test with
+mod hints; // messages that say what to do
 mod hostile; // checkpoints that were made to deceive
 mod incremental; // checkpoints that hold what changed since the one before
 mod inputs; // a job that resumes, and input that is not what it was

@@ -53,6 +53,43 @@ fn the_job_file_of_the_readme_counts_words() {
     );
 }
 
+/// Whole job files only: other blocks of TOML show a part of one, or something else.
+#[test]
+fn every_job_file_in_the_documents_runs() {
+    let mut jobs = 0;
+    let documents = fs::read_dir(root().join("docs")).expect("the directory of documents");
+    for document in documents.flatten() {
+        let name = document.file_name().to_string_lossy().into_owned();
+        if !name.ends_with(".md") {
+            continue;
+        }
+        let text = fs::read_to_string(document.path()).expect("a document");
+        for job in blocks(&text, "toml") {
+            if !job.contains("[[source]]") || !job.contains("[[sink]]") {
+                continue;
+            }
+            println!("a job file of docs/{name}:\n{job}");
+            let scene = Scene::new();
+            scene.write("input/some.txt", oracle::verses(20));
+            for rest in job.split("component = \"").skip(1) {
+                let file = rest.split('"').next().expect("a file");
+                let plugin = file.strip_suffix(".wasm").expect("a component");
+                let component = fs::read(plugins::component(plugin)).expect("a component");
+                scene.write(file, component);
+            }
+            scene.write("job.toml", &job);
+            host::run(scene.path(), &["check", "job.toml"]).with_code(0);
+            host::run(scene.path(), &["run", "job.toml"]).with_code(0);
+            assert!(
+                !scene.output("out").is_empty(),
+                "docs/{name}: it has output"
+            );
+            jobs += 1;
+        }
+    }
+    assert!(jobs > 0, "there are job files in the documents");
+}
+
 #[test]
 fn the_operator_of_the_readme_counts_words() {
     let source = blocks(&document("README.md"), "rust")

@@ -6,7 +6,7 @@
 
 use std::fmt;
 
-use checkpoint::metadata::{Metadata, Role, Subtask};
+use checkpoint::metadata::{Metadata, Role, State, Subtask};
 use checkpoint::store::Completed;
 use dataflow::KeyGroupRange;
 use dataflow::key::KEY_HASH_NAME;
@@ -475,11 +475,17 @@ pub fn check(
                     .iter()
                     .any(|subtask| !subtask.segments.is_empty());
                 push(if had_state {
+                    // What is dropped has an entry of its own.
+                    let kept = |state: &&State| {
+                        let mut declared = operator.states.iter();
+                        declared.any(|declared| declared.name == state.name)
+                    };
+                    let kept: Vec<&State> = old.states.iter().filter(kept).collect();
                     Verdict::Restored {
                         from_parallelism: old.parallelism,
                         to_parallelism: node.parallelism,
-                        entries: old.states.iter().map(|state| state.entries).sum(),
-                        bytes: old.states.iter().map(|state| state.bytes).sum(),
+                        entries: kept.iter().map(|state| state.entries).sum(),
+                        bytes: kept.iter().map(|state| state.bytes).sum(),
                     }
                 } else {
                     Verdict::Nothing

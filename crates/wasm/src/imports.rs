@@ -131,6 +131,13 @@ fn state_failure(error: StateError) -> Failure {
         StateError::Cold { .. } => FailureKind::Disk,
         _ => FailureKind::Protocol,
     };
+    if let StateError::Limit { limit } = error {
+        let limit = size(limit);
+        let message = format!(
+            "state is limited to {limit} for each subtask by `limits.state`: raise it in the job file, or keep less"
+        );
+        return Failure::new(kind, message);
+    }
     Failure::new(kind, error.to_string())
 }
 

@@ -55,6 +55,7 @@ pub(crate) fn run(arguments: &Run) -> Result<Exit, Error> {
             resume: None,
             checkpoint: None,
             work: None,
+            already: true,
             metrics: OperatorMetrics::new(),
         });
         return Ok(Exit::Finished);
@@ -328,6 +329,7 @@ impl EndOfJob<'_> {
             resume: resume.filter(|_| outcome != End::Finished),
             checkpoint,
             work: Some(self.work()),
+            already: false,
             metrics: self.prepared.metrics(),
         });
         Ok(Exit::Finished)

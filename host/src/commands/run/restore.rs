@@ -43,6 +43,14 @@ pub(crate) fn check_options(arguments: &RestoreArguments, job: &JobFile) -> Resu
         );
         return Err(Error::refused(error).hint("set `checkpoint.dir`"));
     }
+    if arguments.fresh && spec(arguments).is_some_and(is_latest) {
+        let error = anyhow!(
+            "`-s latest` is the newest checkpoint of the run that `--fresh` gives up: only one of both can be had"
+        );
+        return Err(Error::refused(error).hint(
+            "leave `--fresh` out to go on, `-s latest` to start with nothing, or name a checkpoint by its path",
+        ));
+    }
     if spec(arguments).is_some() || arguments.resume {
         return Ok(());
     }
@@ -166,6 +174,13 @@ pub(crate) fn check(
                 .fold(Error::refused(anyhow!(text)), |error, line| {
                     error.detail(line)
                 });
+            let is_schema = |mismatch: &Mismatch| matches!(mismatch, Mismatch::StateChanged { .. });
+            if mismatches.iter().any(is_schema) {
+                error = error.hint(
+                    "declare the state as it was; or give the new one another name and drop the old one with `-n`; \
+                     or start afresh with `--fresh`",
+                );
+            }
             for mismatch in &mismatches {
                 if let Mismatch::InputChanged { changed, .. } = mismatch {
                     error = error.hint(&changed.choices);

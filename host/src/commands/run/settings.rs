@@ -13,7 +13,7 @@ use runtime::clock::LeaseTime;
 use runtime::coordinator::Settings;
 use runtime::restart::Strategy;
 
-use crate::events::Event;
+use crate::events::{Event, size};
 use crate::job_file::JobFile;
 use crate::job_file::checkpoint::{CheckpointSection, Directory, Mode, Storage};
 use crate::job_file::restart::RestartStrategy;
@@ -123,8 +123,28 @@ pub(crate) fn warnings(job: &JobFile, from: Option<&str>) -> Vec<Event> {
             message: "nothing stops an endless loop of it, `limits.call-time` included".to_owned(),
         });
     }
+    for operator in &job.operators {
+        let Some(bytes) = operator
+            .limits
+            .state_memory
+            .filter(|it| *it < LITTLE_STATE_MEMORY)
+        else {
+            continue;
+        };
+        warnings.push(Event::Warning {
+            about: format!("operator.{}.limits.state-memory={bytes}B", operator.node.id),
+            message: format!(
+                "that is less than one batch of records may bring, so nearly every key is read from disk: give it \
+                 {} or more",
+                size(LITTLE_STATE_MEMORY)
+            ),
+        });
+    }
     warnings
 }
+
+/// Less memory than this for an operator's state makes the disk the pace of the job.
+const LITTLE_STATE_MEMORY: u64 = 1 << 20;
 
 /// The job's id: the name of its directory.
 pub(crate) fn job_id(job: &JobFile) -> String {
