@@ -378,7 +378,7 @@ pub(crate) enum End {
     Suspended,
 }
 
-/// Where events are told.
+/// Where events are reported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Audience {
     /// A person: lines on stderr.

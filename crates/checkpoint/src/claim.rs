@@ -1,7 +1,7 @@
 //! Taking over a checkpoint that a job starts from: the job owns it then, as if it had taken it.
 //!
 //! A claimed checkpoint counts among the retained ones, and goes when it is subsumed: its metadata at
-//! once, its data when no checkpoint needs it any more, whosever that is. If it lies in the storage
+//! once, its data when no checkpoint needs it any more, whosever that is. If it is in the storage
 //! of the job's own checkpoints, later ones may be deltas on it and reference its files (`../../<old
 //! job>/shared/x`); a savepoint, or what lies elsewhere, is only read.
 //!
@@ -39,7 +39,7 @@ pub enum Extent {
 pub(crate) struct Claim {
     /// The checkpoint and older ones of its job directory.
     pub(crate) checkpoints: Vec<Completed>,
-    /// Whether they lie in the storage of the claiming job.
+    /// Whether they are in the storage of the claiming job.
     pub(crate) same_storage: bool,
     /// What goes when the first new checkpoint is complete.
     pub(crate) remains: Option<Remains>,
@@ -83,7 +83,7 @@ impl Claim {
         let in_job_directory = checkpoint.metadata().kind == Kind::Checkpoint
             && names::checkpoint_id(names::leaf(&contents.directory)).is_some();
         // Another's directory is taken to see that nobody is at work in it, and given back at once:
-        // whoever begins to work there meanwhile is asked again when something is to be deleted.
+        // a host that begins to work there meanwhile is asked again when something is to be deleted.
         if let Some(lease) = lease
             && in_job_directory
             && !(same_storage && job == own)

@@ -128,7 +128,7 @@ fn jobs(place: &Place) -> Result<(Arc<dyn Storage>, Vec<String>)> {
     }
     let mut jobs = Vec::new();
     for child in storage.list(&name)?.directories {
-        // One that cannot be listed is told by whoever looks for references.
+        // One that cannot be listed is reported by the search for references.
         if is_job(&*storage, &child).unwrap_or(false) {
             jobs.push(child);
         }

@@ -7,9 +7,9 @@
 //! Invariants:
 //! 1. The entry with the highest number says who the holder is. The holder's next renewal has the next
 //!    number; it is put only while the holder's last entry stands, unchanged.
-//! 2. Entries go in ascending order, and never the newest two. So whoever finds its own last entry in
+//! 2. Entries go in ascending order, and never the newest two. So a holder that finds its own last entry in
 //!    place, and the next number free before that, is the holder: a name that is free because the log
-//!    went on and was cleaned is told by what is missing before it.
+//!    went on and was cleaned is recognised by what is missing before it.
 //! 3. Generations grow with every taking, also behind entries that cannot be read.
 //! 4. Who cannot tell what stands behind its own entry is not the holder any more. Damage may cost an
 //!    attempt, never exactly-once, and never the directory: it is stepped over, once nobody moves.
@@ -47,7 +47,7 @@ pub(crate) use fences::Fences;
 use entry::Entry;
 use log::{Found, Log, read_entry};
 
-/// How often a taking is tried anew when others are faster.
+/// How often a taking is tried again when others are faster.
 const TRIES_MAX: usize = 20;
 
 /// Time, as a lease needs it.
@@ -55,7 +55,7 @@ pub trait Time: Send + Sync + fmt::Debug {
     /// Milliseconds since 1970-01-01 UTC; never goes back in one process.
     fn now_ms(&self) -> i64;
 
-    /// Lets so many milliseconds pass.
+    /// Sleeps for this many milliseconds.
     fn wait_ms(&self, ms: u64);
 }
 

@@ -95,7 +95,7 @@ pub trait Storage: Send + Sync + fmt::Debug {
     /// [`crate::Error::Storage`] if it cannot be made.
     fn make_directory(&self, name: &str) -> Result<()>;
 
-    /// Makes durable what is in a directory, and the directory itself, whoever has put it there: a process
+    /// Makes durable what is in a directory, and the directory itself, no matter which process has put it there: one
     /// that was killed right after it had given an object its name may have left that to nobody.
     ///
     /// # Errors

@@ -13,7 +13,7 @@ pub struct Cells {
     offsets: Vec<u32>,
 }
 
-/// A borrowed column of cells, for example one that lies in a guest's memory.
+/// A borrowed column of cells, for example one in a guest's memory.
 #[derive(Clone, Copy, Debug)]
 pub struct CellsRef<'a> {
     data: &'a [u8],
@@ -145,7 +145,7 @@ impl Cells {
             .extend((1..=count).map(|cells| (start + cells * size) as u32));
     }
 
-    /// Appends cells of which each is the first so many of `N` bytes: a copy of constant length is no
+    /// Appends cells of which each is the first bytes of `N`: a copy of constant length is no
     /// call, and room is made once for all.
     #[inline]
     pub fn extend_short<const N: usize>(

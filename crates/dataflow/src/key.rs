@@ -22,7 +22,7 @@ pub fn hash(key: &[u8]) -> u64 {
 
 /// A hash of keys that nobody outside the process can foresee (SipHash under a random key).
 ///
-/// [`hash`] has no secret: whoever writes the records can choose keys that it takes for one. So tables
+/// [`hash`] has no secret: the writer of the records can choose keys that it takes for one. So tables
 /// are ordered by it only as long as few keys meet in one place, and by this one from then on. Nothing
 /// that leaves the process depends on it.
 #[derive(Clone, Debug, Default)]
@@ -122,7 +122,7 @@ pub struct KeyGroupRange {
 }
 
 impl KeyGroupRange {
-    /// Whether `group` lies in the range.
+    /// Whether `group` is in the range.
     #[inline]
     #[must_use]
     pub fn contains(self, group: u32) -> bool {

@@ -2,7 +2,7 @@
 //!
 //! One table of keys gives each key a slot, a dense number, with a row for the key and for what the
 //! first value state holds for it; each other state of the operator has its own store, indexed by
-//! slot. Everything lies in chunks of about 16 KiB, which are sealed all at once by a snapshot and
+//! slot. Everything is stored in chunks of about 16 KiB, which are sealed all at once by a snapshot and
 //! copied on write after it. Every entry knows the interval between snapshots in which it was
 //! written last, so that a snapshot can be told to write only what is newer than its base; what was
 //! removed is kept in a log until a newer base is complete.

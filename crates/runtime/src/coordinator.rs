@@ -5,7 +5,7 @@
 //! most `max_concurrent` are in progress; periodic triggers keep `min_pause` from the end of one
 //! checkpoint to the next, manual ones do not; failures in a row are counted (those that
 //! [count](crate::abort::Kind::counts)) and the counter starts again at a success. Metadata is written
-//! for one checkpoint at a time, in the order of their numbers, so that completions are told in that
+//! for one checkpoint at a time, in the order of their numbers, so that completions are reported in that
 //! order, each once, ahead of what is triggered behind them. When every subtask has seen the end of its input, one last checkpoint follows,
 //! and only its completion makes the job finished.
 
@@ -117,12 +117,12 @@ struct Pending {
     acknowledged: BTreeSet<usize>,
     /// All have acknowledged and the metadata is being written.
     completing: bool,
-    /// Its time is over, which whoever carries that out knows.
+    /// Its time is over, which the thread that carries that out knows.
     expired: bool,
 }
 
 impl Coordinator {
-    /// For so many subtasks; the first checkpoint has the number `next_id`.
+    /// For this many subtasks; the first checkpoint has the number `next_id`.
     pub(crate) fn new(settings: Settings, subtasks: usize, next_id: u64) -> Self {
         Self {
             settings,

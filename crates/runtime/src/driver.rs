@@ -252,7 +252,7 @@ impl<'a> Driver<'a> {
                 None
             }
         };
-        // Requests last: what has happened is told ahead of what is triggered behind it.
+        // Requests last: what has happened is reported before what is triggered after it.
         let requested = self.attempt.requests.take_checkpoint();
         let inputs = input
             .into_iter()

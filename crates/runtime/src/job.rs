@@ -1,4 +1,4 @@
-//! A job: attempts one after the other until it finishes, is stopped, or fails for good.
+//! A job: attempts one after the other until it finishes, is stopped, or fails and is not restarted.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

@@ -15,7 +15,7 @@ use checkpoint::lease::Lease;
 use crate::error::{Error, chain};
 use crate::spawn;
 
-/// Of the timeout, so many parts lie between two looks at whether it is time to renew.
+/// Whether it is time to renew is checked every timeout / LOOKS.
 const LOOKS: u64 = 12;
 
 /// Renews a lease until it is dropped.

@@ -88,7 +88,7 @@ pub struct Phases {
     pub metadata_us: u64,
 }
 
-/// A subtask, for whoever reads the notes.
+/// A subtask, for readers of the notes.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Place {
     /// The node that heads its chain.
@@ -272,8 +272,8 @@ impl Notes {
         let checkpoint = checkpoints.get(&id)?;
         let notes = &checkpoint.subtasks;
         let missing = notes.iter().filter(|note| note.written.is_none()).count();
-        // Producers have smaller numbers: whoever is upstream of this one has passed the barrier on,
-        // and whoever is downstream waits for it.
+        // Producers have smaller numbers: those upstream of this one have passed the barrier on,
+        // and those downstream wait for it.
         if let Some(number) = notes.iter().position(|note| note.sealed.is_none()) {
             let (place, note) = (&self.places[number], &notes[number]);
             let (phase, what) = self.before_the_seal(number, note, queued);

@@ -17,7 +17,7 @@ pub enum Strategy {
         /// How long to wait before each.
         delay_ms: u64,
     },
-    /// For ever (or so many times), waiting longer after each failure.
+    /// For ever (or this many times), waiting longer after each failure.
     ExponentialDelay {
         /// The first wait.
         initial_backoff_ms: u64,
@@ -46,7 +46,7 @@ pub enum Strategy {
 /// What a [`Strategy`] has decided.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Decision {
-    /// Start again after so many milliseconds.
+    /// Start again after this many milliseconds.
     After(u64),
     /// Do not start again; says which limit was reached.
     GiveUp(String),

@@ -56,7 +56,7 @@ pub enum Verdict {
     },
     /// A source says from where it continues.
     Continues(String),
-    /// A sink commits so many prepared outputs.
+    /// A sink commits this many prepared outputs.
     Commits(usize),
     /// It was not in the snapshot and starts empty.
     StartsEmpty,

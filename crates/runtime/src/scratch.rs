@@ -4,7 +4,7 @@
 //! the next start removes: a directory is locked as long as its process lives, and one that nobody
 //! holds is a dead process's.
 //!
-//! All of them lie in one place of the user's within `job.scratch-dir`, which bears a marker and which
+//! All of them are in one place of the user's within `job.scratch-dir`, which bears a marker and which
 //! nobody else can write. So nothing is ever removed that is not ours, whatever it is called.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};

@@ -1,6 +1,6 @@
 //! Batches that were used, for their memory.
 //!
-//! A batch that has been consumed is emptied and filled again by whoever makes the next one: in the same
+//! A batch that has been consumed is emptied and filled again by the maker of the next one: in the same
 //! subtask, or in the one at the other end of a channel, which returns what it does not need. So in the
 //! steady state no batch is allocated.
 

@@ -31,7 +31,7 @@ pub(crate) enum Task {
     Discard(Arc<Pending>),
 }
 
-/// The checkpoints in progress, for whoever writes a part of one.
+/// The checkpoints in progress, for writers of a part of one.
 #[derive(Debug)]
 pub(crate) struct InProgress {
     entries: Mutex<HashMap<CheckpointId, Entry>>,
@@ -248,7 +248,7 @@ fn write(
 }
 
 /// A completed checkpoint whose chains of deltas have grown larger than what they build on: the nodes
-/// whose next snapshot should be full again. What follows from it is told in [`crate::chain`].
+/// whose next snapshot should be full again. What follows from it is described in [`crate::chain`].
 pub(crate) fn to_rebase(completed: &Completed) -> Arc<[usize]> {
     let operators = &completed.metadata().operators;
     (0..operators.len())

@@ -163,7 +163,7 @@ struct GuestOperator {
     subtask: u32,
     parallelism: u32,
     metrics: Arc<Mutex<Metrics>>,
-    /// `None` after a call that did not return: made anew at the next call.
+    /// `None` after a call that did not return: made again at the next call.
     instance: Option<Instance>,
     /// Whether the next instance finds state.
     restored: bool,

@@ -33,7 +33,7 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>, ReadError> {
     read_at_most(path, BYTES_MAX)
 }
 
-/// Reads a regular file of at most so many bytes.
+/// Reads a regular file of at most this many bytes.
 pub(super) fn read_at_most(path: &Path, max: u64) -> Result<Vec<u8>, ReadError> {
     let file = open(path)?;
     // Of what was opened: another file under the name may follow.

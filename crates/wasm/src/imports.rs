@@ -1,6 +1,6 @@
 //! What the host does for a guest: state, output, time, log, metrics.
 //!
-//! Columns are read where they lie in the guest's memory, after one pass over their offsets. Nothing
+//! Columns are read in place in the guest's memory, after one pass over their offsets. Nothing
 //! that a guest passes is trusted, and nothing it passes sizes an allocation beyond the limits below, or
 //! keeps the host busy beyond [the budget of the call](super::budget); what does not fit ends the call with [`FailureKind::Protocol`].
 
@@ -77,7 +77,7 @@ fn with_call<R>(
     counting(store, (0, 0), 0, access)
 }
 
-/// As [`with_call`], for an access that writes so many entries of state, with these bytes in all.
+/// As [`with_call`], for an access that writes this many entries of state, with these bytes in all.
 fn writing<R>(
     store: StoreContextMut<'_, Guest>,
     entries: usize,
@@ -87,7 +87,7 @@ fn writing<R>(
     counting(store, (entries, Writes::ENTRY_BYTES), bytes, access)
 }
 
-/// As [`with_call`], for an access that emits so many records, with these bytes in all.
+/// As [`with_call`], for an access that emits this many records, with these bytes in all.
 fn emitting<R>(
     store: StoreContextMut<'_, Guest>,
     records: usize,

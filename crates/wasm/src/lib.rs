@@ -3,7 +3,7 @@
 //! A [`Host`] is made once per process, loads components and checks them against the world in
 //! `wit/operator.wit`; a [`Component`] describes itself for a configuration and makes the factory
 //! that the runtime asks for instances. One subtask has one instance (a [`wasmtime::Store`]); state
-//! stays with the runtime, so an instance that trapped is dropped and made anew at the next call.
+//! stays with the runtime, so an instance that trapped is dropped and made again at the next call.
 //!
 //! What a guest may import, and what it finds there without a grant:
 //!

@@ -86,7 +86,7 @@ impl Memory {
         self.limit
     }
 
-    /// Counts so many bytes more, if they fit.
+    /// Counts this many bytes more, if they fit.
     fn grow(&mut self, bytes: u64) -> bool {
         let wanted = self.used.saturating_add(bytes);
         if wanted > self.limit {

@@ -216,7 +216,7 @@ fn told(event: JobEvent, name: &str, id: &str) -> Event {
     }
 }
 
-/// The operators' metrics as they are after a checkpoint, for whoever wants to see them (`debug`).
+/// The operators' metrics as they are after a checkpoint, for the log at level `debug`.
 fn log_metrics(checkpoint: u64, prepared: &Prepared) {
     if !tracing::enabled!(tracing::Level::DEBUG) {
         return;

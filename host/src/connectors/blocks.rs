@@ -18,7 +18,7 @@ pub(crate) struct Blocks {
     input: Box<dyn Read + Send>,
     buffer: Vec<u8>,
     /// The bytes that are read and not consumed are `buffer[start..end]`; before them are some that
-    /// were consumed, at least [`TAIL`] if so many were.
+    /// were consumed, at least [`TAIL`] if that many were.
     start: usize,
     end: usize,
     /// Offset in the stream of `buffer[start]`.
@@ -146,7 +146,7 @@ impl Blocks {
     /// Reads more. An error of kind [`ErrorKind::WouldBlock`] means that nothing is there yet.
     ///
     /// # Errors
-    /// The input cannot be read, or the data is longer than a record may be: whoever asks for more has
+    /// The input cannot be read, or the data is longer than a record may be: a caller that asks for more has
     /// not found the end of the record that the data begins with.
     pub(crate) fn fill(&mut self) -> io::Result<Filled> {
         if self.ended() {

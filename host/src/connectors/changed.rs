@@ -15,7 +15,7 @@ pub(crate) enum Changed {
     Accept,
 }
 
-/// So many differences are named.
+/// How many differences are named.
 const SHOWN: usize = 8;
 
 /// The error of a source that refuses: what differs, and what the user can do. `put_back` says how

@@ -63,7 +63,7 @@ struct Quoted {
 enum Row {
     /// Its fields are the first `len` bytes, between commas.
     Plain { len: usize, consumed: usize },
-    /// Its fields are in `fields`, so many of them.
+    /// Its fields are in `fields`, this many of them.
     Quoted { fields: usize, consumed: usize },
     /// There is no row any more.
     Ended,
@@ -487,7 +487,7 @@ fn open_quote(row: &[u8]) -> Option<usize> {
 }
 
 /// Writes down where the commas of a row are. Fields are short: looking at eight bytes at once beats
-/// a search that starts anew behind every comma.
+/// a search that starts again after every comma.
 #[inline]
 fn find_commas(row: &[u8], commas: &mut Vec<usize>) {
     const LOW: u64 = 0x7f7f_7f7f_7f7f_7f7f;

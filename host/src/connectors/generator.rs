@@ -257,7 +257,7 @@ fn printable_text(value_size: usize) -> Vec<u8> {
         .collect()
 }
 
-/// Values of up to so many bytes are copied as if they had so many.
+/// Values of up to this many bytes are copied as if they had that many.
 const SHORT: usize = 16;
 
 /// Spreads the bits of `number` over the result (the finalizer of splitmix64).
@@ -686,7 +686,7 @@ impl Pace {
         let now = (self.clock)();
         let made_ms = (self.made as f64 / self.per_ms) as i64;
         let behind = now.saturating_sub(self.since.saturating_add(made_ms));
-        // Neither a pause nor a clock that was set anew counts as records to be made up for. At a
+        // Neither a pause nor a clock that was set again counts as records to be made up for. At a
         // low rate a record or two may be that far away in the ordinary course.
         let most = Self::CATCH_UP_MS.max((2.0 / self.per_ms) as i64);
         if !(-most..=most).contains(&behind) {

@@ -17,8 +17,8 @@ use std::thread;
 use dataflow::Batch;
 use operator::source::{Part, Waker};
 use operator::text::counted;
-use serde::{Deserialize, Serialize};
 use operator::{BoxError, InputChanged, Source, SourceFactory, SourceStatus, SubtaskContext};
+use serde::{Deserialize, Serialize};
 
 use super::blocks::Blocks;
 use super::changed::Changed;

@@ -17,7 +17,7 @@ const DEPTH: u32 = 128;
 const RECORD_BYTES_MAX: u64 = 1 << 30;
 /// No job file may ask for more columns: each costs some memory in every part of a job.
 const COLUMNS_MAX: u32 = 1_000_000;
-/// No job file may ask for deeper JSON: whoever takes it apart recurses.
+/// No job file may ask for deeper JSON: its readers recurse.
 const DEPTH_MAX: u32 = 100_000;
 
 /// What a record of text may be at most.

@@ -150,7 +150,7 @@ fn read_exponential_delay(section: &mut Section<'_, '_>) -> RestartStrategy {
     }
 }
 
-/// A parameter of another strategy would do nothing: whoever set it expects something else.
+/// A parameter of another strategy would do nothing: its author expects something else.
 fn refuse_parameters_of_others(section: &mut Section<'_, '_>, strategy: &str) {
     let own = RESTART_PARAMETERS
         .iter()

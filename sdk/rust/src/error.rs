@@ -34,7 +34,7 @@ impl Error {
         Self::of(ErrorKind::Failed, message.to_string())
     }
 
-    /// A failure that lies in the configuration or in the restored state.
+    /// A failure in the configuration or in the restored state.
     #[cold]
     pub fn config(message: impl fmt::Display) -> Self {
         Self::of(ErrorKind::Config, message.to_string())

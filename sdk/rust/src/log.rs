@@ -11,7 +11,7 @@ use crate::host::Host;
 pub enum Level {
     /// Every step.
     Trace,
-    /// For whoever looks for a mistake.
+    /// For debugging.
     Debug,
     /// Worth knowing.
     Info,

@@ -118,7 +118,7 @@ impl OpenContext {
 
     /// The operator's `config` from the job file. Fails as a mistake in the configuration where it does
     /// not fit `T`; derive `T` with `#[serde(deny_unknown_fields, rename_all = "kebab-case")]`, so that
-    /// misspelt keys are told.
+    /// misspelt keys are reported.
     #[cfg(feature = "serde")]
     pub fn config<T: serde::de::DeserializeOwned>(&self) -> Result<T> {
         serde_json::from_str(self.config_json()).map_err(|error| {
@@ -185,7 +185,7 @@ impl OpenContext {
     }
 
     /// The column with this name on the first input. Fails as a mistake in the configuration if there
-    /// is none. While the operator is only described, every name is taken for good.
+    /// is none. While the operator is only described, every name is accepted.
     pub fn column(&self, name: &str) -> Result<Column> {
         self.column_of(0, name)
     }
@@ -312,7 +312,7 @@ impl OpenContext {
         }
     }
 
-    /// A metric that counts up. Metrics of all subtasks are added up and told when the job ends; see
+    /// A metric that counts up. Metrics of all subtasks are added up and reported when the job ends; see
     /// `docs/operators.md`.
     pub fn counter(&mut self, name: &str) -> Counter {
         Counter(self.metrics.register(MetricKind::Counter, name))

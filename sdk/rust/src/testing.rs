@@ -300,7 +300,7 @@ impl<T: Operator> Harness<T> {
     }
 
     /// Opens a fresh instance of the operator on the same state, as after a trap. The fields of the
-    /// operator start anew.
+    /// operator start again.
     pub fn restart(&mut self) -> Result<()> {
         self.context.restored = true;
         self.instance = Instance::open(self.context.clone(), self.host.clone())?;

@@ -101,7 +101,7 @@ fn standing(storage: &dyn Storage, job: &str, log: &Log, terms: &Terms) -> Resul
     if log.top == 0 {
         return Ok(Standing::Free);
     }
-    // Damaged: whoever it was of will not renew it, but may not know that yet.
+    // Damaged: its holder will not renew it, but may not know that yet.
     let Some(newest) = log.newest() else {
         return Ok(Standing::Silent);
     };

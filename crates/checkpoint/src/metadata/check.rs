@@ -27,7 +27,7 @@ pub(super) enum Problem {
     Incompatible(String),
 }
 
-/// Checks metadata that has so many inline bytes.
+/// Checks metadata that has this many inline bytes.
 pub(super) fn check(metadata: &Metadata, inline_bytes: u64) -> Result<(), Problem> {
     // First: all else may mean something different under another hash.
     if metadata.key_hash != KEY_HASH_NAME {

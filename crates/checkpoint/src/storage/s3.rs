@@ -6,7 +6,7 @@
 //!   is larger than a part the completion of a multipart upload. So there is no staged object, and
 //!   nothing has to be copied.
 //! - Every object carries a token of the put that made it, as user metadata. A request whose answer got
-//!   lost is sent again, and may meet what it made itself: that is told by the token, not by the
+//!   lost is sent again, and may meet what it made itself: that is recognised by the token, not by the
 //!   bytes, which a rival may have put as well.
 //! - Every call ends: requests and what is tried again in a call have limits, below that of a
 //!   checkpoint.

@@ -30,8 +30,8 @@ pub struct Pending {
     bytes_written: AtomicU64,
 }
 
-/// How far a pending checkpoint is. Every change is made under its lock, so that whoever gives it up and
-/// whoever completes it agree on which of them came first.
+/// How far a pending checkpoint is. Every change is made under its lock, so that the thread that gives it up and
+/// the one that completes it agree on which of them came first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     /// Parts of it are written.

@@ -255,7 +255,7 @@ impl Retained {
             if claimed == Some(Origin::Elsewhere) {
                 let files: Vec<String> = files.collect();
                 let mut jobs: BTreeSet<String> = files.iter().map(|file| job_of(file)).collect();
-                // What a savepoint lies in is no job directory.
+                // The directory of a savepoint is no job directory.
                 if names::checkpoint_id(names::leaf(&contents.directory)).is_some() {
                     jobs.insert(names::parent(&contents.directory).to_owned());
                 }

@@ -1,8 +1,8 @@
-//! Byte strings in cells of fixed size: short ones lie in place, longer ones on the heap.
+//! Byte strings in cells of fixed size: short ones are stored in place, longer ones on the heap.
 
 use super::heap::{BLOCK_MAX, Heap, Span, block_size};
 
-/// A byte string of which up to `N` bytes (`N >= 8`) lie in place and longer ones on the heap.
+/// A byte string of which up to `N` bytes (`N >= 8`) are stored in place and longer ones on the heap.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bytes<const N: usize> {
     /// 0: absent; `LONG`: `bytes` holds a span; else the length plus one.
@@ -52,7 +52,7 @@ impl<const N: usize> Bytes<N> {
         Self::inline(value).unwrap_or_else(|| Self::long(heap.insert(value)))
     }
 
-    /// A copy of `value` if it is short enough to lie in place.
+    /// A copy of `value` if it is short enough to be stored in place.
     #[inline]
     pub(super) fn inline(value: &[u8]) -> Option<Self> {
         if value.len() > N {
@@ -143,7 +143,7 @@ impl<const N: usize> Bytes<N> {
         }
     }
 
-    /// Whether both lie in place and are equal.
+    /// Whether both are stored in place and are equal.
     #[inline]
     pub(super) fn same_inline(&self, other: &Self) -> bool {
         self.tag == other.tag && self.bytes == other.bytes

@@ -10,7 +10,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-/// From so many layers on, sealing first takes back what it can.
+/// From this many layers on, sealing first takes back what it can.
 const LAYERS_MAX: usize = 3;
 
 /// The chunks, `C` being the pointer to one (a box). A sealed list is one with layers alone.
@@ -25,7 +25,7 @@ pub(super) struct Chunks<C> {
     /// kept as there were copies between two snapshots.
     spare: Vec<C>,
     /// What layers that had to go at once left behind: chunks that were replaced. Of a list that goes on,
-    /// as many as may become spare; the others are freed with a sealed list, by whoever drops that.
+    /// as many as may become spare; the others are freed with a sealed list, by the thread that drops it.
     left: Vec<Option<C>>,
     /// Copies since the last snapshot.
     copies: usize,

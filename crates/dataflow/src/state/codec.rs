@@ -32,13 +32,13 @@
 //! makes room; not to be relied on).
 //!
 //! Blocks 2 to 6 continue with the number of the state in the header's table, `u32`, from 0; the number of
-//! entries that begin in the block, `u32`; and these entries. An entry lies in one block if one can
+//! entries that begin in the block, `u32`; and these entries. An entry is stored in one block if one can
 //! hold it; a larger one begins a block of its own, alone, and goes on in continuations. So does a header that
 //! is larger than a block.
 //!
 //! A delta is applied to what its base holds: the removals of a state come before its entries, and
 //! an entry replaces what there is, except that list elements are appended unless the list starts
-//! anew. Segments of one subtask are applied in order, the full one first; those of different
+//! again. Segments of one subtask are applied in order, the full one first; those of different
 //! subtasks have no key in common. A full segment removes nothing, and has each value and map entry
 //! once; a long list has several entries, of which only the first starts it.
 

@@ -1,4 +1,4 @@
-//! Byte strings that are too long to lie in a cell.
+//! Byte strings that are too long to be stored in a cell.
 //!
 //! Blocks of 31 sizes, four to a doubling, from 16 bytes to 4 KiB, in chunks of about 16 KiB that are
 //! copied on write; anything longer is a blob of its own, which is shared and never changed. A block

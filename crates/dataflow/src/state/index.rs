@@ -5,7 +5,7 @@
 //! two, one after the other). A full bucket sends slots on to the next one and counts them, so that
 //! a search knows where to stop and a removal leaves nothing behind.
 //!
-//! 256 such tables instead of one: a table that grows places all its slots anew, and this way that
+//! 256 such tables instead of one: a table that grows places all its slots again, and this way that
 //! is a pause for a 256th of the keys. The low bits of a hash decide the key group, of which a
 //! subtask sees only a few values, so table, bucket and tag are cut from the others: bits 16 to 63.
 //! What is called a slot here is the number of a cold key where its highest bit is set.

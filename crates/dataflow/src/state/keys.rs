@@ -1,6 +1,6 @@
 //! The keys, each in a slot: a dense number by which all states of an operator find what they hold.
 //!
-//! The rows with the key bytes are sealed with the state; the index is not, it is built anew by a
+//! The rows with the key bytes are sealed with the state; the index is not, it is built again by a
 //! restore.
 
 use super::cold::keys::{ColdKeys, FIRST_COLD};

@@ -157,7 +157,7 @@ impl Lists {
         let mut new = old;
         new.count = old.count.checked_add(1)?;
         if old.version != version || old.count == 0 {
-            // A list that was cleared starts anew: all it has then is new.
+            // A list that was cleared starts empty: all it has then is new.
             (new.previous, new.mark) = if old.count == 0 {
                 (0, 0)
             } else {

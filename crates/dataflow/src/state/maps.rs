@@ -1,7 +1,7 @@
 //! Map states: entries in an arena, and per slot the order of its fields.
 //!
 //! The arena is sealed with the state. The order is not: the writer has no use for it, and a restore
-//! builds it anew.
+//! builds it again.
 
 use super::bytes::Bytes;
 use super::change::Change;

@@ -11,7 +11,7 @@ use super::{KeyedState, Resolved, StateError};
 use crate::cells::CellsRef;
 use crate::key::SecretHash;
 
-/// Up to so many keys, rows and index stay in the cache, and fetching them early gains nothing.
+/// Up to this many keys, rows and index stay in the cache, and fetching them early gains nothing.
 const FITS_CACHE: usize = 1 << 14;
 
 /// How many places that others have taken a record may have to pass, on average over its batch. An even

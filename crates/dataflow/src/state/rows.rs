@@ -50,7 +50,7 @@ pub(super) struct Rows {
     chunks: Chunks<Box<[Row; SLOTS]>>,
 }
 
-/// Which chunk a slot lies in, and where there.
+/// Which chunk a slot is in, and where there.
 #[inline]
 pub(super) fn place(slot: u32) -> (usize, usize) {
     ((slot >> SLOT_BITS) as usize, slot as usize % SLOTS)

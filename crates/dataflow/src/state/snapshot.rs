@@ -14,7 +14,7 @@ use super::{KeyedState, Seal, SegmentStats, StateDescriptor, varint};
 use crate::element::CheckpointId;
 use crate::key::{KEY_HASH_NAME, KeyGroupRange, KeyGroups};
 
-/// Elements of a list are written in runs of about so many bytes, so that no block has to be larger
+/// Elements of a list are written in runs of about this many bytes, so that no block has to be larger
 /// than an element.
 const RUN_BYTES: usize = 64 << 10;
 
@@ -225,7 +225,7 @@ impl Part<'_, '_> {
         Ok(())
     }
 
-    /// Writes entries of so many strings each.
+    /// Writes entries of this many strings each.
     fn strings(&mut self, kind: BlockKind, strings: &Encoded, each: usize) -> io::Result<()> {
         let mut strings = strings.iter();
         loop {

@@ -64,7 +64,7 @@ macro_rules! each_kind {
 }
 
 impl Table {
-    /// An empty state; `in_rows`: its values are to lie in the rows.
+    /// An empty state; `in_rows`: its values are stored in the rows.
     pub(super) fn new(kind: StateKind, in_rows: bool) -> Self {
         let store = match kind {
             StateKind::Value => Store::Values(Values::new(in_rows)),

@@ -45,7 +45,7 @@ pub(super) struct Values {
 }
 
 impl Values {
-    /// No values, which will lie in the rows or in a column of their own.
+    /// No values, which will be stored in the rows or in a column of their own.
     pub(super) fn new(in_rows: bool) -> Self {
         Self {
             column: (!in_rows).then(Chunks::default),

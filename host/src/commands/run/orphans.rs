@@ -9,11 +9,11 @@ use std::path::{Path, PathBuf};
 
 use checkpoint::Completed;
 use checkpoint::metadata::Role;
-use runtime::restore::{PLACE, Report, Verdict};
+use operator::SinkFactory;
 use operator::source::Part;
 use operator::text::counted;
-use operator::SinkFactory;
 use runtime::JobGraph;
+use runtime::restore::{PLACE, Report, Verdict};
 
 use crate::connectors::file_sink::orphans::{self, Amount, Orphans};
 use crate::events::{Audience, Event};

@@ -24,7 +24,7 @@ pub(crate) fn is_latest(spec: &str) -> bool {
     spec == LATEST
 }
 
-/// Refuses options that say nothing: whoever gives them forgot another one.
+/// Refuses options that have no effect: the user forgot another one.
 pub(crate) fn check_options(arguments: &RestoreArguments, job: &JobFile) -> Result<(), Error> {
     if job.checkpoint.storage == Storage::Memory {
         let useless = if arguments.claim_mode == Some(ClaimMode::Claim) {

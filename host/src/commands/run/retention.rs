@@ -9,7 +9,7 @@ pub(crate) enum Ending {
     Finished,
     /// It was cancelled.
     Cancelled,
-    /// It failed for good.
+    /// It failed and is not restarted.
     Failed,
     /// It was suspended, or never began: it is to go on.
     Suspended,

@@ -301,7 +301,7 @@ impl Owning<'_> {
     fn decide(&self, lease: &Lease, spec: Option<&str>) -> Result<Option<Decided>, Error> {
         let history = History::of(lease).map_err(not_opened)?;
         let arguments = self.arguments;
-        // Again, because whoever had the directory until now may have changed what is there.
+        // Again, because the owner of the directory until now may have changed what is there.
         let named = spec
             .map(|spec| restore::named(spec, arguments, Some(&self.dir), &self.job_id))
             .transpose()?;

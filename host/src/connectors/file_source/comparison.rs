@@ -6,7 +6,7 @@
 //! read of the file is read again and its checksum compared, so that a file that was only touched,
 //! copied or appended to is no change. What was not read is compared by its length and last bytes.
 //!
-//! This notices accidents and edits, not forgeries: CRC-32C collides for whoever wants it to.
+//! This notices accidents and edits, not forgeries: CRC-32C collides for anyone who wants it to.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -215,7 +215,7 @@ fn find_in_all(
     let Some(tail) = recorded.tail.filter(|_| !splits.is_empty()) else {
         return Ok(None);
     };
-    // A file that was read in part and packed anew has another end and the same text.
+    // A file that was read in part and packed again has another end and the same text.
     let begun = splits.iter().any(Split::is_begun) || !done.is_empty();
     if compression != Compression::None && begun {
         return Ok(None);

@@ -14,7 +14,7 @@ use crate::connectors::read_as::ReadAs;
 /// No split is made smaller than this.
 const MIN_SPLIT: u64 = 1 << 20;
 
-/// About so many splits a subtask gets, so that they can be dealt evenly.
+/// About how many splits a subtask gets, so that they can be dealt evenly.
 const SPLITS_PER_SUBTASK: u64 = 4;
 
 /// About how much larger text is than its packed form.
@@ -202,7 +202,7 @@ pub(crate) fn deal(
         .enumerate()
         .map(|(index, split)| (weight(split), index))
         .collect();
-    // The heaviest first to whoever has least; the sort is stable, so equal ones go in turn.
+    // The heaviest first to the subtask that has least; the sort is stable, so equal ones go in turn.
     by_weight.sort_by_key(|(weight, _)| std::cmp::Reverse(*weight));
     let mut loads = vec![(0_u64, 0_usize); parallelism as usize];
     let mut owners = vec![0; pieces.len()];

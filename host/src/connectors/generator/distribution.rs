@@ -11,11 +11,11 @@ pub(super) const EXPONENT: f64 = 1.0;
 
 /// Chooses the number of a record's key.
 pub(super) enum Distribution {
-    /// All of so many keys are as likely.
+    /// All of this many keys are as likely.
     Uniform(u64),
     /// So many keys in turn.
     Sequential(u64),
-    /// Of so many keys the first tenth comes nine times out of ten.
+    /// Of this many keys the first tenth comes nine times out of ten.
     Hotspot(u64),
     /// Walker's alias table: column `c` stands for key `c` below its bar, and for its alias above.
     Zipf(Vec<Bar>),

@@ -194,7 +194,7 @@ fn row_bytes(tables: &[Table]) -> usize {
 }
 
 impl Keys {
-    /// Takes the slot from a key, whose record lies at an address and has so many units. Returns
+    /// Takes the slot from a key, whose record is at an address and has this many units. Returns
     /// whether that was possible.
     fn evict(
         &mut self,

@@ -27,7 +27,7 @@ const RECALLED: u16 = u16::MAX;
 pub(super) enum Place {
     /// Nothing.
     Vacant,
-    /// A record of so many units at an address of the log.
+    /// A record of this many units at an address of the log.
     Record { address: u32, units: u32 },
     /// A key that was read back in this call, into this slot.
     Recalled(u32),

@@ -185,7 +185,7 @@ impl Log {
         }
     }
 
-    /// The record at an address, of so many units, is not needed any more.
+    /// The record at an address, of this many units, is not needed any more.
     pub(super) fn kill(&mut self, address: u32, units: u32) {
         let (number, piece, byte) = split(address);
         let Some(file) = self.files.get_mut(number).and_then(Option::as_mut) else {

@@ -1,4 +1,4 @@
-//! What lies in the log of cold state: a key with all that its states hold.
+//! What is stored in the log of cold state: a key with all that its states hold.
 //!
 //! A record is its CRC-32C (of all that follows), its length (all of it), the key behind its length as
 //! a varint, and per value its state as a varint, its version, and the value behind its length. It
@@ -13,7 +13,7 @@ pub(super) const UNIT: usize = 32;
 pub(super) const RECORD_MAX: usize = if cfg!(test) { 12 << 10 } else { 64 << 10 };
 const HEAD: usize = 8;
 
-/// So many units are taken by so many bytes.
+/// How many units a number of bytes takes.
 pub(super) fn units(bytes: usize) -> u32 {
     bytes.div_ceil(UNIT) as u32
 }
