@@ -50,7 +50,7 @@ fn timed(file: &str, content: &str, source: &str) -> Scene {
     let job = jobs::head("timed", "1h").replace(jobs::RESTART, guests::NO_RESTART)
         + &source
         + &jobs::operator("times", "faulty", "events", "misdeed = \"event-time\"")
-        + &jobs::files("out", "times", "out", "lines").trim_end()
+        + jobs::files("out", "times", "out", "lines").trim_end()
         + "\nwith-key = true\n";
     scene.write("job.toml", job);
     scene

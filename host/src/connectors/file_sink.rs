@@ -20,8 +20,7 @@ use checkpoint::storage::Permissions;
 use dataflow::port::Port;
 use dataflow::{Batch, CheckpointId};
 use operator::source::Part;
-use operator::text::counted;
-use operator::text::size;
+use operator::text::{counted, size};
 use operator::{
     BoxError, Delivery, JobIdentity, Origin, Published, Sink, SinkFactory, SubtaskContext,
     Withdrawn,

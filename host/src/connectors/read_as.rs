@@ -35,7 +35,11 @@ impl ReadAs {
                 [one] => quoted(one),
                 several => format!(
                     "[{}]",
-                    several.iter().map(quoted).collect::<Vec<_>>().join(", ")
+                    several
+                        .iter()
+                        .map(|field| quoted(field))
+                        .collect::<Vec<_>>()
+                        .join(", ")
                 ),
             };
             let timestamp = read
@@ -64,8 +68,8 @@ impl ReadAs {
 
 const NOT_SET: &str = "not set";
 
-fn quoted(text: &String) -> String {
-    toml::Value::from(text.as_str()).to_string()
+fn quoted(text: &str) -> String {
+    toml::Value::from(text).to_string()
 }
 
 #[cfg(test)]

@@ -11,10 +11,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use dataflow::port::Port;
 use dataflow::{Batch, CheckpointId};
-use operator::Permanent;
 use operator::source::Part;
 use operator::text::counted;
-use operator::{BoxError, Sink, SinkFactory, SubtaskContext};
+use operator::{BoxError, Permanent, Sink, SinkFactory, SubtaskContext};
 use serde::{Deserialize, Serialize};
 
 use super::encoder::{Encoder, EncoderOptions};

@@ -9,11 +9,12 @@ use checkpoint::lease::{Holder, Terms};
 use checkpoint::storage::{environment, weakened};
 use dataflow::alignment;
 use operator::clock::Clock;
+use operator::text::size;
 use runtime::clock::LeaseTime;
 use runtime::coordinator::Settings;
 use runtime::restart::Strategy;
 
-use crate::events::{Event, size};
+use crate::events::Event;
 use crate::job_file::JobFile;
 use crate::job_file::checkpoint::{CheckpointSection, Directory, Mode, Storage};
 use crate::job_file::restart::RestartStrategy;
