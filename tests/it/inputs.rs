@@ -511,9 +511,16 @@ fn another_key_is_accepted_when_asked_for() {
         "-D",
         "source.rows.changed=accept",
     ];
-    let arguments = [&["run", "job.toml", "--resume"], &key[..]].concat();
+    // By the new key each record is slow, so that it is stopped in the middle as well.
+    let slow = [
+        "-D",
+        "operator.slow.config.on=a",
+        "-D",
+        "operator.slow.config.milliseconds=1",
+    ];
+    let arguments = [&["run", "job.toml", "--resume"], &key[..], &slow].concat();
     let mut running = host::start(scene.path(), &arguments);
-    running.checkpoints(2);
+    running.checkpoints(1);
     running.signal("TERM");
     running
         .wait()
