@@ -26,7 +26,7 @@ pub(crate) mod format;
 mod json_fields;
 pub(crate) mod parts;
 pub(crate) mod plan;
-mod read_as;
+pub(crate) mod read_as;
 pub(crate) mod text_limits;
 pub(crate) mod timestamp;
 

@@ -16,6 +16,7 @@ use crate::connectors::decoder::{Counts, DecodeError, Decoder, Stopped};
 use crate::connectors::encoder::{Encoder, EncoderOptions};
 use crate::connectors::format::RecordFormat;
 use crate::connectors::plan::Plan;
+use crate::connectors::read_as::ReadAs;
 use crate::connectors::text_limits::TextLimits;
 use crate::connectors::timestamp::TimestampFormat;
 use crate::mutate::Random;
@@ -116,6 +117,11 @@ fn plan(format: RecordFormat, choice: u8) -> Arc<Plan> {
     let names = |names: &[&str]| names.iter().map(ToString::to_string).collect();
     let small = choice & 1 != 0;
     Arc::new(Plan {
+        read_as: ReadAs {
+            format,
+            key: Vec::new(),
+            timestamp: None,
+        },
         format,
         key: match choice >> 1 & 3 {
             0 => names(&[]),
@@ -289,9 +295,10 @@ fn csv(input: &[u8]) {
     let encoder = encoder(RecordFormat::Csv, true, &port);
     let (batch, rows) = rows(text, count);
     let mut written = encoder.header().to_vec();
+    let fits = encoder.fits(&batch);
     for index in 0..batch.len() {
         encoder
-            .encode(&batch, index, &mut written)
+            .encode(&batch, index, fits, &mut written)
             .unwrap_or_else(|error| panic!("it is not written: {error}"));
     }
     let again = read(&plan(RecordFormat::Csv, 0), *pieces, &written);
@@ -329,9 +336,10 @@ fn json(input: &[u8]) {
         batch.push(None, value, 0);
     }
     let mut written = Vec::new();
+    let fits = document.fits(&batch);
     for index in 0..batch.len() {
         document
-            .encode(&batch, index, &mut written)
+            .encode(&batch, index, fits, &mut written)
             .unwrap_or_else(|error| panic!("it is not written: {error}"));
     }
     let again = read(&plan(RecordFormat::JsonLines, 0), *pieces, &written);
@@ -354,12 +362,13 @@ fn json(input: &[u8]) {
         &port(Format::Row(columns(count))),
     );
     let (batch, rows) = rows(text, count);
+    let fits = object.fits(&batch);
     for (index, fields) in rows.iter().enumerate() {
         let mut line = Vec::new();
         let is_text = fields
             .iter()
             .all(|field| std::str::from_utf8(field).is_ok());
-        match object.encode(&batch, index, &mut line) {
+        match object.encode(&batch, index, fits, &mut line) {
             Ok(()) => {
                 assert!(is_text, "bytes that are no text become JSON");
                 let value: serde_json::Value =
