@@ -17,7 +17,7 @@ use operator::text::counted;
 use crate::error::Error;
 use crate::graph::{JobGraph, NodeKind};
 
-/// The label of a sink in a checkpoint that says where it publishes: see [`crate::SinkFactory::place`].
+/// The label of a sink in a checkpoint that says where it publishes: see [`operator::SinkFactory::place`].
 pub const PLACE: &str = "place";
 
 /// What is going to be restored: shown to the user before the first record.

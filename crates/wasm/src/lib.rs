@@ -19,7 +19,7 @@
 //!
 //! The rule behind it: what tools import whether a program uses it or not links and finds nothing, so that no
 //! build flags are needed; what is denied is logged with the grant that would allow it. Core modules of
-//! the `wasm32-wasip1` kind see the same (see [`adapter`]), but cannot be granted directories,
+//! the `wasm32-wasip1` kind see the same (see `adapter.rs`), but cannot be granted directories,
 //! environment or network.
 //!
 //! Modules in reading order.
