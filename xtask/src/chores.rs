@@ -65,7 +65,9 @@ pub(crate) fn test() -> Result<()> {
     story::step("mutants of the crates without Wasm, each of which a test finds");
     mutants::quick()?;
 
-    fuzz::fuzz(&[])?;
+    // Always the same choices, as far as they depend on no clock: what fails is the change that is tested.
+    // `nightly` draws new ones.
+    fuzz::fuzz(&["--seed".to_owned(), "1".to_owned()])?;
 
     story::step("host, examples, crashes");
     build::host()?;

@@ -16,6 +16,7 @@ const GUEST: &str = "guest";
 /// Runs the targets that are named, or all, side by side as far as there are processors.
 pub(crate) fn fuzz(arguments: &[String]) -> Result<()> {
     let mut minutes = 1;
+    let mut seed = None;
     let mut names: Vec<&str> = Vec::new();
     let mut rest = arguments.iter().map(String::as_str);
     while let Some(argument) = rest.next() {
@@ -23,6 +24,10 @@ pub(crate) fn fuzz(arguments: &[String]) -> Result<()> {
             "--minutes" => {
                 let given = rest.next().and_then(|number| number.parse::<u64>().ok());
                 minutes = given.ok_or("`--minutes` needs a whole number")?;
+            }
+            "--seed" => {
+                let given = rest.next().and_then(|number| number.parse::<u64>().ok());
+                seed = Some(given.ok_or("`--seed` needs a whole number")?);
             }
             name if TARGETS.contains(&name) || name == GUEST => names.push(name),
             other => {
@@ -60,7 +65,7 @@ pub(crate) fn fuzz(arguments: &[String]) -> Result<()> {
             scope.spawn(|| {
                 let next = || left.lock().ok().and_then(|mut left| left.next());
                 while let Some(name) = next() {
-                    if let Err(error) = run(target(name, &seconds))
+                    if let Err(error) = run(target(name, &seconds, seed))
                         && let Ok(mut broken) = broken.lock()
                     {
                         broken.push(error.to_string());
@@ -78,7 +83,8 @@ pub(crate) fn fuzz(arguments: &[String]) -> Result<()> {
     }
 }
 
-fn target(name: &str, seconds: &str) -> Command {
+fn target(name: &str, seconds: &str, seed: Option<u64>) -> Command {
+    let seed = seed.map(|seed| seed.to_string());
     if name != GUEST {
         let arguments = [
             "run",
@@ -89,7 +95,11 @@ fn target(name: &str, seconds: &str) -> Command {
             seconds,
             name,
         ];
-        return cargo("tests/fuzz", &arguments);
+        let mut target = cargo("tests/fuzz", &arguments);
+        if let Some(seed) = seed {
+            target.args(["--seed", &seed]);
+        }
+        return target;
     }
     let test = [
         "test",
@@ -101,5 +111,8 @@ fn target(name: &str, seconds: &str) -> Command {
     ];
     let mut guest = cargo(".", &test);
     guest.env("HIGHWATER_FUZZ_SECONDS", seconds);
+    if let Some(seed) = seed {
+        guest.env("HIGHWATER_SEED", seed);
+    }
     guest
 }

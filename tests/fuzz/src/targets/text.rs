@@ -191,12 +191,15 @@ fn decoded(plan: &Arc<Plan>, input: Box<dyn Read + Send>) -> Outcome {
     }
 }
 
+/// Stands for a refusal by a limit.
+const BEYOND: &str = "beyond a limit";
+
 /// A refusal as far as it may not depend on the pieces: which of two limits a record exceeds first does, and
-/// whether a quote was open there.
+/// whether a quote was open there; and what else is wrong with it may be seen before it is too long, or not.
 fn refusal(message: String) -> String {
     let limits = ["`max-record-size`", "`max-columns`"];
     match limits.iter().any(|limit| message.contains(limit)) {
-        true => "beyond a limit".to_owned(),
+        true => BEYOND.to_owned(),
         false => message,
     }
 }
@@ -210,7 +213,12 @@ fn read(plan: &Arc<Plan>, pieces: u8, text: &[u8]) -> Outcome {
         most: [1, 3, 50, 1000][usize::from(pieces % 4)],
         random: Random::new(u64::from(pieces)),
     };
-    let in_pieces = decoded(plan, Box::new(in_pieces));
+    let mut in_pieces = decoded(plan, Box::new(in_pieces));
+    let (of_whole, of_pieces) = (whole.refused.as_deref(), in_pieces.refused.as_deref());
+    let is_beyond = of_whole == Some(BEYOND) || of_pieces == Some(BEYOND);
+    if is_beyond && of_whole.is_some() && of_pieces.is_some() {
+        in_pieces.refused.clone_from(&whole.refused);
+    }
     assert_eq!(whole, in_pieces, "the records depend on the pieces");
     if let Some(message) = &whole.refused {
         assert!(
