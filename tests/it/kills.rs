@@ -139,6 +139,10 @@ fn storm(scene: &Scene, parallelism: &str, moments: &mut Moments, wanted: u64, t
         }
         // If it ended before it could be killed, the next run says that there is nothing to resume.
         if let Some(killed) = running.kill() {
+            if told(&killed, "finished") {
+                // Killed after its last word, or the run before was.
+                return;
+            }
             toll.kills += 1;
             toll.checkpoints += killed.completions().len();
             assert!(!told(&killed, "failed"), "{}", killed.transcript());
