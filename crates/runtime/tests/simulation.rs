@@ -2,7 +2,7 @@
 //! processes that are killed. What is committed in the end equals a reference that knows nothing of
 //! all this.
 //!
-//! `HIGHWATER_SEED=n` runs one seed, `HIGHWATER_SEEDS=n` runs so many.
+//! `HIGHWATER_SEED=n` runs one seed, `HIGHWATER_SEEDS=n` runs so many; else the first seeds and some new ones.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -52,7 +52,7 @@ use runtime::{Job, JobEvent, JobGraph, Options, Outcome};
 use feeds::{Pace, Reading};
 use judge::{Promise, judge};
 use native::{Collect, Committed, fixed};
-use seeds::{seeds, try_seeds};
+use seeds::{new_seeds, seeds, try_seeds};
 use shapes::{Role, Shape};
 use sinks::Fragile;
 use trouble::{Place, Trouble};
@@ -589,16 +589,23 @@ fn try_all(seeds: Range<u64>, mistake: Mistake) -> Result<Tally, (u64, String)> 
     try_seeds(seeds, |seed| simulate(seed, mistake), Tally::add)
 }
 
-#[test]
-fn every_seed_commits_what_the_reference_says() {
-    let seeds = seeds(SEEDS);
-    let all = try_all(seeds.clone(), Mistake::None).unwrap_or_else(|(seed, difference)| {
+/// No seed finds a difference.
+fn none_differs(seeds: Range<u64>) -> Tally {
+    let all = try_all(seeds, Mistake::None).unwrap_or_else(|(seed, difference)| {
         panic!(
             "{difference}\nseed {seed}: replay with\n    \
              HIGHWATER_SEED={seed} cargo test -p runtime --test simulation every_seed"
         )
     });
     println!("{all:?}");
+    all
+}
+
+#[test]
+fn every_seed_commits_what_the_reference_says() {
+    none_differs(new_seeds(SEEDS));
+    let seeds = seeds(SEEDS);
+    let all = none_differs(seeds.clone());
     // All this has really happened, many times.
     let seeds = seeds.end - seeds.start;
     if seeds >= SEEDS {
@@ -680,10 +687,9 @@ fn on_hosts(seeds: Range<u64>, mistake: hosts::Mistake) -> Result<hosts::Tally, 
     try_seeds(seeds, simulate, hosts::Tally::add)
 }
 
-#[test]
-fn every_seed_on_several_hosts_commits_what_the_reference_says() {
-    let seeds = seeds(HOSTS_SEEDS);
-    let all = on_hosts(seeds.clone(), hosts::Mistake::None);
+/// No seed on several hosts finds a difference.
+fn none_differs_on_hosts(seeds: Range<u64>) -> hosts::Tally {
+    let all = on_hosts(seeds, hosts::Mistake::None);
     let all = all.unwrap_or_else(|(seed, difference)| {
         panic!(
             "{difference}\nseed {seed}: replay with\n    \
@@ -691,6 +697,14 @@ fn every_seed_on_several_hosts_commits_what_the_reference_says() {
         )
     });
     println!("{all:?}");
+    all
+}
+
+#[test]
+fn every_seed_on_several_hosts_commits_what_the_reference_says() {
+    none_differs_on_hosts(new_seeds(HOSTS_SEEDS));
+    let seeds = seeds(HOSTS_SEEDS);
+    let all = none_differs_on_hosts(seeds.clone());
     let seeds = seeds.end - seeds.start;
     if seeds >= HOSTS_SEEDS {
         let rare = all.rarer_than(1);
