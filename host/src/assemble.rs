@@ -18,18 +18,18 @@ use std::sync::Arc;
 
 use ::operator::Failure;
 use ::operator::clock::Clock;
+use connectors::{PreparedSink, PreparedSource, Registry, SinkContext, SourceContext};
 use dataflow::KeyGroups;
 use dataflow::port::Port;
+use job_file::JobFile;
+use job_file::effective::{Settled, SettledNode};
+use job_file::problem::{Problem, Problems};
+use job_file::wiring::{NodeRef, Wiring, wire};
 use runtime::graph::{Edge, JobGraph, Node, NodeKind};
 
 use self::operator::PreparedOperator;
 use self::ports::{Facts, Link, arriving};
-use crate::connectors::{self, PreparedSink, PreparedSource, SinkContext};
 use crate::events::OperatorMetrics;
-use crate::job_file::JobFile;
-use crate::job_file::effective::{Settled, SettledNode};
-use crate::job_file::problem::Problems;
-use crate::job_file::wiring::{NodeRef, Wiring, wire};
 
 /// A job that can be run, but for the number of its key groups, which a checkpoint may have.
 pub(crate) struct Prepared {
@@ -48,11 +48,20 @@ enum PreparedNode {
     Sink(PreparedSink),
 }
 
+/// What a job file's names stand for.
+pub(crate) struct Means<'a> {
+    /// Hosts the components.
+    pub(crate) wasm: &'a wasm::Host,
+    /// What `connector` may name.
+    pub(crate) connectors: &'a Registry,
+    /// The time, for sources that make records.
+    pub(crate) clock: &'a Arc<dyn Clock>,
+}
+
 /// Prepares everything that a job consists of. `None` if something is wrong with it, or was before.
 pub(crate) fn prepare(
     job: JobFile,
-    host: &wasm::Host,
-    clock: &Arc<dyn Clock>,
+    means: &Means<'_>,
     problems: &mut Problems,
 ) -> Option<Prepared> {
     let wiring = wire(&job, problems);
@@ -61,9 +70,9 @@ pub(crate) fn prepare(
     let mut facts: Vec<Option<Facts>> = vec![None; count];
     for (index, node) in wiring.order.iter().enumerate() {
         let prepared = match node {
-            NodeRef::Source(source) => prepare_source(&job, *source, clock, problems),
+            NodeRef::Source(source) => prepare_source(&job, *source, means, problems),
             NodeRef::Operator(operator) => {
-                operator::prepare(&job, &job.operators[*operator], host, problems)
+                operator::prepare(&job, &job.operators[*operator], means.wasm, problems)
                     .map(|prepared| PreparedNode::Operator(Box::new(prepared)))
             }
             // Sinks need to know what they are fed with.
@@ -77,7 +86,11 @@ pub(crate) fn prepare(
         .collect();
     for (index, node) in wiring.order.iter().enumerate() {
         if let NodeRef::Sink(sink) = node {
-            let prepared = prepare_sink(&job, &wiring, *sink, &links[index], &facts, problems);
+            let ports: Vec<Port> = links[index]
+                .iter()
+                .filter_map(|link| arriving(&job, &wiring, &facts, link.from, link.port))
+                .collect();
+            let prepared = prepare_sink(&job, *sink, &ports, means.connectors, problems);
             facts[index] = prepared.as_ref().map(PreparedNode::facts);
             nodes[index] = prepared;
         } else {
@@ -227,7 +240,7 @@ impl Prepared {
                     partition: first.filter(|first| partitions.all(|other| other == *first)),
                     options: match &self.nodes[index] {
                         PreparedNode::Source(source) => source.options.clone(),
-                        PreparedNode::Operator(operator) => operator.limits(),
+                        PreparedNode::Operator(operator) => operator.limits().into(),
                         PreparedNode::Sink(sink) => sink.options.clone(),
                     },
                 }
@@ -267,60 +280,63 @@ impl PreparedNode {
 fn prepare_source(
     job: &JobFile,
     index: usize,
-    clock: &Arc<dyn Clock>,
+    means: &Means<'_>,
     problems: &mut Problems,
 ) -> Option<PreparedNode> {
     let source = &job.sources[index];
     let connector = source.connector.as_deref()?;
-    let clock = Arc::clone(clock);
-    let clock: connectors::Clock = Arc::new(move || clock.now_ms());
-    let prepared = connectors::source(connector, source.options.clone(), &job.base, clock);
+    let clock = Arc::clone(means.clock);
+    let context = SourceContext {
+        base_dir: &job.base,
+        clock: Arc::new(move || clock.now_ms()),
+    };
+    let prepared = means
+        .connectors
+        .source(connector, source.options.clone(), &context);
     match prepared {
         Ok(source) => Some(PreparedNode::Source(source)),
         Err(found) => {
-            report(job, NodeRef::Source(index), found, problems);
+            problems.extend(placed(job, NodeRef::Source(index), found));
             None
         }
     }
 }
 
+/// `ports` are those of its inputs that are known.
 fn prepare_sink(
     job: &JobFile,
-    wiring: &Wiring,
     index: usize,
-    links: &[Link],
-    facts: &[Option<Facts>],
+    ports: &[Port],
+    connectors: &Registry,
     problems: &mut Problems,
 ) -> Option<PreparedNode> {
     let sink = &job.sinks[index];
     let connector = sink.connector.as_deref()?;
-    let ports: Vec<Port> = links
-        .iter()
-        .filter_map(|link| arriving(job, wiring, facts, link.from, link.port))
-        .collect();
     let context = SinkContext {
+        base_dir: &job.base,
+        input_ports: ports,
         has_checkpoints: job.checkpoint.interval.is_some(),
         permissions: job.checkpoint.permissions,
     };
-    match connectors::sink(connector, sink.options.clone(), &job.base, &ports, context) {
+    match connectors.sink(connector, sink.options.clone(), &context) {
         Ok(sink) => Some(PreparedNode::Sink(sink)),
         Err(mut found) => {
             // That an input is not known follows from what was said about its producer.
             let references = sink.inputs.as_ref().map_or(0, |inputs| inputs.refs.len());
-            if links.len() < references || references == 0 {
+            if ports.len() < references || references == 0 {
                 found.retain(|problem| problem.key != "input");
             }
-            report(job, NodeRef::Sink(index), found, problems);
+            problems.extend(placed(job, NodeRef::Sink(index), found));
             None
         }
     }
 }
 
-/// Takes a connector's problems over, with their places in the job file.
-fn report(job: &JobFile, node: NodeRef, found: Vec<connectors::Problem>, problems: &mut Problems) {
-    for problem in found {
+/// A connector's problems with their places in the job file.
+fn placed(job: &JobFile, node: NodeRef, found: Vec<Problem>) -> impl Iterator<Item = Problem> {
+    found.into_iter().map(move |problem| {
         let place = node.node(job).place_of(&problem.key);
         let path = node.path(job, &problem.key);
-        problems.push(place, path, problem.message, problem.hint);
-    }
+        problem.at(place, path)
+    })
 }

@@ -6,9 +6,8 @@ pub(crate) use runtime::error::chain;
 use std::fmt;
 use std::process::ExitCode;
 
+use job_file::problem::Problems;
 use operator::text::line;
-
-use crate::job_file::problem::Problems;
 
 /// The exit codes. They are part of the command line's contract. What is worse is greater.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

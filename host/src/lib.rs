@@ -1,17 +1,14 @@
 //! For whom: the `host` binary. It turns a command line and a job file into a job that the runtime
 //! runs: components hosted, connectors made, checkpoints found.
 //!
-//! The only crate that knows Wasm and TOML. Modules in reading order.
+//! Modules in reading order.
 
 mod assemble;
 mod cli;
 mod commands;
-mod connectors;
 mod events;
 mod exit;
-mod job_file;
 mod logging;
-mod units;
 
 use std::io::Write;
 use std::path::Path;

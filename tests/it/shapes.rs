@@ -2,7 +2,7 @@
 //! memory nor the time of the host. Conformance 164.
 //!
 //! Method: files of the worst shapes are written and read through the binary, with the most memory that it
-//! ever had. That work is linear is held beside the decoder (`host/src/connectors/decoder/tests.rs`); here a
+//! ever had. That work is linear is held beside the decoder (`crates/formats/src/decoder/tests.rs`); here a
 //! reader that is not hangs.
 
 use std::fs::File;

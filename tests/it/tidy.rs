@@ -24,7 +24,7 @@ const CONFORMANCE: [RangeInclusive<u32>; 10] = [
 ];
 
 /// The crates: name, place, and which of the others each may depend on.
-const CRATES: [(&str, &str, &[&str]); 6] = [
+const CRATES: [(&str, &str, &[&str]); 9] = [
     ("dataflow", "crates/dataflow", &[]),
     ("operator", "crates/operator", &["dataflow"]),
     ("checkpoint", "crates/checkpoint", &["dataflow"]),
@@ -35,18 +35,41 @@ const CRATES: [(&str, &str, &[&str]); 6] = [
     ),
     ("wasm", "crates/wasm", &["dataflow", "operator"]),
     (
+        "job-file",
+        "crates/job-file",
+        &["dataflow", "operator", "checkpoint"],
+    ),
+    (
+        "formats",
+        "crates/formats",
+        &["dataflow", "operator", "job-file"],
+    ),
+    (
+        "connectors",
+        "crates/connectors",
+        &["dataflow", "operator", "checkpoint", "job-file", "formats"],
+    ),
+    (
         "host",
         "host",
-        &["dataflow", "operator", "checkpoint", "runtime", "wasm"],
+        &[
+            "dataflow",
+            "operator",
+            "checkpoint",
+            "runtime",
+            "wasm",
+            "job-file",
+            "connectors",
+        ],
     ),
 ];
 
 /// What only some may depend on, with what begins so.
 const HELD_BY: [(&str, &[&str]); 4] = [
     ("wasmtime", &["wasm"]),
-    ("toml", &["host"]),
+    ("toml", &["job-file", "host"]),
     ("clap", &["host"]),
-    ("anyhow", &["wasm", "host"]),
+    ("anyhow", &["wasm", "connectors", "host"]),
 ];
 
 /// What is nobody's source: built, or not ours.

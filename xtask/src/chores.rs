@@ -21,7 +21,16 @@ pub(crate) const WORKSPACES: [&str; 6] = [
 
 /// The packages that know nothing of Wasm. They are tested in the dev profile, for its overflow checks
 /// and debug assertions.
-const PURE: [&str; 5] = ["dataflow", "operator", "checkpoint", "runtime", "xtask"];
+const PURE: [&str; 8] = [
+    "dataflow",
+    "operator",
+    "checkpoint",
+    "runtime",
+    "job-file",
+    "formats",
+    "connectors",
+    "xtask",
+];
 
 /// What the tests ask the benchmark for: a part of each kind that is there within seconds, and the drawing.
 const SMOKE: [&str; 8] = [

@@ -41,7 +41,7 @@ pub(crate) fn nightly() -> Result<()> {
     ));
     let simulations: [&[&str]; 2] = [
         &["--package", "runtime", "--test", "simulation", "every_seed"],
-        &["--package", "host", "--lib", "simulated::every_seed"],
+        &["--package", "connectors", "--lib", "simulated::every_seed"],
     ];
     for simulation in simulations {
         let mut seeds = test(simulation);

@@ -16,6 +16,7 @@ pub mod element;
 pub mod alignment;
 pub mod watermark;
 pub mod port;
+mod partition;
 pub mod row;
 pub mod state;
 
@@ -23,3 +24,4 @@ pub use batch::Batch;
 pub use cells::{Cells, CellsRef};
 pub use element::{Barrier, CheckpointId, Element};
 pub use key::{KeyGroupRange, KeyGroups};
+pub use partition::Partition;

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 
 use dataflow::Batch;
+use dataflow::Partition;
 use operator::JobIdentity;
 
 use crate::attempt::Attempt;
-use crate::graph::{NodeKind, Partition};
+use crate::graph::NodeKind;
 use crate::inbox::Inbox;
 use crate::members::{Seed, Unmade};
 use crate::phases::{Notes, Place};

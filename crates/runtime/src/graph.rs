@@ -1,38 +1,12 @@
 //! The job graph: what runs, and how records go from one to the next.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use dataflow::KeyGroups;
 use dataflow::state::StateDescriptor;
-
+use dataflow::{KeyGroups, Partition};
 use operator::{OperatorFactory, SinkFactory, SourceFactory};
-
-/// How the records of an edge are dealt to the consumer's subtasks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Partition {
-    /// Subtask `i` to subtask `i`; only between equal parallelisms.
-    Forward,
-    /// By key group: every record of a key reaches the same subtask.
-    Hash,
-    /// Batch by batch in turn.
-    Rebalance,
-    /// Every record to every subtask.
-    Broadcast,
-}
-
-impl fmt::Display for Partition {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Forward => "forward",
-            Self::Hash => "hash",
-            Self::Rebalance => "rebalance",
-            Self::Broadcast => "broadcast",
-        })
-    }
-}
 
 /// A validated job, ready to run. Node ids are unique, edges lead from earlier nodes to later ones
 /// (so there is no cycle), forward edges join equal parallelisms, no parallelism exceeds

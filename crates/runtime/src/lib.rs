@@ -41,7 +41,7 @@ pub mod error;
 mod spawn;
 
 pub use error::Error;
-pub use graph::{JobGraph, Partition};
+pub use graph::JobGraph;
 pub use job::{Job, JobHandle};
 pub use keeper::Keeper;
 pub use options::Options;

@@ -5,7 +5,9 @@
 //! Each chain (a tree, if a node has several consumers) is a vertex; a vertex runs as `parallelism`
 //! subtasks, one thread each.
 
-use crate::graph::{JobGraph, NodeKind, Partition};
+use dataflow::Partition;
+
+use crate::graph::{JobGraph, NodeKind};
 
 /// Subtasks to run, vertex by vertex.
 #[derive(Debug)]

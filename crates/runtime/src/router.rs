@@ -6,9 +6,9 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use dataflow::Partition;
 use dataflow::{Batch, Element, KeyGroups};
 
-use crate::graph::Partition;
 use crate::inbox::Inbox;
 use crate::spares::Spares;
 

@@ -2,8 +2,8 @@
 
 use std::process::{Command, Stdio};
 
-use crate::job_file::JobFile;
-use crate::job_file::problem::Problems;
+use job_file::JobFile;
+use job_file::problem::Problems;
 
 /// Runs every operator's build command, the same one in the same directory once. Their output goes to
 /// stderr. What fails goes to `problems`, and the others are built all the same.

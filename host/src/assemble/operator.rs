@@ -6,19 +6,19 @@ use std::sync::{Arc, Mutex, PoisonError};
 use dataflow::KeyGroups;
 use dataflow::port::Port;
 use dataflow::state::StateKind;
+use job_file::JobFile;
+use job_file::operator::OperatorSection;
+use job_file::problem::Problems;
+use job_file::units::exact_size;
 use operator::{Failure, FailureKind};
 use runtime::graph::{OperatorNode, StateMemory};
+use wasm::{
+    self, Component, Description, DirGrant, Factory, Grants, Host, Limits, MetricKind, OperatorSpec,
+};
 
 use super::ports::Facts;
 use crate::events::Metric;
 use crate::exit::chain;
-use crate::job_file::JobFile;
-use crate::job_file::effective::exact_size;
-use crate::job_file::operator::OperatorSection;
-use crate::job_file::problem::Problems;
-use wasm::{
-    self, Component, Description, DirGrant, Factory, Grants, Host, Limits, MetricKind, OperatorSpec,
-};
 
 /// A component with what it said about itself.
 pub(crate) struct PreparedOperator {

@@ -1,13 +1,13 @@
 //! How many subtasks each node has, and how records are dealt to them.
 
 use dataflow::KeyGroups;
+use dataflow::Partition;
 use dataflow::port::Port;
-use runtime::Partition;
+use job_file::JobFile;
+use job_file::problem::Problems;
+use job_file::wiring::{NodeRef, Wiring};
 
 use super::ports::{Facts, Link, port_of, producer_of};
-use crate::job_file::JobFile;
-use crate::job_file::problem::Problems;
-use crate::job_file::wiring::{NodeRef, Wiring};
 
 /// The number of subtasks of the node at `index`: its own, or the job's as far as it can use them.
 pub(crate) fn parallelism(

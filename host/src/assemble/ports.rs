@@ -2,11 +2,11 @@
 //! sources and operators declare.
 
 use dataflow::port::Port;
-
-use crate::job_file::JobFile;
-use crate::job_file::node::InputRef;
-use crate::job_file::problem::{Problems, did_you_mean};
-use crate::job_file::wiring::{NodeRef, Wiring};
+use job_file::JobFile;
+use job_file::hints::did_you_mean;
+use job_file::node::InputRef;
+use job_file::problem::Problems;
+use job_file::wiring::{NodeRef, Wiring};
 
 /// What a node declares, as far as its place in the graph goes.
 #[derive(Clone, Debug, Default, PartialEq)]

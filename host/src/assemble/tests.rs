@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
+use dataflow::Partition;
 use dataflow::port::Format;
-use runtime::Partition;
+use job_file::{NamedText, Surroundings};
 
 use super::*;
-use crate::job_file::{NamedText, Surroundings};
 
 fn port(name: &str, keyed: bool) -> Port {
     Port {
@@ -59,7 +59,7 @@ fn deal(job: &str, nodes: &[&str]) -> Dealt {
         base: Path::new("/"),
         text: &text,
     };
-    let job = crate::job_file::read(&named, &Surroundings::default(), &mut problems).unwrap();
+    let job = job_file::read(&named, &Surroundings::default(), &mut problems).unwrap();
     let wiring = wire(&job, &mut problems);
     assert!(problems.is_empty(), "{problems}");
     let order = &wiring.order;

@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
+use job_file::effective;
 use operator::clock::{Clock, SystemClock};
+use wasm::Compiler;
 
 use super::{job, print};
 use crate::cli::JobArguments;
 use crate::events::Audience;
 use crate::exit::{Error, Exit};
-use crate::job_file::effective;
-use wasm::Compiler;
 
 /// Prints the effective job.
 pub(crate) fn check(arguments: &JobArguments) -> Result<Exit, Error> {

@@ -16,13 +16,12 @@ use checkpoint::metadata::{Kind, Metadata, Operator, Role};
 use checkpoint::storage::{environment, weakened};
 use checkpoint::verify::{self, verify};
 use checkpoint::{Completed, shown};
-use operator::text::size;
-use operator::text::{counted, line, name};
+use connectors::parts;
+use operator::text::{counted, line, name, size};
 use serde_json::json;
 
 use super::print;
 use crate::cli::{Checkpoints, Place};
-use crate::connectors::parts;
 use crate::exit::{Error, Exit};
 
 /// Does what `host checkpoints …` asks for.

@@ -4,15 +4,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context;
+use connectors::Registry;
+use job_file::checkpoint::absolute;
+use job_file::problem::Problems;
+use job_file::{NamedText, Surroundings};
 use operator::clock::Clock;
+use wasm::Compiler;
 
-use crate::assemble::{self, Prepared, build};
+use crate::assemble::{self, Means, Prepared, build};
 use crate::cli::JobArguments;
 use crate::exit::Error;
-use crate::job_file::checkpoint::absolute;
-use crate::job_file::problem::Problems;
-use crate::job_file::{self, NamedText, Surroundings};
-use wasm::{self, Compiler};
 
 /// Names the global configuration where `--config` does not.
 const CONFIG_VARIABLE: &str = "HIGHWATER_CONFIG";
@@ -43,7 +44,12 @@ pub(crate) fn prepare(
     }
     let options = wasm::Options::from_environment(compiler, notice);
     let host = wasm::Host::new(&options).map_err(Error::refused)?;
-    match assemble::prepare(job, &host, clock, &mut problems) {
+    let means = Means {
+        wasm: &host,
+        connectors: &Registry::default(),
+        clock,
+    };
+    match assemble::prepare(job, &means, &mut problems) {
         Some(prepared) => Ok(prepared),
         None => Err(problems.into()),
     }

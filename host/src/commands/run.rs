@@ -13,6 +13,9 @@ use std::time::Duration;
 
 use checkpoint::lease::{self, Held};
 use checkpoint::{CheckpointStore, Completed};
+use job_file::JobFile;
+use job_file::checkpoint::CheckpointSection;
+use job_file::sink::SinkSection;
 use operator::FailureKind;
 use operator::clock::{Clock, SystemClock};
 use operator::text::name;
@@ -28,9 +31,6 @@ use crate::assemble::Prepared;
 use crate::cli::{JobArguments, Run};
 use crate::events::{Audience, End, Event, NodeWork, OperatorMetrics, Work};
 use crate::exit::{Error, Exit, chain};
-use crate::job_file::JobFile;
-use crate::job_file::checkpoint::CheckpointSection;
-use crate::job_file::sink::SinkSection;
 
 /// Runs a job to its end.
 pub(crate) fn run(arguments: &Run) -> Result<Exit, Error> {

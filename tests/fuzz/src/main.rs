@@ -6,9 +6,9 @@
 //! written into the corpus, so that it is replayed by every run from then on.
 //!
 //! A target is a function from bytes to nothing that panics when a promise is broken ([`targets`]). It runs in
-//! a process of its own, which may also die or hang: the input is at hand in a file. The sources of
-//! the host that are fuzzed are compiled into this program, without Wasmtime. What a guest passes needs it: that
-//! target is a test of the crate `wasm` (`crates/wasm/src/tests/calls.rs`), whose corpus is here as well.
+//! a process of its own, which may also die or hang: the input is at hand in a file. What a guest passes needs
+//! Wasmtime: that target is a test of the crate `wasm` (`crates/wasm/src/tests/calls.rs`), whose corpus is here as
+//! well.
 //!
 //! Modules in reading order.
 
@@ -19,17 +19,6 @@ mod mutate;
 
 mod coverage;
 mod memory;
-
-/// The host's readers and writers of text, and its reader of job files.
-#[path = "../../../host/src"]
-#[expect(dead_code, reason = "the host uses more of it than is fuzzed")]
-mod host {
-    pub(crate) mod connectors;
-    pub(crate) mod job_file;
-    pub(crate) mod units;
-}
-// They name each other from the root of the host.
-pub(crate) use host::{connectors, job_file, units};
 
 use std::process::ExitCode;
 use std::time::Duration;

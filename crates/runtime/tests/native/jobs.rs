@@ -8,19 +8,19 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use checkpoint::storage::FaultyStorage;
 use checkpoint::store::{CheckpointStore, Options as StoreOptions};
+use dataflow::Partition;
 use dataflow::state::{Resolved, StateDescriptor, StateKind};
 use dataflow::{Batch, Cells, CheckpointId, KeyGroups};
-use operator::Permanent;
 use operator::clock::SystemClock;
 use operator::source::{Part, SourceStatus};
 use operator::{
-    BoxError, Call, Failure, FailureKind, JobIdentity, Operator, OperatorFactory, Origin, Sink,
-    SinkFactory, Source, SourceFactory, SubtaskContext, Withdrawn,
+    BoxError, Call, Failure, FailureKind, JobIdentity, Operator, OperatorFactory, Origin,
+    Permanent, Sink, SinkFactory, Source, SourceFactory, SubtaskContext, Withdrawn,
 };
 use runtime::coordinator::Settings;
 use runtime::graph::{Edge, Node, NodeKind, OperatorNode};
 use runtime::restart::Strategy;
-use runtime::{Job, JobEvent, JobGraph, JobHandle, Options, Outcome, Partition};
+use runtime::{Job, JobEvent, JobGraph, JobHandle, Options, Outcome};
 use serde_json::json;
 
 pub(crate) const KEYS: u64 = 100;

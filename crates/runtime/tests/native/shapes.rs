@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use dataflow::KeyGroups;
+use dataflow::Partition;
 use dataflow::alignment::Mode;
 use operator::{SinkFactory, SourceFactory};
+use runtime::JobGraph;
 use runtime::graph::{Edge, Node, NodeKind, OperatorNode, StateMemory};
 use runtime::simulation::Random;
-use runtime::{JobGraph, Partition};
 
 use super::feeds::Feed;
 use super::reference::{self, Level, Record};

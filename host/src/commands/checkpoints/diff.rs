@@ -3,14 +3,13 @@
 use std::fmt::Write;
 
 use checkpoint::diff::{Amount, Diff as Report, OperatorDiff, StateDiff};
-use operator::text::size;
-use operator::text::{counted, grouped, name};
+use connectors::parts;
+use operator::text::{counted, grouped, name, size};
 use serde_json::json;
 
 use super::open;
 use crate::cli::Diff;
 use crate::commands::print;
-use crate::connectors::parts;
 use crate::exit::{Error, Exit};
 
 /// Compares two checkpoints.

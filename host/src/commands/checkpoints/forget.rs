@@ -3,16 +3,15 @@
 use std::sync::Arc;
 
 use checkpoint::shown;
+use job_file::checkpoint::CheckpointSection;
 use operator::clock::SystemClock;
-use operator::text::counted;
-use operator::text::size;
+use operator::text::{counted, size};
 use serde_json::json;
 
 use crate::cli::Place;
 use crate::commands::print;
 use crate::commands::run::settings;
 use crate::exit::{Error, Exit};
-use crate::job_file::checkpoint::CheckpointSection;
 
 /// Removes it, and says what was in it.
 pub(crate) fn forget(place: &Place) -> Result<Exit, Error> {

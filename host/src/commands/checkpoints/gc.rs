@@ -4,16 +4,15 @@ use std::fmt::Write;
 use std::sync::Arc;
 
 use checkpoint::gc::{Options, Report, collect};
+use job_file::checkpoint::CheckpointSection;
 use operator::clock::{Clock, SystemClock};
-use operator::text::line;
-use operator::text::size;
+use operator::text::{line, size};
 use serde_json::json;
 
 use crate::cli::Gc;
 use crate::commands::print;
 use crate::commands::run::settings;
 use crate::exit::{Error, Exit};
-use crate::job_file::checkpoint::CheckpointSection;
 
 /// Collects, and says what was removed and what was not.
 pub(crate) fn gc(arguments: &Gc) -> Result<Exit, Error> {

@@ -9,13 +9,13 @@ use std::path::{Path, PathBuf};
 
 use checkpoint::Completed;
 use checkpoint::metadata::Role;
+use connectors::file_sink::orphans::{self, Amount, Orphans};
 use operator::SinkFactory;
 use operator::source::Part;
 use operator::text::counted;
 use runtime::JobGraph;
 use runtime::restore::{PLACE, Report, Verdict};
 
-use crate::connectors::file_sink::orphans::{self, Amount, Orphans};
 use crate::events::{Audience, Event};
 use crate::exit::Error;
 

@@ -5,14 +5,14 @@ use checkpoint::Fallback;
 use checkpoint::locate::LATEST;
 use checkpoint::{Completed, locate, locate_fallback};
 use dataflow::KeyGroups;
+use job_file::JobFile;
+use job_file::checkpoint::{Retention, Storage};
 use runtime::JobGraph;
 use runtime::restore::{Entry, Mismatch, Report, Verdict};
 
 use crate::cli::{ClaimMode, RestoreArguments};
 use crate::events::{Event, RestoredNode};
 use crate::exit::{Error, Exit};
-use crate::job_file::JobFile;
-use crate::job_file::checkpoint::{Retention, Storage};
 
 /// What stands after `-s`.
 pub(crate) fn spec(arguments: &RestoreArguments) -> Option<&str> {

@@ -1,6 +1,6 @@
 //! What becomes of a job's checkpoints when it ends.
 
-use crate::job_file::checkpoint::{CheckpointSection, Retention};
+use job_file::checkpoint::{CheckpointSection, Retention};
 
 /// How a job ended, as far as it decides what is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

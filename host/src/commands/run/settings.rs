@@ -8,6 +8,9 @@ use std::time::Duration;
 use checkpoint::lease::{Holder, Terms};
 use checkpoint::storage::{environment, weakened};
 use dataflow::alignment;
+use job_file::JobFile;
+use job_file::checkpoint::{CheckpointSection, Directory, Mode, Storage};
+use job_file::restart::RestartStrategy;
 use operator::clock::Clock;
 use operator::text::size;
 use runtime::clock::LeaseTime;
@@ -15,9 +18,6 @@ use runtime::coordinator::Settings;
 use runtime::restart::Strategy;
 
 use crate::events::Event;
-use crate::job_file::JobFile;
-use crate::job_file::checkpoint::{CheckpointSection, Directory, Mode, Storage};
-use crate::job_file::restart::RestartStrategy;
 
 /// How the runtime is to run the job.
 pub(crate) fn options(job: &JobFile, id: &str, run: &str) -> runtime::Options {

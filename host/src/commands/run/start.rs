@@ -10,6 +10,8 @@ use checkpoint::lease::{Held, Lease, Rewind, RewindMode, Run, Start, Time as _};
 use checkpoint::locate::LATEST;
 use checkpoint::start::{Asked, Plan, Refusal, Source, decide};
 use checkpoint::{CheckpointStore, Completed, verify};
+use job_file::JobFile;
+use job_file::checkpoint::Storage;
 use operator::clock::Clock;
 use operator::source::Part;
 use operator::text::counted;
@@ -25,8 +27,6 @@ use crate::assemble::Prepared;
 use crate::cli::{ClaimMode, RestoreArguments};
 use crate::events::{Audience, Event};
 use crate::exit::{Error, Exit};
-use crate::job_file::JobFile;
-use crate::job_file::checkpoint::Storage;
 
 /// A run that may begin.
 pub(super) struct Begun {

@@ -6,12 +6,14 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use connectors::{Registry, SourceContext};
+use job_file::effective::{Settled, SettledNode, to_toml};
+use job_file::options::Options;
+use job_file::problem::Problems;
+use job_file::wiring::NodeRef;
+use job_file::{JobFile, NamedText, Surroundings, read};
+
 use super::Target;
-use crate::connectors;
-use crate::job_file::effective::{Settled, SettledNode, to_toml};
-use crate::job_file::problem::Problems;
-use crate::job_file::wiring::NodeRef;
-use crate::job_file::{JobFile, NamedText, Surroundings, read};
 
 pub(super) const TARGET: Target = Target {
     name: "job-file",
@@ -183,15 +185,18 @@ fn settled(job: &JobFile) -> Settled {
 }
 
 /// The options with their defaults, where finding them opens no file.
-fn options(job: &JobFile, node: NodeRef) -> toml::Table {
+fn options(job: &JobFile, node: NodeRef) -> Options {
     match node {
         NodeRef::Source(index) => {
             let source = &job.sources[index];
             let options = source.options.clone();
             match source.connector.as_deref() {
                 Some(connector @ ("generator" | "stdin")) => {
-                    let prepared =
-                        connectors::source(connector, options.clone(), &job.base, Arc::new(|| 0));
+                    let context = SourceContext {
+                        base_dir: &job.base,
+                        clock: Arc::new(|| 0),
+                    };
+                    let prepared = Registry::default().source(connector, options.clone(), &context);
                     prepared.map_or(options, |source| source.options)
                 }
                 _ => options,
@@ -203,6 +208,7 @@ fn options(job: &JobFile, node: NodeRef) -> toml::Table {
             limits
                 .and_then(|limits| limits.item.value.to_toml().as_table().cloned())
                 .unwrap_or_default()
+                .into()
         }
     }
 }

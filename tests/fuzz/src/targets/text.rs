@@ -9,16 +9,17 @@ use std::sync::Arc;
 
 use dataflow::port::{Column, ColumnKind, Format, Port};
 use dataflow::{Batch, row};
+use formats::RecordFormat;
+use formats::blocks::Blocks;
+use formats::decoder::Decoder;
+use formats::encoder::{Encoder, EncoderOptions};
+use formats::outcome::{Counts, DecodeError, Stopped};
+use formats::plan::Plan;
+use formats::read_as::ReadAs;
+use formats::text_limits::TextLimits;
+use formats::timestamp::TimestampFormat;
 
 use super::Target;
-use crate::connectors::blocks::Blocks;
-use crate::connectors::decoder::{Counts, DecodeError, Decoder, Stopped};
-use crate::connectors::encoder::{Encoder, EncoderOptions};
-use crate::connectors::format::RecordFormat;
-use crate::connectors::plan::Plan;
-use crate::connectors::read_as::ReadAs;
-use crate::connectors::text_limits::TextLimits;
-use crate::connectors::timestamp::TimestampFormat;
 use crate::mutate::Random;
 
 pub(super) const CSV: Target = Target {

@@ -1,0 +1,757 @@
+//! The file source: lines, CSV or JSON lines from files, shared by all subtasks.
+//!
+//! Which files there are is settled once, when the job is prepared, and from then on by its
+//! checkpoints: a restored job reads the files that its snapshot names, from the exact record, and
+//! warns of new ones. A file that has changed before that record is refused, because its
+//! records would be lost or doubled in silence; see [`comparison`].
+
+use std::collections::{BTreeSet, VecDeque};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::{Context as _, anyhow, bail};
+use dataflow::Batch;
+use formats::RecordFormat;
+use formats::blocks::Blocks;
+use formats::compression::Compression;
+use formats::csv_rows::CsvRows;
+use formats::decoder::Decoder;
+use formats::outcome::{Counts, DecodeError, Stopped};
+use formats::plan::Plan;
+use formats::text_limits::{TextLimitOptions, TextLimits};
+use formats::timestamp::TimestampOptions;
+use job_file::hints::listed;
+use job_file::options::{OneOrMany, Options};
+use job_file::problem::Problem;
+use operator::source::Part;
+use operator::text::{counted, grouped};
+use operator::{BoxError, InputChanged, Source, SourceFactory, SourceStatus, SubtaskContext};
+use serde::{Deserialize, Serialize};
+
+use self::inputs::InputFile;
+use self::position::Position;
+use self::split::{Done, Split};
+use super::changed::Changed;
+use super::registry::{PreparedSource, SourceConnector, SourceContext, read_and_prepare};
+
+mod comparison;
+pub(crate) mod inputs;
+mod position;
+pub(crate) mod split;
+
+/// The connector `file`.
+pub(crate) const CONNECTOR: SourceConnector = SourceConnector {
+    name: "file",
+    prepare,
+};
+
+fn prepare(options: Options, context: &SourceContext<'_>) -> Result<PreparedSource, Vec<Problem>> {
+    read_and_prepare(options, |options: &FileSourceOptions| {
+        let factory = options.prepare(context.base_dir)?;
+        Ok(PreparedSource {
+            port: factory.plan().port(),
+            factory: Arc::new(factory),
+            bounded: true,
+            max_parallelism: None,
+            options: Options::effective(&options.effective()),
+        })
+    })
+}
+
+/// Options of the connector `file` as a source.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct FileSourceOptions {
+    /// Files, directories and glob patterns. `.gz` and `.zst` are read through.
+    pub(crate) path: Option<OneOrMany>,
+    /// How records are written.
+    pub(crate) format: Option<RecordFormat>,
+    /// The field or fields that make the record's key; of lines `line`, the whole line.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) key: Option<OneOrMany>,
+    /// The field that holds the event time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) timestamp: Option<TimestampOptions>,
+    /// The longest record.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) max_record_size: Option<String>,
+    /// CSV: the most columns of the header.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) max_columns: Option<u32>,
+    /// JSON lines: how deep objects and lists are nested at most.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) max_depth: Option<u32>,
+    /// What to do when the job resumes and files, or the options above, have changed.
+    pub(crate) changed: Changed,
+}
+
+impl FileSourceOptions {
+    fn limits(&self) -> TextLimitOptions {
+        TextLimitOptions {
+            record_size: self.max_record_size.clone(),
+            columns: self.max_columns,
+            depth: self.max_depth,
+        }
+    }
+
+    /// The options with all limits that hold.
+    pub(crate) fn effective(&self) -> Self {
+        let limits = self.limits().effective(self.format);
+        Self {
+            max_record_size: limits.record_size,
+            max_columns: limits.columns,
+            max_depth: limits.depth,
+            ..self.clone()
+        }
+    }
+
+    /// Checks the options, finds the files, and reads the headers of CSV files.
+    ///
+    /// # Errors
+    /// Everything that keeps the source from starting.
+    pub(crate) fn prepare(&self, base_dir: &Path) -> Result<FileSourceFactory, Vec<Problem>> {
+        let mut problems = Vec::new();
+        let paths = self
+            .path
+            .as_ref()
+            .map(OneOrMany::as_slice)
+            .unwrap_or_default();
+        if paths.is_empty() {
+            problems.push(
+                Problem::new("path", "is required")
+                    .hint("a file, a directory or a pattern, or a list of them"),
+            );
+        }
+        let files = inputs::find(paths, base_dir).unwrap_or_else(|found| {
+            problems.extend(found);
+            Vec::new()
+        });
+        let limits = self.limits().read(self.format, &mut problems);
+        let mut columns = None;
+        if self.format == Some(RecordFormat::Csv) {
+            match read_columns(&files, base_dir, limits) {
+                Ok(found) => columns = found,
+                Err(problem) => problems.push(problem),
+            }
+            if columns.is_none() && problems.is_empty() {
+                problems.push(Problem::new(
+                    "path",
+                    "no file has a header line: all are empty",
+                ));
+            }
+        }
+        let plan = Plan::new(
+            self.format,
+            self.key.as_ref(),
+            self.timestamp.as_ref(),
+            columns,
+            limits,
+            &mut problems,
+        );
+        match plan.filter(|_| problems.is_empty()) {
+            Some(plan) => Ok(FileSourceFactory {
+                base_dir: base_dir.to_owned(),
+                files,
+                plan: Arc::new(plan),
+                changed: self.changed,
+                compared: Mutex::default(),
+            }),
+            None => Err(problems),
+        }
+    }
+}
+
+/// The columns that all files have in common. Empty files have none.
+fn read_columns(
+    files: &[InputFile],
+    base_dir: &Path,
+    limits: TextLimits,
+) -> Result<Option<Vec<String>>, Problem> {
+    let mut first: Option<(&str, Vec<String>)> = None;
+    for file in files {
+        let problem = |message: String| Problem::new("path", message);
+        let mut counts = Counts::default();
+        let mut read = || -> Result<Option<Vec<String>>, DecodeError> {
+            let input = inputs::open(&base_dir.join(&file.name), Compression::of(&file.name), 0)?;
+            let mut blocks = Blocks::new(input, 0, limits.record_bytes);
+            blocks.skip_byte_order_mark()?;
+            let names = CsvRows::new(limits.columns).read_names(&mut blocks, &mut counts)?;
+            Ok(names.map(|(names, _)| names))
+        };
+        let names = match read() {
+            Ok(names) => names,
+            Err(DecodeError::Read(error)) => {
+                return Err(problem(format!("cannot read `{}`: {error}", file.name)));
+            }
+            Err(DecodeError::Record(message)) => {
+                let line = counts.lines + 1;
+                return Err(problem(format!("`{}`, line {line}: {message}", file.name)));
+            }
+        };
+        let Some(names) = names else { continue };
+        match &first {
+            None => first = Some((&file.name, names)),
+            Some((_, columns)) if *columns == names => {}
+            Some((other, columns)) => {
+                let message = format!(
+                    "the columns of `{}` ({}) are not those of `{other}` ({})",
+                    file.name,
+                    listed(&names),
+                    listed(columns)
+                );
+                return Err(
+                    problem(message).hint("files with other columns belong to another source")
+                );
+            }
+        }
+    }
+    Ok(first.map(|(_, columns)| columns))
+}
+
+/// Makes file sources that share the same files.
+pub(crate) struct FileSourceFactory {
+    base_dir: PathBuf,
+    files: Vec<InputFile>,
+    plan: Arc<Plan>,
+    changed: Changed,
+    /// The position that was compared last: it is the same for all subtasks of an attempt, and
+    /// comparing it may take reading much.
+    compared: Mutex<Option<Compared>>,
+}
+
+/// A position whose files were compared.
+struct Compared {
+    attempt: u32,
+    parts: Vec<Part>,
+    position: Position,
+}
+
+impl FileSourceFactory {
+    /// What to make of the files.
+    pub(crate) fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    fn packed_len(&self, name: &str) -> u64 {
+        match self
+            .files
+            .binary_search_by(|file| file.name.as_str().cmp(name))
+        {
+            Ok(index) => self.files[index].len,
+            // Known only from the snapshot. If it is gone, opening it tells.
+            Err(_) => fs::metadata(self.base_dir.join(name)).map_or(0, |metadata| metadata.len()),
+        }
+    }
+
+    fn create_source(
+        &self,
+        context: &SubtaskContext,
+        restored: Option<&[Part]>,
+    ) -> Result<FileSource, BoxError> {
+        let first = context.subtask == 0;
+        let position = match restored {
+            None => Position {
+                splits: self.files.iter().map(Split::whole).collect(),
+                done: Vec::new(),
+                files: if first {
+                    self.files_with_tails()
+                } else {
+                    Vec::new()
+                },
+                read_as: None,
+            },
+            Some(parts) => self.compared(&context.operator, context.attempt, parts)?,
+        };
+        let mut shares = deal_splits(self, position.splits, context.parallelism);
+        let splits = match shares.get_mut(context.subtask as usize) {
+            Some(share) => std::mem::take(share).into(),
+            None => {
+                let (subtask, parallelism) = (context.subtask, context.parallelism);
+                return Err(format!("subtask {subtask} of {parallelism}").into());
+            }
+        };
+        let (done, files) = match first {
+            true => (position.done, position.files),
+            false => (Vec::new(), Vec::new()),
+        };
+        Ok(FileSource {
+            base_dir: self.base_dir.clone(),
+            plan: Arc::clone(&self.plan),
+            splits,
+            reading: None,
+            done,
+            files,
+            first,
+        })
+    }
+
+    /// The files with what tells one that grew from another one.
+    fn files_with_tails(&self) -> Vec<InputFile> {
+        let with_tail = |file: &InputFile| {
+            let opened = inputs::open_file(&self.base_dir.join(&file.name));
+            let tail = opened.and_then(|opened| inputs::tail_crc(&opened, file.len));
+            InputFile {
+                // A file that cannot be read fails the job when its turn comes.
+                tail: tail.ok(),
+                ..file.clone()
+            }
+        };
+        self.files.iter().map(with_tail).collect()
+    }
+
+    /// The position in `parts`, with files that are what they were, or that are accepted as they
+    /// are.
+    fn compared(&self, source: &str, attempt: u32, parts: &[Part]) -> Result<Position, BoxError> {
+        let mut compared = self.compared.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(compared) = &*compared
+            && compared.attempt == attempt
+            && compared.parts == parts
+        {
+            return Ok(compared.position.clone());
+        }
+        let mut position = Position::read(parts)?;
+        let comparison = comparison::compare(&mut position, &self.base_dir);
+        if comparison.unknown > 0 {
+            tracing::info!(
+                source,
+                "the checkpoint was written by a version that did not describe its input, so {} \
+                 of its files are not compared",
+                comparison.unknown
+            );
+        }
+        if comparison.touched > 0 {
+            tracing::info!(
+                source,
+                "{} files have other times than at the checkpoint, but what was read of them is \
+                 the same",
+                comparison.touched
+            );
+        }
+        let files = &comparison.changed;
+        let options = self.changed_options(&position);
+        if !files.is_empty() || !options.is_empty() {
+            match self.changed {
+                Changed::Refuse => {
+                    let put_back = match (options.is_empty(), files.is_empty()) {
+                        (true, _) => "put the files back as they were",
+                        (false, true) => "set the options back as they were",
+                        (false, false) => "put the options and the files back as they were",
+                    };
+                    let texts = files.iter().map(|difference| difference.text.clone());
+                    let texts = options.into_iter().chain(texts).collect();
+                    return Err(super::changed::refused(source, texts, put_back).into());
+                }
+                Changed::Accept => {
+                    for text in options {
+                        tracing::warn!(source, "accepted: {text}");
+                    }
+                    for text in comparison::accept(&mut position, &self.base_dir, files) {
+                        tracing::warn!(source, "accepted: {text}");
+                    }
+                }
+            }
+        }
+        self.warn_of_new_files(source, &position);
+        *compared = Some(Compared {
+            attempt,
+            parts: parts.to_vec(),
+            position: position.clone(),
+        });
+        Ok(position)
+    }
+}
+
+/// How many files a warning names.
+const SHOWN: usize = 3;
+
+impl FileSourceFactory {
+    /// The options that differ from those that the position was read with. Before the first record they
+    /// may be anything.
+    fn changed_options(&self, position: &Position) -> Vec<String> {
+        let records = position.records();
+        match &position.read_as {
+            Some(was) if records > 0 => self.plan.read_as.differences(was, records),
+            _ => Vec::new(),
+        }
+    }
+
+    /// The position has all files that the job reads. Others that `path` stands for by now are said to
+    /// be left out, once for an attempt.
+    fn warn_of_new_files(&self, source: &str, position: &Position) {
+        let splits = position.splits.iter().map(|split| split.file.as_str());
+        let done = position.done.iter().map(|done| done.file.as_str());
+        let files = position.files.iter().map(|file| file.name.as_str());
+        let known: BTreeSet<&str> = splits.chain(done).chain(files).collect();
+        let new: Vec<&str> = self
+            .files
+            .iter()
+            .map(|file| file.name.as_str())
+            .filter(|name| !known.contains(name))
+            .collect();
+        if new.is_empty() {
+            return;
+        }
+        let names: Vec<String> = new
+            .iter()
+            .take(SHOWN)
+            .map(|name| format!("`{name}`"))
+            .collect();
+        let more = match new.len().saturating_sub(SHOWN) {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        let (verb, them) = if new.len() == 1 {
+            ("is", "it")
+        } else {
+            ("are", "them")
+        };
+        tracing::warn!(
+            source,
+            "{} that `path` stands for {verb} not read: {}{more}; which files a job reads was settled when \
+             it began: give {them} a source of their own, or start afresh with `--fresh`",
+            counted(new.len() as u64, "new file"),
+            names.join(", ")
+        );
+    }
+}
+
+fn deal_splits(
+    factory: &FileSourceFactory,
+    splits: Vec<Split>,
+    parallelism: u32,
+) -> Vec<Vec<Split>> {
+    split::deal(splits, factory.plan.format, parallelism, |name| {
+        factory.packed_len(name)
+    })
+}
+
+impl SourceFactory for FileSourceFactory {
+    fn create(
+        &self,
+        context: &SubtaskContext,
+        restored: Option<&[Part]>,
+    ) -> Result<Box<dyn Source>, BoxError> {
+        Ok(Box::new(self.create_source(context, restored)?))
+    }
+
+    fn compare(&self, source: &str, restored: &[Part]) -> Result<(), InputChanged> {
+        let Err(error) = self.compared(source, 0, restored) else {
+            return Ok(());
+        };
+        match error.downcast::<InputChanged>() {
+            Ok(changed) => Err(*changed),
+            // A position that cannot be read: creating the source tells.
+            Err(_) => Ok(()),
+        }
+    }
+
+    fn describe_position(&self, restored: &[Part]) -> String {
+        describe_position(restored)
+            .unwrap_or_else(|| "a position that is not a file source's".to_owned())
+    }
+}
+
+/// How far a position is, in words. `None` if it is not a file source's.
+pub(crate) fn describe_position(parts: &[Part]) -> Option<String> {
+    let position = Position::read(parts).ok()?;
+    let records = position.records();
+    let Position { splits, done, .. } = position;
+    let unfinished: BTreeSet<&str> = splits.iter().map(|split| split.file.as_str()).collect();
+    let finished: BTreeSet<&str> = done.iter().map(|done| done.file.as_str()).collect();
+    let finished = finished.difference(&unfinished).count() as u64;
+    let mut text = format!(
+        "{} read, {} of {} done",
+        counted(records, "record"),
+        grouped(finished),
+        counted(finished + unfinished.len() as u64, "file")
+    );
+    let mut begun = splits.iter().filter(|split| split.is_begun());
+    if let Some(split) = begun.next() {
+        let offset = grouped(split.offset);
+        text += &format!(", continues in {} at byte {offset}", split.file);
+    }
+    match begun.count() {
+        0 => {}
+        1 => text += " and in 1 more place",
+        more => text += &format!(" and in {more} more places"),
+    }
+    Some(text)
+}
+
+/// One subtask's share of the files.
+pub(crate) struct FileSource {
+    base_dir: PathBuf,
+    plan: Arc<Plan>,
+    /// What is still to be read, in this order, without the split that is being read.
+    splits: VecDeque<Split>,
+    reading: Option<Reading>,
+    /// What was read to its end, by name and start.
+    done: Vec<Done>,
+    /// All files of the job; only the first subtask has them.
+    files: Vec<InputFile>,
+    /// Whether this is the first subtask.
+    first: bool,
+}
+
+/// A split that is being read.
+struct Reading {
+    /// As it was when it was opened.
+    split: Split,
+    blocks: Blocks,
+    decoder: Decoder,
+    counts: Counts,
+}
+
+impl FileSource {
+    fn poll_records(&mut self, batch: &mut Batch) -> anyhow::Result<SourceStatus> {
+        loop {
+            let mut reading = match self.reading.take() {
+                Some(reading) => reading,
+                None => match self.splits.pop_front() {
+                    // A split that cannot be opened is not lost: the snapshot still knows it.
+                    Some(split) => match Reading::open(split.clone(), &self.base_dir, &self.plan) {
+                        Ok(reading) => reading,
+                        Err(error) => {
+                            self.splits.push_front(split);
+                            return Err(error);
+                        }
+                    },
+                    None => return Ok(SourceStatus::Ended),
+                },
+            };
+            let end = reading.split.end.unwrap_or(u64::MAX);
+            let Reading {
+                blocks,
+                decoder,
+                counts,
+                ..
+            } = &mut reading;
+            let result = decoder.decode(blocks, end, batch, counts);
+            let stopped = result.map_err(|error| reading.locate(error));
+            match stopped {
+                Ok(Stopped::Ended) => {
+                    let done = reading.finish()?;
+                    split::note_done(&mut self.done, done);
+                }
+                other => {
+                    self.reading = Some(reading);
+                    // A file is never blocked; were it, asking again is right.
+                    return other.map(|_| SourceStatus::More);
+                }
+            }
+        }
+    }
+}
+
+impl Reading {
+    fn open(split: Split, base_dir: &Path, plan: &Arc<Plan>) -> anyhow::Result<Self> {
+        let path = base_dir.join(&split.file);
+        let compression = Compression::of(&split.file);
+        let place = || {
+            let Split {
+                file,
+                offset,
+                records,
+                ..
+            } = &split;
+            format!("cannot continue in file `{file}` at byte {offset} (record {records})")
+        };
+        let opened = || match split.is_begun() {
+            true => place(),
+            false => format!("cannot read file `{}`", split.file),
+        };
+        let len = fs::metadata(&path).with_context(opened)?.len();
+        if let Some(end) = split.end
+            && len < end
+        {
+            let error = anyhow!("it has {len} bytes, but it had {end} when the job first saw it");
+            return Err(error.context(opened()));
+        }
+        let mut decoder = Decoder::new(Arc::clone(plan));
+        let mut counts = Counts {
+            records: split.records,
+            lines: split.lines,
+        };
+        let failed = |error: DecodeError, line: u64| match error {
+            DecodeError::Read(error) => anyhow::Error::new(error).context(opened()),
+            DecodeError::Record(message) => {
+                anyhow!("file `{}`, line {line}: {message}", split.file)
+            }
+        };
+        let mut blocks = if plan.format == RecordFormat::Csv
+            || compression != Compression::None
+            || split.offset == 0
+        {
+            // From the beginning: there is a header, or no other way to get to the offset.
+            let input = inputs::open(&path, compression, 0).with_context(opened)?;
+            let mut blocks = Blocks::new(input, 0, plan.limits.record_bytes);
+            blocks.keep_checksum(0, 0);
+            blocks
+                .skip_byte_order_mark()
+                .map_err(|error| failed(error.into(), 1))?;
+            let mut header = Counts::default();
+            if let Err(error) = decoder.read_header(&mut blocks, &mut header) {
+                return Err(failed(error, header.lines + 1));
+            }
+            if !split.is_begun() {
+                counts = header;
+            }
+            blocks
+        } else if split.is_begun() {
+            open_behind(&path, &split, plan).with_context(opened)?
+        } else {
+            // The line that the cut falls into belongs to the split before, unless the cut is at
+            // its first byte: which the byte before the cut tells.
+            let before = split.offset - 1;
+            let mut blocks = Blocks::new(
+                inputs::open(&path, compression, before).with_context(opened)?,
+                before,
+                plan.limits.record_bytes,
+            );
+            blocks.skip_line().with_context(opened)?;
+            blocks.keep_checksum(blocks.offset(), 0);
+            blocks
+        };
+        if split.is_begun() && split.offset > blocks.offset() {
+            if compression == Compression::None {
+                blocks = open_behind(&path, &split, plan).with_context(opened)?;
+            } else if !blocks.skip_to(split.offset).with_context(opened)? {
+                let error = anyhow!("it ends at byte {} of its text", blocks.offset());
+                return Err(error.context(opened()));
+            }
+            // To get here all of the text was read again.
+            let crc = blocks.checksum().map(|checksum| checksum.crc);
+            if compression != Compression::None
+                && let Some(read) = split.read
+                && read.from == 0
+                && crc != Some(read.crc)
+            {
+                return Err(has_changed(&split).context(opened()));
+            }
+        }
+        Ok(Self {
+            split,
+            blocks,
+            decoder,
+            counts,
+        })
+    }
+
+    /// The split with the position in it.
+    fn position(&mut self) -> Split {
+        let packed = self.split.end.is_none();
+        let tail = if packed { &[] } else { self.blocks.tail() };
+        let (tail, tail_crc) = (tail.len() as u32, crc32c::crc32c(tail));
+        let checksum = self.blocks.checksum();
+        Split {
+            offset: self.blocks.offset(),
+            records: self.counts.records,
+            lines: self.counts.lines,
+            read: checksum.map(|checksum| split::Read {
+                from: checksum.from,
+                crc: checksum.crc,
+                tail,
+                tail_crc,
+            }),
+            ..self.split.clone()
+        }
+    }
+
+    /// The split has been read to its end.
+    fn finish(mut self) -> anyhow::Result<Done> {
+        let read = self.blocks.checksum();
+        let Split {
+            file, start, end, ..
+        } = self.split;
+        let offset = self.blocks.offset();
+        if let Some(end) = end
+            && offset < end
+        {
+            bail!(
+                "file `{file}` ends at byte {offset}, but it had {end} bytes when the job first saw it"
+            );
+        }
+        Ok(Done {
+            file,
+            start,
+            end,
+            records: self.counts.records,
+            read,
+        })
+    }
+
+    /// Adds the place to an error.
+    fn locate(&self, error: DecodeError) -> anyhow::Error {
+        let file = &self.split.file;
+        let offset = self.blocks.offset();
+        match error {
+            DecodeError::Read(error) => {
+                let message = format!(
+                    "cannot read file `{file}` behind record {} (byte {offset})",
+                    self.counts.records
+                );
+                anyhow::Error::new(error).context(message)
+            }
+            // Lines before the split were counted by somebody else.
+            DecodeError::Record(message) if self.split.start > 0 => {
+                anyhow!("file `{file}`, line at byte {offset}: {message}")
+            }
+            DecodeError::Record(message) => {
+                anyhow!("file `{file}`, line {}: {message}", self.counts.lines + 1)
+            }
+        }
+    }
+}
+
+/// Opens a file that is not packed at the position of a split that is begun. The bytes before it are
+/// read once more: they are compared, and belong to what the next position says.
+fn open_behind(path: &Path, split: &Split, plan: &Plan) -> anyhow::Result<Blocks> {
+    let back = split.read.map_or(0, |read| u64::from(read.tail));
+    let at = split.offset.saturating_sub(back);
+    let input = inputs::open(path, Compression::None, at)?;
+    let mut blocks = Blocks::new(input, at, plan.limits.record_bytes);
+    if !blocks.skip_to(split.offset)? {
+        bail!("it ends at byte {}", blocks.offset());
+    }
+    match split.read {
+        Some(read) if crc32c::crc32c(blocks.tail()) != read.tail_crc => {
+            return Err(has_changed(split));
+        }
+        Some(read) => blocks.keep_checksum(read.from, read.crc),
+        // A position of a version that kept no checksums: from here on there is one.
+        None => blocks.keep_checksum(split.offset, 0),
+    }
+    Ok(blocks)
+}
+
+/// The comparison before the start found nothing, but the bytes themselves differ.
+fn has_changed(split: &Split) -> anyhow::Error {
+    let (file, offset) = (&split.file, split.offset);
+    anyhow::Error::new(InputChanged {
+        differences: vec![format!(
+            "`{file}`: what was read before byte {offset} is not what it was"
+        )],
+        choices: "put the file back as it was, or start the job afresh".to_owned(),
+    })
+}
+
+impl Source for FileSource {
+    fn poll(&mut self, batch: &mut Batch) -> Result<SourceStatus, BoxError> {
+        Ok(self.poll_records(batch)?)
+    }
+
+    fn snapshot(&mut self) -> Result<Vec<Part>, BoxError> {
+        let reading = self.reading.as_mut().map(Reading::position);
+        let splits = reading.into_iter().chain(self.splits.iter().cloned());
+        let read_as = self.first.then_some(&self.plan.read_as);
+        let parts = position::parts(splits.collect(), &self.done, &self.files, read_as);
+        Ok(parts
+            .iter()
+            .map(serde_json::to_value)
+            .collect::<Result<_, _>>()?)
+    }
+}
+
+#[cfg(test)]
+mod tests;

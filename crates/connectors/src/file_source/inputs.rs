@@ -1,0 +1,232 @@
+//! Which files a `path` stands for, and how their bytes are reached.
+
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use formats::blocks::TAIL;
+use formats::compression::Compression;
+use job_file::problem::Problem;
+use nix::fcntl::OFlag;
+
+/// A file as the job found it when it started.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct InputFile {
+    /// Its path: relative to the job file's directory where it was written so, so that a project
+    /// can be moved together with its checkpoints.
+    pub(crate) name: String,
+    /// Its length in bytes, as stored.
+    pub(crate) len: u64,
+    /// When it was changed.
+    pub(crate) stamp: Stamp,
+    /// CRC-32C of its last bytes, [`TAIL`] of them or as many as there are; see [`tail_crc`].
+    /// `None` if nobody has looked.
+    pub(crate) tail: Option<u32>,
+}
+
+/// The times of a file, in nanoseconds since the epoch. Whoever changes a file changes both; a
+/// program can put the first one back, the second one only the system's clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Stamp {
+    /// When its content was modified.
+    pub(crate) modified_ns: i64,
+    /// When content, name, owner or permissions were changed.
+    pub(crate) changed_ns: i64,
+}
+
+impl Stamp {
+    /// The times of the file that `metadata` is of.
+    pub(crate) fn of(metadata: &fs::Metadata) -> Self {
+        let ns = |seconds: i64, ns: i64| seconds.saturating_mul(1_000_000_000).saturating_add(ns);
+        Self {
+            modified_ns: ns(metadata.mtime(), metadata.mtime_nsec()),
+            changed_ns: ns(metadata.ctime(), metadata.ctime_nsec()),
+        }
+    }
+}
+
+/// CRC-32C of the last bytes of a file's first `len` bytes.
+///
+/// # Errors
+/// It cannot be read, or is shorter.
+pub(crate) fn tail_crc(file: &File, len: u64) -> io::Result<u32> {
+    let mut tail = [0; TAIL];
+    let tail = &mut tail[..len.min(TAIL as u64) as usize];
+    file.read_exact_at(tail, len - tail.len() as u64)?;
+    Ok(crc32c::crc32c(tail))
+}
+
+/// Opens a file that is one. What was a file when the job looked for its input may be a pipe or a device
+/// by now: opening it must not wait, and reading it might never end.
+///
+/// # Errors
+/// It cannot be opened, or is something else.
+pub(crate) fn open_file(path: &Path) -> io::Result<File> {
+    let file = File::options()
+        .read(true)
+        .custom_flags((OFlag::O_NONBLOCK | OFlag::O_NOCTTY).bits())
+        .open(path)?;
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(io::Error::new(
+            ErrorKind::InvalidInput,
+            "it is not a file any more",
+        )),
+    }
+}
+
+/// Opens a file at a byte of its stored form (which makes sense only for one that is not packed)
+/// and unpacks what is read.
+///
+/// # Errors
+/// It cannot be opened.
+pub(crate) fn open(
+    path: &Path,
+    compression: Compression,
+    at: u64,
+) -> io::Result<Box<dyn Read + Send>> {
+    let mut file = open_file(path)?;
+    if at > 0 {
+        file.seek(SeekFrom::Start(at))?;
+    }
+    compression.unpack(file)
+}
+
+/// The files that `paths` stand for, without doubles and in the order of their names. Each path is a
+/// file, a directory (all files in it, but not below it) or a glob pattern; hidden files are left
+/// out unless they are named.
+///
+/// # Errors
+/// All paths that stand for no file or for one that cannot be read.
+pub(crate) fn find(paths: &[String], base_dir: &Path) -> Result<Vec<InputFile>, Vec<Problem>> {
+    let mut problems = Vec::new();
+    let mut found = Vec::new();
+    for path in paths {
+        if let Err(problem) = find_path(path, base_dir, &mut found) {
+            problems.push(problem);
+        }
+    }
+    let mut files = Vec::new();
+    for path in found {
+        match input_file(&path, base_dir) {
+            Ok(file) => files.push(file),
+            Err(problem) => problems.push(problem),
+        }
+    }
+    if !problems.is_empty() {
+        return Err(problems);
+    }
+    files.sort_by(|a: &InputFile, b| a.name.cmp(&b.name));
+    files.dedup_by(|a, b| a.name == b.name);
+    Ok(files)
+}
+
+fn find_path(written: &str, base_dir: &Path, found: &mut Vec<PathBuf>) -> Result<(), Problem> {
+    let problem = |message: String| Problem::new("path", message);
+    let local = match written.split_once("://") {
+        Some(("file", rest)) => rest.strip_prefix("localhost").unwrap_or(rest),
+        Some((scheme, _)) => {
+            let message = format!("`{written}`: {scheme} URLs are not supported by this version");
+            return Err(problem(message).hint("use a path of the file system"));
+        }
+        None => written,
+    };
+    if local.is_empty() {
+        return Err(problem("is empty".to_owned()));
+    }
+    let path = base_dir.join(local);
+    let metadata = fs::metadata(&path);
+    match metadata {
+        Ok(metadata) if metadata.is_dir() => {
+            let entries =
+                fs::read_dir(&path).and_then(|entries| entries.collect::<io::Result<Vec<_>>>());
+            let entries = entries.map_err(|error| {
+                problem(format!("cannot list the directory `{written}`: {error}"))
+            })?;
+            let hidden =
+                |entry: &fs::DirEntry| entry.file_name().to_string_lossy().starts_with('.');
+            let files = entries
+                .into_iter()
+                .filter(|entry| !hidden(entry))
+                .map(|entry| entry.path());
+            let before = found.len();
+            // What cannot be looked at is kept, for opening it tells what is wrong.
+            found.extend(files.filter(|path| !path.is_dir()));
+            match found.len() - before {
+                0 => Err(
+                    problem(format!("the directory `{written}` holds no files")).hint(format!(
+                        "for the files below it write \"{}/**/*\"",
+                        written.trim_end_matches('/')
+                    )),
+                ),
+                _ => Ok(()),
+            }
+        }
+        Ok(_) => {
+            found.push(path);
+            Ok(())
+        }
+        Err(_) if local.contains(['*', '?', '[']) => {
+            // Only what the user wrote is a pattern, not the place of the job file.
+            let pattern = match Path::new(local).is_absolute() {
+                true => local.to_owned(),
+                false => format!(
+                    "{}/{local}",
+                    glob::Pattern::escape(&base_dir.to_string_lossy())
+                ),
+            };
+            let options = glob::MatchOptions {
+                case_sensitive: true,
+                require_literal_separator: true,
+                require_literal_leading_dot: true,
+            };
+            let matches = glob::glob_with(&pattern, options)
+                .map_err(|error| problem(format!("`{written}` is not a pattern: {}", error.msg)))?;
+            let before = found.len();
+            for path in matches {
+                let path = path.map_err(|error| {
+                    problem(format!(
+                        "cannot list `{}`: {}",
+                        error.path().display(),
+                        error.error()
+                    ))
+                })?;
+                if !path.is_dir() {
+                    found.push(path);
+                }
+            }
+            match found.len() - before {
+                0 => Err(problem(format!("no file matches `{written}`"))
+                    .hint(format!("it is looked for in `{}`", base_dir.display()))),
+                _ => Ok(()),
+            }
+        }
+        Err(error) => Err(problem(format!("cannot read `{written}`: {error}"))
+            .hint(format!("it is looked for in `{}`", base_dir.display()))),
+    }
+}
+
+fn input_file(path: &Path, base_dir: &Path) -> Result<InputFile, Problem> {
+    let problem = |message: String| Problem::new("path", message);
+    let shown = path.display();
+    let name = path.strip_prefix(base_dir).unwrap_or(path).to_str();
+    let name = name.ok_or_else(|| problem(format!("the name of `{shown}` is not UTF-8")))?;
+    // A pipe would block when it is opened, and cannot be read again.
+    let metadata =
+        fs::metadata(path).map_err(|error| problem(format!("cannot read `{shown}`: {error}")))?;
+    if !metadata.is_file() {
+        return Err(
+            problem(format!("`{shown}` is neither a file nor a directory"))
+                .hint("for a pipe use the connector `stdin`"),
+        );
+    }
+    let file = open_file(path).and_then(|file| file.metadata());
+    let metadata = file.map_err(|error| problem(format!("cannot read `{shown}`: {error}")))?;
+    Ok(InputFile {
+        name: name.to_owned(),
+        len: metadata.len(),
+        stamp: Stamp::of(&metadata),
+        tail: None,
+    })
+}

@@ -1,0 +1,29 @@
+//! For whom: jobs whose records come from somewhere and go somewhere. Sources and sinks by name.
+//!
+//! This crate answers: what stands behind `connector = "…"`, which keys it takes, where its source begins and
+//! goes on after a failure, and how its sink makes output appear once.
+//!
+//! Modules in reading order: what connectors share, then the sources, then the sinks, then what there is.
+
+mod changed;
+
+mod file_source;
+mod generator;
+mod stdin;
+
+mod discard;
+pub mod file_sink;
+mod stdout;
+
+pub mod parts;
+mod registry;
+
+pub use registry::{
+    Clock, PreparedSink, PreparedSource, Registry, SinkConnector, SinkContext, SourceConnector,
+    SourceContext, read_and_prepare,
+};
+
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,561 @@
+//! The stdin source: lines, CSV or JSON lines from the process's standard input.
+//!
+//! What came through a pipe is gone: stdin cannot be read again. A restart within the process goes on
+//! behind the last record that was handed over, so the records between the last checkpoint and the
+//! failure are lost; so are they when a new process resumes, which continues with what comes. The
+//! source says so in its restore report and in a warning.
+//!
+//! A thread reads, for nobody knows when input comes; a bounded channel holds it up when the job is
+//! slower. Thread and decoder belong to the factory and outlive the attempts of a job.
+
+use std::io::{self, ErrorKind, Read};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+
+use dataflow::Batch;
+use formats::RecordFormat;
+use formats::blocks::Blocks;
+use formats::decoder::Decoder;
+use formats::outcome::{Counts, DecodeError, Stopped};
+use formats::plan::Plan;
+use formats::read_as::ReadAs;
+use formats::text_limits::TextLimitOptions;
+use formats::timestamp::TimestampOptions;
+use job_file::options::{OneOrMany, Options};
+use job_file::problem::Problem;
+use operator::source::{Part, Waker};
+use operator::text::counted;
+use operator::{BoxError, InputChanged, Source, SourceFactory, SourceStatus, SubtaskContext};
+use serde::{Deserialize, Serialize};
+
+use super::changed::Changed;
+use super::registry::{PreparedSource, SourceConnector, SourceContext, read_and_prepare};
+
+/// How much is read at once, and how many such blocks wait for the source.
+const BLOCK: usize = 64 << 10;
+const BLOCKS_WAITING: usize = 16;
+
+/// There is one standard input, so one source can read it.
+static STDIN_IS_TAKEN: AtomicBool = AtomicBool::new(false);
+
+/// The connector `stdin`.
+pub(crate) const CONNECTOR: SourceConnector = SourceConnector {
+    name: "stdin",
+    prepare,
+};
+
+fn prepare(options: Options, _: &SourceContext<'_>) -> Result<PreparedSource, Vec<Problem>> {
+    read_and_prepare(options, |options: &StdinOptions| {
+        let factory = options.prepare()?;
+        Ok(PreparedSource {
+            port: factory.plan().port(),
+            factory: Arc::new(factory),
+            bounded: false,
+            max_parallelism: Some(1),
+            options: Options::effective(&options.effective()),
+        })
+    })
+}
+
+/// Options of the connector `stdin`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct StdinOptions {
+    /// How records are written. The first line of CSV names the columns.
+    pub(crate) format: Option<RecordFormat>,
+    /// The field or fields that make the record's key; of lines `line`, the whole line.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) key: Option<OneOrMany>,
+    /// The field that holds the event time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) timestamp: Option<TimestampOptions>,
+    /// The longest record.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) max_record_size: Option<String>,
+    /// CSV: the most columns of the header.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) max_columns: Option<u32>,
+    /// JSON lines: how deep objects and lists are nested at most.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) max_depth: Option<u32>,
+    /// What to do when the job resumes and the options above have changed.
+    pub(crate) changed: Changed,
+}
+
+impl StdinOptions {
+    fn limits(&self) -> TextLimitOptions {
+        TextLimitOptions {
+            record_size: self.max_record_size.clone(),
+            columns: self.max_columns,
+            depth: self.max_depth,
+        }
+    }
+
+    /// The options with all limits that hold.
+    pub(crate) fn effective(&self) -> Self {
+        let limits = self.limits().effective(self.format);
+        Self {
+            max_record_size: limits.record_size,
+            max_columns: limits.columns,
+            max_depth: limits.depth,
+            ..self.clone()
+        }
+    }
+
+    /// Checks the options. Nothing is read: the columns of CSV are known only when the job runs.
+    ///
+    /// # Errors
+    /// Everything that keeps the source from starting.
+    pub(crate) fn prepare(&self) -> Result<StdinFactory, Vec<Problem>> {
+        let mut problems = Vec::new();
+        let limits = self.limits().read(self.format, &mut problems);
+        let plan = Plan::new(
+            self.format,
+            self.key.as_ref(),
+            self.timestamp.as_ref(),
+            None,
+            limits,
+            &mut problems,
+        );
+        match plan {
+            Some(plan) if problems.is_empty() => {
+                Ok(StdinFactory::new(plan, self.changed, take_stdin))
+            }
+            _ => Err(problems),
+        }
+    }
+}
+
+fn take_stdin() -> Result<Box<dyn Read + Send>, String> {
+    if STDIN_IS_TAKEN.swap(true, Ordering::Relaxed) {
+        return Err("standard input is already read by another source".to_owned());
+    }
+    Ok(Box::new(io::stdin()))
+}
+
+/// Makes stdin sources, one after the other, that share the reader.
+pub(crate) struct StdinFactory {
+    plan: Arc<Plan>,
+    changed: Changed,
+    open: fn() -> Result<Box<dyn Read + Send>, String>,
+    stream: Arc<Mutex<Option<Stream>>>,
+    /// Whom the reading thread tells that there is something.
+    waker: Arc<Mutex<Option<Waker>>>,
+}
+
+/// What of the input was handed over, and what waits.
+struct Stream {
+    blocks: Blocks,
+    decoder: Decoder,
+    counts: Counts,
+    /// Whether the start of the stream (byte order mark, header) is behind us.
+    begun: bool,
+}
+
+/// What a checkpoint records.
+#[derive(Debug, Serialize, Deserialize)]
+struct Position {
+    /// Records handed over, in this process and in those that it resumed.
+    records: u64,
+    /// What they were read as. A position that was written before this was recorded has none.
+    #[serde(default, skip_serializing_if = "Option::is_none", rename = "read-as")]
+    read_as: Option<ReadAs>,
+}
+
+impl StdinFactory {
+    fn new(
+        plan: Plan,
+        changed: Changed,
+        open: fn() -> Result<Box<dyn Read + Send>, String>,
+    ) -> Self {
+        Self {
+            plan: Arc::new(plan),
+            changed,
+            open,
+            stream: Arc::default(),
+            waker: Arc::default(),
+        }
+    }
+
+    /// What to make of the input.
+    pub(crate) fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    fn start(&self) -> Result<Stream, BoxError> {
+        let input = (self.open)()?;
+        let (sender, receiver) = sync_channel(BLOCKS_WAITING);
+        let waker = Arc::clone(&self.waker);
+        // Detached: it waits in a read that nobody can interrupt, and ends with the process.
+        thread::Builder::new()
+            .name("stdin".to_owned())
+            .spawn(move || read_all(input, &sender, &waker))?;
+        let incoming = Incoming {
+            receiver,
+            block: Vec::new(),
+            read: 0,
+        };
+        Ok(Stream {
+            blocks: Blocks::new(Box::new(incoming), 0, self.plan.limits.record_bytes),
+            decoder: Decoder::new(Arc::clone(&self.plan)),
+            counts: Counts::default(),
+            begun: false,
+        })
+    }
+}
+
+fn read_all(
+    mut input: Box<dyn Read + Send>,
+    sender: &SyncSender<io::Result<Vec<u8>>>,
+    waker: &Mutex<Option<Waker>>,
+) {
+    loop {
+        let mut block = vec![0; BLOCK];
+        let read = match input.read(&mut block) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+            Ok(count) => {
+                block.truncate(count);
+                Ok(block)
+            }
+            Err(error) => Err(error),
+        };
+        let last = read.as_ref().map_or(true, Vec::is_empty);
+        // Nobody listens any more when the job is gone.
+        if sender.send(read).is_err() {
+            return;
+        }
+        let waker = lock(waker).clone();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+        if last {
+            return;
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What the lock protects is whole between any two calls; a subtask that panicked elsewhere is
+    // no reason to lose the input.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The reading end of the channel. An empty block stands for the end of the input.
+struct Incoming {
+    receiver: Receiver<io::Result<Vec<u8>>>,
+    block: Vec<u8>,
+    read: usize,
+}
+
+impl Read for Incoming {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.read == self.block.len() {
+            self.block = match self.receiver.try_recv() {
+                Ok(block) => block?,
+                Err(TryRecvError::Empty) => return Err(ErrorKind::WouldBlock.into()),
+                Err(TryRecvError::Disconnected) => return Ok(0),
+            };
+            self.read = 0;
+        }
+        let count = buffer.len().min(self.block.len() - self.read);
+        buffer[..count].copy_from_slice(&self.block[self.read..self.read + count]);
+        self.read += count;
+        Ok(count)
+    }
+}
+
+impl SourceFactory for StdinFactory {
+    fn create(
+        &self,
+        context: &SubtaskContext,
+        restored: Option<&[Part]>,
+    ) -> Result<Box<dyn Source>, BoxError> {
+        if context.parallelism != 1 {
+            return Err(format!(
+                "stdin is read by one subtask, not by {}",
+                context.parallelism
+            )
+            .into());
+        }
+        *lock(&self.waker) = Some(context.waker.clone());
+        let mut stream = lock(&self.stream);
+        let recorded = match restored {
+            Some(parts) => Some(recorded(parts)?),
+            None => None,
+        };
+        match (&mut *stream, recorded) {
+            (Some(stream), recorded) => {
+                let lost = stream.counts.records.saturating_sub(recorded.unwrap_or(0));
+                if lost > 0 {
+                    tracing::warn!(
+                        source = %context.operator,
+                        "stdin cannot be read again: what it had read since the last checkpoint is lost, {}",
+                        counted(lost, "record")
+                    );
+                }
+            }
+            (None, recorded) => {
+                let mut started = self.start()?;
+                if let Some(records) = recorded {
+                    started.counts.records = records;
+                    tracing::warn!(
+                        source = %context.operator,
+                        "stdin cannot be read again: what an earlier run read after record {records} is lost"
+                    );
+                }
+                *stream = Some(started);
+            }
+        }
+        Ok(Box::new(StdinSource {
+            stream: Arc::clone(&self.stream),
+            read_as: self.plan.read_as.clone(),
+        }))
+    }
+
+    fn compare(&self, source: &str, restored: &[Part]) -> Result<(), InputChanged> {
+        // A position that cannot be read: creating the source tells.
+        let positions = restored
+            .iter()
+            .filter_map(|part| Position::deserialize(part).ok());
+        let mut differences = Vec::new();
+        for position in positions.filter(|position| position.records > 0) {
+            if let Some(was) = &position.read_as {
+                differences.extend(self.plan.read_as.differences(was, position.records));
+            }
+        }
+        match self.changed {
+            _ if differences.is_empty() => Ok(()),
+            Changed::Refuse => Err(super::changed::refused(
+                source,
+                differences,
+                "set the options back as they were",
+            )),
+            Changed::Accept => {
+                for text in differences {
+                    tracing::warn!(source, "accepted: {text}");
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn describe_position(&self, restored: &[Part]) -> String {
+        describe_position(restored)
+            .unwrap_or_else(|| "a position that is not that of stdin".to_owned())
+    }
+}
+
+/// How far a position is, in words. `None` if it is not that of stdin.
+pub(crate) fn describe_position(parts: &[Part]) -> Option<String> {
+    let records = counted(recorded(parts).ok()?, "record");
+    Some(format!(
+        "stdin cannot be read again: continues after {records} with what comes now"
+    ))
+}
+
+fn recorded(parts: &[Part]) -> Result<u64, BoxError> {
+    let mut records = 0;
+    for part in parts {
+        let position = Position::deserialize(part).map_err(|error| {
+            format!("the snapshot has a position that is not that of stdin: {part}: {error}")
+        })?;
+        records = u64::saturating_add(records, position.records);
+    }
+    Ok(records)
+}
+
+/// Hands over what has come.
+struct StdinSource {
+    stream: Arc<Mutex<Option<Stream>>>,
+    read_as: ReadAs,
+}
+
+impl Stream {
+    fn poll(&mut self, batch: &mut Batch) -> Result<Stopped, DecodeError> {
+        if !self.begun {
+            let header = self
+                .blocks
+                .skip_byte_order_mark()
+                .map_err(DecodeError::from);
+            let header =
+                header.and_then(|()| self.decoder.read_header(&mut self.blocks, &mut self.counts));
+            match header {
+                Err(DecodeError::Read(error)) if error.kind() == ErrorKind::WouldBlock => {
+                    return Ok(Stopped::Blocked);
+                }
+                result => result?,
+            };
+            self.begun = true;
+        }
+        self.decoder
+            .decode(&mut self.blocks, u64::MAX, batch, &mut self.counts)
+    }
+}
+
+impl Source for StdinSource {
+    fn poll(&mut self, batch: &mut Batch) -> Result<SourceStatus, BoxError> {
+        let mut stream = lock(&self.stream);
+        let Some(stream) = &mut *stream else {
+            return Ok(SourceStatus::Ended);
+        };
+        match stream.poll(batch) {
+            Ok(Stopped::Full) => Ok(SourceStatus::More),
+            Ok(Stopped::Blocked) => Ok(SourceStatus::Idle { until: None }),
+            Ok(Stopped::Ended) => Ok(SourceStatus::Ended),
+            Err(DecodeError::Read(error)) => {
+                Err(format!("cannot read standard input: {error}").into())
+            }
+            Err(DecodeError::Record(message)) => Err(format!(
+                "standard input, line {}: {message}",
+                stream.counts.lines + 1
+            )
+            .into()),
+        }
+    }
+
+    fn snapshot(&mut self) -> Result<Vec<Part>, BoxError> {
+        let records = lock(&self.stream)
+            .as_ref()
+            .map_or(0, |stream| stream.counts.records);
+        let read_as = Some(self.read_as.clone());
+        Ok(vec![serde_json::to_value(Position { records, read_as })?])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+    use std::time::Duration;
+
+    use job_file::options::read_right;
+
+    use super::*;
+
+    fn factory(options: &str, open: fn() -> Result<Box<dyn Read + Send>, String>) -> StdinFactory {
+        let options: StdinOptions = read_right(options);
+        StdinFactory {
+            open,
+            ..options.prepare().unwrap()
+        }
+    }
+
+    fn drain(
+        source: &mut dyn Source,
+        woken: &Receiver<()>,
+    ) -> Result<Vec<(String, String)>, String> {
+        let mut records = Vec::new();
+        loop {
+            let mut batch = Batch::default();
+            let status = source.poll(&mut batch).map_err(|error| error.to_string())?;
+            let text = |cell: &[u8]| String::from_utf8(cell.to_vec()).unwrap();
+            for index in 0..batch.len() {
+                let key = if batch.is_keyed() {
+                    text(batch.keys.get(index))
+                } else {
+                    String::new()
+                };
+                records.push((key, text(batch.values.get(index))));
+            }
+            match status {
+                SourceStatus::More => {}
+                SourceStatus::Idle { .. } => woken.recv_timeout(Duration::from_secs(60)).unwrap(),
+                SourceStatus::Ended => return Ok(records),
+            }
+        }
+    }
+
+    fn context(parallelism: u32) -> (SubtaskContext, Receiver<()>) {
+        let (sender, receiver) = channel();
+        let waker = Waker::new(move || sender.send(()).unwrap_or(()));
+        let context = SubtaskContext {
+            operator: "in".to_owned(),
+            subtask: 0,
+            parallelism,
+            job: operator::JobIdentity::default(),
+            run: "00000000".to_owned(),
+            generation: 0,
+            attempt: 0,
+            waker,
+        };
+        (context, receiver)
+    }
+
+    /// Gives out its text a byte at a time.
+    struct Dripping(&'static [u8]);
+
+    impl Read for Dripping {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            let count = self.0.len().min(1);
+            buffer[..count].copy_from_slice(&self.0[..count]);
+            self.0 = &self.0[count..];
+            Ok(count)
+        }
+    }
+
+    #[test]
+    fn records_come_in_whole_however_the_bytes_drip() {
+        let factory = factory("format = \"csv\"\nkey = \"k\"", || {
+            Ok(Box::new(Dripping(
+                "\u{feff}k,v\r\na,1\r\n\"b,c\",\"x\ny\"\r\nd,".as_bytes(),
+            )))
+        });
+        let (context, woken) = context(1);
+        let mut source = factory.create(&context, None).unwrap();
+        let records = drain(&mut *source, &woken).unwrap();
+        let expected = [("a", "a,1"), ("\"b,c\"", "\"b,c\",\"x\ny\""), ("d", "d,")];
+        assert_eq!(
+            records,
+            expected.map(|(key, value)| (key.to_owned(), value.to_owned()))
+        );
+        assert_eq!(
+            source.snapshot().unwrap(),
+            [serde_json::json!({
+                "records": 3,
+                "read-as": { "format": "csv", "key": ["k"], "timestamp": null },
+            })]
+        );
+    }
+
+    #[test]
+    fn a_restart_goes_on_behind_what_was_handed_over() {
+        let factory = factory("format = \"lines\"", || {
+            let text: String = (0..3000).map(|n| format!("{n}\n")).collect();
+            Ok(Box::new(io::Cursor::new(text.into_bytes())))
+        });
+        let (context, woken) = context(1);
+        let mut batch = Batch::default();
+        let mut first = factory.create(&context, None).unwrap();
+        while batch.is_empty() {
+            first.poll(&mut batch).unwrap();
+        }
+        drop(first);
+        let parts = [serde_json::json!({ "records": 0 })];
+        let mut second = factory.create(&context, Some(&parts)).unwrap();
+        let rest = drain(&mut *second, &woken).unwrap();
+        assert_eq!(rest.first().unwrap().1, batch.len().to_string());
+        assert_eq!(rest.len() + batch.len(), 3000);
+        assert!(
+            factory
+                .describe_position(&parts)
+                .contains("cannot be read again")
+        );
+    }
+
+    #[test]
+    fn a_broken_line_is_named_and_stdin_has_one_subtask() {
+        let factory = factory("format = \"json-lines\"", || {
+            Ok(Box::new(Dripping(b"{}\n\n{]\n")))
+        });
+        let (two, _woken) = context(2);
+        assert!(factory.create(&two, None).is_err());
+        let (one, woken) = context(1);
+        let mut source = factory.create(&one, None).unwrap();
+        let error = drain(&mut *source, &woken).unwrap_err();
+        assert!(
+            error.starts_with("standard input, line 3: is not JSON"),
+            "{error}"
+        );
+    }
+}

@@ -1,0 +1,284 @@
+//! The effective job: what a job file means with all defaults, overrides and the global
+//! configuration applied, as a job file again. Reading it gives the same job.
+
+use std::fmt::Write;
+use std::path::Path;
+
+use dataflow::Partition;
+use toml::Value;
+
+use super::JobFile;
+use super::checkpoint::{COMPRESSIONS, CheckpointSection, MODES, PERMISSIONS, RETENTIONS, Storage};
+use super::node::{Inputs, PARTITIONS};
+use super::operator::OperatorSection;
+use super::options::Options;
+use super::restart::RestartStrategy;
+use super::units::exact_size;
+use super::wiring::NodeRef;
+
+/// What is only known once the job is assembled.
+#[derive(Clone, Debug, Default)]
+pub struct Settled {
+    /// Number of key groups.
+    pub key_groups: u32,
+    /// Per node, in the order of the file.
+    pub nodes: Vec<SettledNode>,
+}
+
+/// What is settled about a node.
+#[derive(Clone, Debug)]
+pub struct SettledNode {
+    /// Which node.
+    pub node: NodeRef,
+    /// Its subtasks.
+    pub parallelism: u32,
+    /// How records are dealt to them; `None` for a source, or where its inputs differ.
+    pub partition: Option<Partition>,
+    /// A connector's options with its defaults; the limits of an operator.
+    pub options: Options,
+}
+
+/// Writes the effective job.
+pub fn to_toml(job: &JobFile, settled: &Settled) -> String {
+    let mut out = Writer::default();
+    out.section("[job]");
+    out.key("name", job.job.name.as_str());
+    out.key("parallelism", i64::from(job.job.parallelism));
+    out.key("key-groups", i64::from(settled.key_groups));
+    match &job.job.id {
+        Some(id) => out.key("id", id.as_str()),
+        None => out.key("id", job.job.name.as_str()),
+    }
+    match &job.job.scratch_dir {
+        Some(path) => out.path("scratch-dir", path),
+        None => out.comment("scratch-dir is not set: the system's directory for temporary files"),
+    }
+    checkpoint(&mut out, &job.checkpoint);
+    restart(&mut out, &job.restart);
+    for settled in &settled.nodes {
+        node(&mut out, job, settled);
+    }
+    out.text
+}
+
+fn checkpoint(out: &mut Writer, section: &CheckpointSection) {
+    out.section("[checkpoint]");
+    match section.interval {
+        Some(interval) => out.duration("interval", interval),
+        None => out.comment("interval is not set: no periodic checkpoints"),
+    }
+    out.key("mode", word(MODES, section.mode));
+    out.key(
+        "storage",
+        match section.storage {
+            Storage::Memory => "memory",
+            Storage::Filesystem(_) => "filesystem",
+        },
+    );
+    match &section.dir {
+        Some(dir) => out.key("dir", dir.to_string()),
+        None => out.comment("dir is not set"),
+    }
+    out.duration("lease-timeout", section.lease_timeout);
+    out.duration("timeout", section.timeout);
+    out.duration("min-pause", section.min_pause);
+    out.key("max-concurrent", i64::from(section.max_concurrent));
+    out.key("tolerable-failures", i64::from(section.tolerable_failures));
+    out.key("retained", i64::from(section.retained));
+    out.key("retention", word(RETENTIONS, section.retention));
+    out.key("retain-on-finish", section.retain_on_finish);
+    out.key("incremental", section.incremental);
+    out.size("inline-threshold", section.inline_threshold);
+    out.size("max-state-size", section.max_state_size);
+    out.key("compression", word(COMPRESSIONS, section.compression));
+    out.key("permissions", word(PERMISSIONS, section.permissions));
+}
+
+fn restart(out: &mut Writer, strategy: &RestartStrategy) {
+    out.section("[restart]");
+    out.key("strategy", strategy.name());
+    match strategy {
+        RestartStrategy::None => {}
+        RestartStrategy::FixedDelay { attempts, delay } => {
+            out.key("attempts", i64::from(*attempts));
+            out.duration("delay", *delay);
+        }
+        RestartStrategy::FailureRate {
+            max_failures_per_interval,
+            failure_rate_interval,
+            delay,
+        } => {
+            out.key(
+                "max-failures-per-interval",
+                i64::from(*max_failures_per_interval),
+            );
+            out.duration("failure-rate-interval", *failure_rate_interval);
+            out.duration("delay", *delay);
+        }
+        RestartStrategy::ExponentialDelay {
+            initial_backoff,
+            max_backoff,
+            backoff_multiplier,
+            reset_backoff_threshold,
+            jitter_factor,
+            attempts_before_reset_backoff,
+        } => {
+            out.duration("initial-backoff", *initial_backoff);
+            out.duration("max-backoff", *max_backoff);
+            out.key("backoff-multiplier", *backoff_multiplier);
+            out.duration("reset-backoff-threshold", *reset_backoff_threshold);
+            out.key("jitter-factor", *jitter_factor);
+            match attempts_before_reset_backoff {
+                Some(attempts) => {
+                    out.key("attempts-before-reset-backoff", i64::from(*attempts));
+                }
+                None => {
+                    out.comment("attempts-before-reset-backoff is not set: any number");
+                }
+            }
+        }
+    }
+}
+
+fn node(out: &mut Writer, job: &JobFile, settled: &SettledNode) {
+    out.section(&format!("[[{}]]", settled.node.kind()));
+    let node = settled.node.node(job);
+    out.key("id", node.id.as_str());
+    let connector = match settled.node {
+        NodeRef::Operator(index) => {
+            operator(out, &job.operators[index]);
+            None
+        }
+        NodeRef::Source(index) => job.sources[index].connector.as_deref(),
+        NodeRef::Sink(index) => job.sinks[index].connector.as_deref(),
+    };
+    if let Some(connector) = connector {
+        out.key("connector", connector);
+    }
+    if let Some(inputs) = settled.node.inputs(job) {
+        self::inputs(out, inputs);
+    }
+    if let Some(partition) = settled.partition {
+        out.key("partition", word(PARTITIONS, partition));
+    }
+    out.key("parallelism", i64::from(settled.parallelism));
+    if connector.is_some() {
+        for (key, value) in &settled.options.0 {
+            out.key(key, value.clone());
+        }
+    }
+    if let NodeRef::Operator(index) = settled.node {
+        let operator = &job.operators[index];
+        if let Some(config) = operator_config(operator) {
+            out.key("config", config);
+        }
+        out.key("limits", settled.options.0.clone());
+        out.key("grants", operator_grants(operator));
+        out.key("on-error", "fail");
+    }
+}
+
+fn operator(out: &mut Writer, operator: &OperatorSection) {
+    if let Some(component) = &operator.component {
+        out.path("component", component);
+    }
+    if let Some(build) = &operator.build {
+        out.key("build", build.as_str());
+        out.path("build-dir", &operator.build_dir);
+    }
+}
+
+fn inputs(out: &mut Writer, inputs: &Inputs) {
+    let names: Vec<Value> = inputs
+        .refs
+        .iter()
+        .map(|input| match &input.port {
+            Some(port) => format!("{}.{port}", input.node).into(),
+            None => input.node.as_str().into(),
+        })
+        .collect();
+    match names.as_slice() {
+        [one] => out.key("input", one.clone()),
+        _ => out.key("inputs", names),
+    }
+}
+
+fn operator_config(operator: &OperatorSection) -> Option<Value> {
+    operator
+        .node
+        .table
+        .get("config")
+        .map(|entry| entry.item.value.to_toml())
+}
+
+fn operator_grants(operator: &OperatorSection) -> toml::Table {
+    let grants = &operator.grants;
+    let mut table = toml::Table::new();
+    table.insert("env".into(), grants.env.clone().into());
+    let dirs = grants.dirs.iter().map(|dir| {
+        let mut entry = toml::Table::new();
+        entry.insert("host".into(), dir.host.display().to_string().into());
+        entry.insert("guest".into(), dir.guest.clone().into());
+        entry.insert("write".into(), dir.write.into());
+        Value::Table(entry)
+    });
+    table.insert("dirs".into(), Value::Array(dirs.collect()));
+    table.insert("network".into(), grants.network.clone().into());
+    let private = grants.private_network.clone();
+    table.insert("private-network".into(), private.into());
+    table.insert("clock".into(), grants.clock.into());
+    table.insert("random".into(), grants.random.into());
+    table
+}
+
+fn word<T: PartialEq + Copy>(words: &[(&'static str, T)], value: T) -> &'static str {
+    words
+        .iter()
+        .find(|(_, known)| *known == value)
+        .map_or("", |(word, _)| word)
+}
+
+#[derive(Default)]
+struct Writer {
+    text: String,
+}
+
+impl Writer {
+    fn section(&mut self, header: &str) {
+        if !self.text.is_empty() {
+            self.text.push('\n');
+        }
+        self.text.push_str(header);
+        self.text.push('\n');
+    }
+
+    /// Tables are written inline, so that what follows still belongs to the section.
+    fn key(&mut self, key: &str, value: impl Into<Value>) {
+        let key = Value::String(key.to_owned()).to_string();
+        let plain = key.trim_matches('"');
+        let bare = !plain.is_empty()
+            && plain
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_');
+        let key = if bare { plain } else { key.as_str() };
+        // Writing into a string cannot fail.
+        let _ = writeln!(self.text, "{key} = {}", value.into());
+    }
+
+    fn comment(&mut self, text: &str) {
+        let _ = writeln!(self.text, "# {text}");
+    }
+
+    fn duration(&mut self, key: &str, duration: std::time::Duration) {
+        let text = humantime::format_duration(duration).to_string();
+        self.key(key, text);
+    }
+
+    fn size(&mut self, key: &str, bytes: u64) {
+        self.key(key, exact_size(bytes));
+    }
+
+    fn path(&mut self, key: &str, path: &Path) {
+        self.key(key, path.display().to_string());
+    }
+}

@@ -1,0 +1,205 @@
+//! `[[operator]]`: a component, what it is fed with, and what it may do.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use dataflow::Partition;
+
+use super::checkpoint::absolute;
+use super::document::{Table, Value};
+use super::hints::did_you_mean;
+use super::keys::{GRANTED_DIR, GRANTS, LIMITS, STATE};
+use super::node::{Inputs, Node, PARTITIONS};
+use super::section::Section;
+
+/// An operator.
+#[derive(Clone, Debug, PartialEq)]
+pub struct OperatorSection {
+    /// Its id and parallelism.
+    pub node: Node,
+    /// The component's file, absolute. `None` if that is wrong, which has been noted.
+    pub component: Option<PathBuf>,
+    /// The command that builds the component.
+    pub build: Option<String>,
+    /// Where that command runs, absolute.
+    pub build_dir: PathBuf,
+    /// Where its records come from. `None` if that is wrong, which has been noted.
+    pub inputs: Option<Inputs>,
+    /// How records are dealt to its subtasks, if it says so.
+    pub partition: Option<Partition>,
+    /// What the component gets when it is opened, as JSON.
+    pub config: serde_json::Value,
+    /// What it may use up.
+    pub limits: Limits,
+    /// What it may reach.
+    pub grants: Grants,
+}
+
+/// What an operator's component, and a subtask of it, may use up. `None`: the host's default.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Limits {
+    /// Bytes of the component's own memory.
+    pub memory: Option<u64>,
+    /// How long one call may take.
+    pub call_time: Option<Duration>,
+    /// Bytes of state and output that one call may write.
+    pub call_writes: Option<u64>,
+    /// How long compiling the component may take.
+    pub compile_time: Option<Duration>,
+    /// Bytes of memory that compiling it may take.
+    pub compile_memory: Option<u64>,
+    /// Files, sockets, streams and the like that one instance may hold.
+    pub resources: Option<u32>,
+    /// Bytes of keyed state.
+    pub state: Option<u64>,
+    /// Bytes of memory for it; what does not fit goes to disk. `None`: all stays in memory.
+    pub state_memory: Option<u64>,
+    /// Whether it runs without interruption points, so that nothing stops an endless loop.
+    pub trusted: bool,
+}
+
+/// What a component may reach. Nothing, by default.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Grants {
+    /// Variables of the environment, by name.
+    pub env: Vec<String>,
+    /// Directories.
+    pub dirs: Vec<GrantedDir>,
+    /// Servers, `host:port`, with public addresses.
+    pub network: Vec<String>,
+    /// Servers, `host:port`, with whatever addresses.
+    pub private_network: Vec<String>,
+    /// The wall clock.
+    pub clock: bool,
+    /// Real randomness.
+    pub random: bool,
+}
+
+/// A directory that a component may reach.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GrantedDir {
+    /// Where it is here, absolute.
+    pub host: PathBuf,
+    /// What the component calls it.
+    pub guest: String,
+    /// Whether it may change what is in there. No checkpoint knows of such changes.
+    pub write: bool,
+}
+
+impl OperatorSection {
+    /// Reads an operator, paths relative to `base`; `None` if it has no id.
+    pub fn read(mut section: Section<'_, '_>, table: &Table, base: &Path) -> Option<Self> {
+        let component = section.required("component", "word_count.wasm");
+        let build = section.string("build");
+        let build_dir = section.string("build-dir");
+        if build_dir.is_some() && build.is_none() {
+            section.problem("build-dir", "is set, but `build` is not", None);
+        }
+        refuse_on_error(&mut section);
+        refuse_state_overrides(&mut section);
+        let inputs = Inputs::read(&mut section);
+        let partition = section.choice("partition", PARTITIONS);
+        let config = section
+            .item("config")
+            .map_or_else(|| serde_json::json!({}), |item| item.value.to_json());
+        let limits = section.table("limits", LIMITS).map(Limits::read);
+        let grants = section
+            .table("grants", GRANTS)
+            .map(|grants| Grants::read(grants, base));
+        let node = Node::read(&mut section, table, "count")?;
+        Some(Self {
+            node,
+            component: component.map(|path| absolute(&base.join(path))),
+            build,
+            build_dir: absolute(&base.join(build_dir.as_deref().unwrap_or("."))),
+            inputs,
+            partition,
+            config,
+            limits: limits.unwrap_or_default(),
+            grants: grants.unwrap_or_default(),
+        })
+    }
+}
+
+impl Limits {
+    fn read(mut section: Section<'_, '_>) -> Self {
+        Self {
+            memory: section.positive_size("memory"),
+            call_time: section.positive_duration("call-time"),
+            call_writes: section.positive_size("call-writes"),
+            compile_time: section.positive_duration("compile-time"),
+            compile_memory: section.positive_size("compile-memory"),
+            resources: section.integer("resources", 16..=65_536),
+            state: section.positive_size("state"),
+            state_memory: section.positive_size("state-memory"),
+            trusted: section.boolean("trusted").unwrap_or_default(),
+        }
+    }
+}
+
+impl Grants {
+    fn read(mut section: Section<'_, '_>, base: &Path) -> Self {
+        Self {
+            env: section.strings("env").unwrap_or_default(),
+            dirs: section
+                .tables("dirs", GRANTED_DIR, |mut dir| {
+                    let host = dir.required("host", "models");
+                    let guest = dir.required("guest", "/models");
+                    let write = dir.boolean("write").unwrap_or_default();
+                    Some(GrantedDir {
+                        host: absolute(&base.join(host?)),
+                        guest: guest?,
+                        write,
+                    })
+                })
+                .unwrap_or_default(),
+            network: section.strings("network").unwrap_or_default(),
+            private_network: section.strings("private-network").unwrap_or_default(),
+            clock: section.boolean("clock").unwrap_or_default(),
+            random: section.boolean("random").unwrap_or_default(),
+        }
+    }
+}
+
+fn refuse_on_error(section: &mut Section<'_, '_>) {
+    let Some(policy) = section.choice(
+        "on-error",
+        &[
+            ("fail", "fail"),
+            ("skip", "skip"),
+            ("dead-letter", "dead-letter"),
+        ],
+    ) else {
+        return;
+    };
+    if policy != "fail" {
+        let message = format!("`{policy}` is not supported by this version");
+        let hint = "use `on-error = \"fail\"`, or leave it out".to_owned();
+        section.problem("on-error", message, Some(hint));
+    }
+}
+
+fn refuse_state_overrides(section: &mut Section<'_, '_>) {
+    let Some((states, _)) = section.any_table("state") else {
+        return;
+    };
+    for (name, entry) in states.iter() {
+        let Value::Table(state) = &entry.item.value else {
+            let message = format!("expected a table, found {}", entry.item.value.type_name());
+            let hint = format!("keys of a state look like `state.{name}.ttl = \"24h\"`");
+            section.problem(&format!("state.{name}"), message, Some(hint));
+            continue;
+        };
+        for (key, _) in state.iter() {
+            let path = format!("state.{name}.{key}");
+            if STATE.iter().any(|known| known.name == key) {
+                let message = "entries that expire are not supported by this version";
+                let hint = "leave it out: entries are kept until the operator removes them";
+                section.problem(&path, message, Some(hint.into()));
+            } else {
+                let hint = did_you_mean(key, STATE.iter().map(|key| key.name));
+                section.problem(&path, "unknown key", hint);
+            }
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! `-D KEY=VALUE`: sets a key of the job file from the command line.
+//!
+//! The key is a dotted path; sources, operators and sinks are found by their id, as in
+//! `operator.count.parallelism`. The value is TOML, or else a plain string, so that
+//! `checkpoint.interval=500ms` needs no quotes. What it sets is then checked like everything else.
+
+use std::sync::Arc;
+
+use super::document::{Entry, Item, Table, Value, parse_key, parse_value};
+use super::hints::did_you_mean;
+use super::keys::{TOP, from_flink, value_from_flink};
+use super::problem::{Place, Problems};
+
+/// Applies an option of the form `KEY=VALUE` to the job file's tree.
+pub fn apply(option: &str, root: &mut Table, problems: &mut Problems) {
+    let place = Place::Option(Arc::from(format!("-D {option}")));
+    let Some((key, text)) = option.split_once('=') else {
+        let hint = "options look like `-D checkpoint.interval=500ms`".to_owned();
+        problems.push(place, "", "there is no `=` in it", Some(hint));
+        return;
+    };
+    let (key, text) = (key.trim(), text.trim());
+    let Some(mut parts) = parse_key(key) else {
+        let hint = "keys look like `checkpoint.interval` or `operator.count.parallelism`";
+        problems.push(
+            place,
+            "",
+            format!("`{key}` is not a key"),
+            Some(hint.into()),
+        );
+        return;
+    };
+    let mut item = parse_value(text, &place, problems).unwrap_or_else(|| Item {
+        value: Value::String(text.to_owned()),
+        place: place.clone(),
+    });
+    if let Some(flink) = from_flink(&parts.join(".")) {
+        if let Value::String(value) = &mut item.value {
+            *value = value_from_flink(&flink, value);
+        }
+        parts = vec![flink.section.to_owned(), flink.key.to_owned()];
+    }
+    set(root, &parts, item, problems);
+}
+
+/// Sets what a path of at least one key leads to.
+pub fn set(root: &mut Table, parts: &[String], item: Item, problems: &mut Problems) {
+    let place = item.place.clone();
+    let path = parts.join(".");
+    let [first, rest @ ..] = parts else { return };
+    if !TOP.iter().any(|key| key.name == first) {
+        let hint =
+            ours_for_flinks(&path).or_else(|| did_you_mean(first, TOP.iter().map(|key| key.name)));
+        problems.push(place, path, "unknown key", hint);
+        return;
+    }
+    let is_list = matches!(first.as_str(), "source" | "operator" | "sink");
+    let (table, keys) = if is_list {
+        let [id, keys @ ..] = rest else {
+            let hint = format!("name one of them and its key: `{first}.ID.KEY=VALUE`");
+            problems.push(place, path, "stands for several tables", Some(hint));
+            return;
+        };
+        match find(root, first, id) {
+            Ok(table) => (table, keys),
+            Err(hint) => {
+                problems.push(place, path, format!("there is no {first} `{id}`"), hint);
+                return;
+            }
+        }
+    } else {
+        match root.table_mut(first, &place) {
+            Some(table) => (table, rest),
+            // The job file has something else there, and that is reported by itself.
+            None => return,
+        }
+    };
+    let [between @ .., last] = keys else {
+        let hint = format!("name a key in it: `{path}.KEY=VALUE`");
+        problems.push(place, path, "is a table", Some(hint));
+        return;
+    };
+    let mut table = table;
+    for (depth, key) in between.iter().enumerate() {
+        match table.table_mut(key, &place) {
+            Some(inner) => table = inner,
+            None => {
+                let upto = parts[..parts.len() - between.len() - 1 + depth + 1].join(".");
+                problems.push(place, path, format!("`{upto}` is not a table"), None);
+                return;
+            }
+        }
+    }
+    // `input` and `inputs` are one key in two forms: setting one is meant to replace the other.
+    if between.is_empty() && is_list {
+        match last.as_str() {
+            "input" => table.remove("inputs"),
+            "inputs" => table.remove("input"),
+            _ => {}
+        }
+    }
+    table.insert(
+        last.as_str(),
+        Entry {
+            key_place: place,
+            item,
+        },
+    );
+}
+
+/// What to write in place of a name of Flink's that is not taken.
+fn ours_for_flinks(path: &str) -> Option<String> {
+    // What the job file says in one place, Flink often says for a whole cluster: so these are hints only.
+    const OURS: &[(&str, &str)] = &[
+        ("pipeline.name", "job.name"),
+        ("parallelism.default", "job.parallelism"),
+        ("pipeline.max-parallelism", "job.key-groups"),
+        ("$internal.pipeline.job-id", "job.id"),
+        ("io.tmp.dirs", "job.scratch-dir"),
+        (
+            "taskmanager.memory.managed.size",
+            "operator.ID.limits.state-memory",
+        ),
+    ];
+    const FAMILIES: &[&str] = &[
+        "akka",
+        "client",
+        "cluster",
+        "env",
+        "execution",
+        "fs",
+        "heartbeat",
+        "high-availability",
+        "io",
+        "jobmanager",
+        "metrics",
+        "parallelism",
+        "pekko",
+        "pipeline",
+        "rest",
+        "restart-strategy",
+        "state",
+        "table",
+        "taskmanager",
+        "yarn",
+        "kubernetes",
+    ];
+    if let Some((_, ours)) = OURS.iter().find(|(flinks, _)| *flinks == path) {
+        return Some(format!("write `-D {ours}=…`"));
+    }
+    let family = path.split('.').next().unwrap_or(path);
+    FAMILIES.contains(&family).then(|| {
+        "Flink's names are taken for the keys of `[checkpoint]` and `[restart]` only: see docs/job-file.md"
+            .to_owned()
+    })
+}
+
+/// The table with this id in a list of tables; otherwise a hint at those that are there.
+fn find<'t>(root: &'t mut Table, list: &str, id: &str) -> Result<&'t mut Table, Option<String>> {
+    let Some(Entry {
+        item: Item {
+            value: Value::Array(items),
+            ..
+        },
+        ..
+    }) = root.get_mut(list)
+    else {
+        return Err(None);
+    };
+    let ids: Vec<Option<String>> = items.iter().map(id_of).collect();
+    let Some(index) = ids.iter().position(|other| other.as_deref() == Some(id)) else {
+        return Err(did_you_mean(id, ids.iter().flatten().map(String::as_str)));
+    };
+    match &mut items[index].value {
+        Value::Table(table) => Ok(table),
+        _ => Err(None),
+    }
+}
+
+/// The id that a source's, operator's or sink's table has.
+pub(crate) fn id_of(item: &Item) -> Option<String> {
+    let Value::Table(table) = &item.value else {
+        return None;
+    };
+    match &table.get("id")?.item.value {
+        Value::String(id) => Some(id.clone()),
+        _ => None,
+    }
+}

@@ -1,0 +1,42 @@
+//! `[[source]]`: where records come from. What its connector understands is the connector's to read.
+
+use super::document::Table;
+use super::node::Node;
+use super::options::Options;
+use super::section::Section;
+
+/// A source.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SourceSection {
+    /// Its id and parallelism.
+    pub node: Node,
+    /// The connector's name. `None` if that is wrong, which has been noted.
+    pub connector: Option<String>,
+    /// The keys that are the connector's.
+    pub options: Options,
+}
+
+impl SourceSection {
+    /// Reads a source; `None` if it has no id.
+    pub fn read(mut section: Section<'_, '_>, table: &Table) -> Option<Self> {
+        if section.has("watermark") {
+            let message = "watermarks are not supported by this version";
+            let hint = "leave `watermark` out; `timestamp` is read already".to_owned();
+            section.problem("watermark", message, Some(hint));
+        }
+        let connector = section.required("connector", "file");
+        let node = Node::read(&mut section, table, "words")?;
+        Some(Self {
+            node,
+            connector,
+            options: connector_options(table, super::keys::SOURCE),
+        })
+    }
+}
+
+/// The part of a source's or sink's table that is its connector's.
+pub(crate) fn connector_options(table: &Table, ours: &[super::keys::Key]) -> Options {
+    let mut options = table.to_toml();
+    options.retain(|name, _| !ours.iter().any(|key| key.name == name));
+    options.into()
+}

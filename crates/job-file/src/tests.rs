@@ -1,0 +1,672 @@
+//! Job files as users get them wrong, and what they are told: text in, report out.
+
+use std::path::Path;
+use std::time::Duration;
+
+use super::checkpoint::{Directory, Mode, Retention, Storage};
+use super::wiring::{NodeRef, wire};
+use super::*;
+
+const FINE: &str = r#"
+[job]
+name = "wordcount"
+
+[[source]]
+id = "verses"
+connector = "file"
+path = "input/*.txt"
+
+[[operator]]
+id = "split"
+component = "split.wasm"
+input = "verses"
+
+[[operator]]
+id = "count"
+component = "count.wasm"
+input = "split.words"
+
+[[sink]]
+id = "counts"
+connector = "file"
+input = "count"
+path = "out/"
+"#;
+
+fn report(text: &str, around: &Surroundings<'_>) -> Problems {
+    let mut problems = Problems::default();
+    let named = NamedText {
+        file: "job.toml".into(),
+        base: Path::new("/jobs/wc"),
+        text,
+    };
+    if let Some(job) = read(&named, around, &mut problems) {
+        wire(&job, &mut problems);
+    }
+    problems
+}
+
+pub(crate) fn fine(text: &str, around: &Surroundings<'_>) -> JobFile {
+    let mut problems = Problems::default();
+    let named = NamedText {
+        file: "job.toml".into(),
+        base: Path::new("/jobs/wc"),
+        text,
+    };
+    let job = read(&named, around, &mut problems).unwrap();
+    assert!(problems.is_empty(), "{problems}");
+    job
+}
+
+#[track_caller]
+fn check(text: &str, expected: &str) {
+    let problems = report(text, &Surroundings::default());
+    assert_eq!(format!("{problems}\n"), expected.trim_start());
+}
+
+/// A fine job file with `more` in front of it, whose first line is then line 1.
+pub(crate) fn with(more: &str) -> String {
+    format!("{more}{FINE}")
+}
+
+fn options(overrides: &[&str]) -> Vec<String> {
+    overrides.iter().map(|text| (*text).to_owned()).collect()
+}
+
+#[track_caller]
+fn check_overrides(overrides: &[&str], expected: &str) {
+    let overrides = options(overrides);
+    let around = Surroundings {
+        overrides: &overrides,
+        ..Surroundings::default()
+    };
+    let problems = report(FINE, &around);
+    assert_eq!(format!("{problems}\n"), expected.trim_start());
+}
+
+#[test]
+fn a_fine_job_file_has_its_defaults() {
+    let job = fine(FINE, &Surroundings::default());
+    assert_eq!(job.job.parallelism, 1);
+    assert_eq!(job.checkpoint, CheckpointSection::default());
+    assert_eq!(job.restart, RestartStrategy::None);
+    let count = &job.operators[1];
+    assert_eq!(
+        count.component.as_deref(),
+        Some(Path::new("/jobs/wc/count.wasm"))
+    );
+    let input = &count.inputs.as_ref().unwrap().refs[0];
+    assert_eq!(
+        (input.node.as_str(), input.port.as_deref()),
+        ("split", Some("words"))
+    );
+    assert_eq!(job.sinks[0].options.0.keys().collect::<Vec<_>>(), ["path"]);
+}
+
+#[test]
+fn with_periodic_checkpoints_a_job_restarts_by_default() {
+    let job = fine(
+        &with("[checkpoint]\ninterval = \"1s\"\n"),
+        &Surroundings::default(),
+    );
+    assert_eq!(job.restart, RestartStrategy::default_exponential_delay());
+    assert_eq!(job.checkpoint.interval, Some(Duration::from_secs(1)));
+}
+
+#[test]
+fn producers_come_before_their_consumers_and_the_file_decides_the_rest() {
+    let text = r#"
+[job]
+name = "j"
+[[source]]
+id = "b"
+connector = "stdin"
+[[source]]
+id = "a"
+connector = "stdin"
+[[operator]]
+id = "late"
+component = "x.wasm"
+inputs = ["early", "a"]
+[[operator]]
+id = "early"
+component = "x.wasm"
+input = "b"
+[[sink]]
+id = "out"
+connector = "discard"
+input = "late"
+"#;
+    let job = fine(text, &Surroundings::default());
+    let mut problems = Problems::default();
+    let wiring = wire(&job, &mut problems);
+    assert!(problems.is_empty(), "{problems}");
+    assert_eq!(
+        wiring.order,
+        [
+            NodeRef::Source(0),
+            NodeRef::Source(1),
+            NodeRef::Operator(1),
+            NodeRef::Operator(0),
+            NodeRef::Sink(0)
+        ]
+    );
+    assert_eq!(wiring.producers[3], [Some(2), Some(1)]);
+}
+
+#[test]
+fn unknown_keys_name_the_nearest_known_one() {
+    check(
+        &with("[checkpoint]\nintervall = \"1s\"\n[checkpoints]\ndir = \"x\"\n").replace(
+            "component = \"count.wasm\"",
+            "component = \"count.wasm\"\nparalellism = 2",
+        ),
+        r#"
+error: job.toml:2:1: checkpoint.intervall: unknown key
+  hint: did you mean `interval`?
+error: job.toml:3:2: checkpoints: unknown key
+  hint: did you mean `checkpoint`?
+error: job.toml:22:1: operator.count.paralellism: unknown key
+  hint: did you mean `parallelism`?
+"#,
+    );
+}
+
+#[test]
+fn wrong_types_and_values_are_told_all_at_once() {
+    check(
+        &with(
+            r#"[checkpoint]
+interval = 5
+timeout = "10 parsecs"
+min-pause = "7"
+max-concurrent = 0
+retained = "many"
+retain-on-finish = "yes"
+inline-threshold = "5 apples"
+mode = "exactly-twice"
+tolerable-failures = -1
+compression = "lz5"
+"#,
+        ),
+        r#"
+error: job.toml:2:1: checkpoint.interval: expected a duration such as "10s", found an integer
+error: job.toml:3:1: checkpoint.timeout: `10 parsecs` is not a duration, write for example "500ms", "10s", "5min" or "1h"
+error: job.toml:4:1: checkpoint.min-pause: `7` has no unit, write for example "7s" or "7ms"
+error: job.toml:5:1: checkpoint.max-concurrent: must be at least 1, not 0
+error: job.toml:6:1: checkpoint.retained: expected an integer, found a string
+error: job.toml:7:1: checkpoint.retain-on-finish: expected `true` or `false`, found a string
+error: job.toml:8:1: checkpoint.inline-threshold: `5 apples` is not a size, write for example "20KiB", "64MiB" or "1GiB"
+error: job.toml:9:1: checkpoint.mode: `exactly-twice` is not one of its values
+  hint: did you mean `exactly-once`?
+error: job.toml:10:1: checkpoint.tolerable-failures: must be at least 0, not -1
+error: job.toml:11:1: checkpoint.compression: `lz5` is not one of its values
+  hint: did you mean `lz4`?
+"#,
+    );
+}
+
+#[test]
+fn what_is_not_toml_is_shown_with_its_place() {
+    check(
+        "[job]\nname = \"x\nparallelism = 2\n[[source]\n",
+        r#"
+error: job.toml:2:10: this is not TOML: invalid basic string, expected `"`
+error: job.toml:4:10: this is not TOML: unclosed array table, expected `]`
+"#,
+    );
+}
+
+#[test]
+fn ids_are_unique_and_of_plain_characters() {
+    check(
+        &FINE
+            .replace("id = \"counts\"", "id = \"count\"")
+            .replace("id = \"verses\"", "id = \"the verses\""),
+        r#"
+error: job.toml:6:1: source.the verses.id: `the verses` holds the character ' '
+  hint: ids are made of letters, digits, `-` and `_`
+error: job.toml:13:1: operator.split.input: there is no source or operator `verses`
+  hint: there are `count`, `split`, `the verses`
+error: job.toml:21:1: sink.count.id: `count` is already the id of an operator (job.toml:16:1)
+  hint: ids address state in checkpoints, each must be unique in its job
+"#,
+    );
+}
+
+#[test]
+fn a_cycle_is_named() {
+    check(
+        &FINE.replace("input = \"verses\"", "inputs = [\"verses\", \"count\"]"),
+        r#"
+error: job.toml:13:1: operator.split.inputs: the graph has a cycle: split -> count -> split
+  hint: records can only flow forward, from sources to sinks
+"#,
+    );
+    check(
+        &FINE.replace("input = \"verses\"", "input = \"split\""),
+        r#"
+error: job.toml:13:1: operator.split.input: the graph has a cycle: split -> split
+  hint: records can only flow forward, from sources to sinks
+"#,
+    );
+}
+
+#[test]
+fn a_dangling_input_names_the_nearest_node() {
+    check(
+        &FINE
+            .replace("input = \"verses\"", "input = \"verse\"")
+            .replace("input = \"count\"", "input = \"counts\""),
+        r#"
+error: job.toml:13:1: operator.split.input: there is no source or operator `verse`
+  hint: did you mean `verses`?
+error: job.toml:23:1: sink.counts.input: `counts` is a sink, it has no output
+"#,
+    );
+}
+
+#[test]
+fn operators_and_sinks_need_an_input_and_jobs_need_both_ends() {
+    check(
+        "[job]\nname = \"j\"\n[[operator]]\nid = \"a\"\ncomponent = \"a.wasm\"\n[[sink]]\nid = \"s\"\nconnector = \"discard\"\ninputs = []\n",
+        r#"
+error: job.toml:1:1: source: a job needs at least one source
+  hint: begin one with `[[source]]`
+error: job.toml:4:1: operator.a: has no input
+  hint: name the source or operator that it reads: `input = "…"`
+error: job.toml:9:1: sink.s: nothing feeds this sink
+  hint: name the source or operator that it reads: `input = "…"`
+"#,
+    );
+}
+
+#[test]
+fn an_empty_file_says_what_a_job_needs() {
+    check(
+        "",
+        r#"
+error: job.toml:1:1: job.name: is missing
+  hint: for example `name = "word-count"`
+error: job.toml:1:1: sink: a job needs at least one sink
+  hint: begin one with `[[sink]]`
+error: job.toml:1:1: source: a job needs at least one source
+  hint: begin one with `[[source]]`
+"#,
+    );
+}
+
+#[test]
+fn single_brackets_are_mended() {
+    check(
+        "[job]\nname = \"j\"\n[source]\nid = \"a\"\n[[sink]]\nid = \"s\"\nconnector = \"discard\"\ninput = \"a\"\n",
+        r#"
+error: job.toml:3:1: source.a.connector: is missing
+  hint: for example `connector = "file"`
+error: job.toml:3:2: source: expected a list of tables, found a table
+  hint: write `[[source]]` with two brackets
+"#,
+    );
+}
+
+#[test]
+fn c03_filesystem_storage_without_a_directory_names_the_key() {
+    check(
+        &with("[checkpoint]\nstorage = \"filesystem\"\n"),
+        r#"
+error: job.toml:1:2: checkpoint.dir: is missing: `storage = "filesystem"` needs `checkpoint.dir`
+  hint: for example `dir = "checkpoints"`, relative to the job file
+"#,
+    );
+}
+
+#[test]
+fn c04_bad_directories_are_refused_where_they_stand() {
+    check(
+        &with("[checkpoint]\ndir = \"hdfs://namenode/x\"\n"),
+        r#"
+error: job.toml:2:1: checkpoint.dir: unknown scheme `hdfs://`
+  hint: use a path, a `file://` or an `s3://` URL
+"#,
+    );
+    check(
+        &with("[checkpoint]\ndir = \"/\"\n"),
+        r#"
+error: job.toml:2:1: checkpoint.dir: `/` is the root of the file system
+  hint: name a directory of its own for checkpoints
+"#,
+    );
+}
+
+#[test]
+fn c154_a_place_for_savepoints_is_refused_under_all_its_names() {
+    let refused = "checkpoint.savepoint-dir: savepoints are not supported by this version
+  hint: leave it out; what a job is to be started from later is a checkpoint that is kept, see \
+                   `checkpoint.retention` and `checkpoint.retained`";
+    check(
+        &with("[checkpoint]\nsavepoint-dir = \"/sp\"\n"),
+        &format!("\nerror: job.toml:2:1: {refused}\n"),
+    );
+    for text in [
+        "[checkpoint]\nsavepoint-dir = \"/sp\"\n",
+        "[state]\nsavepoints.dir = \"/sp\"\n",
+        "[execution]\ncheckpointing.savepoint-dir = \"/sp\"\n",
+    ] {
+        let problems = report(FINE, &global(text)).to_string();
+        assert!(problems.starts_with("error: conf.toml:2:"), "{problems}");
+        assert!(problems.ends_with(refused), "{problems}");
+    }
+    let overrides = ["state.savepoints.dir=/sp".to_owned()];
+    let surroundings = Surroundings {
+        overrides: &overrides,
+        ..Surroundings::default()
+    };
+    let problems = report(FINE, &surroundings).to_string();
+    assert!(problems.ends_with(refused), "{problems}");
+}
+
+#[test]
+fn what_this_version_lacks_is_refused_not_ignored() {
+    check(
+        &FINE
+            .replace(
+                "connector = \"file\"\npath = \"input",
+                "connector = \"file\"\nwatermark = { idle = \"3s\" }\npath = \"input",
+            )
+            .replace(
+                "component = \"count.wasm\"",
+                "component = \"count.wasm\"\non-error = \"skip\"\nstate.count.ttl = \"24h\"\nstate.count.tll = \"1h\"",
+            ),
+        r#"
+error: job.toml:8:1: source.verses.watermark: watermarks are not supported by this version
+  hint: leave `watermark` out; `timestamp` is read already
+error: job.toml:19:1: operator.count.on-error: `skip` is not supported by this version
+  hint: use `on-error = "fail"`, or leave it out
+error: job.toml:20:13: operator.count.state.count.ttl: entries that expire are not supported by this version
+  hint: leave it out: entries are kept until the operator removes them
+error: job.toml:21:13: operator.count.state.count.tll: unknown key
+  hint: did you mean `ttl`?
+"#,
+    );
+}
+
+#[test]
+fn limits_and_grants_are_strict_too() {
+    check(
+        &FINE.replace(
+            "component = \"count.wasm\"",
+            r#"component = "count.wasm"
+build-dir = ".."
+limits = { memory = "0", call-tim = "1s" }
+grants = { env = "REGION", dirs = [{ host = "m" }, 3], network = [""], clock = 1 }"#,
+        ),
+        r#"
+error: job.toml:18:1: operator.count.build-dir: is set, but `build` is not
+error: job.toml:19:12: operator.count.limits.memory: must be more than zero
+error: job.toml:19:26: operator.count.limits.call-tim: unknown key
+  hint: did you mean `call-time`?
+error: job.toml:20:12: operator.count.grants.env: expected an array of strings, found a string
+error: job.toml:20:28: operator.count.grants.dirs: expected an array of tables, found an integer
+error: job.toml:20:36: operator.count.grants.dirs.guest: is missing
+  hint: for example `guest = "/models"`
+error: job.toml:20:56: operator.count.grants.network: must not hold empty strings
+error: job.toml:20:72: operator.count.grants.clock: expected `true` or `false`, found an integer
+"#,
+    );
+}
+
+#[test]
+fn restart_parameters_belong_to_their_strategy() {
+    check(
+        &with(
+            r#"[restart]
+strategy = "exponential-delay"
+attempts = 3
+initial-backoff = "2min"
+jitter-factor = 1.5
+backoff-multiplier = 0.5
+"#,
+        ),
+        r#"
+error: job.toml:3:1: restart.attempts: is a parameter of `fixed-delay`, but the strategy is `exponential-delay`
+error: job.toml:4:1: restart.initial-backoff: max-backoff (1m) is shorter than initial-backoff (2m)
+error: job.toml:5:1: restart.jitter-factor: must be a number from 0 to 1, not 1.5
+error: job.toml:6:1: restart.backoff-multiplier: must be a number of at least 1, not 0.5
+"#,
+    );
+    check(
+        &with("[restart]\ndelay = \"1s\"\n"),
+        r#"
+error: job.toml:1:2: restart.strategy: is missing
+  hint: for example `strategy = "exponential-delay"`
+"#,
+    );
+}
+
+#[test]
+fn flink_names_are_pointed_to_ours() {
+    check(
+        &with("state.checkpoints.dir = \"/x\"\n[restart-strategy.fixed-delay]\ndelay = \"1s\"\n"),
+        r#"
+error: job.toml:1:19: state.checkpoints.dir: is Flink's name, which only the global configuration and -D take
+  hint: it is called `checkpoint.dir` in a job file
+error: job.toml:3:1: restart-strategy.fixed-delay.delay: is Flink's name, which only the global configuration and -D take
+  hint: it is called `restart.delay` in a job file
+"#,
+    );
+}
+
+#[test]
+fn options_override_any_key() {
+    let overrides = options(&[
+        "checkpoint.interval=500ms",
+        "checkpoint.dir=cp",
+        "operator.count.parallelism=3",
+        "operator.count.config.top=5",
+        "source.verses.path=other/*.txt",
+        "job.name=7",
+        "state.checkpoints.num-retained=4",
+        "execution.checkpointing.mode=AT_LEAST_ONCE",
+    ]);
+    let around = Surroundings {
+        parallelism: Some(2),
+        overrides: &overrides,
+        global: None,
+    };
+    let job = fine(FINE, &around);
+    assert_eq!(job.checkpoint.interval, Some(Duration::from_millis(500)));
+    assert_eq!(
+        job.checkpoint.storage,
+        Storage::Filesystem(Directory::Path("/jobs/wc/cp".into()))
+    );
+    assert_eq!(job.operators[1].node.parallelism, Some(3));
+    assert_eq!(job.operators[1].config, serde_json::json!({ "top": 5 }));
+    assert_eq!(
+        job.sources[0].options.0["path"].as_str(),
+        Some("other/*.txt")
+    );
+    assert_eq!(job.job.name, "7");
+    assert_eq!(job.job.parallelism, 2);
+    assert_eq!(job.checkpoint.retained, 4);
+    assert_eq!(job.checkpoint.mode, Mode::AtLeastOnce);
+}
+
+#[test]
+fn wrong_options_are_shown_as_they_were_typed() {
+    check_overrides(
+        &[
+            "checkpoint.interval",
+            "checkpoint.intervall=1s",
+            "checkpoint.interval=soon",
+            "operator.cuont.parallelism=2",
+            "operator.count=2",
+            "job=7",
+            "job.name.first=7",
+            "jobs.name=x",
+            "a b=1",
+        ],
+        r#"
+error: -D a b=1: `a b` is not a key
+  hint: keys look like `checkpoint.interval` or `operator.count.parallelism`
+error: -D checkpoint.interval: there is no `=` in it
+  hint: options look like `-D checkpoint.interval=500ms`
+error: -D checkpoint.interval=soon: checkpoint.interval: `soon` is not a duration, write for example "500ms", "10s", "5min" or "1h"
+error: -D checkpoint.intervall=1s: checkpoint.intervall: unknown key
+  hint: did you mean `interval`?
+error: -D job.name.first=7: job.name.first: `job.name` is not a table
+error: -D job=7: job: is a table
+  hint: name a key in it: `job.KEY=VALUE`
+error: -D jobs.name=x: jobs.name: unknown key
+  hint: did you mean `job`?
+error: -D operator.count=2: operator.count: is a table
+  hint: name a key in it: `operator.count.KEY=VALUE`
+error: -D operator.cuont.parallelism=2: operator.cuont.parallelism: there is no operator `cuont`
+  hint: did you mean `count`?
+"#,
+    );
+}
+
+#[test]
+fn an_option_for_inputs_replaces_the_input_of_the_file() {
+    let overrides = options(&["operator.count.inputs=[\"split\", \"verses\"]"]);
+    let around = Surroundings {
+        overrides: &overrides,
+        ..Surroundings::default()
+    };
+    let job = fine(FINE, &around);
+    assert_eq!(job.operators[1].inputs.as_ref().unwrap().refs.len(), 2);
+}
+
+#[test]
+fn the_effective_job_is_a_job_file_that_means_the_same() {
+    let text = with(
+        r#"[checkpoint]
+interval = "1500ms"
+dir = "cp"
+inline-threshold = "1000B"
+[restart]
+strategy = "failure-rate"
+"#,
+    )
+    .replace(
+        "component = \"count.wasm\"",
+        r#"component = "count.wasm"
+build = "make \"count\""
+config = { top = 10, since = 2013-01-01T00:00:00Z, "odd key" = [1, { a = 1.5 }] }
+grants = { dirs = [{ host = "m", guest = "/m", write = true }], clock = true }"#,
+    );
+    let settled = |job: &JobFile| {
+        let nodes = wire(job, &mut Problems::default()).order.into_iter();
+        effective::Settled {
+            key_groups: 128,
+            nodes: nodes
+                .map(|node| effective::SettledNode {
+                    node,
+                    parallelism: 2,
+                    partition: (!matches!(node, NodeRef::Source(_)))
+                        .then_some(dataflow::Partition::Hash),
+                    options: match node {
+                        NodeRef::Source(index) => job.sources[index].options.clone(),
+                        NodeRef::Operator(_) => options::Options::default(),
+                        NodeRef::Sink(index) => job.sinks[index].options.clone(),
+                    },
+                })
+                .collect(),
+        }
+    };
+    let job = fine(&text, &Surroundings::default());
+    let written = effective::to_toml(&job, &settled(&job));
+    let again = fine(&written, &Surroundings::default());
+    assert_eq!(again.checkpoint, job.checkpoint, "{written}");
+    assert_eq!(again.restart, job.restart, "{written}");
+    assert_eq!(
+        again.operators[1].config, job.operators[1].config,
+        "{written}"
+    );
+    assert_eq!(
+        again.operators[1].grants, job.operators[1].grants,
+        "{written}"
+    );
+    assert_eq!(effective::to_toml(&again, &settled(&again)), written);
+}
+
+const GLOBAL: &str = r#"
+[checkpoint]
+interval = "10s"
+dir = "checkpoints"
+[state]
+checkpoints.num-retained = 3
+[execution.checkpointing]
+externalized-checkpoint-retention = "RETAIN_ON_CANCELLATION"
+[restart-strategy]
+type = "fixeddelay"
+fixed-delay.attempts = 5
+fixed-delay.delay = "3 s"
+failure-rate.delay = "9 s"
+"#;
+
+fn global(text: &str) -> Surroundings<'_> {
+    Surroundings {
+        global: Some(NamedText {
+            file: "conf.toml".into(),
+            base: Path::new("/etc/highwater"),
+            text,
+        }),
+        ..Surroundings::default()
+    }
+}
+
+#[test]
+fn the_global_configuration_gives_defaults_under_our_names_or_flinks() {
+    let job = fine(&with("[checkpoint]\ninterval = \"1s\"\n"), &global(GLOBAL));
+    assert_eq!(job.checkpoint.interval, Some(Duration::from_secs(1)));
+    assert_eq!(
+        job.checkpoint.storage,
+        Storage::Filesystem(Directory::Path("/etc/highwater/checkpoints".into()))
+    );
+    assert_eq!(job.checkpoint.retained, 3);
+    assert_eq!(job.checkpoint.retention, Retention::RetainOnCancellation);
+    assert_eq!(
+        job.restart,
+        RestartStrategy::FixedDelay {
+            attempts: 5,
+            delay: Duration::from_secs(3)
+        }
+    );
+}
+
+#[test]
+fn parameters_of_a_global_strategy_are_no_defaults_for_another() {
+    let job = fine(
+        &with("[restart]\nstrategy = \"failure-rate\"\n"),
+        &global(GLOBAL),
+    );
+    assert_eq!(
+        job.restart,
+        RestartStrategy::FailureRate {
+            max_failures_per_interval: 1,
+            failure_rate_interval: Duration::from_secs(60),
+            delay: Duration::from_secs(1)
+        }
+    );
+}
+
+#[test]
+fn a_global_configuration_is_as_strict_as_a_job_file() {
+    let text = "[checkpoint]\nintervall = \"1s\"\nretained = 0\n[job]\nname = \"x\"\n[state]\ncheckpoint.dir = \"/x\"\ncheckpoints.num-retained = 2\n";
+    let problems = report(FINE, &global(text));
+    assert_eq!(
+        format!("{problems}\n"),
+        r#"
+error: conf.toml:2:1: checkpoint.intervall: unknown key
+  hint: did you mean `interval`?
+error: conf.toml:3:1: checkpoint.retained: must be at least 1, not 0
+error: conf.toml:5:1: job.name: belongs into a job file
+  hint: it has `[checkpoint]`, `[restart]` and Flink's names for their keys
+error: conf.toml:7:12: state.checkpoint.dir: unknown key
+  hint: did you mean `state.checkpoints.dir`?
+error: conf.toml:8:13: state.checkpoints.num-retained: `checkpoint.retained` is set twice under two names
+"#
+        .trim_start()
+    );
+}
