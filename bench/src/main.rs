@@ -8,6 +8,13 @@
 //!
 //! Every measurement has a process of its own, which is this program with `--task` and what to do.
 
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_macros,
+    clippy::too_many_lines,
+    reason = "it measures and prints"
+)]
+
 mod arguments;
 mod case;
 mod job;

@@ -429,6 +429,7 @@ impl Audience {
 impl Event {
     /// The event in words, without a line end. All line breaks are ours: what others wrote goes through
     /// [`operator::text`].
+    #[expect(clippy::too_many_lines, reason = "a table: one entry for each event")]
     fn to_lines(&self) -> String {
         match self {
             Self::Started {

@@ -6,6 +6,13 @@
 //! test also checks that the disturbance really happened. A test of the conformance list carries its
 //! number (`c36_…`). No test measures time.
 
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_macros,
+    clippy::too_many_lines,
+    reason = "tests wait, print and measure"
+)]
+
 // What the tests are made of.
 mod host; // running the binary, watching it, killing it
 #[path = "../../crates/wasm/src/tests/guests.rs"]

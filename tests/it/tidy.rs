@@ -208,14 +208,18 @@ fn every_source_file_says_what_it_is_for() {
     assert_none(&offences, "a file begins with module docs");
 }
 
-/// The names that a `Cargo.toml` has under `[dependencies]`.
-fn dependencies(package: &str) -> BTreeSet<String> {
+/// The `Cargo.toml` of a package.
+fn manifest(package: &str) -> toml::Table {
     let path = root().join(package).join("Cargo.toml");
     let text = fs::read_to_string(&path)
         .unwrap_or_else(|error| panic!("cannot read {}: {error}", path.display()));
-    let manifest: toml::Table = text
-        .parse()
-        .unwrap_or_else(|error| panic!("{} is not TOML: {error}", path.display()));
+    text.parse()
+        .unwrap_or_else(|error| panic!("{} is not TOML: {error}", path.display()))
+}
+
+/// The names that a `Cargo.toml` has under `[dependencies]`.
+fn dependencies(package: &str) -> BTreeSet<String> {
+    let manifest = manifest(package);
     let table = manifest.get("dependencies").and_then(toml::Value::as_table);
     table
         .map(|table| table.keys().cloned().collect())
@@ -238,6 +242,30 @@ fn a_crate_depends_on_what_it_may_and_on_nothing_else_of_ours() {
         }
     }
     assert_none(&offences, "see `CRATES` and `HELD_BY`, and ARCHITECTURE.md");
+}
+
+/// Faults, contracts and simulations are for tests: nothing that is released asks for them.
+#[test]
+fn what_is_for_tests_is_in_no_release() {
+    let mut offences = Vec::new();
+    for (name, place, _) in CRATES {
+        let manifest = manifest(place);
+        let table = |key: &str| manifest.get(key).and_then(toml::Value::as_table);
+        let asks = |value: &toml::Value| value.to_string().contains("testing");
+        for (dependency, value) in table("dependencies").into_iter().flatten() {
+            if asks(value) {
+                offences.push(format!("{name} depends on {dependency} with `testing`"));
+            }
+        }
+        for (feature, value) in table("features").into_iter().flatten() {
+            if feature != "testing" && asks(value) {
+                offences.push(format!(
+                    "the feature `{feature}` of {name} has `testing` in it"
+                ));
+            }
+        }
+    }
+    assert_none(&offences, "`testing` is for `[dev-dependencies]`");
 }
 
 #[test]

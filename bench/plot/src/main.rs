@@ -8,6 +8,13 @@
 //! `memory.svg`: the peak of memory of every case.
 //! `restore.svg`: restores, beside reading the files and building a bare hash table.
 
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_macros,
+    clippy::too_many_lines,
+    reason = "it prints"
+)]
+
 use std::path::Path;
 use std::process::ExitCode;
 

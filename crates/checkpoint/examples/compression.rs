@@ -6,6 +6,13 @@
 //! take in processor time (where the system tells it, so that a busy machine does little harm): the
 //! median of some rounds, all settings in turn within a round.
 
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_macros,
+    clippy::too_many_lines,
+    reason = "examples print and measure"
+)]
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::time::{Duration, Instant};

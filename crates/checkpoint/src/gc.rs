@@ -17,7 +17,7 @@ use crate::lease::{Lease, Terms};
 use crate::names;
 use crate::place::{Found, Place};
 use crate::references::References;
-use crate::storage::{Object, Storage};
+use crate::storage::{Listing, Object, Storage};
 use crate::{Error, Result};
 
 /// What may be collected.
@@ -217,64 +217,22 @@ impl Search<'_> {
     /// [`Error::Storage`] if a directory of the job cannot be listed.
     pub(crate) fn garbage(&self) -> Result<Garbage> {
         let storage = &**self.storage;
-        let root = names::parent(self.job);
         let listing = storage.list(self.job)?;
-        let mut found: Vec<(Object, Option<Kind>)> = Vec::new();
-        let mut directories = Vec::new();
-        let mut only_known_directories = true;
-        // What does not count: the metadata goes first, as of any other.
-        let without_effect: BTreeMap<String, Kind> = catalog::entries(self.storage, self.job)?
-            .into_iter()
-            .filter_map(|entry| {
-                let kind = match entry.status {
-                    Status::Fenced(_) => Kind::Fenced,
-                    Status::Void => Kind::Void,
-                    _ => return None,
-                };
-                Some((names::join(self.job, &entry.name), kind))
-            })
-            .collect();
         let lease = names::lease(self.job);
-        for directory in listing.directories.iter().filter(|name| **name != lease) {
-            let objects = storage.list(directory)?;
-            let leaf = names::leaf(directory);
-            only_known_directories &= names::is_inside_job(leaf) && objects.directories.is_empty();
-            let is_checkpoint = names::checkpoint_id(leaf).is_some();
-            let metadata = names::metadata(directory);
-            let without_effect = without_effect.get(directory).copied();
-            let half_written = is_checkpoint
-                && (without_effect.is_some()
-                    || !objects.objects.iter().any(|object| object.name == metadata));
-            if half_written && objects.directories.is_empty() {
-                directories.push(directory.clone());
-            }
-            for object in objects.objects {
-                if let Some(kind) = without_effect.filter(|_| object.name == metadata) {
-                    found.insert(0, (object, Some(kind)));
-                    continue;
-                }
-                let kind = kind_in(&object.name, directory, half_written);
-                found.push((object, kind));
-            }
-        }
-        let mark = names::finished(self.job);
-        for object in listing.objects {
-            let kind = match names::is_left_over(&object.name) {
-                true => Some(Kind::LeftOver),
-                false if object.name == mark => Some(Kind::Superseded),
-                false => None,
-            };
-            found.push((object, kind));
-        }
-        let references = References::read(self.storage, root)?;
+        let Contents {
+            objects,
+            half_written,
+            only_known_directories,
+        } = self.objects(&listing, &lease)?;
+        let references = References::read(self.storage, names::parent(self.job))?;
         let mut garbage = Garbage::default();
-        let half_written = directories.clone();
+        let mut directories = half_written.clone();
         let mut stays = false;
         let mut stay = |object: &Object, directories: &mut Vec<String>| {
             stays = true;
             directories.retain(|name| name != names::parent(&object.name));
         };
-        for (object, kind) in found {
+        for (object, kind) in objects {
             let kind = kind.filter(|_| {
                 !references.contains(&object.name) && !self.protected.contains(&object.name)
             });
@@ -325,6 +283,71 @@ impl Search<'_> {
         garbage.directories = directories;
         Ok(garbage)
     }
+
+    /// Every object of the job but the lease's, each with what it may be if nobody needs it.
+    fn objects(&self, listing: &Listing, lease: &str) -> Result<Contents> {
+        let storage = &**self.storage;
+        let mut found = Contents {
+            objects: Vec::new(),
+            half_written: Vec::new(),
+            only_known_directories: true,
+        };
+        // What does not count: the metadata goes first, as of any other.
+        let without_effect: BTreeMap<String, Kind> = catalog::entries(self.storage, self.job)?
+            .into_iter()
+            .filter_map(|entry| {
+                let kind = match entry.status {
+                    Status::Fenced(_) => Kind::Fenced,
+                    Status::Void => Kind::Void,
+                    _ => return None,
+                };
+                Some((names::join(self.job, &entry.name), kind))
+            })
+            .collect();
+        for directory in listing.directories.iter().filter(|name| **name != lease) {
+            let objects = storage.list(directory)?;
+            let leaf = names::leaf(directory);
+            found.only_known_directories &=
+                names::is_inside_job(leaf) && objects.directories.is_empty();
+            let is_checkpoint = names::checkpoint_id(leaf).is_some();
+            let metadata = names::metadata(directory);
+            let without_effect = without_effect.get(directory).copied();
+            let half_written = is_checkpoint
+                && (without_effect.is_some()
+                    || !objects.objects.iter().any(|object| object.name == metadata));
+            if half_written && objects.directories.is_empty() {
+                found.half_written.push(directory.clone());
+            }
+            for object in objects.objects {
+                if let Some(kind) = without_effect.filter(|_| object.name == metadata) {
+                    found.objects.insert(0, (object, Some(kind)));
+                    continue;
+                }
+                let kind = kind_in(&object.name, directory, half_written);
+                found.objects.push((object, kind));
+            }
+        }
+        let mark = names::finished(self.job);
+        for object in &listing.objects {
+            let kind = match names::is_left_over(&object.name) {
+                true => Some(Kind::LeftOver),
+                false if object.name == mark => Some(Kind::Superseded),
+                false => None,
+            };
+            found.objects.push((object.clone(), kind));
+        }
+        Ok(found)
+    }
+}
+
+/// What is in the directory of a job.
+struct Contents {
+    /// Metadata that does not count comes first.
+    objects: Vec<(Object, Option<Kind>)>,
+    /// Directories of checkpoints that do not count or have no metadata.
+    half_written: Vec<String>,
+    /// Whether all directories are such as a job has.
+    only_known_directories: bool,
 }
 
 /// What an object in a directory of a job may be, if nobody needs it.

@@ -40,6 +40,16 @@
 //!
 //! Modules in reading order.
 
+#![cfg_attr(
+    test,
+    allow(
+        clippy::disallowed_methods,
+        clippy::disallowed_macros,
+        clippy::too_many_lines,
+        reason = "tests wait, print and measure"
+    )
+)]
+
 // One paragraph each, for they are sorted otherwise.
 pub mod metadata;
 

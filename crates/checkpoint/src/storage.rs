@@ -3,12 +3,13 @@
 //! A storage holds immutable objects under names of `/`-separated components. Nothing is ever
 //! overwritten: an object comes into being whole or not at all, and a name that is taken stays
 //! taken. Everything else (what a checkpoint is, what may be deleted) is decided above this trait,
-//! so that a decorator can count, tear or fail every durable step: [`faults::FaultyStorage`].
-//!
-//! [`contract::check`] holds what the prose below promises, for every implementation.
+//! so that a decorator can count, tear or fail every durable step: `FaultyStorage`, of the feature `testing`.
+//! There `contract::check` holds what the prose below promises, for every implementation.
 
+#[cfg(feature = "testing")]
 pub mod contract;
 mod executor;
+#[cfg(feature = "testing")]
 pub mod faults;
 mod file;
 mod memory;
@@ -22,6 +23,7 @@ use bytes::Bytes;
 
 use crate::Result;
 
+#[cfg(feature = "testing")]
 pub use faults::FaultyStorage;
 pub use file::{FileStorage, Permissions};
 pub use memory::MemoryStorage;

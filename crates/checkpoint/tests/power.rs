@@ -5,6 +5,12 @@
 //! forgets what was not flushed (`tests/power/model.rs`) tells what a power loss leaves right then.
 //! `tests/it/power.rs` does the same with the whole host.
 
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_macros,
+    clippy::too_many_lines,
+    reason = "tests wait, print and measure"
+)]
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 #[path = "../../../tests/power/journal.rs"]

@@ -5,6 +5,16 @@
 //!
 //! Modules in reading order: what connectors share, then the sources, then the sinks, then what there is.
 
+#![cfg_attr(
+    test,
+    allow(
+        clippy::disallowed_methods,
+        clippy::disallowed_macros,
+        clippy::too_many_lines,
+        reason = "tests wait, print and measure"
+    )
+)]
+
 mod changed;
 
 mod file_source;

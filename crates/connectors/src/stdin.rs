@@ -184,6 +184,10 @@ impl StdinFactory {
         &self.plan
     }
 
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "it waits in a read that nobody can interrupt, and ends with the process"
+    )]
     fn start(&self) -> Result<Stream, BoxError> {
         let input = (self.open)()?;
         let (sender, receiver) = sync_channel(BLOCKS_WAITING);

@@ -8,6 +8,13 @@
 //! and restored; and what a key takes in memory. The same count with two bare hash tables, and a bare
 //! reading of the segment into one, are there to compare with: the machine may be busy, ratios last.
 
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_macros,
+    clippy::too_many_lines,
+    reason = "examples print and measure"
+)]
+
 use std::io;
 use std::thread;
 use std::time::Instant;

@@ -6,6 +6,16 @@
 //!
 //! Modules in reading order.
 
+#![cfg_attr(
+    test,
+    allow(
+        clippy::disallowed_methods,
+        clippy::disallowed_macros,
+        clippy::too_many_lines,
+        reason = "tests wait, print and measure"
+    )
+)]
+
 mod format;
 pub mod text_limits;
 pub mod timestamp;

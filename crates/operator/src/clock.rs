@@ -25,6 +25,7 @@ pub struct SystemClock {
 impl SystemClock {
     /// Starts from the wall time as it is now.
     #[must_use]
+    #[expect(clippy::disallowed_methods, reason = "this is the clock")]
     pub fn new() -> Self {
         let since_epoch = SystemTime::now()
             .duration_since(UNIX_EPOCH)

@@ -30,6 +30,14 @@ pub(crate) struct Assembly {
     pub(crate) subtasks: Vec<Unmade>,
 }
 
+/// The channels of an attempt, per vertex and subtask.
+struct Connections {
+    /// Where a subtask's output goes, by the number of the edge.
+    routes: Vec<Vec<HashMap<usize, Router>>>,
+    /// The input that each channel of a subtask belongs to.
+    channel_inputs: Vec<Vec<Vec<u32>>>,
+}
+
 impl Attempt<'_> {
     /// Puts everything together.
     pub(crate) fn assemble(&self) -> Assembly {
@@ -42,37 +50,10 @@ impl Attempt<'_> {
         let queue = plan.subtasks() * (self.options.checkpoint.max_concurrent as usize + 1) + 1;
         let (writers, tasks) = Writers::queue(queue);
         // Channels first: a producer must know its consumers' inboxes.
-        let mut routes: Vec<Vec<HashMap<usize, Router>>> = plan
-            .vertices
-            .iter()
-            .map(|vertex| (0..vertex.parallelism).map(|_| HashMap::new()).collect())
-            .collect();
-        let mut channel_inputs: Vec<Vec<Vec<u32>>> = plan
-            .vertices
-            .iter()
-            .map(|vertex| vec![Vec::new(); vertex.parallelism as usize])
-            .collect();
-        for (consumer, vertex) in plan.vertices.iter().enumerate() {
-            for input in &vertex.inputs {
-                for from in 0..plan.vertices[input.vertex].parallelism as usize {
-                    let producer = &inboxes[input.vertex][from];
-                    let to: Vec<usize> = match input.partition {
-                        Partition::Forward => vec![from],
-                        _ => (0..vertex.parallelism as usize).collect(),
-                    };
-                    let targets = to
-                        .into_iter()
-                        .map(|index| {
-                            let inbox = &inboxes[consumer][index];
-                            channel_inputs[consumer][index].push(input.input);
-                            (Arc::clone(inbox), inbox.add_channel(producer))
-                        })
-                        .collect();
-                    let router = Router::new(input.partition, self.graph.key_groups, targets);
-                    routes[input.vertex][from].insert(input.edge, router);
-                }
-            }
-        }
+        let Connections {
+            mut routes,
+            mut channel_inputs,
+        } = self.connect(&plan, &inboxes);
         let notes = Notes::new(Arc::clone(self.clock), self.places(&plan));
         let in_progress = Arc::new(InProgress::new(notes));
         let mut subtasks = Vec::new();
@@ -134,6 +115,45 @@ impl Attempt<'_> {
             writers,
             tasks,
             subtasks,
+        }
+    }
+
+    /// Makes the channels between subtasks.
+    fn connect(&self, plan: &Plan, inboxes: &[Vec<Arc<Inbox>>]) -> Connections {
+        let mut routes: Vec<Vec<HashMap<usize, Router>>> = plan
+            .vertices
+            .iter()
+            .map(|vertex| (0..vertex.parallelism).map(|_| HashMap::new()).collect())
+            .collect();
+        let mut channel_inputs: Vec<Vec<Vec<u32>>> = plan
+            .vertices
+            .iter()
+            .map(|vertex| vec![Vec::new(); vertex.parallelism as usize])
+            .collect();
+        for (consumer, vertex) in plan.vertices.iter().enumerate() {
+            for input in &vertex.inputs {
+                for from in 0..plan.vertices[input.vertex].parallelism as usize {
+                    let producer = &inboxes[input.vertex][from];
+                    let to: Vec<usize> = match input.partition {
+                        Partition::Forward => vec![from],
+                        _ => (0..vertex.parallelism as usize).collect(),
+                    };
+                    let targets = to
+                        .into_iter()
+                        .map(|index| {
+                            let inbox = &inboxes[consumer][index];
+                            channel_inputs[consumer][index].push(input.input);
+                            (Arc::clone(inbox), inbox.add_channel(producer))
+                        })
+                        .collect();
+                    let router = Router::new(input.partition, self.graph.key_groups, targets);
+                    routes[input.vertex][from].insert(input.edge, router);
+                }
+            }
+        }
+        Connections {
+            routes,
+            channel_inputs,
         }
     }
 

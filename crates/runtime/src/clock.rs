@@ -15,6 +15,7 @@ impl checkpoint::lease::Time for LeaseTime {
         self.0.now_ms()
     }
 
+    #[expect(clippy::disallowed_methods, reason = "this is the clock's way to wait")]
     fn wait_ms(&self, ms: u64) {
         thread::sleep(Duration::from_millis(ms));
     }

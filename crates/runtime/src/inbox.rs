@@ -227,6 +227,7 @@ impl Inbox {
 
     /// A mistake, for simulations that have to find it: where a barrier is next on a channel and
     /// records are behind it, the first of them gets before it. Says whether there was one.
+    #[cfg(feature = "testing")]
     pub(crate) fn let_one_through(&self) -> bool {
         let mut state = self.lock();
         for Channel { queue, .. } in &mut state.channels {
@@ -247,6 +248,7 @@ impl Inbox {
     }
 
     /// Whether something has happened since the last wait, so that a wait would end at once.
+    #[cfg(feature = "testing")]
     pub(crate) fn is_signalled(&self) -> bool {
         let state = self.lock();
         state.signalled || state.closed

@@ -8,6 +8,16 @@
 //!
 //! Modules in reading order.
 
+#![cfg_attr(
+    test,
+    allow(
+        clippy::disallowed_methods,
+        clippy::disallowed_macros,
+        clippy::too_many_lines,
+        reason = "tests wait, print and measure"
+    )
+)]
+
 pub mod graph;
 mod plan;
 mod inbox;
@@ -34,9 +44,10 @@ pub mod restore;
 pub mod restart;
 pub mod job;
 pub mod keeper;
+#[cfg(feature = "testing")]
 pub mod simulation;
 pub mod clock;
-mod random;
+pub mod random;
 pub mod error;
 mod spawn;
 

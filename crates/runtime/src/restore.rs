@@ -6,16 +6,16 @@
 
 use std::fmt;
 
-use checkpoint::metadata::{Metadata, Role, State, Subtask};
+use checkpoint::metadata::{self, Metadata, Role, State, Subtask};
 use checkpoint::store::Completed;
 use dataflow::KeyGroupRange;
 use dataflow::key::KEY_HASH_NAME;
-use dataflow::state::{KeyedState, StateKind};
+use dataflow::state::{KeyedState, StateDescriptor, StateKind};
 use operator::source::{InputChanged, Part};
 use operator::text::counted;
 
 use crate::error::Error;
-use crate::graph::{JobGraph, NodeKind};
+use crate::graph::{JobGraph, Node, NodeKind, OperatorNode};
 
 /// The label of a sink in a checkpoint that says where it publishes: see [`operator::SinkFactory::place`].
 pub const PLACE: &str = "place";
@@ -357,45 +357,68 @@ pub fn check(
     path: Option<String>,
     allow_non_restored: bool,
 ) -> Result<Report, Vec<Mismatch>> {
-    let mut report = Report {
-        checkpoint: metadata.id,
-        path,
-        entries: Vec::new(),
-    };
-    let mut mismatches = Vec::new();
+    let mut found = Comparison::default();
     if metadata.key_groups != graph.key_groups.count() {
-        mismatches.push(Mismatch::KeyGroups {
+        found.mismatches.push(Mismatch::KeyGroups {
             checkpoint: metadata.key_groups,
             job: graph.key_groups.count(),
         });
     }
     if metadata.key_hash != KEY_HASH_NAME {
-        mismatches.push(Mismatch::KeyHash {
+        found.mismatches.push(Mismatch::KeyHash {
             checkpoint: metadata.key_hash.clone(),
         });
     }
     for node in &graph.nodes {
-        let mut push = |verdict| {
-            report.entries.push(Entry {
-                operator: node.id.clone(),
-                verdict,
-            })
-        };
-        let Some(old) = metadata
-            .operators
-            .iter()
-            .find(|operator| operator.id == node.id)
-        else {
-            push(Verdict::StartsEmpty);
-            continue;
-        };
+        match metadata.operators.iter().find(|old| old.id == node.id) {
+            Some(old) => found.node(node, old),
+            None => found.push(&node.id, Verdict::StartsEmpty),
+        }
+    }
+    for old in &metadata.operators {
+        if !graph.nodes.iter().any(|node| node.id == old.id) {
+            found.gone(graph, metadata, old);
+        }
+    }
+    if allow_non_restored {
+        found
+            .mismatches
+            .retain(|mismatch| !mismatch.may_be_dropped());
+    }
+    match found.mismatches.is_empty() {
+        true => Ok(Report {
+            checkpoint: metadata.id,
+            path,
+            entries: found.entries,
+        }),
+        false => Err(found.mismatches),
+    }
+}
+
+/// What comparing a job with a checkpoint has found so far.
+#[derive(Default)]
+struct Comparison {
+    entries: Vec<Entry>,
+    mismatches: Vec<Mismatch>,
+}
+
+impl Comparison {
+    fn push(&mut self, operator: &str, verdict: Verdict) {
+        self.entries.push(Entry {
+            operator: operator.to_owned(),
+            verdict,
+        });
+    }
+
+    /// A node that is in both.
+    fn node(&mut self, node: &Node, old: &metadata::Operator) {
         if old.role != role(&node.kind) {
-            mismatches.push(Mismatch::RoleChanged {
+            self.mismatches.push(Mismatch::RoleChanged {
                 operator: node.id.clone(),
                 was: name(old.role),
                 now: name(role(&node.kind)),
             });
-            continue;
+            return;
         }
         let parts: Vec<Part> = old
             .subtasks
@@ -404,104 +427,101 @@ pub fn check(
             .collect();
         match &node.kind {
             NodeKind::Source(source) => {
-                push(Verdict::Continues(source.describe_position(&parts)));
+                self.push(
+                    &node.id,
+                    Verdict::Continues(source.describe_position(&parts)),
+                );
                 if let Err(changed) = source.compare(&node.id, &parts) {
-                    mismatches.push(Mismatch::InputChanged {
+                    self.mismatches.push(Mismatch::InputChanged {
                         operator: node.id.clone(),
                         changed,
                     });
                 }
             }
-            NodeKind::Sink(_) => push(Verdict::Commits(parts.len())),
-            NodeKind::Operator(operator) => {
-                for (label, now) in &operator.labels {
-                    match old.labels.get(label) {
-                        Some(was) if was != now => {
-                            push(Verdict::Changed {
-                                label: label.clone(),
-                                was: was.clone(),
-                                now: now.clone(),
-                            });
-                        }
-                        _ => {}
-                    }
-                }
-                for state in &old.states {
-                    let Some(declared) = operator
-                        .states
-                        .iter()
-                        .find(|declared| declared.name == state.name)
-                    else {
-                        // Of what deltas hold of it, nothing is known before they are read.
-                        let has_deltas = old
-                            .subtasks
-                            .iter()
-                            .any(|subtask| subtask.segments.iter().any(|it| it.delta));
-                        if state.entries > 0 || has_deltas {
-                            mismatches.push(Mismatch::StateGone {
-                                operator: node.id.clone(),
-                                state: state.name.clone(),
-                                bytes: state.bytes,
-                            });
-                            push(Verdict::StateDropped {
-                                state: state.name.clone(),
-                                entries: state.entries,
-                                bytes: state.bytes,
-                            });
-                        }
-                        continue;
-                    };
-                    let was = format!(
-                        "{} state of `{}` version {}",
-                        state.kind, state.schema, state.schema_version
-                    );
-                    let now = format!(
-                        "{} state of `{}` version {}",
-                        kind_name(declared.kind),
-                        declared.schema,
-                        declared.schema_version
-                    );
-                    if was != now {
-                        mismatches.push(Mismatch::StateChanged {
-                            operator: node.id.clone(),
-                            state: state.name.clone(),
-                            was,
-                            now,
-                        });
-                    }
-                }
-                let had_state = old
-                    .subtasks
-                    .iter()
-                    .any(|subtask| !subtask.segments.is_empty());
-                push(if had_state {
-                    // What is dropped has an entry of its own.
-                    let kept = |state: &&State| {
-                        let mut declared = operator.states.iter();
-                        declared.any(|declared| declared.name == state.name)
-                    };
-                    let kept: Vec<&State> = old.states.iter().filter(kept).collect();
-                    Verdict::Restored {
-                        from_parallelism: old.parallelism,
-                        to_parallelism: node.parallelism,
-                        entries: kept.iter().map(|state| state.entries).sum(),
-                        bytes: kept.iter().map(|state| state.bytes).sum(),
-                    }
-                } else {
-                    Verdict::Nothing
-                });
-            }
+            NodeKind::Sink(_) => self.push(&node.id, Verdict::Commits(parts.len())),
+            NodeKind::Operator(operator) => self.operator(node, operator, old),
         }
     }
-    for old in &metadata.operators {
-        if graph.nodes.iter().any(|node| node.id == old.id) {
-            continue;
+
+    fn operator(&mut self, node: &Node, operator: &OperatorNode, old: &metadata::Operator) {
+        for (label, now) in &operator.labels {
+            match old.labels.get(label) {
+                Some(was) if was != now => {
+                    let (label, was, now) = (label.clone(), was.clone(), now.clone());
+                    self.push(&node.id, Verdict::Changed { label, was, now });
+                }
+                _ => {}
+            }
         }
+        let declared = |state: &State| operator.states.iter().find(|it| it.name == state.name);
+        for state in &old.states {
+            match declared(state) {
+                Some(declared) => self.state(node, state, declared),
+                None => self.state_gone(node, old, state),
+            }
+        }
+        let verdict = match has_state(old) {
+            true => {
+                // What is dropped has an entry of its own.
+                let kept = || old.states.iter().filter(|state| declared(state).is_some());
+                Verdict::Restored {
+                    from_parallelism: old.parallelism,
+                    to_parallelism: node.parallelism,
+                    entries: kept().map(|state| state.entries).sum(),
+                    bytes: kept().map(|state| state.bytes).sum(),
+                }
+            }
+            false => Verdict::Nothing,
+        };
+        self.push(&node.id, verdict);
+    }
+
+    fn state(&mut self, node: &Node, was: &State, now: &StateDescriptor) {
+        let old = format!(
+            "{} state of `{}` version {}",
+            was.kind, was.schema, was.schema_version
+        );
+        let new = format!(
+            "{} state of `{}` version {}",
+            kind_name(now.kind),
+            now.schema,
+            now.schema_version
+        );
+        if old != new {
+            self.mismatches.push(Mismatch::StateChanged {
+                operator: node.id.clone(),
+                state: was.name.clone(),
+                was: old,
+                now: new,
+            });
+        }
+    }
+
+    /// A state that the operator no longer declares.
+    fn state_gone(&mut self, node: &Node, old: &metadata::Operator, state: &State) {
+        // Of what deltas hold of it, nothing is known before they are read.
+        let mut segments = old.subtasks.iter().flat_map(|subtask| &subtask.segments);
+        if state.entries == 0 && !segments.any(|segment| segment.delta) {
+            return;
+        }
+        self.mismatches.push(Mismatch::StateGone {
+            operator: node.id.clone(),
+            state: state.name.clone(),
+            bytes: state.bytes,
+        });
+        self.push(
+            &node.id,
+            Verdict::StateDropped {
+                state: state.name.clone(),
+                entries: state.entries,
+                bytes: state.bytes,
+            },
+        );
+    }
+
+    /// A node of the checkpoint that the job does not have.
+    fn gone(&mut self, graph: &JobGraph, metadata: &Metadata, old: &metadata::Operator) {
         let bytes = old.states.iter().map(|state| state.bytes).sum();
-        let has_state = old
-            .subtasks
-            .iter()
-            .any(|subtask| !subtask.segments.is_empty());
         let parts = old.subtasks.iter().map(|subtask| subtask.parts.len()).sum();
         let new = || {
             let of_its_kind = graph
@@ -512,35 +532,29 @@ pub fn check(
             let known = |id: &String| metadata.operators.iter().any(|old| old.id == *id);
             of_its_kind.filter(|id| !known(id)).collect()
         };
-        if has_state {
-            mismatches.push(Mismatch::OperatorGone {
+        if has_state(old) {
+            self.mismatches.push(Mismatch::OperatorGone {
                 operator: old.id.clone(),
                 bytes,
                 new: new(),
             });
         } else if parts > 0 {
-            mismatches.push(Mismatch::ConnectorGone {
+            self.mismatches.push(Mismatch::ConnectorGone {
                 role: name(old.role),
                 operator: old.id.clone(),
                 parts,
                 new: new(),
             });
         } else {
-            continue;
+            return;
         }
-        report.entries.push(Entry {
-            operator: old.id.clone(),
-            verdict: Verdict::Dropped { bytes, parts },
-        });
+        self.push(&old.id, Verdict::Dropped { bytes, parts });
     }
-    if allow_non_restored {
-        mismatches.retain(|mismatch| !mismatch.may_be_dropped());
-    }
-    if mismatches.is_empty() {
-        Ok(report)
-    } else {
-        Err(mismatches)
-    }
+}
+
+fn has_state(old: &metadata::Operator) -> bool {
+    let mut subtasks = old.subtasks.iter();
+    subtasks.any(|subtask| !subtask.segments.is_empty())
 }
 
 /// The checkpoint's parts for a source or sink, of all its subtasks; `None` if it is not in the checkpoint.

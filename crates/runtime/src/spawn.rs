@@ -7,6 +7,10 @@ use crate::error::Error;
 use crate::events::{Event, Events};
 
 /// Starts a thread that belongs to no attempt. A panic in it ends it, and nothing else.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "this is the place that starts threads"
+)]
 pub(crate) fn background(
     name: &str,
     body: impl FnOnce() + Send + 'static,
@@ -22,6 +26,10 @@ pub(crate) struct Threads(Vec<JoinHandle<()>>);
 
 impl Threads {
     /// Starts a thread. What it fails with, or panics with, is reported once as [`Event::Failed`].
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "this is the place that starts threads"
+    )]
     pub(crate) fn spawn(
         &mut self,
         name: String,

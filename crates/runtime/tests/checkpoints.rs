@@ -1,5 +1,11 @@
 //! Checkpoints of whole jobs that come too late, fail, are too large, or are told about.
 
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_macros,
+    clippy::too_many_lines,
+    reason = "tests wait, print and measure"
+)]
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 // Beside the tests, for modules among them would be tests of their own.

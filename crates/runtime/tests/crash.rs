@@ -3,6 +3,12 @@
 //! Whatever breaks, and however, the job is started again from what is found in its directory, and
 //! what is committed in the end equals what an undisturbed run commits.
 
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_macros,
+    clippy::too_many_lines,
+    reason = "tests wait, print and measure"
+)]
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 // Beside the tests, for a `native.rs` among them would be a test of its own.

@@ -3,6 +3,12 @@
 //! Every case is judged on committed output: the sums per key that a disturbed run commits last equal
 //! those of the input, and every update was committed exactly once.
 
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_macros,
+    clippy::too_many_lines,
+    reason = "tests wait, print and measure"
+)]
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 // Beside the tests, for a `native.rs` among them would be a test of its own.

@@ -5,6 +5,12 @@
 //! metadata, and lets it take effect at once, later, or never. The third checkpoint is the end of the
 //! process, so that a second one goes on from whatever stands there.
 
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_macros,
+    clippy::too_many_lines,
+    reason = "tests wait, print and measure"
+)]
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 #[path = "native/jobs.rs"]

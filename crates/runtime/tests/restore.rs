@@ -1,5 +1,11 @@
 //! What a job is told of a checkpoint before it restores from it.
 
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_macros,
+    clippy::too_many_lines,
+    reason = "tests wait, print and measure"
+)]
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 // Beside the tests, for a `native.rs` among them would be a test of its own.

@@ -4,6 +4,12 @@
 //!
 //! `HIGHWATER_SEED=n` runs one seed, `HIGHWATER_SEEDS=n` runs so many; else the first seeds and some new ones.
 
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_macros,
+    clippy::too_many_lines,
+    reason = "tests wait, print and measure"
+)]
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 // Beside the tests, for each of these among them would be a test of its own.

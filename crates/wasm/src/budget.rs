@@ -26,6 +26,10 @@ pub(super) struct Deadline {
 
 impl Deadline {
     /// The deadline of a call that begins now. Nothing stops one without a `limit`.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the time of a guest's call is real whatever clock a job has"
+    )]
     pub(super) fn begin(limit: Option<Duration>) -> Self {
         Self {
             limit: limit.unwrap_or(Duration::MAX),
@@ -40,6 +44,10 @@ impl Deadline {
 
     /// # Errors
     /// The call has taken longer than its limit.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the time of a guest's call is real whatever clock a job has"
+    )]
     pub(super) fn check(&self, phase: Phase) -> Result<(), Failure> {
         match self.at {
             Some(at) if Instant::now() >= at => Err(self.passed(phase)),

@@ -133,6 +133,10 @@ impl Cache {
         }
     }
 
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "compared with the times of files, which are the system's"
+    )]
     fn store_inner(&self, name: &str, code: &[u8]) -> anyhow::Result<()> {
         let seal = self.secret.seal(name.as_bytes(), code);
         let pending = Pending::create(&self.dir)?;
@@ -227,6 +231,10 @@ fn read_entry(path: &Path) -> io::Result<Vec<u8>> {
 }
 
 /// Notes that an entry was used. One that another host has removed meanwhile was used for the last time.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "written as the time of a file, which is the system's"
+)]
 fn mark_used(path: &Path) {
     let marked = file::open(path).and_then(|entry| entry.set_modified(SystemTime::now()));
     if let Err(error) = marked {

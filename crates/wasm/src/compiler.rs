@@ -431,6 +431,10 @@ fn program() -> anyhow::Result<PathBuf> {
 ///
 /// # Errors
 /// It was not asked, or cannot answer. What it lacks memory for ends the process, with a code of its own.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "there is no memory to return with"
+)]
 pub fn child() -> anyhow::Result<()> {
     match serve() {
         Err(error) if is_no_memory(&error) => std::process::exit(NO_MEMORY),
@@ -438,6 +442,10 @@ pub fn child() -> anyhow::Result<()> {
     }
 }
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the process is one compilation, and this thread ends it"
+)]
 fn serve() -> anyhow::Result<()> {
     let mut stdin = io::stdin().lock();
     let mut header = [0; Request::LEN];
@@ -470,6 +478,10 @@ fn serve() -> anyhow::Result<()> {
 
 /// Waits until nobody holds the other end of stdin, which the parent does for as long as it waits for the
 /// answer.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "nobody waits for the answer any more"
+)]
 fn end_with_parent() {
     let mut byte = [0];
     while io::stdin()

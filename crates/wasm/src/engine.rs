@@ -205,6 +205,10 @@ struct Ticker {
 }
 
 impl Ticker {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "it ticks for all jobs of the process, and cannot fail"
+    )]
     fn start(engine: &Engine) -> std::io::Result<Self> {
         let (stop, stopped) = mpsc::channel();
         let engine = engine.clone();

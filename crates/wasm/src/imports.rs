@@ -276,6 +276,7 @@ fn page_limit(asked: u32) -> Result<u32, Failure> {
     }
 }
 
+#[expect(clippy::too_many_lines, reason = "a table: one entry for each import")]
 fn link_state(state: &mut LinkerInstance<'_, Guest>) -> wasmtime::Result<()> {
     state.func_wrap("load", |store, (state,): (u32,)| {
         with_call(store, |call, _| load(call, state))

@@ -345,6 +345,10 @@ impl Network {
     }
 
     /// The look-up of a name that is under way, or else one that starts.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "it outlives the call that began it, for the calls that wait for the same name"
+    )]
     fn running(&self, known: &mut Known, name: &str) -> Running {
         if let Some(running) = known.running() {
             return running.clone();

@@ -12,6 +12,13 @@
 //!
 //! Modules in reading order.
 
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_macros,
+    clippy::too_many_lines,
+    reason = "it prints, and watches the time"
+)]
+
 mod targets;
 
 mod engine;

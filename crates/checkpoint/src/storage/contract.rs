@@ -2,6 +2,11 @@
 //!
 //! Meant for tests, here and in crates that add a storage: it panics at the first broken promise.
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a contract is for tests: its writers race"
+)]
+
 use std::sync::Arc;
 use std::thread;
 

@@ -343,6 +343,10 @@ impl Cleaner {
         }
     }
 
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "it deletes what is old beside the job, and its failures are warnings"
+    )]
     fn start(&self) -> std::io::Result<()> {
         let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
         if thread.is_none() {

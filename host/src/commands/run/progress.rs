@@ -23,6 +23,10 @@ pub(crate) struct Progress {
 impl Progress {
     /// Begins to show the progress of a job, if there is a person at a terminal to see it. `None` if
     /// not, or if no thread can be had for it.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "it only writes to the terminal, and is not the job's"
+    )]
     pub(crate) fn show(job: JobHandle, clock: Arc<dyn Clock>, audience: Audience) -> Option<Self> {
         if audience != Audience::Person || !io::stderr().is_terminal() {
             return None;

@@ -16,6 +16,10 @@ const EXIT_SIGTERM: i32 = 143;
 
 /// Listens to signals for as long as the process lives, on a thread of its own: the job occupies the
 /// main thread, and tokio is here for signals only.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "signals are heard before there is a job and after it; the second one ends the process, whatever hangs"
+)]
 pub(crate) fn listen(job: JobHandle, audience: Audience) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
