@@ -9,7 +9,7 @@ use dataflow::{Cells, KeyGroupRange, KeyGroups, key};
 use hashbrown::HashTable;
 
 use crate::case::{Case, Workload};
-use crate::measure::Measured;
+use crate::measured::Measured;
 use crate::process;
 
 /// Records per batch, as in a job.

@@ -19,7 +19,9 @@ mod arguments;
 mod case;
 mod job;
 mod limit;
+mod figures;
 mod measure;
+mod measured;
 mod native;
 mod neighbours;
 mod probe;
@@ -34,7 +36,8 @@ use std::process::{Command, ExitCode, Stdio};
 use anyhow::{Context, Result, ensure};
 
 use self::arguments::Arguments;
-use self::measure::{Measured, Task};
+use self::measure::Task;
+use self::measured::Measured;
 
 fn main() -> ExitCode {
     let mut words = std::env::args().skip(1);

@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::arguments::Arguments;
 use crate::case::{Backend, Case, Workload};
-use crate::measure::{Measured, Spread, Taken, Task};
+use crate::measure::Task;
+use crate::measured::{Measured, Spread, Taken};
 use crate::neighbours::{self, NeighbourResult};
 use crate::{measured, start};
 

@@ -5,8 +5,8 @@ use std::fmt::Write as _;
 use anyhow::Result;
 
 use crate::case::{Case, Workload};
-use crate::measure::{Measured, Spread};
-use crate::report::{ends, median, paired, ratios, shown};
+use crate::figures::{ends, median, paired, ratios, shown};
+use crate::measured::{Measured, Spread};
 use crate::suite::Results;
 
 /// A figure that is promised.

@@ -6,18 +6,8 @@
 use std::time::Instant;
 
 use crate::build::{self, cargo, command, run};
+use crate::workspaces::WORKSPACES;
 use crate::{Result, deny, fuzz, guests, mutants, story, tools};
-
-/// The workspaces: the root, the plugins (another target), the SDK (what operator authors depend on), what
-/// makes the bindings of the SDK, what makes components at random, and what fuzzes.
-pub(crate) const WORKSPACES: [&str; 6] = [
-    ".",
-    "plugins",
-    "sdk/rust",
-    "sdk/bindgen",
-    "tests/smith",
-    "tests/fuzz",
-];
 
 /// The packages that know nothing of Wasm. They are tested in the dev profile, for its overflow checks
 /// and debug assertions.
@@ -58,7 +48,7 @@ pub(crate) fn test() -> Result<()> {
     story::step("plugins, natively");
     run(cargo("plugins", &["test"]))?;
 
-    tools::install()?;
+    tools()?;
     guests::build()?;
 
     story::step("the crates without Wasm, with debug assertions");
@@ -99,6 +89,12 @@ pub(crate) fn test() -> Result<()> {
         story::duration(started.elapsed())
     ));
     Ok(())
+}
+
+/// Installs what the tests need of others' programs, where it is missing.
+pub(crate) fn tools() -> Result<()> {
+    tools::install()?;
+    guests::install()
 }
 
 /// Format, clippy and docs, with warnings as errors; and what the dependencies are.

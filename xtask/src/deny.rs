@@ -8,7 +8,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use crate::build::{command, run};
-use crate::chores::WORKSPACES;
+use crate::workspaces::WORKSPACES;
 use crate::{Result, root, story, tools};
 
 const VERSION: &str = "0.20.2";

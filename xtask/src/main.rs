@@ -21,6 +21,7 @@ mod nightly;
 mod soak;
 mod story;
 mod tools;
+mod workspaces;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -66,7 +67,7 @@ fn main() -> ExitCode {
         (Some("nightly"), []) => nightly::nightly(),
         (Some("build"), []) => build::plugins().and_then(|()| build::host()),
         (Some("guests"), []) => guests::build(),
-        (Some("tools"), []) => tools::install(),
+        (Some("tools"), []) => chores::tools(),
         (Some("help" | "-h" | "--help"), _) => {
             print!("{USAGE}");
             Ok(())

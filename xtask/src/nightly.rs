@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::Instant;
 
 use crate::build::{self, cargo, run};
-use crate::{Result, fuzz, mutants, soak, story, tools};
+use crate::{Result, chores, fuzz, mutants, soak, story};
 
 /// Seeds of each simulation.
 const SEEDS: u64 = 20_000;
@@ -29,7 +29,7 @@ pub(crate) fn nightly() -> Result<()> {
     let started = Instant::now();
     let first = first_seed()?;
     build::plugins()?;
-    tools::install()?;
+    chores::tools()?;
     build::host()?;
 
     story::step("state and checkpoints: properties with as many cases as a release build tries");

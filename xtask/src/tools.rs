@@ -10,7 +10,7 @@ use std::fs;
 use std::path::Path;
 
 use crate::build::{cargo, command, run};
-use crate::{Result, guests, root, story};
+use crate::{Result, root, story};
 
 const MOTO: &str = "moto[server]==5.2.5";
 const S3RVER: &str = "s3rver@3.7.1";
@@ -39,8 +39,7 @@ pub(crate) fn install() -> Result<()> {
     let reader = root().join("target/reader");
     install_one(&reader, &packages, &for_tests(&packages), |place| {
         python(place, &["--requirement", READER])
-    })?;
-    guests::install()
+    })
 }
 
 /// Installs one thing into a directory, unless this version of it is there already. `headline` says what

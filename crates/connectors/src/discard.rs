@@ -10,7 +10,7 @@ use operator::source::Part;
 use operator::{BoxError, Delivery, Sink, SinkFactory, SubtaskContext};
 use serde::{Deserialize, Serialize};
 
-use super::registry::{PreparedSink, SinkConnector, SinkContext, read_and_prepare};
+use super::connector::{PreparedSink, SinkConnector, SinkContext, read_and_prepare};
 
 /// The connector `discard`.
 pub(crate) const CONNECTOR: SinkConnector = SinkConnector {

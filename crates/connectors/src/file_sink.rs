@@ -35,13 +35,15 @@ use serde::{Deserialize, Serialize};
 use self::names::{NoteName, PartName, StagedName, Writer};
 use self::prepared::{PreparedFile, Written};
 use self::staging::Staging;
-use super::registry::{PreparedSink, SinkConnector, SinkContext, read_and_prepare};
+use super::connector::{PreparedSink, SinkConnector, SinkContext, read_and_prepare};
 
 mod durable;
 mod names;
 pub mod orphans;
 mod prepared;
 mod published;
+mod notes;
+mod place;
 mod staging;
 mod trouble;
 
@@ -611,7 +613,7 @@ impl FileSink {
         self.prepared.retain(|file| file.checkpoint > id.0);
         self.notes.extend(published.notes);
         while let Some((path, note)) = self.notes.front()
-            && staging::is_outdated(note.checkpoint, id.0)
+            && notes::is_outdated(note.checkpoint, id.0)
         {
             durable::remove_file(path)?;
             self.notes.pop_front();

@@ -33,7 +33,7 @@ use self::inputs::InputFile;
 use self::position::Position;
 use self::split::{Done, Split};
 use super::changed::Changed;
-use super::registry::{PreparedSource, SourceConnector, SourceContext, read_and_prepare};
+use super::connector::{PreparedSource, SourceConnector, SourceContext, read_and_prepare};
 
 mod comparison;
 pub(crate) mod inputs;

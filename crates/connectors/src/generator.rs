@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use self::distribution::Distribution;
 use self::stream::Stream;
 use super::changed::Changed;
-use super::registry::{Clock, PreparedSource, SourceConnector, SourceContext, read_and_prepare};
+use super::connector::{Clock, PreparedSource, SourceConnector, SourceContext, read_and_prepare};
 
 pub(crate) mod distribution;
 mod stream;

@@ -15,6 +15,7 @@
     )
 )]
 
+mod connector;
 mod changed;
 
 mod file_source;
@@ -28,10 +29,11 @@ mod stdout;
 pub mod parts;
 mod registry;
 
-pub use registry::{
-    Clock, PreparedSink, PreparedSource, Registry, SinkConnector, SinkContext, SourceConnector,
+pub use connector::{
+    Clock, PreparedSink, PreparedSource, SinkConnector, SinkContext, SourceConnector,
     SourceContext, read_and_prepare,
 };
+pub use registry::Registry;
 
 #[cfg(test)]
 mod testing;

@@ -31,7 +31,7 @@ use operator::{BoxError, InputChanged, Source, SourceFactory, SourceStatus, Subt
 use serde::{Deserialize, Serialize};
 
 use super::changed::Changed;
-use super::registry::{PreparedSource, SourceConnector, SourceContext, read_and_prepare};
+use super::connector::{PreparedSource, SourceConnector, SourceContext, read_and_prepare};
 
 /// How much is read at once, and how many such blocks wait for the source.
 const BLOCK: usize = 64 << 10;

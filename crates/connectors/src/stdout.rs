@@ -20,7 +20,7 @@ use operator::text::counted;
 use operator::{BoxError, Permanent, Sink, SinkFactory, SubtaskContext};
 use serde::{Deserialize, Serialize};
 
-use super::registry::{PreparedSink, SinkConnector, SinkContext, read_and_prepare};
+use super::connector::{PreparedSink, SinkConnector, SinkContext, read_and_prepare};
 
 /// The most bytes that a subtask holds back: they travel in the checkpoint.
 const MAX_HELD: usize = 16 << 20;

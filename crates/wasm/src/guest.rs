@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use operator::{Call, Failure, FailureKind};
 use wasmtime_wasi::{ResourceTable, WasiCtx, WasiCtxView, WasiView};
 
+use super::ambient::{self, Ambient};
 use super::budget::{Deadline, Writes};
 use super::call_clock::CallClock;
 use super::console::Console;
@@ -13,7 +14,6 @@ use super::grants::Granted;
 use super::limits::{Limits, Memory};
 use super::metrics::Metrics;
 use super::phase::Phase;
-use super::wasi::Ambient;
 
 /// The host's side of one instance.
 pub(super) struct Guest {
@@ -72,7 +72,7 @@ impl Guest {
         let console = Console::new(operator, subtask);
         let clock = Arc::new(CallClock::default());
         let ambient = Ambient::new(operator, subtask, &granted, &clock);
-        let wasi = super::wasi::context(operator, subtask, &granted, &clock, &console);
+        let wasi = ambient::context(operator, subtask, &granted, &clock, &console);
         let wasi = wasi.map_err(|error| {
             let message = format!("preparing the sandbox: {error:#}");
             Failure::new(FailureKind::Config, message)

@@ -52,6 +52,7 @@ mod examine;
 mod file;
 mod grant_error;
 mod grants;
+mod ambient;
 mod guest;
 mod imports;
 mod instance;

@@ -27,7 +27,8 @@ use serde::{Deserialize, Serialize};
 
 use super::durable;
 use super::names::{NoteName, PartName};
-use super::staging::{self, Notes, Place};
+use super::notes::Notes;
+use super::place::{self, Place};
 use super::{names, trouble};
 
 /// How much of a file is read at once.
@@ -111,7 +112,7 @@ impl PreparedFile {
         let parts: Vec<&str> = file.staging.split('/').collect();
         let is_staging = match parts[..] {
             [first, place, leaf] => {
-                first == staging::STAGING
+                first == place::STAGING
                     && !matches!(place, "" | "." | "..")
                     && names::is_staged(leaf)
             }
@@ -277,7 +278,7 @@ pub(crate) fn publish(
     if files.is_empty() {
         return Ok(done);
     }
-    durable::is_own_directory(&root.join(staging::STAGING))?;
+    durable::is_own_directory(&root.join(place::STAGING))?;
     for file in files {
         durable::is_own_directory(&root.join(file.place().0))?;
         match file.find(root, run)? {

@@ -17,8 +17,9 @@ use operator::{Origin, Published, Withdrawn};
 
 use super::durable;
 use super::names::{self, NoteName, OldName, PartName, Writer};
+use super::notes::Notes;
 use super::prepared::PreparedFile;
-use super::staging::{self, Notes};
+use super::staging;
 
 /// How much of a file is read at once.
 const BLOCK: usize = 256 << 10;

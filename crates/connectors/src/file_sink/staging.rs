@@ -6,7 +6,7 @@
 //!   while it lives, so that no other run removes what it has prepared. A run that was taken for dead
 //!   and is not may go on writing for a moment, and must not be in the way of its successor, which has
 //!   another generation. Without a job directory there is no generation in the name.
-//! - `.highwater/<job>.published/`: empty files whose names [note](super::names) what the job has
+//! - `.highwater/<job>.published/`: empty files whose names [note](super::notes) what the job has
 //!   published.
 //!
 //! `<job>` is the job's id, a point, and the token of the job's directory: generations are numbers of one
@@ -31,19 +31,12 @@ use checkpoint::storage::Permissions;
 use operator::JobIdentity;
 
 use super::durable::{self, is_own_directory, names_in, remove_file, sync_directory};
-use super::names::{self, NoteName, PartName};
+use super::names;
+use super::notes::Notes;
+use super::place::{Place, STAGING, directory_name};
 use super::prepared::PreparedFile;
 
-/// The directory within the sink's directory that holds all staging places.
-pub(crate) const STAGING: &str = ".highwater";
 const LOCK: &str = "lock";
-/// Before the generation in a place's name; not to be found in a job's.
-const GENERATION: &str = ".g";
-/// After the job in the name of the directory with its notes.
-const NOTES: &str = ".published";
-/// How many checkpoints back notes are kept. A checkpoint older than that can still be restored unless
-/// a consumer has moved its output away.
-const NOTED_CHECKPOINTS: u64 = 256;
 
 /// A staging place, locked while this lives.
 #[derive(Debug)]
@@ -53,67 +46,6 @@ pub(crate) struct Staging {
     place: Place,
     /// `None` where the file system knows no locks.
     lock: Option<File>,
-}
-
-/// The staging place of a run of a job.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Place {
-    /// The job as part of the name of a directory.
-    job: String,
-    generation: u64,
-}
-
-impl Place {
-    fn new(job: &JobIdentity, generation: u64) -> Self {
-        Self {
-            job: directory_name(job),
-            generation,
-        }
-    }
-
-    /// Its name, relative to the sink's directory.
-    fn path(&self) -> String {
-        let Self { job, generation } = self;
-        match generation {
-            0 => format!("{STAGING}/{job}"),
-            generation => format!("{STAGING}/{job}{GENERATION}{generation}"),
-        }
-    }
-
-    /// Those of all runs of a job that there are, also of runs that are still to come.
-    fn all_of(root: &Path, job: &JobIdentity) -> anyhow::Result<Vec<Self>> {
-        Self::all_named(root, directory_name(job))
-    }
-
-    fn all_named(root: &Path, job: String) -> anyhow::Result<Vec<Self>> {
-        if !is_own_directory(&root.join(STAGING))? {
-            return Ok(Vec::new());
-        }
-        let read = |leaf: String| {
-            let generation = match leaf.strip_prefix(&job)? {
-                "" => 0,
-                rest => rest.strip_prefix(GENERATION)?.parse().ok()?,
-            };
-            let place = Self {
-                job: job.clone(),
-                generation,
-            };
-            (place.path() == format!("{STAGING}/{leaf}")).then_some(place)
-        };
-        let names = names_in(&root.join(STAGING))?;
-        Ok(names.into_iter().filter_map(read).collect())
-    }
-
-    /// The directory with the notes of the job that a place is of, by the place's name.
-    pub(crate) fn notes_of(place: &str) -> String {
-        let is_generation =
-            |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-        let job = match place.rsplit_once(GENERATION) {
-            Some((job, generation)) if is_generation(generation) => job,
-            _ => place,
-        };
-        format!("{job}{NOTES}")
-    }
 }
 
 impl Staging {
@@ -168,7 +100,7 @@ impl Staging {
             remove_staged(&self.root, &place, &keep)?;
         }
         self.clean_earlier_places(&keep)?;
-        Notes::of(&self.root, &place).prune(restored)
+        Notes::of(&self.root, &place).prune(restored.iter().map(|file| file.file.as_str()))
     }
 
     fn clean_earlier_places(&self, keep: &HashSet<&str>) -> anyhow::Result<()> {
@@ -345,119 +277,5 @@ fn remove_if_empty(directory: &Path) {
         if let Some(parent) = directory.parent() {
             let _stays = fs::remove_dir(parent);
         }
-    }
-}
-
-/// What a job has noted of its published files.
-#[derive(Debug)]
-pub(crate) struct Notes {
-    directory: PathBuf,
-}
-
-impl Notes {
-    /// Those of the job that a staging place is of, by the place's name.
-    pub(crate) fn of(root: &Path, place: &str) -> Self {
-        Self {
-            directory: root.join(Place::notes_of(place)),
-        }
-    }
-
-    /// Those of a job.
-    pub(crate) fn of_job(root: &Path, job: &JobIdentity) -> Self {
-        Self::of(root, &Place::new(job, 0).path())
-    }
-
-    /// Whether a file of this checkpoint is noted.
-    ///
-    /// # Errors
-    /// The notes cannot be read.
-    pub(crate) fn cover(&self, file: &str, checkpoint: u64) -> anyhow::Result<bool> {
-        let Some(part) = PartName::parse(file) else {
-            return Ok(self.names()?.iter().any(|name| name == file));
-        };
-        let covers = |note: &NoteName| {
-            note.writer == part.writer && note.checkpoint >= checkpoint && note.files > part.counter
-        };
-        Ok(self.read()?.iter().any(covers))
-    }
-
-    /// All that can be read.
-    ///
-    /// # Errors
-    /// The directory cannot be read.
-    pub(crate) fn read(&self) -> anyhow::Result<Vec<NoteName>> {
-        let names = self.names()?;
-        Ok(names
-            .iter()
-            .filter_map(|name| NoteName::parse(name))
-            .collect())
-    }
-
-    fn names(&self) -> anyhow::Result<Vec<String>> {
-        if !is_own_directory(&self.directory)? {
-            return Ok(Vec::new());
-        }
-        names_in(&self.directory)
-    }
-
-    /// Where a note is.
-    pub(crate) fn path_of(&self, note: &NoteName) -> PathBuf {
-        self.directory.join(note.to_string())
-    }
-
-    /// Removes those that only a checkpoint could need that is much older than the newest one, but for
-    /// what `restored` may need.
-    fn prune(&self, restored: &[PreparedFile]) -> anyhow::Result<()> {
-        let notes = self.read()?;
-        let newest = notes.iter().map(|note| note.checkpoint).max().unwrap_or(0);
-        let parts: Vec<PartName> = restored
-            .iter()
-            .filter_map(|file| PartName::parse(&file.file))
-            .collect();
-        let is_needed = |note: &NoteName| parts.iter().any(|part| part.writer == note.writer);
-        for note in notes.iter().filter(|note| !is_needed(note)) {
-            if is_outdated(note.checkpoint, newest) {
-                remove_file(&self.path_of(note))?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Removes those that are to go, `None` for those of an older version, and the directory if it is
-    /// empty then.
-    fn remove(&self, goes: impl Fn(Option<&NoteName>) -> bool) -> anyhow::Result<()> {
-        for name in self.names()? {
-            let note = NoteName::parse(&name);
-            if (note.is_some() || names::is_published(&name)) && goes(note.as_ref()) {
-                remove_file(&self.directory.join(name))?;
-            }
-        }
-        // It stays if something is in it.
-        let _stays = fs::remove_dir(&self.directory);
-        if let Some(parent) = self.directory.parent() {
-            let _stays = fs::remove_dir(parent);
-        }
-        Ok(())
-    }
-}
-
-/// Whether a note of this checkpoint is of no use any more when the newest is of that one.
-pub(crate) fn is_outdated(checkpoint: u64, newest: u64) -> bool {
-    checkpoint.saturating_add(NOTED_CHECKPOINTS) < newest
-}
-
-/// A job as part of the name of a directory.
-fn directory_name(job: &JobIdentity) -> String {
-    let plain = |c: char| {
-        if c.is_alphanumeric() || matches!(c, '-' | '_') {
-            c
-        } else {
-            '_'
-        }
-    };
-    let id: String = job.id.chars().map(plain).collect();
-    match job.directory.as_str() {
-        "" => id,
-        directory => format!("{id}.{directory}"),
     }
 }

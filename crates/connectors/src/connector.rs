@@ -1,0 +1,105 @@
+//! What a connector is: a name, and a function that checks everything that can be checked before a job starts
+//! (options, input files and their headers, directories, whether a sink's format fits what its input
+//! delivers) and reports all problems at once. Its table holds its own keys only: `id`, `connector`,
+//! `parallelism`, `input` and the like belong to the job file.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use checkpoint::storage::Permissions;
+use dataflow::port::Port;
+use job_file::options::Options;
+use job_file::problem::Problem;
+use operator::{SinkFactory, SourceFactory};
+use serde::de::DeserializeOwned;
+
+/// Tells the time in milliseconds since the epoch.
+pub type Clock = Arc<dyn Fn() -> i64 + Send + Sync>;
+
+/// A source whose options are right and whose input was found.
+pub struct PreparedSource {
+    /// Makes its instances.
+    pub factory: Arc<dyn SourceFactory>,
+    /// What its records look like.
+    pub port: Port,
+    /// Whether it ends by itself.
+    pub bounded: bool,
+    /// The most subtasks it can have, if limited.
+    pub max_parallelism: Option<u32>,
+    /// Its options with all defaults, for showing the effective job.
+    pub options: Options,
+}
+
+/// A sink whose options are right and fit its inputs.
+pub struct PreparedSink {
+    /// Makes its instances.
+    pub factory: Arc<dyn SinkFactory>,
+    /// Its options with all defaults, for showing the effective job.
+    pub options: Options,
+}
+
+/// What a source may know of its job.
+pub struct SourceContext<'a> {
+    /// What paths in its options are relative to.
+    pub base_dir: &'a Path,
+    /// The time, for sources that make records.
+    pub clock: Clock,
+}
+
+/// What a sink must know of its job.
+#[derive(Clone, Copy, Debug)]
+pub struct SinkContext<'a> {
+    /// What paths in its options are relative to.
+    pub base_dir: &'a Path,
+    /// What its inputs deliver.
+    pub input_ports: &'a [Port],
+    /// Whether the job takes checkpoints while it runs, not only at its end.
+    pub has_checkpoints: bool,
+    /// Who may read what the job keeps on disk and has not published.
+    pub permissions: Permissions,
+}
+
+/// Where records come from: a name for the job file, and what makes such a source.
+#[derive(Clone, Copy, Debug)]
+pub struct SourceConnector {
+    /// The name.
+    pub name: &'static str,
+    /// Checks the options and prepares the source, or gives everything that is wrong with it.
+    pub prepare: fn(Options, &SourceContext<'_>) -> Result<PreparedSource, Vec<Problem>>,
+}
+
+/// Where records go: a name for the job file, and what makes such a sink.
+#[derive(Clone, Copy, Debug)]
+pub struct SinkConnector {
+    /// The name.
+    pub name: &'static str,
+    /// Checks the options and prepares the sink, or gives everything that is wrong with it.
+    pub prepare: fn(Options, &SinkContext<'_>) -> Result<PreparedSink, Vec<Problem>>,
+}
+
+/// Reads a connector's options and prepares it from them. Problems of reading come before those of checking,
+/// and what follows from them is left out: that a key is required which is there, but wrong.
+///
+/// # Errors
+/// Everything that is wrong.
+pub fn read_and_prepare<O: DeserializeOwned + Default, T>(
+    options: Options,
+    prepare: impl FnOnce(&O) -> Result<T, Vec<Problem>>,
+) -> Result<T, Vec<Problem>> {
+    let mut problems = Vec::new();
+    let read: O = options.read(&mut problems);
+    match prepare(&read) {
+        Ok(prepared) if problems.is_empty() => Ok(prepared),
+        Ok(_) => Err(problems),
+        Err(found) => {
+            for problem in found {
+                if !problems.iter().any(|known| known.key == problem.key)
+                    || problem.message != "is required"
+                {
+                    problems.push(problem);
+                }
+            }
+            Err(problems)
+        }
+    }
+}
