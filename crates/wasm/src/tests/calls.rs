@@ -1,10 +1,16 @@
 //! Whatever a guest passes to the host: every import called with words from a seed, most of them nearly
 //! right. The host answers or refuses, it never panics, and a call that failed has changed nothing.
 //!
-//! One guest does it all: the first word of a record says which import it calls, the others are the
-//! arguments as the canonical ABI flattens them. `HIGHWATER_CALLS` says how many calls are made,
-//! `HIGHWATER_SEED` repeats those of one seed.
+//! The oracle walks the whole state before and after each call. What was answered has done what its import does,
+//! as far as its words tell without the guest's memory: a read changes nothing; a write changes its own state
+//! and only the keys that it names, as many as it names, with as many bytes as it says; what is emitted has as many
+//! records as it says.
+//!
+//! One guest does it all: the first word of a record says which import it calls, and whether it fails after that;
+//! the others are the arguments as the canonical ABI flattens them. `HIGHWATER_CALLS` says how many calls are
+//! made, `HIGHWATER_SEED` repeats those of one seed.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::hash::{BuildHasher as _, RandomState};
 use std::time::Instant;
@@ -38,6 +44,9 @@ pub(super) const IMPORTS: [(&str, &str, usize, bool); 19] = [
     ("metrics", "record", 4, false),
 ];
 
+/// Added to the number of an import: the guest fails after its call, which must then have done nothing.
+const FAILS: u32 = 256;
+
 /// The words after the first: as many as the longest list of parameters has.
 const WORDS: usize = 11;
 
@@ -53,12 +62,16 @@ const CALLS: u64 = 20_000;
 pub(super) fn guest(any: &[u8; 512], more: &str) -> Vec<u8> {
     let mut imports = String::new();
     let mut calls = String::new();
+    // No result is at the end of memory.
+    let result = format!(
+        "(if (result i32) (i32.lt_u (i32.load (local.get 1)) (i32.const {FAILS})) (then (global.get $ok)) (else (i32.const -16)))"
+    );
     for (at, (interface, name, words, returns)) in IMPORTS.iter().enumerate() {
         let params = "i32 ".repeat(*words);
-        let result = if *returns { "(result i32)" } else { "" };
+        let returned = if *returns { "(result i32)" } else { "" };
         let _ = writeln!(
             imports,
-            "(import \"highwater:operator/{interface}@0.1.0\" \"{name}\" (func $f{at} (param {params}) {result}))"
+            "(import \"highwater:operator/{interface}@0.1.0\" \"{name}\" (func $f{at} (param {params}) {returned}))"
         );
         let word = |index: usize| format!("(i32.load offset={} (local.get 1))", 4 + 4 * index);
         let arguments: String = (0..*words).map(word).collect();
@@ -70,7 +83,7 @@ pub(super) fn guest(any: &[u8; 512], more: &str) -> Vec<u8> {
         };
         let _ = writeln!(
             calls,
-            "(if (i32.eq (i32.load (local.get 1)) (i32.const {at})) (then {call} (return (global.get $ok))))"
+            "(if (i32.eq (i32.and (i32.load (local.get 1)) (i32.const 255)) (i32.const {at})) (then {call} (return {result})))"
         );
     }
     let escaped = |bytes: &[u8]| -> String { bytes.iter().map(|b| format!("\\{b:02x}")).collect() };
@@ -144,7 +157,8 @@ fn call(random: &mut Xoshiro256PlusPlus) -> Vec<u8> {
             words[at] = word(random);
         }
     }
-    [which]
+    let fails = random.next_u64().is_multiple_of(8);
+    [if fails { which | FAILS } else { which }]
         .iter()
         .chain(&words)
         .flat_map(|word| word.to_le_bytes())
@@ -157,6 +171,99 @@ fn number(variable: &str) -> Option<u64> {
         text.parse()
             .unwrap_or_else(|_| panic!("{variable}={text} is no number")),
     )
+}
+
+/// State, key, field, place in a list, value.
+type Entry = (u32, Vec<u8>, Option<Vec<u8>>, Option<u64>, Vec<u8>);
+
+fn held(state: &KeyedState) -> BTreeSet<Entry> {
+    let own = |bytes: &[u8]| bytes.to_vec();
+    let walked = state.walk();
+    walked
+        .map(|it| {
+            (
+                it.state,
+                own(it.key),
+                it.field.map(own),
+                it.index,
+                own(it.value),
+            )
+        })
+        .collect()
+}
+
+/// Whether what changed is what an import does that was given these words. What it did instead, otherwise.
+fn effect(
+    name: &str,
+    words: &[u32],
+    before: &BTreeSet<Entry>,
+    after: &BTreeSet<Entry>,
+    emitted: usize,
+) -> Result<(), String> {
+    let holds = |right: bool, what: &str| if right { Ok(()) } else { Err(what.to_owned()) };
+    let gone: Vec<&Entry> = before.difference(after).collect();
+    let new: Vec<&Entry> = after.difference(before).collect();
+    let changed = || gone.iter().chain(&new);
+    // Cells have one offset more than there are of them, or none.
+    let cells = |offsets: u32| offsets.saturating_sub(1) as usize;
+    let records = match name {
+        "emit" => cells(words[8]),
+        "emit-numbered" => cells(words[6]),
+        _ => 0,
+    };
+    holds(
+        emitted == records,
+        &format!("{emitted} records were emitted"),
+    )?;
+    let writes = [
+        "store",
+        "clear",
+        "put",
+        "delete",
+        "map-store",
+        "map-remove",
+        "list-append",
+    ];
+    if !writes.contains(&name) {
+        return holds(new.is_empty() && gone.is_empty(), "state is changed");
+    }
+    let of_it = changed().all(|entry| entry.0 == words[0]);
+    holds(of_it, "another state is changed")?;
+    let count = words[2] as usize;
+    match name {
+        "put" => {
+            let (key, value) = (words[2] as usize, words[4] as usize);
+            let is_it =
+                |entry: &&Entry| (entry.0, entry.1.len(), entry.4.len()) == (words[0], key, value);
+            // It may have been there.
+            let there = match &new[..] {
+                [] => after.iter().any(|entry| is_it(&entry)),
+                [one] => is_it(one),
+                _ => false,
+            };
+            let replaced = gone.iter().all(|old| new.iter().any(|new| new.1 == old.1));
+            holds(there && replaced, "something else is put")
+        }
+        "delete" => {
+            let one = gone.len() <= 1 && gone.iter().all(|entry| entry.1.len() == count);
+            holds(one && new.is_empty(), "something else is deleted")
+        }
+        _ => {
+            let keys: BTreeSet<&[u8]> = changed().map(|entry| entry.1.as_slice()).collect();
+            let named = keys.len() <= count && keys.iter().all(|key| matches!(key, [b'a'..=b'c']));
+            holds(named, "keys are changed that were not named")?;
+            let adds = match name {
+                "clear" | "map-remove" => new.is_empty(),
+                "list-append" => gone.is_empty() && new.len() == count,
+                _ => {
+                    let of = |entry: &Entry| (entry.1.clone(), entry.2.clone());
+                    let added: BTreeSet<_> = new.iter().map(|entry| of(entry)).collect();
+                    new.len() <= count && gone.iter().all(|entry| added.contains(&of(entry)))
+                }
+            };
+            holds(adds, "other entries are there")
+        }
+    }
 }
 
 /// A guest, its state, and what became of its calls.
@@ -223,7 +330,8 @@ impl Caller {
 
     /// Makes the call that `record` says. `at` is what a failure names.
     fn call(&mut self, record: &[u8], at: &dyn std::fmt::Display) {
-        let which = u32::from_le_bytes([record[0], record[1], record[2], record[3]]) as usize;
+        // As the guest tells imports apart.
+        let which = usize::from(record[0]);
         let (mut batch, mut resolved) = (Batch::default(), Resolved::default());
         for key in ["a", "b", "c"] {
             batch.push(Some(key.as_bytes()), record, 0);
@@ -234,13 +342,33 @@ impl Caller {
             .state
             .resolve(keys, &batch.hashes, &mut resolved)
             .unwrap();
-        let before = self.call.state.stats();
+        // Walking much takes long.
+        if self.call.state.stats().keys > 100 {
+            self.empty_state();
+            self.call
+                .state
+                .resolve(keys, &batch.hashes, &mut resolved)
+                .unwrap();
+        }
+        let (stats, before) = (self.call.state.stats(), held(&self.call.state));
         let outcome = self.operator.process(0, &batch, &resolved, &mut self.call);
         match outcome {
             Ok(()) => {
                 self.call.state.commit();
                 if let Some(count) = self.answered.get_mut(which) {
                     *count += 1;
+                }
+                let words: Vec<u32> = record[4..]
+                    .as_chunks()
+                    .0
+                    .iter()
+                    .copied()
+                    .map(u32::from_le_bytes)
+                    .collect();
+                let name = IMPORTS.get(which).map_or("", |import| import.1);
+                let emitted = self.call.output.batch(0).map_or(0, Batch::len);
+                if let Err(what) = effect(name, &words, &before, &held(&self.call.state), emitted) {
+                    panic!("call {at}: `{name}` was answered, but {what}: {words:?}");
                 }
             }
             Err(failure) => {
@@ -254,7 +382,11 @@ impl Caller {
                     "call {at}: {message:?}"
                 );
                 self.call.state.rollback();
-                assert_eq!(self.call.state.stats(), before, "call {at}: {failure}");
+                assert_eq!(self.call.state.stats(), stats, "call {at}: {failure}");
+                assert!(
+                    held(&self.call.state) == before,
+                    "call {at}: it failed, but has changed state: {failure}"
+                );
                 if let Some(count) = self.refused.get_mut(which) {
                     *count += 1;
                 }
