@@ -227,13 +227,13 @@ pub(crate) fn work(target: &'static Target, settings: &Settings) -> ExitCode {
     let end = Instant::now() + settings.time;
     let mut found = None;
     while Instant::now() < end {
-        // Half of the time one of the latest.
-        let skipped = if random.below(2) == 0 {
-            inputs.len() - inputs.len().min(32)
-        } else {
-            0
+        // Half of the time one of the latest, and a quarter of it one of the corpus: those were chosen.
+        let some = match random.below(4) {
+            0 | 1 => inputs.len() - inputs.len().min(32)..inputs.len(),
+            2 => 0..of_corpus.max(1),
+            _ => 0..inputs.len(),
         };
-        let mut input = inputs[skipped + random.below(inputs.len() - skipped)].clone();
+        let mut input = inputs[some.start + random.below(some.len())].clone();
         let other = &inputs[random.below(inputs.len())];
         mutate::mutate(
             &mut input,

@@ -1,5 +1,7 @@
 //! From one input to another.
 
+use std::ops::Range;
+
 /// Draws numbers; the same ones from the same seed.
 pub(crate) struct Random(u64);
 
@@ -58,6 +60,12 @@ pub(crate) fn mutate(
     most: usize,
     random: &mut Random,
 ) {
+    // The first bytes choose what is made of the others, as a rule.
+    if random.below(8) == 0
+        && let Some(choice) = input.get_mut(random.below(3))
+    {
+        *choice = random.next() as u8;
+    }
     let magnitude = random.below(4);
     for _ in 0..=random.below(1 << magnitude) {
         once(input, other, words, random);
@@ -78,9 +86,14 @@ fn once(input: &mut Vec<u8>, other: &[u8], words: &[&[u8]], random: &mut Random)
             input[at] = input[at].wrapping_add(by).wrapping_sub(17);
         }
         3 => {
-            // A number of some width.
-            let number = NUMBERS[random.below(NUMBERS.len())].to_le_bytes();
+            // A number of some width, or what is elsewhere: many mistakes are about what is equal.
+            let mut number = NUMBERS[random.below(NUMBERS.len())].to_le_bytes();
             let width = [1, 2, 4, 8][random.below(4)];
+            if random.below(2) == 0 {
+                let from = random.below(input.len() + 1);
+                let there = &input[from..(from + width).min(input.len())];
+                number[..there.len()].copy_from_slice(there);
+            }
             let end = (at + width).min(input.len());
             input[at..end].copy_from_slice(&number[..end - at]);
         }
@@ -111,20 +124,18 @@ fn once(input: &mut Vec<u8>, other: &[u8], words: &[&[u8]], random: &mut Random)
             drop(input.splice(at..end, word.iter().copied()));
         }
         10 => {
-            // A number in text.
-            let Some(from) = input[at..]
-                .iter()
-                .position(u8::is_ascii_digit)
-                .map(|from| at + from)
-            else {
+            // A number in text: some number, or about one that is elsewhere.
+            let Some(digits) = digits(input, at) else {
                 return;
             };
-            let digits = input[from..]
-                .iter()
-                .take_while(|byte| byte.is_ascii_digit())
-                .count();
-            let number = NUMBERS[random.below(NUMBERS.len())].to_string();
-            drop(input.splice(from..from + digits, number.into_bytes()));
+            let mut number = NUMBERS[random.below(NUMBERS.len())];
+            if random.below(2) == 0
+                && let Some(other) = self::digits(input, random.below(input.len() + 1))
+                && let Ok(other) = String::from_utf8_lossy(&input[other]).parse::<u64>()
+            {
+                number = [other, other.saturating_add(1), other.saturating_sub(1)][random.below(3)];
+            }
+            drop(input.splice(digits, number.to_string().into_bytes()));
         }
         _ => {
             let byte = random.next() as u8;
@@ -132,4 +143,14 @@ fn once(input: &mut Vec<u8>, other: &[u8], words: &[&[u8]], random: &mut Random)
             drop(input.splice(at..at, std::iter::repeat_n(byte, count)));
         }
     }
+}
+
+/// Where the digits are that come next.
+fn digits(input: &[u8], at: usize) -> Option<Range<usize>> {
+    let rest = input.get(at..)?;
+    let from = at + rest.iter().position(u8::is_ascii_digit)?;
+    let digits = input[from..]
+        .iter()
+        .take_while(|byte| byte.is_ascii_digit());
+    Some(from..from + digits.count())
 }
