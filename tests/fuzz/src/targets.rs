@@ -4,8 +4,10 @@ mod job_file;
 mod metadata;
 mod s3;
 mod seal;
+mod segment_model;
 mod segments;
 mod text;
+mod text_model;
 
 /// A function from bytes, with what helps to draw them.
 pub(crate) struct Target {

@@ -1,7 +1,13 @@
 //! A job file.
 //!
-//! Promises: each problem names a line and a column that the file has; what a job file means, written as
-//! `host check` shows it, is a job file that means the same.
+//! Oracles:
+//!
+//! - Each problem names a line and a column that the file has.
+//! - Problems do not hide each other: with an unknown key more in each section that takes no others, and an
+//!   unknown table at the end, there are the same problems and one for each of them, at its line.
+//! - What is accepted means what the plain reader of TOML finds in it: each key comes back in the form that
+//!   `host check` shows, with the same number, text, list, duration or size.
+//! - That form is a job file that means the same.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -12,6 +18,7 @@ use job_file::options::Options;
 use job_file::problem::Problems;
 use job_file::wiring::NodeRef;
 use job_file::{JobFile, NamedText, Surroundings, read};
+use toml::Value;
 
 use super::Target;
 
@@ -131,6 +138,9 @@ fn run(input: &[u8]) {
         let columns = 1..=found.chars().count() + 1;
         assert!(columns.contains(&column), "there is no such column: {said}");
     }
+    if job.is_some() {
+        all_at_once(text, &problems);
+    }
     let Some(job) = job.filter(|_| problems.is_empty()) else {
         return;
     };
@@ -141,6 +151,11 @@ fn run(input: &[u8]) {
         "what it means is no job file:\n{problems}\n{shown}"
     );
     let again = again.expect("there are no problems");
+    let [said, means]: [Value; 2] =
+        [text, &shown].map(|text| toml::from_str(text).expect("it was read"));
+    if let Some(what) = lost(&said, Some(&means), "") {
+        panic!("{what}\n{shown}");
+    }
     let plain = |job: &JobFile| {
         let grants = job.operators.iter().map(|it| it.grants.clone());
         (
@@ -165,6 +180,152 @@ fn run(input: &[u8]) {
     );
 }
 
+/// The messages, without the places, sorted.
+fn messages(problems: &Problems) -> Vec<String> {
+    let text = problems.to_string();
+    let mut messages: Vec<String> = text
+        .lines()
+        .filter_map(|said| said.strip_prefix("error: job.toml:"))
+        .filter_map(|said| said.splitn(3, ':').nth(2).map(str::to_owned))
+        .collect();
+    messages.sort();
+    messages
+}
+
+/// Puts unknown keys beside what there is: each is a problem, and all others stay.
+fn all_at_once(text: &str, problems: &Problems) {
+    const UNKNOWN: &str = "zz-unknown";
+    let closed = ["[job]", "[checkpoint]", "[restart]", "[[operator]]"];
+    let Ok(before) = toml::from_str::<Value>(text) else {
+        return;
+    };
+    if text.contains(UNKNOWN) {
+        return;
+    }
+    let mut changed = String::new();
+    let mut at = Vec::new();
+    let mut number = 0;
+    for line in text.split_inclusive('\n') {
+        number += 1;
+        changed.push_str(line);
+        if line.ends_with('\n') && closed.contains(&line.trim()) {
+            number += 1;
+            at.push(number);
+            changed.push_str("zz-unknown = 1\n");
+        }
+    }
+    // What looks like a section may be in a text.
+    let keys = |value: &Value| {
+        let tables = |name: &str| value.get(name).into_iter();
+        let operators = tables("operator").filter_map(Value::as_array).flatten();
+        let sections = ["job", "checkpoint", "restart"]
+            .into_iter()
+            .flat_map(tables);
+        let mut closed = operators.chain(sections);
+        closed
+            .by_ref()
+            .filter(|it| it.get(UNKNOWN).is_some())
+            .count()
+    };
+    let is_meant = toml::from_str::<Value>(&changed).is_ok_and(|after| keys(&after) == at.len());
+    if !is_meant || keys(&before) > 0 {
+        return;
+    }
+    if !text.is_empty() && !text.ends_with('\n') {
+        changed.push('\n');
+    }
+    at.push(number + 1);
+    changed.push_str("[zz-unknown]\n");
+    let (_, after) = parse(&changed);
+    let said = after.to_string();
+    for line in &at {
+        let place = format!("error: job.toml:{line}:");
+        let mut lines = said.lines();
+        let found = lines.any(|said| said.starts_with(&place) && said.contains(UNKNOWN));
+        assert!(
+            found,
+            "an unknown key in line {line} is not a problem:\n{said}\n{changed}"
+        );
+    }
+    let mut left = messages(&after);
+    for message in messages(problems) {
+        match left.iter().position(|it| *it == message) {
+            Some(at) => drop(left.remove(at)),
+            None => panic!("a problem is hidden by another: {message}\n{changed}"),
+        }
+    }
+    assert_eq!(
+        left.len(),
+        at.len(),
+        "there are more problems: {left:?}\n{changed}"
+    );
+}
+
+/// What a file says and what it means lacks or has otherwise.
+fn lost(said: &Value, means: Option<&Value>, path: &str) -> Option<String> {
+    let Some(means) = means else {
+        return Some(format!("`{path}` is lost"));
+    };
+    match (said, means) {
+        (Value::Table(said), Value::Table(means)) => said.iter().find_map(|(key, value)| {
+            let path = format!("{path}.{key}");
+            let one_input = Value::Array(means.get("input").cloned().into_iter().collect());
+            match key.as_str() {
+                // Are from the root there.
+                "dir" | "scratch-dir" | "component" | "build-dir" | "host" => {
+                    let there = means.contains_key(key);
+                    (!there).then(|| format!("`{path}` is lost"))
+                }
+                // Nothing that may be in it is supported.
+                "state" if path == ".operator.state" => None,
+                "inputs" if !means.contains_key("inputs") => lost(value, Some(&one_input), &path),
+                key => lost(value, means.get(key), &path),
+            }
+        }),
+        (Value::Array(said), Value::Array(means)) if said.len() == means.len() => {
+            let mut pairs = said.iter().zip(means);
+            pairs.find_map(|(said, means)| lost(said, Some(means), path))
+        }
+        (said, means) if is_same(said, means) => None,
+        (said, means) => Some(format!("`{path}` is {said}, but means {means}")),
+    }
+}
+
+fn is_same(said: &Value, means: &Value) -> bool {
+    match (said, means) {
+        (Value::Integer(said), Value::Float(means)) => *said as f64 == *means,
+        (Value::Float(said), Value::Float(means)) => said == means || said.is_nan(),
+        (Value::String(said), Value::String(means)) => {
+            let durations = [said, means].map(|it| match it.trim() {
+                "0" => Some(std::time::Duration::ZERO),
+                text => humantime::parse_duration(text).ok(),
+            });
+            let sizes = [said, means].map(|it| size(it));
+            let both = |same: bool, is_one: bool| same && is_one;
+            said == means
+                || both(durations[0] == durations[1], durations[0].is_some())
+                || both(sizes[0] == sizes[1], sizes[0].is_some())
+                || (said.contains('.') && sizes[1].is_some())
+        }
+        (said, means) => said == means,
+    }
+}
+
+/// A size without a fraction.
+fn size(text: &str) -> Option<u128> {
+    let text = text.trim().to_ascii_lowercase();
+    let unit = text.trim_start_matches(|letter: char| letter.is_ascii_digit());
+    let number: u128 = text[..text.len() - unit.len()].parse().ok()?;
+    let units = ["kb", "mb", "gb", "tb"].iter().zip(1..);
+    let binary = ["kib", "mib", "gib", "tib"].iter().zip(1..);
+    let unit = unit.trim_start();
+    let decimal = units.map(|(name, power)| (*name, 1000_u128.pow(power)));
+    let binary = binary.map(|(name, power)| (*name, 1024_u128.pow(power)));
+    let mut all = [("", 1), ("b", 1)].into_iter().chain(decimal).chain(binary);
+    let (_, factor) = all.find(|(name, _)| *name == unit)?;
+    Some(number * factor)
+}
+
 /// As the host settles it, without files and components.
 fn settled(job: &JobFile) -> Settled {
     let sources = (0..job.sources.len()).map(NodeRef::Source);
@@ -177,7 +338,11 @@ fn settled(job: &JobFile) -> Settled {
             .map(|node| SettledNode {
                 node,
                 parallelism: node.node(job).parallelism.unwrap_or(job.job.parallelism),
-                partition: None,
+                partition: match node {
+                    NodeRef::Source(_) => None,
+                    NodeRef::Operator(index) => job.operators[index].partition,
+                    NodeRef::Sink(index) => job.sinks[index].partition,
+                },
                 options: options(job, node),
             })
             .collect(),

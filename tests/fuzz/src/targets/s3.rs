@@ -1,8 +1,16 @@
-//! Answers of an S3 server: a store takes and reads a checkpoint against a server on loopback that is right but
-//! for what the input says. Each three bytes are a fault: which request, what, how.
+//! Answers of an S3 server: a store and a storage against a server on loopback that is right but for what the
+//! input says. The first byte chooses what is done, each three bytes after it are a fault: which request, what, how.
+//! The server keeps what it really has, which no fault changes, and that is the oracle.
 //!
-//! Promises: each call ends with an error or a right result. A checkpoint that completed is there, whole; what
-//! is read of one is what was written. Memory is bounded, whatever the answers are.
+//! - Each call ends with an error or a right result, in bounded memory.
+//! - A checkpoint that completed is there, whole; what is read of one is what was written.
+//! - A put that succeeded has made the object, with those bytes; it never changes one that is there.
+//! - Unless the answers themselves lie (a server that sends other bytes, with right headers, cannot be seen through
+//!   below the checksums of a checkpoint): a read gives the bytes that are there, a listing all names and no
+//!   others, page by page, and what was deleted is gone.
+//!
+//! Where answers are broken the client gives up within milliseconds, and it is made once, so that hundreds of
+//! inputs run in a second.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::{BufRead, BufReader, Read, Write};
@@ -39,8 +47,17 @@ pub(super) const TARGET: Target = Target {
     memory_max: 64 << 20,
 };
 
-/// A call takes at most half of this.
-const PATIENCE: Duration = Duration::from_millis(400);
+/// A call takes at most half of this where there are faults. What becomes of it then is right or an error, so that a
+/// slow machine breaks no promise.
+const PATIENCE: Duration = Duration::from_millis(120);
+/// Where the server is right.
+const LONG_PATIENCE: Duration = Duration::from_secs(60);
+
+/// Objects and directories on a page of a listing.
+const PAGE: usize = 3;
+
+/// Faults that give other bytes or names than those that are there, with headers that fit.
+const LIES: [u8; 8] = [1, 6, 7, 8, 9, 11, 13, 14];
 
 /// A bucket that stays right, whatever is answered.
 #[derive(Default)]
@@ -332,28 +349,33 @@ impl Server {
 
 fn list(objects: &BTreeMap<String, Object>, query: &HashMap<String, String>) -> Answer {
     let prefix = query.get("prefix").map_or("", String::as_str);
-    let mut body = String::new();
-    let mut directories = Vec::new();
+    let mut items = Vec::new();
     for (key, object) in objects.iter().filter(|(key, _)| key.starts_with(prefix)) {
-        match key[prefix.len()..].split_once('/').filter(|_| query.contains_key("delimiter")) {
-            Some((directory, _)) => directories.push(format!("{prefix}{directory}/")),
-            None => body.push_str(&format!(
+        let beneath = key[prefix.len()..].split_once('/');
+        items.push(match beneath.filter(|_| query.contains_key("delimiter")) {
+            Some((directory, _)) => {
+                format!("<CommonPrefixes><Prefix>{prefix}{directory}/</Prefix></CommonPrefixes>")
+            }
+            None => format!(
                 "<Contents><Key>{key}</Key><LastModified>2026-01-01T00:00:00.000Z</LastModified><ETag>\"e\"</ETag><Size>{}</Size></Contents>",
                 object.bytes.len()
-            )),
-        }
+            ),
+        });
     }
-    directories.dedup();
-    for directory in directories {
-        body.push_str(&format!(
-            "<CommonPrefixes><Prefix>{directory}</Prefix></CommonPrefixes>"
-        ));
-    }
+    items.dedup();
+    let token = query.get("continuation-token");
+    let start = token.and_then(|token| token.parse().ok()).unwrap_or(0);
+    let end = items.len().min(start + PAGE);
+    let page = items.get(start..end).unwrap_or_default().concat();
+    let more = match end < items.len() {
+        true => format!(
+            "<IsTruncated>true</IsTruncated><NextContinuationToken>{end}</NextContinuationToken>"
+        ),
+        false => "<IsTruncated>false</IsTruncated>".to_owned(),
+    };
     Answer::new(
         200,
-        format!(
-            "<?xml version=\"1.0\"?><ListBucketResult><IsTruncated>false</IsTruncated>{body}</ListBucketResult>"
-        ),
+        format!("<?xml version=\"1.0\"?><ListBucketResult>{more}{page}</ListBucketResult>"),
     )
 }
 
@@ -502,7 +524,16 @@ fn metadata() -> Metadata {
     }
 }
 
-fn open(server: &Server, create: bool) -> Result<S3Storage, Error> {
+/// A storage that was opened before, patient or not.
+fn opened(server: &Server, patient: bool) -> Arc<dyn Storage> {
+    static OPENED: [OnceLock<S3Storage>; 2] = [OnceLock::new(), OnceLock::new()];
+    let patience = if patient { LONG_PATIENCE } else { PATIENCE };
+    let storage = OPENED[usize::from(patient)]
+        .get_or_init(|| open(server, patience, false).expect("nothing is sent yet"));
+    Arc::new(storage.clone())
+}
+
+fn open(server: &Server, patience: Duration, create: bool) -> Result<S3Storage, Error> {
     let endpoint = format!(
         "http://127.0.0.1:{}",
         server.port.get().copied().unwrap_or_default()
@@ -517,13 +548,12 @@ fn open(server: &Server, create: bool) -> Result<S3Storage, Error> {
     .map(|(name, value)| (name.to_owned(), value.to_owned()));
     let bucket = Bucket::parse("s3://bucket/dir", "directory")?;
     match create {
-        true => S3Storage::create(&bucket, PATIENCE, &variables),
-        false => S3Storage::open(&bucket, PATIENCE, &variables),
+        true => S3Storage::create(&bucket, patience, &variables),
+        false => S3Storage::open(&bucket, patience, &variables),
     }
 }
 
-fn take(server: &Server, inline_threshold: u64) -> Result<Completed, Error> {
-    let storage: Arc<dyn Storage> = Arc::new(open(server, true)?);
+fn take(storage: Arc<dyn Storage>, inline_threshold: u64) -> Result<Completed, Error> {
     let options = Options {
         inline_threshold,
         ..Options::default()
@@ -571,14 +601,17 @@ fn right() -> Vec<u8> {
     bytes
 }
 
+/// What each bit of the first byte chooses.
+const READS: u8 = 1;
+const INLINE: u8 = 2;
+const CREATES: u8 = 8;
+const OBJECTS: u8 = 16;
+const RIVAL: u8 = 32;
+const STREAM: u8 = 64;
+
 fn run(input: &[u8]) {
     let Some((choice, script)) = input.split_first() else {
         return;
-    };
-    let server = server();
-    let set = |faults: &[Fault]| {
-        *server.faults.lock().expect("no panic under it") = faults.to_vec();
-        server.requests.store(0, Ordering::Relaxed);
     };
     let faults: Vec<Fault> = script
         .chunks_exact(3)
@@ -588,19 +621,37 @@ fn run(input: &[u8]) {
             how: it[2],
         })
         .collect();
-    let (of_writing, of_reading) = if choice & 1 == 0 {
-        (faults.as_slice(), &[][..])
-    } else {
-        (&[][..], faults.as_slice())
-    };
-    let inline_threshold = if choice & 2 == 0 { 0 } else { 1 << 20 };
-
+    let server = server();
     server.objects.lock().expect("no panic under it").clear();
-    set(of_writing);
-    let taken = take(server, inline_threshold);
-    set(&[]);
-    if of_writing.is_empty()
-        && let Err(error) = &taken
+    if choice & OBJECTS == 0 {
+        checkpoint(server, *choice, &faults);
+    } else {
+        objects(server, *choice, &faults);
+    }
+    set(server, &[]);
+}
+
+fn set(server: &Server, faults: &[Fault]) {
+    *server.faults.lock().expect("no panic under it") = faults.to_vec();
+    server.requests.store(0, Ordering::Relaxed);
+}
+
+/// Takes a checkpoint, and reads it; the one or the other meets the faults.
+fn checkpoint(server: &Server, choice: u8, faults: &[Fault]) {
+    let reads = choice & READS != 0;
+    let inline_threshold = if choice & INLINE == 0 { 0 } else { 1 << 20 };
+    set(server, if reads { &[] } else { faults });
+    let storage = match choice & CREATES == 0 {
+        true => Ok(opened(server, reads)),
+        false => {
+            let patience = if reads { LONG_PATIENCE } else { PATIENCE };
+            open(server, patience, true).map(|it| Arc::new(it) as Arc<dyn Storage>)
+        }
+    };
+    let taken = storage.and_then(|storage| take(storage, inline_threshold));
+    set(server, &[]);
+    if let Err(error) = &taken
+        && reads
     {
         panic!("a right server is refused: {error}");
     }
@@ -619,27 +670,117 @@ fn run(input: &[u8]) {
         "a completed checkpoint has other state"
     );
     drop(taken);
-
-    set(of_reading);
-    if let Ok(storage) = open(server, false) {
-        let storage: Arc<dyn Storage> = Arc::new(storage);
-        // An answer may hide what is there, but not show what is not.
-        if let Ok(listing) = storage.list("job") {
-            for object in &listing.objects {
-                assert!(
-                    object.name.starts_with("job/"),
-                    "`{}` is not in the directory",
-                    object.name
-                );
-            }
-        }
-        if let Ok(found) = Completed::open(Arc::clone(&storage), "job/chk-1")
-            && verify(&found).is_good()
-            && let Ok(segments) = segments(&found)
-        {
-            assert_eq!(found.metadata(), there.metadata());
-            assert_eq!(segments, vec![right()], "wrong state is taken as right");
+    if !reads {
+        return;
+    }
+    set(server, faults);
+    let storage = opened(server, false);
+    // An answer may hide what is there, but not show what is not.
+    if let Ok(listing) = storage.list("job") {
+        for object in &listing.objects {
+            assert!(
+                object.name.starts_with("job/"),
+                "`{}` is not in the directory",
+                object.name
+            );
         }
     }
-    set(&[]);
+    if let Ok(found) = Completed::open(Arc::clone(&storage), "job/chk-1")
+        && verify(&found).is_good()
+        && let Ok(segments) = segments(&found)
+    {
+        assert_eq!(found.metadata(), there.metadata());
+        assert_eq!(segments, vec![right()], "wrong state is taken as right");
+    }
+}
+
+/// Puts, reads, lists and deletes objects.
+fn objects(server: &Server, choice: u8, faults: &[Fault]) {
+    let lies = faults.iter().any(|it| LIES.contains(&(it.what % 18)));
+    let rival = choice & RIVAL != 0;
+    let at = |name: &str| {
+        let objects = server.objects.lock().expect("no panic under it");
+        objects
+            .get(&format!("dir/{name}"))
+            .map(|it| it.bytes.clone())
+    };
+    let place = |name: &str, bytes: &[u8]| {
+        let object = Object {
+            bytes: bytes.to_vec(),
+            token: "another".to_owned(),
+        };
+        let mut objects = server.objects.lock().expect("no panic under it");
+        objects.insert(format!("dir/{name}"), object);
+    };
+    let old: Vec<u8> = (0..200).collect();
+    for name in ["a/0", "a/1", "a/2", "a/3", "a/b/4", "a/c/5", "d/6"] {
+        place(name, &old);
+    }
+    if rival {
+        place("a/new", b"of a rival");
+    }
+    set(server, faults);
+    let storage = opened(server, false);
+
+    let mine = b"mine".as_slice();
+    let put = match choice & STREAM == 0 {
+        true => storage.put_new("a/new", vec![mine.into()]),
+        false => storage.create("a/new").and_then(|mut writer| {
+            writer.append(mine)?;
+            writer.finish()
+        }),
+    };
+    let there = at("a/new");
+    match put {
+        Ok(()) => {
+            assert!(!rival, "a put succeeds where there is an object");
+            assert_eq!(
+                there.as_deref(),
+                Some(mine),
+                "a put that succeeded made none"
+            );
+        }
+        Err(_) if rival => {}
+        // It may have been made, but by nobody else.
+        Err(_) => assert!(there.is_none_or(|bytes| bytes == mine)),
+    }
+    if rival {
+        let there = at("a/new");
+        assert_eq!(
+            there.as_deref(),
+            Some(b"of a rival".as_slice()),
+            "a put overwrites"
+        );
+    }
+
+    for range in [0..50, 190..250, 200..300, 7..8] {
+        if let Ok(bytes) = storage.read("a/1", range.clone())
+            && !lies
+        {
+            let end = old.len().min(range.end as usize);
+            let expected = old.get(range.start as usize..end).unwrap_or_default();
+            assert_eq!(bytes, expected, "a read gives other bytes");
+        }
+    }
+    if let Ok(listing) = storage.list("a")
+        && !lies
+    {
+        let objects: Vec<&str> = listing.objects.iter().map(|it| it.name.as_str()).collect();
+        let mut expected = vec!["a/0", "a/1", "a/2", "a/3"];
+        if at("a/new").is_some() {
+            expected.push("a/new");
+        }
+        assert_eq!(objects, expected, "a listing is not of what is there");
+        assert_eq!(listing.directories, ["a/b", "a/c"]);
+    }
+    if storage.delete("a/2").is_ok() && !lies {
+        assert_eq!(at("a/2"), None, "what was deleted is there");
+    }
+    for name in ["a/0", "a/1", "d/6"] {
+        assert_eq!(
+            at(name).as_deref(),
+            Some(old.as_slice()),
+            "`{name}` is changed"
+        );
+    }
 }

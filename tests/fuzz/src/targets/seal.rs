@@ -14,6 +14,13 @@ pub(super) fn metadata(version: u32, body: &[u8], inline: &[u8]) -> Vec<u8> {
     file
 }
 
+/// Corrects the checksum at the end of changed metadata.
+pub(super) fn again(file: &mut [u8]) {
+    if let Some((covered, checksum)) = file.split_last_chunk_mut() {
+        *checksum = crc32c::crc32c(covered).to_le_bytes();
+    }
+}
+
 /// Where a segment's first block begins: after magic and version.
 const FIRST_BLOCK: usize = 12;
 
@@ -31,6 +38,72 @@ pub(super) fn segment(bytes: &mut [u8]) {
         let checksum = crc32c::crc32c_append(crc32c::crc32c(&number.to_le_bytes()), payload);
         bytes[at + 4..start].copy_from_slice(&checksum.to_le_bytes());
         at = end;
+    }
+}
+
+/// Where the payloads of a segment's blocks are, as far as there are whole blocks.
+fn blocks(bytes: &[u8]) -> Vec<std::ops::Range<usize>> {
+    let mut blocks = Vec::new();
+    let mut at = FIRST_BLOCK;
+    while let Some(length) = number_at(bytes, at) {
+        let (start, end) = (at + 8, at.saturating_add(8).saturating_add(length));
+        if end > bytes.len() || length == 0 {
+            break;
+        }
+        blocks.push(start..end);
+        at = end;
+    }
+    blocks
+}
+
+/// Makes a segment one of key groups from 0 up to `end`.
+pub(super) fn range(bytes: &mut [u8], end: u32) {
+    if let Some(header) = blocks(bytes).first()
+        && let Some(range) = bytes[header.clone()].get_mut(22..30)
+    {
+        range[..4].fill(0);
+        range[4..].copy_from_slice(&end.to_le_bytes());
+    }
+}
+
+/// Corrects how many entries each block says it has, where its entries are strings.
+pub(super) fn counts(bytes: &mut [u8]) {
+    for block in blocks(bytes) {
+        let payload = &mut bytes[block];
+        let strings = match payload[0] {
+            2 | 6 => 2,
+            3 => 3,
+            5 => 1,
+            _ => continue,
+        };
+        let mut at = 9;
+        let mut found = 0;
+        // Strings of less than 128 bytes; others are rare.
+        while let Some(length) = payload.get(at).filter(|length| **length < 128) {
+            at += 1 + usize::from(*length);
+            found += 1;
+        }
+        if let Some(count) = payload.get_mut(5..9) {
+            count.copy_from_slice(&(found / strings as u32).to_le_bytes());
+        }
+    }
+}
+
+/// Corrects how many entries and blocks a segment says it has, where its last block is an end.
+pub(super) fn totals(bytes: &mut [u8]) {
+    let blocks = blocks(bytes);
+    let mut entries = 0;
+    for block in &blocks {
+        if (2..=6).contains(&bytes[block.start]) {
+            entries += number_at(&bytes[block.clone()], 5).unwrap_or_default() as u64;
+        }
+    }
+    if let Some(last) = blocks.last()
+        && let [255, totals @ ..] = &mut bytes[last.clone()]
+        && totals.len() == 16
+    {
+        totals[..8].copy_from_slice(&entries.to_le_bytes());
+        totals[8..].copy_from_slice(&(blocks.len() as u64).to_le_bytes());
     }
 }
 

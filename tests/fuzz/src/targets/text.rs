@@ -1,9 +1,13 @@
 //! CSV and JSON lines. The first two bytes choose the options of the source and the pieces in which the text
 //! comes; the text follows.
 //!
-//! Promises: the same records and the same refusal however the text comes; no record beyond the limits; what a
-//! sink writes is read as it was.
+//! The oracle is a model of both formats ([`text_model`](super::text_model)) that knows no limits: the source
+//! gives its records, with their keys and event times, up to the same first mistake, or some of the first of them
+//! if a limit ends it. The same records and the same refusal come however the text comes. What a sink writes
+//! is read as it was, by the source and by the model, and by serde_json: numbers and booleans as they were
+//! written, everything else as text.
 
+use std::collections::BTreeMap;
 use std::io::{self, ErrorKind, Read};
 use std::sync::Arc;
 
@@ -18,8 +22,10 @@ use formats::plan::Plan;
 use formats::read_as::ReadAs;
 use formats::text_limits::TextLimits;
 use formats::timestamp::TimestampFormat;
+use serde_json::value::RawValue;
 
 use super::Target;
+use super::text_model::{self, Record, Records, Wanted};
 use crate::mutate::Random;
 
 pub(super) const CSV: Target = Target {
@@ -38,6 +44,7 @@ pub(super) const CSV: Target = Target {
         b"\xff\xfe",
         b"\0",
         b"2026-01-01T00:00:00Z",
+        b"2024-02-29T23:59:58.9876+01:30",
         b"1700000000000",
         b"\"a\nb\"",
         b"-1",
@@ -80,9 +87,6 @@ pub(super) const JSON: Target = Target {
     bytes_max: 8 << 10,
     memory_max: 16 << 20,
 };
-
-/// Key, value and event time.
-type Record = (Option<Vec<u8>>, Vec<u8>, Option<i64>);
 
 /// What becomes of a text.
 #[derive(Debug, PartialEq, Eq)]
@@ -231,6 +235,37 @@ fn read(plan: &Arc<Plan>, pieces: u8, text: &[u8]) -> Outcome {
     whole
 }
 
+/// What a plan asks of the model.
+fn wanted(plan: &Plan) -> Wanted<'_> {
+    Wanted {
+        key: &plan.key,
+        timestamp: plan.timestamp.as_ref().map(|(name, format)| {
+            let read: text_model::Time = match format {
+                TimestampFormat::Rfc3339 => text_model::rfc3339,
+                _ => text_model::unix_ms,
+            };
+            (name.as_str(), read)
+        }),
+    }
+}
+
+/// Holds an outcome to what the model says.
+fn compare(outcome: &Outcome, (records, wrong): &Records) {
+    let count = outcome.records.len();
+    let is_beyond = outcome.refused.as_deref() == Some(BEYOND);
+    assert!(
+        records.get(..count) == Some(&outcome.records),
+        "the records are not those of the model: {:?}, {records:?}",
+        outcome.records
+    );
+    assert!(
+        is_beyond || (count == records.len() && *wrong == outcome.refused.is_some()),
+        "the model has {} records and says {wrong}: {:?} after {count}",
+        records.len(),
+        outcome.refused
+    );
+}
+
 fn port(format: Format) -> Port {
     Port {
         name: "out".to_owned(),
@@ -240,11 +275,11 @@ fn port(format: Format) -> Port {
     }
 }
 
-/// Columns of text with these names.
-fn columns(count: usize) -> Vec<Column> {
+/// Columns of these kinds, one after the other.
+fn columns(count: usize, kinds: &[ColumnKind]) -> Vec<Column> {
     let column = |index| Column {
         name: format!("c{index}"),
-        kind: ColumnKind::Text,
+        kind: kinds[index % kinds.len()],
     };
     (0..count).map(column).collect()
 }
@@ -283,6 +318,7 @@ fn csv(input: &[u8]) {
     };
     let plan_of_text = plan(RecordFormat::Csv, *choice);
     let outcome = read(&plan_of_text, *pieces, text);
+    compare(&outcome, &text_model::csv(text, &wanted(&plan_of_text)));
     for (_, value, _) in &outcome.records {
         let mut fields = 0;
         row::for_each_field(value, |_, _| fields += 1);
@@ -300,7 +336,7 @@ fn csv(input: &[u8]) {
 
     // What is written is read as it was.
     let count = 1 + usize::from(choice >> 5);
-    let port = port(Format::Row(columns(count)));
+    let port = port(Format::Row(columns(count, &[ColumnKind::Text])));
     let encoder = encoder(RecordFormat::Csv, true, &port);
     let (batch, rows) = rows(text, count);
     let mut written = encoder.header().to_vec();
@@ -322,6 +358,11 @@ fn csv(input: &[u8]) {
         })
         .collect();
     assert_eq!(found, rows, "what was written is not what is read");
+    let nothing = Wanted {
+        key: &[],
+        timestamp: None,
+    };
+    compare(&again, &text_model::csv(&written, &nothing));
 }
 
 fn json(input: &[u8]) {
@@ -330,6 +371,10 @@ fn json(input: &[u8]) {
     };
     let plan_of_text = plan(RecordFormat::JsonLines, *choice);
     let outcome = read(&plan_of_text, *pieces, text);
+    let model = text_model::json(text, &wanted(&plan_of_text), plan_of_text.limits.depth);
+    if let Some(model) = model {
+        compare(&outcome, &model);
+    }
 
     // What a source reads, a sink writes, and a source reads again.
     let document = encoder(RecordFormat::JsonLines, false, &port(Format::Json));
@@ -365,10 +410,20 @@ fn json(input: &[u8]) {
 
     // Fields become members of an object.
     let count = 1 + usize::from(choice >> 5);
+    let kinds = match pieces & 128 == 0 {
+        true => vec![ColumnKind::Text],
+        false => vec![
+            ColumnKind::Integer,
+            ColumnKind::Text,
+            ColumnKind::Boolean,
+            ColumnKind::Float,
+        ],
+    };
+    let columns = columns(count, &kinds);
     let object = encoder(
         RecordFormat::JsonLines,
         false,
-        &port(Format::Row(columns(count))),
+        &port(Format::Row(columns.clone())),
     );
     let (batch, rows) = rows(text, count);
     let fits = object.fits(&batch);
@@ -380,15 +435,11 @@ fn json(input: &[u8]) {
         match object.encode(&batch, index, fits, &mut line) {
             Ok(()) => {
                 assert!(is_text, "bytes that are no text become JSON");
-                let value: serde_json::Value =
+                let members: BTreeMap<String, &RawValue> =
                     serde_json::from_slice(&line).expect("a sink writes JSON");
-                for (index, field) in fields.iter().enumerate() {
-                    let found = value[format!("c{index}")].as_str().map(str::as_bytes);
-                    assert_eq!(
-                        found,
-                        Some(field.as_slice()),
-                        "what was written is not what is read"
-                    );
+                assert_eq!(members.len(), count);
+                for (column, field) in columns.iter().zip(fields) {
+                    same_member(column, field, members[&column.name].get());
                 }
                 assert_eq!(
                     line.iter().filter(|byte| **byte == b'\n').count(),
@@ -397,6 +448,30 @@ fn json(input: &[u8]) {
                 );
             }
             Err(message) => assert!(!is_text && line.is_empty(), "it is not written: {message}"),
+        }
+    }
+}
+
+/// Whether a member of an object is what a field of this column becomes: a number or a boolean as it is
+/// written if it is one, null if it is empty, a text otherwise.
+fn same_member(column: &Column, field: &[u8], member: &str) {
+    let field = std::str::from_utf8(field).expect("it is text");
+    let plain = match column.kind {
+        ColumnKind::Text => None,
+        _ if field.is_empty() => Some("null"),
+        ColumnKind::Boolean => Some(field).filter(|field| ["true", "false"].contains(field)),
+        ColumnKind::Integer | ColumnKind::Float => {
+            let is_value =
+                serde_json::from_str::<&RawValue>(field).is_ok_and(|it| it.get() == field);
+            let begins = field.starts_with(|first: char| first == '-' || first.is_ascii_digit());
+            Some(field).filter(|_| is_value && begins)
+        }
+    };
+    match plain {
+        Some(plain) => assert_eq!(member, plain, "what was written is not what is read"),
+        None => {
+            let text: String = serde_json::from_str(member).expect("it is a text");
+            assert_eq!(text, field, "what was written is not what is read");
         }
     }
 }
