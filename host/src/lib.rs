@@ -8,6 +8,7 @@ mod cli;
 mod commands;
 mod events;
 mod exit;
+mod launch;
 mod logging;
 
 use std::io::Write;

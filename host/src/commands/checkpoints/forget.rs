@@ -10,8 +10,8 @@ use serde_json::json;
 
 use crate::cli::Place;
 use crate::commands::print;
-use crate::commands::run::settings;
 use crate::exit::{Error, Exit};
+use crate::launch::settings;
 
 /// Removes it, and says what was in it.
 pub(crate) fn forget(place: &Place) -> Result<Exit, Error> {

@@ -11,8 +11,8 @@ use serde_json::json;
 
 use crate::cli::Gc;
 use crate::commands::print;
-use crate::commands::run::settings;
 use crate::exit::{Error, Exit};
+use crate::launch::settings;
 
 /// Collects, and says what was removed and what was not.
 pub(crate) fn gc(arguments: &Gc) -> Result<Exit, Error> {

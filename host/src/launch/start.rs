@@ -22,7 +22,7 @@ use runtime::restore::Report;
 use runtime::{JobGraph, Keeper};
 
 use super::orphans::{self, Owed};
-use super::{not_opened, restore, settings, waiting, watching};
+use super::{not_opened, not_owned, restore, settings, waiting, watching};
 use crate::assemble::Prepared;
 use crate::cli::{ClaimMode, RestoreArguments};
 use crate::events::{Audience, Event};
@@ -33,7 +33,7 @@ pub(super) struct Begun {
     /// Its checkpoints.
     pub(super) store: CheckpointStore,
     /// Renews the lease of the job's directory, if there is one.
-    pub(super) _keeper: Option<Keeper>,
+    pub(super) keeper: Option<Keeper>,
     /// The job's id.
     pub(super) job_id: String,
     /// The run's token.
@@ -120,7 +120,7 @@ fn in_memory(
     orphaned(&graph, from.as_ref(), report.as_mut(), &run, audience)?.publish(&run)?;
     Ok(Begun {
         store: CheckpointStore::memory(settings::store_options(&job.checkpoint)),
-        _keeper: None,
+        keeper: None,
         job_id,
         run,
         is_new: true,
@@ -249,7 +249,7 @@ impl Owning<'_> {
         let claimed = self.claim(&store, &decided)?;
         Ok(Some(Begun {
             store,
-            _keeper: Some(keeper),
+            keeper: Some(keeper),
             job_id: self.job_id.clone(),
             run,
             is_new: !decided.goes_on,
@@ -736,7 +736,7 @@ impl Owning<'_> {
         if let (Some(checkpoint), Some(extent)) = (&decided.from, extent) {
             store
                 .claim(checkpoint, extent)
-                .map_err(|error| super::not_owned(error, "claiming the checkpoint"))?;
+                .map_err(|error| not_owned(error, "claiming the checkpoint"))?;
         }
         store.take_over();
         Ok(extent == Some(Extent::Checkpoint))

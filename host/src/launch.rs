@@ -1,0 +1,361 @@
+//! A prepared job from its start to its end: where it starts is decided and put on record, it runs on a thread of
+//! its own, and when it ends its checkpoints are kept or deleted.
+//!
+//! Modules in reading order.
+
+pub(crate) mod settings;
+mod restore;
+mod orphans;
+mod start;
+mod retention;
+
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow};
+use checkpoint::lease::{self, Held};
+use checkpoint::{CheckpointStore, Completed};
+use operator::clock::Clock;
+use runtime::error::Class;
+use runtime::{Job, JobEvent, JobHandle, Keeper, Outcome};
+
+use self::retention::{Ending, keeps};
+use self::start::Begun;
+use crate::assemble::Prepared;
+use crate::cli::RestoreArguments;
+use crate::events::{Audience, Event, NodeWork, Work};
+use crate::exit::{Error, chain};
+
+/// As much as the main thread has.
+const STACK_BYTES: usize = 8 << 20;
+
+/// How a job is launched.
+pub(crate) struct LaunchOptions<'a> {
+    /// Where it starts.
+    pub(crate) restore: &'a RestoreArguments,
+    /// Its time.
+    pub(crate) clock: Arc<dyn Clock>,
+    /// When the process began with it.
+    pub(crate) begun_ms: i64,
+    /// Who is told what happens to it.
+    pub(crate) audience: Audience,
+}
+
+/// A job that runs, on a thread of its own.
+pub(crate) struct RunningJob {
+    handle: JobHandle,
+    thread: JoinHandle<Ended>,
+}
+
+/// How a job ended.
+pub(crate) struct Ended {
+    /// How.
+    pub(crate) outcome: Outcome,
+    /// The newest checkpoint that it can go on from, if one is kept.
+    pub(crate) checkpoint: Option<String>,
+    /// What it did in this process.
+    pub(crate) work: Work,
+}
+
+impl RunningJob {
+    /// Asks things of the job while it runs.
+    pub(crate) fn handle(&self) -> JobHandle {
+        self.handle.clone()
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Errors
+    /// The thread that moves the job panicked: a mistake of ours, and the job can be resumed.
+    pub(crate) fn wait(self) -> Result<Ended, Error> {
+        let panicked = |_| Error::failed(anyhow!("the thread that moves the job panicked"));
+        self.thread.join().map_err(panicked)
+    }
+}
+
+/// Decides where a job starts, makes that durable, and starts it. `None`: it has finished already.
+///
+/// # Errors
+/// It cannot start from there: nothing of it has run.
+pub(crate) fn launch(
+    prepared: &Arc<Prepared>,
+    options: LaunchOptions<'_>,
+) -> Result<Option<RunningJob>, Error> {
+    let LaunchOptions {
+        restore: arguments,
+        clock,
+        begun_ms,
+        audience,
+    } = options;
+    let file = &prepared.job;
+    for warning in settings::warnings(file, arguments.from.as_deref()) {
+        audience.tell(&warning);
+    }
+    let Some(begun) = start::begin(prepared, arguments, &clock, audience)? else {
+        return Ok(None);
+    };
+    let Begun {
+        store,
+        keeper,
+        job_id: id,
+        run,
+        is_new: _,
+        from,
+        graph,
+        report,
+        claimed,
+    } = begun;
+    audience.say(&settings::storage_line(&file.checkpoint, &id));
+    if let Some(report) = &report {
+        audience.tell(&restore::event(report));
+    }
+    if let Some(checkpoint) = from.as_ref().filter(|_| claimed) {
+        tracing::warn!(
+            "{}",
+            restore::claimed(checkpoint, file.checkpoint.retention)
+        );
+    }
+    let resumed_from = from.as_ref().and_then(Completed::path);
+    let options = settings::options(file, &id, &run);
+    let job = Job::new(graph, options, store.clone(), from, Arc::clone(&clock));
+    let handle = job.handle();
+    let moved = Moved {
+        prepared: Arc::clone(prepared),
+        job,
+        id,
+        store,
+        _keeper: keeper,
+        clock,
+        begun_ms,
+        resumed_from,
+        audience,
+    };
+    let thread = moved.start().context("starting a thread for the job");
+    Ok(Some(RunningJob {
+        handle,
+        thread: thread.map_err(Error::refused)?,
+    }))
+}
+
+/// A job with all that its thread needs.
+struct Moved {
+    prepared: Arc<Prepared>,
+    job: Job,
+    id: String,
+    store: CheckpointStore,
+    /// Renews the lease of the job's directory, if there is one.
+    _keeper: Option<Keeper>,
+    clock: Arc<dyn Clock>,
+    begun_ms: i64,
+    /// What the job was started from.
+    resumed_from: Option<String>,
+    audience: Audience,
+}
+
+impl Moved {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a job is a thread of the process, and `wait` reports its panic"
+    )]
+    fn start(self) -> std::io::Result<JoinHandle<Ended>> {
+        thread::Builder::new()
+            .name("job".to_owned())
+            .stack_size(STACK_BYTES)
+            .spawn(move || self.run())
+    }
+
+    fn run(self) -> Ended {
+        let mut restarts = 0;
+        let outcome = self.job.run(|event| {
+            if let JobEvent::Restarting { attempt, .. } = &event {
+                restarts = *attempt;
+            }
+            if let JobEvent::CheckpointCompleted { id, .. } = &event {
+                log_metrics(*id, &self.prepared);
+            }
+            self.audience
+                .tell(&told(event, &self.prepared.job.job.name, &self.id));
+            warn(&self.store);
+        });
+        let checkpoint = match &outcome {
+            Outcome::Finished => self.settle(Ending::Finished),
+            Outcome::Cancelled => self.settle(Ending::Cancelled),
+            // What the job was started from is not its own and is still there.
+            Outcome::Suspended => self
+                .settle(Ending::Suspended)
+                .or_else(|| self.resumed_from.clone()),
+            Outcome::Failed { class, .. } => match class {
+                Class::Retry | Class::Permanent => self.settle(Ending::Failed),
+                // What did not begin, or could not be restored, is to be tried again.
+                Class::Refused | Class::Corrupt => self.settle(Ending::Suspended),
+                // Nothing in the directory is this process's any more: whoever has it now goes on from what is
+                // there.
+                Class::Fenced => {
+                    warn(&self.store);
+                    None
+                }
+            },
+        };
+        Ended {
+            work: self.work(restarts),
+            outcome,
+            checkpoint,
+        }
+    }
+
+    /// What the job did.
+    fn work(&self, restarts: u32) -> Work {
+        let mut work = Work {
+            duration_ms: self.clock.now_ms().abs_diff(self.begun_ms),
+            restarts,
+            ..Work::default()
+        };
+        for node in self.job.handle().records_of_nodes() {
+            let (nodes, sum) = match node.is_source {
+                true => (&mut work.sources, &mut work.records_read),
+                false => (&mut work.sinks, &mut work.records_written),
+            };
+            *sum = sum.saturating_add(node.records);
+            nodes.push(NodeWork {
+                place: self.job.place_of_sink(&node.id),
+                id: node.id,
+                records: node.records,
+            });
+        }
+        work
+    }
+
+    /// Deletes or keeps, and gives the newest checkpoint that there is to go on from.
+    fn settle(&self, ending: Ending) -> Option<String> {
+        let keeps = keeps(&self.prepared.job.checkpoint, ending);
+        let how = match ending {
+            Ending::Finished => lease::Ending::Finished,
+            Ending::Cancelled => lease::Ending::Cancelled,
+            Ending::Failed => lease::Ending::Failed,
+            Ending::Suspended => lease::Ending::Suspended,
+        };
+        match self.store.end(how, keeps, self.clock.now_ms()) {
+            // What a successor may resume from stays, and what it may commit.
+            Err(error) => tracing::warn!("at the end of the job: {}", chain(&error)),
+            Ok(()) if !keeps => abandon(&self.job, &self.store),
+            Ok(()) => {}
+        }
+        let kept = keeps
+            .then(|| self.store.latest().and_then(|checkpoint| checkpoint.path()))
+            .flatten();
+        self.store.wait_for_cleaning();
+        warn(&self.store);
+        kept
+    }
+}
+
+fn told(event: JobEvent, name: &str, id: &str) -> Event {
+    match event {
+        JobEvent::Started { attempt } => Event::Started {
+            job_name: name.to_owned(),
+            job_id: id.to_owned(),
+            attempt,
+        },
+        JobEvent::CheckpointCompleted {
+            id,
+            duration_ms,
+            bytes,
+            path,
+            phases,
+        } => Event::CheckpointCompleted {
+            id,
+            duration_ms,
+            bytes,
+            path,
+            phases: (*phases).into(),
+        },
+        JobEvent::CheckpointFailed {
+            id,
+            kind,
+            reason,
+            slowest,
+            last,
+        } => Event::CheckpointFailed {
+            id,
+            kind: kind.code(),
+            reason,
+            counts: kind.counts(),
+            last,
+            slowest: slowest.map(|slowest| (*slowest).into()),
+        },
+        JobEvent::Restarting {
+            attempt,
+            delay_ms,
+            cause,
+            from,
+        } => Event::Restarted {
+            attempt,
+            delay_ms,
+            cause,
+            from,
+        },
+    }
+}
+
+/// The operators' metrics as they are after a checkpoint, for the log at level `debug`.
+fn log_metrics(checkpoint: u64, prepared: &Prepared) {
+    if !tracing::enabled!(tracing::Level::DEBUG) {
+        return;
+    }
+    for (operator, metrics) in prepared.metrics() {
+        for (name, metric) in metrics {
+            tracing::debug!(operator, checkpoint, "{name} = {metric}");
+        }
+    }
+}
+
+/// What the store could not delete is no failure, but somebody should look at it.
+fn warn(store: &CheckpointStore) {
+    for warning in store.take_warnings() {
+        tracing::warn!("{warning}");
+    }
+}
+
+/// Removes what sinks of the job prepared and will never commit.
+fn abandon(job: &Job, store: &CheckpointStore) {
+    for failed in job.abandon_output(store.generation()) {
+        tracing::warn!("output that was never committed is left: {failed}");
+    }
+}
+
+fn watching(held: &Held) -> String {
+    let timeout = Duration::from_millis(held.timeout_ms);
+    let timeout = humantime::format_duration(timeout);
+    format!("{held}; waiting {timeout} for a renewal: if none arrives, this run takes over")
+}
+
+fn waiting(held: &Held, left_ms: u64) -> String {
+    let left = humantime::format_duration(Duration::from_millis(left_ms));
+    format!(
+        "{held}; it may have been killed since: waiting {left} to see whether it renews it again"
+    )
+}
+
+/// The checkpoint storage cannot be used.
+fn not_opened(error: checkpoint::Error) -> Error {
+    not_owned(error, "opening the checkpoint storage")
+}
+
+/// What is to be owned may be another's.
+fn not_owned(error: checkpoint::Error, doing: &'static str) -> Error {
+    let hint = match &error {
+        checkpoint::Error::Held(held) => {
+            let timeout = humantime::format_duration(Duration::from_millis(held.timeout_ms));
+            Some(format!(
+                "stop it first, or give this run a `job.id` of its own; if it is gone or hangs, retry after {timeout}"
+            ))
+        }
+        _ => None,
+    };
+    let error = Error::checkpoint(error, doing);
+    match hint {
+        Some(hint) => error.hint(hint),
+        None => error,
+    }
+}
