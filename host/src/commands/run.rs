@@ -8,6 +8,7 @@ pub(super) mod settings;
 mod signals;
 mod start;
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -118,7 +119,7 @@ pub(crate) fn run(arguments: &Run) -> Result<Exit, Error> {
     end.conclude(outcome)
 }
 
-/// With `--json` every line of standard output is an event. Records among them could not be told apart.
+/// With `--json` every line of standard output is an event. A reader could not tell records from events.
 fn keep_stdout_for_events(job: &JobFile) -> Result<(), Error> {
     let is_stdout = |sink: &&SinkSection| sink.connector.as_deref() == Some("stdout");
     let Some(sink) = job.sinks.iter().find(is_stdout) else {
@@ -156,8 +157,14 @@ fn not_owned(error: checkpoint::Error, doing: &'static str) -> Error {
         checkpoint::Error::Held(held) => {
             let timeout = humantime::format_duration(Duration::from_millis(held.timeout_ms));
             Some(format!(
-                "stop it first, or give this run a `job.id` of its own; if it is gone or hangs, retry after {timeout}"
+                "stop it first, or give this run a `job.id` of its own; if it was killed or hangs, retry after {timeout}"
             ))
+        }
+        checkpoint::Error::Storage { source, .. } => {
+            let source = source.downcast_ref::<io::Error>();
+            source
+                .and_then(|source| mend_of(source.kind()))
+                .map(str::to_owned)
         }
         _ => None,
     };
@@ -165,6 +172,23 @@ fn not_owned(error: checkpoint::Error, doing: &'static str) -> Error {
     match hint {
         Some(hint) => error.hint(hint),
         None => error,
+    }
+}
+
+/// What a person can do about a directory for checkpoints that cannot be used.
+fn mend_of(kind: io::ErrorKind) -> Option<&'static str> {
+    match kind {
+        io::ErrorKind::PermissionDenied => {
+            Some("let the user who runs the job write there, or set another `checkpoint.dir`")
+        }
+        io::ErrorKind::ReadOnlyFilesystem => {
+            Some("make the file system writable, or set another `checkpoint.dir`")
+        }
+        // A link that leads nowhere exists, too.
+        io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => {
+            Some("move the file that is in the way, or set another `checkpoint.dir`")
+        }
+        _ => None,
     }
 }
 
@@ -306,7 +330,7 @@ impl EndOfJob<'_> {
                     told = told.hint(choices);
                 }
                 if let Some(reason) = gave_up {
-                    told = told.hint(format!("it is not started again: {reason}"));
+                    told = told.hint(format!("the job is not restarted: {reason}"));
                 }
                 if class == Class::Corrupt {
                     told = told.hint("`--fallback` uses the newest good older checkpoint");

@@ -152,8 +152,11 @@ pub(crate) fn is_own_directory(path: &Path) -> anyhow::Result<bool> {
              the link",
             path.display()
         ))),
-        Ok(_) => Err(io::Error::from(ErrorKind::NotADirectory))
-            .with_context(|| format!("cannot use `{}`", path.display())),
+        Ok(_) => Err(trouble::permanent(format!(
+            "`{}` is not a directory, but output is staged in a directory of this name: move it away, and \
+             resume",
+            path.display()
+        ))),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
         Err(error) => Err(error).with_context(|| format!("cannot look at `{}`", path.display())),
     }

@@ -1074,7 +1074,7 @@ fn a_place_that_cannot_be_written_is_refused_before_the_start() {
             .join("\n")
     };
     assert!(problems("path = \"file\"\nformat = \"csv\"").contains("is a file, but"));
-    assert!(problems("path = \"file/below\"\nformat = \"csv\"").contains("is a file in the way"));
+    assert!(problems("path = \"file/below\"\nformat = \"csv\"").contains("file` is a file, so `"));
     assert!(
         problems("path = \"s3://bucket\"\nformat = \"csv\"").contains("s3 URLs are not supported")
     );

@@ -57,7 +57,7 @@ pub(crate) fn tail_crc(file: &File, len: u64) -> io::Result<u32> {
     Ok(crc32c::crc32c(tail))
 }
 
-/// How a file is packed; told by its extension.
+/// How a file is packed; its extension says so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Compression {
     /// Not at all.
@@ -80,7 +80,39 @@ impl Compression {
             _ => Self::None,
         }
     }
+
+    /// Refuses a file that does not begin as a file of this compression does. A decoder would say only that it
+    /// ends too early, or that a frame is unknown. An empty file, or the first bytes of a header, are left to
+    /// the decoder.
+    fn check(self, file: &File) -> io::Result<()> {
+        let mut start = [0; 4];
+        let count = file.read_at(&mut start, 0)?;
+        let start = &start[..count];
+        let begins = |magic: &[u8]| start.iter().zip(magic).all(|(is, wanted)| is == wanted);
+        let (is_packed, program, extension) = match self {
+            Self::None => return Ok(()),
+            Self::Gzip => (begins(&GZIP), "gzip", "gz"),
+            Self::Zstd => {
+                let skippable = |first| begins(&[first, 0x2a, 0x4d, 0x18]);
+                let is_packed = begins(&ZSTD) || (0x50..=0x5f).any(skippable);
+                (is_packed, "zstd", "zst")
+            }
+        };
+        if is_packed {
+            return Ok(());
+        }
+        Err(io::Error::other(format!(
+            "its name ends in `.{extension}`, but it is not compressed with {program}: rename it, or compress it with \
+             `{program}`"
+        )))
+    }
 }
+
+/// What a member of gzip begins with.
+const GZIP: [u8; 2] = [0x1f, 0x8b];
+
+/// What a frame of zstd begins with. One that holds no data begins with 50 to 5f, 2a, 4d, 18.
+const ZSTD: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 
 /// The most memory for the window of a zstd frame, as a power of two: 128 MiB, what the program `zstd`
 /// takes as well. A frame may ask for gigabytes.
@@ -117,6 +149,7 @@ pub(crate) fn open(
 ) -> io::Result<Box<dyn Read + Send>> {
     const PACKED_BLOCK: usize = 128 << 10;
     let mut file = open_file(path)?;
+    compression.check(&file)?;
     if at > 0 {
         file.seek(SeekFrom::Start(at))?;
     }
