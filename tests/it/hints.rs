@@ -33,7 +33,7 @@ fn a_name_of_flinks_that_is_not_taken_says_what_to_write() {
         ("parallelism.default=4", "write `-D job.parallelism=…`"),
         (
             "taskmanager.numberOfTaskSlots=4",
-            "Flink's names are taken for the keys of `[checkpoint]`",
+            "Flink's names are accepted only for the keys of `[checkpoint]`",
         ),
     ] {
         host::run(scene.path(), &["check", "job.toml", "-D", option])

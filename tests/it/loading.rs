@@ -337,7 +337,7 @@ fn c161_only_a_regular_file_is_a_component() {
             "large.wasm",
             "large.wasm cannot be used: the file has more than 256.0 MiB",
         ),
-        ("none.wasm", "there is no file"),
+        ("none.wasm", "none.wasm does not exist"),
     ] {
         write_job(&scene, component, "");
         refused(&scene, LITTLE, &["operator.odd.component", text]);

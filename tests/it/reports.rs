@@ -199,10 +199,10 @@ fn c37_each_refusal_says_what_is_wrong_and_what_is_near() {
         ("checkpoints/j/chk-9999", vec!["does not exist", &near]),
         (
             "checkpoints/j/shared",
-            vec!["there is no completed checkpoint in", &near],
+            vec!["no completed checkpoint in", &near],
         ),
         ("nowhere", vec!["does not exist"]),
-        ("empty", vec!["there is no completed checkpoint in"]),
+        ("empty", vec!["no completed checkpoint in"]),
         ("gopher://example.com/chk-1", vec!["gopher"]),
         ("", vec!["is empty"]),
     ];

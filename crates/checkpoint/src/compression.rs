@@ -193,7 +193,7 @@ impl<R: Read> Decoder<R> {
         {
             return Err(self.corrupt(
                 HEADER_BYTES,
-                format!("are no head of a compressed block ({length} bytes for {raw_length})"),
+                format!("are not the head of a compressed block ({length} bytes for {raw_length})"),
             ));
         }
         let mut payload = std::mem::take(&mut self.payload);

@@ -443,7 +443,7 @@ impl Lease {
         let log = Log::list(&*self.storage, &self.job)?;
         if let Some(strange) = log.others.iter().find(|it| !names::is_of_lease(it)) {
             return Err(Error::Incompatible(format!(
-                "{} is no part of a lease: move it away first",
+                "{} is not part of a lease: move it away first",
                 self.storage.location(strange)
             )));
         }

@@ -155,7 +155,7 @@ fn in_directory(place: &Place) -> Result<Candidates> {
 fn latest(place: &Place, job_id: &str) -> Result<Candidates> {
     let otherwise = |others: String| {
         Error::NotFound(format!(
-            "there is no completed checkpoint of job `{job_id}` in {place}{others}"
+            "no completed checkpoint of job `{job_id}` in {place}{others}"
         ))
     };
     let job = place.join(job_id);
@@ -205,7 +205,7 @@ pub(crate) fn others_in(place: &Place, job_id: &str) -> String {
 
 fn nothing_in(place: &Place) -> Error {
     Error::NotFound(format!(
-        "there is no completed checkpoint in {place}{}",
+        "no completed checkpoint in {place}{}",
         nearest(place)
     ))
 }

@@ -284,7 +284,7 @@ fn verify_all(place: &Place) -> Result<Exit, Error> {
     }
     print(&text)?;
     worst.ok_or_else(|| {
-        let message = format!("there is no completed checkpoint in {}", place.place);
+        let message = format!("no completed checkpoint in {}", place.place);
         Error::refused(anyhow::anyhow!(message))
     })
 }

@@ -73,7 +73,7 @@ pub trait Codec: Sized + 'static {
 #[cold]
 fn wrong<T: Codec>(length: usize) -> Error {
     Error::new(format_args!(
-        "{length} bytes of state are no `{}`",
+        "{length} bytes of state are not a `{}`",
         T::schema()
     ))
 }

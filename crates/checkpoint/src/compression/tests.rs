@@ -117,7 +117,7 @@ fn lengths_from_the_file_are_not_believed() {
         ] {
             let what = damage(codec, &block(length, raw_length, b"bytes"), 10);
             assert!(
-                what.contains("are no head of a compressed block"),
+                what.contains("are not the head of a compressed block"),
                 "{length} {raw_length}: {what}"
             );
         }

@@ -506,7 +506,7 @@ impl<'a> BlockReader<'a> {
             }
             Some(_) => None,
         };
-        let block = block.ok_or_else(|| self.corrupt("a block that cannot stand here"))?;
+        let block = block.ok_or_else(|| self.corrupt("a block that is not allowed here"))?;
         self.taken = self.payload.len() - cursor.0.len();
         self.entries += u64::from(block.count);
         Ok(Some(block))

@@ -65,7 +65,7 @@ pub trait MapKey: Sized + 'static {
 #[cold]
 fn wrong<K: MapKey>() -> Error {
     Error::new(format_args!(
-        "the field of a map state is no `{}`",
+        "the field of a map state is not a `{}`",
         K::key_schema()
     ))
 }

@@ -99,7 +99,9 @@ impl Log {
             None => self.begin_file()?,
         };
         let Some(file) = &mut self.files[number] else {
-            return Err(io::Error::other("the file that is being written is gone"));
+            return Err(io::Error::other(
+                "the file that is being written was removed",
+            ));
         };
         let units = (record.len() / UNIT) as u32;
         file.units += units;
