@@ -96,7 +96,7 @@ pub(crate) struct RestoreArguments {
     #[arg(long, conflicts_with = "resume")]
     pub(crate) fresh: bool,
     /// Go back to a checkpoint after which output was published, and delete the newer checkpoints: what
-    /// becomes of that output
+    /// happens to that output
     #[arg(long, value_name = "MODE", value_enum)]
     pub(crate) rewind: Option<Rewind>,
     /// Start even if the checkpoint holds state that the job does not declare, and drop that state;
@@ -111,7 +111,7 @@ pub(crate) struct RestoreArguments {
     pub(crate) fallback: bool,
 }
 
-/// What becomes of output that was published after the checkpoint that a job goes back to.
+/// What happens to output that was published after the checkpoint that a job goes back to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Rewind {
     /// Every sink removes it first.

@@ -1,4 +1,4 @@
-//! What a user is told who does something that cannot work, or that has a consequence: the message says what
+//! What the host says to a user who does something that cannot work, or that has a consequence: the message says what
 //! to do.
 
 use serde_json::Value;

@@ -19,7 +19,7 @@ pub(crate) const WORKSPACES: [&str; 6] = [
     "tests/fuzz",
 ];
 
-/// The packages that know nothing of Wasm. They are tested in the dev profile, for its overflow checks
+/// The packages that know nothing of Wasm. They are tested in the dev profile, because of its overflow checks
 /// and debug assertions.
 const PURE: [&str; 5] = ["dataflow", "operator", "checkpoint", "runtime", "xtask"];
 

@@ -1,4 +1,4 @@
-//! From what the user types behind `-s` to a checkpoint.
+//! From what the user types after `-s` to a checkpoint.
 //!
 //! The newest checkpoint counts, even if it is damaged: to step back in silence would repeat what the
 //! world has seen. [`locate`] refuses then, [`locate_fallback`] steps back and says from what.

@@ -17,7 +17,7 @@ pub enum Error {
         subtask: u32,
         /// What failed.
         failure: Box<Failure>,
-        /// The record that was to blame, if it could be told.
+        /// The record that was to blame, if it is known.
         position: Position,
     },
     /// A source or sink failed.

@@ -45,7 +45,7 @@ pub(super) struct Granted {
 }
 
 impl Grants {
-    /// Everything that is wrong with the grants and can be told without the network.
+    /// Everything that is wrong with the grants and can be found without the network.
     pub fn problems(&self) -> Vec<GrantError> {
         let mut problems: Vec<GrantError> = self
             .env

@@ -1,6 +1,6 @@
 //! `host checkpoints`: what is in a checkpoint directory, without the job that wrote it.
 //!
-//! A damaged entry is shown as such and hides nothing else. Whatever stands in a checkpoint, a person gets
+//! A damaged entry is shown as such and hides nothing else. Whatever a checkpoint holds, a person gets
 //! it through [`operator::text`]; JSON has it as it is.
 
 mod diff;

@@ -296,7 +296,7 @@ impl EndOfJob<'_> {
                     Class::Retry | Class::Permanent => (Exit::Failed, Ending::Failed),
                     Class::Refused => (Exit::Refused, Ending::Suspended),
                     Class::Corrupt => (Exit::Corrupt, Ending::Suspended),
-                    // Whoever has the directory now goes on from what is there.
+                    // The host that has the directory now goes on from what is there.
                     Class::Fenced => (Exit::Failed, Ending::Suspended),
                 };
                 let checkpoint = match class {

@@ -352,7 +352,7 @@ impl FileSourceFactory {
         }
     }
 
-    /// The position has all files that the job reads. Others that `path` stands for by now are said to
+    /// The position has all files that the job reads. Others that `path` matches now are said to
     /// be left out, once for an attempt.
     fn warn_of_new_files(&self, source: &str, position: &Position) {
         let splits = position.splits.iter().map(|split| split.file.as_str());

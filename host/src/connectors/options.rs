@@ -17,7 +17,7 @@ pub(crate) struct Problem {
     pub(crate) key: String,
     /// What is wrong: lowercase, no full stop.
     pub(crate) message: String,
-    /// How to mend it, where that can be told.
+    /// How to mend it, where that is known.
     pub(crate) hint: Option<String>,
 }
 

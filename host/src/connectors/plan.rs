@@ -18,7 +18,7 @@ pub(crate) struct Plan {
     pub(crate) key: Vec<String>,
     /// The field that holds the event time.
     pub(crate) timestamp: Option<(String, TimestampFormat)>,
-    /// The columns of CSV, if they are known beforehand: then every header must be equal.
+    /// The columns of CSV, if they are known before: then every header must be equal.
     pub(crate) columns: Option<Vec<String>>,
     /// What a position records of these options.
     pub(crate) read_as: ReadAs,

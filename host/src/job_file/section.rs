@@ -12,7 +12,7 @@ use super::overrides::id_of;
 use super::problem::{Place, Problems, did_you_mean};
 use crate::units;
 
-/// What becomes of keys that a section does not list.
+/// What happens to keys that a section does not list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Others {
     /// They are problems.

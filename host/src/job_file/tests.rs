@@ -1,4 +1,4 @@
-//! Job files as users get them wrong, and what they are told: text in, report out.
+//! Job files as users get them wrong, and the reports: text in, report out.
 
 use std::path::Path;
 use std::time::Duration;

@@ -6,7 +6,7 @@ use crate::fixture::noise;
 
 const CODECS: [Codec; 2] = [Codec::Lz4, Codec::Zstd];
 
-/// The blocks of these pieces, one behind the other.
+/// The blocks of these pieces, one after the other.
 fn encode(codec: Codec, pieces: &[&[u8]]) -> Vec<u8> {
     let mut stored = Vec::new();
     let mut store = |block: &[u8]| {

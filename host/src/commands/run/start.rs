@@ -475,7 +475,7 @@ impl Owning<'_> {
                 error.hint("run the job without `-s`, or with `--resume`, to start with nothing")
             }
             Refusal::FreshFromOwn { .. } => error.hint(
-                "leave `--fresh` out; `--rewind repeat` or `--rewind withdraw` says what becomes of output that was published after it",
+                "leave `--fresh` out; `--rewind repeat` or `--rewind withdraw` says what happens to output that was published after it",
             ),
             Refusal::GivenUp { .. } => {
                 error.hint("`--resume` goes on from the newest checkpoint that counts")
@@ -493,7 +493,7 @@ impl Owning<'_> {
         }
     }
 
-    /// Decides what becomes of output that was published after the checkpoint that the run goes back
+    /// Decides what happens to output that was published after the checkpoint that the run goes back
     /// to, or refuses. Also where it seems to go on from the newest: that a newer one was completed may
     /// show in nothing but what was published for it.
     fn settle_rewind(

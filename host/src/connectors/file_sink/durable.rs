@@ -18,7 +18,7 @@ use nix::unistd::geteuid;
 
 use super::trouble;
 
-/// Makes a directory with all that it lies in, and flushes each of them. Returns whether it was there
+/// Makes a directory and all directories above it, and flushes each of them. Returns whether it was there
 /// already.
 ///
 /// # Errors

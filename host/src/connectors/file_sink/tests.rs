@@ -713,7 +713,7 @@ fn c159_links_are_refused_by_name_and_not_followed() {
     }
 }
 
-/// A pipe keeps whoever opens it waiting until somebody else does; so a test of one hangs where it fails.
+/// A pipe keeps the one who opens it waiting until somebody else does; so a test of one hangs where it fails.
 fn pipe(path: &Path) {
     nix::unistd::mkfifo(path, nix::sys::stat::Mode::S_IRWXU).unwrap();
 }
@@ -1129,7 +1129,7 @@ fn c147_a_host_that_wakes_in_a_commit_publishes_nothing_that_was_withdrawn() {
     sink.commit(CheckpointId(1)).unwrap();
     sink.write(&batch(&["b"])).unwrap();
     prepare(&mut *sink, 2);
-    // The other host's file system makes this file anew for it: the lock is on another one.
+    // The other host's file system makes this file again for it: the lock is on another one.
     let places = directory.path().join("out/.highwater");
     fs::remove_file(places.join("job-0a1b2c3d.g1/lock")).unwrap();
     let successor = Origin {

@@ -25,7 +25,7 @@ pub(crate) struct InputFile {
     pub(crate) tail: Option<u32>,
 }
 
-/// The times of a file, in nanoseconds since the epoch. Whoever changes a file changes both; a
+/// The times of a file, in nanoseconds since the epoch. Every change of a file changes both; a
 /// program can put the first one back, the second one only the system's clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Stamp {
