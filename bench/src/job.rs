@@ -29,7 +29,7 @@ pub(crate) fn component(name: &str) -> PathBuf {
 
 /// How the generator makes its records.
 pub(crate) struct Generated {
-    /// So many; `None`: without end.
+    /// How many; `None`: without end.
     pub(crate) count: Option<u64>,
     /// Records per second; `None`: as fast as they are taken.
     pub(crate) rate: Option<f64>,

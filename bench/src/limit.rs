@@ -15,7 +15,7 @@ use crate::process;
 /// Records per batch, as in a job.
 const BATCH: usize = dataflow::Batch::TARGET_RECORDS;
 
-/// Batches made beforehand; so many that they do not all stay in the cache.
+/// Batches made beforehand; enough that they do not all stay in the cache.
 const BATCHES: usize = 512;
 
 struct Made {

@@ -69,7 +69,7 @@ fn bench(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-/// In the process that measures: does what it is told and prints what it has seen.
+/// In the process that measures: does what its input says and prints what it has seen.
 fn do_task(task: &str) -> Result<()> {
     let task: Task = serde_json::from_str(task).context("reading the task")?;
     println!("{}", serde_json::to_string(&measure::run(&task)?)?);

@@ -139,7 +139,7 @@ struct Run {
     restore: Option<checkpoint::Completed>,
     /// Whether words are counted, of which the source knows nothing.
     counts_written: bool,
-    /// The window begins when so many records have passed, and so much time.
+    /// The window begins when this many records have passed, and this much time.
     warm_up_records: u64,
     warm_up: Duration,
     at_warm: Option<Box<dyn FnOnce() + Send>>,
@@ -307,7 +307,7 @@ fn lost(case: &Case, seconds: f64, dir: &Path) -> Result<Measured> {
             while handle.records().0 < warm_up && !is_over() {
                 thread::sleep(Duration::from_millis(5));
             }
-            // Not the first one, for it writes everything.
+            // Not the first one, because it writes everything.
             handle.trigger_checkpoint();
             thread::sleep(SECOND);
             let with = seconds.max(4.0) as usize;
@@ -338,7 +338,7 @@ fn lost(case: &Case, seconds: f64, dir: &Path) -> Result<Measured> {
         matches!(outcome, Outcome::Cancelled),
         "the job ended as {outcome:?}"
     );
-    // Before, with and behind a checkpoint.
+    // Before, with and after a checkpoint.
     let lost: Vec<f64> = rates
         .windows(3)
         .step_by(2)

@@ -29,13 +29,13 @@ pub(crate) enum Command {
     Run(Run),
     /// Say everything that is wrong with a job file, or print the effective job with all defaults
     ///
-    /// Components are loaded, and each operator is opened once as a run does it, so that it can say which
-    /// columns it misses. Nothing is processed and nothing is written.
+    /// Components are loaded, and each operator is opened once as a run does it, so that a missing column
+    /// is reported. Nothing is processed and nothing is written.
     Check(JobArguments),
     /// Look at checkpoints and remove them: in any directory, file:// or s3:// URL, no job needed
     #[command(subcommand)]
     Checkpoints(Checkpoints),
-    /// Compile a component from stdin, for the host that has started this
+    /// Compile a component from stdin; `host` starts this itself
     #[command(name = wasm::SUBCOMMAND, hide = true)]
     CompileComponent,
 }
@@ -88,7 +88,7 @@ pub(crate) struct RestoreArguments {
         value_name = "PATH"
     )]
     pub(crate) from: Option<String>,
-    /// Resume from the latest checkpoint of this job if there is one, else start fresh
+    /// Resume from this job's latest checkpoint if it has one, otherwise start fresh
     #[arg(long, conflicts_with = "from")]
     pub(crate) resume: bool,
     /// Give up an earlier run that did not finish: its checkpoints are deleted when the first new one
@@ -96,11 +96,11 @@ pub(crate) struct RestoreArguments {
     #[arg(long, conflicts_with = "resume")]
     pub(crate) fresh: bool,
     /// Go back to a checkpoint after which output was published, and delete the newer checkpoints: what
-    /// becomes of that output
+    /// happens to that output
     #[arg(long, value_name = "MODE", value_enum)]
     pub(crate) rewind: Option<Rewind>,
-    /// Start even if the checkpoint holds state that the job has no place for, and drop that state;
-    /// output that waits to be published is published
+    /// Start even if the checkpoint holds state that the job does not declare, and drop that state;
+    /// prepared output is still published
     #[arg(short = 'n', long)]
     pub(crate) allow_non_restored_state: bool,
     /// Who owns the checkpoint that the job starts from
@@ -111,7 +111,7 @@ pub(crate) struct RestoreArguments {
     pub(crate) fallback: bool,
 }
 
-/// What becomes of output that was published after the checkpoint that a job goes back to.
+/// What happens to output that was published after the checkpoint that a job goes back to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Rewind {
     /// Every sink removes it first.
@@ -132,7 +132,7 @@ impl From<Rewind> for RewindMode {
 /// Who owns the checkpoint that a job starts from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ClaimMode {
-    /// Whoever took it: it is never changed or deleted.
+    /// The user who took it: the job never changes or deletes it.
     NoClaim,
     /// The job: it is deleted once it is not needed any more.
     Claim,
@@ -156,7 +156,7 @@ pub(crate) enum Checkpoints {
     /// The jobs must not be running. Nothing is touched that a completed checkpoint may need, damaged or
     /// not, here or in another job directory beside it.
     Gc(Gc),
-    /// Remove a job's directory wholly: its checkpoints, and what is on record of its runs
+    /// Remove a job's whole directory: its checkpoints and the record of its runs
     ///
     /// Refused while a host owns the directory, and if something in it is not a checkpoint's or is
     /// needed by another job's checkpoint.

@@ -9,6 +9,7 @@ mod orphans;
 mod start;
 mod retention;
 
+use std::io;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -40,6 +41,8 @@ pub(crate) struct LaunchOptions<'a> {
     pub(crate) begun_ms: i64,
     /// Who is told what happens to it.
     pub(crate) audience: Audience,
+    /// Called before the first record: with it a job is there that can be asked for things.
+    pub(crate) before: Box<dyn FnOnce(JobHandle) -> Result<(), Error> + 'a>,
 }
 
 /// A job that runs, on a thread of its own.
@@ -87,6 +90,7 @@ pub(crate) fn launch(
         clock,
         begun_ms,
         audience,
+        before,
     } = options;
     let file = &prepared.job;
     for warning in settings::warnings(file, arguments.from.as_deref()) {
@@ -120,6 +124,7 @@ pub(crate) fn launch(
     let options = settings::options(file, &id, &run);
     let job = Job::new(graph, options, store.clone(), from, Arc::clone(&clock));
     let handle = job.handle();
+    before(handle.clone())?;
     let moved = Moved {
         prepared: Arc::clone(prepared),
         job,
@@ -158,7 +163,7 @@ impl Moved {
         clippy::disallowed_methods,
         reason = "a job is a thread of the process, and `wait` reports its panic"
     )]
-    fn start(self) -> std::io::Result<JoinHandle<Ended>> {
+    fn start(self) -> io::Result<JoinHandle<Ended>> {
         thread::Builder::new()
             .name("job".to_owned())
             .stack_size(STACK_BYTES)
@@ -189,7 +194,7 @@ impl Moved {
                 Class::Retry | Class::Permanent => self.settle(Ending::Failed),
                 // What did not begin, or could not be restored, is to be tried again.
                 Class::Refused | Class::Corrupt => self.settle(Ending::Suspended),
-                // Nothing in the directory is this process's any more: whoever has it now goes on from what is
+                // Nothing in the directory is this process's any more: the host that has it now goes on from what is
                 // there.
                 Class::Fenced => {
                     warn(&self.store);
@@ -348,8 +353,14 @@ fn not_owned(error: checkpoint::Error, doing: &'static str) -> Error {
         checkpoint::Error::Held(held) => {
             let timeout = humantime::format_duration(Duration::from_millis(held.timeout_ms));
             Some(format!(
-                "stop it first, or give this run a `job.id` of its own; if it is gone or hangs, retry after {timeout}"
+                "stop it first, or give this run a `job.id` of its own; if it was killed or hangs, retry after {timeout}"
             ))
+        }
+        checkpoint::Error::Storage { source, .. } => {
+            let source = source.downcast_ref::<io::Error>();
+            source
+                .and_then(|source| mend_of(source.kind()))
+                .map(str::to_owned)
         }
         _ => None,
     };
@@ -357,5 +368,22 @@ fn not_owned(error: checkpoint::Error, doing: &'static str) -> Error {
     match hint {
         Some(hint) => error.hint(hint),
         None => error,
+    }
+}
+
+/// What a person can do about a directory for checkpoints that cannot be used.
+fn mend_of(kind: io::ErrorKind) -> Option<&'static str> {
+    match kind {
+        io::ErrorKind::PermissionDenied => {
+            Some("let the user who runs the job write there, or set another `checkpoint.dir`")
+        }
+        io::ErrorKind::ReadOnlyFilesystem => {
+            Some("make the file system writable, or set another `checkpoint.dir`")
+        }
+        // A link that leads nowhere exists, too.
+        io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => {
+            Some("move the file that is in the way, or set another `checkpoint.dir`")
+        }
+        _ => None,
     }
 }

@@ -138,7 +138,7 @@ fn c160_a_pipe_in_a_granted_directory_keeps_no_call_waiting() {
         .status();
     assert!(made.expect("mkfifo").success());
     scene.write("job.toml", job);
-    // It is told so: a wait would end at the time limit, and leave a thread and a descriptor.
+    // It gets an error: a wait would end at the time limit, and leave a thread and a descriptor.
     host::run(scene.path(), &["run", "job.toml"]).with_code(0);
     let texts = visible_files(&scene.path().join("out"));
     let mut texts = texts

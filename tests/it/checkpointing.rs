@@ -1,4 +1,4 @@
-//! Checkpoints that fail, and what users and programs are told. Conformance 20, 21, 26, 31, 40, 41, 52.
+//! Checkpoints that fail, and what is reported to users and programs. Conformance 20, 21, 26, 31, 40, 41, 52.
 
 use std::fs;
 

@@ -1,4 +1,4 @@
-//! State larger than memory: what does not fit its budget lies in scratch files, and nobody can tell
+//! State larger than memory: what does not fit its budget is in scratch files, and nobody can tell
 //! from output or checkpoints.
 
 use std::fs::File;

@@ -119,7 +119,7 @@ fn stored_size(record: &str) -> u64 {
     running.feed(record);
     loop {
         let path = running.event("checkpoint-completed")["path"].clone();
-        let path = path.as_str().expect("it lies in a file");
+        let path = path.as_str().expect("it is in a file");
         let show = host::run(scene.path(), &["checkpoints", "show", path, "--json"]).with_code(0);
         let shown: Value = serde_json::from_str(&show.stdout).expect("JSON");
         let operators = shown["operators"].as_array().expect("a list");
@@ -184,7 +184,7 @@ fn c08_tolerated_failures_do_not_add_up_over_a_success() {
         running.feed(&held(5000));
         running.event("checkpoint-failed");
         running.event("checkpoint-failed");
-        // The state shrinks, and two more failures would have been borne until then.
+        // The state shrinks, and two more failures would have been tolerated until then.
         running.feed(&held(10));
         running.event("checkpoint-completed");
     }
@@ -446,7 +446,7 @@ fn c13_a_directory_that_was_moved_away_fails_checkpoints_until_it_is_back() {
         });
         let good = running.event("checkpoint-completed");
         assert!(good["id"].as_u64() > last, "{good}");
-        let path = good["path"].as_str().expect("it lies in a file").to_owned();
+        let path = good["path"].as_str().expect("it is in a file").to_owned();
         running.while_stopped(|| {
             // A newer one may have taken its place meanwhile.
             let place = if Path::new(&path).exists() {

@@ -20,7 +20,7 @@ const KEYS: u64 = 40_000;
 const TIMES_MAX: f64 = 5.0;
 const SECONDS_FREE: f64 = 1.0;
 
-/// After so many seconds of processor time a run is ended.
+/// After this many seconds of processor time a run is ended.
 const SECONDS_MAX: f64 = 60.0;
 
 /// Keys of 32 bytes with one hash: their first word takes the first product of XXH3 to zero, whatever
@@ -86,7 +86,7 @@ fn run(scene: &Scene, arguments: &[&str], seconds: &mut f64) -> Ended {
         .wait()
         .with_code(0);
     // `0m1.250000s 0m0.030000s`, of the processes that the shell started.
-    let last = ended.stderr.lines().last().expect("times are told");
+    let last = ended.stderr.lines().last().expect("times are reported");
     let user = last
         .split_once('s')
         .and_then(|(user, _)| user.split_once('m'));

@@ -294,7 +294,7 @@ fn c58_what_is_not_wasm_at_all_is_refused() {
 fn c59_state_survives_the_component_that_trapped() {
     let scene = Scene::new();
     scene.input(&oracle::bible(), 12, "txt");
-    // Checkpoints in memory: nothing but this process knows the state, and every instance is made anew.
+    // Checkpoints in memory: nothing but this process knows the state, and every instance is made again.
     let job =
         word_count_with_a_trap(&scene, "c59", Trap::Once).replace("dir = \"checkpoints\"\n", "");
     scene.write("job.toml", job);

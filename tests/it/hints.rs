@@ -1,4 +1,4 @@
-//! What a user is told who does something that cannot work, or that has a consequence: the message says what
+//! What the host says to a user who does something that cannot work, or that has a consequence: the message says what
 //! to do.
 
 use serde_json::Value;
@@ -33,7 +33,7 @@ fn a_name_of_flinks_that_is_not_taken_says_what_to_write() {
         ("parallelism.default=4", "write `-D job.parallelism=…`"),
         (
             "taskmanager.numberOfTaskSlots=4",
-            "Flink's names are taken for the keys of `[checkpoint]`",
+            "Flink's names are accepted only for the keys of `[checkpoint]`",
         ),
     ] {
         host::run(scene.path(), &["check", "job.toml", "-D", option])

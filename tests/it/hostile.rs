@@ -517,7 +517,7 @@ fn c146_segments_that_contradict_the_metadata_are_found_by_all_who_read_them() {
         }
         let before = victim.tree();
         let run = victim.host(&["run", "job.toml", "-s", &chk, "-D", "job.id=new"]);
-        // What the job declares is compared first, and is something to be told of the job.
+        // What the job declares is compared first, and is reported of the job.
         let of_the_job = ["another kind of state", "another state"];
         let expected = if of_the_job.contains(&case) { 2 } else { 3 };
         assert_eq!(

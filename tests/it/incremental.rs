@@ -52,7 +52,7 @@ fn completed(scene: &Scene, job: &str) -> Vec<(u64, String)> {
 /// How many keys the job of [`chain`] has, and how often each comes.
 const KEYS: u64 = 500;
 const EACH: u64 = 80;
-/// So many checkpoints are retained.
+/// How many checkpoints are retained.
 const CHAIN: usize = 20;
 
 /// A job that counts records which are the same in every run.

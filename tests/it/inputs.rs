@@ -543,7 +543,7 @@ fn files_that_came_later_are_named_and_not_read() {
     host::run(scene.path(), &["run", "job.toml", "--resume"])
         .with_code(0)
         .saying(&[
-            "4 new files that `path` stands for are not read",
+            "4 new files that `path` matches are not read",
             "input/3.csv`, `",
             " and 1 more",
             "--fresh",

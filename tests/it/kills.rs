@@ -29,7 +29,7 @@ use crate::scene::{Scene, all_files, visible_files};
 /// How often a job is killed, if nothing else is asked for.
 const KILLS: u64 = 34;
 
-/// Beyond so many runs a job that is killed all the time makes no progress.
+/// Beyond this many runs a job that is killed all the time makes no progress.
 const RUNS_MAX: u64 = 1000;
 
 /// What one killed run may leave: the metadata and the few files of the checkpoints that are retained,
@@ -96,7 +96,7 @@ impl Victim {
     }
 }
 
-/// One run of so many is not killed before it has completed a checkpoint.
+/// One run of this many is not killed before it has completed a checkpoint.
 const RUNS_FOR_A_CHECKPOINT: u64 = 3;
 
 /// What was done to a job.
@@ -190,8 +190,8 @@ fn survives(victim: &Victim, parallelism: &str) {
     );
 }
 
-/// What is on disk after so many kills: of each killed run no more than a few files. What it had prepared
-/// and no restore took over stays, for a checkpoint of it that somebody still restores may name it.
+/// What is on disk after many kills: of each killed run no more than a few files. What it had prepared
+/// and no restore took over stays, because a checkpoint of it that somebody still restores may name it.
 fn assert_few_left(scene: &Scene, kills: u64) {
     let output = scene.at("out");
     let hidden = all_files(&output).len() - visible_files(&output).len();
@@ -300,11 +300,11 @@ fn c53_output_as_it_comes_survives_a_storm_of_kills() {
 
 /// The job directory of a checkpoint, by the path of its metadata.
 fn job_directory(completed: &Value) -> PathBuf {
-    let path = completed["path"].as_str().expect("it lies in a file");
-    let checkpoint = Path::new(path).parent().expect("it lies in its directory");
+    let path = completed["path"].as_str().expect("it is in a file");
+    let checkpoint = Path::new(path).parent().expect("it is in its directory");
     checkpoint
         .parent()
-        .expect("it lies in the job's directory")
+        .expect("it is in the job's directory")
         .to_owned()
 }
 
@@ -398,7 +398,7 @@ fn prepared(scene: &Scene, path: &str) -> Vec<String> {
         .collect()
 }
 
-/// Words through an operator that writes down of which checkpoints it is told.
+/// Words through an operator that writes down which checkpoints are reported to it.
 fn listening(name: &str) -> Scene {
     let scene = Scene::new();
     scene.input(&oracle::bible(), 8, "txt");
@@ -418,7 +418,7 @@ fn listening(name: &str) -> Scene {
     scene
 }
 
-/// The checkpoints that the operator was told of, in order.
+/// The checkpoints that were reported to the operator, in order.
 fn heard(scene: &Scene) -> Vec<u64> {
     let text = fs::read_to_string(scene.at("told/completions")).unwrap_or_default();
     let numbers = text.lines().map(|line| line.parse().expect("a number"));
@@ -437,7 +437,7 @@ fn c25_an_operator_is_told_of_each_completion_once_and_in_order() {
 
 #[test]
 fn c25_an_operator_is_told_of_the_checkpoint_that_it_is_restored_from_before_any_other() {
-    // Killed when 3 is complete and nobody knows, and when the operator has been told of it.
+    // Killed when 3 is complete and nobody knows, and when it was reported to the operator.
     for (until, before) in [
         (Until::After("chk-3/_metadata"), &[1, 2][..]),
         (Until::Before("chk-4/_metadata"), &[1, 2, 3]),
@@ -454,7 +454,7 @@ fn c25_an_operator_is_told_of_the_checkpoint_that_it_is_restored_from_before_any
         assert_same_lines(
             &scene.output("out"),
             &oracle::word_count(&scene.at("input")),
-            "output after a completion was told again",
+            "output after a completion that was reported again",
         );
     }
 }
@@ -492,6 +492,6 @@ fn c25_a_completion_that_nobody_could_be_told_of_is_told_at_the_restore() {
     assert_same_lines(
         &oracle::count_keys(&scene.at("out")),
         &oracle::word_count(&scene.at("input")),
-        "output after a completion that nobody was told of",
+        "output after a completion that was reported to nobody",
     );
 }

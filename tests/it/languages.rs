@@ -86,7 +86,7 @@ fn word_count(component: &Path, config: &str) -> String {
         + &jobs::files("totals", "count", "out", "csv")
 }
 
-/// What awk counts in so many copies of the text.
+/// What awk counts in this many copies of the text.
 fn counted(copies: usize) -> Vec<String> {
     let one = Scene::new();
     one.input(&oracle::bible(), 1, "txt");

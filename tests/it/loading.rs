@@ -59,7 +59,7 @@ fn write_job(scene: &Scene, component: &str, more: &str) {
     scene.write("job.toml", job);
 }
 
-/// `host` in so many KiB of address space, without a cache.
+/// `host` in this many KiB of address space, without a cache.
 fn start_in(scene: &Scene, address_space: u64, command: &str) -> Running {
     let mut shell = Command::new("sh");
     let script = format!("ulimit -v {address_space}; exec \"$0\" \"$@\"");
@@ -337,7 +337,7 @@ fn c161_only_a_regular_file_is_a_component() {
             "large.wasm",
             "large.wasm cannot be used: the file has more than 256.0 MiB",
         ),
-        ("none.wasm", "there is no file"),
+        ("none.wasm", "none.wasm does not exist"),
     ] {
         write_job(&scene, component, "");
         refused(&scene, LITTLE, &["operator.odd.component", text]);
@@ -502,7 +502,7 @@ fn change(bytes: &mut Vec<u8>, random: &mut Xoshiro256PlusPlus) {
     }
 }
 
-/// `HIGHWATER_SEED=<seed>` replays one, `HIGHWATER_COMPONENTS=10000` tries so many.
+/// `HIGHWATER_SEED=<seed>` replays one, `HIGHWATER_COMPONENTS=10000` tries that many.
 #[test]
 fn c161_operators_with_changed_bytes_take_no_host_down() {
     let variable = |name: &str| std::env::var(name).ok()?.parse::<u64>().ok();
@@ -530,7 +530,7 @@ fn c161_operators_with_changed_bytes_take_no_host_down() {
     }
 }
 
-/// `HIGHWATER_SEED=<seed>` replays one, `HIGHWATER_COMPONENTS=10000` tries so many, from
+/// `HIGHWATER_SEED=<seed>` replays one, `HIGHWATER_COMPONENTS=10000` tries that many, from
 /// `HIGHWATER_FIRST_SEED` on.
 #[test]
 fn c161_components_and_operators_that_do_anything_take_no_host_down() {

@@ -28,7 +28,7 @@ mod servers; // S3 on loopback
 // The tests.
 mod budget; // what one call of a guest may cost
 mod checkpoints; // looking at checkpoints without their job
-mod checkpointing; // checkpoints that fail, and what is told of them
+mod checkpointing; // checkpoints that fail, and what is reported of them
 mod claim; // who owns what a job starts from
 mod cold; // state larger than memory
 mod dropped; // sinks that the job no longer has
@@ -61,8 +61,8 @@ mod power; // power losses at every step
 mod reader; // another program reads what the host writes
 mod readme; // the README keeps its word
 mod records; // how input is written: packed, as JSON, with event time
-mod refused; // what users get wrong, and what they are told
-mod reports; // what a user is told: restores, corruption, restarts
+mod refused; // what users get wrong, and the messages
+mod reports; // what the host says: restores, corruption, restarts
 mod restore; // from which checkpoint, into what
 mod rewind; // a start that takes back what came later
 mod retention; // what is left when a job ends, and how it is ended

@@ -191,3 +191,63 @@ fn positions_are_shown_in_words_and_whole_only_as_json() {
         diff.transcript()
     );
 }
+
+/// A job that copies the files of `path` to `out`.
+fn copying(path: &str, out: &str) -> String {
+    let source = format!(
+        "[[source]]\nid = \"lines\"\nconnector = \"file\"\npath = \"{path}\"\nformat = \"lines\"\n\n"
+    );
+    jobs::head("copying", "1h") + &source + &jobs::files("out", "lines", out, "lines")
+}
+
+#[test]
+fn a_text_named_as_a_compressed_file_is_refused_by_name_and_with_the_mend() {
+    for (name, program) in [("input/a.txt.gz", "gzip"), ("input/a.txt.zst", "zstd")] {
+        let scene = Scene::new();
+        scene.write(name, "a text that nobody has compressed\n");
+        scene.write("job.toml", copying(name, "out"));
+        let ended = host::run(scene.path(), &["run", "job.toml"]).with_code(1);
+        ended.saying(&[
+            &format!("cannot read file `{name}`: its name ends in"),
+            &format!("but it is not compressed with {program}: rename it, or compress it"),
+        ]);
+        assert!(scene.output("out").is_empty(), "nothing was published");
+    }
+}
+
+#[test]
+fn a_directory_for_output_or_checkpoints_that_cannot_be_made_is_named_once_with_the_mend() {
+    let scene = Scene::new();
+    scene.write("input/a.txt", "a text\n");
+    scene.write("file", "no directory");
+    std::os::unix::fs::symlink("nowhere", scene.at("link")).expect("a link");
+    for (out, message) in [
+        (
+            "file",
+            "file` is a file, but the sink writes a directory of files",
+        ),
+        ("file/below", "file` is a file, so `"),
+        (
+            "link",
+            "link` is a symbolic link to something that does not exist",
+        ),
+    ] {
+        scene.write("job.toml", copying("input/a.txt", out));
+        for command in ["check", "run"] {
+            let ended = host::run(scene.path(), &[command, "job.toml"]).with_code(2);
+            let ended = ended.saying(&[".out.path: `", message, "hint: "]);
+            let times = ended.stderr.matches(message).count();
+            assert_eq!(times, 1, "{}", ended.transcript());
+        }
+    }
+    scene.write("out/.highwater", "a file where output is to be staged");
+    scene.write("job.toml", copying("input/a.txt", "out"));
+    let ended = host::run(scene.path(), &["run", "job.toml"]).with_code(2);
+    ended.saying(&[".highwater` is not a directory", "move it away, and resume"]);
+    // The same for checkpoints.
+    let directory = "checkpoint.dir=file/below";
+    scene.write("job.toml", copying("input/a.txt", "other"));
+    let ended = host::run(scene.path(), &["run", "job.toml", "-D", directory]).with_code(2);
+    ended.saying(&["file/below: ", "hint: move the file that is in the way"]);
+    assert!(!scene.at("other").exists(), "nothing was begun");
+}

@@ -1,4 +1,4 @@
-//! What becomes of a file sink's files, whoever takes, changes or removes them, and of a sink that
+//! What becomes of a file sink's files when others take, change or remove them, and of a sink that
 //! cannot write any more. Conformance 141, 149, 152.
 
 use std::fs;

@@ -1,10 +1,10 @@
-//! A power loss at any step loses nothing that was told and doubles nothing. Conformance 153.
+//! A power loss at any step loses nothing that was reported and doubles nothing. Conformance 153.
 //!
 //! Method: the real `host` runs on a layer that records every change of its files, every flush, and what
 //! it says, in one order (`tests/power/recorder.c`). From that the model of a disk that forgets what was not
 //! flushed (`model`) computes what a power loss right after any step leaves. That is written to a
 //! directory of its own, and the host resumes from it, with `--resume` or `-s latest`. Then
-//! - the checkpoint that it goes on from is the newest whose completion was told before the power loss,
+//! - the checkpoint that it goes on from is the newest whose completion was reported before the power loss,
 //!   or a newer one;
 //! - the output is what an independent tool computes from the input: nothing is lost, nothing is doubled;
 //! - a file that a reader could see in the output before is there, under the same name with the same bytes.
@@ -56,10 +56,10 @@ pub(crate) fn killed_at(scene: &Scene, until: Until, arguments: &[&str]) -> Ende
 
 /// How many runs are tried until one has taken two checkpoints.
 const TRIES: u32 = 10;
-/// So many states of each job are tried, if nothing else is asked for.
+/// How many states of each job are tried by default.
 const STATES: usize = 60;
 
-/// So many failures are shown.
+/// How many failures are shown.
 const SHOWN: usize = 3;
 
 /// A job that loses power.
@@ -76,16 +76,16 @@ struct Victim {
     options: &'static [&'static str],
     /// It is started with `--resume` from the beginning, as a service is.
     supervised: bool,
-    /// So many runs are killed while they are recorded, and resumed.
+    /// How many runs are killed while they are recorded, and resumed.
     kills: u64,
 }
 
 /// What was promised until a step.
 #[derive(Clone, Default, PartialEq)]
 struct Promise {
-    /// The newest checkpoint whose completion was told.
+    /// The newest checkpoint whose completion was reported.
     told: Option<u64>,
-    /// It was told that the job has finished.
+    /// It was reported that the job has finished.
     finished: bool,
     /// What readers could see, by its directory and name.
     published: BTreeMap<(String, String), Vec<u8>>,
@@ -97,7 +97,7 @@ struct Promise {
 
 /// A power loss.
 struct Loss {
-    /// After so many steps.
+    /// After this many steps.
     step: usize,
     /// When, and what became of what was not flushed.
     what: String,
@@ -183,7 +183,7 @@ impl Victim {
         }
     }
 
-    /// Records runs in a directory that has this in it: so many that are killed, and one that ends.
+    /// Records runs in a directory that has this in it: this many that are killed, and one that ends.
     fn record(&self, before: Remains, promise: Promise, kills: &[Until], ends: bool) -> Recorded {
         let root = TempDir::with_prefix("highwater-power-").expect("a temporary directory");
         model::write(&before, root.path());
@@ -364,20 +364,20 @@ impl Victim {
         Remains::from([(PathBuf::from("job.toml"), Some(job))])
     }
 
-    /// The job went on from the newest checkpoint that was told, or a newer one.
+    /// The job went on from the newest checkpoint that was reported, or a newer one.
     fn assert_from(&self, ended: &Ended, promise: &Promise) {
         let events = ended.events();
         let restored = events.iter().find(|event| event["event"] == "restored");
         let restored = restored.and_then(|event| event["checkpoint"].as_u64());
         let is_told = |name: &str| events.iter().any(|event| event["event"] == name);
-        // That it has finished already is told, too, and nothing is started then.
+        // That it has finished already is reported, too, and nothing is started then.
         let has_finished = is_told("finished") && !is_told("started");
         if let Some(told) = promise.told
             && !has_finished
         {
             assert!(
                 restored.is_some_and(|restored| restored >= told),
-                "checkpoint {told} was told, and the job went on from {restored:?}:\n{}",
+                "checkpoint {told} was reported, and the job went on from {restored:?}:\n{}",
                 ended.transcript()
             );
         }
@@ -487,7 +487,7 @@ fn survives_after_kills_at_links(victim: &Victim, links: usize) {
             break;
         };
         let (plain, _) = victim.losses(&recorded, 0, &mut moments);
-        // Until the next checkpoint is told there is nothing else to go on from.
+        // Until the next checkpoint is reported there is nothing else to go on from.
         let told = plain.iter().rfind(|loss| loss.step < resumed);
         let told = told.and_then(|loss| loss.promise.told);
         let mut resumed = plain

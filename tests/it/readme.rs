@@ -1,4 +1,4 @@
-//! The README keeps its word: its job file runs, its commands exist.
+//! The README keeps its word: its job file runs, its commands exist. The tutorial can be followed.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -60,7 +60,8 @@ fn every_job_file_in_the_documents_runs() {
     let documents = fs::read_dir(root().join("docs")).expect("the directory of documents");
     for document in documents.flatten() {
         let name = document.file_name().to_string_lossy().into_owned();
-        if !name.ends_with(".md") {
+        // The job of the tutorial has a component of its own, and a test.
+        if !name.ends_with(".md") || name == "tutorial.md" {
             continue;
         }
         let text = fs::read_to_string(document.path()).expect("a document");
@@ -135,6 +136,91 @@ fn the_operator_of_the_readme_counts_words() {
         &oracle::count_words(&oracle::verses(200)),
         "highest counts",
     );
+}
+
+/// A fenced block that starts here, and what follows it.
+fn block_after<'a>(text: &'a str, opening: &str) -> (&'a str, &'a str) {
+    let (_, rest) = text
+        .split_once(opening)
+        .unwrap_or_else(|| panic!("the tutorial has no more {opening:?}"));
+    rest.split_once("```").expect("a block has an end")
+}
+
+/// Every command of the tutorial in its order, each as written. What differs: the repository is where it is and not
+/// beside the project, the kill comes after checkpoints and not after seconds, and the resumed job does not wait
+/// between records.
+#[test]
+fn the_tutorial_can_be_followed() {
+    let tutorial = document("docs/tutorial.md");
+    let (manifest, _) = block_after(&tutorial, "```toml\n[package]");
+    let (operator, _) = block_after(&tutorial, "```rust\n");
+    let (job, _) = block_after(&tutorial, "```toml\n[job]");
+    let scene = Scene::new();
+    let sdk = root().join("sdk/rust").display().to_string();
+    let manifest = format!("[package]{manifest}\n[workspace]\n");
+    assert!(manifest.contains("\"../highwater/sdk/rust\""), "{manifest}");
+    scene.write(
+        "Cargo.toml",
+        manifest.replace("../highwater/sdk/rust", &sdk),
+    );
+    scene.write("src/lib.rs", operator);
+    scene.write("job.toml", format!("[job]{job}"));
+
+    let mut running = None;
+    let mut followed = Vec::new();
+    let mut rest = tutorial.as_str();
+    while let Some((_, after)) = rest.split_once("```sh\n") {
+        let (commands, after) = after.split_once("```").expect("a block has an end");
+        rest = after;
+        for command in commands.lines() {
+            let words: Vec<&str> = command.split_whitespace().collect();
+            followed.push(words.first().copied().unwrap_or_default());
+            match words.as_slice() {
+                // How the program and the project come to be, which the test has done in its own way.
+                ["git" | "cd" | "export", ..] | ["cargo", "new" | "xtask", ..] => {}
+                ["cargo", "build", "--release", "--target", "wasm32-wasip2"] => {
+                    plugins::build(scene.path(), &["--offline"]);
+                }
+                ["host", arguments @ .., "&"] => {
+                    let mut host = host::start(scene.path(), arguments);
+                    host.checkpoints(2);
+                    running = Some(host);
+                }
+                ["sleep", _] => {}
+                ["kill", "-9", "$!"] => {
+                    let host = running
+                        .take()
+                        .expect("a host was started in the background");
+                    host.kill();
+                    assert!(scene.output("out").is_empty(), "killed in the middle");
+                }
+                ["host", arguments @ ..] => {
+                    let mut arguments = arguments.to_vec();
+                    if arguments.contains(&"--resume") {
+                        arguments.extend(["-D", "source.sensors.rate=100000000"]);
+                    }
+                    let ended = host::run(scene.path(), &arguments).with_code(0);
+                    if arguments.contains(&"--resume") && followed.contains(&"kill") {
+                        let said = format!("{}{}", ended.stdout, ended.stderr);
+                        let resumed = said.contains("restoring from checkpoint");
+                        let finished = said.contains("has finished already");
+                        assert!(resumed || finished, "{}", ended.transcript());
+                    }
+                }
+                ["cat", "out/*"] => {
+                    let (shown, _) = block_after(rest, "```text\n");
+                    let mut shown: Vec<String> = shown.lines().map(str::to_owned).collect();
+                    shown.sort();
+                    assert_same_lines(&scene.output("out"), &shown, "output of the tutorial");
+                }
+                _ => panic!("the tutorial has a step that its test does not know: {command}"),
+            }
+        }
+    }
+    assert!(running.is_none(), "every job of the tutorial has ended");
+    for step in ["cargo", "host", "kill", "cat"] {
+        assert!(followed.contains(&step), "`{step}` is a step: {followed:?}");
+    }
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! What users get wrong, and what they are told: one clear message that names the place, exit code 2,
+//! What users get wrong, and the messages: one clear message that names the place, exit code 2,
 //! and not a record processed.
 
 use crate::host;

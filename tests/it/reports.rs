@@ -1,4 +1,4 @@
-//! What a user is told: before a restore, of a checkpoint that is damaged or cannot be read, of a place
+//! What the host says: before a restore, of a checkpoint that is damaged or cannot be read, of a place
 //! that has none, and of each restart. Conformance 14, 15, 37, 40, 41, 52, 56.
 
 use std::fs;
@@ -10,7 +10,7 @@ use crate::jobs;
 use crate::oracle::{self, assert_same_lines};
 use crate::scene::{Scene, all_files};
 
-/// A word-count job that was interrupted, with three checkpoints of which state lies in files.
+/// A word-count job that was interrupted, with three checkpoints whose state is in files.
 struct Interrupted {
     scene: Scene,
     /// Its directory.
@@ -72,7 +72,7 @@ impl Interrupted {
     fn data(&self, id: u64) -> PathBuf {
         let files = all_files(&self.job.join(format!("chk-{id}")));
         let data = files.into_iter().find(|file| !file.ends_with("_metadata"));
-        data.expect("its state lies in a file")
+        data.expect("its state is in a file")
     }
 
     fn run(&self, arguments: &[&str]) -> Ended {
@@ -199,10 +199,10 @@ fn c37_each_refusal_says_what_is_wrong_and_what_is_near() {
         ("checkpoints/j/chk-9999", vec!["does not exist", &near]),
         (
             "checkpoints/j/shared",
-            vec!["there is no completed checkpoint in", &near],
+            vec!["no completed checkpoint in", &near],
         ),
         ("nowhere", vec!["does not exist"]),
-        ("empty", vec!["there is no completed checkpoint in"]),
+        ("empty", vec!["no completed checkpoint in"]),
         ("gopher://example.com/chk-1", vec!["gopher"]),
         ("", vec!["is empty"]),
     ];

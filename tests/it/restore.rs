@@ -67,7 +67,7 @@ fn c37_every_way_to_name_a_checkpoint_finds_it() {
         .expect("a checkpoint is retained");
     let relative = chk
         .strip_prefix(scene.path())
-        .expect("it lies in the scene")
+        .expect("it is in the scene")
         .display()
         .to_string();
     let ways = [
@@ -392,9 +392,9 @@ fn c43_keyed_state_follows_its_keys_from_3_to_5() {
 /// Keys of the records that `history` gets. A multiple of the splits of a generator, so that all records of
 /// a key are in one split, and come in the same order at any parallelism.
 const KEYS: usize = 256;
-/// So many records come for each key.
+/// How many records come for each key.
 const RECORDS: usize = 200;
-/// The settings of `history`: the record after so many forgets the key.
+/// The settings of `history`: the record after this many forgets the key.
 const FORGET_AFTER: usize = 150;
 const RECENT: usize = 10;
 const JOURNAL: usize = 5;

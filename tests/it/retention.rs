@@ -96,7 +96,7 @@ fn assert_resumes_as_printed(scene: &Scene, ended: &Ended, what: &str) {
         .find_map(|line| line.strip_prefix("resume with: "))
         .unwrap_or_else(|| panic!("{what}: no command is printed:\n{}", ended.transcript()));
     let program = std::path::Path::new(env!("CARGO_BIN_EXE_host"));
-    let directory = program.parent().expect("it lies in a directory");
+    let directory = program.parent().expect("it is in a directory");
     let path = std::env::var_os("PATH").unwrap_or_default();
     let path = std::env::join_paths(
         std::iter::once(directory.to_owned()).chain(std::env::split_paths(&path)),
@@ -191,7 +191,7 @@ fn a_supervisor_that_asks_once_more_finds_that_the_job_has_finished() {
         .with_code(0)
         .saying(&["has finished already"]);
     assert_same_lines(&scene.output("out"), &expected, "asked once more");
-    // Who starts it anew by hand means it, and is not kept from resuming it.
+    // A user who starts it again by hand means it, and is not kept from resuming it.
     std::fs::remove_dir_all(scene.at("out")).expect("output can be removed");
     scene.input(&oracle::bible(), 12, "txt");
     let running = host::start(scene.path(), &["run", "job.toml"]);
@@ -204,7 +204,7 @@ fn a_supervisor_that_asks_once_more_finds_that_the_job_has_finished() {
     assert_same_lines(
         &scene.output("out"),
         &oracle::word_count(&scene.at("input")),
-        "begun anew, killed and resumed",
+        "begun again, killed and resumed",
     );
 }
 

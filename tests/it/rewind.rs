@@ -440,7 +440,7 @@ fn a_job_is_forgotten_wholly_and_not_while_it_runs() {
     let notes = scene.write("checkpoints/forgotten/shared/notes.txt", "somebody's");
     host::run(scene.path(), &forget)
         .with_code(2)
-        .saying(&["notes.txt", "no part of a checkpoint"]);
+        .saying(&["notes.txt", "not part of a checkpoint"]);
     assert!(!all_files(&scene.at("checkpoints/forgotten")).is_empty());
     fs::remove_file(notes).expect("a file can be removed");
     host::run(scene.path(), &forget).with_code(0);
@@ -471,7 +471,7 @@ fn c147_output_that_a_consumer_has_moved_away_counts_as_published() {
     // What cannot be withdrawn is named.
     job.run(&[&older[..], &["--rewind", "withdraw"]].concat())
         .with_code(0)
-        .saying(&["which is not there any more and cannot be withdrawn"]);
+        .saying(&["which no longer exists and cannot be withdrawn"]);
 }
 
 #[test]
@@ -484,7 +484,7 @@ fn c157_a_checkpoint_whose_output_is_lost_is_refused_before_anything_is_given_up
             .with_code(2)
             .saying(&[
                 "sink `words`",
-                "nothing says that it was published",
+                "no note says that it was published",
                 "`path`",
             ])
             .without_panic();
@@ -599,7 +599,7 @@ fn c157_a_rewind_that_owes_output_elsewhere_says_so() {
     drop(lock);
     job.run(&["--resume", "-D", "sink.words.path=out2"])
         .with_code(2)
-        .saying(&["owes the withdrawal", "`path`"]);
+        .saying(&["is not withdrawn yet", "`path`"]);
     job.run(&["--resume"]).with_code(0);
     job.assert_exactly_once("output after the path was set back");
 }

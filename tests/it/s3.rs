@@ -249,7 +249,10 @@ fn c12_storage_that_goes_away_fails_checkpoints_with_the_reason_and_the_job_goes
     server.freeze();
     let failed = running.line_with("failed").expect("a failed checkpoint");
     server.thaw();
-    assert!(failed.contains("answer"), "the reason is told: {failed}");
+    assert!(
+        failed.contains("answer"),
+        "the reason is reported: {failed}"
+    );
     assert!(
         failed.contains("s3://checkpoints/jobs"),
         "and the place: {failed}"
@@ -259,7 +262,10 @@ fn c12_storage_that_goes_away_fails_checkpoints_with_the_reason_and_the_job_goes
 
     drop(server);
     let failed = running.line_with("failed").expect("a failed checkpoint");
-    assert!(failed.contains("connect"), "the reason is told: {failed}");
+    assert!(
+        failed.contains("connect"),
+        "the reason is reported: {failed}"
+    );
     let ended = running.kill().expect("it still goes on");
     let said = ended.transcript();
     assert!(

@@ -91,7 +91,7 @@ impl Scene {
     }
 
     /// The lines of all visible files of a sink's directory, sorted. A file that a sink has not made
-    /// visible has a name that begins with a dot, or lies in a directory that has.
+    /// visible has a name that begins with a dot, or is in a directory that has.
     pub(crate) fn output(&self, directory: &str) -> Vec<String> {
         let mut lines = Vec::new();
         for file in visible_files(&self.at(directory)) {

@@ -267,7 +267,7 @@ pub(crate) fn installed(name: &str) -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"))
         .ancestors()
         .find(|above| above.join("Cargo.lock").is_file())
-        .expect("the package lies in a workspace");
+        .expect("the package is in a workspace");
     let path = root.join("target").join(name);
     assert!(
         path.exists(),

@@ -125,7 +125,7 @@ fn assert_no_growth(samples: &[Sample]) {
     assert!(resident.1.1 <= most, "memory grows:\n{summary}");
 }
 
-/// Runs the job for so many checkpoints at this interval, and looks at it at every `every`-th.
+/// Runs the job for this many checkpoints at this interval, and looks at it at every `every`-th.
 fn soak(checkpoints: usize, interval: &str, every: usize) -> Vec<Sample> {
     let scene = Scene::new();
     scene.write("job.toml", jobs::counting("soak", interval));

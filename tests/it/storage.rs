@@ -318,7 +318,7 @@ fn c18_a_checkpoint_of_a_small_job_is_at_most_three_objects() {
     assert!((1..=3).contains(&objects.len()), "{objects:#?}");
 }
 
-/// Whether a file belongs to a checkpoint: it lies in `chk-N` or in `shared`.
+/// Whether a file belongs to a checkpoint: it is in `chk-N` or in `shared`.
 fn is_of_a_checkpoint(job: &Path, file: &Path) -> bool {
     let within = file.strip_prefix(job).expect("it was found there");
     let first = within

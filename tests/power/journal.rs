@@ -49,9 +49,9 @@ pub(crate) enum Step {
 /// When a program that is recorded is killed.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Until {
-    /// Right after so many changes and flushes.
+    /// Right after this many changes and flushes.
     Change(usize),
-    /// Right after so many links, each of which is to be flushed next.
+    /// Right after this many links, each of which is to be flushed next.
     Link(usize),
     /// Right before a file gets a name that ends like this.
     Before(&'static str),

@@ -556,7 +556,7 @@ def read(directory):
     try:
         data = (directory / "_metadata").read_bytes()
     except FileNotFoundError as error:
-        raise Absent(f"there is no completed checkpoint: {error}") from error
+        raise Absent(f"no completed checkpoint: {error}") from error
     version, body, inline = read_metadata(data)
     check_body(version, body, directory.resolve().name)
     for operator in sorted(body["operators"], key=lambda one: one["id"].encode()):

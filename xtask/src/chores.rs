@@ -9,7 +9,7 @@ use crate::build::{self, cargo, command, run};
 use crate::workspaces::WORKSPACES;
 use crate::{Result, deny, fuzz, guests, mutants, story, tools};
 
-/// The packages that know nothing of Wasm. They are tested in the dev profile, for its overflow checks
+/// The packages that know nothing of Wasm. They are tested in the dev profile, because of its overflow checks
 /// and debug assertions.
 const PURE: [&str; 8] = [
     "dataflow",

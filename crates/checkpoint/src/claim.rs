@@ -136,7 +136,7 @@ impl Remains {
     /// Removes what nobody needs. What is left over is an orphan for garbage collection.
     ///
     /// # Errors
-    /// [`crate::Error::Storage`] if it cannot be told what is there.
+    /// [`crate::Error::Storage`] if it is unknown what is there.
     pub(crate) fn remove(&self) -> Result<()> {
         let may_go = |object: &Object| match self.own {
             None => true,

@@ -146,7 +146,7 @@ pub(crate) struct Decoder<R> {
     raw: Vec<u8>,
     /// How much of `raw` was handed out.
     given: usize,
-    /// Whether an error was told; where the next block begins is not known any more then.
+    /// Whether an error was returned; then it is unknown where the next block begins.
     failed: bool,
 }
 
@@ -193,7 +193,7 @@ impl<R: Read> Decoder<R> {
         {
             return Err(self.corrupt(
                 HEADER_BYTES,
-                format!("are no head of a compressed block ({length} bytes for {raw_length})"),
+                format!("are not the head of a compressed block ({length} bytes for {raw_length})"),
             ));
         }
         let mut payload = std::mem::take(&mut self.payload);

@@ -36,12 +36,12 @@ pub struct Report {
 pub fn forget(place: &str, terms: &Terms) -> Result<Report> {
     let place = Place::parse(place, "job directory")?;
     if place.look()? != Found::Directory {
-        return Err(Error::NotFound(format!("{place} is no directory")));
+        return Err(Error::NotFound(format!("{place} is not a directory")));
     }
     let (storage, job) = place.open_directory()?;
     if job.is_empty() || !is_job(&*storage, &job)? {
         return Err(Error::NotFound(format!(
-            "{place} is no job directory (one that holds chk-…, shared and _lease)"
+            "{place} is not a job directory (one that holds chk-…, shared and _lease)"
         )));
     }
     let lease = Lease::take(Arc::clone(&storage), &job, terms.clone())?;
@@ -127,7 +127,7 @@ impl Contents {
     fn check(&self, storage: &Arc<dyn Storage>, job: &str) -> Result<()> {
         if let Some(strange) = self.strange.first() {
             return Err(Error::Incompatible(format!(
-                "{} is no part of a checkpoint: move it away first",
+                "{} is not part of a checkpoint: move it away first",
                 storage.location(strange)
             )));
         }

@@ -114,7 +114,7 @@ pub fn collect(place: &str, options: Options, terms: Option<&Terms>) -> Result<R
             let (storage, jobs) = jobs(&place)?;
             return collect_jobs(&storage, &jobs, options, terms);
         }
-        Found::File => "is no directory",
+        Found::File => "is not a directory",
         Found::Nothing => "does not exist",
     };
     Err(Error::NotFound(format!("{place} {why}")))

@@ -157,10 +157,7 @@ impl History {
     }
 
     fn nothing(&self) -> Error {
-        Error::NotFound(format!(
-            "there is no completed checkpoint in {}",
-            self.location
-        ))
+        Error::NotFound(format!("no completed checkpoint in {}", self.location))
     }
 }
 

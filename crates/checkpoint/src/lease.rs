@@ -10,7 +10,7 @@
 //! 2. Entries go in ascending order, and never the newest two. So a holder that finds its own last entry in
 //!    place, and the next number free before that, is the holder: a name that is free because the log
 //!    went on and was cleaned is recognised by what is missing before it.
-//! 3. Generations grow with every taking, also behind entries that cannot be read.
+//! 3. Generations grow with every taking, also after entries that cannot be read.
 //! 4. Who cannot tell what stands behind its own entry is not the holder any more. Damage may cost an
 //!    attempt, never exactly-once, and never the directory: it is stepped over, once nobody moves.
 //!
@@ -146,7 +146,7 @@ impl Lease {
         Err(Error::Held(Box::new(held)))
     }
 
-    /// Takes the lease behind this log. `None` if another was faster.
+    /// Takes the lease after this log. `None` if another was faster.
     fn succeed(
         storage: &Arc<dyn Storage>,
         job: &str,
@@ -365,14 +365,14 @@ impl Lease {
     /// by the owner if it returns ok, whatever happens later: who takes the lease then finds it.
     ///
     /// # Errors
-    /// [`Error::Fenced`] if it is another's now. [`Error::Storage`] if it cannot be told.
+    /// [`Error::Fenced`] if it is another's now. [`Error::Storage`] if that is unknown.
     pub fn confirm(&self) -> Result<()> {
         let mut state = self.state();
         self.check_owned(&state)?;
         if self.age(&state) >= self.terms.timeout_ms {
             return self.advance(&mut state, false);
         }
-        // In this order: our entry is there only as long as the one behind it cannot have been
+        // In this order: our entry exists only as long as the one after it cannot have been
         // deleted.
         let next = read_entry(&*self.storage, &self.job, state.sequence + 1)?;
         if next.is_of(&self.token) {
@@ -443,7 +443,7 @@ impl Lease {
         let log = Log::list(&*self.storage, &self.job)?;
         if let Some(strange) = log.others.iter().find(|it| !names::is_of_lease(it)) {
             return Err(Error::Incompatible(format!(
-                "{} is no part of a lease: move it away first",
+                "{} is not part of a lease: move it away first",
                 self.storage.location(strange)
             )));
         }
@@ -464,7 +464,7 @@ impl Lease {
         if !leaves_no_trace {
             return Ok(());
         }
-        // Whoever takes the lease from here on has a number behind ours.
+        // The next holder of the lease has a higher number than ours.
         for number in &state.present {
             self.delete_entry(*number)?;
         }
@@ -546,7 +546,7 @@ impl Lease {
                 break;
             }
         }
-        // In ascending order: one that cannot be deleted keeps those behind it.
+        // In ascending order: one that cannot be deleted keeps those after it.
         while state.present.len() > 2 && self.delete_entry(state.present[0]).is_ok() {
             state.present.pop_front();
         }

@@ -50,7 +50,7 @@
     )
 )]
 
-// One paragraph each, for they are sorted otherwise.
+// One paragraph each, because they are sorted otherwise.
 pub mod metadata;
 
 mod names;
@@ -150,7 +150,7 @@ pub enum Error {
         "state {states}of operator `{operator}` subtask {subtask} has {size} bytes or more, memory storage takes `checkpoint.max-state-size`={limit}"
     )]
     TooLarge {
-        /// The names of what it consists of, each in quotes and with a space behind it.
+        /// The names of what it consists of, each in quotes and with a space after it.
         states: String,
         /// The operator.
         operator: String,

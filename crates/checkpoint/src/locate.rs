@@ -1,4 +1,4 @@
-//! From what the user types behind `-s` to a checkpoint.
+//! From what the user types after `-s` to a checkpoint.
 //!
 //! The newest checkpoint counts, even if it is damaged: to step back in silence would repeat what the
 //! world has seen. [`locate`] refuses then, [`locate_fallback`] steps back and says from what.
@@ -155,7 +155,7 @@ fn in_directory(place: &Place) -> Result<Candidates> {
 fn latest(place: &Place, job_id: &str) -> Result<Candidates> {
     let otherwise = |others: String| {
         Error::NotFound(format!(
-            "there is no completed checkpoint of job `{job_id}` in {place}{others}"
+            "no completed checkpoint of job `{job_id}` in {place}{others}"
         ))
     };
     let job = place.join(job_id);
@@ -205,7 +205,7 @@ pub(crate) fn others_in(place: &Place, job_id: &str) -> String {
 
 fn nothing_in(place: &Place) -> Error {
     Error::NotFound(format!(
-        "there is no completed checkpoint in {place}{}",
+        "no completed checkpoint in {place}{}",
         nearest(place)
     ))
 }

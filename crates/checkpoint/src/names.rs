@@ -297,7 +297,7 @@ impl<'a> Reference<'a> {
             ["..", "..", job, SHARED, leaf] if JobDirectory::new(job).is_ok() => {
                 Self::Other { job, leaf }
             }
-            _ => return Err("that is no place where data of a checkpoint can be"),
+            _ => return Err("a checkpoint's data cannot be there"),
         };
         match found.checkpoint() {
             Some(_) => Ok(found),

@@ -181,7 +181,8 @@ pub(crate) fn path(spec: &str, what: &str) -> Result<PathBuf> {
         return Err(Error::Incompatible(format!("{what} is empty")));
     }
     let Some(scheme) = scheme(spec) else {
-        return std::path::absolute(spec).map_err(|error| refuse(format!("is no path: {error}")));
+        return std::path::absolute(spec)
+            .map_err(|error| refuse(format!("is not a path: {error}")));
     };
     if S3_ALIASES.contains(&scheme.as_str()) {
         return Err(refuse("is written s3:// here".to_owned()));
@@ -272,10 +273,10 @@ pub(crate) fn open_directory(path: &Path) -> Result<(Arc<dyn Storage>, String)> 
     })?;
     // References lead two directories up at most.
     let root = real.ancestors().nth(2).or(real.ancestors().last());
-    let root = root.ok_or_else(|| unusable("is no directory"))?;
+    let root = root.ok_or_else(|| unusable("is not a directory"))?;
     let relative = real
         .strip_prefix(root)
-        .map_err(|_| unusable("is no directory"))?;
+        .map_err(|_| unusable("is not a directory"))?;
     let parts: Option<Vec<&str>> = relative.iter().map(std::ffi::OsStr::to_str).collect();
     let parts = parts.ok_or_else(|| unusable("has a name that is not Unicode"))?;
     Ok((Arc::new(FileStorage::open(root)?), parts.join("/")))

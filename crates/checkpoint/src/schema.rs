@@ -101,7 +101,7 @@ impl Schema {
 }
 
 /// Bytes as text: those that are readable as they are, all others, and text that begins like those, as `0x`
-/// and hex digits. So what is shown can be told apart and read back.
+/// and hex digits. So what is shown is unambiguous and can be read back.
 #[must_use]
 pub fn readable(bytes: &[u8]) -> Cow<'_, str> {
     match std::str::from_utf8(bytes) {

@@ -7,10 +7,10 @@
 //! 3. Only what this run wrote or claimed is ever deleted. Of a checkpoint `_metadata` goes first, and
 //!    nothing of it as long as it may still stand, so that what is believed is whole; a shared file
 //!    goes when no completed checkpoint references it and no pending one still can.
-//! 4. Who owns the job directory by a lease confirms it behind the put of `_metadata`, before the
+//! 4. Who owns the job directory by a lease confirms it after the put of `_metadata`, before the
 //!    checkpoint counts, and before anything is deleted: what a host does that has lost the directory
 //!    without knowing it is never believed, and takes nothing away.
-//! 5. Deleting never fails and never delays a checkpoint: it is done behind it, and what could not be
+//! 5. Deleting never fails and never delays a checkpoint: it is done after it, and what could not be
 //!    deleted is a warning.
 
 mod assemble;
@@ -248,7 +248,7 @@ impl CheckpointStore {
     /// replace nothing that is to outlive the process, so a store of them claims nothing.
     ///
     /// # Errors
-    /// [`Error::Storage`] if it cannot be told what is to be taken over, [`Error::Held`] if it lies in
+    /// [`Error::Storage`] if it is unknown what is to be taken over, [`Error::Held`] if it is in
     /// a job directory in which another host is at work.
     pub fn claim(&self, checkpoint: &Completed, extent: Extent) -> Result<()> {
         let inner = &self.inner;
@@ -274,7 +274,7 @@ impl CheckpointStore {
     /// as the checkpoints after the one that the job is rewound to.
     ///
     /// # Errors
-    /// [`Error::Storage`] if it cannot be told what is there, or something could not be removed;
+    /// [`Error::Storage`] if it is unknown what is there, or something could not be removed;
     /// [`Error::Fenced`] if the job directory is another's.
     pub fn remove_remains(&self) -> Result<()> {
         self.inner.confirm()?;
@@ -367,7 +367,7 @@ impl CheckpointStore {
     }
 
     /// The highest number of a checkpoint, complete or not, that earlier runs left in this job's
-    /// directory; 0 if there is none. Numbers are never used twice, so this run's begin behind it.
+    /// directory; 0 if there is none. Numbers are never used twice, so this run's begin after it.
     #[must_use]
     pub fn used_id(&self) -> u64 {
         self.inner.used_id
@@ -390,7 +390,7 @@ impl CheckpointStore {
     pub fn end(&self, how: Ending, keep: bool, now: i64) -> Result<()> {
         let inner = &self.inner;
         if keep {
-            // What exists is kept like what was announced, and named as the newest. If it cannot be told,
+            // What exists is kept like what was announced, and named as the newest. If that is unknown,
             // the next start finds it.
             if let Err(error @ Error::Fenced { .. }) = inner.close_slots() {
                 return Err(error);

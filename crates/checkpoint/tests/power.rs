@@ -77,7 +77,7 @@ fn child() {
     }
 }
 
-/// Runs the child on a directory; `until`: it is killed after so many changes.
+/// Runs the child on a directory; `until`: it is killed after this many changes.
 fn run(root: &Path, journal: &Path, until: Option<Until>, length: usize) {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command

@@ -11,7 +11,7 @@
 
 use std::collections::VecDeque;
 use std::fs::{self, File};
-use std::io::Write as _;
+use std::io::{self, ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -156,28 +156,51 @@ fn resolve(written: &str, base_dir: &Path) -> Result<PathBuf, Problem> {
         None => written,
     };
     let root = base_dir.join(local);
-    // What is not there is made in the nearest directory that is.
+    // A missing directory is made in the nearest one that exists.
     let existing = root
         .ancestors()
         .find(|ancestor| fs::symlink_metadata(ancestor).is_ok())
         .unwrap_or(&root);
-    let metadata = fs::metadata(existing)
-        .map_err(|error| problem(format!("cannot use `{}`: {error}", existing.display())))?;
+    let metadata = fs::metadata(existing).map_err(|error| unusable(existing, &error))?;
     if !metadata.is_dir() {
-        let what = if existing == root { "" } else { " in the way" };
-        let message = format!(
-            "`{}` is a file{what}, but the sink writes a directory of files",
-            existing.display()
-        );
-        return Err(problem(message));
+        let file = existing.display();
+        let message = if existing == root {
+            format!("`{file}` is a file, but the sink writes a directory of files")
+        } else {
+            format!("`{file}` is a file, so `{}` cannot be made", root.display())
+        };
+        return Err(problem(message).hint("name a directory; it is made if it does not exist"));
     }
     // The only way to learn whether it can be written is to do it.
     let probe = existing.join(format!(".highwater-probe-{}", std::process::id()));
     // Never through a link that has the name, nor over a file.
     let probed = File::create_new(&probe).and_then(|_| fs::remove_file(&probe));
-    probed
-        .map_err(|error| problem(format!("cannot write to `{}`: {error}", existing.display())))?;
+    probed.map_err(|error| {
+        let directory = existing.display();
+        let unwritable = problem(format!(
+            "cannot write to the directory `{directory}`: {error}"
+        ));
+        match error.kind() {
+            ErrorKind::PermissionDenied => unwritable
+                .hint("let the user who runs the job write there, or name another directory"),
+            ErrorKind::ReadOnlyFilesystem => {
+                unwritable.hint("make the file system writable, or name another directory")
+            }
+            _ => unwritable.hint("name another directory"),
+        }
+    })?;
     Ok(root)
+}
+
+/// The problem of a path that exists and cannot be looked at, or leads nowhere.
+fn unusable(path: &Path, error: &io::Error) -> Problem {
+    let shown = path.display();
+    if error.kind() == ErrorKind::NotFound {
+        let message = format!("`{shown}` is a symbolic link to something that does not exist");
+        return Problem::new("path", message)
+            .hint("make the directory that it leads to, or remove it");
+    }
+    Problem::new("path", format!("cannot use `{shown}`: {error}"))
 }
 
 /// Makes file sinks that write to the same directory.

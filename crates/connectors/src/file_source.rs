@@ -376,7 +376,7 @@ impl FileSourceFactory {
         }
     }
 
-    /// The position has all files that the job reads. Others that `path` stands for by now are said to
+    /// The position has all files that the job reads. Others that `path` matches now are said to
     /// be left out, once for an attempt.
     fn warn_of_new_files(&self, source: &str, position: &Position) {
         let splits = position.splits.iter().map(|split| split.file.as_str());
@@ -408,8 +408,8 @@ impl FileSourceFactory {
         };
         tracing::warn!(
             source,
-            "{} that `path` stands for {verb} not read: {}{more}; which files a job reads was settled when \
-             it began: give {them} a source of their own, or start afresh with `--fresh`",
+            "{} that `path` matches {verb} not read: {}{more}; a job reads the files that existed \
+             when it first started: give {them} a source of their own, or start afresh with `--fresh`",
             counted(new.len() as u64, "new file"),
             names.join(", ")
         );
@@ -602,7 +602,7 @@ impl Reading {
             open_behind(&path, &split, plan).with_context(opened)?
         } else {
             // The line that the cut falls into belongs to the split before, unless the cut is at
-            // its first byte: which the byte before the cut tells.
+            // its first byte: the byte before the cut shows that.
             let before = split.offset - 1;
             let mut blocks = Blocks::new(
                 inputs::open(&path, compression, before).with_context(opened)?,
@@ -688,12 +688,12 @@ impl Reading {
         match error {
             DecodeError::Read(error) => {
                 let message = format!(
-                    "cannot read file `{file}` behind record {} (byte {offset})",
+                    "cannot read file `{file}` after record {} (byte {offset})",
                     self.counts.records
                 );
                 anyhow::Error::new(error).context(message)
             }
-            // Lines before the split were counted by somebody else.
+            // Another subtask counts the lines before the split.
             DecodeError::Record(message) if self.split.start > 0 => {
                 anyhow!("file `{file}`, line at byte {offset}: {message}")
             }

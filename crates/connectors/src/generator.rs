@@ -29,7 +29,7 @@ mod stream;
 /// How many splits the stream has: at a higher parallelism some subtasks have nothing to do.
 pub(crate) const SPLITS: u64 = 128;
 
-/// So many records of a split come in a row, when nothing stands against it.
+/// How many records of a split come in a row, when nothing prevents it.
 const RUN: u64 = 16;
 
 /// Keys and values come in at most this many bytes.
@@ -581,7 +581,7 @@ struct Generator {
     splits: Vec<Split>,
     /// Which of the splits is next.
     turn: usize,
-    /// Splits take turns: each comes up to so many records taken, then the next.
+    /// Splits take turns: each comes up to this many records taken, then the next.
     round_end: u64,
     pace: Option<Pace>,
     /// What the position says of the stream; only the first subtask has it.
@@ -685,7 +685,7 @@ struct Pace {
 }
 
 impl Pace {
-    /// A source that was held up catches up at most this much, for a burst helps nobody.
+    /// A source that was held up catches up at most this much, because a burst helps nobody.
     const CATCH_UP_MS: i64 = 1000;
 
     /// Records are asked for in portions of about this time.

@@ -5,7 +5,7 @@
 //! failure are lost; so are they when a new process resumes, which continues with what comes. The
 //! source says so in its restore report and in a warning.
 //!
-//! A thread reads, for nobody knows when input comes; a bounded channel holds it up when the job is
+//! A thread reads, because nobody knows when input comes; a bounded channel holds it up when the job is
 //! slower. Thread and decoder belong to the factory and outlive the attempts of a job.
 
 use std::io::{self, ErrorKind, Read};

@@ -3,7 +3,7 @@
 //! When the job takes checkpoints, output is held back until the checkpoint that covers it is
 //! complete, and travels in the checkpoint meanwhile. So within one process every record is written
 //! once, restarts included. A pipe cannot be asked what it has got: a new process that resumes a
-//! checkpoint writes that checkpoint's output again, for it may not have been written before the
+//! checkpoint writes that checkpoint's output again, because it may not have been written before the
 //! crash. `delivery = "immediate"` writes at once, and again what is replayed after a failure.
 
 use std::io::{self, Write};

@@ -35,7 +35,7 @@ struct Batch {
 /// Columns that are reused from batch to batch.
 #[derive(Default)]
 struct Columns {
-    /// Zeros behind each count, which make larger values of it.
+    /// Zeros after each count, which make larger values of it.
     padding: Vec<u8>,
     resolved: Resolved,
     numbers: Vec<u32>,

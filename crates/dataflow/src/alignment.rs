@@ -1,8 +1,8 @@
 //! Which channels may be read while barriers arrive, and when a snapshot is due.
 //!
 //! A pure state machine, one per subtask with input channels. Exactly-once: a channel whose barrier
-//! has come is not read until the barrier has come on all of them, so no record from behind the
-//! barrier gets into the snapshot. At-least-once: no channel ever waits, and records from behind the
+//! has come is not read until the barrier has come on all of them, so no record from after the
+//! barrier gets into the snapshot. At-least-once: no channel ever waits, and records from after the
 //! barrier may get in; a restore then sees them twice.
 //!
 //! Barriers of one channel arrive in increasing order. A checkpoint that is aborted lets its channels
@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 
 use crate::element::CheckpointId;
 
-/// Whether records behind a barrier may get into the snapshot.
+/// Whether records after a barrier may get into the snapshot.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Mode {
     /// They may not: channels wait for each other.
@@ -119,7 +119,7 @@ mod tests {
     const BARRIERS: u64 = 2;
 
     /// Walks every order in which `channels` channels can deliver `per_channel` records and barriers
-    /// (a record before each barrier and one behind the last), and checks each snapshot.
+    /// (a record before each barrier and one after the last), and checks each snapshot.
     fn every_interleaving(channels: usize, mode: Mode) -> (usize, usize) {
         // A channel's script: record 0, barrier 1, record 1, barrier 2, record 2, …
         fn walk(

@@ -247,7 +247,7 @@ impl Cells {
         self.as_ref().into_cells()
     }
 
-    /// The bytes of all cells, one behind the other.
+    /// The bytes of all cells, one after the other.
     #[inline]
     #[must_use]
     pub fn data(&self) -> &[u8] {

@@ -27,10 +27,10 @@ pub struct Barrier {
 pub enum Element {
     /// Records.
     Batch(Batch),
-    /// No record with an event time at or before this one (milliseconds) comes behind it.
+    /// No record with an event time at or before this one (milliseconds) comes after it.
     Watermark(i64),
     /// A checkpoint barrier.
     Barrier(Barrier),
-    /// No record comes behind it. Barriers still do: a checkpoint covers ended inputs as well.
+    /// No record comes after it. Barriers still do: a checkpoint covers ended inputs as well.
     EndOfInput,
 }

@@ -2,7 +2,7 @@
 //!
 //! This crate answers: what is a batch, which subtask owns a key, what may pass a barrier, and what
 //! is in an operator's keyed state at that moment. It is pure: no async, no input or output, no
-//! clock, no randomness. Whoever drives it decides when.
+//! clock, no randomness. Its caller decides when.
 //!
 //! The three types to know: [`Batch`] (records as columns), [`Element`] (what a channel carries) and
 //! [`state::KeyedState`] (an operator's state for a range of key groups).

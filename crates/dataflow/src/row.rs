@@ -1,7 +1,7 @@
 //! The row encoding: fields of a key or value as one line of CSV (RFC 4180) without its line end.
 //!
 //! Fields are separated by commas. A field that holds a comma, a double quote, a carriage return or
-//! a line feed stands in double quotes, with each inner quote doubled. So
+//! a line feed is put in double quotes, with each inner quote doubled. So
 //! most fields are their own text, a count is its digits, and every language can read a row.
 
 /// Whether `field` needs quotes when it stands beside others.

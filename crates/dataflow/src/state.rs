@@ -4,7 +4,7 @@
 //! first value state holds for it; each other state of the operator has its own store, indexed by
 //! slot. Everything is stored in chunks of about 16 KiB, which are sealed all at once by a snapshot and
 //! copied on write after it. Every entry knows the interval between snapshots in which it was
-//! written last, so that a snapshot can be told to write only what is newer than its base; what was
+//! written last, so that a snapshot can write only what is newer than its base; what was
 //! removed is kept in a log until a newer base is complete.
 //!
 //! Changes are made in place at once. What was there before is logged until [`KeyedState::commit`],
@@ -360,7 +360,7 @@ impl KeyedState {
         self.idle = idle;
     }
 
-    /// Seals the state as it is, in constant time, while updates go on behind it. With a `base` (a
+    /// Seals the state as it is, in constant time, while updates go on after it. With a `base` (a
     /// completed checkpoint of this instance) only what changed since then is written; all of it, if
     /// that is not known any more. Only between calls (everything committed).
     pub fn snapshot(&mut self, id: CheckpointId, base: Option<CheckpointId>) -> SealedState {

@@ -8,7 +8,7 @@ pub struct Valve {
     current: i64,
 }
 
-/// The watermark before any was told.
+/// The watermark before any has come.
 pub const NO_WATERMARK: i64 = i64::MIN;
 
 impl Valve {

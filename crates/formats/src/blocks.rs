@@ -10,7 +10,7 @@ use super::text_limits::TextLimits;
 /// How much is read at once.
 const BLOCK: usize = 256 << 10;
 
-/// So many of the bytes consumed last stay at hand, for [`Blocks::tail`].
+/// How many of the bytes consumed last are kept for [`Blocks::tail`].
 pub const TAIL: usize = 4 << 10;
 
 /// A stream of bytes, read ahead.
@@ -155,7 +155,7 @@ impl Blocks {
         // Once per block and not per record: so it costs next to nothing.
         self.checksum();
         let len = self.end - self.start;
-        // One byte more, for a CR may be the first half of a line end.
+        // One byte more, because a CR may be the first half of a line end.
         if len > self.record_bytes.saturating_add(1) {
             let message = TextLimits::too_long(self.record_bytes);
             return Err(io::Error::new(ErrorKind::InvalidData, message));

@@ -3,7 +3,7 @@
 use std::io::{self, BufReader, Read};
 use std::path::Path;
 
-/// How a file is packed; told by its extension.
+/// How a file is packed; its extension says so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Compression {
     /// Not at all.
@@ -27,6 +27,32 @@ impl Compression {
         }
     }
 
+    /// Refuses a file whose first four bytes are not those of this compression. A decoder would say only that it
+    /// ends too early, or that a frame is unknown. An empty file, or the first bytes of a header, are left to
+    /// the decoder.
+    ///
+    /// # Errors
+    /// The file is not compressed as its name says.
+    pub fn check(self, start: &[u8]) -> io::Result<()> {
+        let begins = |magic: &[u8]| start.iter().zip(magic).all(|(is, wanted)| is == wanted);
+        let (is_packed, program, extension) = match self {
+            Self::None => return Ok(()),
+            Self::Gzip => (begins(&GZIP), "gzip", "gz"),
+            Self::Zstd => {
+                let skippable = |first| begins(&[first, 0x2a, 0x4d, 0x18]);
+                let is_packed = begins(&ZSTD) || (0x50..=0x5f).any(skippable);
+                (is_packed, "zstd", "zst")
+            }
+        };
+        if is_packed {
+            return Ok(());
+        }
+        Err(io::Error::other(format!(
+            "its name ends in `.{extension}`, but it is not compressed with {program}: rename it, or compress it with \
+             `{program}`"
+        )))
+    }
+
     /// Unpacks what is read.
     ///
     /// # Errors
@@ -48,6 +74,12 @@ impl Compression {
         })
     }
 }
+
+/// What a member of gzip begins with.
+const GZIP: [u8; 2] = [0x1f, 0x8b];
+
+/// What a frame of zstd begins with. One that holds no data begins with 50 to 5f, 2a, 4d, 18.
+const ZSTD: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 
 /// The most memory for the window of a zstd frame, as a power of two: 128 MiB, what the program `zstd`
 /// takes as well. A frame may ask for gigabytes.

@@ -89,7 +89,7 @@ impl Decoder {
             Err(DecodeError::Read(error)) if error.kind() == ErrorKind::WouldBlock => {
                 Ok(Stopped::Blocked)
             }
-            // The error is kept, for a decompressor asked again may take the broken place for an end.
+            // The error is kept, because a decompressor that is called again may take the broken place for an end.
             Err(error) if batch.len() > before => {
                 self.failed = Some(error);
                 Ok(Stopped::Full)

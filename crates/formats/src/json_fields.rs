@@ -99,7 +99,7 @@ pub(crate) fn scalar_text(value: &[u8]) -> Result<Cow<'_, [u8]>, &'static str> {
 
 fn unescape(inner: &[u8]) -> Result<String, &'static str> {
     let quoted = [b"\"", inner, b"\""].concat();
-    serde_json::from_slice(&quoted).map_err(|_| "holds an escape that stands for no character")
+    serde_json::from_slice(&quoted).map_err(|_| "has an escape that is not a character")
 }
 
 fn skip_space(text: &[u8], mut at: usize) -> usize {

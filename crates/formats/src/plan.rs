@@ -20,7 +20,7 @@ pub struct Plan {
     pub key: Vec<String>,
     /// The field that holds the event time.
     pub timestamp: Option<(String, TimestampFormat)>,
-    /// The columns of CSV, if they are known beforehand: then every header must be equal.
+    /// The columns of CSV, if they are known before: then every header must be equal.
     pub columns: Option<Vec<String>>,
     /// What a position records of these options.
     pub read_as: ReadAs,

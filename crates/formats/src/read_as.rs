@@ -1,7 +1,7 @@
 //! The options of a source that decide what the records that it has read are: recorded with its
 //! position, and compared when the job resumes.
 //!
-//! State is kept by the keys of then. With another key the same records would be looked for elsewhere:
+//! State is kept by the earlier keys. With another key the same records would be looked for elsewhere:
 //! totals would be split in two, and nobody would notice. A position that was written before this was
 //! recorded has nothing to compare. Columns are not recorded: the header of every file is read at each
 //! start, and what has changed of a file is found by its bytes.

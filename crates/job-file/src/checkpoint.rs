@@ -164,8 +164,8 @@ impl CheckpointSection {
         let default = Self::default();
         if section.has("savepoint-dir") {
             let message = "savepoints are not supported by this version";
-            let hint = "leave it out; what a job is to be started from later is a checkpoint that is \
-                        kept, see `checkpoint.retention` and `checkpoint.retained`";
+            let hint = "leave it out; to start from a state later, keep a checkpoint: see \
+                        `checkpoint.retention` and `checkpoint.retained`";
             section.problem("savepoint-dir", message, Some(hint.into()));
         }
         let dir = read_dir(&mut section, "dir", base);

@@ -85,7 +85,7 @@ impl Global {
         let top = path.split('.').next().unwrap_or(path);
         if matches!(top, "job" | "source" | "operator" | "sink") {
             let hint = "it has `[checkpoint]`, `[restart]` and Flink's names for their keys".into();
-            problems.push(place, path, "belongs into a job file", Some(hint));
+            problems.push(place, path, "belongs in a job file", Some(hint));
             return;
         }
         let names = flink_names();

@@ -16,7 +16,7 @@ pub fn apply(option: &str, root: &mut Table, problems: &mut Problems) {
     let place = Place::Option(Arc::from(format!("-D {option}")));
     let Some((key, text)) = option.split_once('=') else {
         let hint = "options look like `-D checkpoint.interval=500ms`".to_owned();
-        problems.push(place, "", "there is no `=` in it", Some(hint));
+        problems.push(place, "", "it has no `=`", Some(hint));
         return;
     };
     let (key, text) = (key.trim(), text.trim());
@@ -58,7 +58,7 @@ pub fn set(root: &mut Table, parts: &[String], item: Item, problems: &mut Proble
     let (table, keys) = if is_list {
         let [id, keys @ ..] = rest else {
             let hint = format!("name one of them and its key: `{first}.ID.KEY=VALUE`");
-            problems.push(place, path, "stands for several tables", Some(hint));
+            problems.push(place, path, "names several tables", Some(hint));
             return;
         };
         match find(root, first, id) {
@@ -150,7 +150,7 @@ fn ours_for_flinks(path: &str) -> Option<String> {
     }
     let family = path.split('.').next().unwrap_or(path);
     FAMILIES.contains(&family).then(|| {
-        "Flink's names are taken for the keys of `[checkpoint]` and `[restart]` only: see docs/job-file.md"
+        "Flink's names are accepted only for the keys of `[checkpoint]` and `[restart]`: see docs/job-file.md"
             .to_owned()
     })
 }

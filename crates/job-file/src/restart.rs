@@ -26,7 +26,7 @@ pub enum RestartStrategy {
         /// The delay before a restart.
         delay: Duration,
     },
-    /// After ever longer delays.
+    /// After delays that grow.
     ExponentialDelay {
         /// The first delay.
         initial_backoff: Duration,

@@ -13,7 +13,7 @@ use super::overrides::id_of;
 use super::problem::{Place, Problems};
 use super::units;
 
-/// What becomes of keys that a section does not list.
+/// What happens to keys that a section does not list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Others {
     /// They are problems.

@@ -1,4 +1,4 @@
-//! Job files as users get them wrong, and what they are told: text in, report out.
+//! Job files as users get them wrong, and the reports: text in, report out.
 
 use std::path::Path;
 use std::time::Duration;
@@ -341,8 +341,7 @@ error: job.toml:2:1: checkpoint.dir: `/` is the root of the file system
 #[test]
 fn c154_a_place_for_savepoints_is_refused_under_all_its_names() {
     let refused = "checkpoint.savepoint-dir: savepoints are not supported by this version
-  hint: leave it out; what a job is to be started from later is a checkpoint that is kept, see \
-                   `checkpoint.retention` and `checkpoint.retained`";
+  hint: leave it out; to start from a state later, keep a checkpoint: see `checkpoint.retention` and `checkpoint.retained`";
     check(
         &with("[checkpoint]\nsavepoint-dir = \"/sp\"\n"),
         &format!("\nerror: job.toml:2:1: {refused}\n"),
@@ -508,7 +507,7 @@ fn wrong_options_are_shown_as_they_were_typed() {
         r#"
 error: -D a b=1: `a b` is not a key
   hint: keys look like `checkpoint.interval` or `operator.count.parallelism`
-error: -D checkpoint.interval: there is no `=` in it
+error: -D checkpoint.interval: it has no `=`
   hint: options look like `-D checkpoint.interval=500ms`
 error: -D checkpoint.interval=soon: checkpoint.interval: `soon` is not a duration, write for example "500ms", "10s", "5min" or "1h"
 error: -D checkpoint.intervall=1s: checkpoint.intervall: unknown key
@@ -661,7 +660,7 @@ fn a_global_configuration_is_as_strict_as_a_job_file() {
 error: conf.toml:2:1: checkpoint.intervall: unknown key
   hint: did you mean `interval`?
 error: conf.toml:3:1: checkpoint.retained: must be at least 1, not 0
-error: conf.toml:5:1: job.name: belongs into a job file
+error: conf.toml:5:1: job.name: belongs in a job file
   hint: it has `[checkpoint]`, `[restart]` and Flink's names for their keys
 error: conf.toml:7:12: state.checkpoint.dir: unknown key
   hint: did you mean `state.checkpoints.dir`?

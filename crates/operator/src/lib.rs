@@ -1,4 +1,4 @@
-//! What a job is made of, for whoever runs it: [`Source`], [`Operator`] and [`Sink`], what a call of an
+//! What a job is made of, for the code that runs it: [`Source`], [`Operator`] and [`Sink`], what a call of an
 //! operator may touch, and [`OperatorInstance`], one operator with its state.
 //!
 //! This crate answers: what is asked of a part of a job, and what is promised to it. Who asks and when is

@@ -3,7 +3,7 @@
 //! `write` … `prepare(n)` … `commit(n)`. What was written before the barrier of checkpoint `n` is made
 //! durable but invisible by `prepare(n)`, recorded in the checkpoint, and made visible by
 //! `commit(n)` once the checkpoint is complete. A crash before completion leaves prepared output that
-//! nobody knows of, which the next start removes; a crash behind it leaves output that the restore
+//! nobody knows of, which the next start removes; a crash after it leaves output that the restore
 //! commits, again and idempotently.
 
 use dataflow::{Batch, CheckpointId};

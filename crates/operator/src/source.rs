@@ -9,7 +9,7 @@ use crate::{BoxError, SubtaskContext};
 
 /// One piece of a source's or sink's position, readable JSON. A subtask has any number of them; at a
 /// restore all of an operator's parts are shown to every new subtask, which takes those that are its
-/// own. So a restore at another parallelism is the connector's to arrange, for it alone knows what a
+/// own. So a restore at another parallelism is the connector's to arrange, because it alone knows what a
 /// part means.
 pub type Part = serde_json::Value;
 
@@ -23,10 +23,10 @@ pub trait Source: Send {
     /// The input cannot be read; names the place.
     fn poll(&mut self, batch: &mut Batch) -> Result<SourceStatus, BoxError>;
 
-    /// The position behind the last record that was polled.
+    /// The position after the last record that was polled.
     ///
     /// # Errors
-    /// The position cannot be told.
+    /// The position is unknown.
     fn snapshot(&mut self) -> Result<Vec<Part>, BoxError>;
 }
 
@@ -69,7 +69,7 @@ pub trait SourceFactory: Send + Sync {
         Ok(())
     }
 
-    /// For the restore report, behind the source's id: `continues behind …`.
+    /// For the restore report, after the source's id: `continues after …`.
     fn describe_position(&self, restored: &[Part]) -> String;
 }
 

@@ -1,6 +1,6 @@
 //! Whether a subtask's next snapshot of its state is a delta, and on which checkpoint.
 //!
-//! A chain is a full snapshot and the deltas behind it. It ends, and a full snapshot begins a new
+//! A chain is a full snapshot and the deltas after it. It ends, and a full snapshot begins a new
 //! one, when its deltas have grown larger than what they stand on
 //! ([`to_rebase`](crate::writer::to_rebase)), or when less than half is left of the state that was
 //! full: old bytes would outlive the state they were of. So with `L` bytes of live state a chain

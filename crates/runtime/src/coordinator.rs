@@ -1,6 +1,6 @@
 //! When checkpoints are triggered, completed, given up, and when the job is done: decisions only.
 //!
-//! A pure state machine. Whoever drives it brings what happened and the time, and carries out the
+//! A pure state machine. Its driver brings what happened and the time, and carries out the
 //! actions it returns, in order. Rules as in Flink's `CheckpointCoordinator`: an id is used once; at
 //! most `max_concurrent` are in progress; periodic triggers keep `min_pause` from the end of one
 //! checkpoint to the next, manual ones do not; failures in a row are counted (those that
@@ -224,7 +224,7 @@ impl Coordinator {
     }
 
     /// Has the oldest checkpoint completed that all have acknowledged, unless one is being completed:
-    /// one at a time and in order, so that of two none is complete before the other is told of. One
+    /// one at a time and in order, so that of two none is complete before the other is reported. One
     /// whose time is over is not begun.
     fn complete_next(&mut self, actions: &mut Vec<Action>) {
         if self.pending.values().any(|pending| pending.completing) {
@@ -270,7 +270,7 @@ impl Coordinator {
         }
         if self.last == Some(id) {
             // It is taken again, or the job fails: it never finishes with output uncommitted.
-            // Not at once, for what hindered it (a full disk) will not be gone at once either.
+            // Not at once, because what hindered it (a full disk) will not be gone at once either.
             self.last = None;
             let pause = self.settings.interval_ms.unwrap_or(0).max(LAST_RETRY_MS);
             self.last_retry = now.saturating_add_unsigned(pause);
@@ -319,7 +319,7 @@ impl Coordinator {
         if due {
             self.next_trigger = self.after_interval(now);
         }
-        // Whoever has asked gets this one too.
+        // Everyone who has asked gets this one too.
         if std::mem::take(&mut self.requested) || due {
             self.begin(false, now, actions);
         }

@@ -17,7 +17,7 @@ pub enum Error {
         subtask: u32,
         /// What failed.
         failure: Box<Failure>,
-        /// The record that was to blame, if it could be told.
+        /// The record that was to blame, if it is known.
         position: Position,
     },
     /// A source or sink failed.
@@ -109,7 +109,7 @@ pub enum Error {
     #[error("this run of the job is over: another has taken its place")]
     Fenced(#[source] checkpoint::Error),
     /// It is not known whether a checkpoint exists.
-    #[error("it is not known from which checkpoint to restart, because the storage does not tell")]
+    #[error("the checkpoint to restart from is unknown, because the storage does not answer")]
     Unsettled(#[source] checkpoint::Error),
     /// A thread could not be started.
     #[error("starting a thread")]

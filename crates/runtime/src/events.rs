@@ -39,7 +39,7 @@ pub(crate) enum Event {
     Requested,
 }
 
-/// Where threads report to. Events of an earlier attempt are told by their number.
+/// Where threads report to. Their number shows which events are of an earlier attempt.
 #[derive(Clone, Debug)]
 pub(crate) struct Events {
     pub(crate) attempt: u32,
@@ -74,7 +74,7 @@ impl Counters {
 
 impl Events {
     pub(crate) fn send(&self, event: Event) {
-        // The driver is gone only when the job is: nobody is left to be told.
+        // The driver is gone only when the job is: nobody is left to notify.
         let _ = self.sender.send((self.attempt, event));
     }
 

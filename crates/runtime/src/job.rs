@@ -314,7 +314,7 @@ impl Job {
     /// checkpoint may take. Returns early if the job is stopped.
     ///
     /// # Errors
-    /// The job directory is another's, or it cannot be told what exists: the next start of the job
+    /// The job directory is another's, or it is unknown what exists: the next start of the job
     /// can, because it has a lease of its own.
     fn close_slots(&self, mover: &mut dyn Mover) -> Result<Option<Stop>, Error> {
         let mut warned = false;

@@ -38,7 +38,7 @@ impl Keeper {
             while stopped.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
                 match lease.keep() {
                     Ok(()) => warned = false,
-                    // Whoever asks the lease learns of it, and whom it concerns is notified.
+                    // Every caller that asks the lease learns of it, and those whom it concerns are notified.
                     Err(checkpoint::Error::Fenced { .. }) => return,
                     Err(error) if !warned => {
                         warned = true;

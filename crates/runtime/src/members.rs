@@ -161,7 +161,7 @@ fn make_member(
                 .factory
                 .create(&context, restored)
                 .map_err(failed)?;
-            // Whoever was killed right behind the completion may not have told it.
+            // A process that was killed right after the completion may not have reported it.
             if let Some(checkpoint) = seed.restore.as_ref().filter(|_| restored) {
                 let id = CheckpointId(checkpoint.metadata().id);
                 instance.checkpoint_complete(id).map_err(failed)?;

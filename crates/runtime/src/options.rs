@@ -16,7 +16,7 @@ pub struct Options {
     pub run: String,
     /// When checkpoints are taken.
     pub checkpoint: Settings,
-    /// Whether records behind a barrier may get into its snapshot.
+    /// Whether records after a barrier may get into its snapshot.
     pub mode: Mode,
     /// Whether a checkpoint may build on the one before it.
     pub incremental: bool,

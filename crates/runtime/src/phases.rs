@@ -1,6 +1,6 @@
 //! How far each subtask is with a checkpoint in progress, and how long each phase took.
 //!
-//! Whoever moves a checkpoint on notes when: a subtask at a barrier and around its snapshot, a writer
+//! Each part that moves a checkpoint on notes when: a subtask at a barrier and around its snapshot, a writer
 //! around the writing. That is a handful of notes per subtask and checkpoint, none per record. From
 //! them a failed checkpoint tells who kept it waiting, and a completed one where its time went.
 

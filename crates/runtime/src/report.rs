@@ -1,10 +1,10 @@
-//! What happens to a job and how it ends, for whoever watches it.
+//! What happens to a job and how it ends, for its watcher.
 
 use crate::abort::Kind;
 use crate::error::{Class, Error};
 use crate::phases::{Phases, Slowest};
 
-/// What happens to a job, for whoever watches it.
+/// What happens to a job, for its watcher.
 #[derive(Clone, Debug, PartialEq)]
 pub enum JobEvent {
     /// All subtasks are set up; sources begin to read.

@@ -10,7 +10,7 @@ pub enum Strategy {
     /// Never.
     #[default]
     None,
-    /// So many times, each after the same delay.
+    /// This many times, each after the same delay.
     FixedDelay {
         /// How many restarts.
         attempts: u32,

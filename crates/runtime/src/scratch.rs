@@ -194,7 +194,7 @@ fn sweep(place: &Path) {
         };
         if directory.try_lock().is_ok() && fs::remove_dir_all(&path).is_ok() {
             let path = path.display();
-            tracing::info!("removed {path}, which a killed run had left behind");
+            tracing::info!("removed {path}, left by a killed run");
         }
     }
 }

@@ -39,13 +39,13 @@ use relay::{Crew, Relay};
 
 pub use crate::random::Random;
 
-/// Of so many turns one lets a millisecond pass, on average.
+/// One of this many turns lets a millisecond pass, on average.
 const TURNS_PER_MS: u64 = 8;
 
-/// How slow subtasks are; drawn anew in each attempt, so that some run far ahead of others.
+/// How slow subtasks are; drawn again in each attempt, so that some run far ahead of others.
 const PACES: [u64; 4] = [1, 1, 4, 16];
 
-/// At most so many turns are taken between the end of an attempt and the moment when all notice.
+/// At most this many turns are taken between the end of an attempt and the moment when all notice.
 const TURNS_BEHIND_END: u64 = 16;
 
 /// The longest stall of a durable step, in milliseconds.
@@ -57,7 +57,7 @@ const NAP_MS: u64 = 4000;
 /// Part of the names of a lease's entries.
 const LEASE: &str = "/_lease/";
 
-/// Of so many chances one is taken to let a record through.
+/// One of this many chances is taken to let a record through.
 const CHANCES_PER_LEAK: u64 = 4;
 
 /// A clock that stands still until it is moved. Clones are the same clock.
@@ -65,7 +65,7 @@ const CHANCES_PER_LEAK: u64 = 4;
 pub struct VirtualClock(Arc<AtomicI64>);
 
 impl VirtualClock {
-    /// A clock that shows so many milliseconds since 1970-01-01 UTC.
+    /// A clock that shows this many milliseconds since 1970-01-01 UTC.
     #[must_use]
     pub fn at(now_ms: i64) -> Self {
         Self(Arc::new(AtomicI64::new(now_ms)))
@@ -100,9 +100,9 @@ pub struct Simulation {
     clock: VirtualClock,
     storage: FaultyStorage,
     crash_after: Option<u64>,
-    /// Of so many durable steps of writers one stalls.
+    /// One of this many durable steps of writers stalls.
     stall_one_in: Option<u64>,
-    /// Of so many turns of subtasks one is followed by a nap.
+    /// One of this many turns of subtasks is followed by a nap.
     nap_one_in: Option<u64>,
     lets_records_through: bool,
     turns: u64,
@@ -162,7 +162,7 @@ impl Simulation {
         }
     }
 
-    /// Crashes after so many turns, if the job takes that many.
+    /// Crashes after this many turns, if the job takes that many.
     #[must_use]
     pub fn crash_after(self, turns: u64) -> Self {
         Self {
@@ -171,7 +171,7 @@ impl Simulation {
         }
     }
 
-    /// Of so many durable steps of writers one stalls for a while, on average.
+    /// One of this many durable steps of writers stalls for a while, on average.
     #[must_use]
     pub fn stalling(self, one_in: u64) -> Self {
         Self {
@@ -180,7 +180,7 @@ impl Simulation {
         }
     }
 
-    /// After one of so many turns, on average, a subtask does nothing for a long while, so that
+    /// After one of this many turns, on average, a subtask does nothing for a long while, so that
     /// checkpoints expire in the middle of their alignment.
     #[must_use]
     pub fn napping(self, one_in: u64) -> Self {
@@ -239,7 +239,7 @@ impl Simulation {
         self.storage.has_crashed()
     }
 
-    /// Draws how slow each of so many subtasks is.
+    /// Draws how slow each of this many subtasks is.
     fn draw_paces(&mut self, subtasks: usize) -> Vec<u64> {
         let mut pace = || PACES[self.random.below(PACES.len() as u64) as usize];
         (0..subtasks).map(|_| pace()).collect()
@@ -310,7 +310,7 @@ impl Simulation {
         }
     }
 
-    /// Lets subtasks and writers go on for a little, as they do before they are told of the end.
+    /// Lets subtasks and writers go on for a little, as they do before they learn of the end.
     fn overrun(&mut self, stage: &mut Stage<'_>) {
         for _ in 0..self.random.below(TURNS_BEHIND_END) {
             self.before_turns.call();
@@ -470,7 +470,7 @@ impl Move {
 struct Stage<'a> {
     attempt: &'a Attempt<'a>,
     actors: Vec<Actor>,
-    /// For each of them: it uses one in so many turns, where others can move.
+    /// For each of them: it uses one in this many turns, where others can move.
     paces: Vec<u64>,
     crew: Crew,
     /// Until when each writer is stalled.

@@ -211,7 +211,7 @@ impl Subtask {
             }
             Control::Trigger(id) => {
                 // Records that the source has given but that wait for their batch to fill lie before
-                // the barrier, for its position is behind them.
+                // the barrier, because its position is after them.
                 if let Head::Source { batch, .. } = &mut self.head
                     && !batch.is_empty()
                 {
@@ -363,7 +363,7 @@ impl Subtask {
     /// An input of a member has ended.
     fn end_input(&mut self, member: usize, input: u32) -> Result<(), Error> {
         let entry = &mut self.members[member];
-        // Ended before the snapshot that this subtask was restored from: it has been told.
+        // Ended before the snapshot that this subtask was restored from: it knows already.
         if entry.ended_inputs.contains(&input) {
             return Ok(());
         }

@@ -1,4 +1,4 @@
-//! Checkpoints of whole jobs that come too late, fail, are too large, or are told about.
+//! Checkpoints of whole jobs that come too late, fail, are too large, or are reported.
 
 #![allow(
     clippy::disallowed_methods,
@@ -47,7 +47,7 @@ use native::{
 /// After this long a wait is taken for a hang.
 const HANG: Duration = Duration::from_secs(120);
 
-/// A job whose source asks for a checkpoint after every so many records of each of its four splits.
+/// A job whose source asks for a checkpoint after every few records of each of its four splits.
 struct Paced {
     graph: JobGraph,
     options: Options,
@@ -533,7 +533,7 @@ fn c25_what_was_complete_when_the_process_died_is_told_again_at_the_restore() {
     check(&sink.committed, 1_000);
 }
 
-/// Runs a job over so many numbers on a virtual clock.
+/// Runs a job over this many numbers on a virtual clock.
 fn simulated(
     seed: u64,
     storage: &FaultyStorage,
@@ -877,7 +877,7 @@ fn c12_a_full_disk_at_any_step_is_borne_and_leaves_nothing_behind() {
             assert_eq!(failed.len(), 1, "{step:?} {extent:?}: {failed:?}");
             assert!(failed[0].1.counts(), "{failed:?}");
             assert_eq!(restarts(&events), 0);
-            // A torn object under its final name cannot be told from somebody else's.
+            // A torn object under its final name looks like somebody else's.
             let torn = extent == Extent::Half && step.name.ends_with("_metadata");
             assert!(left.is_empty() || torn, "{step:?} {extent:?}: {left:?}");
         }
@@ -933,7 +933,7 @@ fn c13_a_storage_that_goes_and_comes_back_costs_the_checkpoints_between_and_noth
                     if replaced {
                         std::fs::remove_file(&job_directory).unwrap();
                     }
-                    std::fs::rename(&aside, &job_directory).expect("nothing was begun anew");
+                    std::fs::rename(&aside, &job_directory).expect("nothing was begun again");
                 }
             }
             _ => {}

@@ -11,7 +11,7 @@
 )]
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-// Beside the tests, for a `native.rs` among them would be a test of its own.
+// Beside the tests, because a `native.rs` among them would be a test of its own.
 #[path = "native/jobs.rs"]
 mod native;
 #[path = "native/stored.rs"]
@@ -61,7 +61,7 @@ fn run_once(
     )
 }
 
-/// The same, with any options, and so many bytes of padding in each value of state.
+/// The same, with any options, and this many bytes of padding in each value of state.
 fn run_with(
     storage: &FaultyStorage,
     options: Options,
@@ -140,7 +140,7 @@ fn run_with(
 /// The objects that nobody refers to. They belong to the checkpoint that was being written, to the
 /// newest one that was subsumed (a delta might have built on it), or to one that was being deleted:
 /// never to more than these, however often and wherever the storage broke. Where the last one was
-/// being deleted, for the job was done, they are what it referred to: of all before it, perhaps.
+/// being deleted, because the job was done, they are what it referred to: of all before it, perhaps.
 fn check_orphans(directory: &Path, place: &str) -> BTreeSet<String> {
     let storage: Arc<dyn Storage> = files(directory);
     let orphans = stored::orphans(&storage).unwrap();
@@ -183,7 +183,7 @@ fn find(directory: &Path, torn: bool) -> Found {
         Ok(located) => Found::Checkpoint(located.checkpoint),
         Err(Error::Finished { .. }) => Found::Finished,
         Err(Error::NotFound(_)) => Found::Nothing,
-        // Refused, as it should be; the user would ask for the one before it, or begin anew.
+        // Refused, as it should be; the user would ask for the one before it, or start again.
         Err(Error::Corrupt { .. }) if torn => match locate_fallback("latest", dir, "sums-1") {
             Ok(fallback) => Found::Checkpoint(fallback.checkpoint),
             Err(Error::Corrupt { .. }) => Found::Nothing,
@@ -264,7 +264,7 @@ fn disturb(number: usize, fault: Fault, expected: &[(String, String)], tally: &m
             "{place}: {second:?}"
         );
     }
-    // The job is done. Who asks for its latest checkpoint now is told so, or comes to the same end.
+    // The job is done. A start from its latest checkpoint now reports that, or comes to the same end.
     if let Found::Checkpoint(checkpoint) = find(directory.path(), torn) {
         let healthy = FaultyStorage::counting(files(directory.path()));
         let third = run_once(&healthy, "sums-1", Strategy::None, &sink, Some(checkpoint));

@@ -11,7 +11,7 @@
 )]
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-// Beside the tests, for a `native.rs` among them would be a test of its own.
+// Beside the tests, because a `native.rs` among them would be a test of its own.
 #[path = "native/jobs.rs"]
 mod native;
 

@@ -1,4 +1,4 @@
-//! What a job is told of a checkpoint before it restores from it.
+//! What a job learns of a checkpoint before it restores from it.
 
 #![allow(
     clippy::disallowed_methods,
@@ -8,7 +8,7 @@
 )]
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-// Beside the tests, for a `native.rs` among them would be a test of its own.
+// Beside the tests, because a `native.rs` among them would be a test of its own.
 #[path = "native/jobs.rs"]
 mod native;
 

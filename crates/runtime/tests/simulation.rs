@@ -2,7 +2,7 @@
 //! processes that are killed. What is committed in the end equals a reference that knows nothing of
 //! all this.
 //!
-//! `HIGHWATER_SEED=n` runs one seed, `HIGHWATER_SEEDS=n` runs so many; else the first seeds and some new ones.
+//! `HIGHWATER_SEED=n` runs one seed, `HIGHWATER_SEEDS=n` runs n of them; else the first seeds and some new ones.
 
 #![allow(
     clippy::disallowed_methods,
@@ -788,7 +788,7 @@ fn a_start_that_is_not_on_record_is_found() {
 }
 
 /// Keeps data to itself until the next object is put: what is put first is durable last, as if
-/// metadata were written before data. Whoever lists the top, a new process, finds what is durable.
+/// metadata were written before data. A new process that lists the top finds what is durable.
 #[derive(Debug, Default)]
 struct MetadataFirst {
     durable: MemoryStorage,

@@ -38,7 +38,7 @@
 
   ;; Clock 0 is the wall clock, the others count from an unknown start. Nanoseconds. They stand still during
   ;; a call, but for what the module sleeps, which the monotonic one goes on by. So a sleep takes no time, and
-  ;; whoever waits for a clock to show something sees it.
+  ;; a loop that waits for a clock to show something sees it.
   (global $is_set (mut i32) (i32.const 0))
   (global $wall (mut i64) (i64.const 0))
   (global $monotonic (mut i64) (i64.const 0))

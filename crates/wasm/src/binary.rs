@@ -45,7 +45,7 @@ pub enum NotWasm {
         layer: u16,
     },
     /// It stops within a section.
-    #[error("it is cut short: a section needs {missing} more bytes behind the last of its {len}")]
+    #[error("it is truncated: a section needs {missing} more bytes after its last byte, {len}")]
     Truncated {
         /// How many bytes are missing at least.
         missing: u64,
@@ -290,7 +290,7 @@ mod tests {
         );
         check(
             b"\0as",
-            Err("it is cut short: a section needs 5 more bytes behind the last of its 3"),
+            Err("it is truncated: a section needs 5 more bytes after its last byte, 3"),
         );
         check(
             b"\0asm\x02\0\0\0",
@@ -305,7 +305,7 @@ mod tests {
         check(
             &module[..module.len() - 1],
             Err(&format!(
-                "it is cut short: a section needs 1 more bytes behind the last of its {}",
+                "it is truncated: a section needs 1 more bytes after its last byte, {}",
                 module.len() - 1
             )),
         );

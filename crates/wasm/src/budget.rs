@@ -160,7 +160,7 @@ impl Writes {
         self.limit
     }
 
-    /// Counts so many entries or records, each with what it costs beside its bytes, and the bytes of all.
+    /// Counts this many entries or records, each with what it costs beside its bytes, and the bytes of all.
     ///
     /// # Errors
     /// The call has written more than its limit; the entries must not be taken.

@@ -154,7 +154,7 @@ impl Cache {
         for entry in fs::read_dir(&self.dir)? {
             let entry = entry?;
             let name = entry.file_name();
-            // Whoever names the directory may keep other things in it.
+            // The user names the directory, and may keep other things in it.
             let Some(ours) = name.to_str().and_then(Ours::named) else {
                 continue;
             };

@@ -451,7 +451,7 @@ fn serve() -> anyhow::Result<()> {
     let mut header = [0; Request::LEN];
     stdin
         .read_exact(&mut header)
-        .context("this command is used by `host run` and `host check` alone")?;
+        .context("only `host run` and `host check` use this command")?;
     let request = Request::decode(&header);
     limit(&request).context("setting limits")?;
     let mut bytes = Vec::new();

@@ -16,7 +16,7 @@ pub enum GrantError {
     #[error("grants.dirs: {} is not a directory that can be read", .0.display())]
     NoDirectory(PathBuf),
     /// The guest's path is not usable.
-    #[error("grants.dirs: the guest path `{0}` is not absolute, or stands twice")]
+    #[error("grants.dirs: the guest path `{0}` is not absolute, or is given twice")]
     GuestPath(String),
     /// Not `host:port`.
     #[error("grants.{key}: `{endpoint}` {problem}")]

@@ -45,7 +45,7 @@ pub(super) struct Granted {
 }
 
 impl Grants {
-    /// Everything that is wrong with the grants and can be told without the network.
+    /// Everything that is wrong with the grants and can be found without the network.
     pub fn problems(&self) -> Vec<GrantError> {
         let mut problems: Vec<GrantError> = self
             .env
@@ -158,8 +158,8 @@ mod tests {
                 "grants.env: the environment variable `HIGHWATER_NO_SUCH_VARIABLE` is not set",
                 "grants.env: the environment variable `A=B` is not set",
                 "grants.dirs: /no/such/directory is not a directory that can be read",
-                "grants.dirs: the guest path `models` is not absolute, or stands twice",
-                "grants.dirs: the guest path `/m` is not absolute, or stands twice",
+                "grants.dirs: the guest path `models` is not absolute, or is given twice",
+                "grants.dirs: the guest path `/m` is not absolute, or is given twice",
                 "grants.network: `example.com` is not of the form host:port",
                 "grants.network: `example.com:http` has no port from 1 to 65535",
                 "grants.private-network: `exa mple:1` has a host name with characters that no name has",

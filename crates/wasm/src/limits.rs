@@ -63,7 +63,7 @@ impl Memory {
     /// can grow.
     const ELEMENT_BYTES: u64 = 16;
 
-    /// With what an instance takes whatever it does: its stack, and so many bytes for its core instances.
+    /// With what an instance takes whatever it does: its stack, and some bytes for its core instances.
     pub(super) fn new(limit: u64, instance_bytes: u64) -> Self {
         Self {
             limit,

@@ -2,8 +2,8 @@
 //!
 //! What must hold:
 //! - A name stands for the addresses that were found for it within the last [`LIFETIME_MS`], and for at
-//!   most [`ADDRESSES_MAX`] of them. Whoever had an address before has no claim on it.
-//! - Of those, only public ones count, unless the job file says otherwise: else whoever answers for a
+//!   most [`ADDRESSES_MAX`] of them. An earlier owner of an address has no claim on it.
+//! - Of those, only public ones count, unless the job file says otherwise: else the one who answers for a
 //!   name decides which machine inside the firewall is reached.
 //! - An address that the job file has itself is granted whatever it is.
 //! - A guest is handed no address of a name that it may not connect to.
@@ -265,7 +265,7 @@ impl Network {
         self.endpoints.is_empty()
     }
 
-    /// Looks up a name that a guest asks for, if it is granted: a name is a message to whoever serves it.
+    /// Looks up a name that a guest asks for, if it is granted: a name is a message to its server.
     pub(super) async fn look_up(&self, name: &str) -> Lookup {
         if let Ok(address) = name.parse::<IpAddr>() {
             let address = address.to_canonical();

@@ -1,12 +1,12 @@
 //! The one place with `unsafe`: turning stored machine code back into a component.
 //!
-//! Wasmtime runs what it is given here without checking it, so whoever can change those bytes can
+//! Wasmtime runs what it is given here without checking it, so a program that can change those bytes can
 //! run anything in our process. Therefore [`deserialize`] takes an [`Authentic`], and the only way to
 //! one is [`Secret::open`], which checks a keyed hash over the very bytes that are then used. They
 //! are read into memory once: a file that changes afterwards changes nothing.
 //!
 //! There are two kinds of keys: the one of the cache, which only this user's hosts can read, and one for
-//! each compilation, which only the process that compiles is told (see [`super::compiler`]).
+//! each compilation, which only the process that compiles gets (see [`super::compiler`]).
 
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;

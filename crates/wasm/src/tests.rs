@@ -144,7 +144,7 @@ fn c58_what_is_not_an_operator_is_refused_by_name() {
             b"id,name\n1,2\n".to_vec(),
             "it is not WebAssembly: it begins with the text \"id,name\\n1,2\\n\"",
         ),
-        (good[..good.len() - 10].to_vec(), "it is cut short"),
+        (good[..good.len() - 10].to_vec(), "it is truncated"),
         (
             wat::parse_str("(module)").unwrap(),
             "it is a core module, not a component",

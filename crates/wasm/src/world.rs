@@ -115,7 +115,7 @@ pub enum Misfit {
     UnknownImports(Vec<String>),
 }
 
-/// What a component exports and imports, as far as the world asks for it. It is told twice: by the bytes,
+/// What a component exports and imports, as far as the world asks for it. It is found twice: in the bytes,
 /// before they are compiled, and by the code that will run.
 #[derive(Debug, Default)]
 pub(super) struct Surface {

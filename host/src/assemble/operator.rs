@@ -47,7 +47,7 @@ pub(crate) fn prepare(
         problems.push(place, key, message, hint);
     };
     if !path.exists() {
-        let message = format!("there is no file {}", path.display());
+        let message = format!("the file {} does not exist", path.display());
         let hint = section
             .build
             .as_ref()

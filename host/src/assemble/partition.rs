@@ -139,7 +139,7 @@ impl Situation<'_> {
                 self.key_hint(),
             )),
             Partition::Hash if unkeyed => Some((
-                format!("records are to be dealt by key, but `{id}` gives them none"),
+                format!("records are partitioned by key, but `{id}` gives them none"),
                 self.key_hint(),
             )),
             Partition::Forward if from != to => Some((

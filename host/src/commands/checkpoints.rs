@@ -1,6 +1,6 @@
 //! `host checkpoints`: what is in a checkpoint directory, without the job that wrote it.
 //!
-//! A damaged entry is shown as such and hides nothing else. Whatever stands in a checkpoint, a person gets
+//! A damaged entry is shown as such and hides nothing else. Whatever a checkpoint holds, a person gets
 //! it through [`operator::text`]; JSON has it as it is.
 
 mod diff;
@@ -283,7 +283,7 @@ fn verify_all(place: &Place) -> Result<Exit, Error> {
     }
     print(&text)?;
     worst.ok_or_else(|| {
-        let message = format!("there is no completed checkpoint in {}", place.place);
+        let message = format!("no completed checkpoint in {}", place.place);
         Error::refused(anyhow::anyhow!(message))
     })
 }

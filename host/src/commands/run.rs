@@ -15,7 +15,6 @@ use runtime::error::Class;
 use wasm::Compiler;
 
 use self::progress::Progress;
-use self::signals::Signals;
 use super::job;
 use crate::assemble::Prepared;
 use crate::cli::{JobArguments, Run};
@@ -42,9 +41,8 @@ pub(crate) fn run(arguments: &Run) -> Result<Exit, Error> {
         clock: Arc::clone(&clock),
         begun_ms,
         audience,
+        before: Box::new(|job| signals::listen(job, audience).map_err(not_listening)),
     };
-    // Before the job starts: a signal that comes early is not lost, nor does it kill.
-    let signals = Signals::register().map_err(not_listening)?;
     let Some(running) = launch(&prepared, options)? else {
         audience.tell(&Event::Finished {
             outcome: End::Finished,
@@ -56,9 +54,6 @@ pub(crate) fn run(arguments: &Run) -> Result<Exit, Error> {
         });
         return Ok(Exit::Finished);
     };
-    signals
-        .direct_to(running.handle(), audience)
-        .map_err(not_listening)?;
     let progress = prepared
         .is_bounded()
         .then(|| Progress::show(running.handle(), Arc::clone(&clock), audience))
@@ -77,7 +72,7 @@ fn not_listening(error: std::io::Error) -> Error {
     Error::refused(anyhow::Error::new(error).context("listening to signals"))
 }
 
-/// With `--json` every line of standard output is an event. Records among them could not be told apart.
+/// With `--json` every line of standard output is an event. A reader could not tell records from events.
 fn keep_stdout_for_events(job: &JobFile) -> Result<(), Error> {
     let is_stdout = |sink: &&SinkSection| sink.connector.as_deref() == Some("stdout");
     let Some(sink) = job.sinks.iter().find(is_stdout) else {
@@ -158,7 +153,7 @@ impl EndOfJob<'_> {
             told = told.hint(choices);
         }
         if let Some(reason) = gave_up {
-            told = told.hint(format!("it is not started again: {reason}"));
+            told = told.hint(format!("the job is not restarted: {reason}"));
         }
         if class == Class::Corrupt {
             told = told.hint("`--fallback` uses the newest good older checkpoint");

@@ -45,7 +45,7 @@ pub(crate) fn check_options(arguments: &RestoreArguments, job: &JobFile) -> Resu
     }
     if arguments.fresh && spec(arguments).is_some_and(is_latest) {
         let error = anyhow!(
-            "`-s latest` is the newest checkpoint of the run that `--fresh` gives up: only one of both can be had"
+            "`-s latest` is the newest checkpoint of the run that `--fresh` gives up: use only one of them"
         );
         return Err(Error::refused(error).hint(
             "leave `--fresh` out to go on, `-s latest` to start with nothing, or name a checkpoint by its path",
@@ -65,7 +65,7 @@ pub(crate) fn check_options(arguments: &RestoreArguments, job: &JobFile) -> Resu
     } else {
         return Ok(());
     };
-    let error = anyhow!("{option} says how to resume, but not from where");
+    let error = anyhow!("{option} has an effect only on a start from a checkpoint");
     Err(Error::refused(error).hint("add `-s PATH`, `-s latest` or `--resume`"))
 }
 
@@ -129,7 +129,9 @@ pub(crate) fn claimed(checkpoint: &Completed, retention: Retention) -> String {
     let id = checkpoint.metadata().id;
     let path = checkpoint.path().unwrap_or_default();
     let on_cancel = match retention {
-        Retention::RetainOnCancellation => "a cancel keeps it, as all that are retained then",
+        Retention::RetainOnCancellation => {
+            "a cancel (ctrl-C) keeps it, like all retained checkpoints"
+        }
         Retention::DeleteOnCancellation | Retention::NoExternalized => {
             "a cancel (ctrl-C) deletes it as well"
         }
@@ -188,8 +190,8 @@ pub(crate) fn check(
             }
             if mismatches.iter().all(|mismatch| mismatch.may_be_dropped()) {
                 error.hint(
-                    "`-n` starts the job all the same and drops state that it has no place for; prepared \
-                     output of a sink that is gone is published where it is staged",
+                    "`-n` starts the job and drops the state that does not fit; prepared output of a removed \
+                     sink is published where it is staged",
                 )
             } else {
                 error

@@ -1,4 +1,4 @@
-//! What becomes of a job's checkpoints when it ends.
+//! What happens to a job's checkpoints when it ends.
 
 use job_file::checkpoint::{CheckpointSection, Retention};
 

@@ -417,7 +417,7 @@ impl Owning<'_> {
             ),
         };
         self.audience.say(&match to {
-            0 => format!("checkpoint {published_through} was completed, and is not there any more{standing}"),
+            0 => format!("checkpoint {published_through} was completed, but no longer exists{standing}"),
             to => format!(
                 "checkpoint {to} is not the newest: checkpoint {published_through} was completed{standing}"
             ),
@@ -432,7 +432,7 @@ impl Owning<'_> {
                 restore::named(path, self.arguments, Some(&self.dir), &self.job_id).map(Some)
             }
             Start::Own { id } => Err(Error::refused(anyhow!(
-                "the run went on from checkpoint {id} in its directory, which is gone"
+                "the run continued from checkpoint {id} in its directory, which no longer exists"
             ))
             .hint("put it back, or start from another checkpoint with `-s PATH --fresh`")),
         }
@@ -444,7 +444,7 @@ impl Owning<'_> {
         }
         let id = checkpoint.metadata().id;
         Err(Error::refused(anyhow!(
-            "checkpoint {id} is in the job's own directory, where the job goes on and owns what is there: `--claim-mode no-claim` cannot be had"
+            "checkpoint {id} is in the job's own directory, where the job goes on and owns what is there: `--claim-mode no-claim` is not possible"
         ))
         .hint("leave `--claim-mode` out, or give this run a `job.id` of its own"))
     }
@@ -455,7 +455,7 @@ impl Owning<'_> {
         match refusal {
             Refusal::Unfinished { from_elsewhere, .. } => {
                 let fresh = match from_elsewhere {
-                    true => "add `--fresh` to start from the checkpoint that was named: the run is given up then",
+                    true => "add `--fresh` to give up the run and start from the named checkpoint",
                     false => "`--fresh` starts with nothing, and gives up the earlier run with its checkpoints: output is written again",
                 };
                 error
@@ -475,7 +475,7 @@ impl Owning<'_> {
                 error.hint("run the job without `-s`, or with `--resume`, to start with nothing")
             }
             Refusal::FreshFromOwn { .. } => error.hint(
-                "leave `--fresh` out; `--rewind repeat` or `--rewind withdraw` says what becomes of output that was published after it",
+                "leave `--fresh` out; `--rewind repeat` or `--rewind withdraw` says what happens to output that was published after it",
             ),
             Refusal::GivenUp { .. } => {
                 error.hint("`--resume` goes on from the newest checkpoint that counts")
@@ -493,7 +493,7 @@ impl Owning<'_> {
         }
     }
 
-    /// Decides what becomes of output that was published after the checkpoint that the run goes back
+    /// Decides what happens to output that was published after the checkpoint that the run goes back
     /// to, or refuses. Also where it seems to go on from the newest: that a newer one was completed may
     /// show in nothing but what was published for it.
     fn settle_rewind(
@@ -640,9 +640,7 @@ impl Owning<'_> {
             Some(rewind) => lease.record_rewind(put, rewind.to),
             None => lease.record(put),
         };
-        recorded.map_err(|error| {
-            Error::checkpoint(error, "putting on record what the run starts from")
-        })?;
+        recorded.map_err(|error| Error::checkpoint(error, "recording what the run starts from"))?;
         Ok(token)
     }
 
@@ -666,10 +664,12 @@ impl Owning<'_> {
             let places = owed(graph);
             if let Some(place) = rewind.owed.iter().find(|it| !places.contains(it)) {
                 let error = anyhow!(
-                    "a rewind to checkpoint {} has begun and owes the withdrawal of output in {place}, where no sink of the job writes now",
+                    "a rewind to checkpoint {} has begun, but output in {place} is not withdrawn yet, and no sink of \
+                     the job writes there now",
                     rewind.to
                 );
-                return Err(Error::refused(error).hint("set the sink's `path` back for this start"));
+                return Err(Error::refused(error)
+                    .hint("set the sink's `path` to its earlier value for this start"));
             }
             let origin = self.origin(&run.token, rewind.through, lease);
             for (id, sink) in sinks(graph).filter(|(_, sink)| sink.can_withdraw()) {
@@ -693,7 +693,7 @@ impl Owning<'_> {
                 }
                 for missing in withdrawn.missing {
                     tracing::warn!(
-                        "sink `{id}` published {missing}, which is not there any more and cannot be withdrawn"
+                        "sink `{id}` published {missing}, which no longer exists and cannot be withdrawn"
                     );
                 }
             }

@@ -7,7 +7,7 @@
 //!
 //! With `once` the misdeed is done only if that file is not there yet, and makes it first: it has to lie
 //! in a directory granted for writing, and so a fresh instance behaves. With `completions` it adds a line to
-//! that file for each checkpoint that it is told is complete.
+//! that file for each checkpoint that is reported complete.
 
 mod misdeed;
 

@@ -39,7 +39,7 @@ pub(crate) enum Misdeed {
     BadKey,
     /// Writes a value of 1 MiB into the state of each key it meets.
     Grow,
-    /// Keeps the last value of each key in its state: as large as whoever feeds it wants.
+    /// Keeps the last value of each key in its state: as large as its input wants.
     Hold,
     /// Tries to see the environment and the file system, and emits all it finds.
     LookAround,
@@ -302,7 +302,7 @@ impl Misdeed {
 /// What a terminal must not get: a line of its own, an escape sequence, a mark that turns text around.
 const HOSTILE: &str = "x\njob finished\r\nerror: all is well\u{1b}[2J\u{202e}\u{9b}31m";
 
-/// A column with one cell of so many bytes.
+/// A column with one cell of this many bytes.
 fn large(bytes: u32) -> Cells {
     Cells {
         data: vec![1; bytes as usize],

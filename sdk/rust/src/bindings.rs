@@ -20,7 +20,7 @@ pub mod highwater {
             #[doc(hidden)]
             static __FORCE_SECTION_REF: fn() = super::super::super::__link_custom_section_describing_imports;
             use super::super::super::_rt;
-            /// Variable-width cells, one behind the other: cell i is `data[offsets[i]..offsets[i + 1]]`. There is
+            /// Variable-width cells, one after the other: cell i is `data[offsets[i]..offsets[i + 1]]`. There is
             /// one offset more than there are cells, the first is 0, the last is the length of the data.
             #[derive(Clone, PartialEq)]
             pub struct Cells {
@@ -1823,7 +1823,7 @@ pub mod exports {
                 pub enum StateScope {
                     /// Per key; moves with its key group when the job is rescaled.
                     Keyed,
-                    /// Per subtask; elements are dealt anew when the job is rescaled.
+                    /// Per subtask; elements are dealt again when the job is rescaled.
                     Operator,
                     /// The same on every subtask.
                     Broadcast,

@@ -51,7 +51,7 @@ impl Bytes {
         self.all = buffer;
     }
 
-    /// The next `N` bytes of the room, if there are so many.
+    /// The next `N` bytes of the room, if there are as many.
     #[inline(always)]
     fn room<const N: usize>(&mut self) -> Option<&mut [u8; N]> {
         self.all.get_mut(self.used..)?.first_chunk_mut()

@@ -46,7 +46,7 @@ pub trait Codec: Sized + 'static {
     /// Reads a value that takes all of `bytes`.
     fn decode(bytes: &[u8]) -> Result<Self>;
 
-    /// Appends the value so that its end can be told when more follows. Unless the type does it in a
+    /// Appends the value so that its end can be found when more follows. Unless the type does it in a
     /// better way: its length (u32), then [`Codec::encode`].
     #[inline]
     fn encode_part(&self, to: &mut Vec<u8>) {
@@ -73,7 +73,7 @@ pub trait Codec: Sized + 'static {
 #[cold]
 fn wrong<T: Codec>(length: usize) -> Error {
     Error::new(format_args!(
-        "{length} bytes of state are no `{}`",
+        "{length} bytes of state are not a `{}`",
         T::schema()
     ))
 }

@@ -84,7 +84,7 @@ impl<T: Operator> Slot<T> {
     }
 }
 
-/// An error as the host is told.
+/// An error as the host gets it.
 fn failure(error: &Error) -> Failure {
     let kind = match error.kind() {
         ErrorKind::Failed => FailureKind::Failed,

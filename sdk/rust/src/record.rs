@@ -431,7 +431,7 @@ pub struct Key<'a> {
 enum KeyBytes<'a> {
     /// There are none.
     None,
-    /// In the batch, in the cell with this number: often they are not needed, for the host has them too.
+    /// In the batch, in the cell with this number: often they are not needed, because the host has them too.
     Numbered(&'a Cells, u32),
     /// Elsewhere.
     Given(&'a [u8]),

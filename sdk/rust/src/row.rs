@@ -1,7 +1,7 @@
 //! Writing keys and values: the row encoding.
 //!
 //! A row is one line of CSV (RFC 4180) without its line end. A field that holds a comma, a double
-//! quote, a carriage return or a line feed stands in double quotes, inner quotes doubled; all other
+//! quote, a carriage return or a line feed is put in double quotes, inner quotes doubled; all other
 //! fields are their own text. So a count is its digits and a word is itself. Reading rows is in
 //! [`crate::fields`].
 

@@ -6,7 +6,7 @@ use crate::fixture::noise;
 
 const CODECS: [Codec; 2] = [Codec::Lz4, Codec::Zstd];
 
-/// The blocks of these pieces, one behind the other.
+/// The blocks of these pieces, one after the other.
 fn encode(codec: Codec, pieces: &[&[u8]]) -> Vec<u8> {
     let mut stored = Vec::new();
     let mut store = |block: &[u8]| {
@@ -117,7 +117,7 @@ fn lengths_from_the_file_are_not_believed() {
         ] {
             let what = damage(codec, &block(length, raw_length, b"bytes"), 10);
             assert!(
-                what.contains("are no head of a compressed block"),
+                what.contains("are not the head of a compressed block"),
                 "{length} {raw_length}: {what}"
             );
         }

@@ -87,7 +87,7 @@ fn c10_garbage_of_every_kind_goes_and_nothing_that_is_needed_from_anywhere() {
         .unwrap();
         assert_eq!(tree(root), before);
         let report = collect(at.to_str().unwrap(), ALL, None).unwrap();
-        assert_eq!(report, told, "what is told is what is done");
+        assert_eq!(report, told, "what is reported is what is done");
         let jobs = if place.is_empty() { 2 } else { 1 };
         assert_eq!(
             report.removed.len(),

@@ -1,6 +1,6 @@
 //! Whether a lease may be taken: from nobody, from who gave it up, from who is gone.
 //!
-//! A holder that is gone must be told from one that is slow. Where the storage has locks, and the
+//! A holder that is gone must not be confused with one that is slow. Where the storage has locks, and the
 //! holder is of this machine, the lock tells at once. Otherwise the log itself does: who has not
 //! renewed for as long as the lease lasts does not take itself for its holder any more. No clock of
 //! another machine is trusted for that: the log has to stand still before our eyes.
@@ -64,7 +64,7 @@ enum Standing {
 /// Returns the log once there is no holder.
 ///
 /// # Errors
-/// [`Error::Held`] if there is one. [`Error::Storage`], [`Error::Incompatible`] if it cannot be told.
+/// [`Error::Held`] if there is one. [`Error::Storage`], [`Error::Incompatible`] if that is unknown.
 pub(super) fn wait_for_end(
     storage: &dyn Storage,
     job: &str,

@@ -1,6 +1,6 @@
 //! Which checkpoints of a job directory are to be believed.
 //!
-//! A host that was taken for dead and is not may still put `_metadata`. It finds out behind that, and
+//! A host that was taken for dead and is not may still put `_metadata`. It finds out after that, and
 //! nothing follows from its checkpoint; but it stands there, whole. So each taking of the lease
 //! records a fence: the newest checkpoint that stood in the directory then. What has a higher number
 //! counts only if the taker wrote it, until the next taking.

@@ -34,7 +34,7 @@ pub struct Run {
     /// needed for anything.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub discarded: Vec<Span>,
-    /// A rewind that has begun. Whoever starts the job next finishes it first.
+    /// A rewind that has begun. The next start of the job finishes it first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rewind: Option<Rewind>,
 }

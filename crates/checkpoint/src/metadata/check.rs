@@ -45,7 +45,7 @@ fn contradiction(metadata: &Metadata, inline_bytes: u64) -> Result<(), String> {
     }
     if let Some(previous) = metadata.previous.filter(|id| *id >= metadata.id) {
         return Err(format!(
-            "it is number {}, and number {previous} is said to come before it",
+            "its number is {}, but it says that number {previous} comes before it",
             metadata.id
         ));
     }
@@ -134,7 +134,7 @@ fn check_operator(operator: &Operator, groups: KeyGroups) -> Result<(), String> 
         }
         if kind_of(&state.kind).is_none() {
             return Err(format!(
-                "state `{}` of operator `{id}` is of kind `{}`, which there is not",
+                "state `{}` of operator `{id}` has the unknown kind `{}`",
                 state.name, state.kind
             ));
         }
@@ -147,7 +147,7 @@ fn check_operator(operator: &Operator, groups: KeyGroups) -> Result<(), String> 
         let too_many = operator.role == Role::Source && !ended.is_empty();
         if ended.len() < state.ended_inputs.len() || too_many {
             return Err(format!(
-                "`{id}` subtask {subtask} has inputs that ended which it cannot have"
+                "`{id}` subtask {subtask} lists ended inputs that it does not have"
             ));
         }
     }

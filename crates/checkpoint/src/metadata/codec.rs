@@ -7,7 +7,7 @@
 //! | 12 | 8 | length J of the body |
 //! | 20 | J | the body: [`Metadata`] as JSON |
 //! | 20 + J | 8 | length I of the inline bytes |
-//! | 28 + J | I | the inline bytes: small segments, one behind the other |
+//! | 28 + J | I | the inline bytes: small segments, one after the other |
 //! | 28 + J + I | 4 | CRC-32C of everything before |
 //!
 //! Numbers are little-endian. The body is checked for what cannot be true, both when it is written and

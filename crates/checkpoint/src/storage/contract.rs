@@ -213,7 +213,7 @@ fn a_listing_has_one_level(storage: &dyn Storage) {
     assert_eq!(names(storage, "job"), ["job/a", "job/b"], "so are objects");
     assert!(
         listing.objects.iter().all(|object| object.size == 4),
-        "sizes are told"
+        "sizes are reported"
     );
     let top = storage.list("").expect("the top can be listed");
     assert_eq!(

@@ -78,7 +78,7 @@ async fn within<T>(
         Ok(outcome) => outcome,
         Err(_) => Err(object_store::Error::Generic {
             store: "ObjectStorage",
-            source: format!("there was no answer for {limit:?}").into(),
+            source: format!("no answer within {limit:?}").into(),
         }),
     }
 }

@@ -204,7 +204,7 @@ impl FaultyStorage {
     }
 
     /// Calls `pause` ahead of every step, with the object's name, in the thread that asks for it:
-    /// whoever schedules these threads may hold them there. Takes the place of an earlier one.
+    /// the scheduler of these threads may hold them there. Takes the place of an earlier one.
     pub fn pause_before_steps(&self, pause: impl Fn(&str) + Send + Sync + 'static) {
         *self.pause.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(pause));
     }
@@ -333,7 +333,7 @@ impl FaultyStorage {
     }
 
     fn pause(&self, name: &str) {
-        // Cloned, for nobody else could pause while it is held.
+        // Cloned, because nobody else could pause while it is held.
         let pause = self
             .pause
             .lock()

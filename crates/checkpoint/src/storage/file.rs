@@ -6,10 +6,10 @@
 //!
 //! What is made beneath the root is its owner's alone unless the user says otherwise ([`Permissions`]):
 //! state may be secret. The umask counts where it is stricter. The root is made as the umask
-//! says, for the user has named it and may have more in it.
+//! says, because the user has named it and may have more in it.
 //!
 //! Symbolic links beneath the root are never followed: what they lead to is not in the checkpoint
-//! directory, and whoever put one there may have meant anything. They are listed, so that nobody takes
+//! directory, and nobody knows what a link in it is for. They are listed, so that nobody takes
 //! what has their name for missing, and every call that comes to one fails and names it. The root itself
 //! is what its user named, links or not. Each call looks at every component before it goes on, so
 //! who can change the directory between the look and the use could still lead it elsewhere; who can do
@@ -47,7 +47,7 @@ pub enum Permissions {
     Private,
     /// Its owner and its group: 0770 and 0660.
     Group,
-    /// Whoever the umask lets: 0777 and 0666.
+    /// Those whom the umask lets: 0777 and 0666.
     Umask,
 }
 
@@ -392,7 +392,7 @@ impl Storage for FileStorage {
             _ => {}
         }
         // What is deleted next may be what this one refers to: after a power loss it must not be there
-        // without that. If the file was gone already, whoever removed it may not have got so far.
+        // without that. If the file was gone already, the process that removed it may not have flushed yet.
         let directory = path.parent().unwrap_or(&self.root);
         match flush_directory(directory) {
             Err(source) if source.kind() != ErrorKind::NotFound => {

@@ -296,8 +296,8 @@ impl ObjectWriter for StreamWriter {
             return Ok(());
         };
         let publish = async move {
-            // A crash before this leaves an unfinished upload, one behind it a staged object, one
-            // behind the copy both. None of them is referenced from anywhere.
+            // A crash before this leaves an unfinished upload, one after it a staged object, one
+            // after the copy both. None of them is referenced from anywhere.
             let published = match upload.complete().await {
                 Ok(_) => store.copy_if_not_exists(&from, &to).await,
                 Err(failure) => Err(failure),

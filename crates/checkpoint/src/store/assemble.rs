@@ -21,7 +21,7 @@ pub(super) struct Assembled {
     pub(super) pack: Option<(String, Vec<Bytes>)>,
 }
 
-/// Bytes one behind the other, and how many there are.
+/// Bytes one after the other, and how many there are.
 #[derive(Default)]
 struct Parts {
     parts: Vec<Bytes>,

@@ -128,7 +128,7 @@ impl Deleter {
         Lease::take(Arc::clone(storage), job, lease.terms().clone()).map(Some)
     }
 
-    /// A crash before the metadata is gone leaves a whole checkpoint; behind it, orphans.
+    /// A crash before the metadata is gone leaves a whole checkpoint; after it, orphans.
     fn checkpoint(&self, checkpoint: &Completed) -> Result<()> {
         let contents = checkpoint.contents();
         let (storage, directory) = (&contents.storage, &contents.directory);
@@ -177,7 +177,7 @@ impl Deleter {
                 return;
             };
             let before = self.standing().checkpoints.len();
-            // That it failed was told the first time.
+            // The first failure was reported.
             let _told = self.checkpoint(&checkpoint);
             if self.standing().checkpoints.len() > before {
                 return;
@@ -330,7 +330,7 @@ impl Cleaner {
         self.shared.state().warnings.drain(..).collect()
     }
 
-    /// Deletes now, on this thread. Whoever submitted something waits for it first.
+    /// Deletes now, on this thread. A caller that submitted something waits for it first.
     pub(super) fn run(&self, deletion: &Deletion) -> Result<()> {
         self.shared.deleter.run(deletion)
     }

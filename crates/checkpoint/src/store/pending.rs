@@ -480,7 +480,7 @@ impl Files for Pending {
         self.check_open()?;
         self.record(name, file.finish())?;
         self.check_open().inspect_err(|_| {
-            // Nobody will pass it on, and whoever closed the checkpoint may not have known of it.
+            // Nobody will pass it on, and the thread that closed the checkpoint may not have known of it.
             self.files().retain(|file| file != name);
             self.store.clean([Deletion::Files {
                 objects: vec![name.to_owned()],

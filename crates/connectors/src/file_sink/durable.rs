@@ -18,7 +18,7 @@ use nix::unistd::geteuid;
 
 use super::trouble;
 
-/// Makes a directory with all that it lies in, and flushes each of them. Returns whether it was there
+/// Makes a directory and all directories above it, and flushes each of them. Returns whether it was there
 /// already.
 ///
 /// # Errors
@@ -152,8 +152,11 @@ pub(crate) fn is_own_directory(path: &Path) -> anyhow::Result<bool> {
              the link",
             path.display()
         ))),
-        Ok(_) => Err(io::Error::from(ErrorKind::NotADirectory))
-            .with_context(|| format!("cannot use `{}`", path.display())),
+        Ok(_) => Err(trouble::permanent(format!(
+            "`{}` is not a directory, but output is staged in a directory of this name: move it away, and \
+             resume",
+            path.display()
+        ))),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
         Err(error) => Err(error).with_context(|| format!("cannot look at `{}`", path.display())),
     }

@@ -212,8 +212,8 @@ impl PreparedFile {
                     return Ok(Found::Taken);
                 }
                 Err(trouble::permanent(format!(
-                    "output of checkpoint {} is not in `{}`: neither `{}` nor `{}` is there ({} records), \
-                     and nothing says that it was published; if `path` of the sink was changed, change it \
+                    "output of checkpoint {} is missing in `{}`: neither `{}` nor `{}` exists ({} records), \
+                     and no note says that it was published; if `path` of the sink was changed, change it \
                      back, else put one of them back",
                     self.checkpoint,
                     root.display(),

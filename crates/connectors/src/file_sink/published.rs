@@ -49,7 +49,7 @@ pub(crate) fn after(
         published.files += 1;
         let path = root.join(name.to_string());
         if fs::symlink_metadata(&path).is_ok_and(|metadata| !metadata.is_file()) {
-            // Something else has the name by now: what was published is not read through it.
+            // Something else has the name now: what was published is not read through it.
             published.more_records = true;
             continue;
         }
@@ -361,7 +361,7 @@ fn is_not_found(error: &anyhow::Error) -> bool {
 mod tests {
     use super::*;
 
-    /// Records of a file of this text, if so many bytes may be read.
+    /// Records of a file of this text, if this many bytes may be read.
     fn counted(extension: &str, text: &str, mut left: u64) -> (u64, bool) {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("file");

@@ -1,7 +1,7 @@
 //! Whole jobs under a seeded simulation, on several hosts, with the real file sink on a real disk: what
 //! is visible in the end equals a reference.
 //!
-//! `HIGHWATER_SEED=n` runs one seed, `HIGHWATER_SEEDS=n` runs so many; else the first seeds and some new ones.
+//! `HIGHWATER_SEED=n` runs one seed, `HIGHWATER_SEEDS=n` runs n of them; else the first seeds and some new ones.
 
 #![allow(
     clippy::unwrap_used,

@@ -245,7 +245,7 @@ fn try_lock(directory: &Path) -> anyhow::Result<Locked> {
     match file.try_lock() {
         Ok(()) => Ok(Locked::Yes(Some(file))),
         Err(TryLockError::WouldBlock) => Ok(Locked::ByAnother),
-        // A file system without locks: then nothing can be told, and output still works.
+        // A file system without locks: then nothing is known, and output still works.
         Err(TryLockError::Error(error)) if error.kind() == ErrorKind::Unsupported => {
             Ok(Locked::Yes(None))
         }

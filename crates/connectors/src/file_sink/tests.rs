@@ -713,7 +713,7 @@ fn c159_links_are_refused_by_name_and_not_followed() {
     }
 }
 
-/// A pipe keeps whoever opens it waiting until somebody else does; so a test of one hangs where it fails.
+/// A pipe keeps the one who opens it waiting until somebody else does; so a test of one hangs where it fails.
 fn pipe(path: &Path) {
     nix::unistd::mkfifo(path, nix::sys::stat::Mode::S_IRWXU).unwrap();
 }
@@ -1070,7 +1070,7 @@ fn a_place_that_cannot_be_written_is_refused_before_the_start() {
         problems.iter().map(brief).collect::<Vec<_>>().join("\n")
     };
     assert!(problems("path = \"file\"\nformat = \"csv\"").contains("is a file, but"));
-    assert!(problems("path = \"file/below\"\nformat = \"csv\"").contains("is a file in the way"));
+    assert!(problems("path = \"file/below\"\nformat = \"csv\"").contains("file` is a file, so `"));
     assert!(
         problems("path = \"s3://bucket\"\nformat = \"csv\"").contains("s3 URLs are not supported")
     );
@@ -1125,7 +1125,7 @@ fn c147_a_host_that_wakes_in_a_commit_publishes_nothing_that_was_withdrawn() {
     sink.commit(CheckpointId(1)).unwrap();
     sink.write(&batch(&["b"])).unwrap();
     prepare(&mut *sink, 2);
-    // The other host's file system makes this file anew for it: the lock is on another one.
+    // The other host's file system makes this file again for it: the lock is on another one.
     let places = directory.path().join("out/.highwater");
     fs::remove_file(places.join("job-0a1b2c3d.g1/lock")).unwrap();
     let successor = Origin {

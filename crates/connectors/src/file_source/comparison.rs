@@ -345,10 +345,9 @@ fn consequence(splits: &[Split], exists: bool) -> String {
     let begun = splits.iter().find(|split| split.is_begun());
     match (begun, splits.is_empty(), exists) {
         (_, true, _) => "it was read to its end and is not read again".to_owned(),
-        (_, false, false) => "what was not read of it is lost".to_owned(),
+        (_, false, false) => "what was not yet read of it is lost".to_owned(),
         (Some(split), false, true) => format!(
-            "it is continued at byte {} (after record {}), so records of it may be lost, doubled \
-             or cut",
+            "the job continues at byte {} (after record {}), so records of it may be lost, doubled or cut",
             split.offset, split.records
         ),
         (None, false, true) => "it is read as it is now".to_owned(),

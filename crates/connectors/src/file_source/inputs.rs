@@ -25,7 +25,7 @@ pub(crate) struct InputFile {
     pub(crate) tail: Option<u32>,
 }
 
-/// The times of a file, in nanoseconds since the epoch. Whoever changes a file changes both; a
+/// The times of a file, in nanoseconds since the epoch. Every change of a file changes both; a
 /// program can put the first one back, the second one only the system's clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Stamp {
@@ -87,6 +87,9 @@ pub(crate) fn open(
     at: u64,
 ) -> io::Result<Box<dyn Read + Send>> {
     let mut file = open_file(path)?;
+    let mut start = [0; 4];
+    let count = file.read_at(&mut start, 0)?;
+    compression.check(&start[..count])?;
     if at > 0 {
         file.seek(SeekFrom::Start(at))?;
     }

@@ -445,7 +445,7 @@ fn a_packed_file_that_is_cut_off_or_broken_is_no_end() {
     broken[middle] ^= 0x55;
     let error = failure("a.gz", &broken, "format = \"lines\"");
     assert!(
-        error.starts_with("cannot read file `a.gz` behind record "),
+        error.starts_with("cannot read file `a.gz` after record "),
         "{error}"
     );
 }
@@ -770,4 +770,28 @@ fn problems_are_found_before_the_start_and_all_at_once() {
         found.contains("`timestamp.format`: unknown format `iso`"),
         "{found}"
     );
+}
+
+/// Of any length, also shorter than the header of a compressed file. An empty file is left to the decoder.
+#[test]
+fn a_text_named_as_a_compressed_file_is_refused() {
+    let directory = TempDir::new().unwrap();
+    for (name, compression, program) in [
+        ("a.gz", Compression::Gzip, "gzip"),
+        ("a.zst", Compression::Zstd, "zstd"),
+    ] {
+        let path = directory.path().join(name);
+        for text in ["a", "a text\n", "a text that is longer than a header\n"] {
+            fs::write(&path, text).unwrap();
+            let error = inputs::open(&path, compression, 0).err().unwrap();
+            let wanted = format!("but it is not compressed with {program}");
+            assert!(error.to_string().contains(&wanted), "{error}");
+        }
+        fs::write(&path, "").unwrap();
+        assert!(inputs::open(&path, compression, 0).is_ok());
+    }
+    // A frame without data, as some programs put first.
+    let path = directory.path().join("skippable.zst");
+    fs::write(&path, [0x5e, 0x2a, 0x4d, 0x18, 0, 0, 0, 0]).unwrap();
+    assert!(inputs::open(&path, Compression::Zstd, 0).is_ok());
 }

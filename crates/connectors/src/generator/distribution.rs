@@ -14,7 +14,7 @@ pub(super) const EXPONENT: f64 = 1.0;
 pub(super) enum Distribution {
     /// All of this many keys are as likely.
     Uniform(u64),
-    /// So many keys in turn.
+    /// This many keys in turn.
     Sequential(u64),
     /// Of this many keys the first tenth comes nine times out of ten.
     Hotspot(u64),

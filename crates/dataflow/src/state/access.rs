@@ -10,7 +10,7 @@ use super::{ACCESS_MAX, KeyedState, StateError, StateKind};
 use crate::cells::{Cells, CellsRef};
 use crate::key;
 
-/// The most cells of a column that one access fills, if it may have so many bytes.
+/// The most cells of a column that one access fills, if it may have that many bytes.
 fn cells_max(access_max: usize) -> usize {
     access_max / 8
 }

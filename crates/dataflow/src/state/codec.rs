@@ -26,7 +26,7 @@
 //! The header continues with a `u8` that is 1 for a delta and 0 for a full segment; the checkpoint's
 //! number, `u64`; the base's number, `u64` (0 if full): that of the checkpoint on which the delta was
 //! taken, which is not always the one that wrote the segment before it, for empty deltas are not stored;
-//! the number of key groups, `u32`; first key group of the subtask and the one behind its last, `u32`
+//! the number of key groups, `u32`; first key group of the subtask and the one after its last, `u32`
 //! each; the name of the hash by which keys fall into groups (string); the number of states, varint; and per state its name (string), its
 //! kind, `u8` (0 value, 1 map, 2 list), and about how many entries follow, varint (for a reader that
 //! makes room; not to be relied on).
@@ -316,7 +316,7 @@ pub(super) struct Entry<'a> {
     pub(super) starts: bool,
     /// List elements: how many.
     pub(super) count: u64,
-    /// List elements: each behind its length.
+    /// List elements: each after its length.
     pub(super) elements: Cursor<'a>,
 }
 
@@ -506,7 +506,7 @@ impl<'a> BlockReader<'a> {
             }
             Some(_) => None,
         };
-        let block = block.ok_or_else(|| self.corrupt("a block that cannot stand here"))?;
+        let block = block.ok_or_else(|| self.corrupt("a block that is not allowed here"))?;
         self.taken = self.payload.len() - cursor.0.len();
         self.entries += u64::from(block.count);
         Ok(Some(block))

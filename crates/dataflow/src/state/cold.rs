@@ -102,7 +102,7 @@ pub(super) struct Cold {
     /// Bytes appended to the log when the last call ended.
     appended: u64,
     stats: ColdStats,
-    /// How many of the keys that were read back have been told of.
+    /// How many of the keys that were read back are reported.
     told: u64,
     /// A record on its way.
     buffer: Vec<u8>,

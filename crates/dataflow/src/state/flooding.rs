@@ -72,7 +72,7 @@ fn update(state: &mut KeyedState, keys: &[Vec<u8>], model: &mut Model) {
     state.commit();
 }
 
-/// Gives so many keys values, a batch at a time.
+/// Gives this many keys values, a batch at a time.
 fn fill(state: &mut KeyedState, count: u64, key_of: fn(u64) -> Vec<u8>, model: &mut Model) {
     let keys: Vec<Vec<u8>> = (0..count).map(key_of).collect();
     for batch in keys.chunks(BATCH) {
@@ -208,7 +208,7 @@ fn a_cold_key_is_read_in_vain_once_at_most_for_keys_that_collide_with_it() {
     assert!(state.keys.index.is_keyed(key::hash(&colliding(0))));
     assert_eq!(state.cold_stats().unwrap().recalled, recalled);
     let reads = watch.reads.load(Ordering::Relaxed) - reads;
-    // Until there are so many that their table is keyed, and what cleaning reads.
+    // Until there are enough that their table is keyed, and what cleaning reads.
     assert!(reads < KEYS / 10, "{reads} reads");
     // It is still there.
     update(&mut state, &[colliding(0)], &mut model);

@@ -126,7 +126,7 @@ impl Keys {
         slot
     }
 
-    /// Gives `key` a slot, where it is not found before the index was told of it.
+    /// Gives `key` a slot, where it is not found before the index knows of it.
     pub(super) fn insert_unindexed(&mut self, key: &[u8], rows: &mut Rows, heap: &mut Heap) -> u32 {
         let slot = self.free.pop().unwrap_or_else(|| {
             let slot = self.used;

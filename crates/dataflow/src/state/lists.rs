@@ -1,8 +1,8 @@
 //! List states: per slot a chain of blocks on the heap.
 //!
-//! Elements lie one behind the other, each behind its length (a varint). A short list has one block,
+//! Elements lie one after the other, each after its length (a varint). A short list has one block,
 //! which moves to one of twice the size when it is full; from 4 KiB on, full blocks stay where they
-//! are and a new one is chained in front of them. Appending writes behind what the cell says is
+//! are and a new one is chained in front of them. Appending writes after what the cell says is
 //! used, so that an older cell, in a sealed list or restored by a rollback, still sees its elements.
 //!
 //! Block: previous block (length and number, zero if none), bytes used in the previous block, index

@@ -11,7 +11,7 @@ pub(super) struct Removals {
     pub(super) fields: Encoded,
 }
 
-/// Byte strings, each behind its length as a varint.
+/// Byte strings, each after its length as a varint.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Encoded {
     bytes: Vec<u8>,

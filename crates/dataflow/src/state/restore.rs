@@ -14,8 +14,8 @@ use super::table::Store;
 use super::{KeyedState, RestoreError, RestoreStats, StateKind};
 use crate::key::{self, KeyGroupRange};
 
-/// For how many keys room is made at once because a segment says that it has so many; for more only
-/// when some have come, for so many times as many. Tests have fewer keys.
+/// For how many keys room is made at once because a segment says that it has that many; for more only
+/// when some have come, for this many times as many. Tests have fewer keys.
 const RESERVE_MAX: usize = if cfg!(test) { 64 } else { 1 << 20 };
 const RESERVE_TIMES: usize = 16;
 
@@ -156,7 +156,7 @@ impl KeyedState {
     }
 
     /// Makes room for the keys that are expected, as far as what has come gives reason to.
-    /// So many of those that have come are not in the index yet.
+    /// How many of those that have come are not in the index yet.
     fn make_room(&mut self, expected: &mut Expected, unindexed: usize) {
         let come = self.keys.all().saturating_sub(expected.before);
         if expected.room < expected.keys && come >= expected.room - expected.room / 64 {

@@ -10,7 +10,7 @@ pub(super) const PAGE_BYTES: usize = 16 << 20;
 
 impl KeyedState {
     /// Value state: appends at most `limit` keys that have a value, with their values, from `cursor`
-    /// on (0 for the first page). Returns the cursor of the next page, `None` behind the last; a page
+    /// on (0 for the first page). Returns the cursor of the next page, `None` after the last; a page
     /// of large values ends early. Any number may be passed as cursor.
     ///
     /// # Errors

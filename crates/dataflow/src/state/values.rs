@@ -9,7 +9,7 @@ use crate::cells::Cells;
 
 /// Bytes of a cache line.
 const LINE: usize = 64;
-/// So many lines of a value are fetched early.
+/// How many cache lines of a value are fetched early.
 const LINES_TOUCHED: usize = 4;
 
 /// A cell that is not in a row: so that it never lies across two cache lines.

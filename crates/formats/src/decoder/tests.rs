@@ -18,7 +18,7 @@ use crate::text_limits::TextLimits;
 /// How many texts are tried for each format.
 const SEEDS: u64 = 1000;
 
-/// What becomes of a text: the fields of each record, and whether a record after them is refused.
+/// What comes of a text: the fields of each record, and whether a record after them is refused.
 #[derive(Debug, PartialEq, Eq)]
 struct Outcome {
     records: Vec<Vec<Vec<u8>>>,

@@ -84,7 +84,7 @@ impl Scene<'_> {
         self.receiver.try_recv().unwrap().1
     }
 
-    /// What the subtask has been told since the last look.
+    /// The commands that the subtask got since the last look.
     fn controls(&self) -> Vec<String> {
         let inbox = &self.assembly.inboxes[0][0];
         std::iter::from_fn(|| match inbox.next(None, &mut Spares::default()) {

@@ -85,7 +85,7 @@ impl<T: Send + 'static> Held<T> {
         }
     }
 
-    /// Lets it take so many turns. Returns what comes of it, if it is over.
+    /// Lets it take this many turns. Returns what comes of it, if it is over.
     pub(crate) fn go(&mut self, turns: u64) -> Option<Result<T, String>> {
         self.go.as_ref().unwrap().send(turns).unwrap();
         match self.told.recv().unwrap() {

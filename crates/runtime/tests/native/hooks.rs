@@ -91,7 +91,7 @@ impl Operator for HookSubtask {
     }
 }
 
-/// Keeps so many bytes per key as the value of its last record says, and emits nothing.
+/// Keeps as many bytes per key as the value of its last record says, and emits nothing.
 pub(crate) struct Ballast(pub(crate) fn(u64) -> usize);
 
 impl OperatorFactory for Ballast {

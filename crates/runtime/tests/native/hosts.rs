@@ -55,7 +55,7 @@ const TURNS_MAX: u64 = 400_000;
 /// How long a lease lasts.
 const LEASE_MS: u64 = 600;
 
-/// At most so many processes are stopped at once.
+/// At most this many processes are stopped at once.
 const STOPPED: usize = 2;
 
 /// A mistake that is planted, to see that it is found.
@@ -510,7 +510,7 @@ impl Process {
         let newest = &self.outside.newest;
         match self.generation_on_disk() == generation {
             // Also a lower one: a lease under which no run began goes without a trace, and generations
-            // begin anew.
+            // start again.
             true => newest.store(generation, Ordering::SeqCst),
             false => _ = newest.fetch_max(generation, Ordering::SeqCst),
         }
@@ -692,7 +692,7 @@ impl Process {
         let checkpoint = checkpoint.map_err(|error| Err(format!("{error:?}")))?;
         match verify(&checkpoint).problems.first() {
             None => Ok(()),
-            // Its metadata came after a newer one had taken its place, and its files. Whoever asks for it
+            // Its metadata came after a newer one had taken its place, and its files. A start that asks for it
             // by name is refused; nobody else may be given it.
             Some(problem) if self.ask == Ask::Older && problem.what == "the file is missing" => {
                 Err(Ok(How::NotStarted))
@@ -916,7 +916,7 @@ impl Process {
                 if random.one_in(keeps_one_in)
                     && let Some(lease) = lease.as_ref().and_then(std::sync::Weak::upgrade)
                 {
-                    // As the keeper does; whom it concerns is told by the lease.
+                    // As the keeper does; the lease notifies those whom it concerns.
                     drop(lease.keep());
                 }
                 if random.one_in(40) {

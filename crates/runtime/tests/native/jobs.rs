@@ -44,7 +44,7 @@ pub(crate) enum Flow {
     Paced(Pace),
 }
 
-/// Makes the moments of checkpoints a part of the input: after every so many records of each split
+/// Makes the moments of checkpoints a part of the input: after every few records of each split
 /// the source asks for a checkpoint and waits for its barrier. With one subtask every run takes as many
 /// checkpoints; with several there are at least as many.
 #[derive(Clone)]
@@ -191,9 +191,9 @@ impl Source for NumbersSubtask {
 
 /// Keeps the sum and count per key and emits `sum count` for every record.
 pub(crate) struct Sum {
-    /// Fails at this value, so many times over all instances.
+    /// Fails at this value, this many times over all instances.
     pub(crate) fail_at: Option<(u64, Arc<AtomicU32>)>,
-    /// So many bytes more in each value of state.
+    /// This many bytes more in each value of state.
     pub(crate) padding: usize,
 }
 

@@ -21,7 +21,7 @@ pub(crate) enum Level {
     Nothing,
 }
 
-/// What is left behind a step, for what is left before it: what counts repeats is another one where
+/// What is left after a step, given what is left before it: what counts repeats is another one where
 /// records come twice.
 pub(crate) fn level(kind: Kind, before: Level) -> Level {
     let own = match kind {
@@ -138,7 +138,7 @@ pub(crate) fn outputs(kind: Kind, inputs: &[Vec<Record>], subtasks: u32) -> Vec<
     vec![out]
 }
 
-/// For each key once in so many records the same value.
+/// For each key once in this many records the same value.
 fn repeated(input: &[Record], every: usize, value: &str) -> Vec<Record> {
     let mut out = Vec::new();
     for (key, values) in by_key(input) {

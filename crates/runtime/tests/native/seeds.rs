@@ -25,7 +25,7 @@ fn number(variable: &str) -> Option<u64> {
     )
 }
 
-/// `HIGHWATER_SEED` alone, or `HIGHWATER_SEEDS` from `HIGHWATER_FIRST_SEED` on; so many if nobody says.
+/// `HIGHWATER_SEED` alone, or `HIGHWATER_SEEDS` from `HIGHWATER_FIRST_SEED` on; this many by default.
 pub(crate) fn seeds(unless_said: u64) -> Range<u64> {
     match number("HIGHWATER_SEED") {
         Some(seed) => seed..seed + 1,

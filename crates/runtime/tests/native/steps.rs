@@ -20,7 +20,7 @@ pub(crate) enum Kind {
     Filter,
     /// Makes none, one or two of each.
     Fan,
-    /// Gives them one of so many other keys.
+    /// Gives them one of this many other keys.
     Rekey(u64),
     /// Passes records on, and says when an input has ended.
     Mark,
@@ -90,7 +90,7 @@ pub(crate) fn digest(value: &[u8]) -> u64 {
     value.iter().fold(0, mix)
 }
 
-/// One of so many fields for a record's value.
+/// One of this many fields for a record's value.
 pub(crate) fn field(value: &[u8], fields: u64) -> String {
     format!("f{}", digest(value) % fields)
 }

@@ -33,7 +33,7 @@ struct State {
 }
 
 impl Trouble {
-    /// At most so many times.
+    /// At most this many times.
     pub(crate) fn new(mut random: Random, at_most: u64) -> Self {
         let left = random.below(at_most + 1);
         let struck = BTreeMap::new();

@@ -15,7 +15,7 @@ impl Clock for Set {
     }
 }
 
-/// A resolver that answers what it is told to, and counts how often it was asked. As the system's, it may
+/// A resolver that answers as the test wants, and counts how often it was asked. As the system's, it may
 /// answer differently each time, late, or never.
 #[derive(Debug, Default)]
 struct Scripted {

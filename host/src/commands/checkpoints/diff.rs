@@ -53,7 +53,7 @@ fn describe(operator: &OperatorDiff, text: &mut String) {
     let id = name(&operator.id);
     let _ = match operator.parallelism {
         (None, Some(now)) => writeln!(text, "`{id}` is new, parallelism {now}"),
-        (Some(was), None) => writeln!(text, "`{id}` is gone, parallelism {was}"),
+        (Some(was), None) => writeln!(text, "`{id}` was removed, parallelism {was}"),
         (Some(was), Some(now)) if was != now => {
             writeln!(text, "`{id}`, parallelism {was} to {now}")
         }

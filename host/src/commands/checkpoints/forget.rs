@@ -1,4 +1,4 @@
-//! `host checkpoints forget`: a job's directory is removed wholly.
+//! `host checkpoints forget`: a job's whole directory is removed.
 
 use std::sync::Arc;
 

@@ -5,7 +5,6 @@ use std::io;
 use std::thread;
 
 use runtime::JobHandle;
-use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::events::Audience;
@@ -15,95 +14,61 @@ const EXIT_SIGHUP: i32 = 129;
 const EXIT_SIGINT: i32 = 130;
 const EXIT_SIGTERM: i32 = 143;
 
-/// The signals of the process, from the moment on at which they are registered.
-pub(crate) struct Signals {
-    runtime: Runtime,
-    interrupt: Signal,
-    terminate: Signal,
-    /// `None` where the process ignores it.
-    hang_up: Option<Signal>,
-    request: Signal,
-}
-
-impl Signals {
-    /// Registers them: from now on none ends the process, and each waits until [`Signals::direct_to`].
-    ///
-    /// # Errors
-    /// The system refuses.
-    pub(crate) fn register() -> io::Result<Self> {
-        // Tokio is here for signals only: the job has threads of its own.
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_io()
-            .build()?;
-        let inside = runtime.enter();
-        let (interrupt, terminate) = (
+/// Listens to signals for as long as the process lives, on a thread of its own: the job occupies the
+/// main thread, and tokio is here for signals only.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "signals are heard before there is a job and after it; the second one ends the process, whatever hangs"
+)]
+pub(crate) fn listen(job: JobHandle, audience: Audience) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .build()?;
+    // Registered before the job starts: a signal that comes early is not lost, nor does it kill.
+    let (mut interrupt, mut terminate, mut hang_up, mut request) = {
+        let _inside = runtime.enter();
+        (
             signal(SignalKind::interrupt())?,
             signal(SignalKind::terminate())?,
-        );
-        let hang_up = match ignores_hang_up() {
-            true => None,
-            false => Some(signal(SignalKind::hangup())?),
-        };
-        let request = signal(SignalKind::user_defined1())?;
-        drop(inside);
-        Ok(Self {
-            runtime,
-            interrupt,
-            terminate,
-            hang_up,
-            request,
-        })
-    }
-
-    /// Does what signals ask of a job, on a thread of its own, for as long as the process lives.
-    ///
-    /// # Errors
-    /// There is no thread to be had.
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "the second signal ends the process, whatever hangs; and signals are not the job's"
-    )]
-    pub(crate) fn direct_to(self, job: JobHandle, audience: Audience) -> io::Result<()> {
-        let Self {
-            runtime,
-            mut interrupt,
-            mut terminate,
-            mut hang_up,
-            mut request,
-        } = self;
-        let listen = async move {
-            let (mut interrupted, mut suspended) = (false, false);
-            let mut suspend = |exit: i32| {
-                if suspended {
-                    std::process::exit(exit);
-                }
-                suspended = true;
-                audience.say("suspending");
-                job.suspend();
-            };
-            loop {
-                tokio::select! {
-                    biased;
-                    Some(()) = interrupt.recv() => {
-                        if interrupted {
-                            std::process::exit(EXIT_SIGINT);
-                        }
-                        interrupted = true;
-                        audience.say("cancelling (ctrl-C again exits at once)");
-                        job.cancel();
-                    }
-                    Some(()) = terminate.recv() => suspend(EXIT_SIGTERM),
-                    Some(()) = received(&mut hang_up) => suspend(EXIT_SIGHUP),
-                    Some(()) = request.recv() => job.trigger_checkpoint(),
-                    else => return,
-                }
+            match ignores_hang_up() {
+                true => None,
+                false => Some(signal(SignalKind::hangup())?),
+            },
+            signal(SignalKind::user_defined1())?,
+        )
+    };
+    let listen = async move {
+        let (mut interrupted, mut suspended) = (false, false);
+        let mut suspend = |exit: i32| {
+            if suspended {
+                std::process::exit(exit);
             }
+            suspended = true;
+            audience.say("suspending");
+            job.suspend();
         };
-        thread::Builder::new()
-            .name("signals".into())
-            .spawn(move || runtime.block_on(listen))?;
-        Ok(())
-    }
+        loop {
+            tokio::select! {
+                biased;
+                Some(()) = interrupt.recv() => {
+                    if interrupted {
+                        std::process::exit(EXIT_SIGINT);
+                    }
+                    interrupted = true;
+                    audience.say("cancelling (ctrl-C again exits at once)");
+                    job.cancel();
+                }
+                Some(()) = terminate.recv() => suspend(EXIT_SIGTERM),
+                Some(()) = received(&mut hang_up) => suspend(EXIT_SIGHUP),
+                Some(()) = request.recv() => job.trigger_checkpoint(),
+                else => return,
+            }
+        }
+    };
+    thread::Builder::new()
+        .name("signals".into())
+        .spawn(move || runtime.block_on(listen))?;
+    Ok(())
 }
 
 /// The next signal of a kind that is listened to; never one of a kind that is not.

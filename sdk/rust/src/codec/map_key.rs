@@ -1,5 +1,5 @@
 //! How the fields of a map state become bytes: so that the order of the bytes is the order of the
-//! values, for the host iterates in that order.
+//! values, because the host iterates in that order.
 
 use crate::error::{Error, Result};
 
@@ -21,7 +21,7 @@ pub trait MapKey: Sized + 'static {
     /// Reads a key that takes all of `bytes`.
     fn decode_key(bytes: &[u8]) -> Result<Self>;
 
-    /// Appends the key so that its end can be told and the order holds when more follows. Unless the
+    /// Appends the key so that its end can be found and the order holds when more follows. Unless the
     /// type does it in a better way: a byte 0 becomes 0 255, and 0 0 ends it.
     fn encode_key_part(&self, to: &mut Vec<u8>) {
         let start = to.len();
@@ -65,7 +65,7 @@ pub trait MapKey: Sized + 'static {
 #[cold]
 fn wrong<K: MapKey>() -> Error {
     Error::new(format_args!(
-        "the field of a map state is no `{}`",
+        "the field of a map state is not a `{}`",
         K::key_schema()
     ))
 }

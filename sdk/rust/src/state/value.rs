@@ -297,7 +297,7 @@ impl<T: Codec> Cache<T> {
         Ok(())
     }
 
-    /// Decodes what was loaded. What cannot be decoded stays as it is, for whoever reads it to be told.
+    /// Decodes what was loaded. What cannot be decoded stays as it is: reading it returns the error.
     fn decode_all(&mut self) {
         for (slot, bytes) in self.slots.iter_mut().zip(self.raw.iter()) {
             if let Slot::Raw = slot

@@ -24,7 +24,7 @@ typedef struct {
   size_t len;
 } operator_list_u32_t;
 
-// Variable-width cells, one behind the other: cell i is `data[offsets[i]..offsets[i + 1]]`. There is
+// Variable-width cells, one after the other: cell i is `data[offsets[i]..offsets[i + 1]]`. There is
 // one offset more than there are cells, the first is 0, the last is the length of the data.
 typedef struct highwater_operator_types_cells_t {
   operator_list_u8_t   data;
@@ -206,7 +206,7 @@ typedef uint8_t exports_highwater_operator_guest_state_scope_t;
 
 // Per key; moves with its key group when the job is rescaled.
 #define EXPORTS_HIGHWATER_OPERATOR_GUEST_STATE_SCOPE_KEYED 0
-// Per subtask; elements are dealt anew when the job is rescaled.
+// Per subtask; elements are dealt again when the job is rescaled.
 #define EXPORTS_HIGHWATER_OPERATOR_GUEST_STATE_SCOPE_OPERATOR 1
 // The same on every subtask.
 #define EXPORTS_HIGHWATER_OPERATOR_GUEST_STATE_SCOPE_BROADCAST 2

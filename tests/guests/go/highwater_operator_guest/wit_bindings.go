@@ -26,7 +26,7 @@ type StateKind = uint8
 const (
         // Per key; moves with its key group when the job is rescaled.
 StateScopeKeyed uint8 = 0
-// Per subtask; elements are dealt anew when the job is rescaled.
+// Per subtask; elements are dealt again when the job is rescaled.
 StateScopeOperator uint8 = 1
 // The same on every subtask.
 StateScopeBroadcast uint8 = 2

@@ -10,7 +10,7 @@ import (
 )
 
 
-// Variable-width cells, one behind the other: cell i is `data[offsets[i]..offsets[i + 1]]`. There is
+// Variable-width cells, one after the other: cell i is `data[offsets[i]..offsets[i + 1]]`. There is
 // one offset more than there are cells, the first is 0, the last is the length of the data.
 type Cells struct {
         Data []uint8

@@ -21,7 +21,7 @@ use crate::{Completed, Error, Result, fixture, names};
 struct Turns {
     state: Mutex<Vec<At>>,
     changed: Condvar,
-    /// Nobody stops: for what comes before and behind the interleaving.
+    /// Nobody stops: for what comes before and after the interleaving.
     off: AtomicBool,
 }
 
@@ -149,7 +149,7 @@ fn complete(storage: &dyn Storage, lease: &Lease, number: u64) -> Result<Option<
     Ok(Some(metadata))
 }
 
-/// Completes some checkpoints, with numbers behind those that are used up, and renews in between.
+/// Completes some checkpoints, with numbers after those that are used up, and renews in between.
 fn work(storage: &dyn Storage, lease: &Lease, clock: &Clock) -> Vec<Metadata> {
     let mut completed = Vec::new();
     let used = |storage: &dyn Storage| crate::used::used(storage, "job").map(|used| used.id);
@@ -171,7 +171,7 @@ fn work(storage: &dyn Storage, lease: &Lease, clock: &Clock) -> Vec<Metadata> {
     completed
 }
 
-/// Runs a holder and so many contenders; `next` chooses among those who are ready. Returns how many
+/// Runs a holder and this many contenders; `next` chooses among those who are ready. Returns how many
 /// steps there were, and whether a zombie put a checkpoint that nobody believes.
 fn run(contenders: usize, next: &mut dyn FnMut(usize, &[usize]) -> usize) -> (usize, bool) {
     let memory = MemoryStorage::new();

@@ -278,7 +278,7 @@ fn a_lease_that_is_gone_as_a_whole_is_missed_and_not_lost() {
         let error = missed.unwrap_err();
         assert!(matches!(error, Error::Storage { .. }), "{error:?}");
     }
-    assert!(contents(&storage).is_empty(), "nothing is begun anew");
+    assert!(contents(&storage).is_empty(), "nothing is begun again");
     // The directory is back.
     for (name, bytes) in before {
         storage.put_new(&name, vec![bytes]).unwrap();

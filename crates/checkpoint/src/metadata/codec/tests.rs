@@ -254,7 +254,7 @@ fn segments_that_cannot_be_read_are_refused() {
     assert!(check(&|segment| segment.offset = u64::MAX).contains("has no end"));
     assert!(
         check(&|segment| segment.file = Some("../../../etc/passwd".to_owned()))
-            .contains("is in file `../../../etc/passwd`: that is no place")
+            .contains("is in file `../../../etc/passwd`: a checkpoint's data cannot be there")
     );
 }
 
@@ -323,13 +323,13 @@ fn c146_contradictions_are_refused() {
         ),
         (
             |it| it.previous = Some(8),
-            "number 8 is said to come before it",
+            "says that number 8 comes before it",
         ),
         (
             |it| it.previous = Some(9),
-            "number 9 is said to come before it",
+            "says that number 9 comes before it",
         ),
-        (|it| it.id = 6, "number 7 is said to come before it"),
+        (|it| it.id = 6, "says that number 7 comes before it"),
         (
             |it| it.triggered_at = -1,
             "cannot have been triggered at -1 ms",
@@ -395,7 +395,7 @@ fn c146_contradictions_are_refused() {
         ),
         (
             |it| operator(it).states[0].kind = "queue".into(),
-            "is of kind `queue`, which there is not",
+            "has the unknown kind `queue`",
         ),
         (
             |it| operator(it).states.clear(),
@@ -411,7 +411,7 @@ fn c146_contradictions_are_refused() {
         ),
         (
             |it| operator(it).subtasks[0].ended_inputs = vec![0, 1, 0],
-            "has inputs that ended which it cannot have",
+            "lists ended inputs that it does not have",
         ),
         (
             |it| segments(it).swap(0, 1),

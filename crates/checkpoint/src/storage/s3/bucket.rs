@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::{Error, Result};
 
-/// A bucket and a key in it: what an `s3://` URL names. The key is taken as it stands, for that is how
+/// A bucket and a key in it: what an `s3://` URL names. The key is taken as it stands, because that is how
 /// such URLs are written everywhere: nothing in it is decoded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bucket {
@@ -21,10 +21,10 @@ impl Bucket {
     pub fn parse(url: &str, what: &str) -> Result<Self> {
         let refuse = |why: &str| Err(Error::Incompatible(format!("{what} `{url}` {why}")));
         let Some((scheme, rest)) = url.split_once("://") else {
-            return refuse("is no URL");
+            return refuse("is not a URL");
         };
         if !scheme.eq_ignore_ascii_case("s3") {
-            return refuse("is no s3:// URL");
+            return refuse("is not an s3:// URL");
         }
         let (bucket, key) = rest.split_once('/').unwrap_or((rest, ""));
         if bucket.contains(['@', ':']) {

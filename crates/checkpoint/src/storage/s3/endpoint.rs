@@ -140,7 +140,7 @@ impl Endpoint {
         }
         if authority.is_empty() {
             return Err(Error::Incompatible(format!(
-                "AWS_ENDPOINT_URL=`{}` is no URL (http://host:port or https://host is expected)",
+                "AWS_ENDPOINT_URL=`{}` is not a URL (http://host:port or https://host is expected)",
                 self.url
             )));
         }
@@ -339,7 +339,7 @@ mod tests {
         assert!(
             check("s3.example.com", false)
                 .unwrap_err()
-                .contains("is no URL")
+                .contains("is not a URL")
         );
     }
 

@@ -167,7 +167,7 @@ impl ObjectWriter for Upload {
         let (path, id, parts) = (self.path.clone(), id.clone(), std::mem::take(sent));
         let token = self.token.clone();
         // A crash before this leaves an unfinished upload, which is no object and goes by the bucket's
-        // rules; one behind it the object, which nothing references.
+        // rules; one after it the object, which nothing references.
         let complete = async move { complete(&connection, &path, &id, parts, &token).await };
         match self.storage.objects.executor().run(complete) {
             Ok(Put::Done) => {

@@ -36,7 +36,7 @@ pub fn weakened(variables: &[(String, String)]) -> Vec<Weakened> {
                 "signatures leave out what is written, so only encryption protects it on its way"
             }
             AmazonS3ConfigKey::ImdsV1Fallback => {
-                "the machine is asked for credentials without a token, which others may make it tell"
+                "the machine is asked for credentials without a token, so other programs may obtain them"
             }
             _ => return None,
         };

@@ -73,7 +73,7 @@ fn c10_c11_a_crash_at_any_step_leaves_the_newest_completed_whole() {
     for at in first..=last + 1 {
         for extent in [Extent::Nothing, Extent::All] {
             let directory = tempfile::tempdir().unwrap();
-            // The crash: this step is done or not, and none behind it is.
+            // The crash: this step is done or not, and none after it is.
             let faulty = FaultyStorage::at(files(&directory), at, Fault::Crash(extent));
             let store = CheckpointStore::with_storage(Arc::new(faulty), "job", filed()).unwrap();
             for id in 1..=2 {

@@ -102,7 +102,7 @@ fn c17_what_a_zombie_completes_is_never_believed_and_it_deletes_nothing() {
         1
     );
 
-    // The second one goes on with the numbers behind, also behind what it did not see.
+    // The second one goes on with the numbers after, also after what it did not see.
     let completed = take(&second, 4, &segments(4)).unwrap();
     assert!(completed.metadata().generation > 1);
     second.wait_for_cleaning();

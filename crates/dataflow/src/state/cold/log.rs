@@ -1,4 +1,4 @@
-//! The log: records one behind the other, in files that are written once, front to back.
+//! The log: records one after the other, in files that are written once, front to back.
 //!
 //! A file consists of pieces, and no record lies across two. The piece that is being filled is in
 //! memory. Which records are live is known by a bit for each unit at which one may begin, in memory
@@ -21,7 +21,7 @@ const UNIT_BITS: u32 = 21;
 const FILE_PIECES_MAX: usize = (1 << UNIT_BITS) / PIECE_UNITS;
 /// The fewest: a small log has small files too, so that cleaning begins early.
 const FILE_PIECES_MIN: usize = if cfg!(test) { 2 } else { 32 };
-/// So many files share a log while they are smaller than they may get.
+/// How many files share a log while they are smaller than they may get.
 const FILES_AIM: usize = 32;
 const FILES_MAX: usize = 1 << (32 - UNIT_BITS);
 /// Records that lie no further apart are read together, up to a piece.
@@ -99,7 +99,9 @@ impl Log {
             None => self.begin_file()?,
         };
         let Some(file) = &mut self.files[number] else {
-            return Err(io::Error::other("the file that is being written is gone"));
+            return Err(io::Error::other(
+                "the file that is being written was removed",
+            ));
         };
         let units = (record.len() / UNIT) as u32;
         file.units += units;

@@ -1,4 +1,4 @@
-//! Cold storage in memory, which fails and damages when it is told to: for tests.
+//! Cold storage in memory, which fails and damages on demand: for tests.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -1,7 +1,7 @@
 //! What is stored in the log of cold state: a key with all that its states hold.
 //!
-//! A record is its CRC-32C (of all that follows), its length (all of it), the key behind its length as
-//! a varint, and per value its state as a varint, its version, and the value behind its length. It
+//! A record is its CRC-32C (of all that follows), its length (all of it), the key after its length as
+//! a varint, and per value its state as a varint, its version, and the value after its length. It
 //! begins on a unit, and ends with zeros up to the next one. No other process reads it, and no other
 //! attempt: there are no versions of it.
 

@@ -43,7 +43,7 @@ struct Shared {
 }
 
 impl Proxy {
-    /// Starts one before the server at a port. `decide` is told the first line of a request, and how
+    /// Starts one before the server at a port. `decide` gets the first line of a request, and how
     /// often it was seen before.
     pub(super) fn start(
         server: u16,
