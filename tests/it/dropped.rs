@@ -5,7 +5,8 @@
 //! publication of its output. Then the sink gets another name.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use serde_json::Value;
 
@@ -21,22 +22,22 @@ struct Unpublished {
     records: u64,
 }
 
-impl Unpublished {
-    fn new(name: &str) -> Self {
-        let scene = Scene::new();
-        scene.input(&oracle::bible(), 8, "txt");
-        scene.write("job.toml", jobs::words(name, "25ms"));
-        let mut running = host::start(scene.path(), &["run", "job.toml"]);
-        running.checkpoints(2);
-        running.signal("TERM");
-        let last = running.wait().with_code(0).completions().pop();
-        let last = last.expect("a checkpoint").path;
-        let shown = host::run(scene.path(), &["checkpoints", "show", "--json", &last]).with_code(0);
+/// What the newest checkpoint has prepared for a sink: of each file where it is staged and where it is
+/// published, below the sink's directory, and the records of all of them.
+struct Prepared {
+    files: Vec<(String, String)>,
+    records: u64,
+}
+
+impl Prepared {
+    fn of(scene: &Scene, checkpoint: &str, id: &str) -> Self {
+        let shown =
+            host::run(scene.path(), &["checkpoints", "show", "--json", checkpoint]).with_code(0);
         let shown: Value = serde_json::from_str(&shown.stdout).expect("JSON");
         let operators = shown["operators"].as_array().expect("operators");
         let sink = operators
             .iter()
-            .find(|it| it["id"] == "words")
+            .find(|it| it["id"] == id)
             .expect("the sink");
         let subtasks = sink["subtasks"].as_array().expect("subtasks");
         let parts = subtasks
@@ -46,30 +47,72 @@ impl Unpublished {
         let mut files = Vec::new();
         let mut records = 0;
         for part in parts {
-            let place = |key: &str| scene.at("out").join(part[key].as_str().expect("a path"));
+            let place = |key: &str| part[key].as_str().expect("a path").to_owned();
             files.push((place("staging"), place("file")));
             records += part["records"].as_u64().expect("a number");
         }
         assert!(!files.is_empty(), "the last checkpoint has prepared output");
-        for (staged, published) in &files {
-            // A job that is suspended may leave what its last checkpoint has prepared to the next start.
+        Self { files, records }
+    }
+
+    fn below(&self, root: &Path) -> Vec<(PathBuf, PathBuf)> {
+        let places = |(staged, published): &(String, String)| {
+            let (staged, published) = (root.join(staged), root.join(published));
+            (staged, published)
+        };
+        self.files.iter().map(places).collect()
+    }
+
+    /// As a process leaves it that was killed before it published. A job that is suspended may do so as well.
+    fn unpublish(&self, root: &Path) {
+        for (staged, published) in self.below(root) {
             if published.is_file() {
                 let place = staged.parent().expect("a place");
                 fs::create_dir_all(place).expect("a directory can be made");
-                fs::rename(published, staged).expect("a file can be moved");
+                fs::rename(&published, &staged).expect("a file can be moved");
             }
             assert!(staged.is_file(), "{} is staged", staged.display());
         }
-        let notes = fs::read_dir(scene.at("out/.highwater"))
+        let notes = fs::read_dir(root.join(".highwater"))
             .expect("it is there")
             .flatten();
         for notes in notes.filter(|it| it.file_name().to_string_lossy().ends_with(".published")) {
             fs::remove_dir_all(notes.path()).expect("a directory can be removed");
         }
+    }
+
+    /// As a process leaves it that has published it.
+    fn publish(&self, root: &Path) {
+        for (staged, published) in self.below(root) {
+            if staged.is_file() {
+                fs::rename(&staged, &published).expect("a file can be moved");
+            }
+            assert!(published.is_file(), "{} is there", published.display());
+        }
+    }
+}
+
+/// Suspends the job of `job.toml` after two checkpoints, and returns the path of its last one.
+fn suspend(scene: &Scene) -> String {
+    let mut running = host::start(scene.path(), &["run", "job.toml"]);
+    running.checkpoints(2);
+    running.signal("TERM");
+    let last = running.wait().with_code(0).completions().pop();
+    last.expect("a checkpoint").path
+}
+
+impl Unpublished {
+    fn new(name: &str) -> Self {
+        let scene = Scene::new();
+        scene.input(&oracle::bible(), 8, "txt");
+        scene.write("job.toml", jobs::words(name, "25ms"));
+        let prepared = Prepared::of(&scene, &suspend(&scene), "words");
+        let root = scene.at("out");
+        prepared.unpublish(&root);
         Self {
+            files: prepared.below(&root),
+            records: prepared.records,
             scene,
-            files,
-            records,
         }
     }
 
@@ -174,5 +217,174 @@ fn output_that_is_lost_is_named_when_its_sink_is_dropped() {
     let count = format!("with {} record", grouped(job.records));
     for part in [count.as_str(), "dropped", "neither published nor staged"] {
         assert!(message.contains(part), "{message}");
+    }
+}
+
+/// A job that was suspended, with two sinks whose files have the same names, as the names say nothing of
+/// the sink. `b` may have other content in them.
+struct Two {
+    scene: Scene,
+    name: &'static str,
+    a: Prepared,
+    b: Prepared,
+    content: Content,
+}
+
+/// What `b` has in its files.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Content {
+    /// What `a` has.
+    Same,
+    /// The records of `a` in another form.
+    Other,
+}
+
+impl Content {
+    fn sink(self, id: &str, path: &str) -> String {
+        match self {
+            Self::Same => jobs::keys(id, "split", path),
+            Self::Other => jobs::files(id, "split", path, "lines"),
+        }
+    }
+}
+
+impl Two {
+    fn new(name: &'static str, content: Content) -> Self {
+        let scene = Scene::new();
+        scene.input(&oracle::bible(), 8, "txt");
+        let job = jobs::head(name, "25ms") + jobs::VERSES + &jobs::split();
+        scene.write(
+            "job.toml",
+            job + &jobs::keys("a", "split", "out-a") + &content.sink("b", "out-b"),
+        );
+        let last = suspend(&scene);
+        let (a, b) = (
+            Prepared::of(&scene, &last, "a"),
+            Prepared::of(&scene, &last, "b"),
+        );
+        assert_eq!(a.files, b.files, "the names are the same");
+        a.unpublish(&scene.at("out-a"));
+        Self {
+            scene,
+            name,
+            a,
+            b,
+            content,
+        }
+    }
+
+    /// Puts the directories elsewhere, so that the checkpoint names none that is there.
+    fn move_away(&self) {
+        for directory in ["a", "b"] {
+            let (from, to) = (format!("out-{directory}"), format!("moved-{directory}"));
+            fs::rename(self.scene.at(&from), self.scene.at(&to)).expect("a directory can be moved");
+        }
+    }
+
+    /// Resumes with sinks of these ids that write to these directories, and looks at what is in them then.
+    fn resumes(&self, (a, path_a): (&str, &str), (b, path_b): (&str, &str)) {
+        let job = jobs::head(self.name, "25ms") + jobs::VERSES + &jobs::split();
+        let job = job + &jobs::keys(a, "split", path_a) + &self.content.sink(b, path_b);
+        self.scene.write("job.toml", job);
+        host::run(self.scene.path(), &["run", "job.toml", "--resume", "-n"])
+            .with_code(0)
+            .saying(&["`a` is not in the job", "published in"]);
+        for (staged, published) in self.a.below(&self.scene.at(path_a)) {
+            assert!(!staged.exists(), "{} is left", staged.display());
+            assert!(published.is_file(), "{} is there", published.display());
+        }
+        let words = oracle::word_count(&self.scene.at("input"));
+        assert_same_lines(&oracle::count_keys(&self.scene.at(path_a)), &words, path_a);
+        if self.content == Content::Same {
+            assert_same_lines(&oracle::count_keys(&self.scene.at(path_b)), &words, path_b);
+        }
+    }
+}
+
+#[test]
+fn published_files_of_another_sink_do_not_count_for_one_that_was_renamed() {
+    let job = Two::new("same-names", Content::Same);
+    job.b.publish(&job.scene.at("out-b"));
+    job.move_away();
+    job.resumes(("a2", "moved-a"), ("b", "moved-b"));
+}
+
+#[test]
+fn published_files_of_a_renamed_sink_count_for_one_sink_only() {
+    let job = Two::new("two-renamed", Content::Same);
+    job.b.publish(&job.scene.at("out-b"));
+    job.move_away();
+    job.resumes(("a2", "moved-a"), ("b2", "moved-b"));
+}
+
+#[test]
+fn two_renamed_sinks_with_staged_files_of_the_same_names_are_told_apart() {
+    let job = Two::new("told-apart", Content::Other);
+    job.b.unpublish(&job.scene.at("out-b"));
+    job.move_away();
+    job.resumes(("a2", "moved-a"), ("b2", "moved-b"));
+    for (_, published) in job.b.below(&job.scene.at("moved-b")) {
+        assert!(published.is_file(), "{} is there", published.display());
+    }
+}
+
+#[test]
+fn a_sink_that_does_not_take_part_keeps_no_other_from_its_output() {
+    // `b` stays, and what it has staged under the same names has another content.
+    let job = Two::new("unlike", Content::Other);
+    job.b.unpublish(&job.scene.at("out-b"));
+    job.resumes(("a2", "out-a"), ("b", "out-b"));
+}
+
+#[test]
+fn a_renamed_sink_publishes_in_the_copy_that_it_writes_to() {
+    let job = Unpublished::new("copied");
+    let (out, copy) = (job.scene.at("out"), job.scene.at("out2"));
+    let copied = Command::new("cp").arg("-a").args([&out, &copy]).status();
+    assert!(copied.is_ok_and(|status| status.success()), "cp works");
+    job.with_sink("copied", "renamed", "out2");
+    let place = format!("published in {} now", copy.display());
+    job.resume(&["-n"]).with_code(0).saying(&[&place]);
+    assert_eq!(job.staged(), job.files.len(), "the original is as it was");
+    assert_same_lines(
+        &oracle::count_keys(&copy),
+        &oracle::word_count(&job.scene.at("input")),
+        "output in the copy",
+    );
+}
+
+#[test]
+fn output_that_another_run_publishes_first_is_not_published_twice() {
+    let job = Unpublished::new("original");
+    let newest = job.scene.newest_checkpoint("original").expect("one").path;
+    let original = fs::read(job.scene.at("job.toml")).expect("a job file");
+    job.with_sink("another", "renamed", "out");
+    let arguments = ["run", "job.toml", "-n", "-s", &newest];
+    let arguments = [&arguments[..], &["--claim-mode", "no-claim"]].concat();
+    host::run(job.scene.path(), &arguments)
+        .with_code(0)
+        .saying(&["`words` is not in the job", "published in"]);
+    assert_eq!(job.staged(), 0, "as a sink that was not renamed does");
+    let of_other = job.files.iter().map(|(_, published)| fs::read(published));
+    let of_other: Vec<_> = of_other.map(|it| it.expect("a file")).collect();
+    // Both runs write what comes after the checkpoint, so that is there twice.
+    job.scene.write("job.toml", original);
+    job.resume(&[]).with_code(0);
+    for ((_, published), content) in job.files.iter().zip(of_other) {
+        assert_eq!(fs::read(published).expect("a file"), content);
+    }
+    let names = crate::scene::visible_files(&job.scene.at("out"));
+    let names: Vec<String> = names
+        .iter()
+        .map(|it| {
+            it.file_name()
+                .expect("a name")
+                .to_string_lossy()
+                .into_owned()
+        })
+        .collect();
+    for (_, published) in &job.files {
+        let name = published.file_name().expect("a name").to_string_lossy();
+        assert_eq!(names.iter().filter(|it| **it == name).count(), 1, "{name}");
     }
 }

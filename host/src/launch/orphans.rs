@@ -8,12 +8,12 @@
 use std::path::{Path, PathBuf};
 
 use checkpoint::Completed;
-use checkpoint::metadata::Role;
-use connectors::file_sink::orphans::{self, Amount, Orphans};
-use operator::SinkFactory;
+use checkpoint::metadata::{self, Role};
+use connectors::file_sink::orphans::{self, Amount, Gone, Orphans, Places};
 use operator::source::Part;
 use operator::text::counted;
 use runtime::JobGraph;
+use runtime::graph::NodeKind;
 use runtime::restore::{PLACE, Report, Verdict};
 
 use crate::events::{Audience, Event};
@@ -38,63 +38,96 @@ impl Owed {
 }
 
 /// Looks for the output of all sinks that are gone, says in `report` what becomes of it, and warns of what
-/// is dropped.
+/// is dropped, and of what counts as published by files in another directory than the checkpoint names.
 ///
 /// # Errors
 /// Output is there, but is not what the checkpoint says, or cannot be looked at.
-pub(super) fn find<'a>(
-    sinks: impl Iterator<Item = &'a dyn SinkFactory>,
+pub(super) fn find(
     graph: &JobGraph,
     from: &Completed,
     report: &mut Report,
     run: &str,
     audience: Audience,
 ) -> Result<Owed, Error> {
-    let own: Vec<PathBuf> = sinks
-        .filter_map(SinkFactory::place)
-        .map(PathBuf::from)
-        .collect();
-    let mut owed = Owed::default();
-    let gone =
-        from.metadata().operators.iter().filter(|old| {
-            old.role == Role::Sink && !graph.nodes.iter().any(|node| node.id == old.id)
-        });
-    for old in gone {
-        let parts = runtime::restore::parts(from, &old.id).unwrap_or_default();
+    let sinks = || {
+        let old = from.metadata().operators.iter();
+        old.filter(|old| old.role == Role::Sink)
+    };
+    let failed = |id: &str| {
+        let doing = format!("looking for the output of sink `{id}`, which is not in the job");
+        move |error: anyhow::Error| Error::refused(error.context(doing))
+    };
+    let mut ids: Vec<&str> = Vec::new();
+    let mut gone: Vec<Gone> = Vec::new();
+    let mut fates: Vec<(&str, String)> = Vec::new();
+    for old in sinks().filter(|old| !graph.nodes.iter().any(|node| node.id == old.id)) {
+        let parts = old.subtasks.iter().flat_map(|it| it.parts.iter().cloned());
+        let parts: Vec<Part> = parts.collect();
         if parts.is_empty() {
             continue;
         }
-        let recorded = old.labels.get(PLACE).map(Path::new);
-        let id = &old.id;
-        let fate = match orphans::find(&parts, &own, recorded, run) {
+        match Gone::read(&parts, recorded(old)) {
             None => {
                 let fate = format!("{} dropped", of_another_connector(&parts));
-                warn(audience, id, &fate);
-                fate
+                warn(audience, &old.id, &fate);
+                fates.push((&old.id, fate));
             }
-            Some(found) => {
-                let found = found.map_err(|error| {
-                    Error::refused(error.context(format!(
-                        "looking for the output of sink `{id}`, which is not in the job"
-                    )))
-                })?;
-                let fate = fate(&found);
-                if found.missing.files + found.others.files > 0 {
-                    warn(audience, id, &fate);
-                }
-                owed.0.push(found);
-                fate
+            Some(read) => {
+                gone.push(read.map_err(failed(&old.id))?);
+                ids.push(&old.id);
             }
-        };
-        let entry = report
-            .entries
-            .iter_mut()
-            .find(|entry| entry.operator == *id);
+        }
+    }
+    let places = Places {
+        recorded: sinks().filter_map(recorded).map(PathBuf::from).collect(),
+        ..places(graph, from)
+    };
+    let mut owed = Owed::default();
+    for (id, found) in ids.into_iter().zip(orphans::find(&gone, &places, run)) {
+        let found = found.map_err(failed(id))?;
+        let fate = fate(&found);
+        let is_guessed = !found.is_recorded && published(&found).files > 0;
+        if is_guessed || found.missing.files + found.others.files > 0 {
+            warn(audience, id, &fate);
+        }
+        owed.0.push(found);
+        fates.push((id, fate));
+    }
+    for (id, fate) in fates {
+        let entry = report.entries.iter_mut().find(|entry| entry.operator == id);
         if let Some(entry) = entry {
             entry.verdict = Verdict::Output(fate);
         }
     }
     Ok(owed)
+}
+
+/// Where the checkpoint says that a sink published.
+fn recorded(sink: &metadata::Operator) -> Option<&Path> {
+    sink.labels.get(PLACE).map(Path::new)
+}
+
+/// The directories of the job's sinks: of those that are new, and of those that the checkpoint has.
+fn places(graph: &JobGraph, from: &Completed) -> Places {
+    let mut places = Places::default();
+    for node in &graph.nodes {
+        let NodeKind::Sink(sink) = &node.kind else {
+            continue;
+        };
+        let operators = &from.metadata().operators;
+        let of_its_kind = match operators.iter().any(|old| old.id == node.id) {
+            true => &mut places.kept,
+            false => &mut places.new,
+        };
+        of_its_kind.extend(sink.place().map(PathBuf::from));
+    }
+    places
+}
+
+/// What was published before.
+fn published(orphans: &Orphans) -> Amount {
+    let rest = orphans.all.minus(orphans.staged).minus(orphans.others);
+    rest.minus(orphans.missing)
 }
 
 fn warn(audience: Audience, id: &str, fate: &str) {
@@ -130,13 +163,16 @@ fn fate(orphans: &Orphans) -> String {
         );
     };
     let place = checkpoint::shown(&root.display().to_string());
-    let published = orphans
-        .all
-        .minus(orphans.staged)
-        .minus(orphans.others)
-        .minus(orphans.missing);
     [
-        (published, format!("published in {place}")),
+        (
+            published(orphans),
+            match orphans.is_recorded {
+                true => format!("published in {place}"),
+                false => format!(
+                    "published in {place}, as the files there say: the checkpoint does not name this directory"
+                ),
+            },
+        ),
         (
             orphans.staged,
             format!("published in {place} now, where the checkpoint had prepared them"),

@@ -178,8 +178,7 @@ fn orphaned(
     let (Some(from), Some(report)) = (from, report) else {
         return Ok(Owed::default());
     };
-    let sinks = sinks(graph).map(|(_, sink)| sink.as_ref());
-    orphans::find(sinks, graph, from, report, run, audience)
+    orphans::find(graph, from, report, run, audience)
 }
 
 /// A job with a directory of its own.

@@ -99,6 +99,11 @@ pub(crate) enum Fate {
     Missing,
 }
 
+/// Whether a part of a checkpoint is a file sink's, of any version and however damaged.
+pub(crate) fn is_file(part: &serde_json::Value) -> bool {
+    part.get("staging").is_some()
+}
+
 impl PreparedFile {
     /// Reads a part of a checkpoint. What a checkpoint says may be anything: the paths are checked to be
     /// those of a file sink's own files, within its directory.
