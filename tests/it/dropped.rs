@@ -354,6 +354,37 @@ fn a_renamed_sink_publishes_in_the_copy_that_it_writes_to() {
 }
 
 #[test]
+fn a_sink_that_gets_another_connector_keeps_what_was_prepared() {
+    let job = Unpublished::new("reused");
+    let discard = jobs::discard("words", "split");
+    let stdout = discard.replace("discard", "stdout") + "format = \"lines\"\n";
+    let operator = jobs::pass("words", "split") + &jobs::discard("end", "words");
+    for (rest, said) in [
+        (discard, "another connector"),
+        (stdout, "another connector"),
+        (operator, "`words` was a sink and is an operator"),
+    ] {
+        let head = jobs::head("reused", "25ms") + jobs::VERSES + &jobs::split();
+        job.scene.write("job.toml", head + rest.trim_end() + "\n");
+        for options in [&[][..], &["-n"]] {
+            job.resume(options).with_code(2).saying(&[said]);
+            assert_eq!(job.staged(), job.files.len(), "a refusal changes nothing");
+        }
+    }
+    // The way out that the refusal names.
+    let head = jobs::head("reused", "25ms") + jobs::VERSES + &jobs::split();
+    job.scene
+        .write("job.toml", head + &jobs::discard("nowhere", "split"));
+    let records = format!("with {} record", grouped(job.records));
+    job.resume(&["-n"]).with_code(0).saying(&[
+        "`words` is not in the job",
+        &records,
+        "published in",
+    ]);
+    assert_eq!(job.staged(), 0, "nothing is left");
+}
+
+#[test]
 fn output_that_another_run_publishes_first_is_not_published_twice() {
     let job = Unpublished::new("original");
     let newest = job.scene.newest_checkpoint("original").expect("one").path;

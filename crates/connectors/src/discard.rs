@@ -11,6 +11,7 @@ use operator::{BoxError, Delivery, Sink, SinkFactory, SubtaskContext};
 use serde::{Deserialize, Serialize};
 
 use super::connector::{PreparedSink, SinkConnector, SinkContext, read_and_prepare};
+use super::parts::of_another_connector;
 
 /// The connector `discard`.
 pub(crate) const CONNECTOR: SinkConnector = SinkConnector {
@@ -38,6 +39,14 @@ pub(crate) struct DiscardFactory;
 impl SinkFactory for DiscardFactory {
     fn delivery(&self) -> Delivery {
         Delivery::Nothing
+    }
+
+    fn check_restored(&self, _run: &str, parts: &[Part]) -> Result<(), BoxError> {
+        // Nothing is ever prepared here.
+        match parts.is_empty() {
+            true => Ok(()),
+            false => Err(of_another_connector(parts).into()),
+        }
     }
 
     fn create(

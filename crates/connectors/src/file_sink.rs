@@ -25,7 +25,7 @@ use job_file::options::Options;
 use job_file::problem::Problem;
 use job_file::units;
 use operator::source::Part;
-use operator::text::{counted, size};
+use operator::text::counted;
 use operator::{
     BoxError, Delivery, JobIdentity, Origin, Published, Sink, SinkFactory, SubtaskContext,
     Withdrawn,
@@ -36,11 +36,12 @@ use self::names::{NoteName, PartName, StagedName, Writer};
 use self::prepared::{PreparedFile, Written};
 use self::staging::Staging;
 use super::connector::{PreparedSink, SinkConnector, SinkContext, read_and_prepare};
+use super::parts::of_another_connector;
 
 mod durable;
 mod names;
 pub mod orphans;
-mod prepared;
+pub(crate) mod prepared;
 mod published;
 mod notes;
 mod place;
@@ -339,21 +340,6 @@ impl FileSinkFactory {
     }
 }
 
-/// What a sink has prepared, in words. `None` if it is not a file sink's.
-pub(crate) fn describe_prepared(parts: &[Part]) -> Option<String> {
-    let files: Vec<PreparedFile> = parts
-        .iter()
-        .map(|part| PreparedFile::read(part).ok())
-        .collect::<Option<_>>()?;
-    let sum = |of: fn(&PreparedFile) -> u64| files.iter().map(of).fold(0, u64::saturating_add);
-    Some(format!(
-        "{} with {}, {}",
-        counted(files.len() as u64, "file"),
-        counted(sum(|file| file.records), "record"),
-        size(sum(|file| file.bytes))
-    ))
-}
-
 /// Says that files are gone that were published.
 fn warn_of_taken(root: &Path, taken: &[String]) {
     const SHOWN: usize = 3;
@@ -408,6 +394,9 @@ impl SinkFactory for FileSinkFactory {
     }
 
     fn check_restored(&self, run: &str, parts: &[Part]) -> Result<(), BoxError> {
+        if !parts.is_empty() && !parts.iter().any(prepared::is_file) {
+            return Err(of_another_connector(parts).into());
+        }
         for part in parts {
             PreparedFile::read(part)?.check(&self.root, run)?;
         }

@@ -6,7 +6,7 @@
 use operator::source::Part;
 use operator::text::{grouped, name};
 
-use super::file_sink::describe_prepared;
+use super::file_sink::prepared::describe_prepared;
 use super::{file_source, generator, stdin};
 
 /// How many parts of an unknown kind are shown.
@@ -26,6 +26,16 @@ pub fn positions(parts: &[Part]) -> Vec<String> {
 /// What a sink has prepared, likewise.
 pub fn prepared(parts: &[Part]) -> Vec<String> {
     described(parts, &[describe_prepared])
+}
+
+/// What to say of a sink that cannot take what the checkpoint has prepared for it.
+pub(crate) fn of_another_connector(parts: &[Part]) -> String {
+    let it = prepared(parts).into_iter().next().unwrap_or_default();
+    format!(
+        "the checkpoint has prepared output of another connector for this sink ({it}), which would be lost: \
+         change the connector back, or give the new sink an `id` of its own and start with `-n`, which \
+         publishes what is in files and drops the rest"
+    )
 }
 
 /// Puts the parts of one kind into words; `None` if they are of another.

@@ -21,6 +21,7 @@ use operator::{BoxError, Permanent, Sink, SinkFactory, SubtaskContext};
 use serde::{Deserialize, Serialize};
 
 use super::connector::{PreparedSink, SinkConnector, SinkContext, read_and_prepare};
+use super::parts::of_another_connector;
 
 /// The most bytes that a subtask holds back: they travel in the checkpoint.
 const MAX_HELD: usize = 16 << 20;
@@ -227,6 +228,13 @@ impl StdoutFactory {
 impl SinkFactory for StdoutFactory {
     fn delivery(&self) -> operator::Delivery {
         operator::Delivery::AtLeastOnce
+    }
+
+    fn check_restored(&self, _run: &str, parts: &[Part]) -> Result<(), BoxError> {
+        match parts.iter().all(|part| Prepared::deserialize(part).is_ok()) {
+            true => Ok(()),
+            false => Err(of_another_connector(parts).into()),
+        }
     }
 
     fn create(

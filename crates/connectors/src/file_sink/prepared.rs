@@ -23,6 +23,8 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, anyhow, bail};
+use operator::source::Part;
+use operator::text::{counted, size};
 use serde::{Deserialize, Serialize};
 
 use super::durable;
@@ -266,6 +268,21 @@ impl PreparedFile {
         }
         Ok(())
     }
+}
+
+/// What a sink has prepared, in words. `None` if it is not a file sink's.
+pub(crate) fn describe_prepared(parts: &[Part]) -> Option<String> {
+    let files: Vec<PreparedFile> = parts
+        .iter()
+        .map(|part| PreparedFile::read(part).ok())
+        .collect::<Option<_>>()?;
+    let sum = |of: fn(&PreparedFile) -> u64| files.iter().map(of).fold(0, u64::saturating_add);
+    Some(format!(
+        "{} with {}, {}",
+        counted(files.len() as u64, "file"),
+        counted(sum(|file| file.records), "record"),
+        size(sum(|file| file.bytes))
+    ))
 }
 
 /// Publishes files, each unless that was done before, and makes their names durable. Returns those that
