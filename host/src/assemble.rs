@@ -90,7 +90,11 @@ pub(crate) fn prepare(
                 .iter()
                 .filter_map(|link| arriving(&job, &wiring, &facts, link.from, link.port))
                 .collect();
-            let prepared = prepare_sink(&job, *sink, &ports, means.connectors, problems);
+            let from_sources = links[index]
+                .iter()
+                .all(|link| matches!(wiring.order[link.from], NodeRef::Source(_)));
+            let connectors = means.connectors;
+            let prepared = prepare_sink(&job, *sink, &ports, from_sources, connectors, problems);
             facts[index] = prepared.as_ref().map(PreparedNode::facts);
             nodes[index] = prepared;
         } else {
@@ -302,11 +306,12 @@ fn prepare_source(
     }
 }
 
-/// `ports` are those of its inputs that are known.
+/// `ports` are those of its inputs that are known; `has_rows_of_sources` says whether sources alone feed it.
 fn prepare_sink(
     job: &JobFile,
     index: usize,
     ports: &[Port],
+    has_rows_of_sources: bool,
     connectors: &Registry,
     problems: &mut Problems,
 ) -> Option<PreparedNode> {
@@ -317,6 +322,7 @@ fn prepare_sink(
         input_ports: ports,
         has_checkpoints: job.checkpoint.interval.is_some(),
         permissions: job.checkpoint.permissions,
+        has_rows_of_sources,
     };
     match connectors.sink(connector, sink.options.clone(), &context) {
         Ok(sink) => Some(PreparedNode::Sink(sink)),

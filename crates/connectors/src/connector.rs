@@ -57,9 +57,13 @@ pub struct SinkContext<'a> {
     pub has_checkpoints: bool,
     /// Who may read what the job keeps on disk and has not published.
     pub permissions: Permissions,
+    /// Whether sources alone feed it. They hold each row to its columns while they read it, which an
+    /// operator does not have to.
+    pub has_rows_of_sources: bool,
 }
 
-/// Where records come from: a name for the job file, and what makes such a source.
+/// Where records come from: a name for the job file, and what makes such a source. Each row that it delivers has
+/// as many fields as its port has columns.
 #[derive(Clone, Copy, Debug)]
 pub struct SourceConnector {
     /// The name.

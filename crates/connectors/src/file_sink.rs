@@ -59,8 +59,11 @@ pub(crate) const CONNECTOR: SinkConnector = SinkConnector {
 
 fn prepare(options: Options, context: &SinkContext<'_>) -> Result<PreparedSink, Vec<Problem>> {
     read_and_prepare(options, |options: &FileSinkOptions| {
-        let factory =
+        let mut factory =
             options.prepare(context.base_dir, context.input_ports, context.permissions)?;
+        if context.has_rows_of_sources {
+            factory.trust_rows();
+        }
         Ok(PreparedSink {
             factory: Arc::new(factory),
             options: Options::effective(options),
@@ -231,6 +234,11 @@ fn lock(shared: &Mutex<Shared>) -> MutexGuard<'_, Shared> {
 }
 
 impl FileSinkFactory {
+    /// See [`Encoder::trust_rows`].
+    pub(crate) fn trust_rows(&mut self) {
+        Arc::make_mut(&mut self.encoder).trust_rows();
+    }
+
     fn create_sink(
         &self,
         context: &SubtaskContext,

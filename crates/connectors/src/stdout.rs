@@ -34,7 +34,10 @@ pub(crate) const CONNECTOR: SinkConnector = SinkConnector {
 
 fn prepare(options: Options, context: &SinkContext<'_>) -> Result<PreparedSink, Vec<Problem>> {
     read_and_prepare(options, |options: &StdoutOptions| {
-        let factory = options.prepare(context.input_ports, context.has_checkpoints)?;
+        let mut factory = options.prepare(context.input_ports, context.has_checkpoints)?;
+        if context.has_rows_of_sources {
+            factory.trust_rows();
+        }
         Ok(PreparedSink {
             factory: Arc::new(factory),
             options: Options::effective(options),
@@ -211,6 +214,11 @@ fn lock(output: &Mutex<Output>) -> MutexGuard<'_, Output> {
 }
 
 impl StdoutFactory {
+    /// See [`Encoder::trust_rows`].
+    pub(crate) fn trust_rows(&mut self) {
+        Arc::make_mut(&mut self.encoder).trust_rows();
+    }
+
     fn new(encoder: Encoder, delivery: Delivery, writer: Box<dyn Write + Send>) -> Self {
         let output = Output {
             writer,

@@ -30,6 +30,7 @@ fn sink(
         input_ports,
         has_checkpoints: true,
         permissions: Permissions::default(),
+        has_rows_of_sources: false,
     };
     Registry::default().sink(connector, options.parse().unwrap(), &context)
 }

@@ -50,7 +50,7 @@ enum Shape {
     Row {
         key_is_row: bool,
         value_is_row: bool,
-        /// The columns that a row must have, if they are declared.
+        /// The columns that a row must have, if they are declared and somebody has to see to it.
         key_columns: Vec<String>,
         value_columns: Vec<String>,
         /// What declares them.
@@ -172,6 +172,19 @@ impl Encoder {
         }
     }
 
+    /// Looks at no row any more: each has the fields that its port declares.
+    pub fn trust_rows(&mut self) {
+        if let Shape::Row {
+            key_columns,
+            value_columns,
+            ..
+        } = &mut self.shape
+        {
+            key_columns.clear();
+            value_columns.clear();
+        }
+    }
+
     /// How records are written.
     pub fn format(&self) -> RecordFormat {
         self.format
@@ -182,8 +195,8 @@ impl Encoder {
         &self.header
     }
 
-    /// Whether each row of the batch has the fields that are declared, as far as one look at all of them
-    /// together can tell; [`Encoder::encode`] then looks at none. `false`: it looks at each.
+    /// Whether each row of the batch has the fields that are declared: [`Encoder::encode`] then looks at
+    /// none of them, else at each.
     pub fn fits(&self, batch: &Batch) -> bool {
         let Shape::Row {
             key_columns,
@@ -231,24 +244,26 @@ impl Encoder {
         let before = text.len();
         let key = batch.is_keyed().then(|| batch.keys.get(index));
         let value = batch.values.get(index);
-        self.shape.encode(key, value, text).map_err(|message| {
-            text.truncate(before);
-            let shown = |cell: &[u8]| {
-                let cut = if cell.len() > 60 { "…" } else { "" };
-                format!(
-                    "{:?}{cut}",
-                    String::from_utf8_lossy(&cell[..cell.len().min(60)])
-                )
-            };
-            match key {
-                Some(key) => format!(
-                    "record with key {} and value {}: {message}",
-                    shown(key),
-                    shown(value)
-                ),
-                None => format!("record with value {}: {message}", shown(value)),
-            }
-        })
+        self.shape
+            .encode(key, value, fits, text)
+            .map_err(|message| {
+                text.truncate(before);
+                let shown = |cell: &[u8]| {
+                    let cut = if cell.len() > 60 { "…" } else { "" };
+                    format!(
+                        "{:?}{cut}",
+                        String::from_utf8_lossy(&cell[..cell.len().min(60)])
+                    )
+                };
+                match key {
+                    Some(key) => format!(
+                        "record with key {} and value {}: {message}",
+                        shown(key),
+                        shown(value)
+                    ),
+                    None => format!("record with value {}: {message}", shown(value)),
+                }
+            })
     }
 }
 
@@ -322,7 +337,14 @@ impl Shape {
         }
     }
 
-    fn encode(&self, key: Option<&[u8]>, value: &[u8], text: &mut Vec<u8>) -> Result<(), String> {
+    /// Appends a record to `text`, with its line end. `fits`: its rows have the fields that are declared.
+    fn encode(
+        &self,
+        key: Option<&[u8]>,
+        value: &[u8],
+        fits: bool,
+        text: &mut Vec<u8>,
+    ) -> Result<(), String> {
         match self {
             Self::Line { with_key, base64 } => {
                 if *with_key {
@@ -347,10 +369,12 @@ impl Shape {
                 value_columns,
                 from,
             } => {
-                if let Some(key) = key {
-                    check_fields("key", key, key_columns, from)?;
+                if !fits {
+                    if let Some(key) = key {
+                        check_fields("key", key, key_columns, from)?;
+                    }
+                    check_fields("value", value, value_columns, from)?;
                 }
-                check_fields("value", value, value_columns, from)?;
                 if let Some(key) = key {
                     push_fields(key, *key_is_row, true, text);
                 }
@@ -391,36 +415,9 @@ impl Shape {
     }
 }
 
-/// Whether every row has a field for each of its columns and none of them has quotes: then the commas are
-/// enough to know, and all rows are searched at once. Without columns anything goes.
+/// Whether every row has a field for each of its columns. Without columns anything goes.
 fn all_have_fields(rows: CellsRef<'_>, columns: usize) -> bool {
-    if columns == 0 || rows.is_empty() {
-        return true;
-    }
-    let (data, offsets) = (rows.data(), rows.offsets());
-    if memchr::memchr3(b'"', b'\n', b'\r', data).is_some() {
-        return false;
-    }
-    if columns == 1 {
-        return memchr::memchr(b',', data).is_none();
-    }
-    let (mut row, mut left) = (0, columns - 1);
-    for comma in memchr::memchr_iter(b',', data) {
-        if left == 0 {
-            (row, left) = (row + 1, columns - 1);
-        }
-        let is_in_row = offsets
-            .get(row)
-            .is_some_and(|start| *start as usize <= comma)
-            && offsets
-                .get(row + 1)
-                .is_some_and(|end| comma < *end as usize);
-        if !is_in_row {
-            return false;
-        }
-        left -= 1;
-    }
-    row + 1 == rows.len() && left == 0
+    columns == 0 || row::all_have_fields(rows, columns)
 }
 
 /// Whether a row has a field for each of its columns. Without columns anything goes.
@@ -429,7 +426,9 @@ fn has_fields(row: &[u8], columns: &[String]) -> bool {
     columns.is_empty() || row::count_fields(row) == Some(columns.len())
 }
 
-/// A row that has other fields than its columns would shift what a reader sees in each column.
+/// A row that has other fields than its columns would shift what a reader sees in each column. Out of
+/// line: it is called only where some row of the batch is wrong.
+#[cold]
 fn check_fields(what: &str, row: &[u8], columns: &[String], from: &str) -> Result<(), String> {
     if has_fields(row, columns) {
         return Ok(());
