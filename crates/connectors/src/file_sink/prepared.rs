@@ -219,14 +219,14 @@ impl PreparedFile {
                     return Ok(Found::Taken);
                 }
                 Err(trouble::permanent(format!(
-                    "output of checkpoint {} is missing in `{}`: neither `{}` nor `{}` exists ({} records), \
+                    "output of checkpoint {} is missing in `{}`: neither `{}` nor `{}` exists ({}), \
                      and no note says that it was published; if `path` of the sink was changed, change it \
                      back, else put one of them back",
                     self.checkpoint,
                     root.display(),
                     self.file,
                     self.staging,
-                    self.records,
+                    counted(self.records, "record"),
                 )))
             }
         }

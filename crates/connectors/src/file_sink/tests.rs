@@ -532,7 +532,7 @@ fn c141_output_of_one_attempt_is_never_that_of_another() {
     let error = factory(&directory, "").create(&context(0, 1), Some(&second));
     let error = error_chain(&*error.err().unwrap());
     assert!(
-        error.contains("output of checkpoint 2 is missing in") && error.contains("(1 records)"),
+        error.contains("output of checkpoint 2 is missing in") && error.contains("(1 record)"),
         "{error}"
     );
     assert_eq!(values(&directory), ["1"]);
@@ -591,7 +591,8 @@ fn what_a_consumer_has_taken_does_not_fail_a_restore() {
     let lost = factory(&directory, "").create(&context(0, 1), Some(&unknown));
     let lost = error_chain(&*lost.err().unwrap());
     assert!(
-        lost.contains("output of checkpoint 2 is missing in") && lost.contains("put one of them back"),
+        lost.contains("output of checkpoint 2 is missing in")
+            && lost.contains("put one of them back"),
         "{lost}"
     );
 }
