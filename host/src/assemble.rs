@@ -49,7 +49,7 @@ enum PreparedNode {
 }
 
 /// What a job file's names stand for.
-pub(crate) struct Means<'a> {
+pub(crate) struct Environment<'a> {
     /// Hosts the components.
     pub(crate) wasm: &'a wasm::Host,
     /// What `connector` may name.
@@ -61,7 +61,7 @@ pub(crate) struct Means<'a> {
 /// Prepares everything that a job consists of. `None` if something is wrong with it, or was before.
 pub(crate) fn prepare(
     job: JobFile,
-    means: &Means<'_>,
+    environment: &Environment<'_>,
     problems: &mut Problems,
 ) -> Option<Prepared> {
     let wiring = wire(&job, problems);
@@ -70,9 +70,9 @@ pub(crate) fn prepare(
     let mut facts: Vec<Option<Facts>> = vec![None; count];
     for (index, node) in wiring.order.iter().enumerate() {
         let prepared = match node {
-            NodeRef::Source(source) => prepare_source(&job, *source, means, problems),
+            NodeRef::Source(source) => prepare_source(&job, *source, environment, problems),
             NodeRef::Operator(operator) => {
-                operator::prepare(&job, &job.operators[*operator], means.wasm, problems)
+                operator::prepare(&job, &job.operators[*operator], environment.wasm, problems)
                     .map(|prepared| PreparedNode::Operator(Box::new(prepared)))
             }
             // Sinks need to know what they are fed with.
@@ -93,7 +93,7 @@ pub(crate) fn prepare(
             let from_sources = links[index]
                 .iter()
                 .all(|link| matches!(wiring.order[link.from], NodeRef::Source(_)));
-            let connectors = means.connectors;
+            let connectors = environment.connectors;
             let prepared = prepare_sink(&job, *sink, &ports, from_sources, connectors, problems);
             facts[index] = prepared.as_ref().map(PreparedNode::facts);
             nodes[index] = prepared;
@@ -284,17 +284,17 @@ impl PreparedNode {
 fn prepare_source(
     job: &JobFile,
     index: usize,
-    means: &Means<'_>,
+    environment: &Environment<'_>,
     problems: &mut Problems,
 ) -> Option<PreparedNode> {
     let source = &job.sources[index];
     let connector = source.connector.as_deref()?;
-    let clock = Arc::clone(means.clock);
+    let clock = Arc::clone(environment.clock);
     let context = SourceContext {
         base_dir: &job.base,
         clock: Arc::new(move || clock.now_ms()),
     };
-    let prepared = means
+    let prepared = environment
         .connectors
         .source(connector, source.options.clone(), &context);
     match prepared {

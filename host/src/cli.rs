@@ -142,11 +142,11 @@ pub(crate) enum ClaimMode {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Checkpoints {
     /// List the checkpoints below a directory
-    List(Place),
+    List(Target),
     /// Show what a checkpoint holds: operators, states, source positions
-    Show(Place),
+    Show(Target),
     /// Read every byte of a checkpoint, or of all below a directory, and check it
-    Verify(Place),
+    Verify(Target),
     /// Say what changed from one checkpoint to another: operators, states, keys, source positions
     Diff(Diff),
     /// Print every entry of the keyed state of a checkpoint
@@ -160,7 +160,7 @@ pub(crate) enum Checkpoints {
     ///
     /// Refused while a host owns the directory, and if something in it is not a checkpoint's or is
     /// needed by another job's checkpoint.
-    Forget(Place),
+    Forget(Target),
 }
 
 /// `host checkpoints diff`.
@@ -222,7 +222,7 @@ pub(crate) struct Gc {
 
 /// Which checkpoints.
 #[derive(Debug, Args)]
-pub(crate) struct Place {
+pub(crate) struct Target {
     /// A directory, a _metadata file, or a file:// or s3:// URL of one
     #[arg(value_name = "PATH")]
     pub(crate) place: String,

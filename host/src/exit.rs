@@ -1,7 +1,7 @@
 //! How the process ends: the exit codes that scripts and service managers rely on, and the errors
 //! that lead to them.
 
-pub(crate) use runtime::error::chain;
+pub(crate) use runtime::error::causes;
 
 use std::fmt;
 use std::process::ExitCode;
@@ -119,7 +119,7 @@ impl fmt::Display for Error {
                 hints,
                 ..
             } => {
-                write!(f, "error: {}", chain(error.as_ref()))?;
+                write!(f, "error: {}", causes(error.as_ref()))?;
                 for detail in details {
                     write!(f, "\n  {}", line(detail))?;
                 }

@@ -26,7 +26,7 @@ use self::start::Begun;
 use crate::assemble::Prepared;
 use crate::cli::RestoreArguments;
 use crate::events::{Audience, Event, NodeWork, Work};
-use crate::exit::{Error, chain};
+use crate::exit::{Error, causes};
 
 /// As much as the main thread has.
 const STACK_BYTES: usize = 8 << 20;
@@ -125,7 +125,7 @@ pub(crate) fn launch(
     let job = Job::new(graph, options, store.clone(), from, Arc::clone(&clock));
     let handle = job.handle();
     before(handle.clone())?;
-    let moved = Moved {
+    let moved = JobThread {
         prepared: Arc::clone(prepared),
         job,
         id,
@@ -144,7 +144,7 @@ pub(crate) fn launch(
 }
 
 /// A job with all that its thread needs.
-struct Moved {
+struct JobThread {
     prepared: Arc<Prepared>,
     job: Job,
     id: String,
@@ -158,7 +158,7 @@ struct Moved {
     audience: Audience,
 }
 
-impl Moved {
+impl JobThread {
     #[expect(
         clippy::disallowed_methods,
         reason = "a job is a thread of the process, and `wait` reports its panic"
@@ -242,7 +242,7 @@ impl Moved {
         };
         match self.store.end(how, keeps, self.clock.now_ms()) {
             // What a successor may resume from stays, and what it may commit.
-            Err(error) => tracing::warn!("at the end of the job: {}", chain(&error)),
+            Err(error) => tracing::warn!("at the end of the job: {}", causes(&error)),
             Ok(()) if !keeps => abandon(&self.job, &self.store),
             Ok(()) => {}
         }

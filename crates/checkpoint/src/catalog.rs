@@ -9,15 +9,15 @@ use std::sync::Arc;
 
 use crate::completed::Completed;
 use crate::lease;
+use crate::location::{Found, Location};
 use crate::metadata::{Kind, is_void};
 use crate::names;
-use crate::place::{Found, Place};
 use crate::storage::Storage;
 use crate::{Error, Result};
 
 /// A directory that is a checkpoint or savepoint, or looks like one.
 #[derive(Clone, Debug)]
-pub struct Entry {
+pub struct CatalogEntry {
     /// Its path or URL.
     pub path: String,
     /// The name of the directory that it is in, a job's id as a rule.
@@ -31,7 +31,7 @@ pub struct Entry {
     pub status: Status,
 }
 
-/// What an [`Entry`] is.
+/// What an [`CatalogEntry`] is.
 #[derive(Clone, Debug)]
 pub enum Status {
     /// Its metadata is there and right. Its data files were not looked at.
@@ -79,7 +79,7 @@ impl Status {
     }
 }
 
-impl Entry {
+impl CatalogEntry {
     /// The checkpoint, if it is complete.
     #[must_use]
     pub fn completed(&self) -> Option<&Completed> {
@@ -116,8 +116,8 @@ pub(crate) fn completed_at(checkpoint: &Completed) -> i64 {
 /// # Errors
 /// [`Error::NotFound`] if there is nothing at that place, [`Error::Incompatible`] if it is no place
 /// that can be reached, [`Error::Storage`] if it cannot be read at all.
-pub fn list(place: &str) -> Result<Vec<Entry>> {
-    let place = Place::parse(place, "directory")?;
+pub fn list(place: &str) -> Result<Vec<CatalogEntry>> {
+    let place = Location::parse(place, "directory")?;
     match place.look()? {
         Found::Nothing => Err(Error::NotFound(format!("{place} does not exist"))),
         Found::File => list_directory(&place.parent().unwrap_or(place)),
@@ -126,15 +126,15 @@ pub fn list(place: &str) -> Result<Vec<Entry>> {
 }
 
 /// As [`list`], for a directory that exists.
-pub(crate) fn list_directory(place: &Place) -> Result<Vec<Entry>> {
+pub(crate) fn list_directory(place: &Location) -> Result<Vec<CatalogEntry>> {
     let (storage, name) = place.open_directory()?;
     let mut entries = entries(&storage, &name)?;
     entries.sort_by(order);
     Ok(entries)
 }
 
-fn order(a: &Entry, b: &Entry) -> Ordering {
-    let key = |entry: &Entry| {
+fn order(a: &CatalogEntry, b: &CatalogEntry) -> Ordering {
+    let key = |entry: &CatalogEntry| {
         let number = names::checkpoint_id(&entry.name);
         (
             entry.job.clone(),
@@ -147,7 +147,7 @@ fn order(a: &Entry, b: &Entry) -> Ordering {
 }
 
 /// What is at or beneath a directory of a storage.
-pub(crate) fn entries(storage: &Arc<dyn Storage>, directory: &str) -> Result<Vec<Entry>> {
+pub(crate) fn entries(storage: &Arc<dyn Storage>, directory: &str) -> Result<Vec<CatalogEntry>> {
     let mut entries = whole_or_not(storage, directory)?;
     // Of each directory of a job, what its lease says of the checkpoints in it.
     let mut standings = BTreeMap::new();
@@ -173,7 +173,7 @@ pub(crate) fn entries(storage: &Arc<dyn Storage>, directory: &str) -> Result<Vec
     Ok(entries)
 }
 
-fn whole_or_not(storage: &Arc<dyn Storage>, directory: &str) -> Result<Vec<Entry>> {
+fn whole_or_not(storage: &Arc<dyn Storage>, directory: &str) -> Result<Vec<CatalogEntry>> {
     if let Some(entry) = entry(storage, directory) {
         return Ok(vec![entry]);
     }
@@ -191,7 +191,7 @@ fn whole_or_not(storage: &Arc<dyn Storage>, directory: &str) -> Result<Vec<Entry
 }
 
 /// What a directory is, if it is a checkpoint or savepoint or looks like one.
-pub(crate) fn entry(storage: &Arc<dyn Storage>, directory: &str) -> Option<Entry> {
+pub(crate) fn entry(storage: &Arc<dyn Storage>, directory: &str) -> Option<CatalogEntry> {
     let name = names::leaf(directory);
     let looks_like_one = names::checkpoint_id(name).is_some() || names::is_savepoint(name);
     let metadata = names::metadata(directory);
@@ -231,8 +231,8 @@ fn new_entry(
     directory: &str,
     modified_at: i64,
     status: Status,
-) -> Entry {
-    Entry {
+) -> CatalogEntry {
+    CatalogEntry {
         path: storage.location(directory),
         job: names::leaf(names::parent(directory)).to_owned(),
         name: names::leaf(directory).to_owned(),
@@ -250,7 +250,7 @@ pub(crate) fn describe(error: &Error) -> String {
 
 /// Whether an entry is (or, if it cannot be read, is called like) a checkpoint of the runtime, not a
 /// user's savepoint.
-pub(crate) fn is_checkpoint(entry: &Entry) -> bool {
+pub(crate) fn is_checkpoint(entry: &CatalogEntry) -> bool {
     match entry.completed() {
         Some(completed) => completed.metadata().kind == Kind::Checkpoint,
         None => names::checkpoint_id(&entry.name).is_some(),

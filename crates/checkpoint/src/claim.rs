@@ -19,9 +19,9 @@ use crate::catalog::Status;
 use crate::gc::Search;
 use crate::history::History;
 use crate::lease::Lease;
+use crate::location::real;
 use crate::metadata::Kind;
 use crate::names;
-use crate::place::real;
 use crate::storage::{Object, Storage};
 use crate::{Completed, Error, Result};
 
@@ -42,12 +42,12 @@ pub(crate) struct Claim {
     /// Whether they are in the storage of the claiming job.
     pub(crate) same_storage: bool,
     /// What goes when the first new checkpoint is complete.
-    pub(crate) remains: Option<Remains>,
+    pub(crate) remains: Option<Leftovers>,
 }
 
 /// What dead runs left in a job directory.
 #[derive(Clone, Debug)]
-pub(crate) struct Remains {
+pub(crate) struct Leftovers {
     storage: Arc<dyn Storage>,
     job: String,
     /// In the claiming job's own directory: its run, and the highest checkpoint number of those
@@ -109,7 +109,7 @@ impl Claim {
                     claim.checkpoints.push(older);
                 }
             }
-            claim.remains = Some(Remains {
+            claim.remains = Some(Leftovers {
                 storage: Arc::clone(storage),
                 own: (same_storage && job == own).then_some((run, used_id)),
                 job,
@@ -132,7 +132,7 @@ fn name_beneath(root: &str, checkpoint: &Completed) -> Option<String> {
     is_checkpoint.then(|| name.to_owned())
 }
 
-impl Remains {
+impl Leftovers {
     /// Removes what nobody needs. What is left over is an orphan for garbage collection.
     ///
     /// # Errors

@@ -24,7 +24,7 @@ pub struct Filter {
 
 /// An entry of keyed state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Entry<'a> {
+pub struct ExportedEntry<'a> {
     /// Id of the operator.
     pub operator: &'a str,
     /// Name of the state.
@@ -53,7 +53,7 @@ pub struct Entry<'a> {
 pub fn export<E: From<Error>>(
     checkpoint: &Completed,
     filter: &Filter,
-    mut each: impl FnMut(Entry<'_>) -> Result<(), E>,
+    mut each: impl FnMut(ExportedEntry<'_>) -> Result<(), E>,
 ) -> Result<u64, E> {
     check(checkpoint, filter)?;
     let mut operators: Vec<&Operator> = checkpoint
@@ -79,7 +79,7 @@ pub fn export<E: From<Error>>(
                     continue;
                 }
                 count += 1;
-                each(Entry {
+                each(ExportedEntry {
                     operator: &operator.id,
                     state: &declared.name,
                     kind: kind_name(declared.kind),

@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use crate::gc::is_job;
 use crate::lease::{Lease, Terms};
+use crate::location::{Found, Location};
 use crate::names;
-use crate::place::{Found, Place};
 use crate::references::References;
 use crate::storage::{Listing, Storage};
 use crate::{Error, Result};
@@ -34,7 +34,7 @@ pub struct Report {
 /// is changed then. [`Error::Held`] if a host owns it. [`Error::Storage`] if something could not be
 /// removed.
 pub fn forget(place: &str, terms: &Terms) -> Result<Report> {
-    let place = Place::parse(place, "job directory")?;
+    let place = Location::parse(place, "job directory")?;
     if place.look()? != Found::Directory {
         return Err(Error::NotFound(format!("{place} is not a directory")));
     }

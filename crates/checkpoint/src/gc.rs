@@ -14,8 +14,8 @@ use std::sync::Arc;
 
 use crate::catalog::{self, Status};
 use crate::lease::{Lease, Terms};
+use crate::location::{Found, Location};
 use crate::names;
-use crate::place::{Found, Place};
 use crate::references::References;
 use crate::storage::{Listing, Object, Storage};
 use crate::{Error, Result};
@@ -108,7 +108,7 @@ impl Kind {
 /// [`Error::NotFound`] and [`Error::Incompatible`] if `place` is no directory that can be reached,
 /// [`Error::Storage`] if it cannot be listed. What cannot be removed is in the report.
 pub fn collect(place: &str, options: Options, terms: Option<&Terms>) -> Result<Report> {
-    let place = Place::parse(place, "directory")?;
+    let place = Location::parse(place, "directory")?;
     let why = match place.look()? {
         Found::Directory => {
             let (storage, jobs) = jobs(&place)?;
@@ -121,7 +121,7 @@ pub fn collect(place: &str, options: Options, terms: Option<&Terms>) -> Result<R
 }
 
 /// The job directories that `place` names: itself, or those in it.
-fn jobs(place: &Place) -> Result<(Arc<dyn Storage>, Vec<String>)> {
+fn jobs(place: &Location) -> Result<(Arc<dyn Storage>, Vec<String>)> {
     let (storage, name) = place.open_directory()?;
     if is_job(&*storage, &name)? {
         return Ok((storage, vec![name]));

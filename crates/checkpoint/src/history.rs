@@ -6,10 +6,10 @@
 
 use std::sync::Arc;
 
-use crate::catalog::{self, Entry, Status};
+use crate::catalog::{self, CatalogEntry, Status};
 use crate::lease::{self, Lease, Run};
+use crate::location::real;
 use crate::names;
-use crate::place::real;
 use crate::storage::Storage;
 use crate::verify::verify;
 use crate::{Completed, Error, Result};
@@ -38,7 +38,7 @@ pub struct History {
     /// The run; `None` if none has begun, or nothing is on record.
     pub run: Option<Run>,
     /// Checkpoints that were completed, good or damaged, newest first.
-    entries: Vec<Entry>,
+    entries: Vec<CatalogEntry>,
     location: String,
 }
 
@@ -93,7 +93,7 @@ impl History {
     /// The number of the newest checkpoint, good or damaged; 0 if there is none.
     #[must_use]
     pub fn newest_id(&self) -> u64 {
-        self.entries.first().and_then(Entry::id).unwrap_or(0)
+        self.entries.first().and_then(CatalogEntry::id).unwrap_or(0)
     }
 
     /// Up to which checkpoint output may have been published; 0 if none.
@@ -152,7 +152,7 @@ impl History {
         newest_good(self.entries.clone())?.ok_or_else(|| self.nothing())
     }
 
-    pub(crate) fn into_entries(self) -> Vec<Entry> {
+    pub(crate) fn into_entries(self) -> Vec<CatalogEntry> {
         self.entries
     }
 
@@ -165,7 +165,7 @@ impl History {
 ///
 /// # Errors
 /// That of the first, if none is good.
-pub(crate) fn newest_good(entries: Vec<Entry>) -> Result<Option<Fallback>> {
+pub(crate) fn newest_good(entries: Vec<CatalogEntry>) -> Result<Option<Fallback>> {
     let mut rejected = Vec::new();
     let mut first_error = None;
     for entry in entries {
@@ -194,7 +194,7 @@ pub(crate) fn newest_good(entries: Vec<Entry>) -> Result<Option<Fallback>> {
     first_error.map_or(Ok(None), Err)
 }
 
-impl Entry {
+impl CatalogEntry {
     /// Whether it was complete once, good or damaged now, and nothing says that it does not count.
     pub(crate) fn was_completed(&self) -> bool {
         let never = matches!(

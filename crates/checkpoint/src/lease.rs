@@ -44,7 +44,7 @@ pub use run::{Ended, Ending, Rewind, RewindMode, Run, Span, Start};
 
 pub(crate) use fences::Fences;
 
-use entry::Entry;
+use entry::LeaseEntry;
 use log::{Found, Log, read_entry};
 
 /// How often a taking is tried again when others are faster.
@@ -527,7 +527,7 @@ impl Lease {
             let mine = match put {
                 Put::Done => None,
                 Put::Taken => match read_entry(&*self.storage, &self.job, sequence)? {
-                    Found::Entry(entry) if entry.token == self.token => Some(entry),
+                    Found::LeaseEntry(entry) if entry.token == self.token => Some(entry),
                     other => return Err(self.lose_to(&other)),
                 },
             };
@@ -562,9 +562,9 @@ impl Lease {
         }
     }
 
-    fn entry(&self, state: &State, sequence: u64, released: bool) -> Entry {
-        Entry {
-            format: Entry::FORMAT,
+    fn entry(&self, state: &State, sequence: u64, released: bool) -> LeaseEntry {
+        LeaseEntry {
+            format: LeaseEntry::FORMAT,
             sequence,
             generation: self.generation,
             holder: self.terms.holder.clone(),
@@ -579,7 +579,7 @@ impl Lease {
         }
     }
 
-    fn put(&self, entry: &Entry) -> Result<Put> {
+    fn put(&self, entry: &LeaseEntry) -> Result<Put> {
         let name = names::lease_entry(&self.job, entry.sequence);
         let bytes = entry.encode();
         let Err(error) = self.storage.put_new(&name, vec![bytes.clone()]) else {
@@ -648,7 +648,7 @@ impl Lease {
         }
         let newest = || Log::read(&*self.storage, &self.job).ok()?.last;
         let owner = match found {
-            Found::Entry(entry) => Some((**entry).clone()),
+            Found::LeaseEntry(entry) => Some((**entry).clone()),
             _ => newest().filter(|entry| entry.token != self.token),
         };
         let why = match (owner, found) {

@@ -67,7 +67,7 @@ pub mod store;
 
 pub mod verify;
 
-mod place;
+mod location;
 
 pub mod catalog;
 
@@ -100,8 +100,8 @@ pub use catalog::list;
 pub use completed::Completed;
 pub use history::{Fallback, Rejected};
 pub use locate::{Located, locate, locate_fallback};
+pub use location::{is_bucket, shown};
 pub use metadata::Metadata;
-pub use place::{is_bucket, shown};
 pub use store::{CheckpointStore, Pending};
 pub use verify::verify;
 

@@ -5,11 +5,11 @@
 
 use std::collections::BTreeSet;
 
-use crate::catalog::{self, Entry};
+use crate::catalog::{self, CatalogEntry};
 use crate::history::{Fallback, History, newest_good};
 use crate::lease::Run;
+use crate::location::{Found, Location};
 use crate::names;
-use crate::place::{Found, Place};
 use crate::{Completed, Error, Result};
 
 /// The word for the newest completed checkpoint of a job.
@@ -58,16 +58,16 @@ pub fn locate_fallback(spec: &str, dir: Option<&str>, job_id: &str) -> Result<Fa
 #[derive(Debug)]
 enum Target {
     /// The checkpoint in this directory, or all in this directory.
-    Directory(Place),
+    Directory(Location),
     /// The newest of the job with this id beneath this directory.
-    Latest(Place, String),
+    Latest(Location, String),
 }
 
 /// What may be meant, newest first.
 struct Candidates {
-    found: Vec<Entry>,
+    found: Vec<CatalogEntry>,
     /// What is behind these, if one is to step back.
-    older: Vec<Entry>,
+    older: Vec<CatalogEntry>,
     /// The error if there is nothing.
     otherwise: Error,
 }
@@ -80,10 +80,10 @@ impl Target {
                     "`latest` needs `checkpoint.dir`: it is looked for there".to_owned(),
                 )
             })?;
-            let place = Place::parse(dir, "checkpoint directory")?;
+            let place = Location::parse(dir, "checkpoint directory")?;
             return Ok(Self::Latest(place, job_id.to_owned()));
         }
-        let place = Place::parse(spec, "checkpoint path")?;
+        let place = Location::parse(spec, "checkpoint path")?;
         match place.look()? {
             Found::Directory => Ok(Self::Directory(place)),
             Found::Nothing => Err(Error::NotFound(format!(
@@ -113,7 +113,7 @@ impl Target {
 }
 
 /// A checkpoint's own directory.
-fn one(place: &Place) -> Result<Candidates> {
+fn one(place: &Location) -> Result<Candidates> {
     let found = catalog::list_directory(place)?;
     let own = found.first();
     let own_name = own.map(|entry| entry.name.clone());
@@ -126,8 +126,8 @@ fn one(place: &Place) -> Result<Candidates> {
             .unwrap_or_default(),
         _ => Vec::new(),
     };
-    let before = own.map(Entry::id);
-    let mut older: Vec<Entry> = siblings
+    let before = own.map(CatalogEntry::id);
+    let mut older: Vec<CatalogEntry> = siblings
         .into_iter()
         .filter(|entry| Some(&entry.name) != own_name.as_ref() && entry.was_completed())
         .filter(|entry| Some(&entry.job) == own.map(|own| &own.job))
@@ -142,7 +142,7 @@ fn one(place: &Place) -> Result<Candidates> {
 }
 
 /// A job's directory.
-fn in_directory(place: &Place) -> Result<Candidates> {
+fn in_directory(place: &Location) -> Result<Candidates> {
     let (storage, name) = place.open_directory()?;
     Ok(Candidates {
         found: History::read(&storage, &name)?.into_entries(),
@@ -152,7 +152,7 @@ fn in_directory(place: &Place) -> Result<Candidates> {
 }
 
 /// The run of the job with this id.
-fn latest(place: &Place, job_id: &str) -> Result<Candidates> {
+fn latest(place: &Location, job_id: &str) -> Result<Candidates> {
     let otherwise = |others: String| {
         Error::NotFound(format!(
             "no completed checkpoint of job `{job_id}` in {place}{others}"
@@ -181,7 +181,7 @@ fn latest(place: &Place, job_id: &str) -> Result<Candidates> {
 }
 
 /// The job directories with checkpoints beside a job's own, as the tail of a message.
-pub(crate) fn others_in(place: &Place, job_id: &str) -> String {
+pub(crate) fn others_in(place: &Location, job_id: &str) -> String {
     let entries = catalog::list_directory(place).unwrap_or_default();
     let others: BTreeSet<&str> = entries
         .iter()
@@ -203,7 +203,7 @@ pub(crate) fn others_in(place: &Place, job_id: &str) -> String {
     format!(" (there are some in {}{more})", named.join(", "))
 }
 
-fn nothing_in(place: &Place) -> Error {
+fn nothing_in(place: &Location) -> Error {
     Error::NotFound(format!(
         "no completed checkpoint in {place}{}",
         nearest(place)
@@ -211,10 +211,10 @@ fn nothing_in(place: &Place) -> Error {
 }
 
 /// The newest few checkpoints in the vicinity of a place, as the tail of a message.
-fn nearest(place: &Place) -> String {
+fn nearest(place: &Location) -> String {
     // The directory itself, its parent, its grandparent: further away nothing is near, and the root
     // of a file system or bucket is large.
-    let above = std::iter::successors(Some(place.clone()), Place::parent);
+    let above = std::iter::successors(Some(place.clone()), Location::parent);
     let vicinity = above
         .take(3)
         .filter(|above| above.parent().is_some())

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::Result;
-use crate::catalog::{self, Entry, Status};
+use crate::catalog::{self, CatalogEntry, Status};
 use crate::names;
 use crate::storage::Storage;
 
@@ -61,7 +61,7 @@ impl References {
         Ok(references)
     }
 
-    fn add(&mut self, entry: Entry) {
+    fn add(&mut self, entry: CatalogEntry) {
         let id = names::checkpoint_id(&entry.name);
         match entry.status {
             Status::Complete(completed) => self.files.extend(completed.files()),

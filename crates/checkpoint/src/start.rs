@@ -25,7 +25,7 @@ pub enum Asked<'a> {
 
 /// Where the job starts.
 #[derive(Debug)]
-pub enum Plan {
+pub enum StartDecision {
     /// Nowhere: it has finished.
     Finished,
     /// A new run begins, with nothing or from a checkpoint of another run.
@@ -142,11 +142,11 @@ pub fn decide(
     history: &History,
     standing: &dyn Fn(&Completed) -> Result<(), String>,
     newest: &dyn Fn() -> crate::Result<Completed>,
-) -> crate::Result<Result<Plan, Refusal>> {
+) -> crate::Result<Result<StartDecision, Refusal>> {
     match asked {
         Asked::Fresh => Ok(match unfinished(history, false) {
             Some(refusal) if !forced_fresh => Err(refusal),
-            _ => Ok(Plan::Begin { from: None }),
+            _ => Ok(StartDecision::Begin { from: None }),
         }),
         Asked::Newest { or_fresh } => go_on(*or_fresh, history, newest),
         Asked::From(checkpoint) => Ok(from(checkpoint, forced_fresh, history, standing)),
@@ -183,19 +183,19 @@ fn go_on(
     or_fresh: bool,
     history: &History,
     newest: &dyn Fn() -> crate::Result<Completed>,
-) -> crate::Result<Result<Plan, Refusal>> {
+) -> crate::Result<Result<StartDecision, Refusal>> {
     let Some(run) = &history.run else {
         if !history.is_empty() {
             // Of a directory whose lease is lost, or that was copied without it.
             return own_or_rewind(history, newest()?);
         }
         return Ok(match or_fresh {
-            true => Ok(Plan::Begin { from: None }),
+            true => Ok(StartDecision::Begin { from: None }),
             false => Err(Refusal::Nothing),
         });
     };
     if run.has_finished() {
-        return Ok(Ok(Plan::Finished));
+        return Ok(Ok(StartDecision::Finished));
     }
     // A run that was rewound to a checkpoint elsewhere may have older ones of its own.
     if history.newest_id() >= run.start.id().max(1) {
@@ -206,20 +206,25 @@ fn go_on(
             Ok(Err(Refusal::Over { how: ended.how }))
         }
         // What it completed is not there any more.
-        _ if run.completed > run.start.id() => Ok(Ok(Plan::Rewind {
+        _ if run.completed > run.start.id() => Ok(Ok(StartDecision::Rewind {
             to: Source::Start(run.start.clone()),
             published_through: run.completed,
         })),
-        _ => Ok(Ok(Plan::Continue(Source::Start(run.start.clone())))),
+        _ => Ok(Ok(StartDecision::Continue(Source::Start(
+            run.start.clone(),
+        )))),
     }
 }
 
 /// The newest checkpoint, or an older one that a fallback has chosen.
-fn own_or_rewind(history: &History, chosen: Completed) -> crate::Result<Result<Plan, Refusal>> {
+fn own_or_rewind(
+    history: &History,
+    chosen: Completed,
+) -> crate::Result<Result<StartDecision, Refusal>> {
     let published_through = history.published_through();
     Ok(Ok(match chosen.metadata().id < published_through {
-        false => Plan::Continue(Source::Own(chosen)),
-        true => Plan::Rewind {
+        false => StartDecision::Continue(Source::Own(chosen)),
+        true => StartDecision::Rewind {
             to: Source::Own(chosen),
             published_through,
         },
@@ -231,7 +236,7 @@ fn from(
     forced_fresh: bool,
     history: &History,
     standing: &dyn Fn(&Completed) -> Result<(), String>,
-) -> Result<Plan, Refusal> {
+) -> Result<StartDecision, Refusal> {
     let id = checkpoint.metadata().id;
     let in_directory = history.contains(checkpoint);
     let is_own = in_directory
@@ -242,7 +247,7 @@ fn from(
     if !is_own {
         return match unfinished(history, true) {
             Some(refusal) if !forced_fresh => Err(refusal),
-            _ => Ok(Plan::Begin {
+            _ => Ok(StartDecision::Begin {
                 from: Some(checkpoint.clone()),
             }),
         };
@@ -258,8 +263,8 @@ fn from(
     };
     let published_through = history.published_through();
     Ok(match id < published_through {
-        false => Plan::Continue(source),
-        true => Plan::Rewind {
+        false => StartDecision::Continue(source),
+        true => StartDecision::Rewind {
             to: source,
             published_through,
         },

@@ -26,13 +26,13 @@ use std::time::Duration;
 
 use dataflow::CheckpointId;
 
-use crate::claim::{Claim, Extent, Remains};
+use crate::claim::{Claim, Extent, Leftovers};
 use crate::lease::{Ended, Ending, Held, Lease, Terms};
 use crate::metadata::Codec;
 use crate::names::{self, JobDirectory};
 use crate::storage::{MemoryStorage, Permissions, Storage};
 use crate::used::{Used, used};
-use crate::{Error, Result, place};
+use crate::{Error, Result, location};
 
 pub use crate::completed::Completed;
 pub use pending::Pending;
@@ -154,7 +154,7 @@ impl CheckpointStore {
     ) -> Result<Arc<Lease>> {
         // The id first: a refusal should not leave a directory behind.
         let job = JobDirectory::new(job_id)?;
-        let storage = place::create_root(dir, patience, permissions)?;
+        let storage = location::create_root(dir, patience, permissions)?;
         Ok(Arc::new(Lease::take_watching(
             storage,
             job.name(),
@@ -183,7 +183,7 @@ impl CheckpointStore {
         // The id first: a refusal should not leave a directory behind.
         let job = JobDirectory::new(job_id)?;
         Self::with_job(
-            place::create_root(dir, options.timeout, options.permissions)?,
+            location::create_root(dir, options.timeout, options.permissions)?,
             job,
             options,
             None,
@@ -506,8 +506,8 @@ impl Inner {
             .location(&names::metadata(&self.job.checkpoint(id)))
     }
 
-    fn remains(&self) -> Remains {
-        Remains::of_own(&self.storage, self.job.name(), (self.run, self.used_id))
+    fn remains(&self) -> Leftovers {
+        Leftovers::of_own(&self.storage, self.job.name(), (self.run, self.used_id))
     }
 
     /// Asks the storage whether the job directory is still ours.

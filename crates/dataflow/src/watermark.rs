@@ -3,7 +3,7 @@
 /// Combines the watermarks of a subtask's input channels. A channel that has not told any holds the
 /// others back; one whose input has ended does not.
 #[derive(Clone, Debug)]
-pub struct Valve {
+pub struct CombinedWatermark {
     channels: Vec<i64>,
     current: i64,
 }
@@ -11,7 +11,7 @@ pub struct Valve {
 /// The watermark before any has come.
 pub const NO_WATERMARK: i64 = i64::MIN;
 
-impl Valve {
+impl CombinedWatermark {
     /// No watermark on any of `channels` channels.
     #[must_use]
     pub fn new(channels: usize) -> Self {
@@ -44,7 +44,7 @@ mod tests {
 
     #[test]
     fn the_slowest_channel_decides_and_the_watermark_never_goes_back() {
-        let mut valve = Valve::new(2);
+        let mut valve = CombinedWatermark::new(2);
         assert_eq!(valve.advance(0, 10), None);
         assert_eq!(valve.advance(1, 5), Some(5));
         assert_eq!(valve.advance(1, 3), None);

@@ -41,12 +41,12 @@ pub enum Value {
 /// A table: its entries by key.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Table {
-    entries: BTreeMap<String, Entry>,
+    entries: BTreeMap<String, KeyValue>,
 }
 
 /// An entry of a [`Table`].
 #[derive(Clone, Debug, PartialEq)]
-pub struct Entry {
+pub struct KeyValue {
     /// Where the key stands.
     pub key_place: Place,
     /// What it is set to.
@@ -102,17 +102,17 @@ impl Value {
 
 impl Table {
     /// The entry of `key`.
-    pub fn get(&self, key: &str) -> Option<&Entry> {
+    pub fn get(&self, key: &str) -> Option<&KeyValue> {
         self.entries.get(key)
     }
 
     /// The entry of `key`, to be changed.
-    pub fn get_mut(&mut self, key: &str) -> Option<&mut Entry> {
+    pub fn get_mut(&mut self, key: &str) -> Option<&mut KeyValue> {
         self.entries.get_mut(key)
     }
 
     /// Sets `key`, in place of what it was set to before.
-    pub fn insert(&mut self, key: impl Into<String>, entry: Entry) {
+    pub fn insert(&mut self, key: impl Into<String>, entry: KeyValue) {
         self.entries.insert(key.into(), entry);
     }
 
@@ -122,7 +122,7 @@ impl Table {
     }
 
     /// The entries in the order of their keys.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &Entry)> {
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &KeyValue)> {
         self.entries
             .iter()
             .map(|(key, entry)| (key.as_str(), entry))
@@ -131,13 +131,16 @@ impl Table {
     /// The table that `key` is set to; an empty one is made if it is not set. `None` if it is set to
     /// something else.
     pub fn table_mut(&mut self, key: &str, place: &Place) -> Option<&mut Self> {
-        let entry = self.entries.entry(key.to_owned()).or_insert_with(|| Entry {
-            key_place: place.clone(),
-            item: Item {
-                value: Value::Table(Self::default()),
-                place: place.clone(),
-            },
-        });
+        let entry = self
+            .entries
+            .entry(key.to_owned())
+            .or_insert_with(|| KeyValue {
+                key_place: place.clone(),
+                item: Item {
+                    value: Value::Table(Self::default()),
+                    place: place.clone(),
+                },
+            });
         match &mut entry.item.value {
             Value::Table(table) => Some(table),
             _ => None,
@@ -264,7 +267,7 @@ impl Convert<'_> {
             };
             if let Some(item) = self.item(value, &path) {
                 let key_place = (self.place)(key.span().start);
-                table.insert(key.get_ref().as_ref(), Entry { key_place, item });
+                table.insert(key.get_ref().as_ref(), KeyValue { key_place, item });
             }
         }
         table

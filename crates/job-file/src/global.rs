@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::checkpoint::resolve_dir;
-use super::document::{self, Entry, Item, Table, Value};
+use super::document::{self, Item, KeyValue, Table, Value};
 use super::hints::{did_you_mean, nearest};
 use super::keys::{CHECKPOINT, FromFlink, Key, RESTART, flink_names, from_flink, value_from_flink};
 use super::problem::Problems;
@@ -19,7 +19,7 @@ pub(crate) struct Global {
     checkpoint: Table,
     restart: Table,
     /// Parameters by Flink's names, each with the strategy that it belongs to.
-    parameters: Vec<(&'static str, &'static str, Entry)>,
+    parameters: Vec<(&'static str, &'static str, KeyValue)>,
 }
 
 impl Global {
@@ -68,7 +68,7 @@ impl Global {
     }
 
     /// Walks down to one of Flink's names, which may be written with dots or as tables.
-    fn flink(&mut self, path: &str, entry: &Entry, problems: &mut Problems) {
+    fn flink(&mut self, path: &str, entry: &KeyValue, problems: &mut Problems) {
         if let Some(key) = from_flink(path) {
             // Flink has names that are beginnings of others: `restart-strategy` is also a table.
             if !matches!(entry.item.value, Value::Table(_)) {
@@ -97,7 +97,13 @@ impl Global {
         problems.push(place, path, "unknown key", hint);
     }
 
-    fn flink_key(&mut self, path: &str, key: &FromFlink, entry: &Entry, problems: &mut Problems) {
+    fn flink_key(
+        &mut self,
+        path: &str,
+        key: &FromFlink,
+        entry: &KeyValue,
+        problems: &mut Problems,
+    ) {
         let mut entry = entry.clone();
         if let Value::String(value) = &mut entry.item.value {
             *value = value_from_flink(key, value);
@@ -163,7 +169,7 @@ fn string_at(table: &Table, key: &str) -> Option<String> {
 
 /// Paths in the global configuration are relative to it, not to the job file that they end up in.
 fn make_absolute(table: &mut Table, key: &str, base: &Path) {
-    let Some(Entry {
+    let Some(KeyValue {
         item: Item {
             value: Value::String(text),
             ..

@@ -46,7 +46,7 @@ use std::sync::Arc;
 use dataflow::KeyGroups;
 
 use self::checkpoint::{CheckpointSection, absolute};
-use self::document::{Entry, Item, Table, Value};
+use self::document::{Item, KeyValue, Table, Value};
 use self::global::Global;
 use self::hints::did_you_mean;
 use self::node::check_name;
@@ -248,7 +248,7 @@ fn report_unknown_tables(root: &Table, problems: &mut Problems) {
     }
 }
 
-fn report_flink_names(path: &str, entry: &Entry, problems: &mut Problems) {
+fn report_flink_names(path: &str, entry: &KeyValue, problems: &mut Problems) {
     if let Value::Table(table) = &entry.item.value {
         for (name, inner) in table.iter() {
             report_flink_names(&format!("{path}.{name}"), inner, problems);

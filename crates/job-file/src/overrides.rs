@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use super::document::{Entry, Item, Table, Value, parse_key, parse_value};
+use super::document::{Item, KeyValue, Table, Value, parse_key, parse_value};
 use super::hints::did_you_mean;
 use super::keys::{TOP, from_flink, value_from_flink};
 use super::problem::{Place, Problems};
@@ -101,7 +101,7 @@ pub fn set(root: &mut Table, parts: &[String], item: Item, problems: &mut Proble
     }
     table.insert(
         last.as_str(),
-        Entry {
+        KeyValue {
             key_place: place,
             item,
         },
@@ -157,7 +157,7 @@ fn ours_for_flinks(path: &str) -> Option<String> {
 
 /// The table with this id in a list of tables; otherwise a hint at those that are there.
 fn find<'t>(root: &'t mut Table, list: &str, id: &str) -> Result<&'t mut Table, Option<String>> {
-    let Some(Entry {
+    let Some(KeyValue {
         item: Item {
             value: Value::Array(items),
             ..

@@ -12,8 +12,8 @@ use crate::attempt::Attempt;
 use crate::graph::NodeKind;
 use crate::inbox::Inbox;
 use crate::members::{Seed, Unmade};
-use crate::phases::{Notes, Place};
-use crate::plan::Plan;
+use crate::phases::{PhaseTimes, SubtaskInfo};
+use crate::plan::ExecutionPlan;
 use crate::router::Router;
 use crate::spares::Spares;
 use crate::subtask::{Channels, Head, Subtask};
@@ -21,7 +21,7 @@ use crate::writer::{InProgress, Task, Writers};
 
 /// An attempt as it is put together, before anything in it moves.
 pub(crate) struct Assembly {
-    pub(crate) plan: Plan,
+    pub(crate) plan: ExecutionPlan,
     /// Of each vertex, of each of its subtasks.
     pub(crate) inboxes: Vec<Vec<Arc<Inbox>>>,
     pub(crate) in_progress: Arc<InProgress>,
@@ -41,7 +41,7 @@ struct Connections {
 impl Attempt<'_> {
     /// Puts everything together.
     pub(crate) fn assemble(&self) -> Assembly {
-        let plan = Plan::of(self.graph);
+        let plan = ExecutionPlan::of(self.graph);
         let inboxes: Vec<Vec<Arc<Inbox>>> = plan
             .vertices
             .iter()
@@ -54,7 +54,7 @@ impl Attempt<'_> {
             mut routes,
             mut channel_inputs,
         } = self.connect(&plan, &inboxes);
-        let notes = Notes::new(Arc::clone(self.clock), self.places(&plan));
+        let notes = PhaseTimes::new(Arc::clone(self.clock), self.places(&plan));
         let in_progress = Arc::new(InProgress::new(notes));
         let mut subtasks = Vec::new();
         for (vertex_index, vertex) in plan.vertices.iter().enumerate() {
@@ -119,7 +119,7 @@ impl Attempt<'_> {
     }
 
     /// Makes the channels between subtasks.
-    fn connect(&self, plan: &Plan, inboxes: &[Vec<Arc<Inbox>>]) -> Connections {
+    fn connect(&self, plan: &ExecutionPlan, inboxes: &[Vec<Arc<Inbox>>]) -> Connections {
         let mut routes: Vec<Vec<HashMap<usize, Router>>> = plan
             .vertices
             .iter()
@@ -158,7 +158,7 @@ impl Attempt<'_> {
     }
 
     /// Who the subtasks are and whom their channels come from, by their numbers.
-    fn places(&self, plan: &Plan) -> Vec<Place> {
+    fn places(&self, plan: &ExecutionPlan) -> Vec<SubtaskInfo> {
         let first_of: Vec<usize> = plan
             .vertices
             .iter()
@@ -181,7 +181,7 @@ impl Attempt<'_> {
                         .map(|from| (input.input, first_of[input.vertex] + from as usize));
                     channels.extend(mine);
                 }
-                places.push(Place {
+                places.push(SubtaskInfo {
                     operator: Arc::clone(&operator),
                     subtask,
                     parallelism: vertex.parallelism,

@@ -16,12 +16,12 @@ use dataflow::key::KEY_HASH_NAME;
 use crate::abort::{Kind as AbortKind, Reason};
 use crate::attempt::{Attempt, End};
 use crate::coordinator::{Action, Coordinator, Input};
-use crate::error::{Class, Error, chain};
+use crate::error::{Class, Error, causes};
 use crate::events::Event;
 use crate::graph::NodeKind;
 use crate::inbox::{Control, Inbox};
 use crate::phases::{Phases, Slowest};
-use crate::plan::Plan;
+use crate::plan::ExecutionPlan;
 use crate::report::JobEvent;
 use crate::restore;
 use crate::snapshot::WrittenMember;
@@ -30,7 +30,7 @@ use crate::writer::{InProgress, Task, Writers, to_rebase};
 /// See the module.
 pub(crate) struct Driver<'a> {
     attempt: &'a Attempt<'a>,
-    plan: &'a Plan,
+    plan: &'a ExecutionPlan,
     inboxes: &'a [Vec<Arc<Inbox>>],
     /// Those of the source subtasks.
     sources: Vec<&'a Arc<Inbox>>,
@@ -124,7 +124,7 @@ impl<'a> Driver<'a> {
     /// Nothing has happened yet.
     pub(crate) fn new(
         attempt: &'a Attempt<'a>,
-        plan: &'a Plan,
+        plan: &'a ExecutionPlan,
         inboxes: &'a [Vec<Arc<Inbox>>],
         in_progress: &'a InProgress,
         writers: Writers,
@@ -336,7 +336,7 @@ impl<'a> Driver<'a> {
         self.progress.insert(id, progress);
         let pending = match self.attempt.store.begin(id) {
             Ok(pending) => pending,
-            Err(error) => return Some((id, Reason::new(AbortKind::BeginFailed, chain(&error)))),
+            Err(error) => return Some((id, Reason::new(AbortKind::BeginFailed, causes(&error)))),
         };
         // Nobody can restore from memory once the process is over, and what follows the last
         // checkpoint needs no state: only commits.

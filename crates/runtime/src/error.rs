@@ -173,7 +173,7 @@ fn checkpoint_class(error: &checkpoint::Error) -> Class {
 /// One line, whatever is in the texts (see [`operator::text`]), and after it the backtrace of a guest if
 /// there is one.
 #[must_use]
-pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+pub fn causes(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = String::new();
     let mut backtrace = None;
     let mut next = Some(error);
@@ -223,7 +223,7 @@ mod tests {
         assert_eq!(class(Outer(permanent()).into(), false), Class::Permanent);
         assert_eq!(class(permanent(), true), Class::Refused);
         assert_eq!(
-            chain(&Outer(permanent())),
+            causes(&Outer(permanent())),
             format!("outer: the pipe is broken: {}", pipe())
         );
     }

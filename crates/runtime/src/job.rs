@@ -192,7 +192,7 @@ impl Job {
             let error = factory.abandon(&identity, generation).err()?;
             Some(format!(
                 "sink `{id}`: {}",
-                crate::error::chain(error.as_ref())
+                crate::error::causes(error.as_ref())
             ))
         };
         sinks.filter_map(failed).collect()
@@ -296,7 +296,7 @@ impl Job {
                     report(JobEvent::Restarting {
                         attempt: number,
                         delay_ms,
-                        cause: crate::error::chain(error.as_ref()),
+                        cause: crate::error::causes(error.as_ref()),
                         from,
                     });
                     if let Some(stop) = mover.wait(self, delay_ms) {
@@ -330,7 +330,7 @@ impl Job {
                         return Err(Error::Unsettled(error));
                     }
                     if !std::mem::replace(&mut warned, true) {
-                        let error = crate::error::chain(&error);
+                        let error = crate::error::causes(&error);
                         tracing::warn!(
                             "waiting for the checkpoint storage before the job is restarted: {error}"
                         );

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use checkpoint::lease::Lease;
 
-use crate::error::{Error, chain};
+use crate::error::{Error, causes};
 use crate::spawn;
 
 /// Whether it is time to renew is checked every timeout / LOOKS.
@@ -42,7 +42,7 @@ impl Keeper {
                     Err(checkpoint::Error::Fenced { .. }) => return,
                     Err(error) if !warned => {
                         warned = true;
-                        let error = chain(&error);
+                        let error = causes(&error);
                         tracing::warn!("the lease of the job directory cannot be renewed: {error}");
                     }
                     Err(_) => {}

@@ -22,7 +22,7 @@ pub mod graph;
 mod plan;
 mod inbox;
 mod router;
-mod chain;
+mod delta_chain;
 mod spares;
 mod scratch;
 mod subtask;

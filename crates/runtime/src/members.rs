@@ -8,7 +8,7 @@ use dataflow::state::KeyedState;
 use operator::source::Waker;
 use operator::{JobIdentity, OperatorInstance, Position, SubtaskContext};
 
-use crate::chain::Chain;
+use crate::delta_chain::DeltaChain;
 use crate::error::Error;
 use crate::events::{Event, Events};
 use crate::graph::{JobGraph, NodeKind};
@@ -181,6 +181,6 @@ fn make_member(
         body,
         outputs: outputs.to_vec(),
         ended_inputs,
-        chain: Chain::default(),
+        chain: DeltaChain::default(),
     })
 }

@@ -90,7 +90,7 @@ pub struct Phases {
 
 /// A subtask, for readers of the notes.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Place {
+pub(crate) struct SubtaskInfo {
     /// The node that heads its chain.
     pub(crate) operator: Arc<str>,
     pub(crate) subtask: u32,
@@ -99,7 +99,7 @@ pub(crate) struct Place {
     pub(crate) channels: Vec<(u32, usize)>,
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for SubtaskInfo {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "`{}`", self.operator)?;
         if self.parallelism > 1 {
@@ -111,7 +111,7 @@ impl fmt::Display for Place {
 
 /// What is noted of a subtask and a checkpoint. Times in microseconds.
 #[derive(Clone, Debug, Default)]
-struct Note {
+struct SubtaskTimes {
     /// The channels whose barriers have come.
     barriers: Vec<usize>,
     first_barrier: Option<i64>,
@@ -127,20 +127,20 @@ struct Note {
 struct Checkpoint {
     triggered: i64,
     acknowledged: Option<i64>,
-    subtasks: Vec<Note>,
+    subtasks: Vec<SubtaskTimes>,
 }
 
 /// The notes of all checkpoints in progress.
 #[derive(Debug)]
-pub(crate) struct Notes {
+pub(crate) struct PhaseTimes {
     clock: Arc<dyn Clock>,
-    places: Vec<Place>,
+    places: Vec<SubtaskInfo>,
     checkpoints: Mutex<BTreeMap<CheckpointId, Checkpoint>>,
 }
 
-impl Notes {
+impl PhaseTimes {
     /// For these subtasks, in the order of their numbers, producers before consumers.
-    pub(crate) fn new(clock: Arc<dyn Clock>, places: Vec<Place>) -> Self {
+    pub(crate) fn new(clock: Arc<dyn Clock>, places: Vec<SubtaskInfo>) -> Self {
         Self {
             clock,
             places,
@@ -160,7 +160,7 @@ impl Notes {
         let checkpoint = Checkpoint {
             triggered: self.clock.now_us(),
             acknowledged: None,
-            subtasks: vec![Note::default(); self.places.len()],
+            subtasks: vec![SubtaskTimes::default(); self.places.len()],
         };
         self.lock().insert(id, checkpoint);
     }
@@ -171,7 +171,7 @@ impl Notes {
     }
 
     /// Notes something of a subtask, if the checkpoint is in progress.
-    fn note(&self, id: CheckpointId, subtask: usize, note: impl FnOnce(&mut Note, i64)) {
+    fn note(&self, id: CheckpointId, subtask: usize, note: impl FnOnce(&mut SubtaskTimes, i64)) {
         let now = self.clock.now_us();
         if let Some(checkpoint) = self.lock().get_mut(&id) {
             note(&mut checkpoint.subtasks[subtask], now);
@@ -232,8 +232,9 @@ impl Notes {
         let Some(checkpoint) = checkpoints.get(&id) else {
             return Phases::default();
         };
-        let longest = |from: &dyn Fn(&Note) -> Option<i64>, to: &dyn Fn(&Note) -> Option<i64>| {
-            let took = |note: &Note| Some(to(note)?.saturating_sub(from(note)?).max(0));
+        let longest = |from: &dyn Fn(&SubtaskTimes) -> Option<i64>,
+                       to: &dyn Fn(&SubtaskTimes) -> Option<i64>| {
+            let took = |note: &SubtaskTimes| Some(to(note)?.saturating_sub(from(note)?).max(0));
             let mut longest = Longest::default();
             for (note, place) in checkpoint.subtasks.iter().zip(&self.places) {
                 let Some(us) = took(note).map(i64::unsigned_abs) else {
@@ -333,7 +334,7 @@ impl Notes {
     fn before_the_seal(
         &self,
         number: usize,
-        note: &Note,
+        note: &SubtaskTimes,
         queued: &dyn Fn(usize, usize) -> usize,
     ) -> (Phase, String) {
         if note.aligned.is_some() {

@@ -11,7 +11,7 @@ use crate::graph::{JobGraph, NodeKind};
 
 /// Subtasks to run, vertex by vertex.
 #[derive(Debug)]
-pub(crate) struct Plan {
+pub(crate) struct ExecutionPlan {
     pub(crate) vertices: Vec<Vertex>,
 }
 
@@ -55,7 +55,7 @@ pub(crate) struct Input {
     pub(crate) partition: Partition,
 }
 
-impl Plan {
+impl ExecutionPlan {
     /// Plans a valid graph.
     pub(crate) fn of(graph: &JobGraph) -> Self {
         let mut vertices: Vec<Vertex> = Vec::new();
@@ -213,7 +213,7 @@ mod tests {
             nodes: nodes.collect(),
             key_groups: KeyGroups::new(128).unwrap(),
         };
-        let vertices = Plan::of(&graph).vertices.into_iter();
+        let vertices = ExecutionPlan::of(&graph).vertices.into_iter();
         vertices
             .map(|vertex| vertex.members.iter().map(|member| member.node).collect())
             .collect()

@@ -28,12 +28,12 @@ pub struct Report {
     /// Where it is; `None` in memory.
     pub path: Option<String>,
     /// One entry per node of the job, and one per dropped operator.
-    pub entries: Vec<Entry>,
+    pub entries: Vec<ReportEntry>,
 }
 
 /// A line of a [`Report`].
 #[derive(Clone, Debug, PartialEq)]
-pub struct Entry {
+pub struct ReportEntry {
     /// Id of the source, operator or sink.
     pub operator: String,
     /// What happens to it.
@@ -109,7 +109,7 @@ impl Verdict {
     }
 }
 
-impl fmt::Display for Entry {
+impl fmt::Display for ReportEntry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let id = &self.operator;
         match &self.verdict {
@@ -398,13 +398,13 @@ pub fn check(
 /// What comparing a job with a checkpoint has found so far.
 #[derive(Default)]
 struct Comparison {
-    entries: Vec<Entry>,
+    entries: Vec<ReportEntry>,
     mismatches: Vec<Mismatch>,
 }
 
 impl Comparison {
     fn push(&mut self, operator: &str, verdict: Verdict) {
-        self.entries.push(Entry {
+        self.entries.push(ReportEntry {
             operator: operator.to_owned(),
             verdict,
         });

@@ -10,7 +10,7 @@
 //! [`FaultyStorage`]. When that has crashed, by its plan or by [`Simulation::crash_after`], the
 //! simulation drops everything where it stands, as a process does that is killed.
 
-mod relay;
+mod turns;
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -35,7 +35,7 @@ use crate::requests::Stop;
 use crate::subtask::{Step, Subtask};
 use crate::writer::discard;
 
-use relay::{Crew, Relay};
+use turns::{Crew, Turns};
 
 pub use crate::random::Random;
 
@@ -388,13 +388,13 @@ impl Mover for Simulation {
             tasks,
             subtasks,
         } = attempt.assemble();
-        let relay = Arc::new(Relay::default());
-        let crew = Crew::start(Arc::clone(&relay), tasks, &in_progress, &attempt.events);
+        let turns = Arc::new(Turns::default());
+        let crew = Crew::start(Arc::clone(&turns), tasks, &in_progress, &attempt.events);
         let crew = crew.expect("a simulation has threads for its writers");
         self.storage.pause_before_steps(move |object| {
             // Who puts an entry of the lease holds the lease: others that need it could not go on.
             if !object.contains(LEASE) {
-                relay.pause();
+                turns.pause();
             }
         });
         let mut stage = Stage {

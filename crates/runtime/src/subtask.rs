@@ -9,14 +9,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dataflow::alignment::{Alignment, Arrival, Mode};
-use dataflow::watermark::Valve;
+use dataflow::watermark::CombinedWatermark;
 use dataflow::{Barrier, Batch, CheckpointId, Element};
 use operator::clock::Clock;
 use operator::{Failure, OperatorInstance, Position, Sink, Source, SourceStatus, Unprocessed};
 
 use crate::abort::{Kind, Reason};
-use crate::chain::Chain;
-use crate::error::{Error, chain};
+use crate::delta_chain::DeltaChain;
+use crate::error::{Error, causes};
 use crate::events::{Event, Events};
 use crate::inbox::{Control, Inbox, Next};
 use crate::plan;
@@ -60,7 +60,7 @@ pub(crate) enum Head {
 
 pub(crate) struct Channels {
     alignment: Alignment,
-    valve: Valve,
+    combined: CombinedWatermark,
     /// For each channel the input of the first member that it feeds.
     inputs: Vec<u32>,
     /// Which channels have ended.
@@ -71,7 +71,7 @@ impl Channels {
     pub(crate) fn new(inputs: Vec<u32>, mode: Mode) -> Self {
         Self {
             alignment: Alignment::new(inputs.len(), mode),
-            valve: Valve::new(inputs.len()),
+            combined: CombinedWatermark::new(inputs.len()),
             ended: vec![false; inputs.len()],
             inputs,
         }
@@ -87,7 +87,7 @@ pub(crate) struct Member {
     /// Inputs that have ended, now or before the snapshot that was restored.
     pub(crate) ended_inputs: Vec<u32>,
     /// What the next delta of its state may build on.
-    pub(crate) chain: Chain,
+    pub(crate) chain: DeltaChain,
 }
 
 pub(crate) enum Body {
@@ -248,7 +248,7 @@ impl Subtask {
                 self.deliver(0, input, batch)
             }
             Element::Watermark(watermark) => {
-                let Some(watermark) = channels.valve.advance(channel, watermark) else {
+                let Some(watermark) = channels.combined.advance(channel, watermark) else {
                     return Ok(());
                 };
                 for member in &mut self.members {
@@ -410,7 +410,7 @@ impl Subtask {
             Ok(members) => members,
             Err(error) => {
                 // The job fails of it, and the checkpoint first: that tells who declined it.
-                let reason = Reason::new(Kind::Declined, chain(&error));
+                let reason = Reason::new(Kind::Declined, causes(&error));
                 self.events.send(Event::Declined { id, reason });
                 return Err(error);
             }
@@ -433,7 +433,7 @@ impl Subtask {
         let mut members = Vec::with_capacity(self.members.len());
         let watermark = match &self.head {
             Head::Channels(channels) => {
-                Some(channels.valve.current()).filter(|watermark| *watermark != i64::MIN)
+                Some(channels.combined.current()).filter(|watermark| *watermark != i64::MIN)
             }
             Head::Source { .. } => None,
         };

@@ -12,9 +12,9 @@ use checkpoint::store::{Completed, Pending, Written};
 use dataflow::CheckpointId;
 
 use crate::abort::{Kind, Reason};
-use crate::error::chain;
+use crate::error::causes;
 use crate::events::{Event, Events};
-use crate::phases::Notes;
+use crate::phases::PhaseTimes;
 use crate::snapshot::{Snapshot, WrittenMember};
 use crate::spawn::Threads;
 
@@ -34,19 +34,19 @@ pub(crate) enum Task {
 /// The checkpoints in progress, for writers of a part of one.
 #[derive(Debug)]
 pub(crate) struct InProgress {
-    entries: Mutex<HashMap<CheckpointId, Entry>>,
-    notes: Notes,
+    entries: Mutex<HashMap<CheckpointId, PendingPart>>,
+    notes: PhaseTimes,
 }
 
 #[derive(Clone, Debug)]
-struct Entry {
+struct PendingPart {
     pending: Arc<Pending>,
     operators: Arc<[Arc<str>]>,
     with_state: bool,
 }
 
 impl InProgress {
-    pub(crate) fn new(notes: Notes) -> Self {
+    pub(crate) fn new(notes: PhaseTimes) -> Self {
         Self {
             entries: Mutex::default(),
             notes,
@@ -54,7 +54,7 @@ impl InProgress {
     }
 
     /// How far everybody is with them.
-    pub(crate) fn notes(&self) -> &Notes {
+    pub(crate) fn notes(&self) -> &PhaseTimes {
         &self.notes
     }
 
@@ -68,7 +68,7 @@ impl InProgress {
         self.notes.begin(id);
         self.lock().insert(
             id,
-            Entry {
+            PendingPart {
                 pending,
                 operators,
                 with_state,
@@ -96,11 +96,11 @@ impl InProgress {
         given_up
     }
 
-    fn get(&self, id: CheckpointId) -> Option<Entry> {
+    fn get(&self, id: CheckpointId) -> Option<PendingPart> {
         self.lock().get(&id).cloned()
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<CheckpointId, Entry>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<CheckpointId, PendingPart>> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -183,7 +183,7 @@ pub(crate) fn execute(task: Task, in_progress: &InProgress, events: &Events) {
                         checkpoint::Error::TooLarge { .. } => Kind::StateTooLarge,
                         _ => Kind::UploadFailed,
                     };
-                    let reason = Reason::new(kind, chain(&error));
+                    let reason = Reason::new(kind, causes(&error));
                     events.send(Event::Declined { id, reason });
                 }
             }
@@ -203,7 +203,7 @@ pub(crate) fn execute(task: Task, in_progress: &InProgress, events: &Events) {
                     checkpoint::Error::NotFound(_) => Kind::BaseLost,
                     _ => Kind::MetadataFailed,
                 };
-                let reason = Reason::new(kind, chain(&error));
+                let reason = Reason::new(kind, causes(&error));
                 events.send(Event::Declined { id, reason });
             }
         },
@@ -214,14 +214,17 @@ pub(crate) fn execute(task: Task, in_progress: &InProgress, events: &Events) {
 /// Removes what was written of a checkpoint that was given up.
 pub(crate) fn discard(pending: Arc<Pending>) {
     if let Err(error) = pending.discard() {
-        tracing::warn!("an aborted checkpoint left files behind: {}", chain(&error));
+        tracing::warn!(
+            "an aborted checkpoint left files behind: {}",
+            causes(&error)
+        );
     }
 }
 
 fn write(
     snapshot: Snapshot,
-    entry: &Entry,
-    notes: &Notes,
+    entry: &PendingPart,
+    notes: &PhaseTimes,
 ) -> checkpoint::Result<Vec<WrittenMember>> {
     let (id, subtask) = (snapshot.id, snapshot.subtask);
     snapshot
@@ -248,7 +251,7 @@ fn write(
 }
 
 /// A completed checkpoint whose chains of deltas have grown larger than what they build on: the nodes
-/// whose next snapshot should be full again. What follows from it is described in [`crate::chain`].
+/// whose next snapshot should be full again. What follows from it is described in [`crate::delta_chain`].
 pub(crate) fn to_rebase(completed: &Completed) -> Arc<[usize]> {
     let operators = &completed.metadata().operators;
     (0..operators.len())

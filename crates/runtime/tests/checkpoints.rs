@@ -990,7 +990,7 @@ fn c52_a_checkpoint_that_is_corrupt_when_the_job_goes_back_to_it_is_tried_once()
         panic!("{outcome:?}")
     };
     assert_eq!(restarts(&events), 1, "{events:?}");
-    let text = runtime::error::chain(&*error);
+    let text = runtime::error::causes(&*error);
     assert!(text.contains("job/shared/"), "{text}");
 }
 

@@ -18,7 +18,7 @@ use wasm::{
 
 use super::ports::Facts;
 use crate::events::Metric;
-use crate::exit::chain;
+use crate::exit::causes;
 
 /// A component with what it said about itself.
 pub(crate) struct PreparedOperator {
@@ -59,7 +59,7 @@ pub(crate) fn prepare(
     let component = match host.load(path, &limits) {
         Ok(component) => component,
         Err(error) => {
-            problem("component", chain(&error), None);
+            problem("component", causes(&error), None);
             return None;
         }
     };

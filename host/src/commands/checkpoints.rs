@@ -11,7 +11,7 @@ mod gc;
 use std::fmt::Write;
 use std::time::{Duration, UNIX_EPOCH};
 
-use checkpoint::catalog::{Entry, Status};
+use checkpoint::catalog::{CatalogEntry, Status};
 use checkpoint::metadata::{Kind, Metadata, Operator, Role};
 use checkpoint::storage::{environment, weakened};
 use checkpoint::verify::{self, verify};
@@ -21,7 +21,7 @@ use operator::text::{counted, line, name, size};
 use serde_json::json;
 
 use super::print;
-use crate::cli::{Checkpoints, Place};
+use crate::cli::{Checkpoints, Target};
 use crate::exit::{Error, Exit};
 
 /// Does what `host checkpoints …` asks for.
@@ -55,7 +55,7 @@ fn places(command: &Checkpoints) -> Vec<&str> {
     }
 }
 
-fn entries(place: &str) -> Result<Vec<Entry>, Error> {
+fn entries(place: &str) -> Result<Vec<CatalogEntry>, Error> {
     checkpoint::list(place).map_err(|error| {
         Error::checkpoint(error, format!("listing checkpoints in {}", shown(place)))
     })
@@ -68,7 +68,7 @@ fn open(place: &str) -> Result<Completed, Error> {
     Ok(located.checkpoint)
 }
 
-fn list(place: &Place) -> Result<Exit, Error> {
+fn list(place: &Target) -> Result<Exit, Error> {
     let entries = entries(&place.place)?;
     if place.json {
         let entries: Vec<_> = entries.iter().map(entry_json).collect();
@@ -98,7 +98,7 @@ fn list(place: &Place) -> Result<Exit, Error> {
     Ok(Exit::Finished)
 }
 
-fn entry_json(entry: &Entry) -> serde_json::Value {
+fn entry_json(entry: &CatalogEntry) -> serde_json::Value {
     let metadata = entry.completed().map(Completed::metadata);
     json!({
         "job": entry.job,
@@ -113,7 +113,7 @@ fn entry_json(entry: &Entry) -> serde_json::Value {
     })
 }
 
-fn show(place: &Place) -> Result<Exit, Error> {
+fn show(place: &Target) -> Result<Exit, Error> {
     let checkpoint = open(&place.place)?;
     let metadata = checkpoint.metadata();
     let path = checkpoint.path();
@@ -222,7 +222,7 @@ fn describe_operator(operator: &Operator) -> Vec<String> {
     lines
 }
 
-fn verify_all(place: &Place) -> Result<Exit, Error> {
+fn verify_all(place: &Target) -> Result<Exit, Error> {
     let entries = entries(&place.place)?;
     // The worst of what was found; none if there was nothing to verify.
     let mut worst = None;

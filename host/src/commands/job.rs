@@ -11,7 +11,7 @@ use job_file::{NamedText, Surroundings};
 use operator::clock::Clock;
 use wasm::Compiler;
 
-use crate::assemble::{self, Means, Prepared, build};
+use crate::assemble::{self, Environment, Prepared, build};
 use crate::cli::JobArguments;
 use crate::exit::Error;
 
@@ -44,12 +44,12 @@ pub(crate) fn prepare(
     }
     let options = wasm::Options::from_environment(compiler, notice);
     let host = wasm::Host::new(&options).map_err(Error::refused)?;
-    let means = Means {
+    let environment = Environment {
         wasm: &host,
         connectors: &Registry::default(),
         clock,
     };
-    match assemble::prepare(job, &means, &mut problems) {
+    match assemble::prepare(job, &environment, &mut problems) {
         Some(prepared) => Ok(prepared),
         None => Err(problems.into()),
     }

@@ -19,7 +19,7 @@ use super::job;
 use crate::assemble::Prepared;
 use crate::cli::{JobArguments, Run};
 use crate::events::{Audience, End, Event, OperatorMetrics};
-use crate::exit::{Error, Exit, chain};
+use crate::exit::{Error, Exit, causes};
 use crate::launch::{Ended, LaunchOptions, launch};
 
 /// Runs a job to its end.
@@ -131,7 +131,7 @@ impl EndOfJob<'_> {
             Class::Corrupt => Exit::Corrupt,
         };
         self.audience.tell(&Event::Failed {
-            error: chain(error.as_ref()),
+            error: causes(error.as_ref()),
             exit_code: exit as u8,
             resume,
             checkpoint,

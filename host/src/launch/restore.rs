@@ -8,7 +8,7 @@ use dataflow::KeyGroups;
 use job_file::JobFile;
 use job_file::checkpoint::{Retention, Storage};
 use runtime::JobGraph;
-use runtime::restore::{Entry, Mismatch, Report, Verdict};
+use runtime::restore::{Mismatch, Report, ReportEntry, Verdict};
 
 use crate::cli::{ClaimMode, RestoreArguments};
 use crate::events::{Event, RestoredNode};
@@ -209,7 +209,7 @@ pub(crate) fn event(report: &Report) -> Event {
     }
 }
 
-fn node(entry: &Entry) -> RestoredNode {
+fn node(entry: &ReportEntry) -> RestoredNode {
     let node = RestoredNode {
         operator: entry.operator.clone(),
         verdict: entry.verdict.code(),

@@ -8,7 +8,7 @@ use checkpoint::claim::Extent;
 use checkpoint::history::History;
 use checkpoint::lease::{Held, Lease, Rewind, RewindMode, Run, Start, Time as _};
 use checkpoint::locate::LATEST;
-use checkpoint::start::{Asked, Plan, Refusal, Source, decide};
+use checkpoint::start::{Asked, Refusal, Source, StartDecision, decide};
 use checkpoint::{CheckpointStore, Completed, verify};
 use job_file::JobFile;
 use job_file::checkpoint::Storage;
@@ -346,14 +346,14 @@ impl Owning<'_> {
                 .unwrap_or_else(settings::new_token)
         };
         Ok(match plan {
-            Plan::Finished => {
+            StartDecision::Finished => {
                 self.audience.say(&format!(
                     "job `{}` has finished already, there is nothing to resume (without `--resume` or `-s` it runs again)",
                     self.job().job.name
                 ));
                 None
             }
-            Plan::Begin { from } => {
+            StartDecision::Begin { from } => {
                 if from.is_none() && arguments.resume {
                     self.say_fresh();
                 }
@@ -367,7 +367,7 @@ impl Owning<'_> {
                     rewind: None,
                 })
             }
-            Plan::Continue(source) => {
+            StartDecision::Continue(source) => {
                 let (from, start) = placed(source)?;
                 if from.is_none() {
                     self.say_fresh();
@@ -381,7 +381,7 @@ impl Owning<'_> {
                     rewind: None,
                 })
             }
-            Plan::Rewind {
+            StartDecision::Rewind {
                 to,
                 published_through,
             } => {

@@ -21,7 +21,7 @@ fn root() -> tempfile::TempDir {
     directory
 }
 
-fn summary(entries: &[Entry]) -> Vec<String> {
+fn summary(entries: &[CatalogEntry]) -> Vec<String> {
     entries
         .iter()
         .map(|entry| format!("{}/{} {}", entry.job, entry.name, entry.status.word()))

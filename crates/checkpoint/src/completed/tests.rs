@@ -196,7 +196,7 @@ fn a_huge_file_that_is_not_metadata_is_not_read_whole() {
     let path = directory.path().join("_metadata");
     let file = fs::File::create(path).unwrap();
     file.set_len(METADATA_BYTES_MAX * 64).unwrap();
-    let (storage, name) = crate::place::open_directory(directory.path()).unwrap();
+    let (storage, name) = crate::location::open_directory(directory.path()).unwrap();
     let error = Completed::open(storage, &name).unwrap_err();
     assert!(matches!(error, Error::Corrupt { .. }), "{error:?}");
 }

@@ -8,7 +8,7 @@
 use std::fmt;
 
 use super::Terms;
-use super::entry::{Entry, Holder};
+use super::entry::{Holder, LeaseEntry};
 use super::log::Log;
 use crate::storage::Storage;
 use crate::{Error, Result, names};
@@ -118,7 +118,7 @@ fn standing(storage: &dyn Storage, job: &str, log: &Log, terms: &Terms) -> Resul
 }
 
 /// Whether the holder's process is surely gone: nobody has its lock, which ends with it.
-fn is_gone(storage: &dyn Storage, job: &str, entry: &Entry, terms: &Terms) -> Result<bool> {
+fn is_gone(storage: &dyn Storage, job: &str, entry: &LeaseEntry, terms: &Terms) -> Result<bool> {
     // Not every shared file system shows one machine the locks of another.
     if entry.holder.machine != terms.holder.machine {
         return Ok(false);
@@ -148,7 +148,7 @@ pub(super) fn describe(storage: &dyn Storage, job: &str, log: &Log, terms: &Term
 }
 
 /// Whether the holder's process is surely there: somebody of this machine has its lock.
-fn lives(storage: &dyn Storage, job: &str, entry: &Entry, terms: &Terms) -> bool {
+fn lives(storage: &dyn Storage, job: &str, entry: &LeaseEntry, terms: &Terms) -> bool {
     let lock = names::lease_lock(job, &entry.token);
     entry.holder.machine == terms.holder.machine
         && matches!(storage.is_locked(&lock), Ok(Some(true)))

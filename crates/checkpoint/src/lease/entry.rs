@@ -32,7 +32,7 @@ pub struct Holder {
 /// What an entry says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub(super) struct Entry {
+pub(super) struct LeaseEntry {
     pub(super) format: u32,
     /// As in its name.
     pub(super) sequence: u64,
@@ -74,7 +74,7 @@ struct Format {
     format: u32,
 }
 
-impl Entry {
+impl LeaseEntry {
     pub(super) const FORMAT: u32 = FORMAT;
 
     pub(super) fn encode(&self) -> Bytes {
@@ -118,8 +118,8 @@ fn body(bytes: &[u8]) -> Option<&[u8]> {
 mod tests {
     use super::*;
 
-    fn entry() -> Entry {
-        Entry {
+    fn entry() -> LeaseEntry {
+        LeaseEntry {
             format: FORMAT,
             sequence: 7,
             generation: 3,
@@ -145,9 +145,9 @@ mod tests {
 
     #[test]
     fn an_entry_is_read_as_it_was_written() {
-        assert_eq!(Entry::decode(&entry().encode(), 7), Ok(entry()));
+        assert_eq!(LeaseEntry::decode(&entry().encode(), 7), Ok(entry()));
         assert_eq!(
-            Entry::decode(&entry().encode(), 8),
+            LeaseEntry::decode(&entry().encode(), 8),
             Err(Unreadable::Damaged)
         );
     }
@@ -156,37 +156,37 @@ mod tests {
     fn no_bit_of_an_entry_changes_unseen_and_no_part_of_it_is_one() {
         let whole = entry().encode();
         for at in 0..whole.len() {
-            assert!(Entry::decode(&whole[..at], 7).is_err(), "cut at {at}");
+            assert!(LeaseEntry::decode(&whole[..at], 7).is_err(), "cut at {at}");
             for bit in 0..8 {
                 let mut flipped = whole.to_vec();
                 flipped[at] ^= 1 << bit;
                 assert_eq!(
-                    Entry::decode(&flipped, 7),
+                    LeaseEntry::decode(&flipped, 7),
                     Err(Unreadable::Damaged),
                     "byte {at} bit {bit}"
                 );
             }
         }
         for directory in ["", "../x", "A", &"a".repeat(TOKEN_LENGTH_MAX + 1)] {
-            let entry = Entry {
+            let entry = LeaseEntry {
                 directory: Some(directory.to_owned()),
                 ..entry()
             };
-            let read = Entry::decode(&entry.encode(), 7);
+            let read = LeaseEntry::decode(&entry.encode(), 7);
             assert_eq!(read, Err(Unreadable::Damaged), "{directory}");
         }
         let longer = [&whole[..], b"x"].concat();
-        assert!(Entry::decode(&longer, 7).is_err());
+        assert!(LeaseEntry::decode(&longer, 7).is_err());
     }
 
     #[test]
     fn a_later_format_is_told_from_damage() {
-        let later = Entry {
+        let later = LeaseEntry {
             format: FORMAT + 1,
             ..entry()
         };
         assert_eq!(
-            Entry::decode(&later.encode(), 7),
+            LeaseEntry::decode(&later.encode(), 7),
             Err(Unreadable::Later(FORMAT + 1))
         );
     }

@@ -1,6 +1,6 @@
 //! The log that a lease is: numbered entries, of which the one with the highest number counts.
 
-use super::entry::{BYTES_MAX, Entry, Unreadable};
+use super::entry::{BYTES_MAX, LeaseEntry, Unreadable};
 use crate::storage::Storage;
 use crate::{Error, Result, names};
 
@@ -13,7 +13,7 @@ pub(super) struct Log {
     /// The highest number; 0 if there is no entry.
     pub(super) top: u64,
     /// The newest entry that can be read: the one at the top, if that is not damaged.
-    pub(super) last: Option<Entry>,
+    pub(super) last: Option<LeaseEntry>,
     /// The numbers of all entries, ascending.
     pub(super) numbers: Vec<u64>,
     /// The names of all else in the lease's directory.
@@ -23,14 +23,14 @@ pub(super) struct Log {
 /// What is found under a number.
 #[derive(Debug)]
 pub(super) enum Found {
-    Entry(Box<Entry>),
+    LeaseEntry(Box<LeaseEntry>),
     Damaged,
     Absent,
 }
 
 impl Found {
     pub(super) fn is_of(&self, token: &str) -> bool {
-        matches!(self, Self::Entry(entry) if entry.token == token)
+        matches!(self, Self::LeaseEntry(entry) if entry.token == token)
     }
 }
 
@@ -68,7 +68,7 @@ impl Log {
     fn read_last(mut self, storage: &dyn Storage, job: &str) -> Result<Option<Self>> {
         for number in self.numbers.iter().rev() {
             match read_entry(storage, job, *number)? {
-                Found::Entry(entry) => {
+                Found::LeaseEntry(entry) => {
                     self.last = Some(*entry);
                     break;
                 }
@@ -80,7 +80,7 @@ impl Log {
     }
 
     /// The newest entry, if it can be read.
-    pub(super) fn newest(&self) -> Option<&Entry> {
+    pub(super) fn newest(&self) -> Option<&LeaseEntry> {
         self.last
             .as_ref()
             .filter(|entry| entry.sequence == self.top)
@@ -95,13 +95,13 @@ pub(super) fn read_entry(storage: &dyn Storage, job: &str, sequence: u64) -> Res
         Err(Error::NotFound(_)) => return Ok(Found::Absent),
         Err(error) => return Err(error),
     };
-    match Entry::decode(&bytes, sequence) {
-        Ok(entry) => Ok(Found::Entry(Box::new(entry))),
+    match LeaseEntry::decode(&bytes, sequence) {
+        Ok(entry) => Ok(Found::LeaseEntry(Box::new(entry))),
         Err(Unreadable::Damaged) => Ok(Found::Damaged),
         Err(Unreadable::Later(format)) => Err(Error::Incompatible(format!(
             "{} has lease format {format}, this program knows {} and before: use the program that wrote it",
             storage.location(&name),
-            Entry::FORMAT
+            LeaseEntry::FORMAT
         ))),
     }
 }

@@ -60,7 +60,12 @@ impl Root {
         Completed::open(storage, &format!("{job}/chk-{id}")).unwrap()
     }
 
-    fn decide(&self, job: &str, asked: &Asked<'_>, fresh: bool) -> Result<Result<Plan, Refusal>> {
+    fn decide(
+        &self,
+        job: &str,
+        asked: &Asked<'_>,
+        fresh: bool,
+    ) -> Result<Result<StartDecision, Refusal>> {
         let lease = self.lease(job);
         let history = History::of(&lease)?;
         let counts = |it: &Completed| lease.counts(it.metadata());
@@ -70,11 +75,13 @@ impl Root {
     /// The plan in a few words.
     fn plan(&self, job: &str, asked: &Asked<'_>, fresh: bool) -> String {
         match self.decide(job, asked, fresh).unwrap() {
-            Ok(Plan::Finished) => "finished".to_owned(),
-            Ok(Plan::Begin { from: None }) => "begins".to_owned(),
-            Ok(Plan::Begin { from: Some(from) }) => format!("begins from {}", from.metadata().id),
-            Ok(Plan::Continue(source)) => format!("goes on {}", words(&source)),
-            Ok(Plan::Rewind {
+            Ok(StartDecision::Finished) => "finished".to_owned(),
+            Ok(StartDecision::Begin { from: None }) => "begins".to_owned(),
+            Ok(StartDecision::Begin { from: Some(from) }) => {
+                format!("begins from {}", from.metadata().id)
+            }
+            Ok(StartDecision::Continue(source)) => format!("goes on {}", words(&source)),
+            Ok(StartDecision::Rewind {
                 to,
                 published_through,
             }) => format!("rewinds from {published_through} {}", words(&to)),

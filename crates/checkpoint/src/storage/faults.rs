@@ -99,7 +99,7 @@ pub enum Fault {
 type LatePut = (String, Vec<Bytes>);
 
 type Pause = dyn Fn(&str) + Send + Sync;
-type Plan = dyn Fn(&Step) -> Fault + Send + Sync;
+type FaultPlan = dyn Fn(&Step) -> Fault + Send + Sync;
 type Unreadable = dyn Fn(&str) -> bool + Send + Sync;
 
 /// A [`Storage`] that counts durable steps and breaks those that its plan says. Clones are the same
@@ -107,7 +107,7 @@ type Unreadable = dyn Fn(&str) -> bool + Send + Sync;
 #[derive(Clone)]
 pub struct FaultyStorage {
     inner: Arc<dyn Storage>,
-    plan: Arc<Plan>,
+    plan: Arc<FaultPlan>,
     unreadable: Arc<Unreadable>,
     crashed: Arc<AtomicBool>,
     record: Arc<Mutex<Record>>,

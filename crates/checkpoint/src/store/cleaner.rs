@@ -12,7 +12,7 @@ use std::panic::{self, AssertUnwindSafe};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
-use crate::claim::{self, Remains};
+use crate::claim::{self, Leftovers};
 use crate::completed::Completed;
 use crate::lease::Lease;
 use crate::names;
@@ -45,7 +45,7 @@ pub(super) enum Deletion {
         jobs: BTreeSet<String>,
     },
     /// What dead runs left in directories that this run took over.
-    Remains(Remains),
+    Leftovers(Leftovers),
 }
 
 impl Deletion {
@@ -111,7 +111,7 @@ impl Deleter {
                 let _owned = owned?;
                 claimed(storage, files, jobs)
             }
-            Deletion::Remains(remains) => remains.remove(),
+            Deletion::Leftovers(remains) => remains.remove(),
         }
     }
 
@@ -315,7 +315,7 @@ impl Cleaner {
                     }
                     Deletion::Files { objects, .. } => format!("{} files were", objects.len()),
                     Deletion::Claimed { .. } => "claimed files were".to_owned(),
-                    Deletion::Remains(_) => "what earlier runs left was".to_owned(),
+                    Deletion::Leftovers(_) => "what earlier runs left was".to_owned(),
                 };
                 state.warn(format!("{what} not deleted: {why}"));
             }

@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::cleaner::Deletion;
-use crate::claim::{Claim, Remains};
+use crate::claim::{Claim, Leftovers};
 use crate::completed::Completed;
 use crate::names;
 
@@ -29,7 +29,7 @@ pub(super) struct Retained {
     /// Those that were claimed, by number; their files may be needed by others.
     claimed: BTreeMap<u64, Origin>,
     /// What dead runs left, to go when a checkpoint of this run is complete.
-    remains: Option<Remains>,
+    remains: Option<Leftovers>,
     completed: BTreeMap<u64, Completed>,
     /// Subsumed (their metadata is gone), but a delta may still be written on them.
     pinned: BTreeMap<u64, Completed>,
@@ -100,7 +100,7 @@ impl Retained {
     }
 
     /// Takes over what dead runs left in the job directory.
-    pub(super) fn take_over(&mut self, remains: Remains) {
+    pub(super) fn take_over(&mut self, remains: Leftovers) {
         self.remains = Some(remains);
     }
 
@@ -146,7 +146,7 @@ impl Retained {
         if let Some(mut remains) = self.remains.take() {
             // From now on there is something newer to restore from than all that dead runs left.
             remains.protected = self.needed();
-            deletions.push(Deletion::Remains(remains));
+            deletions.push(Deletion::Leftovers(remains));
         }
         deletions
     }
@@ -180,7 +180,7 @@ impl Retained {
             .collect();
         deletions.extend(self.files_of(gone));
         // Nothing new was completed, but the job is over.
-        deletions.extend(self.remains.take().map(Deletion::Remains));
+        deletions.extend(self.remains.take().map(Deletion::Leftovers));
         deletions
     }
 

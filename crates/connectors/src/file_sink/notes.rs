@@ -8,7 +8,7 @@ use operator::JobIdentity;
 
 use super::durable::{is_own_directory, names_in, remove_file};
 use super::names::{self, NoteName, PartName};
-use super::place::Place;
+use super::place::StagingDirectory;
 
 /// How many checkpoints back notes are kept. A checkpoint older than that can still be restored unless
 /// a consumer has moved its output away.
@@ -24,13 +24,13 @@ impl Notes {
     /// Those of the job that a staging place is of, by the place's name.
     pub(crate) fn of(root: &Path, place: &str) -> Self {
         Self {
-            directory: root.join(Place::notes_of(place)),
+            directory: root.join(StagingDirectory::notes_of(place)),
         }
     }
 
     /// Those of a job.
     pub(crate) fn of_job(root: &Path, job: &JobIdentity) -> Self {
-        Self::of(root, &Place::new(job, 0).path())
+        Self::of(root, &StagingDirectory::new(job, 0).path())
     }
 
     /// Whether a file of this checkpoint is noted.

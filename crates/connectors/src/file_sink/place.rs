@@ -15,13 +15,13 @@ const NOTES: &str = ".published";
 
 /// The staging place of a run of a job.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct StagingDirectory {
     /// The job as part of the name of a directory.
     pub(crate) job: String,
     pub(crate) generation: u64,
 }
 
-impl Place {
+impl StagingDirectory {
     pub(crate) fn new(job: &JobIdentity, generation: u64) -> Self {
         Self {
             job: directory_name(job),

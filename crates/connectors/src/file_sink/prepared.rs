@@ -30,7 +30,7 @@ use serde::{Deserialize, Serialize};
 use super::durable;
 use super::names::{NoteName, PartName};
 use super::notes::Notes;
-use super::place::{self, Place};
+use super::place::{self, StagingDirectory};
 use super::{names, trouble};
 
 /// How much of a file is read at once.
@@ -347,7 +347,7 @@ pub(crate) struct Published {
 fn note(root: &Path, files: &[&PreparedFile]) -> anyhow::Result<Vec<(PathBuf, NoteName)>> {
     let mut notes: BTreeMap<(String, String), Option<NoteName>> = BTreeMap::new();
     for file in files {
-        let place = Place::notes_of(file.place().0);
+        let place = StagingDirectory::notes_of(file.place().0);
         let Some(part) = PartName::parse(&file.file) else {
             // A file of an older version is noted by its name.
             notes.insert((place, file.file.clone()), None);

@@ -33,7 +33,7 @@ use operator::JobIdentity;
 use super::durable::{self, is_own_directory, names_in, remove_file, sync_directory};
 use super::names;
 use super::notes::Notes;
-use super::place::{Place, STAGING, directory_name};
+use super::place::{STAGING, StagingDirectory, directory_name};
 use super::prepared::PreparedFile;
 
 const LOCK: &str = "lock";
@@ -43,7 +43,7 @@ const LOCK: &str = "lock";
 pub(crate) struct Staging {
     /// The sink's directory.
     root: PathBuf,
-    place: Place,
+    place: StagingDirectory,
     /// `None` where the file system knows no locks.
     lock: Option<File>,
 }
@@ -59,9 +59,9 @@ impl Staging {
         generation: u64,
         permissions: Permissions,
     ) -> anyhow::Result<Self> {
-        let place = Place::new(job, generation);
+        let place = StagingDirectory::new(job, generation);
         durable::make_staging(&root.join(STAGING), permissions)?;
-        let notes = root.join(Place::notes_of(&place.path()));
+        let notes = root.join(StagingDirectory::notes_of(&place.path()));
         if is_own_directory(&notes)? {
             // Made by a run that may have been killed before it was durable.
             durable::make_directory(&notes)?;
@@ -104,7 +104,7 @@ impl Staging {
     }
 
     fn clean_earlier_places(&self, keep: &HashSet<&str>) -> anyhow::Result<()> {
-        for place in Place::all_named(&self.root, self.place.job.clone())? {
+        for place in StagingDirectory::all_named(&self.root, self.place.job.clone())? {
             if place.generation < self.place.generation {
                 // A run that holds the lock lives, though it does not own the job directory any more.
                 // What it leaves is removed at the end of this one, or by the next.
@@ -162,7 +162,7 @@ impl Staging {
 /// # Errors
 /// A directory cannot be read or a file not be removed.
 pub(crate) fn abandon(root: &Path, job: &JobIdentity, generation: u64) -> anyhow::Result<()> {
-    for place in Place::all_of(root, job)? {
+    for place in StagingDirectory::all_of(root, job)? {
         if place.generation <= generation {
             clear(root, &place.path(), &HashSet::new())?;
         }
@@ -183,7 +183,7 @@ pub(crate) fn give_up(
     kept: &[PreparedFile],
 ) -> anyhow::Result<()> {
     let keep: HashSet<&str> = kept.iter().map(|file| file.staging.as_str()).collect();
-    for place in Place::all_of(root, job)? {
+    for place in StagingDirectory::all_of(root, job)? {
         let directory = root.join(place.path());
         if place.generation < generation && is_own_directory(&directory)? {
             remove_staged(root, &place.path(), &keep)?;
@@ -199,7 +199,7 @@ pub(crate) fn give_up(
 /// A run of the job lives.
 pub(crate) fn lock_all(root: &Path, job: &JobIdentity) -> anyhow::Result<Vec<File>> {
     let mut locks = Vec::new();
-    for place in Place::all_of(root, job)? {
+    for place in StagingDirectory::all_of(root, job)? {
         let directory = root.join(place.path());
         if !is_own_directory(&directory)? {
             continue;

@@ -36,7 +36,7 @@ const SORTED: &str = "a restore sorts what it has brought";
 
 /// A place between entries: in front of entry `at` of leaf `leaf`.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Place {
+pub(super) struct Cursor {
     leaf: usize,
     at: usize,
 }
@@ -44,13 +44,13 @@ pub(super) struct Place {
 impl Fields {
     /// Where the field is that `compare` (an entry's field with the wanted one) looks for: its entry,
     /// or none, and the place in front of it, or where it would be.
-    pub(super) fn find(&self, mut compare: impl FnMut(u32) -> Ordering) -> (Option<u32>, Place) {
+    pub(super) fn find(&self, mut compare: impl FnMut(u32) -> Ordering) -> (Option<u32>, Cursor) {
         match self {
-            Self::None => (None, Place { leaf: 0, at: 0 }),
+            Self::None => (None, Cursor { leaf: 0, at: 0 }),
             Self::One(entry) => match compare(*entry) {
-                Ordering::Less => (None, Place { leaf: 0, at: 1 }),
-                Ordering::Equal => (Some(*entry), Place { leaf: 0, at: 0 }),
-                Ordering::Greater => (None, Place { leaf: 0, at: 0 }),
+                Ordering::Less => (None, Cursor { leaf: 0, at: 1 }),
+                Ordering::Equal => (Some(*entry), Cursor { leaf: 0, at: 0 }),
+                Ordering::Greater => (None, Cursor { leaf: 0, at: 0 }),
             },
             Self::Many(leaves) => {
                 // The last leaf that does not start behind the wanted field.
@@ -61,14 +61,14 @@ impl Fields {
                     .get(at)
                     .copied()
                     .filter(|entry| compare(*entry) == Ordering::Equal);
-                (entry, Place { leaf, at })
+                (entry, Cursor { leaf, at })
             }
             Self::Unsorted(_) => unreachable!("{SORTED}"),
         }
     }
 
     /// Inserts an entry at a place that `find` gave.
-    pub(super) fn insert(&mut self, place: Place, entry: u32) {
+    pub(super) fn insert(&mut self, place: Cursor, entry: u32) {
         match self {
             Self::None => *self = Self::One(entry),
             Self::One(other) => {
@@ -185,7 +185,7 @@ impl Fields {
     }
 
     /// Removes the entry behind a place that `find` gave.
-    pub(super) fn remove(&mut self, place: Place) {
+    pub(super) fn remove(&mut self, place: Cursor) {
         match self {
             Self::None => {}
             Self::One(_) => *self = Self::None,
@@ -210,7 +210,7 @@ impl Fields {
     }
 
     /// The entries in order from a place on.
-    pub(super) fn from(&self, place: Place) -> impl Iterator<Item = u32> {
+    pub(super) fn from(&self, place: Cursor) -> impl Iterator<Item = u32> {
         let (one, leaves) = match self {
             Self::None => (None, [].as_slice()),
             Self::One(entry) => (Some(*entry).filter(|_| place.at == 0), [].as_slice()),
@@ -226,7 +226,7 @@ impl Fields {
 
     /// All entries in order.
     pub(super) fn iter(&self) -> impl Iterator<Item = u32> {
-        self.from(Place { leaf: 0, at: 0 })
+        self.from(Cursor { leaf: 0, at: 0 })
     }
 }
 

@@ -6,7 +6,7 @@
 use super::bytes::Bytes;
 use super::change::Change;
 use super::chunks::{Chunks, filled};
-use super::fields::{Fields, Place};
+use super::fields::{Cursor, Fields};
 use super::heap::Heap;
 use super::rows::{SLOTS, place};
 
@@ -99,7 +99,7 @@ impl Maps {
         &mut self.chunks.get_mut(chunk)[cell]
     }
 
-    fn find(&self, slot: u32, field: &[u8], heap: &Heap) -> (Option<u32>, Place) {
+    fn find(&self, slot: u32, field: &[u8], heap: &Heap) -> (Option<u32>, Cursor) {
         let compare = |entry| {
             self.entry(entry)
                 .field

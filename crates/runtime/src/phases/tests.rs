@@ -14,8 +14,8 @@ impl Clock for At {
 const ID: CheckpointId = CheckpointId(7);
 
 /// Two sources, an operator of two subtasks that both of them feed.
-fn notes() -> (Notes, Arc<At>) {
-    let place = |operator: &str, subtask, parallelism, channels| Place {
+fn notes() -> (PhaseTimes, Arc<At>) {
+    let place = |operator: &str, subtask, parallelism, channels| SubtaskInfo {
         operator: operator.into(),
         subtask,
         parallelism,
@@ -29,12 +29,12 @@ fn notes() -> (Notes, Arc<At>) {
         place("join", 0, 2, channels()),
         place("join", 1, 2, channels()),
     ];
-    let notes = Notes::new(Arc::clone(&clock) as Arc<dyn Clock>, places);
+    let notes = PhaseTimes::new(Arc::clone(&clock) as Arc<dyn Clock>, places);
     notes.begin(ID);
     (notes, clock)
 }
 
-fn slowest(notes: &Notes) -> (Option<String>, Option<u32>, Phase, String) {
+fn slowest(notes: &PhaseTimes) -> (Option<String>, Option<u32>, Phase, String) {
     let slowest = notes.slowest(ID, &|_, channel| channel * 3).unwrap();
     (
         slowest.operator,
@@ -44,7 +44,7 @@ fn slowest(notes: &Notes) -> (Option<String>, Option<u32>, Phase, String) {
     )
 }
 
-fn pass(notes: &Notes, subtask: usize) {
+fn pass(notes: &PhaseTimes, subtask: usize) {
     notes.aligned(ID, subtask);
     notes.sealed(ID, subtask);
 }

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use checkpoint::claim::Extent as Claimed;
 use checkpoint::history::History;
 use checkpoint::lease::{Ending, Holder, Lease, Rewind, RewindMode, Run, Start, Terms};
-use checkpoint::start::{Asked, Plan, Refusal, Source, decide};
+use checkpoint::start::{Asked, Refusal, Source, StartDecision, decide};
 use checkpoint::storage::faults::{Action, Extent, Fault, Step};
 use checkpoint::storage::{
     FaultyStorage, Guard, Listing, MemoryStorage, ObjectWriter, Reading as Read, Storage,
@@ -612,9 +612,9 @@ impl Process {
             ))),
         };
         let (mut from, mut start, mut goes_on, mut rewind) = match plan {
-            Plan::Finished => return Err(Ok(How::FinishedBefore)),
-            Plan::Begin { from: None } => (None, Start::Fresh, false, None),
-            Plan::Begin { from: Some(from) } => {
+            StartDecision::Finished => return Err(Ok(How::FinishedBefore)),
+            StartDecision::Begin { from: None } => (None, Start::Fresh, false, None),
+            StartDecision::Begin { from: Some(from) } => {
                 let Ask::Elsewhere(path) = &self.ask else {
                     return Err(Err("a run begins from what nobody named".to_owned()));
                 };
@@ -626,11 +626,11 @@ impl Process {
                 };
                 (Some(from), start, false, None)
             }
-            Plan::Continue(source) => {
+            StartDecision::Continue(source) => {
                 let (from, start) = placed(source)?;
                 (from, start, true, None)
             }
-            Plan::Rewind { to, .. } => {
+            StartDecision::Rewind { to, .. } => {
                 let (from, start) = placed(to)?;
                 let mode = match self.outside.mistake {
                     Mistake::DoesNotWithdraw => RewindMode::Repeat,

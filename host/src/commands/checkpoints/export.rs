@@ -7,7 +7,7 @@
 use std::borrow::Cow;
 use std::io::{self, BufWriter, Write};
 
-use checkpoint::export::{Entry, Filter};
+use checkpoint::export::{ExportedEntry, Filter};
 use checkpoint::schema::{Schema, Shown, hex, readable};
 
 use super::open;
@@ -34,7 +34,7 @@ struct Current {
 }
 
 impl Current {
-    fn schema(&mut self, entry: &Entry<'_>) -> Option<&Schema> {
+    fn schema(&mut self, entry: &ExportedEntry<'_>) -> Option<&Schema> {
         if (self.of.0.as_str(), self.of.1.as_str()) != (entry.kind, entry.schema) {
             self.of = (entry.kind.to_owned(), entry.schema.to_owned());
             self.schema = match entry.kind {
@@ -101,7 +101,7 @@ pub(crate) fn export(arguments: &Export) -> Result<Exit, Error> {
     }
 }
 
-fn line<'a>(entry: &Entry<'a>, schema: Option<&Schema>) -> Line<'a> {
+fn line<'a>(entry: &ExportedEntry<'a>, schema: Option<&Schema>) -> Line<'a> {
     // What is no value of its schema is shown as the bytes that it is, so that nobody takes it for one.
     let shown = |bytes: &'a [u8], of: fn(&Schema, &'a [u8]) -> Option<Shown<'a>>| match schema {
         None => Shown::Text(readable(bytes)),
@@ -205,7 +205,7 @@ mod tests {
     }
 
     fn written(schema: &str, field: Option<&[u8]>, value: &[u8]) -> String {
-        let entry = Entry {
+        let entry = ExportedEntry {
             operator: "count",
             state: "seen",
             kind: if field.is_some() { "map" } else { "value" },

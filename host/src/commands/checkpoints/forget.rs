@@ -8,13 +8,13 @@ use operator::clock::SystemClock;
 use operator::text::{counted, size};
 use serde_json::json;
 
-use crate::cli::Place;
+use crate::cli::Target;
 use crate::commands::print;
 use crate::exit::{Error, Exit};
 use crate::launch::settings;
 
 /// Removes it, and says what was in it.
-pub(crate) fn forget(place: &Place) -> Result<Exit, Error> {
+pub(crate) fn forget(place: &Target) -> Result<Exit, Error> {
     let clock = Arc::new(SystemClock::new());
     let terms = settings::terms(CheckpointSection::default().lease_timeout, clock);
     let report = checkpoint::forget::forget(&place.place, &terms)

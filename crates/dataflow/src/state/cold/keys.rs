@@ -9,7 +9,7 @@ const CHUNK: usize = 4096;
 
 /// A cold key. As bytes, so that it takes twelve of them.
 #[derive(Clone, Copy, Debug)]
-struct Entry {
+struct PackedKey {
     /// The place in the index without its lowest 16 bits, which the index does not look at. If vacant:
     /// the next vacant number.
     place: [u8; 6],
@@ -24,7 +24,7 @@ const RECALLED: u16 = u16::MAX;
 
 /// What a number stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum Lookup {
     /// Nothing.
     Vacant,
     /// A record of this many units at an address of the log.
@@ -42,7 +42,7 @@ fn known(place: u64) -> [u8; 6] {
 /// All cold keys, by their numbers from [`FIRST_COLD`] on.
 #[derive(Debug, Default)]
 pub(in super::super) struct ColdKeys {
-    chunks: Vec<Box<[Entry]>>,
+    chunks: Vec<Box<[PackedKey]>>,
     used: u32,
     /// The first vacant number, if there is one; each leads to the next.
     vacant: Option<u32>,
@@ -50,12 +50,12 @@ pub(in super::super) struct ColdKeys {
 }
 
 impl ColdKeys {
-    fn entry(&self, number: u32) -> &Entry {
+    fn entry(&self, number: u32) -> &PackedKey {
         let at = (number - FIRST_COLD) as usize;
         &self.chunks[at / CHUNK][at % CHUNK]
     }
 
-    fn entry_mut(&mut self, number: u32) -> &mut Entry {
+    fn entry_mut(&mut self, number: u32) -> &mut PackedKey {
         let at = (number - FIRST_COLD) as usize;
         &mut self.chunks[at / CHUNK][at % CHUNK]
     }
@@ -67,7 +67,7 @@ impl ColdKeys {
 
     /// Bytes of memory that they take.
     pub(super) fn bytes(&self) -> u64 {
-        (self.chunks.len() * CHUNK * size_of::<Entry>()) as u64
+        (self.chunks.len() * CHUNK * size_of::<PackedKey>()) as u64
     }
 
     /// How many numbers have been given.
@@ -90,13 +90,13 @@ impl ColdKeys {
         number >= FIRST_COLD && self.place_in_index(number) == place >> 16 << 16
     }
 
-    pub(super) fn place(&self, number: u32) -> Place {
+    pub(super) fn place(&self, number: u32) -> Lookup {
         let entry = self.entry(number);
         let address = u32::from_le_bytes(entry.address);
         match u16::from_le_bytes(entry.units) {
-            VACANT => Place::Vacant,
-            RECALLED => Place::Recalled(address),
-            units => Place::Record {
+            VACANT => Lookup::Vacant,
+            RECALLED => Lookup::Recalled(address),
+            units => Lookup::Record {
                 address,
                 units: u32::from(units),
             },
@@ -119,7 +119,7 @@ impl ColdKeys {
                     .checked_add(FIRST_COLD)
                     .filter(|n| *n < u32::MAX)?;
                 if self.used as usize == self.chunks.len() * CHUNK {
-                    let vacant = Entry {
+                    let vacant = PackedKey {
                         place: [0; 6],
                         address: [0; 4],
                         units: VACANT.to_le_bytes(),
@@ -130,7 +130,7 @@ impl ColdKeys {
                 number
             }
         };
-        *self.entry_mut(number) = Entry {
+        *self.entry_mut(number) = PackedKey {
             place: known(place),
             address: address.to_le_bytes(),
             units: (units as u16).to_le_bytes(),

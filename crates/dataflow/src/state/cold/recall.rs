@@ -10,7 +10,7 @@ use super::super::keys::Keys;
 use super::super::rows::{Cell, Rows};
 use super::super::table::Store;
 use super::super::{KeyedState, RestoreError, StateError};
-use super::keys::Place;
+use super::keys::Lookup;
 use super::record::Record;
 use super::{Cold, damaged, failed};
 use crate::cells::CellsRef;
@@ -182,7 +182,7 @@ impl Keys {
         for place in self.cold_places(hash, key) {
             self.index.find(place, |number| {
                 if self.cold.may_be(number, place)
-                    && let Place::Record { address, units } = self.cold.place(number)
+                    && let Lookup::Record { address, units } = self.cold.place(number)
                 {
                     found(number, (address, units));
                 }
@@ -196,7 +196,7 @@ impl Keys {
         self.cold_places(key::hash(key), key).find_map(|place| {
             self.index.find(place, |number| {
                 self.cold.may_be(number, place)
-                    && matches!(self.cold.place(number), Place::Record { address: at, .. } if at == address)
+                    && matches!(self.cold.place(number), Lookup::Record { address: at, .. } if at == address)
             })
         })
     }
@@ -207,7 +207,7 @@ impl Keys {
         let place = self.place(key::hash(key), || key);
         // It may have a slot by now.
         if self.cold.may_be(number, place)
-            || !matches!(self.cold.place(number), Place::Record { .. })
+            || !matches!(self.cold.place(number), Lookup::Record { .. })
         {
             return;
         }

@@ -6,7 +6,7 @@
 use super::super::scan::PAGE_BYTES;
 use super::super::table::Store;
 use super::super::{KeyedState, StateError};
-use super::keys::Place;
+use super::keys::Lookup;
 use super::record::Record;
 use super::{Cold, FIRST_COLD, damaged, failed};
 use crate::cells::Cells;
@@ -35,9 +35,9 @@ impl KeyedState {
             let mut places = Vec::new();
             for number in cursor..end {
                 match self.keys.cold.place(FIRST_COLD + number) {
-                    Place::Vacant => {}
-                    Place::Record { address, units } => places.push((address, units)),
-                    Place::Recalled(slot) => {
+                    Lookup::Vacant => {}
+                    Lookup::Record { address, units } => places.push((address, units)),
+                    Lookup::Recalled(slot) => {
                         if let Some(Store::Values(store)) =
                             self.tables.get(state as usize).map(|table| &table.store)
                             && let Some(value) = store.get(slot, &self.rows, &self.heap)

@@ -35,12 +35,12 @@ struct State {
 
 /// Hands the turn from the simulation to a writer and back.
 #[derive(Debug, Default)]
-pub(super) struct Relay {
+pub(super) struct Turns {
     state: Mutex<State>,
     changed: Condvar,
 }
 
-impl Relay {
+impl Turns {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -89,7 +89,7 @@ impl Relay {
 
 /// The writers of an attempt.
 pub(super) struct Crew {
-    relay: Arc<Relay>,
+    relay: Arc<Turns>,
     threads: Threads,
     queue: Receiver<Task>,
 }
@@ -97,7 +97,7 @@ pub(super) struct Crew {
 impl Crew {
     /// Starts the threads; nothing moves yet. Writers take their tasks from `queue`.
     pub(super) fn start(
-        relay: Arc<Relay>,
+        relay: Arc<Turns>,
         queue: Receiver<Task>,
         in_progress: &Arc<InProgress>,
         events: &Events,

@@ -24,7 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A file or directory that a user names.
 #[derive(Clone, Debug)]
-pub(crate) enum Place {
+pub(crate) enum Location {
     /// An absolute path.
     Path(PathBuf),
     /// A key in a bucket, and how its bucket is reached.
@@ -35,7 +35,7 @@ pub(crate) enum Place {
     },
 }
 
-/// What is at a [`Place`].
+/// What is at a [`Location`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Found {
     Nothing,
@@ -43,7 +43,7 @@ pub(crate) enum Found {
     Directory,
 }
 
-impl Place {
+impl Location {
     /// The place that a path or URL means. `what` is named in messages.
     pub(crate) fn parse(spec: &str, what: &str) -> Result<Self> {
         if !is_bucket(spec) {
@@ -145,7 +145,7 @@ impl Place {
     }
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Path(path) => write!(f, "{}", path.display()),

@@ -17,7 +17,7 @@ const PENDING_MAX: usize = 64;
 
 /// The chain of one operator in one subtask.
 #[derive(Debug, Default)]
-pub(crate) struct Chain {
+pub(crate) struct DeltaChain {
     /// The newest complete checkpoint, if the next delta may build on it.
     base: Option<CheckpointId>,
     /// Live bytes when the full snapshot of the base's chain was taken.
@@ -26,7 +26,7 @@ pub(crate) struct Chain {
     pending: VecDeque<(CheckpointId, u64)>,
 }
 
-impl Chain {
+impl DeltaChain {
     /// The base of snapshot `id` of a state with `live` bytes; `None` if it is to be full.
     pub(crate) fn next(&mut self, id: CheckpointId, live: u64) -> Option<CheckpointId> {
         let shrunk = live < self.full / 2;
@@ -149,7 +149,7 @@ mod tests {
         };
         let store =
             CheckpointStore::open(directory.path().to_str().unwrap(), "job", options).unwrap();
-        let (mut state, mut chain, mut live_before) = (keyed_state(), Chain::default(), 0);
+        let (mut state, mut chain, mut live_before) = (keyed_state(), DeltaChain::default(), 0);
         for (id, change) in (1..).zip(changes) {
             let given_up = matches!(change, Change::GiveUp);
             match change {
