@@ -132,3 +132,58 @@ fn an_event_time_that_cannot_be_read_is_named_by_file_and_line() {
         ]);
     }
 }
+
+/// What a job says when its operator, next to the source, refuses the record `bad`.
+fn refused(files: &[(&str, &str)], source: &str) -> String {
+    let scene = Scene::new();
+    for (file, content) in files {
+        scene.write(&format!("input/{file}"), content);
+    }
+    let source = format!(
+        "[[source]]\nid = \"events\"\nconnector = \"file\"\npath = \"input\"\n{source}\n\n"
+    );
+    let job = jobs::head("refused", "1h").replace(jobs::RESTART, guests::NO_RESTART)
+        + &source
+        + &jobs::operator(
+            "picky",
+            "faulty",
+            "events",
+            "misdeed = \"error\", on = \"bad\"",
+        )
+        + &jobs::files("out", "picky", "out", "lines");
+    scene.write("job.toml", job);
+    let ended = host::run(scene.path(), &["run", "job.toml"])
+        .with_code(1)
+        .without_panic();
+    ended.stderr.clone()
+}
+
+/// Where the operator is fed by a source in the same subtask, its bad record is found in the input.
+#[test]
+fn a_record_that_an_operator_refuses_is_named_by_file_and_line() {
+    let good: String = (0..1500).map(|n| format!("{n}\n")).collect();
+    let bad = format!("{good}bad\n{good}");
+    let lines = "format = \"lines\"\nkey = \"line\"";
+    let said = refused(
+        &[("a.txt", &good), ("b.txt", &bad), ("c.txt", &good)],
+        lines,
+    );
+    assert!(
+        said.contains(
+            "at record 3000 of input 0, line 1501 of `input/b.txt` (key \"bad\", value \"bad\")"
+        ),
+        "{said}"
+    );
+    let rows = "format = \"csv\"\nkey = \"k\"";
+    let said = refused(&[("a.csv", "k\nx\nbad\ny\n")], rows);
+    assert!(
+        said.contains(", line 3 of `input/a.csv` (key \"bad\""),
+        "{said}"
+    );
+    // A field over several lines: lines are not records any more.
+    let said = refused(&[("a.csv", "k\n\"x\ny\"\nbad\ny\n")], rows);
+    assert!(
+        said.contains(", record 2 of `input/a.csv` (key \"bad\""),
+        "{said}"
+    );
+}

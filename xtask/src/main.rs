@@ -66,7 +66,7 @@ fn main() -> ExitCode {
         (Some("mutants"), arguments) => mutants::mutants(arguments),
         (Some("nightly"), []) => nightly::nightly(),
         (Some("build"), []) => build::plugins().and_then(|()| build::host()),
-        (Some("guests"), []) => guests::build(),
+        (Some("guests"), []) => guests::install().and_then(|()| guests::build()),
         (Some("tools"), []) => chores::tools(),
         (Some("help" | "-h" | "--help"), _) => {
             print!("{USAGE}");

@@ -13,8 +13,8 @@
 //! to fail. The copy and its target directory stay, so that the next time only what changed is built; what
 //! they begin with is copied from `target/`, for Wasmtime takes ten minutes.
 //!
-//! `quick` ones are tried by `cargo xtask test`: those in crates without Wasm, in the dev profile. `nightly`
-//! ones build the host.
+//! `quick` ones are tried by `cargo xtask test`: about half of those in crates without Wasm, one for each kind of
+//! promise. `nightly` has the others, and those that build the host.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};

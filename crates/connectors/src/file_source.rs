@@ -25,7 +25,7 @@ use job_file::hints::listed;
 use job_file::options::{OneOrMany, Options};
 use job_file::problem::Problem;
 use operator::source::Part;
-use operator::text::{counted, grouped};
+use operator::text::{counted, grouped, name};
 use operator::{BoxError, InputChanged, Source, SourceFactory, SourceStatus, SubtaskContext};
 use serde::{Deserialize, Serialize};
 
@@ -280,6 +280,7 @@ impl FileSourceFactory {
             plan: Arc::clone(&self.plan),
             splits,
             reading: None,
+            passed: VecDeque::new(),
             done,
             files,
             first,
@@ -486,12 +487,41 @@ pub(crate) struct FileSource {
     /// What is still to be read, in this order, without the split that is being read.
     splits: VecDeque<Split>,
     reading: Option<Reading>,
+    /// The splits that were read to their end last, the last one first.
+    passed: VecDeque<Origin>,
     /// What was read to its end, by name and start.
     done: Vec<Done>,
     /// All files of the job; only the first subtask has them.
     files: Vec<InputFile>,
     /// Whether this is the first subtask.
     first: bool,
+}
+
+/// How many splits are remembered for the places of records: a batch may hold the records of several.
+const PASSED: usize = 64;
+
+/// How far a split was read, for the places of its records.
+struct Origin {
+    file: String,
+    start: u64,
+    format: RecordFormat,
+    counts: Counts,
+}
+
+impl Origin {
+    /// Where the record is that was read this many records before the last one.
+    fn of(&self, back: u64) -> String {
+        let file = name(&self.file);
+        let record = self.counts.records - back;
+        let header = u64::from(self.format == RecordFormat::Csv);
+        // Each record is one line, as far as lines and records have gone up together.
+        match self.counts.lines == self.counts.records + header {
+            true if self.start == 0 => format!("line {} of `{file}`", record + header),
+            false if self.start == 0 => format!("record {record} of `{file}`"),
+            // Another subtask counts what is before the split.
+            _ => format!("record {record} after byte {} of `{file}`", self.start),
+        }
+    }
 }
 
 /// A split that is being read.
@@ -501,6 +531,7 @@ struct Reading {
     blocks: Blocks,
     decoder: Decoder,
     counts: Counts,
+    format: RecordFormat,
 }
 
 impl FileSource {
@@ -531,6 +562,8 @@ impl FileSource {
             let stopped = result.map_err(|error| reading.locate(error));
             match stopped {
                 Ok(Stopped::Ended) => {
+                    self.passed.truncate(PASSED - 1);
+                    self.passed.push_front(reading.origin());
                     let done = reading.finish()?;
                     split::note_done(&mut self.done, done);
                 }
@@ -635,6 +668,7 @@ impl Reading {
             blocks,
             decoder,
             counts,
+            format: plan.format,
         })
     }
 
@@ -655,6 +689,15 @@ impl Reading {
                 tail_crc,
             }),
             ..self.split.clone()
+        }
+    }
+
+    fn origin(&self) -> Origin {
+        Origin {
+            file: self.split.file.clone(),
+            start: self.split.start,
+            format: self.format,
+            counts: self.counts,
         }
     }
 
@@ -750,6 +793,17 @@ impl Source for FileSource {
             .iter()
             .map(serde_json::to_value)
             .collect::<Result<_, _>>()?)
+    }
+
+    fn origin(&self, mut back: u64) -> Option<String> {
+        let reading = self.reading.as_ref().map(Reading::origin);
+        for split in reading.iter().chain(&self.passed) {
+            match back.checked_sub(split.counts.records) {
+                None => return Some(split.of(back)),
+                Some(before) => back = before,
+            }
+        }
+        None
     }
 }
 

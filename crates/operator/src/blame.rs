@@ -19,6 +19,8 @@ pub enum Position {
         number: u64,
         /// The operator's input.
         input: u32,
+        /// Where a source read it, in words, if it came from there without a way between.
+        origin: Option<String>,
         /// The record's key, shortened.
         key: Option<String>,
         /// The record's value, shortened.
@@ -40,10 +42,14 @@ impl fmt::Display for Position {
             Self::Record {
                 number,
                 input,
+                origin,
                 key,
                 value,
             } => {
                 write!(f, ", at record {number} of input {input}")?;
+                if let Some(origin) = origin {
+                    write!(f, ", {origin}")?;
+                }
                 if let Some(key) = key {
                     write!(f, " (key {key}, value {value})")
                 } else {
@@ -80,6 +86,7 @@ pub(crate) fn locate(
         Some(record) => Position::Record {
             number: received + record as u64,
             input,
+            origin: None,
             key: batch.is_keyed().then(|| shorten(batch.keys.get(record))),
             value: shorten(batch.values.get(record)),
         },

@@ -28,6 +28,14 @@ pub trait Source: Send {
     /// # Errors
     /// The position is unknown.
     fn snapshot(&mut self) -> Result<Vec<Part>, BoxError>;
+
+    /// Where a record was read, in words for a person: ``line 7 of `in/a.csv` ``. `back` counts backwards from
+    /// the record that was polled last, which is 0. `None` if that is not known any more, or records are in no
+    /// place that can be looked at.
+    fn origin(&self, back: u64) -> Option<String> {
+        let _ = back;
+        None
+    }
 }
 
 /// What a [`Source`] has to say after a poll.

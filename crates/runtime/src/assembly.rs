@@ -66,6 +66,7 @@ impl Attempt<'_> {
                     NodeKind::Source(_) => Head::Source {
                         started: false,
                         ended: false,
+                        delivered: 0,
                         batch: Batch::default(),
                     },
                     _ => Head::Channels(Channels::new(

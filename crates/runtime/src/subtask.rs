@@ -53,6 +53,8 @@ pub(crate) enum Head {
     Source {
         started: bool,
         ended: bool,
+        /// Records that were handed on.
+        delivered: u64,
         batch: Batch,
     },
     Channels(Channels),
@@ -160,6 +162,7 @@ impl Subtask {
             started: true,
             ended: false,
             batch,
+            ..
         } = &mut self.head
         else {
             self.flush();
@@ -174,9 +177,7 @@ impl Subtask {
             .map_err(|error| self.connector(0, "reading", error))?;
         let full = batch.is_full();
         if !batch.is_empty() && (full || status != SourceStatus::More) {
-            self.events
-                .count_records(self.members[0].node, batch.len() as u64);
-            self.emit(0, 0, batch)?;
+            self.emit_polled(batch)?;
             batch = self.spares.take();
         }
         if let Head::Source { batch: slot, .. } = &mut self.head {
@@ -216,9 +217,7 @@ impl Subtask {
                     && !batch.is_empty()
                 {
                     let batch = std::mem::take(batch);
-                    self.events
-                        .count_records(self.members[0].node, batch.len() as u64);
-                    self.emit(0, 0, batch)?;
+                    self.emit_polled(batch)?;
                 }
                 self.snapshot(id)?;
             }
@@ -326,6 +325,44 @@ impl Subtask {
             }
         }
         Ok(())
+    }
+
+    /// Hands on what the source has polled. All of it is in the batch or was handed on before.
+    fn emit_polled(&mut self, batch: Batch) -> Result<(), Error> {
+        let records = batch.len() as u64;
+        self.events.count_records(self.members[0].node, records);
+        if let Head::Source { delivered, .. } = &mut self.head {
+            *delivered += records;
+        }
+        self.emit(0, 0, batch)
+            .map_err(|error| self.with_origin(error))
+    }
+
+    /// The error of an operator that takes its records from the source in this subtask, with the place where the
+    /// source has read the record to blame.
+    fn with_origin(&self, mut error: Error) -> Error {
+        let Error::Operator {
+            operator,
+            position: Position::Record { number, origin, .. },
+            ..
+        } = &mut error
+        else {
+            return error;
+        };
+        let takes_from_source = |target: &plan::Target| match target {
+            plan::Target::Member { member, .. } => self.members[*member].id.as_ref() == operator,
+            plan::Target::Edge { .. } => false,
+        };
+        let mut targets = self.members[0].outputs.iter().flatten();
+        if let (Head::Source { delivered, .. }, Body::Source(source)) =
+            (&self.head, &self.members[0].body)
+            && targets.any(takes_from_source)
+            // Both count from the start of the attempt.
+            && let Some(back) = delivered.checked_sub(*number + 1)
+        {
+            *origin = source.origin(back);
+        }
+        error
     }
 
     /// Hands a batch to everything that consumes a port.
