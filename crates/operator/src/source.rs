@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use dataflow::Batch;
+use dataflow::{Batch, CheckpointId};
 
 use crate::{BoxError, SubtaskContext};
 
@@ -28,6 +28,24 @@ pub trait Source: Send {
     /// # Errors
     /// The position is unknown.
     fn snapshot(&mut self) -> Result<Vec<Part>, BoxError>;
+
+    /// The watermark of all that was polled: no record with an event time at or below it follows, except late
+    /// ones. Milliseconds since 1970; asked after each poll, and a lower one than before changes nothing.
+    /// `None` as long as there is none.
+    fn watermark(&self) -> Option<i64> {
+        None
+    }
+
+    /// Checkpoint `id` is complete, which has a position of this source in it. Whatever fails from now on, the
+    /// job goes back to this checkpoint at most: what was read before it may be acknowledged where it came from.
+    /// Not called for a checkpoint that is complete when the job has ended already, nor for certain after a crash.
+    ///
+    /// # Errors
+    /// The other side refuses, which fails the job.
+    fn checkpoint_complete(&mut self, id: CheckpointId) -> Result<(), BoxError> {
+        let _ = id;
+        Ok(())
+    }
 
     /// Where a record was read, in words for a person: ``line 7 of `in/a.csv` ``. `back` counts backwards from
     /// the record that was polled last, which is 0. `None` if that is not known any more, or records are in no

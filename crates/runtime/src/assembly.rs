@@ -67,6 +67,7 @@ impl Attempt<'_> {
                         started: false,
                         ended: false,
                         delivered: 0,
+                        watermark: None,
                         batch: Batch::default(),
                     },
                     _ => Head::Channels(Channels::new(

@@ -55,6 +55,8 @@ pub(crate) enum Head {
         ended: bool,
         /// Records that were handed on.
         delivered: u64,
+        /// The watermark that was handed on last.
+        watermark: Option<i64>,
         batch: Batch,
     },
     Channels(Channels),
@@ -162,6 +164,7 @@ impl Subtask {
             started: true,
             ended: false,
             batch,
+            watermark,
             ..
         } = &mut self.head
         else {
@@ -169,19 +172,31 @@ impl Subtask {
             return Ok(Step::Wait(None));
         };
         let mut batch = std::mem::take(batch);
+        let before = *watermark;
         let Body::Source(source) = &mut self.members[0].body else {
             unreachable!("a source heads its chain")
         };
-        let status = source
-            .poll(&mut batch)
-            .map_err(|error| self.connector(0, "reading", error))?;
-        let full = batch.is_full();
-        if !batch.is_empty() && (full || status != SourceStatus::More) {
+        let polled = source.poll(&mut batch);
+        let told = source.watermark();
+        let status = polled.map_err(|error| self.connector(0, "reading", error))?;
+        // What it covers has to go before it.
+        let advanced = told.filter(|it| Some(*it) > before);
+        let hand_on = batch.is_full() || status != SourceStatus::More || advanced.is_some();
+        if !batch.is_empty() && hand_on {
             self.emit_polled(batch)?;
             batch = self.spares.take();
         }
-        if let Head::Source { batch: slot, .. } = &mut self.head {
+        if let Head::Source {
+            batch: slot,
+            watermark,
+            ..
+        } = &mut self.head
+        {
             *slot = batch;
+            *watermark = advanced.or(before);
+        }
+        if let Some(watermark) = advanced {
+            self.advance_watermark(watermark);
         }
         match status {
             SourceStatus::More => {
@@ -250,12 +265,7 @@ impl Subtask {
                 let Some(watermark) = channels.combined.advance(channel, watermark) else {
                     return Ok(());
                 };
-                for member in &mut self.members {
-                    if let Body::Operator(instance) = &mut member.body {
-                        instance.set_watermark(watermark);
-                    }
-                }
-                self.broadcast(&Element::Watermark(watermark));
+                self.advance_watermark(watermark);
                 Ok(())
             }
             Element::Barrier(Barrier { id }) => {
@@ -325,6 +335,16 @@ impl Subtask {
             }
         }
         Ok(())
+    }
+
+    /// The subtask's watermark is higher now: for its operators one after the other, then for who comes next.
+    fn advance_watermark(&mut self, watermark: i64) {
+        for member in &mut self.members {
+            if let Body::Operator(instance) = &mut member.body {
+                instance.set_watermark(watermark);
+            }
+        }
+        self.broadcast(&Element::Watermark(watermark));
     }
 
     /// Hands on what the source has polled. All of it is in the batch or was handed on before.
@@ -517,7 +537,10 @@ impl Subtask {
             let member = &mut self.members[index];
             member.chain.complete(id, rebase.contains(&member.node));
             let failed = match &mut member.body {
-                Body::Source(_) => None,
+                Body::Source(source) => source
+                    .checkpoint_complete(id)
+                    .err()
+                    .map(|error| self.connector(index, "hearing of a checkpoint", error)),
                 Body::Operator(instance) => instance
                     .checkpoint_complete(id)
                     .err()
