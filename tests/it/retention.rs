@@ -1,6 +1,8 @@
-//! What is left of a job that ended, and how it can be ended. Conformance 32 to 36.
+//! What is left of a job that ended, and how it can be ended. Conformance 27, 32 to 36.
 
 use std::process::Command;
+
+use serde_json::Value;
 
 use crate::guests;
 use crate::host::{self, Ended};
@@ -297,4 +299,56 @@ fn c36_after_a_sigkill_the_last_checkpoint_is_restorable_by_its_path_under_any_r
             retention,
         );
     }
+}
+
+/// After many checkpoints the newest three are there, good, and nothing in their directory that none of them needs.
+#[test]
+fn c27_the_newest_three_checkpoints_stay_and_what_they_need() {
+    let scene = Scene::new();
+    scene.write("job.toml", jobs::counting("newest", "20ms"));
+    let retained = [
+        "run",
+        "job.toml",
+        "-D",
+        "checkpoint.retained=3",
+        // State in files of their own, so that there is something to share and to remove.
+        "-D",
+        "checkpoint.inline-threshold=0B",
+    ];
+    let mut running = host::start(scene.path(), &retained);
+    running.checkpoints(10);
+    running.signal("TERM");
+    let ended = running.wait().with_code(0);
+    let completed: Vec<u64> = ended.completions().iter().map(|it| it.id).collect();
+    let mut kept: Vec<u64> = std::fs::read_dir(scene.at("checkpoints/newest"))
+        .expect("a directory of the job")
+        .flatten()
+        .filter_map(|entry| {
+            entry
+                .file_name()
+                .to_str()?
+                .strip_prefix("chk-")?
+                .parse()
+                .ok()
+        })
+        .collect();
+    kept.sort_unstable();
+    assert!(completed.len() >= 10, "{completed:?}");
+    assert_eq!(kept, completed[completed.len() - 3..], "{completed:?}");
+    for id in kept {
+        let checkpoint = format!("checkpoints/newest/chk-{id}");
+        host::run(scene.path(), &["checkpoints", "verify", &checkpoint]).with_code(0);
+    }
+    let gc = [
+        "checkpoints",
+        "gc",
+        "checkpoints",
+        "--older-than",
+        "0s",
+        "--dry-run",
+        "--json",
+    ];
+    let told = host::run(scene.path(), &gc).with_code(0);
+    let told: Value = serde_json::from_str(&told.stdout).expect("JSON");
+    assert_eq!(told["removed"], Value::Array(Vec::new()), "{told}");
 }
