@@ -132,7 +132,15 @@ fn the_end_says_what_was_done_and_a_rerun_what_is_there() {
 fn a_hang_up_suspends_and_is_ignored_under_nohup() {
     let scene = Scene::new();
     scene.write("job.toml", jobs::counting("hangup", "30ms"));
-    let mut running = host::start(scene.path(), &["run", "job.toml"]);
+    // Not as these tests were started themselves: under `nohup` they pass on that it is ignored.
+    let mut command = std::process::Command::new("env");
+    command.args(["--default-signal=HUP", host::PROGRAM]);
+    let mut running = host::start_by(
+        command,
+        scene.path(),
+        &["run", "job.toml"],
+        std::process::Stdio::null(),
+    );
     let before = running.checkpoints(2);
     running.signal("HUP");
     let ended = running.wait().with_code(0);
