@@ -80,19 +80,44 @@ fn taken(name: &str, count: usize, settings: &[&str]) -> Vec<Span> {
 /// Begin and end are rounded to milliseconds, each by itself.
 const ROUNDED_MS: u64 = 2;
 
+/// How many checkpoints were in progress at once, at most.
+fn most_at_once(spans: &[Span]) -> usize {
+    let begins = spans.iter().map(|span| span.begin);
+    let at_once = begins.map(|begin| {
+        let are_there = spans.iter().filter(|span| {
+            let is_older = span.begin <= begin;
+            is_older && begin + ROUNDED_MS < span.end
+        });
+        are_there.count()
+    });
+    at_once.max().unwrap_or(0)
+}
+
+/// How many runs are tried until one has had enough checkpoints in progress at once.
+const RUNS: usize = 20;
+
 #[test]
-fn c19_two_checkpoints_are_in_progress_at_once_only_where_that_is_allowed() {
-    let overlaps = |spans: &[Span]| {
-        let pairs = spans.windows(2);
-        pairs
-            .filter(|pair| pair[1].begin + ROUNDED_MS < pair[0].end)
-            .count()
-    };
-    let alone = taken("c19-alone", 12, &["checkpoint.max-concurrent=1"]);
-    assert_eq!(overlaps(&alone), 0, "{alone:?}");
-    // That an overlap would be seen.
-    let together = taken("c19-together", 12, &["checkpoint.max-concurrent=4"]);
-    assert!(overlaps(&together) > 0, "{together:?}");
+fn c19_as_many_checkpoints_are_in_progress_at_once_as_is_allowed_and_never_more() {
+    for most in [1, 2] {
+        let run = |most: usize| {
+            let setting = format!("checkpoint.max-concurrent={most}");
+            taken(&format!("c19-{most}"), 30, &[&setting])
+        };
+        let mut runs = 0;
+        loop {
+            let spans = run(most);
+            let seen = most_at_once(&spans);
+            assert!(seen <= most, "{seen} at once instead of {most}: {spans:?}");
+            runs += 1;
+            if seen == most {
+                break;
+            }
+            assert!(runs < RUNS, "no {most} are in progress at once: {spans:?}");
+        }
+        // That one more would be seen.
+        let more = (0..RUNS).any(|_| most_at_once(&run(4)) > most);
+        assert!(more, "no {} of 4 are seen at once", most + 1);
+    }
 }
 
 #[test]
