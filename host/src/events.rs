@@ -189,13 +189,18 @@ pub(crate) enum Metric {
 }
 
 /// What the job did, in words: one line, and one for each source and sink where there are several.
-fn push_work(text: &mut String, within: &str, work: &Work) {
+/// Unless `all_published`, some of what sinks have taken may not be seen by anybody.
+fn push_work(text: &mut String, within: &str, work: &Work, all_published: bool) {
     let read = counted(work.records_read, "record");
     let written = grouped(work.records_written);
     let took = took(work.duration_ms);
     let _ = write!(text, " {within} {took}: {read} read, {written} written");
     if let [sink] = work.sinks.as_slice() {
         let _ = write!(text, " to {}", destination(sink));
+    }
+    let in_files = work.sinks.iter().any(|sink| sink.place.is_some());
+    if !all_published && in_files && work.records_written > 0 {
+        text.push_str(", of which files show those that a checkpoint covers");
     }
     if work.restarts > 0 {
         let restarts = counted(work.restarts.into(), "restart");
@@ -512,7 +517,7 @@ impl Event {
                         End::Finished => "in",
                         End::Cancelled | End::Suspended => "after",
                     };
-                    push_work(&mut text, within, work);
+                    push_work(&mut text, within, work, *outcome == End::Finished);
                 }
                 match checkpoint {
                     Some(path) => push_checkpoint(&mut text, path, resume.as_deref()),
@@ -521,9 +526,9 @@ impl Event {
                     }
                     None if *outcome == End::Cancelled => {
                         text.push_str(
-                            "\nno checkpoint was kept, as `checkpoint.retention` says: the next run starts \
-                             afresh; to keep them set it to `retain-on-cancellation`, or suspend the job with \
-                             SIGTERM",
+                            "\nno checkpoint was kept, as `checkpoint.retention` says: the job can only be \
+                             started from the beginning, without `--resume`, and then writes its output again; to \
+                             keep checkpoints set it to `retain-on-cancellation`, or suspend the job with SIGTERM",
                         );
                     }
                     None => {}
@@ -542,7 +547,7 @@ impl Event {
                 let mut text = String::new();
                 if work.records_read > 0 || checkpoint.is_some() || !metrics.is_empty() {
                     text.push_str("job failed");
-                    push_work(&mut text, "after", work);
+                    push_work(&mut text, "after", work, false);
                 }
                 if let Some(path) = checkpoint {
                     push_checkpoint(&mut text, path, resume.as_deref());
@@ -691,7 +696,8 @@ mod tests {
         };
         assert_eq!(
             event.to_lines(),
-            "job suspended after 1.3 s: 1 record read, 10,619 written to /data/out\n\
+            "job suspended after 1.3 s: 1 record read, 10,619 written to /data/out, of which files \
+             show those that a checkpoint covers\n\
              newest checkpoint: /cp/j/chk-3/_metadata\n\
              resume with: host run -s /cp/j/chk-3/_metadata job.toml"
         );

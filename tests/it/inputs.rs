@@ -535,6 +535,29 @@ fn another_key_is_accepted_when_asked_for() {
 }
 
 #[test]
+fn files_that_the_path_leaves_out_now_are_named_and_still_read() {
+    let narrowed = |scene: &Scene| {
+        let arguments = [
+            "run",
+            "job.toml",
+            "--resume",
+            "-D",
+            "source.rows.path=input/1.csv",
+        ];
+        let ended = host::run(scene.path(), &arguments).with_code(0);
+        (ended, scene.output("out"))
+    };
+    let (ended, totals) = narrowed(&keyed("narrowed"));
+    ended.saying(&[
+        "1 file that `path` does not match any more is still read: `input/2.csv`",
+        "--fresh",
+    ]);
+    let scene = keyed("as-it-was");
+    host::run(scene.path(), &["run", "job.toml", "--resume"]).with_code(0);
+    assert_same_lines(&totals, &scene.output("out"), "totals of both files");
+}
+
+#[test]
 fn files_that_came_later_are_named_and_not_read() {
     let scene = keyed("later");
     for name in ["3.csv", "4.csv", "5.csv", "6.csv"] {

@@ -353,7 +353,7 @@ impl FileSourceFactory {
                 }
             }
         }
-        self.warn_of_new_files(source, &position);
+        self.warn_of_other_files(source, &position);
         *compared = Some(Compared {
             attempt,
             parts: parts.to_vec(),
@@ -377,43 +377,58 @@ impl FileSourceFactory {
         }
     }
 
-    /// The position has all files that the job reads. Others that `path` matches now are said to
-    /// be left out, once for an attempt.
-    fn warn_of_new_files(&self, source: &str, position: &Position) {
+    /// The position has all files that the job reads. Others that `path` matches now are said to be left out, and
+    /// those that it does not match any more to be read all the same, once for an attempt.
+    fn warn_of_other_files(&self, source: &str, position: &Position) {
         let splits = position.splits.iter().map(|split| split.file.as_str());
         let done = position.done.iter().map(|done| done.file.as_str());
         let files = position.files.iter().map(|file| file.name.as_str());
-        let known: BTreeSet<&str> = splits.chain(done).chain(files).collect();
-        let new: Vec<&str> = self
-            .files
-            .iter()
-            .map(|file| file.name.as_str())
-            .filter(|name| !known.contains(name))
-            .collect();
-        if new.is_empty() {
-            return;
+        let known: BTreeSet<&str> = splits.clone().chain(done).chain(files).collect();
+        let matched: BTreeSet<&str> = self.files.iter().map(|file| file.name.as_str()).collect();
+        let new: Vec<&str> = matched.difference(&known).copied().collect();
+        if !new.is_empty() {
+            let (verb, them) = is_or_are(&new);
+            tracing::warn!(
+                source,
+                "{} that `path` matches {verb} not read: {}; a job reads the files that existed when it first \
+                 started: give {them} a source of their own, or start afresh with `--fresh`",
+                counted(new.len() as u64, "new file"),
+                shown(&new)
+            );
         }
-        let names: Vec<String> = new
-            .iter()
-            .take(SHOWN)
-            .map(|name| format!("`{name}`"))
-            .collect();
-        let more = match new.len().saturating_sub(SHOWN) {
-            0 => String::new(),
-            more => format!(" and {more} more"),
-        };
-        let (verb, them) = if new.len() == 1 {
-            ("is", "it")
-        } else {
-            ("are", "them")
-        };
-        tracing::warn!(
-            source,
-            "{} that `path` matches {verb} not read: {}{more}; a job reads the files that existed \
-             when it first started: give {them} a source of their own, or start afresh with `--fresh`",
-            counted(new.len() as u64, "new file"),
-            names.join(", ")
-        );
+        // A file that is done is not read again anyway, and one that is gone fails the job when its turn comes.
+        let unread: BTreeSet<&str> = splits.collect();
+        let left: Vec<&str> = unread.difference(&matched).copied().collect();
+        if !left.is_empty() {
+            let (verb, them) = is_or_are(&left);
+            tracing::warn!(
+                source,
+                "{} that `path` does not match any more {verb} still read: {}; a job reads the files that existed \
+                 when it first started: to leave {them} out start afresh with `--fresh`",
+                counted(left.len() as u64, "file"),
+                shown(&left)
+            );
+        }
+    }
+}
+
+fn is_or_are(files: &[&str]) -> (&'static str, &'static str) {
+    match files.len() {
+        1 => ("is", "it"),
+        _ => ("are", "them"),
+    }
+}
+
+/// A few of the files, and how many more there are.
+fn shown(files: &[&str]) -> String {
+    let names: Vec<String> = files
+        .iter()
+        .take(SHOWN)
+        .map(|name| format!("`{name}`"))
+        .collect();
+    match files.len().saturating_sub(SHOWN) {
+        0 => names.join(", "),
+        more => format!("{} and {more} more", names.join(", ")),
     }
 }
 

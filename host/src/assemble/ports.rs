@@ -75,12 +75,30 @@ pub(crate) fn links(
             continue;
         };
         match find_port(input, &producer.outputs) {
-            Ok(port) => links.push(Link {
-                from,
-                port,
-                input: if declared > 1 { reference as u32 } else { 0 },
-                reference,
-            }),
+            Ok(port) => {
+                let link = Link {
+                    from,
+                    port,
+                    input: if declared > 1 { reference as u32 } else { 0 },
+                    reference,
+                };
+                let same = |other: &Link| {
+                    (other.from, other.port, other.input) == (link.from, link.port, link.input)
+                };
+                if links.iter().any(same) {
+                    problems.push(
+                        input.place.clone(),
+                        node.path(job, inputs.key),
+                        format!(
+                            "`{}` is given twice: each of its records would count twice",
+                            input.node
+                        ),
+                        Some("leave one of them out".to_owned()),
+                    );
+                    continue;
+                }
+                links.push(link);
+            }
             Err((message, hint)) => {
                 let path = node.path(job, inputs.key);
                 problems.push(input.place.clone(), path, message, hint);

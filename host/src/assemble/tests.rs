@@ -213,6 +213,16 @@ fn a_union_is_of_one_kind() {
 }
 
 #[test]
+fn an_input_that_is_given_twice_is_refused() {
+    check(
+        "",
+        &["source a", "sink s inputs = [\"a\", \"a\"]"],
+        "sink.s.inputs: `a` is given twice: each of its records would count twice\n  \
+         hint: leave one of them out",
+    );
+}
+
+#[test]
 fn c44_no_parallelism_is_above_the_key_groups() {
     check(
         "key-groups = 4\nparallelism = 5",

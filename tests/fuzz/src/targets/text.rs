@@ -1,7 +1,7 @@
 //! CSV and JSON lines. The first two bytes choose the options of the source and the pieces in which the text
 //! comes; the text follows.
 //!
-//! The oracle is a model of both formats ([`text_model`](super::text_model)) that knows no limits: the source
+//! The oracle is a model of both formats ([`text_model`]) that knows no limits: the source
 //! gives its records, with their keys and event times, up to the same first mistake, or some of the first of them
 //! if a limit ends it. The same records and the same refusal come however the text comes. What a sink writes
 //! is read as it was, by the source and by the model, and by serde_json: numbers and booleans as they were
