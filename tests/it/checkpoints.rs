@@ -63,3 +63,17 @@ fn checkpoints_are_listed_shown_and_verified() {
         verify.transcript()
     );
 }
+
+/// Emptiness has a reason.
+#[test]
+fn a_list_without_checkpoints_says_why() {
+    let scene = Scene::new();
+    scene.write("jobs/somebody/notes.txt", "");
+    let told = host::run(scene.path(), &["checkpoints", "list", "jobs"]).with_code(0);
+    assert!(
+        told.stdout
+            .starts_with("no checkpoints in jobs; a job that has finished"),
+        "{}",
+        told.transcript()
+    );
+}

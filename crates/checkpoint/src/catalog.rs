@@ -120,9 +120,28 @@ pub fn list(place: &str) -> Result<Vec<CatalogEntry>> {
     let place = Location::parse(place, "directory")?;
     match place.look()? {
         Found::Nothing => Err(Error::NotFound(format!("{place} does not exist"))),
-        Found::File => list_directory(&place.parent().unwrap_or(place)),
-        Found::Directory => list_directory(&place),
+        Found::File => listed(&place.parent().unwrap_or(place)),
+        Found::Directory => listed(&place),
     }
+}
+
+/// As [`list_directory`], with the directories that cannot be looked into: they may hold checkpoints, and must not
+/// pass for empty.
+fn listed(place: &Location) -> Result<Vec<CatalogEntry>> {
+    let mut entries = list_directory(place)?;
+    let (storage, name) = place.open_directory()?;
+    for child in storage.list(&name)?.directories {
+        let is_known = entries.iter().any(|it| it.path == storage.location(&child));
+        if !is_known
+            && !names::is_inside_job(names::leaf(&child))
+            && let Err(error) = storage.list(&child)
+        {
+            let status = Status::Unreadable(describe(&error));
+            entries.push(new_entry(&storage, &child, 0, status));
+        }
+    }
+    entries.sort_by(order);
+    Ok(entries)
 }
 
 /// As [`list`], for a directory that exists.

@@ -88,7 +88,14 @@ fn list(place: &Target) -> Result<Exit, Error> {
             line(&entry.path).into_owned(),
         ]);
     }
-    let mut text = table(&rows);
+    let mut text = match entries.is_empty() {
+        false => table(&rows),
+        true => format!(
+            "no checkpoints in {}; a job that has finished or was cancelled keeps its own only if \
+             `checkpoint.retain-on-finish` or `checkpoint.retention` says so\n",
+            shown(&place.place)
+        ),
+    };
     for entry in &entries {
         if let Some(reason) = entry.status.reason() {
             let _ = writeln!(text, "{}: {}", line(&entry.path), line(reason));
