@@ -419,3 +419,41 @@ fn output_that_another_run_publishes_first_is_not_published_twice() {
         assert_eq!(names.iter().filter(|it| **it == name).count(), 1, "{name}");
     }
 }
+
+/// The directories stay, and the ids move on by one: `b` gets the directory of `a`, which has the same file names,
+/// and what `b` itself has prepared is in that of a new sink.
+#[test]
+fn a_sink_that_gets_the_directory_of_another_is_refused() {
+    let job = Two::new("moved-on", Content::Same);
+    job.b.unpublish(&job.scene.at("out-b"));
+    let resume = |(first, path_a): (&str, &str), second: Option<(&str, &str)>, options: &[&str]| {
+        let text = jobs::head(job.name, "25ms") + jobs::VERSES + &jobs::split();
+        let second = second.map_or(String::new(), |(id, path)| jobs::keys(id, "split", path));
+        let text = text + &jobs::keys(first, "split", path_a) + &second;
+        job.scene.write("job.toml", text);
+        let arguments = [&["run", "job.toml", "--resume"], options].concat();
+        host::run(job.scene.path(), &arguments)
+    };
+    let refused = |ended: Ended| {
+        ended.with_code(2).saying(&[
+            "sink `b` publishes in ",
+            "out-a now, where checkpoint ",
+            "output of sink `a`",
+            "set `path` of sink `b` back",
+        ]);
+        for (root, prepared) in [("out-a", &job.a), ("out-b", &job.b)] {
+            for (staged, _) in prepared.below(&job.scene.at(root)) {
+                assert!(staged.is_file(), "{} is still staged", staged.display());
+            }
+        }
+    };
+    refused(resume(("b", "out-a"), Some(("c", "out-b")), &["-n"]));
+    refused(resume(("b", "out-a"), None, &["-n"]));
+    // Two that change places are refused as well.
+    refused(resume(("b", "out-a"), Some(("a", "out-b")), &[]));
+    resume(("a", "out-a"), Some(("b", "out-b")), &[]).with_code(0);
+    let words = oracle::word_count(&job.scene.at("input"));
+    for root in ["out-a", "out-b"] {
+        assert_same_lines(&oracle::count_keys(&job.scene.at(root)), &words, root);
+    }
+}

@@ -3,6 +3,7 @@
 //! The host and everything that runs it are built in release mode only, and clippy and rustdoc use
 //! the same profile: Wasmtime is compiled once and checked once, which is most of the time.
 
+use std::thread;
 use std::time::Instant;
 
 use crate::build::{self, cargo, command, run};
@@ -71,10 +72,14 @@ pub(crate) fn test() -> Result<()> {
     story::step("host, examples, crashes");
     build::host()?;
     let with_wasm = ["--package", "wasm", "--package", "host"];
-    run(cargo(
+    let mut tests = cargo(
         ".",
         &[&["test", "--release"], with_wasm.as_slice()].concat(),
-    ))?;
+    );
+    // They wait for processes, leases and restarts more than they compute.
+    let processors = thread::available_parallelism().map_or(1, usize::from);
+    tests.env("RUST_TEST_THREADS", (2 * processors).to_string());
+    run(tests)?;
 
     story::step("the benchmark: its tests, and a run too short to mean anything");
     let benchmark = ["--package", "bench", "--package", "bench-plot"];

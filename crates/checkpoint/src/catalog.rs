@@ -131,10 +131,12 @@ fn listed(place: &Location) -> Result<Vec<CatalogEntry>> {
     let mut entries = list_directory(place)?;
     let (storage, name) = place.open_directory()?;
     for child in storage.list(&name)?.directories {
-        let is_known = entries.iter().any(|it| it.path == storage.location(&child));
-        if !is_known
+        // A checkpoint may have anything of its owner's in it, and links are not followed.
+        let is_known = |name: &str| entries.iter().any(|it| it.path == storage.location(name));
+        if !is_known(&name)
+            && !is_known(&child)
             && !names::is_inside_job(names::leaf(&child))
-            && let Err(error) = storage.list(&child)
+            && let Err(error @ Error::Storage { .. }) = storage.list(&child)
         {
             let status = Status::Unreadable(describe(&error));
             entries.push(new_entry(&storage, &child, 0, status));

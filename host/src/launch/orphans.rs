@@ -7,6 +7,7 @@
 
 use std::path::{Path, PathBuf};
 
+use anyhow::anyhow;
 use checkpoint::Completed;
 use checkpoint::metadata::{self, Role};
 use connectors::file_sink::orphans::{self, Amount, Gone, Orphans, Places};
@@ -100,6 +101,51 @@ pub(super) fn find(
         }
     }
     Ok(owed)
+}
+
+/// Whether each sink of the job looks for its prepared output where it is its own. Files of two sinks have the same
+/// names, and with the same records in them they are the same: so a sink whose `path` is that of another one now
+/// would take the other's output for its own, and its own would be lost.
+///
+/// # Errors
+/// A sink looks into the directory of another one.
+pub(super) fn check_places(graph: &JobGraph, from: &Completed) -> Result<(), Error> {
+    let metadata = from.metadata();
+    let with_output = || {
+        let sinks = metadata.operators.iter();
+        sinks.filter(|old| {
+            old.role == Role::Sink && old.subtasks.iter().any(|it| !it.parts.is_empty())
+        })
+    };
+    for node in &graph.nodes {
+        let NodeKind::Sink(sink) = &node.kind else {
+            continue;
+        };
+        let own = with_output()
+            .find(|old| old.id == node.id)
+            .and_then(recorded);
+        let (Some(place), Some(own)) = (sink.place(), own) else {
+            continue;
+        };
+        let others = with_output().filter(|old| old.id != node.id);
+        let mut others = others.filter_map(|old| Some((&old.id, recorded(old)?)));
+        let Some((other, _)) =
+            others.find(|(_, other)| orphans::is_of_another(Path::new(&place), own, other))
+        else {
+            continue;
+        };
+        let shown = |place: &Path| checkpoint::shown(&place.display().to_string());
+        let (id, at, own) = (&node.id, shown(Path::new(&place)), shown(own));
+        let error = anyhow!(
+            "sink `{id}` publishes in {at} now, where checkpoint {} has output of sink `{other}`; what it has of \
+             `{id}` is in {own} and would be lost",
+            metadata.id
+        );
+        return Err(Error::refused(error).hint(format!(
+            "set `path` of sink `{id}` back, and give a sink that is to write in {at} an `id` of its own"
+        )));
+    }
+    Ok(())
 }
 
 /// Where the checkpoint says that a sink published.

@@ -156,6 +156,7 @@ fn check_output(graph: &JobGraph, from: Option<&Completed>, run: &str) -> Result
     let Some(checkpoint) = from else {
         return Ok(());
     };
+    orphans::check_places(graph, checkpoint)?;
     for (id, sink) in sinks(graph) {
         let parts = runtime::restore::parts(checkpoint, id).unwrap_or_default();
         sink.check_restored(run, &parts).map_err(|source| {

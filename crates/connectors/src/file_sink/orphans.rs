@@ -243,6 +243,15 @@ fn identity(place: &Path) -> PathBuf {
     fs::canonicalize(place).unwrap_or_else(|_| place.to_owned())
 }
 
+/// Whether a sink that publishes in `place`, and had `own` at the checkpoint, looks into what was the directory
+/// `other` of another sink: it is that one, or the ends of their paths say so where all directories were moved.
+#[must_use]
+pub fn is_of_another(place: &Path, own: &Path, other: &Path) -> bool {
+    let now = identity(place);
+    now != identity(own)
+        && (now == identity(other) || alike(place, Some(other)) > alike(place, Some(own)))
+}
+
 /// How many names at the ends of two paths are the same.
 fn alike(place: &Path, recorded: Option<&Path>) -> usize {
     let recorded = recorded.unwrap_or(Path::new("")).components().rev();
