@@ -12,6 +12,7 @@
 //! A record is always one line (of CSV: one row). What cannot be written so is an error that names
 //! the record; nothing is mended silently.
 
+use base64::prelude::{BASE64_STANDARD, Engine as _};
 use dataflow::Batch;
 use dataflow::cells::CellsRef;
 use dataflow::port::{Column, ColumnKind, Format, Port};
@@ -469,15 +470,11 @@ fn push_cell(cell: &[u8], base64: bool, text: &mut Vec<u8>) {
 
 /// Base64 of RFC 4648 with padding.
 fn push_base64(bytes: &[u8], text: &mut Vec<u8>) {
-    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    for chunk in bytes.chunks(3) {
-        let byte = |index: usize| u32::from(chunk.get(index).copied().unwrap_or(0));
-        let bits = byte(0) << 16 | byte(1) << 8 | byte(2);
-        for index in 0..4 {
-            let letter = LETTERS[(bits >> (18 - 6 * index) & 63) as usize];
-            text.push(if index <= chunk.len() { letter } else { b'=' });
-        }
-    }
+    let start = text.len();
+    let len = base64::encoded_len(bytes.len(), true).expect("what is in memory is no longer");
+    text.resize(start + len, 0);
+    let written = BASE64_STANDARD.encode_slice(bytes, &mut text[start..]);
+    debug_assert_eq!(written, Ok(len));
 }
 
 impl Fields {
