@@ -1,6 +1,6 @@
 //! For whom: jobs whose records come from somewhere and go somewhere. Sources and sinks by name.
 //!
-//! This crate answers: what stands behind `connector = "…"`, which keys it takes, where its source begins and
+//! This crate answers: what `connector = "…"` means, which keys it takes, where its source begins and
 //! goes on after a failure, and how its sink makes output appear once.
 //!
 //! Modules in reading order: what connectors share, then the sources, then the sinks, then what there is.

@@ -171,8 +171,8 @@ impl Look {
         for place in places.new.iter().chain(&gone.recorded) {
             let directory = identity(place);
             let is_recorded = recorded.as_ref() == Some(&directory);
-            let is_of_another = !is_recorded && known(&places.recorded, &directory);
-            if is_of_another || looks.iter().any(|look| look.directory == directory) {
+            let is_anothers = !is_recorded && known(&places.recorded, &directory);
+            if is_anothers || looks.iter().any(|look| look.directory == directory) {
                 continue;
             }
             let is_new = known(&places.new, &directory);

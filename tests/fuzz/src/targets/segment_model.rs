@@ -11,7 +11,7 @@ pub(super) struct Said<'a> {
     pub(super) after: u64,
     pub(super) delta: bool,
     pub(super) key_groups: u32,
-    /// First key group, and the one behind the last.
+    /// First key group, and the one after the last.
     pub(super) range: (u32, u32),
     /// Names and kinds, as the header writes them.
     pub(super) states: &'a [(&'a str, u8)],

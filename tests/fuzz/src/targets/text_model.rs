@@ -27,13 +27,13 @@ pub(super) fn rfc3339(text: &[u8]) -> Option<i64> {
     Some(time.timestamp_millis())
 }
 
-/// A number of milliseconds; the lowest stands for none.
+/// A number of milliseconds; the lowest means none.
 pub(super) fn unix_ms(text: &[u8]) -> Option<i64> {
     let number = std::str::from_utf8(text).ok()?.trim().parse().ok()?;
     (number != i64::MIN).then_some(number)
 }
 
-/// The text behind its byte order mark; `None` if that is of another encoding.
+/// The text after its byte order mark; `None` if that is of another encoding.
 fn unmarked(text: &[u8]) -> Option<&[u8]> {
     let others: [&[u8]; 3] = [b"\xff\xfe", b"\xfe\xff", b"\0\0\xfe\xff"];
     match others.iter().any(|mark| text.starts_with(mark)) {

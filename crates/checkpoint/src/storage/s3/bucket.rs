@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::{Error, Result};
 
-/// A bucket and a key in it: what an `s3://` URL names. The key is taken as it stands, because that is how
+/// A bucket and a key in it: what an `s3://` URL names. The key is taken as it is, because that is how
 /// such URLs are written everywhere: nothing in it is decoded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bucket {
