@@ -61,7 +61,7 @@ use heap::Heap;
 use keys::Keys;
 use removals::Removals;
 use rows::Rows;
-use table::{Savepoint, Table};
+use table::{Before, Table};
 
 /// A state that an operator declares.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -382,6 +382,15 @@ impl KeyedState {
         SealedState::new(self, id, base)
     }
 
+    /// Seals all of the state as it is, in constant time, for savepoint `id`. No delta is ever based on
+    /// it, and the next snapshot holds what it would hold without this one: the interval goes on, and
+    /// what was removed in it stays on record. Only between calls (everything committed).
+    pub fn savepoint(&mut self, id: CheckpointId) -> SealedState {
+        assert!(!self.open, "a savepoint is taken between calls");
+        self.sealed = true;
+        SealedState::new(self, id, None)
+    }
+
     /// Checkpoint `id` is complete: it may serve as base, older ones will not.
     pub fn checkpoint_complete(&mut self, id: CheckpointId) {
         if let Some(seal) = self.seals.iter().find(|seal| seal.id == id).copied() {
@@ -390,12 +399,13 @@ impl KeyedState {
         }
     }
 
-    fn savepoint(&self, state: u32) -> Savepoint {
-        self.tables[state as usize].savepoint(self.stats)
+    /// What there is of a state before an access.
+    fn before(&self, state: u32) -> Before {
+        self.tables[state as usize].before(self.stats)
     }
 
     /// Accounts for what an access changed since `before`, or takes it back if it passes the limit.
-    fn finish(&mut self, state: u32, before: Savepoint, tally: Tally) -> Result<(), StateError> {
+    fn finish(&mut self, state: u32, before: Before, tally: Tally) -> Result<(), StateError> {
         let Self {
             tables,
             keys,

@@ -21,7 +21,11 @@ pub struct Request {
 
 /// What can be asked of a running job.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "operation", rename_all = "kebab-case", rename_all_fields = "kebab-case")]
+#[serde(
+    tag = "operation",
+    rename_all = "kebab-case",
+    rename_all_fields = "kebab-case"
+)]
 pub enum Operation {
     /// Take a checkpoint now.
     Checkpoint,

@@ -175,7 +175,7 @@ impl KeyedState {
         self.values(state)?;
         check_even(numbers, values.len(), "values")?;
         self.check_numbers(numbers)?;
-        let before = self.savepoint(state);
+        let before = self.before(state);
         let Self {
             tables,
             rows,
@@ -231,7 +231,7 @@ impl KeyedState {
         slots: &[u32],
         at_least: usize,
     ) -> Result<usize, StateError> {
-        let before = self.savepoint(state);
+        let before = self.before(state);
         let logged = !self.seals.is_empty();
         let Self {
             tables,
@@ -301,7 +301,7 @@ impl KeyedState {
             Some(slot) => slot,
             None => self.insert_key(key::hash(key), key),
         };
-        let before = self.savepoint(state);
+        let before = self.before(state);
         let Self {
             tables, rows, heap, ..
         } = self;
@@ -385,7 +385,7 @@ impl KeyedState {
         check_even(numbers, fields.len(), "fields")?;
         check_even(numbers, values.len(), "values")?;
         self.check_numbers(numbers)?;
-        let before = self.savepoint(state);
+        let before = self.before(state);
         let Self {
             tables,
             heap,
@@ -428,7 +428,7 @@ impl KeyedState {
         self.maps(state)?;
         check_even(numbers, fields.len(), "fields")?;
         self.check_numbers(numbers)?;
-        let before = self.savepoint(state);
+        let before = self.before(state);
         let logged = !self.seals.is_empty();
         let Self {
             tables,
@@ -523,7 +523,7 @@ impl KeyedState {
         self.lists(state)?;
         check_even(numbers, elements.len(), "elements")?;
         self.check_numbers(numbers)?;
-        let before = self.savepoint(state);
+        let before = self.before(state);
         let Self {
             tables,
             rows,

@@ -374,7 +374,7 @@ impl KeyedState {
     }
 
     fn finish_restored(&mut self, table: usize, tally: Tally) {
-        let before = self.savepoint(table as u32);
+        let before = self.before(table as u32);
         let limit = self.limit.take();
         self.finish(table as u32, before, tally)
             .expect("there is no limit");

@@ -48,7 +48,7 @@ impl fmt::Debug for SealedState {
 }
 
 impl SealedState {
-    /// Seals `state`, which has begun a new interval already.
+    /// Seals `state`. With a `base` it has begun a new interval already.
     pub(super) fn new(state: &mut KeyedState, id: CheckpointId, base: Option<Seal>) -> Self {
         let removed: Vec<Arc<[Removals]>> = match base {
             Some(base) => {

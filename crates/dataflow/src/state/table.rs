@@ -43,9 +43,9 @@ pub(super) struct Counters {
     pub(super) written: u64,
 }
 
-/// What it takes to undo one access.
+/// What there was before one access: what it takes to undo it.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Savepoint {
+pub(super) struct Before {
     undo: usize,
     removals: Mark,
     counters: Counters,
@@ -124,9 +124,9 @@ impl Table {
             tally.written.1 + tally.written.0 * super::codec::entry_overhead(key_len_max);
     }
 
-    pub(super) fn savepoint(&self, stats: Stats) -> Savepoint {
+    pub(super) fn before(&self, stats: Stats) -> Before {
         let undo = each_kind!(&self.store, store => store.mark());
-        Savepoint {
+        Before {
             undo,
             removals: self.removals.mark(),
             counters: self.counters,
@@ -134,10 +134,10 @@ impl Table {
         }
     }
 
-    pub(super) fn rollback_to(&mut self, savepoint: Savepoint, rows: &mut Rows, heap: &mut Heap) {
-        self.store.rollback(savepoint.undo, rows, heap);
-        self.removals.truncate(savepoint.removals);
-        self.counters = savepoint.counters;
+    pub(super) fn rollback_to(&mut self, before: Before, rows: &mut Rows, heap: &mut Heap) {
+        self.store.rollback(before.undo, rows, heap);
+        self.removals.truncate(before.removals);
+        self.counters = before.counters;
     }
 
     pub(super) fn commit(&mut self, heap: &mut Heap) {

@@ -1,6 +1,7 @@
 //! The state against a naive model of it: maps that are copied whole.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::io;
 use std::sync::atomic::Ordering;
 
 use proptest::prelude::*;
@@ -203,6 +204,9 @@ enum Op {
     Commit,
     Rollback,
     Snapshot,
+    Savepoint,
+    /// Writes the oldest savepoint that is not written.
+    WriteSavepoint,
     /// Writes the oldest snapshot that is not written; says whether its checkpoint completes.
     Write(bool),
 }
@@ -256,6 +260,8 @@ fn a_value_op() -> impl Strategy<Value = Op> {
         2 => Just(Op::Rollback),
         3 => Just(Op::Snapshot),
         3 => any::<bool>().prop_map(Op::Write),
+        2 => Just(Op::Savepoint),
+        2 => Just(Op::WriteSavepoint),
     ]
 }
 
@@ -276,6 +282,8 @@ fn an_op() -> impl Strategy<Value = Op> {
         3 => Just(Op::Rollback),
         3 => Just(Op::Snapshot),
         3 => any::<bool>().prop_map(Op::Write),
+        2 => Just(Op::Savepoint),
+        2 => Just(Op::WriteSavepoint),
     ]
 }
 
@@ -286,6 +294,8 @@ struct Run {
     committed: Model,
     /// Snapshots that are not written: what they should hold, and the chain in front of them.
     sealed: VecDeque<(CheckpointId, SealedState, Model)>,
+    /// Savepoints that are not written, and what they should hold.
+    savepoints: VecDeque<(SealedState, Model)>,
     /// Chains of segments that were written, by checkpoint.
     chains: BTreeMap<CheckpointId, Vec<Bytes>>,
     completed: Option<CheckpointId>,
@@ -309,6 +319,7 @@ impl Run {
             model: Model::default(),
             committed: Model::default(),
             sealed: VecDeque::new(),
+            savepoints: VecDeque::new(),
             chains: BTreeMap::new(),
             completed: None,
             next: 1,
@@ -435,6 +446,15 @@ impl Run {
                 self.sealed.push_back((id, sealed, self.model.clone()));
             }
             Op::Write(completes) => self.write(completes),
+            Op::Savepoint => {
+                self.apply(Op::Commit);
+                let id = CheckpointId(self.next);
+                self.next += 1;
+                let sealed = self.state.savepoint(id);
+                assert_eq!(sealed.base(), None);
+                self.savepoints.push_back((sealed, self.model.clone()));
+            }
+            Op::WriteSavepoint => self.write_savepoint(),
         }
         assert_eq!(self.state.stats(), self.model.stats());
     }
@@ -473,6 +493,21 @@ impl Run {
         }
     }
 
+    /// A savepoint holds all by itself, and no checkpoint hears of it.
+    fn write_savepoint(&mut self) {
+        let Some((sealed, model)) = self.savepoints.pop_front() else {
+            return;
+        };
+        let mut segment = Vec::new();
+        let written = sealed.write(&mut segment).unwrap();
+        assert!(written.bytes <= sealed.size_hint());
+        assert_eq!(written.held, model.held());
+        drop(sealed);
+        let mut restored = restore_within(self.budget, &[segment], whole_range());
+        assert_eq!(Model::read(&mut restored, &all_keys()), model);
+        assert_eq!(restored.stats(), model.stats());
+    }
+
     fn check(&mut self) {
         assert_eq!(Model::read(&mut self.state, &all_keys()), self.model);
     }
@@ -504,12 +539,12 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(if cfg!(debug_assertions) { 48 } else { 2000 }))]
 
     #[test]
-    fn state_is_what_the_model_says_and_snapshots_are_what_it_was(ops in prop::collection::vec(an_op(), 0..120)) {
+    fn c80_state_is_what_the_model_says_and_snapshots_and_savepoints_are_what_it_was(ops in prop::collection::vec(an_op(), 0..120)) {
         live_through(ops, None);
     }
 
     #[test]
-    fn so_it_is_when_most_of_it_is_cold(
+    fn c80_so_it_is_when_most_of_it_is_cold(
         ops in prop::collection::vec(prop_oneof![9 => a_value_op(), 1 => an_op()], 0..160),
         budget in prop::sample::select(vec![0, 2000, 20_000]),
     ) {
@@ -591,6 +626,9 @@ fn live_through(ops: Vec<Op>, budget: Option<u64>) {
     run.apply(Op::Snapshot);
     while !run.sealed.is_empty() {
         run.write(true);
+    }
+    while !run.savepoints.is_empty() {
+        run.write_savepoint();
     }
     // Nothing is left behind once everything is deleted.
     for state in 0..4 {
@@ -901,6 +939,47 @@ fn a_map_of_many_fields_is_cleared_in_portions_and_restored_in_order() {
     assert!(delta.len() < 1000, "{}", delta.len());
     let mut restored = restore(&[segment, delta], whole_range());
     assert_eq!(Model::read(&mut restored, &keys), expected);
+}
+
+/// Ten deltas, each on the one before, with savepoints between or without: the segments.
+fn deltas(with_savepoints: bool) -> Vec<Bytes> {
+    let mut state = new_state();
+    let mut segments = Vec::new();
+    for round in 0..10_u64 {
+        for key in 0..100_u32 {
+            let key = (key + 37 * round as u32).to_le_bytes();
+            state.put(VALUES, &key, &round.to_le_bytes()).unwrap();
+        }
+        if with_savepoints {
+            state.commit();
+            let sealed = state.savepoint(CheckpointId(1000 + round));
+            sealed.write(&mut io::sink()).unwrap();
+        }
+        // What is removed after the savepoint and what was removed before it are both in the delta.
+        for key in 0..10_u32 {
+            let key = (key * 5 + 36 * round as u32).to_le_bytes();
+            while !state.delete_some(VALUES, &key, 3).unwrap() {}
+            if with_savepoints {
+                state.commit();
+                drop(state.savepoint(CheckpointId(2000 + round)));
+            }
+        }
+        state.commit();
+        let base = (round > 0).then_some(CheckpointId(round));
+        let sealed = state.snapshot(CheckpointId(round + 1), base);
+        assert_eq!(sealed.base(), base);
+        let mut segment = Vec::new();
+        sealed.write(&mut segment).unwrap();
+        segments.push(segment);
+        state.checkpoint_complete(CheckpointId(round + 1));
+        state.checkpoint_complete(CheckpointId(1000 + round));
+    }
+    segments
+}
+
+#[test]
+fn c80_deltas_are_byte_for_byte_what_they_are_without_savepoints() {
+    assert_eq!(deltas(true), deltas(false));
 }
 
 #[test]
