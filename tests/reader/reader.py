@@ -163,6 +163,7 @@ BODY = {
     "writer": (text, False), "job-name": (text, False), "job-id": (text, False),
     "run": (text, True), "generation": (number, False), "holder": (text, True),
     "id": (number, False), "previous": (number, True), "kind": (text, False),
+    "drained": (flag, True),
     "triggered-at": (number, False), "duration-ms": (number, False),
     "key-groups": (number, False), "key-hash": (text, False), "operators": (array, False),
 }  # fmt: skip

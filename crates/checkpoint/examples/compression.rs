@@ -185,6 +185,7 @@ fn metadata(id: u64) -> Metadata {
         id,
         previous: None,
         kind: Kind::Checkpoint,
+        drained: false,
         triggered_at: 0,
         duration_ms: 0,
         key_groups: 128,

@@ -89,6 +89,7 @@ pub(crate) fn metadata(id: u64, subtasks: u32) -> Metadata {
         id,
         previous: id.checked_sub(1).filter(|previous| *previous > 0),
         kind: Kind::Checkpoint,
+        drained: false,
         triggered_at: 1_700_000_000_000 + i64::try_from(id).unwrap() * 1000,
         duration_ms: 10,
         key_groups: subtasks.max(128),

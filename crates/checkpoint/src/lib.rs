@@ -26,6 +26,7 @@
 //!     id: 1,
 //!     previous: None,
 //!     kind: Kind::Checkpoint,
+//!     drained: false,
 //!     triggered_at: 1_700_000_000_000,
 //!     duration_ms: 12,
 //!     key_groups: 128,

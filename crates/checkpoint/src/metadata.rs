@@ -11,7 +11,7 @@ mod void;
 use std::collections::BTreeMap;
 
 use dataflow::state::StateKind;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 pub use codec::{FORMAT_VERSION, MAGIC, METADATA_BYTES_MAX};
 pub(crate) use codec::{begins_like_metadata, decode, encode};
@@ -41,6 +41,14 @@ pub struct Metadata {
     pub previous: Option<u64>,
     /// What it is and who owns it.
     pub kind: Kind,
+    /// Whether all input was ended before it: every window and timer has fired, and who goes on from it
+    /// goes on after the end.
+    #[serde(
+        default,
+        deserialize_with = "false_if_null",
+        skip_serializing_if = "std::ops::Not::not"
+    )]
+    pub drained: bool,
     /// When it was triggered.
     pub triggered_at: i64,
     /// How long it took from trigger to completion, in milliseconds.
@@ -51,6 +59,11 @@ pub struct Metadata {
     pub key_hash: String,
     /// The operators (and sources and sinks), in topological order.
     pub operators: Vec<Operator>,
+}
+
+/// A field that is left out when it is false may be null as well, as all that may be missing.
+fn false_if_null<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or(false))
 }
 
 /// What a checkpoint is.

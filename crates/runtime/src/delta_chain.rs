@@ -92,6 +92,7 @@ mod tests {
             id,
             previous: None,
             kind: Kind::Checkpoint,
+            drained: false,
             triggered_at: 0,
             duration_ms: 0,
             key_groups: 128,

@@ -493,6 +493,7 @@ impl<'a> Driver<'a> {
                 .latest()
                 .map(|latest| latest.metadata().id),
             kind: Kind::Checkpoint,
+            drained: false,
             triggered_at,
             duration_ms: now.abs_diff(triggered_at),
             key_groups: self.attempt.graph.key_groups.count(),

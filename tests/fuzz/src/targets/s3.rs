@@ -509,6 +509,7 @@ fn metadata() -> Metadata {
         id: 1,
         previous: None,
         kind: Kind::Checkpoint,
+        drained: false,
         triggered_at: 0,
         duration_ms: 0,
         key_groups: 128,

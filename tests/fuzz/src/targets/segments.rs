@@ -258,6 +258,7 @@ fn metadata(id: u64, segments: Vec<Segment>, parallelism: u32) -> Metadata {
         id,
         previous: (id > 1).then_some(id - 1),
         kind: Kind::Checkpoint,
+        drained: false,
         triggered_at: 0,
         duration_ms: 0,
         key_groups: 128,

@@ -29,6 +29,7 @@ fn sample() -> (Metadata, Vec<Bytes>) {
         id: 8,
         previous: Some(7),
         kind: Kind::Checkpoint,
+        drained: false,
         triggered_at: 1_700_000_000_000,
         duration_ms: 31,
         key_groups: 128,
