@@ -162,7 +162,7 @@ fn unfinished(history: &History, from_elsewhere: bool) -> Option<Refusal> {
     }
     let goes_on = |run: &Run| {
         let ended = run.ended.map(|ended| ended.how);
-        ended.is_none_or(|how| how == Ending::Suspended)
+        ended.is_none_or(Ending::goes_on)
     };
     let newest = match (history.newest_path(), run) {
         (Some(newest), _) => newest.to_owned(),
@@ -202,7 +202,7 @@ fn go_on(
         return own_or_rewind(history, newest()?);
     }
     match run.ended {
-        Some(ended) if ended.how != Ending::Suspended && run.completed > 0 => {
+        Some(ended) if !ended.how.goes_on() && run.completed > 0 => {
             Ok(Err(Refusal::Over { how: ended.how }))
         }
         // What it completed is not there any more.

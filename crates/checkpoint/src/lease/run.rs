@@ -74,7 +74,7 @@ impl Start {
 
 /// The end of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[serde(from = "Recorded", into = "Recorded")]
 pub struct Ended {
     /// How it ended.
     pub how: Ending,
@@ -83,8 +83,7 @@ pub struct Ended {
 }
 
 /// How a run ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
     /// All input was processed and all output committed.
     Finished,
@@ -94,9 +93,67 @@ pub enum Ending {
     Failed,
     /// It was suspended, to be resumed.
     Suspended,
+    /// It was stopped with its newest checkpoint, after which no record was processed. It can be resumed.
+    Stopped,
+}
+
+/// How an [`Ended`] is stored. A version that does not know a word cannot read the entry at all. So a run
+/// that was stopped is on record as a suspended one, which it is to who resumes it, and a field that such
+/// a version ignores tells the two apart.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct Recorded {
+    how: Word,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    stopped: bool,
+    at: i64,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Word {
+    Finished,
+    Cancelled,
+    Failed,
+    Suspended,
+}
+
+impl From<Recorded> for Ended {
+    fn from(recorded: Recorded) -> Self {
+        let how = match recorded.how {
+            Word::Finished => Ending::Finished,
+            Word::Cancelled => Ending::Cancelled,
+            Word::Failed => Ending::Failed,
+            Word::Suspended if recorded.stopped => Ending::Stopped,
+            Word::Suspended => Ending::Suspended,
+        };
+        let at = recorded.at;
+        Self { how, at }
+    }
+}
+
+impl From<Ended> for Recorded {
+    fn from(ended: Ended) -> Self {
+        Self {
+            how: match ended.how {
+                Ending::Finished => Word::Finished,
+                Ending::Cancelled => Word::Cancelled,
+                Ending::Failed => Word::Failed,
+                Ending::Suspended | Ending::Stopped => Word::Suspended,
+            },
+            stopped: ended.how == Ending::Stopped,
+            at: ended.at,
+        }
+    }
 }
 
 impl Ending {
+    /// Whether the run is to go on: nothing of it was given up.
+    #[must_use]
+    pub fn goes_on(self) -> bool {
+        matches!(self, Self::Suspended | Self::Stopped)
+    }
+
     /// The word for it.
     #[must_use]
     pub fn word(self) -> &'static str {
@@ -105,6 +162,7 @@ impl Ending {
             Self::Cancelled => "was cancelled",
             Self::Failed => "failed",
             Self::Suspended => "was suspended",
+            Self::Stopped => "was stopped",
         }
     }
 }
@@ -216,6 +274,25 @@ impl Run {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn c81_an_older_version_reads_a_stopped_run_as_a_suspended_one() {
+        for (how, stored) in [
+            (Ending::Finished, r#"{"how":"finished","at":7}"#),
+            (Ending::Cancelled, r#"{"how":"cancelled","at":7}"#),
+            (Ending::Failed, r#"{"how":"failed","at":7}"#),
+            (Ending::Suspended, r#"{"how":"suspended","at":7}"#),
+            (
+                Ending::Stopped,
+                r#"{"how":"suspended","stopped":true,"at":7}"#,
+            ),
+        ] {
+            let ended = Ended { how, at: 7 };
+            assert_eq!(serde_json::to_string(&ended).unwrap(), stored);
+            assert_eq!(serde_json::from_str::<Ended>(stored).unwrap(), ended);
+            assert_eq!(how.goes_on(), stored.contains("suspended"), "{how:?}");
+        }
+    }
 
     #[test]
     fn what_is_discarded_is_a_set_of_spans() {
