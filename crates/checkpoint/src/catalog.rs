@@ -176,6 +176,10 @@ pub(crate) fn entries(storage: &Arc<dyn Storage>, directory: &str) -> Result<Vec
         let Status::Complete(completed) = &entry.status else {
             continue;
         };
+        // Whoever owns the directory that a savepoint was moved to, it is its user's.
+        if completed.metadata().kind == Kind::Savepoint {
+            continue;
+        }
         let job = names::parent(&completed.contents().directory).to_owned();
         let standing = standings
             .entry(job)
@@ -214,11 +218,11 @@ fn whole_or_not(storage: &Arc<dyn Storage>, directory: &str) -> Result<Vec<Catal
 /// What a directory is, if it is a checkpoint or savepoint or looks like one.
 pub(crate) fn entry(storage: &Arc<dyn Storage>, directory: &str) -> Option<CatalogEntry> {
     let name = names::leaf(directory);
-    let looks_like_one = names::checkpoint_id(name).is_some() || names::is_savepoint(name);
+    let is_named_like_one = names::checkpoint_id(name).is_some() || names::is_savepoint(name);
     let metadata = names::metadata(directory);
     let listing = match storage.list(directory) {
         Ok(listing) => listing,
-        Err(_) if !looks_like_one => return None,
+        Err(_) if !is_named_like_one => return None,
         Err(error) => {
             let status = match error {
                 Error::Corrupt { object, what } => Status::Corrupt(format!("{object}: {what}")),
@@ -227,6 +231,12 @@ pub(crate) fn entry(storage: &Arc<dyn Storage>, directory: &str) -> Option<Catal
             return Some(new_entry(storage, directory, 0, status));
         }
     };
+    // A job may be called as savepoints are.
+    let looks_like_one = is_named_like_one
+        && !listing
+            .directories
+            .iter()
+            .any(|name| names::is_inside_job(names::leaf(name)));
     let found = listing
         .objects
         .iter()

@@ -7,7 +7,9 @@
 //! every checkpoint as it was, and the next collection finds the rest.
 //!
 //! A checkpoint whose metadata cannot be read keeps all data files that it may reference. Files that
-//! do not bear one of our names are never touched, nor is `taskowned/`, nor a savepoint.
+//! do not bear one of our names are never touched, nor is `taskowned/`, nor a savepoint. Of a savepoint
+//! that a crash left without metadata our files go, once the newest of them is old enough: a job that is
+//! still writing it has no lease that tells.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -69,6 +71,8 @@ pub struct Kept {
 pub enum Kind {
     /// Of a checkpoint that has no metadata.
     HalfWritten,
+    /// Of a savepoint that has no metadata.
+    HalfWrittenSavepoint,
     /// Metadata that does not count: of a host that had lost the directory, or given up.
     Fenced,
     /// A file that was never finished.
@@ -89,6 +93,7 @@ impl Kind {
     pub fn words(self) -> &'static str {
         match self {
             Self::HalfWritten => "half-written checkpoint",
+            Self::HalfWrittenSavepoint => "half-written savepoint",
             Self::Fenced => "fenced checkpoint",
             Self::LeftOver => "unfinished file",
             Self::Unreferenced => "unreferenced data",
@@ -99,7 +104,8 @@ impl Kind {
     }
 }
 
-/// Collects the garbage in a job directory, or in all job directories of a checkpoint directory. What
+/// Collects the garbage in a job directory, or in all job directories of a checkpoint directory and all
+/// savepoints that are directly in it. What
 /// a running job is about to reference is referenced by nobody yet: so each is taken on `terms` while
 /// its garbage is removed, and one in which a host is at work is passed over and among those that are
 /// kept. Without terms nobody is asked, and the jobs must not be running.
@@ -111,8 +117,16 @@ pub fn collect(place: &str, options: Options, terms: Option<&Terms>) -> Result<R
     let place = Location::parse(place, "directory")?;
     let why = match place.look()? {
         Found::Directory => {
-            let (storage, jobs) = jobs(&place)?;
-            return collect_jobs(&storage, &jobs, options, terms);
+            let Places {
+                storage,
+                jobs,
+                savepoints,
+            } = places(&place)?;
+            let mut report = collect_jobs(&storage, &jobs, options, terms)?;
+            for savepoint in &savepoints {
+                collect_savepoint(&storage, savepoint, options, &mut report)?;
+            }
+            return Ok(report);
         }
         Found::File => "is not a directory",
         Found::Nothing => "does not exist",
@@ -120,20 +134,95 @@ pub fn collect(place: &str, options: Options, terms: Option<&Terms>) -> Result<R
     Err(Error::NotFound(format!("{place} {why}")))
 }
 
-/// The job directories that `place` names: itself, or those in it.
-fn jobs(place: &Location) -> Result<(Arc<dyn Storage>, Vec<String>)> {
+/// Where garbage is looked for.
+struct Places {
+    storage: Arc<dyn Storage>,
+    jobs: Vec<String>,
+    /// Directories that are called as savepoints are.
+    savepoints: Vec<String>,
+}
+
+/// The job directories and savepoints that `place` names: itself, or those in it.
+fn places(place: &Location) -> Result<Places> {
     let (storage, name) = place.open_directory()?;
+    let mut places = Places {
+        storage,
+        jobs: Vec::new(),
+        savepoints: Vec::new(),
+    };
+    let storage = Arc::clone(&places.storage);
     if is_job(&*storage, &name)? {
-        return Ok((storage, vec![name]));
+        places.jobs.push(name);
+        return Ok(places);
     }
-    let mut jobs = Vec::new();
+    if names::is_savepoint(names::leaf(&name)) {
+        places.savepoints.push(name);
+        return Ok(places);
+    }
     for child in storage.list(&name)?.directories {
         // One that cannot be listed is reported by the search for references.
         if is_job(&*storage, &child).unwrap_or(false) {
-            jobs.push(child);
+            places.jobs.push(child);
+        } else if names::is_savepoint(names::leaf(&child)) {
+            places.savepoints.push(child);
         }
     }
-    Ok((storage, jobs))
+    Ok(places)
+}
+
+/// Collects what a crash left of a savepoint. One that has metadata is its user's, whatever state it is in.
+fn collect_savepoint(
+    storage: &Arc<dyn Storage>,
+    directory: &str,
+    options: Options,
+    report: &mut Report,
+) -> Result<()> {
+    // One that cannot be read is nobody's garbage, and must not hide the others.
+    let Some(entry) = catalog::entry(storage, directory) else {
+        return Ok(());
+    };
+    if !matches!(entry.status, Status::Incomplete | Status::Void) {
+        return Ok(());
+    }
+    let metadata = names::metadata(directory);
+    let listing = storage.list(directory)?;
+    let count = listing.objects.len();
+    let ours: Vec<(Object, Kind)> = listing
+        .objects
+        .into_iter()
+        .filter_map(|object| {
+            let kind = match object.name == metadata {
+                true => Kind::Void,
+                false => {
+                    kind_in(&object.name, directory, true).map(|_| Kind::HalfWrittenSavepoint)?
+                }
+            };
+            Some((object, kind))
+        })
+        .collect();
+    // While it is written nothing tells but the age of what was written last.
+    if ours
+        .iter()
+        .any(|(object, _)| object.modified_at >= options.before)
+    {
+        report.recent += ours.len() as u64;
+        return Ok(());
+    }
+    let is_ours_alone = ours.len() == count && listing.directories.is_empty();
+    let garbage = Garbage {
+        // An empty directory may have been made just now, and nobody knows when.
+        directories: match is_ours_alone && !ours.is_empty() {
+            true => vec![directory.to_owned()],
+            false => Vec::new(),
+        },
+        objects: ours,
+        ..Garbage::default()
+    };
+    report.removed.extend(match options.dry_run {
+        true => garbage.told(storage),
+        false => garbage.remove(storage, None),
+    });
+    Ok(())
 }
 
 /// Whether a directory has what only job directories have.

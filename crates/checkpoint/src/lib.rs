@@ -86,6 +86,8 @@ pub mod gc;
 
 pub mod forget;
 
+pub mod savepoint;
+
 pub mod claim;
 
 pub mod export;
@@ -103,6 +105,7 @@ pub use history::{Fallback, Rejected};
 pub use locate::{Located, locate, locate_fallback};
 pub use location::{is_bucket, shown};
 pub use metadata::Metadata;
+pub use savepoint::SavepointTarget;
 pub use store::{CheckpointStore, Pending};
 pub use verify::verify;
 

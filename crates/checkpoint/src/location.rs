@@ -221,31 +221,33 @@ fn scheme(spec: &str) -> Option<String> {
     (valid && known).then(|| scheme.to_ascii_lowercase())
 }
 
-/// The directory of all jobs' checkpoints, made if need be. On a file system what is made in it has these
-/// permissions; over a network no call takes longer than half of `patience`.
+/// The directory of all jobs' checkpoints, or of savepoints, made if need be; `what` is named in messages.
+/// On a file system what is made in it has these permissions; over a network no call takes longer than
+/// half of `patience`.
 pub(crate) fn create_root(
     dir: &str,
+    what: &str,
     patience: Duration,
     permissions: Permissions,
 ) -> Result<Arc<dyn Storage>> {
     if is_bucket(dir) {
-        let bucket = Bucket::parse(dir, "checkpoint directory")?;
+        let bucket = Bucket::parse(dir, what)?;
         return Ok(Arc::new(S3Storage::create(
             &bucket,
             patience,
             &environment(),
         )?));
     }
-    let path = path(dir, "checkpoint directory")?;
-    refuse_file_system_root(dir, &path)?;
+    let path = path(dir, what)?;
+    refuse_file_system_root(dir, what, &path)?;
     let storage = FileStorage::create(&path, permissions)?;
     // Again, for links are followed now that it exists.
     let real = path.canonicalize().unwrap_or(path);
-    refuse_file_system_root(dir, &real)?;
+    refuse_file_system_root(dir, what, &real)?;
     Ok(Arc::new(storage))
 }
 
-fn refuse_file_system_root(dir: &str, path: &Path) -> Result<()> {
+fn refuse_file_system_root(dir: &str, what: &str, path: &Path) -> Result<()> {
     let mut depth = 0_usize;
     for part in path.components() {
         match part {
@@ -256,7 +258,7 @@ fn refuse_file_system_root(dir: &str, path: &Path) -> Result<()> {
     }
     if depth == 0 {
         return Err(Error::Incompatible(format!(
-            "checkpoint directory `{dir}` is the root of the file system, name a directory in it"
+            "{what} `{dir}` is the root of the file system, name a directory in it"
         )));
     }
     Ok(())
@@ -352,7 +354,7 @@ mod tests {
     #[test]
     fn the_root_of_the_file_system_is_refused() {
         for dir in ["/", "file:///", "///", "/x/.."] {
-            let error = create_root(dir, PATIENCE, Permissions::Private)
+            let error = create_root(dir, "directory", PATIENCE, Permissions::Private)
                 .unwrap_err()
                 .to_string();
             assert!(error.contains("root of the file system"), "{dir}: {error}");

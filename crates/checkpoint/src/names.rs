@@ -9,11 +9,15 @@
 //! _probe-<token>                           the storage is being tried out, gone at once
 //! <job-id>/_lease/<S>                      who owns the job directory: the newest entry says
 //! <job-id>/_lease/<token>.lock             locked for as long as its holder's process lives
+//! savepoint-<job-id>-<token>/_metadata     in a directory of the user's: exists, so it is complete
+//! savepoint-<job-id>-<token>/r<R>-c<N>-<I>.state  its data
 //! <any of these>.part-<token>-<n>          a stream that was never finished (an orphan)
 //! <any of these>#<n>                       a file that was never finished (an orphan)
 //! ```
 //! `R` numbers the runs that wrote into the job directory, `I` the files of a run, so a name is
 //! never used twice.
+
+use std::hash::{BuildHasher, RandomState};
 
 use crate::{Error, Result};
 
@@ -214,6 +218,16 @@ pub(crate) fn is_frame(leaf: &str) -> bool {
 /// Whether a directory is the one in which nothing is ever deleted.
 pub(crate) fn is_taskowned(leaf: &str) -> bool {
     leaf == TASKOWNED
+}
+
+/// The directory of a savepoint of the job with this id.
+pub(crate) fn savepoint(job_id: &str, token: &str) -> String {
+    format!("{SAVEPOINT_PREFIX}{job_id}-{token}")
+}
+
+/// A token that makes a name unlike all others.
+pub(crate) fn token() -> String {
+    format!("{:016x}", RandomState::new().hash_one(std::process::id()))
 }
 
 /// Whether a directory is called as savepoints are.

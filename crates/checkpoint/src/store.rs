@@ -10,13 +10,16 @@
 //! 4. Who owns the job directory by a lease confirms it after the put of `_metadata`, before the
 //!    checkpoint counts, and before anything is deleted: what a host does that has lost the directory
 //!    without knowing it is never believed, and takes nothing away.
-//! 5. Deleting never fails and never delays a checkpoint: it is done after it, and what could not be
+//! 5. A savepoint is nobody's but its user's: it is written elsewhere, and neither holds back nor deletes
+//!    anything of a checkpoint.
+//! 6. Deleting never fails and never delays a checkpoint: it is done after it, and what could not be
 //!    deleted is a warning.
 
 mod assemble;
 mod cleaner;
 mod pending;
 mod retention;
+mod savepoint;
 mod segment;
 mod slots;
 
@@ -30,6 +33,7 @@ use crate::claim::{Claim, Extent, Leftovers};
 use crate::lease::{Ended, Ending, Held, Lease, Terms};
 use crate::metadata::Codec;
 use crate::names::{self, JobDirectory};
+use crate::savepoint::SavepointTarget;
 use crate::storage::{MemoryStorage, Permissions, Storage};
 use crate::used::{Used, used};
 use crate::{Error, Result, location};
@@ -40,7 +44,11 @@ pub use segment::Written;
 
 use cleaner::{Cleaner, Deletion};
 use retention::Retained;
+use savepoint::Savepoint;
 use slots::Slots;
+
+/// What `checkpoint.dir` is called in messages.
+const DIRECTORY: &str = "checkpoint directory";
 
 /// Where and how a job keeps its checkpoints.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -154,7 +162,7 @@ impl CheckpointStore {
     ) -> Result<Arc<Lease>> {
         // The id first: a refusal should not leave a directory behind.
         let job = JobDirectory::new(job_id)?;
-        let storage = location::create_root(dir, patience, permissions)?;
+        let storage = location::create_root(dir, DIRECTORY, patience, permissions)?;
         Ok(Arc::new(Lease::take_watching(
             storage,
             job.name(),
@@ -183,7 +191,7 @@ impl CheckpointStore {
         // The id first: a refusal should not leave a directory behind.
         let job = JobDirectory::new(job_id)?;
         Self::with_job(
-            location::create_root(dir, options.timeout, options.permissions)?,
+            location::create_root(dir, DIRECTORY, options.timeout, options.permissions)?,
             job,
             options,
             None,
@@ -339,7 +347,43 @@ impl CheckpointStore {
         if let Some(lease) = &self.inner.lease {
             lease.note_begun(id.0);
         }
-        Ok(Arc::new(Pending::new(Arc::clone(&self.inner), id)))
+        Ok(Arc::new(Pending::new(Arc::clone(&self.inner), id, None)))
+    }
+
+    /// Starts writing a savepoint with number `id` of the job's sequence, in a new directory of `target`.
+    /// It is written as a checkpoint is, full ([`KeyedState::savepoint`]), and differs in this:
+    ///
+    /// - It is no business of this store: it does not count as completed, subsumes nothing, is not
+    ///   deleted, and no delta is ever based on it. Several may be pending, beside checkpoints; they
+    ///   complete in any order.
+    /// - If it fails or is given up, what was written of it is removed by the thread that finds out, which
+    ///   may have to wait for the storage.
+    /// - The job's storage may be memory. Then `max_state_size` does not count, because it bounds
+    ///   what checkpoints take of this process's memory, and a savepoint takes none.
+    ///
+    /// [`KeyedState::savepoint`]: dataflow::KeyedState::savepoint
+    ///
+    /// # Errors
+    /// [`Error::AlreadyExists`] if this run has or writes a checkpoint with this id.
+    pub fn begin_savepoint(
+        &self,
+        id: CheckpointId,
+        target: &SavepointTarget,
+    ) -> Result<Arc<Pending>> {
+        if self.inner.retained().knows(id.0) {
+            return Err(Error::AlreadyExists {
+                object: self.inner.metadata_location(id.0),
+            });
+        }
+        if let Some(lease) = &self.inner.lease {
+            lease.note_begun(id.0);
+        }
+        let savepoint = Some(Savepoint::new(target));
+        Ok(Arc::new(Pending::new(
+            Arc::clone(&self.inner),
+            id,
+            savepoint,
+        )))
     }
 
     /// The newest completed checkpoint of this run.
@@ -497,8 +541,13 @@ impl Inner {
             true => self.job.shared(),
             false => self.job.checkpoint(id),
         };
+        self.name_data_in(&directory, id)
+    }
+
+    /// A new name for a data file of checkpoint `id` in a directory.
+    fn name_data_in(&self, directory: &str, id: u64) -> String {
         let index = self.files_named.fetch_add(1, Ordering::Relaxed);
-        names::data(&directory, self.run, id, index)
+        names::data(directory, self.run, id, index)
     }
 
     fn metadata_location(&self, id: u64) -> String {

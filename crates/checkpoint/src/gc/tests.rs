@@ -273,3 +273,60 @@ fn c27_a_storage_whose_deletes_hang_delays_no_checkpoint() {
     collect(directory.path().to_str().unwrap(), ALL, None).unwrap();
     assert_eq!(count(".state"), 1);
 }
+
+#[test]
+fn c80_what_a_crash_left_of_a_savepoint_goes_and_a_savepoint_never_does() {
+    let root = tempfile::tempdir().unwrap();
+    let path = |name: &str| root.path().join(name);
+    let write = |name: &str, bytes: &[u8]| {
+        fs::create_dir_all(path(name).parent().unwrap()).unwrap();
+        fs::write(path(name), bytes).unwrap();
+    };
+    let store = CheckpointStore::memory(filed());
+    let target = crate::SavepointTarget::with_storage(files(root.path()), "job").unwrap();
+    let pending = store.begin_savepoint(dataflow::CheckpointId(1), &target);
+    let pending = pending.unwrap();
+    let written = crate::fixture::write(&pending, 0, None, &noise(1, 100)).unwrap();
+    let metadata = crate::fixture::metadata(1, 1);
+    pending.complete(metadata, vec![(0, 0, written)]).unwrap();
+    let complete = tree(root.path());
+    assert_eq!(complete.len(), 2, "{complete:?}");
+
+    write("savepoint-damaged-1/_metadata", b"HIGHWATE damaged");
+    write("savepoint-damaged-1/r1-c1-0.state", b"x");
+    write("savepoint-foreign-1/notes.txt", b"x");
+    write("savepoint-mixed-1/notes.txt", b"x");
+    let stays = tree(root.path());
+    write("savepoint-mixed-1/r1-c1-0.state", b"x");
+    write("savepoint-half-1/r1-c1-0.state", b"x");
+    write("savepoint-half-1/_metadata#1", b"x");
+    write(
+        "savepoint-void-1/_metadata",
+        &crate::metadata::void(1, 0, None),
+    );
+    write("somebodys/r1-c1-0.state", b"x");
+    let before = tree(root.path());
+
+    let place = root.path().to_str().unwrap();
+    let recent = Options { before: 0, ..ALL };
+    let report = collect(place, recent, None).unwrap();
+    assert_eq!((report.removed, report.recent), (vec![], 4));
+    let dry = Options {
+        dry_run: true,
+        ..ALL
+    };
+    let told = collect(place, dry, None).unwrap();
+    assert_eq!(tree(root.path()), before);
+    let report = collect(place, ALL, None).unwrap();
+    assert_eq!(report, told);
+    assert!(report.removed.iter().all(|removed| removed.error.is_none()));
+    let mut expected = stays;
+    expected.push("somebodys/r1-c1-0.state".to_owned());
+    assert_eq!(tree(root.path()), expected);
+    // Named by itself it goes, too, or stays.
+    write("savepoint-half-1/r1-c1-0.state", b"x");
+    collect(path("savepoint-half-1").to_str().unwrap(), ALL, None).unwrap();
+    let whole = path(complete[0].split_once('/').unwrap().0);
+    collect(whole.to_str().unwrap(), ALL, None).unwrap();
+    assert_eq!(tree(root.path()), expected);
+}

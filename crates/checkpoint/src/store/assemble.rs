@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use bytes::Bytes;
 use dataflow::CheckpointId;
 
-use super::Inner;
+use super::Options;
 use super::segment::{Body, Written};
 use crate::completed::Completed;
 use crate::metadata::{Metadata, Segment};
@@ -38,14 +38,14 @@ impl Parts {
     }
 }
 
-/// Assembles checkpoint `id` in `directory`. `base` gives the completed checkpoints that deltas may
-/// stand on.
+/// Assembles checkpoint `id` in `directory`, with the small segments in the file `pack_name`. `base` gives
+/// the completed checkpoints that deltas may stand on.
 pub(super) fn assemble(
     id: CheckpointId,
     mut metadata: Metadata,
     written: Vec<(usize, u32, Written)>,
-    store: &Inner,
-    directory: &str,
+    options: &Options,
+    (directory, pack_name): (&str, String),
     base: &dyn Fn(u64) -> Option<Completed>,
 ) -> Result<Assembled> {
     if metadata.id != id.0 {
@@ -54,21 +54,8 @@ pub(super) fn assemble(
             format!("the metadata is of checkpoint {}", metadata.id),
         ));
     }
-    // A job's checkpoints complete in order: what a newer one subsumed is not brought back.
-    if let Some(newer) = store
-        .retained()
-        .latest()
-        .filter(|latest| latest.metadata().id > id.0)
-    {
-        let newer = newer.metadata().id;
-        return Err(mismatch(
-            id,
-            format!("checkpoint {newer} was completed before it"),
-        ));
-    }
     let mut inline = Parts::default();
     let mut pack = Parts::default();
-    let pack_name = store.name_data(id.0);
     let pack_reference = names::reference(directory, &pack_name);
     let mut totals = HashMap::new();
     for (index, subtask, written) in written {
@@ -90,7 +77,7 @@ pub(super) fn assemble(
         let mut segments = Vec::new();
         let mut inline_bytes = 0;
         if let Some(base_id) = written.base {
-            let base = usable_base(id, base_id, store, base)?;
+            let base = usable_base(id, base_id, options, base)?;
             for segment in chain(id, &base, &written.operator, subtask)? {
                 let moved = move_segment(segment, &base, directory, &mut inline)?;
                 if moved.file.is_none() {
@@ -102,7 +89,7 @@ pub(super) fn assemble(
         // What was inline before counts: a chain of small deltas must not make `_metadata` grow
         // beyond what was asked for.
         let goes_inline = written.compressed.is_none()
-            && inline_bytes + written.length <= store.options.inline_threshold;
+            && inline_bytes + written.length <= options.inline_threshold;
         let position = match written.body {
             Body::Nothing => None,
             Body::File(name) => Some((Some(names::reference(directory, &name)), 0)),
@@ -134,10 +121,10 @@ pub(super) fn assemble(
 fn usable_base(
     id: CheckpointId,
     base_id: CheckpointId,
-    store: &Inner,
+    options: &Options,
     base: &dyn Fn(u64) -> Option<Completed>,
 ) -> Result<Completed> {
-    if !store.options.incremental {
+    if !options.incremental {
         return Err(mismatch(
             id,
             format!("a delta on {base_id}, though `checkpoint.incremental` is off"),
@@ -210,6 +197,6 @@ fn add_up(metadata: &mut Metadata, totals: &HashMap<(String, u32), Vec<(u64, u64
 }
 
 /// What the caller passed does not belong together.
-fn mismatch(id: CheckpointId, what: String) -> Error {
+pub(super) fn mismatch(id: CheckpointId, what: String) -> Error {
     Error::Incompatible(format!("checkpoint {id} cannot be completed: {what}"))
 }

@@ -326,6 +326,11 @@ impl Cleaner {
         }
     }
 
+    /// Notes what could not be deleted elsewhere.
+    pub(super) fn warn(&self, error: &Error) {
+        self.shared.state().warn(describe(error));
+    }
+
     pub(super) fn take_warnings(&self) -> Vec<String> {
         self.shared.state().warnings.drain(..).collect()
     }

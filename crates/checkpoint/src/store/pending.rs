@@ -8,22 +8,25 @@ use bytes::Bytes;
 use dataflow::CheckpointId;
 use dataflow::state::{SealedState, SegmentStats};
 
-use super::assemble::{Assembled, assemble};
+use super::assemble::{Assembled, assemble, mismatch};
 use super::cleaner::Deletion;
+use super::savepoint::Savepoint;
 use super::segment::{Body, Files, SegmentWriter, Written};
 use super::slots::Slot;
 use super::{Inner, Options};
 use crate::completed::{Completed, Contents};
-use crate::metadata::{self, METADATA_BYTES_MAX, Metadata};
+use crate::metadata::{self, Kind, METADATA_BYTES_MAX, Metadata};
 use crate::names;
-use crate::storage::ObjectWriter;
+use crate::storage::{ObjectWriter, Storage};
 use crate::{Error, Result};
 
-/// A checkpoint that is being written. Dropped without `complete`, it is discarded.
+/// A checkpoint or savepoint that is being written. Dropped without `complete`, it is discarded.
 #[derive(Debug)]
 pub struct Pending {
-    store: Arc<Inner>,
-    id: CheckpointId,
+    pub(super) store: Arc<Inner>,
+    pub(super) id: CheckpointId,
+    /// Where it is, if it is a savepoint.
+    savepoint: Option<Savepoint>,
     phase: Mutex<Phase>,
     /// The data files that (perhaps) exist by this checkpoint's doing.
     files: Mutex<Vec<String>>,
@@ -48,7 +51,7 @@ enum Phase {
 }
 
 /// Why a checkpoint is not complete.
-enum Outcome {
+pub(super) enum Outcome {
     /// It does not exist, and never will.
     Failed(Error),
     /// It may exist.
@@ -62,10 +65,11 @@ impl From<Error> for Outcome {
 }
 
 impl Pending {
-    pub(super) fn new(store: Arc<Inner>, id: CheckpointId) -> Self {
+    pub(super) fn new(store: Arc<Inner>, id: CheckpointId, savepoint: Option<Savepoint>) -> Self {
         Self {
             store,
             id,
+            savepoint,
             phase: Mutex::new(Phase::Open),
             files: Mutex::default(),
             bytes_written: AtomicU64::new(0),
@@ -127,6 +131,10 @@ impl Pending {
         encode: impl FnOnce(&mut dyn io::Write) -> io::Result<SegmentStats>,
     ) -> Result<Written> {
         self.check_open()?;
+        if let (Some(base), Some(_)) = (base, &self.savepoint) {
+            let what = format!("a delta on {base}, but a savepoint has all its state");
+            return Err(mismatch(self.id, what));
+        }
         let mut writer = SegmentWriter::new(self, operator, subtask, size_hint);
         let encoded = encode(&mut writer);
         let written = writer.finish(base, encoded)?;
@@ -152,6 +160,7 @@ impl Pending {
     /// could not be written: the checkpoint is discarded then, unless it may exist (see
     /// [`CheckpointStore::close_slots`](super::CheckpointStore::close_slots)). [`Error::Fenced`] if the
     /// job directory is another's: then nothing is deleted, and what was written is never believed.
+    /// A savepoint that fails is removed in any case; if that fails too, the error says where it may exist.
     pub fn complete(
         self: Arc<Self>,
         metadata: Metadata,
@@ -170,6 +179,9 @@ impl Pending {
         let committed = self.commit(metadata, written);
         // Here it is decided, once: announced, or given up before.
         let revoked = self.finish() == Phase::Revoked;
+        if let Some(savepoint) = &self.savepoint {
+            return self.end_savepoint(savepoint, committed, revoked);
+        }
         match committed {
             Ok(slot) if revoked => {
                 // It exists, and a restart may find it. So it must stay whole, until a newer one
@@ -259,6 +271,9 @@ impl Pending {
         {
             return Ok(());
         }
+        if let Some(savepoint) = &self.savepoint {
+            return self.remove_savepoint(savepoint);
+        }
         let outcome = self.store.cleaner.run(&self.leftover());
         self.forget();
         outcome
@@ -275,7 +290,11 @@ impl Pending {
         let name = names::metadata(&slot.checkpoint.contents().directory);
         if let Some(lease) = &store.lease {
             // Without this a host that has been stopped for long would leave what is not believed.
-            lease.keep().map_err(Outcome::Failed)?;
+            match &self.savepoint {
+                None => lease.keep(),
+                Some(_) => Savepoint::put_number_on_record(lease),
+            }
+            .map_err(Outcome::Failed)?;
         }
         if *self.phase() == Phase::Revoked {
             return Err(Outcome::Failed(self.closed_error()));
@@ -286,7 +305,7 @@ impl Pending {
         match store.confirm() {
             // From here on the checkpoint exists, whatever happens to this process.
             Ok(()) => Ok(slot),
-            Err(error @ Error::Fenced { .. }) => {
+            Err(error @ Error::Fenced { .. }) if self.savepoint.is_none() => {
                 // Its successor may need what it does not know to be ours.
                 self.files().clear();
                 Err(Outcome::Failed(error))
@@ -302,11 +321,11 @@ impl Pending {
         written: Vec<(usize, u32, Written)>,
     ) -> Result<Slot> {
         let store = &*self.store;
-        let storage = &store.storage;
-        store.check_in_place()?;
-        let directory = store.job.checkpoint(self.id.0);
-        if written.iter().any(|(_, _, written)| written.base.is_some()) {
-            self.check_base()?;
+        let storage = self.storage();
+        let directory = self.directory();
+        match &self.savepoint {
+            None => self.check_job(&written)?,
+            Some(_) => metadata.kind = Kind::Savepoint,
         }
         let base = |id: u64| store.retained().base(id);
         if let Some(lease) = &store.lease {
@@ -317,7 +336,14 @@ impl Pending {
             metadata,
             inline,
             pack,
-        } = assemble(self.id, metadata, written, store, &directory, &base)?;
+        } = assemble(
+            self.id,
+            metadata,
+            written,
+            &store.options,
+            (&directory, self.name_data()),
+            &base,
+        )?;
         if let Some((name, parts)) = pack {
             let bytes: usize = parts.iter().map(Bytes::len).sum();
             self.record(&name, storage.put_new(&name, parts))?;
@@ -335,12 +361,29 @@ impl Pending {
             inline,
             metadata_bytes,
             bytes_written: self.bytes_written.load(Ordering::Relaxed) + metadata_bytes,
-            lasting: !store.volatile,
+            lasting: !store.volatile || self.savepoint.is_some(),
         });
         Ok(Slot {
             encoded,
             checkpoint,
         })
+    }
+
+    /// Checks that a checkpoint can be put into the job's directory and be its newest one.
+    fn check_job(&self, written: &[(usize, u32, Written)]) -> Result<()> {
+        let store = &*self.store;
+        store.check_in_place()?;
+        // A job's checkpoints complete in order: what a newer one subsumed is not brought back.
+        let latest = store.retained().latest();
+        if let Some(newer) = latest.filter(|latest| latest.metadata().id > self.id.0) {
+            let newer = newer.metadata().id;
+            let what = format!("checkpoint {newer} was completed before it");
+            return Err(mismatch(self.id, what));
+        }
+        match written.iter().any(|(_, _, written)| written.base.is_some()) {
+            true => self.check_base(),
+            false => Ok(()),
+        }
     }
 
     /// What deltas build on must still be there: somebody may have removed the directory, and with an
@@ -365,7 +408,7 @@ impl Pending {
     }
 
     fn put_metadata(&self, name: &str, slot: Slot) -> std::result::Result<Slot, Outcome> {
-        let storage = &*self.store.storage;
+        let storage = &**self.storage();
         let Err(error) = storage.put_new(name, vec![slot.encoded.clone()]) else {
             return Ok(slot);
         };
@@ -412,15 +455,43 @@ impl Pending {
         std::mem::replace(&mut *self.phase(), Phase::Over)
     }
 
-    fn closed_error(&self) -> Error {
+    pub(super) fn closed_error(&self) -> Error {
+        let what = match &self.savepoint {
+            None => "checkpoint",
+            Some(_) => "savepoint",
+        };
         Error::Storage {
             action: "writing",
-            object: self.store.metadata_location(self.id.0),
-            source: "the checkpoint was completed or discarded already".into(),
+            object: self.storage().location(&names::metadata(&self.directory())),
+            source: format!("the {what} was completed or discarded already").into(),
         }
     }
 
-    fn files(&self) -> MutexGuard<'_, Vec<String>> {
+    /// Where it is written.
+    fn storage(&self) -> &Arc<dyn Storage> {
+        match &self.savepoint {
+            None => &self.store.storage,
+            Some(savepoint) => savepoint.storage(),
+        }
+    }
+
+    /// The directory of its metadata.
+    fn directory(&self) -> String {
+        match &self.savepoint {
+            None => self.store.job.checkpoint(self.id.0),
+            Some(savepoint) => savepoint.directory().to_owned(),
+        }
+    }
+
+    /// A new name for one of its data files.
+    fn name_data(&self) -> String {
+        match &self.savepoint {
+            None => self.store.name_data(self.id.0),
+            Some(savepoint) => self.store.name_data_in(savepoint.directory(), self.id.0),
+        }
+    }
+
+    pub(super) fn files(&self) -> MutexGuard<'_, Vec<String>> {
         self.files.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -434,7 +505,13 @@ impl Pending {
     }
 
     /// Removes what was written, in the background, and ends what the store remembers of it.
-    fn clean_up(&self) {
+    pub(super) fn clean_up(&self) {
+        if let Some(savepoint) = &self.savepoint {
+            if let Err(error) = self.remove_savepoint(savepoint) {
+                self.store.cleaner.warn(&error);
+            }
+            return;
+        }
         let leftover = self.leftover();
         self.store.clean([leftover]);
         self.forget();
@@ -457,8 +534,8 @@ impl Files for Pending {
     }
 
     fn state_size_max(&self) -> Option<u64> {
-        self.store
-            .volatile
+        // It bounds what is kept in the memory of this process: no savepoint is.
+        (self.store.volatile && self.savepoint.is_none())
             .then_some(self.store.options.max_state_size)
     }
 
@@ -470,9 +547,11 @@ impl Files for Pending {
     }
 
     fn create(&self) -> Result<(String, Box<dyn ObjectWriter>)> {
-        self.store.check_in_place()?;
-        let name = self.store.name_data(self.id.0);
-        let writer = self.store.storage.create(&name)?;
+        if self.savepoint.is_none() {
+            self.store.check_in_place()?;
+        }
+        let name = self.name_data();
+        let writer = self.storage().create(&name)?;
         Ok((name, writer))
     }
 
@@ -482,6 +561,12 @@ impl Files for Pending {
         self.check_open().inspect_err(|_| {
             // Nobody will pass it on, and the thread that closed the checkpoint may not have known of it.
             self.files().retain(|file| file != name);
+            if let Some(savepoint) = &self.savepoint {
+                if let Err(error) = savepoint.remove(&[name.to_owned()]) {
+                    self.store.cleaner.warn(&error);
+                }
+                return;
+            }
             self.store.clean([Deletion::Files {
                 objects: vec![name.to_owned()],
                 directories: Vec::new(),

@@ -73,12 +73,17 @@ impl Retained {
         self.completed.values().cloned().collect()
     }
 
+    /// Whether there is a checkpoint with this id, or one is pending.
+    pub(super) fn knows(&self, id: u64) -> bool {
+        [&self.completed, &self.pinned]
+            .iter()
+            .any(|map| map.contains_key(&id))
+            || self.pending.contains_key(&id)
+    }
+
     /// Whether a checkpoint with this id may begin; it is pending then.
     pub(super) fn begin(&mut self, id: u64) -> bool {
-        let known = [&self.completed, &self.pinned]
-            .iter()
-            .any(|map| map.contains_key(&id));
-        if known || self.pending.contains_key(&id) {
+        if self.knows(id) {
             return false;
         }
         self.pending.insert(id, self.oldest_base());

@@ -7,5 +7,6 @@ mod held;
 mod keeping;
 mod late;
 mod ownership;
+mod savepoints;
 mod writing;
 mod slots;

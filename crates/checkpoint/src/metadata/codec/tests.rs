@@ -226,6 +226,27 @@ fn lengths_from_the_file_are_not_believed() {
 }
 
 #[test]
+fn c82_that_all_input_was_ended_is_kept_and_said_only_if_it_is_so() {
+    for (drained, stored) in [
+        (false, serde_json::Value::Null),
+        (true, serde_json::Value::Bool(true)),
+    ] {
+        let metadata = Metadata {
+            drained,
+            ..crate::fixture::metadata(7, 1)
+        };
+        let (bytes, _) = encode(&metadata, &[], "x").unwrap();
+        assert_eq!(decode(&bytes, "x").unwrap().0, metadata);
+        let value = serde_json::to_value(&metadata).unwrap();
+        assert_eq!(value["drained"], stored);
+    }
+    let mut value = serde_json::to_value(crate::fixture::metadata(7, 1)).unwrap();
+    value["drained"] = serde_json::Value::Null;
+    let read: Metadata = serde_json::from_value(value).unwrap();
+    assert!(!read.drained);
+}
+
+#[test]
 fn unknown_fields_are_ignored_within_a_format_version() {
     let (metadata, _) = sample();
     let mut body = serde_json::to_value(&metadata).unwrap();

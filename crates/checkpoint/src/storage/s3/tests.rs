@@ -13,12 +13,15 @@ use std::sync::atomic::AtomicUsize;
 use std::thread;
 
 use super::*;
-use crate::CheckpointStore;
+use dataflow::CheckpointId;
+
 use crate::completed::Completed;
-use crate::fixture::{LARGE, noise, read, take};
-use crate::storage::contract;
+use crate::fixture::{LARGE, metadata, noise, read, take, write};
+use crate::savepoint::dispose_in;
+use crate::storage::{FileStorage, contract};
 use crate::store::{Compression, Options};
 use crate::verify::verify_bytes as verify;
+use crate::{CheckpointStore, Pending, SavepointTarget};
 use proxy::{Fate, Proxy};
 use servers::{BUCKET, Kind, Server};
 
@@ -123,6 +126,49 @@ fn checkpoints_are_written_read_moved_and_subsumed() {
         drop(store);
         assert_eq!(server.keys(&format!("{prefix}/")), [""; 0]);
     }
+    assert_eq!(server.unfinished_uploads(), 0);
+}
+
+#[test]
+fn c80_savepoints_are_in_s3_while_checkpoints_are_files_and_the_other_way_round() {
+    let server = Server::start(Kind::Moto);
+    let bucket: Arc<dyn Storage> = Arc::new(storage(&server.endpoint(), "saved"));
+    let directory = tempfile::tempdir().unwrap();
+    let files: Arc<dyn Storage> = Arc::new(FileStorage::open(directory.path()).unwrap());
+    for (checkpoints, savepoints) in [(&files, &bucket), (&bucket, &files)] {
+        let options = Options::default();
+        let store = CheckpointStore::with_storage(Arc::clone(checkpoints), "job", options).unwrap();
+        take(&store, 1, &[(None, noise(1, LARGE))]).unwrap();
+        let target = SavepointTarget::with_storage(Arc::clone(savepoints), "job").unwrap();
+        let state = [noise(2, 7 * LARGE), noise(3, 30_000)];
+        let begin = |id| store.begin_savepoint(CheckpointId(id), &target).unwrap();
+        let fill = |pending: &Pending| -> Vec<_> {
+            let parts = (0..).zip(&state);
+            parts
+                .map(|(subtask, bytes)| {
+                    let written = write(pending, subtask, None, bytes).unwrap();
+                    (0, subtask, written)
+                })
+                .collect()
+        };
+        let (whole, given_up) = (begin(2), begin(3));
+        let written = fill(&whole);
+        fill(&given_up);
+        take(&store, 4, &[(Some(1), noise(4, 100))]).unwrap();
+        let savepoint = whole.complete(metadata(2, 2), written).unwrap();
+        given_up.discard().unwrap();
+        store.delete_all().unwrap();
+        drop(store);
+        let name = savepoint.contents().directory.clone();
+        let left = savepoints.list("").unwrap().directories;
+        assert_eq!(left, std::slice::from_ref(&name), "no other is left");
+        let found = Completed::open(Arc::clone(savepoints), &name).unwrap();
+        assert!(verify(&found).is_good());
+        assert!(read(&found, 0).unwrap().concat() == state[0]);
+        dispose_in(savepoints, &name).unwrap();
+        assert!(savepoints.list("").unwrap().directories.is_empty());
+    }
+    assert_eq!(server.keys("saved/"), [""; 0]);
     assert_eq!(server.unfinished_uploads(), 0);
 }
 

@@ -2,16 +2,18 @@
 
 use std::sync::Arc;
 
+use dataflow::CheckpointId;
+
 use crate::catalog::{Status, list};
 use crate::claim::Extent;
-use crate::fixture::{filed, segment, take, tree};
+use crate::fixture::{filed, metadata, segment, take, tree, write};
 use crate::gc;
 use crate::lease::tests::{Clock, TIMEOUT_MS, terms};
 use crate::lease::{Ending, Lease, Run};
 use crate::storage::faults::{Extent as Done, Fault};
 use crate::storage::{FaultyStorage, FileStorage, Storage};
 use crate::verify::verify_bytes as verify;
-use crate::{CheckpointStore, Error, Result, locate, locate_fallback};
+use crate::{CheckpointStore, Error, Result, SavepointTarget, locate, locate_fallback};
 
 fn files(directory: &tempfile::TempDir) -> Arc<dyn Storage> {
     Arc::new(FileStorage::open(directory.path()).unwrap())
@@ -43,11 +45,11 @@ fn latest(directory: &tempfile::TempDir) -> u64 {
 fn zombie_and_successor(storage: &Arc<dyn Storage>) -> (CheckpointStore, CheckpointStore) {
     let first = own(storage, "1").unwrap();
     take(&first, 1, &segments(1)).unwrap();
-    let pending = first.begin(dataflow::CheckpointId(2)).unwrap();
-    let written = crate::fixture::write(&pending, 0, None, &segment(2, 0, 1)).unwrap();
+    let pending = first.begin(CheckpointId(2)).unwrap();
+    let written = write(&pending, 0, None, &segment(2, 0, 1)).unwrap();
     let second = own(storage, "22").unwrap();
     assert_eq!(second.used_id(), 1);
-    let outcome = pending.complete(crate::fixture::metadata(2, 1), vec![(0, 0, written)]);
+    let outcome = pending.complete(metadata(2, 1), vec![(0, 0, written)]);
     assert!(matches!(outcome, Err(Error::Fenced { .. })), "{outcome:?}");
     (first, second)
 }
@@ -303,4 +305,108 @@ fn a_checkpoint_whose_owner_cannot_be_told_does_not_count_and_stays_whole() {
     store.check_owned().unwrap();
     take(&store, 3, &segments(3)).unwrap();
     assert_eq!(latest(&directory), 3);
+}
+
+/// Whether anything is in a directory of savepoints.
+fn is_empty(directory: &tempfile::TempDir) -> bool {
+    tree(directory.path()).is_empty()
+}
+
+#[test]
+fn c80_a_savepoint_of_a_zombie_is_removed_and_says_why() {
+    let (directory, saved) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let storage = files(&directory);
+    let target = SavepointTarget::with_storage(files(&saved), "job").unwrap();
+    let first = own(&storage, "1").unwrap();
+    // Taken from it while it writes, and after its metadata was put.
+    let pending = first.begin_savepoint(CheckpointId(1), &target).unwrap();
+    let written = write(&pending, 0, None, &segment(1, 0, 1)).unwrap();
+    let second = own(&storage, "22").unwrap();
+    let outcome = pending.complete(metadata(1, 1), vec![(0, 0, written)]);
+    assert!(matches!(outcome, Err(Error::Fenced { .. })), "{outcome:?}");
+    assert!(is_empty(&saved));
+
+    let before_metadata = Arc::new(std::sync::Mutex::new(Some(Arc::clone(&storage))));
+    let faulty = FaultyStorage::counting(files(&saved));
+    faulty.pause_before_steps(move |name| {
+        if name.ends_with("/_metadata")
+            && let Some(storage) = before_metadata.lock().unwrap().take()
+        {
+            std::mem::forget(own(&storage, "333").unwrap());
+        }
+    });
+    let target = SavepointTarget::with_storage(Arc::new(faulty), "job").unwrap();
+    let pending = second.begin_savepoint(CheckpointId(2), &target).unwrap();
+    let written = write(&pending, 0, None, &segment(2, 0, 1)).unwrap();
+    let outcome = pending.complete(metadata(2, 1), vec![(0, 0, written)]);
+    assert!(matches!(outcome, Err(Error::Fenced { .. })), "{outcome:?}");
+    assert!(is_empty(&saved));
+    assert_eq!(second.take_warnings(), [""; 0]);
+}
+
+#[test]
+fn c80_the_number_of_a_savepoint_is_on_record_and_it_is_no_checkpoint_of_its_run() {
+    let (directory, saved) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let storage = files(&directory);
+    let target = SavepointTarget::with_storage(files(&saved), "job").unwrap();
+    let first = own(&storage, "1").unwrap();
+    take(&first, 1, &segments(1)).unwrap();
+    let pending = first.begin_savepoint(CheckpointId(2), &target).unwrap();
+    let written = write(&pending, 0, None, &segment(2, 0, 1)).unwrap();
+    let savepoint = pending.complete(metadata(2, 1), vec![(0, 0, written)]);
+    let savepoint = savepoint.unwrap();
+    assert_eq!(savepoint.metadata().generation, first.generation());
+    assert!(savepoint.metadata().holder.is_some());
+    // Killed: the lease is neither renewed nor released.
+    std::mem::forget(first);
+    let second = own(&storage, "22").unwrap();
+    assert_eq!(second.used_id(), 2);
+    let run = second.lease().unwrap().run().unwrap();
+    assert_eq!(run.completed, 1);
+    assert_eq!(latest(&directory), 1);
+}
+
+#[test]
+fn c80_a_savepoint_that_was_moved_into_a_job_directory_is_neither_fenced_nor_collected() {
+    let (directory, saved) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let dir = directory.path().to_str().unwrap();
+    let storage = files(&directory);
+    let target = SavepointTarget::with_storage(files(&saved), "job").unwrap();
+    let first = own(&storage, "1").unwrap();
+    let pending = first.begin_savepoint(CheckpointId(5), &target).unwrap();
+    let written = write(&pending, 0, None, &segment(5, 0, 1)).unwrap();
+    let path = pending.complete(metadata(5, 1), vec![(0, 0, written)]);
+    let path = path.unwrap().path().unwrap();
+    // Of all that the run took nothing is to be believed, and another host owns the directory.
+    first.end(Ending::Cancelled, false, 0).unwrap();
+    drop(first);
+    let second = own(&storage, "22").unwrap();
+    take(&second, 6, &segments(6)).unwrap();
+    second.wait_for_cleaning();
+    drop(second);
+    let own_directory = std::path::Path::new(&path).parent().unwrap();
+    let moved = directory.path().join("job/savepoint-moved");
+    std::fs::rename(own_directory, &moved).unwrap();
+    let all = gc::Options {
+        before: i64::MAX,
+        dry_run: false,
+    };
+    gc::collect(dir, all, None).unwrap();
+    let found = locate(moved.to_str().unwrap(), None, "").unwrap();
+    assert!(verify(&found.checkpoint).is_good());
+    assert_eq!(latest(&directory), 6);
+}
+
+#[test]
+fn c81_a_run_that_was_stopped_goes_on_as_a_suspended_one_does() {
+    let directory = tempfile::tempdir().unwrap();
+    let storage = files(&directory);
+    let first = own(&storage, "1").unwrap();
+    take(&first, 1, &segments(1)).unwrap();
+    first.end(Ending::Stopped, true, 7).unwrap();
+    drop(first);
+    let second = own(&storage, "22").unwrap();
+    let run = second.lease().unwrap().run().unwrap();
+    assert_eq!(run.ended.unwrap().how, Ending::Stopped);
+    assert_eq!(latest(&directory), 1);
 }
