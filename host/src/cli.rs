@@ -35,6 +35,9 @@ pub(crate) enum Command {
     /// Look at checkpoints and remove them: in any directory, file:// or s3:// URL, no job needed
     #[command(subcommand)]
     Checkpoints(Checkpoints),
+    /// Remove savepoints: in any directory, file:// or s3:// URL, no job needed
+    #[command(subcommand)]
+    Savepoints(Savepoints),
     /// Compile a component from stdin; `host` starts this itself
     #[command(name = wasm::SUBCOMMAND, hide = true)]
     CompileComponent,
@@ -161,6 +164,27 @@ pub(crate) enum Checkpoints {
     /// Refused while a host owns the directory, and if something in it is not a checkpoint's or is
     /// needed by another job's checkpoint.
     Forget(Target),
+}
+
+/// `host savepoints`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Savepoints {
+    /// Remove savepoints: of each its own files, and its directory if nothing else is in it
+    ///
+    /// Refused for what is no valid savepoint, such as a job's checkpoint. A job that was started from a
+    /// savepoint needs it until its own first checkpoint is complete.
+    Dispose(Dispose),
+}
+
+/// `host savepoints dispose`.
+#[derive(Debug, Args)]
+pub(crate) struct Dispose {
+    /// A savepoint's directory, its _metadata file, or a file:// or s3:// URL of one
+    #[arg(value_name = "PATH", required = true)]
+    pub(crate) places: Vec<String>,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// `host checkpoints diff`.

@@ -4,6 +4,7 @@ pub(crate) mod check;
 pub(crate) mod checkpoints;
 pub(crate) mod job;
 pub(crate) mod run;
+pub(crate) mod savepoints;
 
 use std::io::{self, Write};
 
@@ -16,6 +17,7 @@ pub(crate) fn run(cli: &Cli) -> Result<Exit, Error> {
         Command::Run(arguments) => run::run(arguments),
         Command::Check(arguments) => check::check(arguments),
         Command::Checkpoints(arguments) => checkpoints::run(arguments),
+        Command::Savepoints(arguments) => savepoints::run(arguments),
         Command::CompileComponent => wasm::child()
             .map(|()| Exit::Finished)
             .map_err(Error::failed),

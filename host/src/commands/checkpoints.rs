@@ -26,11 +26,7 @@ use crate::exit::{Error, Exit};
 
 /// Does what `host checkpoints …` asks for.
 pub(crate) fn run(command: &Checkpoints) -> Result<Exit, Error> {
-    if places(command).into_iter().any(checkpoint::is_bucket) {
-        for weakened in weakened(&environment()) {
-            tracing::warn!("{}=true: {}", weakened.variable, weakened.what);
-        }
-    }
+    warn_of_weakened(places(command));
     match command {
         Checkpoints::List(place) => list(place),
         Checkpoints::Show(place) => show(place),
@@ -39,6 +35,15 @@ pub(crate) fn run(command: &Checkpoints) -> Result<Exit, Error> {
         Checkpoints::Export(arguments) => export::export(arguments),
         Checkpoints::Gc(arguments) => gc::gc(arguments),
         Checkpoints::Forget(place) => forget::forget(place),
+    }
+}
+
+/// Says which checks of a bucket the environment has switched off, if one of these is in a bucket.
+pub(super) fn warn_of_weakened<'a>(places: impl IntoIterator<Item = &'a str>) {
+    if places.into_iter().any(checkpoint::is_bucket) {
+        for weakened in weakened(&environment()) {
+            tracing::warn!("{}=true: {}", weakened.variable, weakened.what);
+        }
     }
 }
 
@@ -82,7 +87,7 @@ fn list(place: &Target) -> Result<Exit, Error> {
         rows.push([
             name(&entry.job).into_owned(),
             name(&entry.name).into_owned(),
-            entry.status.word().to_owned(),
+            status(entry),
             metadata.map_or_else(|| "-".into(), |m| time(completed_at(m))),
             metadata.map_or_else(|| "-".into(), |m| size(state_bytes(&m.operators))),
             line(&entry.path).into_owned(),
@@ -105,6 +110,15 @@ fn list(place: &Target) -> Result<Exit, Error> {
     Ok(Exit::Finished)
 }
 
+/// What it is, and whether all input was ended before it.
+fn status(entry: &CatalogEntry) -> String {
+    let word = entry.status.word();
+    match entry.completed() {
+        Some(checkpoint) if checkpoint.metadata().drained => format!("{word}, drained"),
+        _ => word.to_owned(),
+    }
+}
+
 fn entry_json(entry: &CatalogEntry) -> serde_json::Value {
     let metadata = entry.completed().map(Completed::metadata);
     json!({
@@ -114,6 +128,8 @@ fn entry_json(entry: &CatalogEntry) -> serde_json::Value {
         "status": entry.status.word(),
         "reason": entry.status.reason(),
         "id": entry.id(),
+        "kind": metadata.map(|m| m.kind),
+        "drained": metadata.map(|m| m.drained),
         "job-name": metadata.map(|m| &m.job_name),
         "completed-at": metadata.map(completed_at),
         "state-bytes": metadata.map(|m| state_bytes(&m.operators)),
@@ -159,6 +175,9 @@ fn describe(metadata: &Metadata, path: Option<&str>) -> String {
         time(completed_at(metadata)),
         metadata.duration_ms
     ));
+    if metadata.drained {
+        add("  drained     all input was ended before it".to_owned());
+    }
     if let Some(previous) = metadata.previous {
         add(format!("  previous    {previous}"));
     }
