@@ -33,7 +33,7 @@ use std::fmt;
 use std::hash::BuildHasher;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use crate::metadata::Metadata;
+use crate::metadata::{Kind, Metadata};
 use crate::storage::{Guard, Storage};
 use crate::used::used;
 use crate::{Error, Result, names};
@@ -717,6 +717,18 @@ pub(crate) struct Standing {
 impl Standing {
     /// Whether the checkpoint with this metadata, in this directory, is to be believed; else, why not.
     pub(crate) fn check(&self, metadata: &Metadata) -> std::result::Result<(), String> {
+        if metadata.kind == Kind::Savepoint {
+            // Its user owns it, not the run, which may have ended and given all its checkpoints up; and its
+            // host had not lost the directory when it was complete, or it would have removed it.
+            let rewound = self
+                .run
+                .as_ref()
+                .is_some_and(|it| it.has_rewound(metadata.id));
+            return match rewound {
+                true => Err("its job was rewound to an older checkpoint".to_owned()),
+                false => Ok(()),
+            };
+        }
         match &self.run {
             Some(run) if run.has_discarded(metadata.id) => Err(format!(
                 "it was given up: {}",

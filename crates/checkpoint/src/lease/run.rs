@@ -34,6 +34,10 @@ pub struct Run {
     /// needed for anything.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub discarded: Vec<Span>,
+    /// The numbers that rewinds went back over, the lowest first. A savepoint of one of them is of a past that
+    /// did not happen; else a savepoint counts, whatever becomes of checkpoints with numbers like its own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rewound: Vec<Span>,
     /// A rewind that has begun. The next start of the job finishes it first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rewind: Option<Rewind>,
@@ -220,6 +224,7 @@ impl Run {
             completed: 0,
             ended: None,
             discarded: Vec::new(),
+            rewound: Vec::new(),
             rewind: None,
         }
     }
@@ -241,10 +246,42 @@ impl Run {
 
     /// Gives up the checkpoints between the two numbers of a rewind.
     pub fn discard_for(&mut self, rewind: &Rewind) {
-        self.discard(Span {
+        let span = Span {
             after: rewind.to.max(self.since),
             through: rewind.through,
-        });
+        };
+        self.discard(span);
+        self.rewind_over(span);
+    }
+
+    /// Notes that the run went back over these numbers.
+    fn rewind_over(&mut self, span: Span) {
+        if span.after >= span.through {
+            return;
+        }
+        self.rewound.push(span);
+        self.rewound.sort_unstable_by_key(|span| span.after);
+        let joined = |spans: &mut Vec<Span>, at: usize| {
+            let next = spans.remove(at + 1);
+            spans[at].through = spans[at].through.max(next.through);
+        };
+        let mut at = 0;
+        while at + 1 < self.rewound.len() {
+            match self.rewound[at + 1].after <= self.rewound[at].through {
+                true => joined(&mut self.rewound, at),
+                false => at += 1,
+            }
+        }
+        // Too many: what is between the oldest two is refused as well, rather than one of them forgotten.
+        while self.rewound.len() > DISCARDED_MAX {
+            joined(&mut self.rewound, 0);
+        }
+    }
+
+    /// Whether the run went back over this number.
+    #[must_use]
+    pub fn has_rewound(&self, id: u64) -> bool {
+        self.rewound.iter().any(|span| span.contains(id))
     }
 
     fn discard(&mut self, span: Span) {
@@ -305,9 +342,41 @@ mod tests {
         for (id, discarded) in [(5, false), (6, true), (9, true), (10, false)] {
             assert_eq!(run.has_discarded(id), discarded, "{id}");
         }
+        assert!(!run.has_rewound(6), "nothing was gone back over");
         // What an earlier run kept stays out of it.
         run.since = 12;
         run.discard_through(15);
         assert!(!run.has_discarded(11) && run.has_discarded(13) && run.has_discarded(7));
+    }
+
+    #[test]
+    fn c80_what_a_run_went_back_over_stays_on_record_in_a_bounded_list() {
+        let mut run = Run::fresh("a".to_owned(), 0);
+        let mut rewind = |to, through| {
+            run.discard_for(&Rewind {
+                to,
+                through,
+                mode: RewindMode::Repeat,
+                owed: Vec::new(),
+            });
+            run.rewound.clone()
+        };
+        let span = |after, through| Span { after, through };
+        assert_eq!(rewind(5, 9), [span(5, 9)]);
+        assert_eq!(rewind(11, 14), [span(5, 9), span(11, 14)]);
+        assert_eq!(rewind(3, 9), [span(3, 9), span(11, 14)]);
+        assert_eq!(rewind(8, 20), [span(3, 20)]);
+        assert_eq!(rewind(20, 20), [span(3, 20)]);
+        for at in 10..100 {
+            let spans = rewind(at * 10, at * 10 + 5);
+            assert!(spans.len() <= DISCARDED_MAX);
+        }
+        // Never too little of it.
+        let all = [4, 20, 101, 105, 555, 995];
+        assert!(all.iter().all(|id| run.has_rewound(*id)));
+        assert!(!run.has_rewound(3) && !run.has_rewound(990) && !run.has_rewound(996));
+        // It outlives the end of the run, which gives all of its checkpoints up.
+        run.discard_through(2000);
+        assert!(run.has_discarded(999) && !run.has_rewound(999));
     }
 }

@@ -9,7 +9,7 @@ use crate::claim::Extent;
 use crate::fixture::{filed, metadata, segment, take, tree, write};
 use crate::gc;
 use crate::lease::tests::{Clock, TIMEOUT_MS, terms};
-use crate::lease::{Ending, Lease, Run};
+use crate::lease::{Ending, Lease, Rewind, RewindMode, Run};
 use crate::storage::faults::{Extent as Done, Fault};
 use crate::storage::{FaultyStorage, FileStorage, Storage};
 use crate::verify::verify_bytes as verify;
@@ -409,4 +409,42 @@ fn c81_a_run_that_was_stopped_goes_on_as_a_suspended_one_does() {
     let run = second.lease().unwrap().run().unwrap();
     assert_eq!(run.ended.unwrap().how, Ending::Stopped);
     assert_eq!(latest(&directory), 1);
+}
+
+#[test]
+fn c80_a_savepoint_counts_for_its_run_unless_that_was_rewound_past_it() {
+    let (directory, saved) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let storage = files(&directory);
+    let target = SavepointTarget::with_storage(files(&saved), "job").unwrap();
+    let first = own(&storage, "1").unwrap();
+    take(&first, 1, &segments(1)).unwrap();
+    let pending = first.begin_savepoint(CheckpointId(2), &target).unwrap();
+    let written = write(&pending, 0, None, &segment(2, 0, 1)).unwrap();
+    let savepoint = pending.complete(metadata(2, 1), vec![(0, 0, written)]);
+    let savepoint = savepoint.unwrap().metadata().clone();
+    std::mem::forget(first);
+    // Killed and resumed, from the checkpoint before it: the directory has another owner since.
+    let second = own(&storage, "22").unwrap();
+    let checkpoint = take(&second, 3, &segments(3)).unwrap().metadata().clone();
+    let lease = Arc::clone(second.lease().unwrap());
+    assert_eq!(lease.counts(&savepoint), Ok(()));
+    assert_eq!(lease.counts(&checkpoint), Ok(()));
+    // Cancelled: its checkpoints are given up, a savepoint is not the job's to give up.
+    second.end(Ending::Cancelled, false, 0).unwrap();
+    drop(second);
+    let third = own(&storage, "333").unwrap();
+    let lease = Arc::clone(third.lease().unwrap());
+    assert!(lease.counts(&checkpoint).is_err());
+    assert_eq!(lease.counts(&savepoint), Ok(()));
+    // What it says did not happen.
+    let rewind = |run: &mut Option<Run>| {
+        run.as_mut().unwrap().discard_for(&Rewind {
+            to: 1,
+            through: 3,
+            mode: RewindMode::Withdraw,
+            owed: Vec::new(),
+        });
+    };
+    lease.record_rewind(rewind, 1).unwrap();
+    assert!(lease.counts(&savepoint).unwrap_err().contains("rewound"));
 }
