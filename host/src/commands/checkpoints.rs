@@ -85,7 +85,7 @@ fn list(place: &Target) -> Result<Exit, Error> {
     for entry in &entries {
         let metadata = entry.completed().map(Completed::metadata);
         rows.push([
-            name(&entry.job).into_owned(),
+            name(job(entry)).into_owned(),
             name(&entry.name).into_owned(),
             status(entry),
             metadata.map_or_else(|| "-".into(), |m| time(completed_at(m))),
@@ -110,6 +110,14 @@ fn list(place: &Target) -> Result<Exit, Error> {
     Ok(Exit::Finished)
 }
 
+/// The job that it is of: that of a savepoint is in its metadata, because it may be anywhere.
+fn job(entry: &CatalogEntry) -> &str {
+    match entry.completed().map(Completed::metadata) {
+        Some(metadata) if metadata.kind == Kind::Savepoint => &metadata.job_id,
+        _ => &entry.job,
+    }
+}
+
 /// What it is, and whether all input was ended before it.
 fn status(entry: &CatalogEntry) -> String {
     let word = entry.status.word();
@@ -122,7 +130,7 @@ fn status(entry: &CatalogEntry) -> String {
 fn entry_json(entry: &CatalogEntry) -> serde_json::Value {
     let metadata = entry.completed().map(Completed::metadata);
     json!({
-        "job": entry.job,
+        "job": job(entry),
         "name": entry.name,
         "path": entry.path,
         "status": entry.status.word(),
