@@ -24,7 +24,7 @@ const CONFORMANCE: [RangeInclusive<u32>; 10] = [
 ];
 
 /// The crates: name, place, and which of the others each may depend on.
-const CRATES: [(&str, &str, &[&str]); 9] = [
+const CRATES: [(&str, &str, &[&str]); 10] = [
     ("dataflow", "crates/dataflow", &[]),
     ("operator", "crates/operator", &["dataflow"]),
     ("checkpoint", "crates/checkpoint", &["dataflow"]),
@@ -49,6 +49,7 @@ const CRATES: [(&str, &str, &[&str]); 9] = [
         "crates/connectors",
         &["dataflow", "operator", "checkpoint", "job-file", "formats"],
     ),
+    ("server", "crates/server", &["operator"]),
     (
         "host",
         "host",
@@ -60,15 +61,17 @@ const CRATES: [(&str, &str, &[&str]); 9] = [
             "wasm",
             "job-file",
             "connectors",
+            "server",
         ],
     ),
 ];
 
 /// What only some may depend on, with what begins so.
-const HELD_BY: [(&str, &[&str]); 4] = [
+const HELD_BY: [(&str, &[&str]); 5] = [
     ("wasmtime", &["wasm"]),
     ("toml", &["job-file", "host"]),
     ("clap", &["host"]),
+    ("hyper", &["server"]),
     ("anyhow", &["wasm", "connectors", "host"]),
 ];
 

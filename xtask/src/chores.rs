@@ -12,7 +12,7 @@ use crate::{Result, deny, fuzz, guests, mutants, story, tools};
 
 /// The packages that know nothing of Wasm. They are tested in the dev profile, because of its overflow checks
 /// and debug assertions.
-const PURE: [&str; 8] = [
+const PURE: [&str; 9] = [
     "dataflow",
     "operator",
     "checkpoint",
@@ -20,6 +20,7 @@ const PURE: [&str; 8] = [
     "job-file",
     "formats",
     "connectors",
+    "server",
     "xtask",
 ];
 

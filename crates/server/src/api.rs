@@ -1,10 +1,18 @@
 //! What goes over the wire, as JSON.
 //!
-//! `GET /v1/jobs` answers with a list of [`JobStatus`], `GET /v1/jobs/{job}` with one, where `{job}` is an id or a name.
-//! `POST /v1/jobs/{job}/operations` takes a [`Request`] and answers with an [`OperationStatus`] once the operation has
-//! begun; `GET /v1/jobs/{job}/operations/{request-id}?wait=MILLISECONDS&seen=N` answers when its `version` is no longer
-//! `N`, at the latest after `wait`. The same request id is the same operation, however often it is sent. An error is
-//! a [`Failure`].
+//! | request | answer |
+//! |---|---|
+//! | `GET /v1` | [`HostStatus`] |
+//! | `GET /v1/jobs` | a list of [`JobStatus`] |
+//! | `GET /v1/jobs/{job}` | [`JobStatus`] |
+//! | `POST /v1/jobs/{job}/operations`, a [`Request`] | [`OperationStatus`] |
+//! | `GET /v1/jobs/{job}/operations/{request-id}` | [`OperationStatus`] |
+//!
+//! `{job}` is an id or a name. The last two take `?wait=MILLISECONDS&seen=N`: they answer when the operation's
+//! `version` is no longer `N` or it has ended, at the latest after `wait` (unset: at once). The same request id is
+//! the same operation, however often it is sent. An error is a [`Failure`].
+
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
@@ -52,12 +60,144 @@ pub enum Operation {
     },
     /// Change how often checkpoints are taken.
     Interval {
-        /// In milliseconds; `None`: no periodic checkpoints.
+        /// In milliseconds; `None`: no periodic checkpoints. Never left out: a request that forgot it would switch
+        /// them off.
+        #[serde(deserialize_with = "required")]
         interval_ms: Option<u64>,
     },
 }
 
-/// How far an operation is.
+/// The bytes that the path or URL of a directory may have: the system's bound for paths.
+const DIRECTORY_BYTES_MAX: usize = 4096;
+
+/// The bytes that a request id may have.
+const REQUEST_ID_BYTES_MAX: usize = 64;
+
+/// Reads an `Option` that must be there, if only as `null`.
+fn required<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    D: serde::Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    Option::deserialize(deserializer)
+}
+
+impl Request {
+    /// A request under a fresh random id.
+    ///
+    /// # Errors
+    /// The system has no random bytes.
+    pub fn new(operation: Operation) -> Result<Self, Failure> {
+        let mut bytes = [0; 16];
+        getrandom::fill(&mut bytes).map_err(|error| {
+            Failure::new(Code::Failed, format!("no request id can be made: {error}"))
+        })?;
+        Ok(Self {
+            request_id: format!("{:032x}", u128::from_be_bytes(bytes)),
+            operation,
+        })
+    }
+
+    /// Reads and checks what a client has sent. Keys that mean nothing are refused: a `drain` with a typing mistake
+    /// would stop a job in another way than it was asked for.
+    pub(crate) fn parse(json: &[u8]) -> Result<Self, Failure> {
+        let bad = |error: serde_json::Error| {
+            Failure::bad_request(format!("the request is not understood: {error}"))
+        };
+        let sent: serde_json::Map<String, serde_json::Value> =
+            serde_json::from_slice(json).map_err(bad)?;
+        let request: Self = serde_json::from_value(sent.clone().into()).map_err(bad)?;
+        let known = serde_json::to_value(&request).map_err(bad)?;
+        if let Some(key) = sent.keys().find(|key| known.get(key).is_none()) {
+            let key = operator::text::name(key);
+            let message = format!("the operation has no key `{key}`");
+            return Err(Failure::bad_request(message));
+        }
+        request.check()?;
+        Ok(request)
+    }
+
+    /// Whether it makes sense.
+    ///
+    /// # Errors
+    /// It does not, in words.
+    pub fn check(&self) -> Result<(), Failure> {
+        let is_word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+        let id = &self.request_id;
+        if id.is_empty() || id.len() > REQUEST_ID_BYTES_MAX || !id.bytes().all(is_word) {
+            let message = format!(
+                "the request id `{}` is not 1 to {REQUEST_ID_BYTES_MAX} letters, digits, `-` and `_`",
+                operator::text::name(id)
+            );
+            return Err(Failure::bad_request(message));
+        }
+        self.operation.check()
+    }
+}
+
+impl Operation {
+    /// Whether it makes sense, whatever job it is asked of.
+    ///
+    /// # Errors
+    /// It does not, in words.
+    pub fn check(&self) -> Result<(), Failure> {
+        let refuse = |message: &str| Err(Failure::bad_request(message));
+        match self {
+            Self::Checkpoint | Self::Cancel => Ok(()),
+            Self::Savepoint { directory } => directory.as_deref().map_or(Ok(()), check_directory),
+            Self::Stop {
+                savepoint_directory,
+                ..
+            } => savepoint_directory
+                .as_deref()
+                .map_or(Ok(()), check_directory),
+            Self::Rescale { parallelism: 0 } => refuse("the parallelism must be at least 1"),
+            Self::Rescale { .. } => Ok(()),
+            Self::Interval {
+                interval_ms: Some(0),
+            } => refuse("the interval must be at least 1 ms; `null` means no periodic checkpoints"),
+            Self::Interval { .. } => Ok(()),
+        }
+    }
+
+    /// What it is called.
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Checkpoint => "checkpoint",
+            Self::Savepoint { .. } => "savepoint",
+            Self::Stop { .. } => "stop",
+            Self::Cancel => "cancel",
+            Self::Rescale { .. } => "rescale",
+            Self::Interval { .. } => "interval",
+        }
+    }
+}
+
+/// A directory means the same to the client and to the host, which have other working directories.
+fn check_directory(directory: &str) -> Result<(), Failure> {
+    let is_url = directory.starts_with("file://") || directory.starts_with("s3://");
+    let fits = directory.len() <= DIRECTORY_BYTES_MAX && !directory.contains('\0');
+    if fits && (is_url || Path::new(directory).is_absolute()) {
+        return Ok(());
+    }
+    Err(Failure::bad_request(format!(
+        "the directory `{}` is neither an absolute path nor a file:// or s3:// URL of at most {DIRECTORY_BYTES_MAX} bytes",
+        operator::text::name(directory)
+    )))
+}
+
+/// A process that runs jobs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct HostStatus {
+    /// Highwater's version.
+    pub version: String,
+    /// The process.
+    pub process: u32,
+}
+
+/// An operation, and how far it is.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct OperationStatus {
@@ -68,7 +208,7 @@ pub struct OperationStatus {
     /// What was asked for.
     #[serde(flatten)]
     pub operation: Operation,
-    /// Grows with every change of what follows.
+    /// Grows with every change of what follows; 0 at first.
     pub version: u64,
     /// How far it is.
     #[serde(flatten)]
@@ -96,8 +236,17 @@ pub enum OperationState {
     },
 }
 
+impl OperationState {
+    /// Whether it will not change any more.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        !matches!(self, Self::InProgress { .. })
+    }
+}
+
 /// Why something was not done.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
 #[serde(rename_all = "kebab-case")]
 pub struct Failure {
     /// For programs.
@@ -107,6 +256,29 @@ pub struct Failure {
     /// What may mend it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
+}
+
+impl Failure {
+    /// A failure without a hint.
+    #[must_use]
+    pub fn new(code: Code, message: impl Into<String>) -> Self {
+        Self {
+            code,
+            message: message.into(),
+            hint: None,
+        }
+    }
+
+    /// It with what may mend it.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    pub(crate) fn bad_request(message: impl Into<String>) -> Self {
+        Self::new(Code::BadRequest, message)
+    }
 }
 
 /// Why something was not done, for programs.
@@ -121,8 +293,14 @@ pub enum Code {
     Conflict,
     /// It was tried, and failed. The job goes on.
     Failed,
-    /// The job ended first.
+    /// The job ended first, or its host is about to.
     Ended,
+    /// The host has too much to do: later it may do it.
+    Busy,
+    /// The client is another user's.
+    Forbidden,
+    /// Only a client says this: the host ended or did not answer, so what became of the request is unknown.
+    Lost,
 }
 
 /// What an operation has done. What does not apply is `None`.
@@ -159,6 +337,35 @@ pub struct Taken {
     pub duration_ms: u64,
     /// When it was complete, in milliseconds since 1970.
     pub completed_at: i64,
+}
+
+impl JobState {
+    /// Its word.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Running => "running",
+            Self::Restarting => "restarting",
+            Self::Stopping => "stopping",
+            Self::Finished => "finished",
+            Self::Stopped => "stopped",
+            Self::Cancelled => "cancelled",
+            Self::Suspended => "suspended",
+            Self::Failed => "failed",
+        }
+    }
+
+    /// Whether it will not change any more in this process.
+    #[must_use]
+    pub fn has_ended(self) -> bool {
+        match self {
+            Self::Starting | Self::Running | Self::Restarting | Self::Stopping => false,
+            Self::Finished | Self::Stopped | Self::Cancelled | Self::Suspended | Self::Failed => {
+                true
+            }
+        }
+    }
 }
 
 /// A job of the host.
