@@ -38,6 +38,35 @@ pub(crate) enum Command {
     /// Remove savepoints: in any directory, file:// or s3:// URL, no job needed
     #[command(subcommand)]
     Savepoints(Savepoints),
+    /// List the running hosts of this user and their jobs
+    List(List),
+    /// Say how a running job is
+    Status(RunningJob),
+    /// Take a checkpoint of a running job now
+    ///
+    /// Prints its path on the first line. Exit codes: 0 done; 1 it failed, and the job goes on; 2 refused: no such
+    /// job, or its state does not allow it.
+    Checkpoint(PlainOperation),
+    /// Take a savepoint of a running job, which goes on
+    ///
+    /// Prints its path on the first line. Exit codes: 0 done; 1 it failed, and the job goes on; 2 refused: no such
+    /// job, no directory, or the job's state does not allow it.
+    Savepoint(Savepoint),
+    /// End a running job at a checkpoint, with no record after it
+    ///
+    /// Prints the path of the savepoint or checkpoint on the first line. Exit codes: 0 stopped; 1 it failed; 2 refused:
+    /// no such job, or its state does not allow it.
+    Stop(Stop),
+    /// End a running job at once
+    Cancel(PlainOperation),
+    /// Let a running job go on at another parallelism
+    ///
+    /// It is stopped at a checkpoint and started again. If the start fails, it goes on at the old one.
+    Rescale(Rescale),
+    /// Change how often checkpoints of a running job are taken
+    ///
+    /// Until the host ends: the job file stays as it is.
+    Interval(Interval),
     /// Compile a component from stdin; `host` starts this itself
     #[command(name = wasm::SUBCOMMAND, hide = true)]
     CompileComponent,
@@ -255,6 +284,133 @@ pub(crate) struct Target {
     pub(crate) json: bool,
 }
 
+/// `host list`.
+#[derive(Debug, Args)]
+pub(crate) struct List {
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Which running job.
+#[derive(Debug, Args)]
+pub(crate) struct RunningJob {
+    /// A job's name, or its id as `host list` shows it
+    #[arg(value_name = "JOB")]
+    pub(crate) job: String,
+    /// Only a job of this process
+    #[arg(long, value_name = "PID")]
+    pub(crate) process: Option<u32>,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// How a job is asked for something.
+#[derive(Debug, Args)]
+pub(crate) struct Asking {
+    /// Do not wait until it is done: print the request's id, and end
+    #[arg(long)]
+    pub(crate) detach: bool,
+    /// At most 64 letters, digits, - and _: the same operation under the same id is done once, however often it is
+    /// asked for; a fresh random one by default
+    #[arg(long, value_name = "ID")]
+    pub(crate) request_id: Option<String>,
+}
+
+/// `host checkpoint` and `host cancel`.
+#[derive(Debug, Args)]
+pub(crate) struct PlainOperation {
+    /// Of which job.
+    #[command(flatten)]
+    pub(crate) job: RunningJob,
+    /// How.
+    #[command(flatten)]
+    pub(crate) asking: Asking,
+}
+
+/// `host savepoint`.
+#[derive(Debug, Args)]
+pub(crate) struct Savepoint {
+    /// Of which job.
+    #[command(flatten)]
+    pub(crate) job: RunningJob,
+    /// In which directory the savepoint gets one of its own, as a path, file:// or s3:// URL; the job file's
+    /// checkpoint.savepoint-dir by default
+    #[arg(value_name = "DIR")]
+    pub(crate) directory: Option<String>,
+    /// How.
+    #[command(flatten)]
+    pub(crate) asking: Asking,
+}
+
+/// `host stop`.
+#[derive(Debug, Args)]
+pub(crate) struct Stop {
+    /// Which job.
+    #[command(flatten)]
+    pub(crate) job: RunningJob,
+    /// End all input first, as if there were no more records
+    #[arg(long)]
+    pub(crate) drain: bool,
+    /// Take a savepoint too, in this directory: a path, file:// or s3:// URL; the job file's
+    /// checkpoint.savepoint-dir by default
+    #[arg(long, value_name = "DIR")]
+    pub(crate) savepoint_path: Option<String>,
+    /// How.
+    #[command(flatten)]
+    pub(crate) asking: Asking,
+}
+
+/// `host rescale`.
+#[derive(Debug, Args)]
+pub(crate) struct Rescale {
+    /// Which job.
+    #[command(flatten)]
+    pub(crate) job: RunningJob,
+    /// The new parallelism of the job
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) parallelism: u32,
+    /// How.
+    #[command(flatten)]
+    pub(crate) asking: Asking,
+}
+
+/// `host interval`.
+#[derive(Debug, Args)]
+pub(crate) struct Interval {
+    /// Of which job.
+    #[command(flatten)]
+    pub(crate) job: RunningJob,
+    /// From the start of one checkpoint to the next, e.g. 5s, or `none`: no periodic checkpoints
+    #[arg(value_name = "INTERVAL", value_parser = checkpoint_interval)]
+    pub(crate) interval: CheckpointInterval,
+    /// How.
+    #[command(flatten)]
+    pub(crate) asking: Asking,
+}
+
+/// How often checkpoints are taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum CheckpointInterval {
+    /// Not periodically.
+    None,
+    /// Milliseconds from the start of one to the next, at least one.
+    Milliseconds(u64),
+}
+
+fn checkpoint_interval(text: &str) -> Result<CheckpointInterval, String> {
+    if text == "none" {
+        return Ok(CheckpointInterval::None);
+    }
+    let duration = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    match u64::try_from(duration.as_millis()) {
+        Ok(0) => Err("at least 1ms; `none` for no periodic checkpoints".to_owned()),
+        Ok(milliseconds) => Ok(CheckpointInterval::Milliseconds(milliseconds)),
+        Err(_) => Err("too long".to_owned()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
@@ -288,5 +444,43 @@ mod tests {
         assert_eq!(run.job.parallelism, Some(3));
         assert_eq!(run.restore.claim_mode, Some(ClaimMode::Claim));
         assert!(run.json && run.restore.resume && run.restore.allow_non_restored_state);
+    }
+
+    #[test]
+    fn a_running_job_is_asked_by_name_and_its_options() {
+        let line = "host stop orders --drain --savepoint-path sp --process 7 --detach --request-id x-1 --json";
+        let Command::Stop(stop) = Cli::try_parse_from(line.split(' ')).unwrap().command else {
+            panic!("`stop` is stop")
+        };
+        assert_eq!(
+            (stop.job.job.as_str(), stop.job.process),
+            ("orders", Some(7))
+        );
+        assert_eq!(stop.savepoint_path.as_deref(), Some("sp"));
+        assert!(stop.drain && stop.job.json && stop.asking.detach);
+        assert_eq!(stop.asking.request_id.as_deref(), Some("x-1"));
+        for refused in [
+            "host rescale orders -p 0",
+            "host rescale orders",
+            "host interval orders 0s",
+            "host interval orders soon",
+            "host cancel",
+        ] {
+            assert!(
+                Cli::try_parse_from(refused.split(' ')).is_err(),
+                "{refused}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_interval_is_a_duration_or_none() {
+        let parsed = |text| checkpoint_interval(text);
+        assert_eq!(parsed("none"), Ok(CheckpointInterval::None));
+        assert_eq!(
+            parsed("1m 5s"),
+            Ok(CheckpointInterval::Milliseconds(65_000))
+        );
+        assert!(parsed("999us").unwrap_err().contains("at least 1ms"));
     }
 }

@@ -2,6 +2,7 @@
 
 pub(crate) mod check;
 pub(crate) mod checkpoints;
+pub(crate) mod control;
 pub(crate) mod job;
 pub(crate) mod run;
 pub(crate) mod savepoints;
@@ -18,6 +19,14 @@ pub(crate) fn run(cli: &Cli) -> Result<Exit, Error> {
         Command::Check(arguments) => check::check(arguments),
         Command::Checkpoints(arguments) => checkpoints::run(arguments),
         Command::Savepoints(arguments) => savepoints::run(arguments),
+        Command::List(arguments) => control::list(arguments),
+        Command::Status(arguments) => control::status(arguments),
+        Command::Checkpoint(arguments) => control::checkpoint(arguments),
+        Command::Savepoint(arguments) => control::savepoint(arguments),
+        Command::Stop(arguments) => control::stop(arguments),
+        Command::Cancel(arguments) => control::cancel(arguments),
+        Command::Rescale(arguments) => control::rescale(arguments),
+        Command::Interval(arguments) => control::interval(arguments),
         Command::CompileComponent => wasm::child()
             .map(|()| Exit::Finished)
             .map_err(Error::failed),

@@ -355,7 +355,7 @@ fn completed_at(metadata: &Metadata) -> i64 {
 
 /// Milliseconds since the epoch as a date; what a damaged file may hold is no date and is shown as it
 /// is.
-fn time(ms: i64) -> String {
+pub(super) fn time(ms: i64) -> String {
     // The last second of the year 9999: what comes behind it has no such form.
     const LAST_MS: i64 = 253_402_300_799_000;
     match u64::try_from(ms) {
@@ -368,7 +368,7 @@ fn time(ms: i64) -> String {
 }
 
 /// Columns as wide as their widest cell; the last one as it is.
-fn table<const N: usize>(rows: &[[String; N]]) -> String {
+pub(super) fn table<const N: usize>(rows: &[[String; N]]) -> String {
     let mut widths = [0; N];
     for row in rows {
         for (width, cell) in widths.iter_mut().zip(row) {
