@@ -2,6 +2,7 @@
 //! operations from other threads, later, as failures too, or by dropping the ticket.
 
 mod closing;
+mod documented;
 mod hostile;
 
 use std::io::{Read, Write};

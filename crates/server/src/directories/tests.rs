@@ -24,7 +24,7 @@ fn place() -> (TempDir, PathBuf, Directories) {
 }
 
 #[test]
-fn a_socket_is_its_users_alone_and_goes_with_its_owner() {
+fn c165_a_socket_is_its_users_alone_and_goes_with_its_owner() {
     let (_parent, place, directories) = place();
     assert_eq!(connected(&directories).unwrap(), [] as [PathBuf; 0]);
     let (socket, _listener) = directories.bind().unwrap();
@@ -41,7 +41,7 @@ fn a_socket_is_its_users_alone_and_goes_with_its_owner() {
 }
 
 #[test]
-fn a_directory_that_is_not_ours_alone_is_refused_and_left_as_it_is() {
+fn c165_a_directory_that_is_not_ours_alone_is_refused_and_left_as_it_is() {
     let refused = |place: &Path, why: &str| {
         let directories = Directories::at(place.to_owned());
         for error in [
@@ -81,7 +81,7 @@ fn a_directory_that_is_not_ours_alone_is_refused_and_left_as_it_is() {
 }
 
 #[test]
-fn a_name_that_could_steer_a_terminal_is_escaped() {
+fn c151_a_name_that_could_steer_a_terminal_is_escaped() {
     let parent = tempfile::tempdir().unwrap();
     let file = parent.path().join("a\u{1b}[2J\nb");
     fs::write(&file, b"").unwrap();
@@ -104,7 +104,7 @@ fn a_path_that_is_too_long_is_refused_before_anything_is_made() {
 }
 
 #[test]
-fn what_killed_hosts_left_is_removed_and_nothing_else() {
+fn c159_what_killed_hosts_left_is_removed_and_nothing_else() {
     let (_parent, place, directories) = place();
     let (living, _listener) = directories.bind().unwrap();
     let name = |end: &str| place.join(format!("7-0123456789abcdef{end}"));
@@ -175,7 +175,7 @@ fn the_variable_counts_if_it_names_a_directory_of_the_user() {
 }
 
 #[test]
-fn only_its_user_and_root_are_trusted() {
+fn c165_only_its_user_and_root_are_trusted() {
     let directories = Directories::from(None, Path::new("/tmp"), 1000);
     let trusted = [0, 999, 1000, 1001].map(|user| directories.trusts(user));
     assert_eq!(trusted, [true, false, true, false]);

@@ -16,7 +16,7 @@ fn refused(answer: &str) -> (u16, Failure) {
 }
 
 #[test]
-fn what_makes_no_sense_is_refused_with_a_reason() {
+fn c83_what_makes_no_sense_is_refused_with_a_reason() {
     let setting = Setting::new(Limits::default());
     let body = |it: &str| post("a", &it.replace('\'', "\""));
     let long_id = format!("{{'request-id':'{}','operation':'cancel'}}", "x".repeat(65));
@@ -147,7 +147,7 @@ fn what_makes_no_sense_is_refused_with_a_reason() {
 }
 
 #[test]
-fn what_is_no_http_ends_its_own_connection_only() {
+fn c83_what_is_no_http_ends_its_own_connection_only() {
     let setting = Setting::new(Limits::default());
     let long_head = format!("GET /v1 HTTP/1.1\r\nx: {}\r\n\r\n", "y".repeat(1 << 20));
     let long_path = format!("GET /{} HTTP/1.1\r\n\r\n", "y".repeat(1 << 20));
@@ -169,7 +169,7 @@ fn what_is_no_http_ends_its_own_connection_only() {
 }
 
 #[test]
-fn a_body_that_is_too_large_is_refused_and_not_read() {
+fn c83_a_body_that_is_too_large_is_refused_and_not_read() {
     let setting = Setting::new(Limits::default());
     // Announced: refused before it comes.
     let announced =
@@ -195,7 +195,7 @@ fn a_body_that_is_too_large_is_refused_and_not_read() {
 }
 
 #[test]
-fn an_unfinished_request_is_closed_after_a_while() {
+fn c83_an_unfinished_request_is_closed_after_a_while() {
     let setting = Setting::new(Limits {
         request: Duration::from_millis(200),
         ..Limits::default()
@@ -209,7 +209,7 @@ fn an_unfinished_request_is_closed_after_a_while() {
 }
 
 #[test]
-fn one_connection_too_many_is_refused_and_room_comes_back() {
+fn c83_one_connection_too_many_is_refused_and_room_comes_back() {
     let setting = Setting::new(Limits::default());
     let host = setting.host();
     host.begin("a", &request("1", savepoint())).unwrap();
@@ -283,7 +283,7 @@ fn more_operations_than_can_be_remembered_are_refused() {
 }
 
 #[test]
-fn a_name_that_could_steer_a_terminal_is_escaped_in_messages() {
+fn c151_a_name_that_could_steer_a_terminal_is_escaped_in_messages() {
     let setting = Setting::new(Limits::default());
     let name = "x\u{1b}[2J\n\u{202e}";
     *setting.jobs.jobs.lock().unwrap() = vec![
