@@ -2,6 +2,17 @@
 
 use super::*;
 
+/// Waits until the server begins no operation any more. It still answers, and is not gone.
+fn until_it_closes(host: &Host) {
+    for number in 100.. {
+        let asked = host.begin("a", &request(&number.to_string(), Operation::Checkpoint));
+        if let Err(failure) = asked {
+            assert_eq!(failure.code, Code::Ended, "{failure}");
+            return;
+        }
+    }
+}
+
 #[test]
 fn who_waits_for_the_end_of_the_process_gets_the_answer() {
     let setting = Setting::new(Limits::default());
@@ -29,6 +40,7 @@ fn a_client_that_is_between_two_questions_gets_the_answer_too() {
     setting.jobs.held().finish(Ok(taken(5)));
     let server = setting.server;
     let closed = in_time(move || server.close());
+    until_it_closes(&host);
     let status = host.operation("a", "1", Some(0), DEADLINE).unwrap();
     assert!(status.state.has_ended(), "{status:?}");
     got(&closed);
@@ -68,18 +80,7 @@ fn nothing_is_begun_while_the_server_closes() {
     let ticket = setting.jobs.held();
     let server = setting.server;
     let closed = in_time(move || server.close());
-    // The same as `close` asks the thread for, which may not have come to it yet.
-    let mut number = 2;
-    loop {
-        let asked = host.begin("a", &request(&number.to_string(), Operation::Checkpoint));
-        match asked {
-            Ok(_) => number += 1,
-            Err(failure) => {
-                assert_eq!(failure.code, Code::Ended);
-                break;
-            }
-        }
-    }
+    until_it_closes(&host);
     ticket.finish(Ok(taken(5)));
     assert_eq!(got(&ran).unwrap(), taken(5));
     got(&closed);
