@@ -6,10 +6,11 @@
 //! barrier may get in; a restore then sees them twice.
 //!
 //! Barriers of one channel arrive in increasing order. A checkpoint that is aborted lets its channels
-//! go; its barriers that are still on their way are dropped. Ended inputs need no rule of their own:
-//! barriers keep coming on them.
+//! go; its barriers that are still on their way are dropped. Others in progress, older ones too, go on: a
+//! checkpoint that fails takes no savepoint before it along. Ended inputs need no rule of their own: barriers
+//! keep coming on them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::element::CheckpointId;
 
@@ -32,8 +33,10 @@ pub struct Alignment {
     /// Checkpoints some of whose barriers have arrived, with the channels they came on. More than
     /// one only at-least-once, where a fast channel may be a checkpoint ahead of a slow one.
     begun: BTreeMap<CheckpointId, Vec<bool>>,
-    /// Barriers up to this one are of no interest any more.
+    /// The newest one that has aligned: barriers up to it are of no interest any more.
     settled: Option<CheckpointId>,
+    /// Those after it that were aborted. There are as many as fail until one aligns.
+    aborted: BTreeSet<CheckpointId>,
 }
 
 /// What a barrier brought about.
@@ -56,6 +59,7 @@ impl Alignment {
             blocked: vec![false; channels],
             begun: BTreeMap::new(),
             settled: None,
+            aborted: BTreeSet::new(),
         }
     }
 
@@ -71,14 +75,14 @@ impl Alignment {
             !self.blocked[channel],
             "channel {channel} was read while it was blocked"
         );
-        if self.settled.is_some_and(|settled| id <= settled) {
+        if self.is_settled(id) || self.aborted.contains(&id) {
             return Arrival::Stale;
         }
-        if self.mode == Mode::ExactlyOnce && self.begun.keys().any(|begun| *begun < id) {
-            // The older barrier will never come on this channel, since barriers keep their order:
-            // its checkpoint was aborted upstream, and waiting on would be for ever.
-            self.begun.clear();
-            self.blocked.fill(false);
+        if self.mode == Mode::ExactlyOnce {
+            // An older barrier will never come on this channel, since barriers keep their order: its
+            // checkpoint was aborted upstream, and waiting on would be for ever.
+            let older: Vec<CheckpointId> = self.begun.range(..id).map(|(older, _)| *older).collect();
+            older.into_iter().for_each(|older| self.abort(older));
         }
         let channels = self.blocked.len();
         let arrived = self
@@ -87,7 +91,12 @@ impl Alignment {
             .or_insert_with(|| vec![false; channels]);
         arrived[channel] = true;
         if arrived.iter().all(|arrived| *arrived) {
-            self.settle(id);
+            self.settled = Some(id);
+            let next = CheckpointId(id.0 + 1);
+            self.begun = self.begun.split_off(&next);
+            self.aborted = self.aborted.split_off(&next);
+            // No channel waits for a newer one: each of them has waited for this one until now.
+            self.blocked.fill(false);
             return Arrival::Complete;
         }
         if self.mode == Mode::ExactlyOnce {
@@ -96,19 +105,20 @@ impl Alignment {
         Arrival::Waiting
     }
 
-    /// Checkpoint `id` (and every older one) is aborted.
+    /// Checkpoint `id` is aborted.
     pub fn abort(&mut self, id: CheckpointId) {
-        if self.settled.is_none_or(|settled| settled < id) {
-            self.settle(id);
+        if self.is_settled(id) {
+            return;
+        }
+        self.aborted.insert(id);
+        // At-least-once no channel is blocked anyway.
+        for (channel, arrived) in self.begun.remove(&id).into_iter().flatten().enumerate() {
+            self.blocked[channel] &= !arrived;
         }
     }
 
-    fn settle(&mut self, id: CheckpointId) {
-        self.settled = Some(id);
-        self.begun = self.begun.split_off(&CheckpointId(id.0 + 1));
-        if self.begun.is_empty() {
-            self.blocked.fill(false);
-        }
+    fn is_settled(&self, id: CheckpointId) -> bool {
+        self.settled.is_some_and(|settled| id <= settled)
     }
 }
 
@@ -224,8 +234,25 @@ mod tests {
         assert_eq!(alignment.barrier(1, CheckpointId(2)), Arrival::Waiting);
         assert_eq!(alignment.blocked(), [false, true, false]);
         assert_eq!(alignment.barrier(0, CheckpointId(2)), Arrival::Waiting);
+        // One of the older barriers was sent before its sender heard of the abort.
+        assert_eq!(alignment.barrier(2, CheckpointId(1)), Arrival::Stale);
         assert_eq!(alignment.barrier(2, CheckpointId(2)), Arrival::Complete);
         assert_eq!(alignment.blocked(), [false, false, false]);
+    }
+
+    #[test]
+    fn an_abort_of_a_newer_checkpoint_leaves_older_ones_in_progress() {
+        for mode in [Mode::ExactlyOnce, Mode::AtLeastOnce] {
+            let mut alignment = Alignment::new(2, mode);
+            assert_eq!(alignment.barrier(0, CheckpointId(1)), Arrival::Waiting);
+            alignment.abort(CheckpointId(2));
+            assert_eq!(alignment.blocked(), [mode == Mode::ExactlyOnce, false]);
+            assert_eq!(alignment.barrier(1, CheckpointId(1)), Arrival::Complete);
+            assert_eq!(alignment.barrier(1, CheckpointId(2)), Arrival::Stale);
+            assert_eq!(alignment.barrier(1, CheckpointId(3)), Arrival::Waiting);
+            assert_eq!(alignment.barrier(0, CheckpointId(2)), Arrival::Stale);
+            assert_eq!(alignment.barrier(0, CheckpointId(3)), Arrival::Complete);
+        }
     }
 
     #[test]

@@ -20,6 +20,18 @@ impl fmt::Display for CheckpointId {
 pub struct Barrier {
     /// The checkpoint that the barrier belongs to.
     pub id: CheckpointId,
+    /// What is taken at it.
+    pub kind: SnapshotKind,
+}
+
+/// What a snapshot belongs to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SnapshotKind {
+    /// A checkpoint: the next one may build on it, and it commits output.
+    #[default]
+    Checkpoint,
+    /// A savepoint: full, and without effect on the job.
+    Savepoint,
 }
 
 /// What a channel carries, in order.

@@ -32,6 +32,6 @@ pub mod state;
 
 pub use batch::Batch;
 pub use cells::{Cells, CellsRef};
-pub use element::{Barrier, CheckpointId, Element};
+pub use element::{Barrier, CheckpointId, Element, SnapshotKind};
 pub use key::{KeyGroupRange, KeyGroups};
 pub use partition::Partition;

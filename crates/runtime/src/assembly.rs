@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::mpsc::Receiver;
 
 use dataflow::Batch;
 use dataflow::Partition;
@@ -17,7 +16,7 @@ use crate::plan::ExecutionPlan;
 use crate::router::Router;
 use crate::spares::Spares;
 use crate::subtask::{Channels, Head, Subtask};
-use crate::writer::{InProgress, Task, Writers};
+use crate::writer::{InProgress, Tasks, Writers};
 
 /// An attempt as it is put together, before anything in it moves.
 pub(crate) struct Assembly {
@@ -26,7 +25,7 @@ pub(crate) struct Assembly {
     pub(crate) inboxes: Vec<Vec<Arc<Inbox>>>,
     pub(crate) in_progress: Arc<InProgress>,
     pub(crate) writers: Writers,
-    pub(crate) tasks: Receiver<Task>,
+    pub(crate) tasks: Tasks,
     pub(crate) subtasks: Vec<Unmade>,
 }
 
@@ -48,7 +47,7 @@ impl Attempt<'_> {
             .map(|vertex| (0..vertex.parallelism).map(|_| Inbox::new()).collect())
             .collect();
         let queue = plan.subtasks() * (self.options.checkpoint.max_concurrent as usize + 1) + 1;
-        let (writers, tasks) = Writers::queue(queue);
+        let (writers, tasks) = Writers::queues(queue);
         // Channels first: a producer must know its consumers' inboxes.
         let Connections {
             mut routes,
@@ -65,6 +64,7 @@ impl Attempt<'_> {
                 let head = match &self.graph.nodes[vertex.members[0].node].kind {
                     NodeKind::Source(_) => Head::Source {
                         started: false,
+                        paused: false,
                         ended: false,
                         delivered: 0,
                         watermark: None,

@@ -6,12 +6,20 @@
 //! checkpoint to the next, manual ones do not; failures in a row are counted (those that
 //! [count](crate::abort::Kind::counts)) and the counter starts again at a success. Metadata is written
 //! for one checkpoint at a time, in the order of their numbers, so that completions are reported in that
-//! order, each once, ahead of what is triggered behind them. When every subtask has seen the end of its input, one last checkpoint follows,
-//! and only its completion makes the job finished.
+//! order, each once, ahead of what is triggered after them. When every subtask has seen the end of its input, one
+//! last checkpoint follows, and only its completion makes the job finished.
+//!
+//! Savepoints take numbers of the same sequence and nothing else: they are triggered at once, beside what is in
+//! progress, complete when they are written, subsume nothing and fail nothing.
+//!
+//! A job that is to *stop* takes one more checkpoint, at whose barrier the sources pause, so that no record comes
+//! after it; or, to *drain*, ends all input and takes the last one. A savepoint that is wanted too follows that
+//! checkpoint: what it would have prepared is committed then. If anything fails before the end, the sources go on,
+//! and the job as if nothing had been asked. (After all input was ended there is no way back: then it ends.)
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use dataflow::CheckpointId;
+use dataflow::{CheckpointId, SnapshotKind};
 
 use crate::abort::{Kind, Reason};
 
@@ -60,8 +68,48 @@ pub(crate) enum Input {
     Completed(CheckpointId),
     /// Somebody asks for a checkpoint now.
     Requested,
+    /// Somebody asks for a savepoint now.
+    SavepointRequested,
+    /// The job is to end at a checkpoint; see [`Coordinator::may_stop`].
+    StopRequested(StopPlan),
+    /// Periodic checkpoints are taken this often from now on.
+    IntervalChanged(Option<u64>),
     /// Time has passed.
     Tick,
+}
+
+/// How a job is to end at a checkpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct StopPlan {
+    /// All input is ended first.
+    pub(crate) drain: bool,
+    /// A savepoint follows.
+    pub(crate) savepoint: bool,
+}
+
+/// What a checkpoint or savepoint is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// The job goes on from it after a failure.
+    Checkpoint,
+    /// Every input has ended: its completion finishes the job.
+    Last,
+    /// The job ends at it: sources pause after its barrier.
+    Stop,
+    /// It is a savepoint.
+    Savepoint,
+    /// It is the savepoint that follows the checkpoint at which the job ends.
+    StopSavepoint,
+}
+
+impl Purpose {
+    /// What is taken.
+    pub(crate) fn kind(self) -> SnapshotKind {
+        match self {
+            Self::Savepoint | Self::StopSavepoint => SnapshotKind::Savepoint,
+            Self::Checkpoint | Self::Last | Self::Stop => SnapshotKind::Checkpoint,
+        }
+    }
 }
 
 /// What is to be done.
@@ -72,9 +120,13 @@ pub(crate) enum Action {
     /// Begin a checkpoint and have the sources emit its barrier.
     Trigger {
         id: CheckpointId,
-        /// It is the last one: every input has ended.
-        last: bool,
+        /// What it is for.
+        purpose: Purpose,
     },
+    /// Have the sources end, wherever they are.
+    EndInput,
+    /// The job does not stop after all: let the sources read on.
+    Resume,
     /// All parts are there: write the metadata.
     Complete(CheckpointId),
     /// Tell everybody that it is complete.
@@ -107,12 +159,31 @@ pub(crate) struct Coordinator {
     last_retry: i64,
     next_trigger: Option<i64>,
     requested: bool,
+    /// How many savepoints were asked for and are not triggered yet.
+    savepoints: usize,
+    stopping: Option<Stopping>,
+    /// The job has reached its end before: it only has to be there once more.
+    hold: bool,
     failures: u32,
     over: bool,
 }
 
+/// How far a job that is to end at a checkpoint is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stopping {
+    /// Asked for.
+    Requested(StopPlan),
+    /// Sources have paused, or are about to; the checkpoint is in progress.
+    Checkpoint(CheckpointId, StopPlan),
+    /// Sources have ended, or are about to; the last checkpoint follows or is in progress.
+    Draining(StopPlan),
+    /// The checkpoint is complete, the savepoint is in progress.
+    Savepoint(CheckpointId, StopPlan),
+}
+
 #[derive(Debug)]
 struct Pending {
+    purpose: Purpose,
     triggered_at: i64,
     acknowledged: BTreeSet<usize>,
     /// All have acknowledged and the metadata is being written.
@@ -136,8 +207,41 @@ impl Coordinator {
             last_retry: i64::MIN,
             next_trigger: None,
             requested: false,
+            savepoints: 0,
+            stopping: None,
+            hold: false,
             failures: 0,
             over: false,
+        }
+    }
+
+    /// Has it finish as soon as all subtasks are ready, before they take a record: an earlier attempt has
+    /// reached the checkpoint that the job ends at, and failed in committing it.
+    pub(crate) fn hold(&mut self) {
+        self.hold = true;
+    }
+
+    /// Whether anything can be asked for.
+    ///
+    /// # Errors
+    /// Why not.
+    pub(crate) fn may_request(&self) -> Result<(), &'static str> {
+        match (self.over, self.stopping) {
+            (true, _) => Err("the job is ending"),
+            (false, Some(_)) => Err("the job is being stopped"),
+            (false, None) => Ok(()),
+        }
+    }
+
+    /// Whether the job can be asked to end at a checkpoint.
+    ///
+    /// # Errors
+    /// Why not.
+    pub(crate) fn may_stop(&self) -> Result<(), &'static str> {
+        self.may_request()?;
+        match self.running && self.all_ended() {
+            true => Err("all input has ended, and the job is about to finish"),
+            false => Ok(()),
         }
     }
 
@@ -168,14 +272,15 @@ impl Coordinator {
             .min();
         let trigger = self
             .next_trigger
-            .filter(|_| self.may_trigger() && !self.all_ended());
+            .filter(|_| self.may_trigger() && !self.all_ended() && self.stopping.is_none());
         let last = self.all_ended() && self.last.is_none() && self.may_trigger();
         let last = last.then_some(self.last_retry);
         expiry.into_iter().chain(trigger).chain(last).min()
     }
 
     fn may_trigger(&self) -> bool {
-        self.pending.len() < self.settings.max_concurrent as usize
+        let checkpoints = self.pending.values().filter(|it| !it.is_savepoint());
+        checkpoints.count() < self.settings.max_concurrent as usize
     }
 
     fn all_ended(&self) -> bool {
@@ -191,7 +296,12 @@ impl Coordinator {
         match input {
             Input::Ready(subtask) => {
                 self.ready.insert(subtask);
-                if self.ready.len() == self.subtasks && !self.running {
+                if self.ready.len() < self.subtasks || self.running {
+                    // Not the last one.
+                } else if self.hold {
+                    self.running = true;
+                    self.finish(&mut actions);
+                } else {
                     self.running = true;
                     self.next_trigger = self.after_interval(now);
                     actions.push(Action::Start);
@@ -210,6 +320,12 @@ impl Coordinator {
             Input::Declined(id, reason) => self.fail(id, reason, now, &mut actions),
             Input::Completed(id) => self.completed(id, now, &mut actions),
             Input::Requested => self.requested = true,
+            Input::SavepointRequested => self.savepoints += 1,
+            Input::StopRequested(plan) => self.stopping = Some(Stopping::Requested(plan)),
+            Input::IntervalChanged(interval_ms) => {
+                self.settings.interval_ms = interval_ms;
+                self.next_trigger = self.after_interval(now).filter(|_| self.running);
+            }
             Input::Tick => {}
         }
         self.expire(now, &mut actions);
@@ -225,29 +341,41 @@ impl Coordinator {
 
     /// Has the oldest checkpoint completed that all have acknowledged, unless one is being completed:
     /// one at a time and in order, so that of two none is complete before the other is reported. One
-    /// whose time is over is not begun.
+    /// whose time is over is not begun. Savepoints wait for nobody.
     fn complete_next(&mut self, actions: &mut Vec<Action>) {
-        if self.pending.values().any(|pending| pending.completing) {
-            return;
-        }
-        let subtasks = self.subtasks;
-        let next = self
+        let mut busy = self
             .pending
-            .iter_mut()
-            .find(|(_, pending)| pending.acknowledged.len() == subtasks && !pending.expired);
-        if let Some((id, pending)) = next {
+            .values()
+            .any(|pending| pending.completing && !pending.is_savepoint());
+        for (id, pending) in &mut self.pending {
+            let written = pending.acknowledged.len() == self.subtasks;
+            if !written || pending.expired || pending.completing {
+                continue;
+            }
+            if !pending.is_savepoint() && std::mem::replace(&mut busy, true) {
+                continue;
+            }
             pending.completing = true;
             actions.push(Action::Complete(*id));
         }
     }
 
     fn completed(&mut self, id: CheckpointId, now: i64, actions: &mut Vec<Action>) {
-        if self.pending.remove(&id).is_none() {
+        let Some(completed) = self.pending.remove(&id) else {
+            return;
+        };
+        if completed.is_savepoint() {
+            actions.push(Action::Notify(id));
+            if matches!(self.stopping, Some(Stopping::Savepoint(own, _)) if own == id) {
+                self.finish(actions);
+            }
             return;
         }
         // Older ones still in progress are subsumed: what they would hold is in this one. None of
         // them has begun to write its metadata, so none can be complete after all.
-        let older: Vec<CheckpointId> = self.pending.range(..id).map(|(older, _)| *older).collect();
+        let older = self.pending.range(..id);
+        let older = older.filter(|(_, pending)| !pending.is_savepoint());
+        let older: Vec<CheckpointId> = older.map(|(older, _)| *older).collect();
         for older in older {
             self.pending.remove(&older);
             let text = format!("subsumed by checkpoint {id}");
@@ -256,16 +384,41 @@ impl Coordinator {
         self.failures = 0;
         self.keep_pause(now);
         actions.push(Action::Notify(id));
-        if self.last == Some(id) {
-            self.over = true;
-            actions.push(Action::Finish);
-            return;
+        let plan = match self.stopping {
+            Some(Stopping::Checkpoint(own, plan)) if own == id => Some(plan),
+            Some(Stopping::Draining(plan)) if self.last == Some(id) => Some(plan),
+            _ => None,
+        };
+        match plan {
+            Some(plan) if plan.savepoint => {
+                let savepoint = self.begin(Purpose::StopSavepoint, now, actions);
+                self.stopping = Some(Stopping::Savepoint(savepoint, plan));
+            }
+            Some(_) => self.finish(actions),
+            None if self.last == Some(id) => self.finish(actions),
+            None => self.complete_next(actions),
         }
-        self.complete_next(actions);
+    }
+
+    fn finish(&mut self, actions: &mut Vec<Action>) {
+        self.over = true;
+        actions.push(Action::Finish);
     }
 
     fn fail(&mut self, id: CheckpointId, reason: Reason, now: i64, actions: &mut Vec<Action>) {
-        if self.pending.remove(&id).is_none() {
+        let Some(failed) = self.pending.remove(&id) else {
+            return;
+        };
+        if failed.is_savepoint() {
+            actions.push(Action::Abort(id, reason));
+            match self.stopping {
+                // There is nothing left to go on with.
+                Some(Stopping::Savepoint(own, plan)) if own == id && plan.drain => {
+                    self.finish(actions);
+                }
+                Some(Stopping::Savepoint(own, _)) if own == id => self.resume(now, actions),
+                _ => {}
+            }
             return;
         }
         if self.last == Some(id) {
@@ -277,6 +430,9 @@ impl Coordinator {
         }
         self.keep_pause(now);
         actions.push(Action::Abort(id, reason.clone()));
+        if matches!(self.stopping, Some(Stopping::Checkpoint(own, _)) if own == id) {
+            self.resume(now, actions);
+        }
         if reason.kind.counts() {
             self.failures += 1;
             if self.failures > self.settings.tolerable_failures {
@@ -286,6 +442,13 @@ impl Coordinator {
             }
         }
         self.complete_next(actions);
+    }
+
+    /// The job does not stop after all.
+    fn resume(&mut self, now: i64, actions: &mut Vec<Action>) {
+        self.stopping = None;
+        self.next_trigger = self.after_interval(now);
+        actions.push(Action::Resume);
     }
 
     fn keep_pause(&mut self, now: i64) {
@@ -305,37 +468,73 @@ impl Coordinator {
     }
 
     fn trigger(&mut self, now: i64, actions: &mut Vec<Action>) {
-        if !self.running || self.over || !self.may_trigger() {
+        if !self.running || self.over {
+            return;
+        }
+        match self.stopping {
+            None => {
+                for _ in 0..std::mem::take(&mut self.savepoints) {
+                    self.begin(Purpose::Savepoint, now, actions);
+                }
+            }
+            Some(Stopping::Requested(plan)) if plan.drain => {
+                self.stopping = Some(Stopping::Draining(plan));
+                actions.push(Action::EndInput);
+            }
+            Some(Stopping::Requested(plan)) => {
+                // What is in progress is about to be subsumed, so it does not wait for it.
+                let id = self.begin(Purpose::Stop, now, actions);
+                self.stopping = Some(Stopping::Checkpoint(id, plan));
+                return;
+            }
+            // Once input was ended for one operator and not for another, nothing may be restored but the end.
+            Some(Stopping::Draining(_)) => {}
+            Some(Stopping::Checkpoint(..) | Stopping::Savepoint(..)) => return,
+        }
+        if !self.may_trigger() {
             return;
         }
         if self.all_ended() {
             if self.last.is_none() && now >= self.last_retry {
-                self.last = Some(CheckpointId(self.next_id));
-                self.begin(true, now, actions);
+                self.last = Some(self.begin(Purpose::Last, now, actions));
             }
+            return;
+        }
+        if self.stopping.is_some() {
             return;
         }
         let due = self.next_trigger.is_some_and(|next| now >= next);
         if due {
             self.next_trigger = self.after_interval(now);
         }
-        // Everyone who has asked gets this one too.
-        if std::mem::take(&mut self.requested) || due {
-            self.begin(false, now, actions);
+        if self.requested || due {
+            self.begin(Purpose::Checkpoint, now, actions);
         }
     }
 
-    fn begin(&mut self, last: bool, now: i64, actions: &mut Vec<Action>) {
+    fn begin(&mut self, purpose: Purpose, now: i64, actions: &mut Vec<Action>) -> CheckpointId {
         let id = CheckpointId(self.next_id);
         self.next_id += 1;
+        if purpose.kind() == SnapshotKind::Checkpoint {
+            // Everyone who has asked gets this one.
+            self.requested = false;
+        }
         let pending = Pending {
+            purpose,
             triggered_at: now,
             acknowledged: BTreeSet::new(),
             completing: false,
             expired: false,
         };
         self.pending.insert(id, pending);
-        actions.push(Action::Trigger { id, last });
+        actions.push(Action::Trigger { id, purpose });
+        id
+    }
+}
+
+impl Pending {
+    fn is_savepoint(&self) -> bool {
+        self.purpose.kind() == SnapshotKind::Savepoint
     }
 }
 

@@ -7,15 +7,17 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use checkpoint::metadata::{
-    Kind, Metadata, Operator as OperatorMetadata, State, Subtask as SubtaskMetadata,
+    Kind, Metadata, Operator as OperatorMetadata, Role, State, Subtask as SubtaskMetadata,
 };
+use checkpoint::savepoint::{SavepointTarget, dispose};
 use checkpoint::store::Completed;
-use dataflow::CheckpointId;
 use dataflow::key::KEY_HASH_NAME;
+use dataflow::{Barrier, CheckpointId, SnapshotKind};
 
 use crate::abort::{Kind as AbortKind, Reason};
 use crate::attempt::{Attempt, End};
-use crate::coordinator::{Action, Coordinator, Input};
+use crate::control::{Command, Done, NotDone, Order, Requester, Taken};
+use crate::coordinator::{Action, Coordinator, Input, Purpose, StopPlan};
 use crate::error::{Class, Error, causes};
 use crate::events::Event;
 use crate::graph::NodeKind;
@@ -23,9 +25,13 @@ use crate::inbox::{Control, Inbox};
 use crate::phases::{Phases, Slowest};
 use crate::plan::ExecutionPlan;
 use crate::report::JobEvent;
+use crate::requests::{After, Reached, Stop};
 use crate::restore;
 use crate::snapshot::WrittenMember;
 use crate::writer::{InProgress, Task, Writers, to_rebase};
+
+/// How many savepoints may be in progress at once: each keeps what the state was at its barrier.
+const SAVEPOINTS_MAX: usize = 4;
 
 /// See the module.
 pub(crate) struct Driver<'a> {
@@ -42,14 +48,49 @@ pub(crate) struct Driver<'a> {
     started: bool,
     /// How many subtasks have left.
     left: usize,
+    /// The newest checkpoint that this attempt has completed.
+    newest: Option<CheckpointId>,
+    commands: Commands,
+    /// Checkpoints that were given up and for which the writers had no room.
+    discards: Vec<Task>,
 }
 
-/// What an ended attempt leaves to be settled: its checkpoints in progress.
+/// Commands that are being carried out, beside those whose checkpoint is in progress.
+#[derive(Default)]
+struct Commands {
+    /// Who waits for the next checkpoint to be triggered.
+    checkpoints: Vec<Box<dyn Requester>>,
+    /// Savepoints that are to be triggered.
+    savepoints: VecDeque<(SavepointTarget, Box<dyn Requester>)>,
+    /// Savepoints that are complete, while output that they have prepared is not committed.
+    uncommitted: Vec<(Taken, Box<dyn Requester>)>,
+    /// The job is to end at a checkpoint.
+    stop: Option<StopCommand>,
+}
+
+/// The job is to end at a checkpoint.
+struct StopCommand {
+    after: After,
+    target: Option<SavepointTarget>,
+    done: Done,
+    requester: Box<dyn Requester>,
+}
+
+impl StopCommand {
+    fn drains(&self) -> bool {
+        matches!(self.after, After::Stopped { drained: true })
+    }
+}
+
+/// What an ended attempt leaves to be settled: its checkpoints in progress, and commands.
 pub(crate) struct Unsettled {
     attempt: u32,
     next_id: u64,
     progress: BTreeMap<CheckpointId, Progress>,
     reason: Reason,
+    commands: Commands,
+    /// What those who wait are told.
+    why: String,
 }
 
 impl Unsettled {
@@ -70,14 +111,86 @@ impl Unsettled {
                 entry.completed = Some(completed);
             }
         }
+        let why = self.why;
         for (id, mut entry) in self.progress {
-            report(match entry.completed.take() {
-                Some(completed) => complete(id, &completed, &entry, now, Phases::default()),
+            let requesters = std::mem::take(&mut entry.requesters);
+            let completed = entry.completed.take();
+            let taken = completed
+                .as_ref()
+                .map(|completed| taken(completed, &entry, now));
+            report(match &completed {
+                Some(completed) => complete(id, completed, &entry, now, Phases::default()),
                 None => failed(id, self.reason.clone(), Some(entry)),
             });
+            for requester in requesters {
+                match (&completed, &taken) {
+                    (Some(completed), Some(taken)) if has_prepared(completed) => {
+                        self.commands.uncommitted.push((taken.clone(), requester));
+                    }
+                    (Some(completed), Some(taken)) => {
+                        requester.answer(Ok(done(completed.metadata().kind, taken.clone())));
+                    }
+                    _ => requester.answer(Err(NotDone::Ended(why.clone()))),
+                }
+            }
+        }
+        let Commands {
+            checkpoints,
+            savepoints,
+            uncommitted,
+            stop,
+        } = self.commands;
+        let savepoints = savepoints.into_iter().map(|(_, requester)| requester);
+        let stop = stop.map(|stop| stop.requester);
+        for requester in checkpoints.into_iter().chain(savepoints).chain(stop) {
+            requester.answer(Err(NotDone::Ended(why.clone())));
+        }
+        for (savepoint, requester) in uncommitted {
+            requester.answer(Err(NotDone::Ended(lose(&savepoint, &why))));
         }
         self.next_id
     }
+}
+
+/// Removes a savepoint whose prepared output will never be committed, since the next attempt of the job prepares it
+/// again. Returns what its requester is told.
+fn lose(savepoint: &Taken, why: &str) -> String {
+    let id = savepoint.id;
+    let removed = match savepoint.path.as_deref().map(dispose) {
+        Some(Err(error)) => format!("it could not be removed ({})", causes(&error)),
+        _ => "it was removed".to_owned(),
+    };
+    format!(
+        "savepoint {id} was complete, but {why}, and output that it had prepared was not committed yet: {removed}"
+    )
+}
+
+/// Whether sinks have prepared output in a savepoint; what they have in a checkpoint is committed with it.
+fn has_prepared(completed: &Completed) -> bool {
+    let metadata = completed.metadata();
+    let sinks = metadata.operators.iter();
+    let mut sinks = sinks.filter(|operator| operator.role == Role::Sink);
+    metadata.kind == Kind::Savepoint
+        && sinks.any(|sink| sink.subtasks.iter().any(|it| !it.parts.is_empty()))
+}
+
+fn taken(completed: &Completed, entry: &Progress, now: i64) -> Taken {
+    Taken {
+        id: completed.metadata().id,
+        path: completed.path(),
+        bytes: completed.bytes_written(),
+        duration_ms: now.abs_diff(entry.triggered_at),
+        completed_at: now,
+    }
+}
+
+fn done(kind: Kind, taken: Taken) -> Done {
+    let mut done = Done::default();
+    match kind {
+        Kind::Checkpoint => done.checkpoint = Some(taken),
+        Kind::Savepoint => done.savepoint = Some(taken),
+    }
+    done
 }
 
 /// The event of a checkpoint that is complete.
@@ -90,6 +203,7 @@ fn complete(
 ) -> JobEvent {
     JobEvent::CheckpointCompleted {
         id: id.0,
+        savepoint: entry.purpose.kind() == SnapshotKind::Savepoint,
         duration_ms: now.abs_diff(entry.triggered_at),
         bytes: completed.bytes_written(),
         path: completed.path(),
@@ -99,20 +213,27 @@ fn complete(
 
 /// The event of a checkpoint that was given up.
 fn failed(id: CheckpointId, reason: Reason, entry: Option<Progress>) -> JobEvent {
-    let (last, slowest) = entry.map_or((false, None), |entry| (entry.last, entry.slowest));
+    let (purpose, slowest) = entry.map_or((Purpose::Checkpoint, None), |entry| {
+        (entry.purpose, entry.slowest)
+    });
     JobEvent::CheckpointFailed {
         id: id.0,
+        savepoint: purpose.kind() == SnapshotKind::Savepoint,
         kind: reason.kind,
         reason: reason.text,
         slowest: slowest.map(Box::new),
-        last,
+        last: purpose == Purpose::Last,
     }
 }
 
 /// What the driver keeps of a checkpoint in progress.
 struct Progress {
     triggered_at: i64,
-    last: bool,
+    purpose: Purpose,
+    /// Who waits for it.
+    requesters: Vec<Box<dyn Requester>>,
+    /// How many subtasks have acknowledged it.
+    acknowledged: usize,
     members: Vec<WrittenMember>,
     /// Its metadata is written.
     completed: Option<Box<Completed>>,
@@ -129,11 +250,14 @@ impl<'a> Driver<'a> {
         in_progress: &'a InProgress,
         writers: Writers,
     ) -> Self {
-        let coordinator = Coordinator::new(
-            attempt.options.checkpoint.clone(),
-            plan.subtasks(),
-            attempt.next_id,
-        );
+        let mut settings = attempt.options.checkpoint.clone();
+        if let Some(interval_ms) = attempt.requests.interval() {
+            settings.interval_ms = interval_ms;
+        }
+        let mut coordinator = Coordinator::new(settings, plan.subtasks(), attempt.next_id);
+        if attempt.requests.has_reached() {
+            coordinator.hold();
+        }
         let sources = plan
             .vertices
             .iter()
@@ -158,6 +282,9 @@ impl<'a> Driver<'a> {
                 .collect(),
             started: false,
             left: 0,
+            newest: None,
+            commands: Commands::default(),
+            discards: Vec::new(),
         }
     }
 
@@ -173,16 +300,23 @@ impl<'a> Driver<'a> {
             // Nobody has seen to it yet. The next attempt will.
             self.attempt.requests.request_checkpoint();
         }
+        let stopped = || Reason::new(AbortKind::JobStopped, "the job was stopped");
+        let (reason, why) = match end {
+            End::Stopped(Stop::Cancel) => (stopped(), "the job was cancelled first".to_owned()),
+            End::Stopped(Stop::Suspend) => (stopped(), "the job was suspended first".to_owned()),
+            End::Finished => (stopped(), "the job ended first".to_owned()),
+            End::Failed(error, _) => {
+                let reason = Reason::new(AbortKind::JobFailed, "the job failed meanwhile");
+                (reason, format!("the job failed first: {}", causes(error)))
+            }
+        };
         Unsettled {
             attempt: self.attempt.number,
             next_id: self.coordinator.next_id(),
             progress: self.progress,
-            reason: match end {
-                End::Stopped(_) => Reason::new(AbortKind::JobStopped, "the job was stopped"),
-                End::Failed(..) | End::Finished => {
-                    Reason::new(AbortKind::JobFailed, "the job failed meanwhile")
-                }
-            },
+            reason,
+            commands: self.commands,
+            why,
         }
     }
 
@@ -231,6 +365,14 @@ impl<'a> Driver<'a> {
                 },
             )) => self.progress.get_mut(&id).map(|progress| {
                 progress.members.extend(members);
+                progress.acknowledged += 1;
+                if !progress.requesters.is_empty() || self.commands.stop.is_some() {
+                    let all = self.plan.subtasks();
+                    let text = format!("{} of {all} subtasks written", progress.acknowledged);
+                    let stop = self.commands.stop.as_ref().map(|stop| &stop.requester);
+                    let requesters = progress.requesters.iter().chain(stop);
+                    requesters.for_each(|requester| requester.progress(&text));
+                }
                 Input::Acknowledged(id, subtask)
             }),
             Some((_, Event::Declined { id, reason })) => Some(Input::Declined(id, reason)),
@@ -263,7 +405,76 @@ impl<'a> Driver<'a> {
                 return Some(end);
             }
         }
+        while let Some(command) = self.attempt.requests.take_command() {
+            let Some(input) = self.accept(command) else {
+                continue;
+            };
+            let actions = self.coordinator.on(input, now);
+            if let Some(end) = self.carry_out(actions, now, report) {
+                return Some(end);
+            }
+        }
+        let discards = std::mem::take(&mut self.discards);
+        discards.into_iter().for_each(|task| self.discard(task));
         None
+    }
+
+    /// Savepoints that are asked for, in progress, or given up and not removed yet.
+    fn savepoints(&self) -> usize {
+        let purposes = self.progress.values().map(|entry| entry.purpose);
+        let in_progress = purposes.filter(|it| it.kind() == SnapshotKind::Savepoint);
+        in_progress.count() + self.commands.savepoints.len() + self.discards.len()
+    }
+
+    /// Takes a command on, or answers that it is not possible. Returns what the coordinator is told.
+    fn accept(&mut self, command: Command) -> Option<Input> {
+        let Command { order, requester } = command;
+        let allowed = match &order {
+            Order::Checkpoint => self.coordinator.may_request(),
+            Order::Savepoint(_) if self.savepoints() >= SAVEPOINTS_MAX => {
+                Err("as many savepoints as possible are in progress")
+            }
+            Order::Savepoint(_) => self.coordinator.may_request(),
+            Order::Stop { .. } | Order::Rescale(_) => self.coordinator.may_stop(),
+            Order::Interval(_) => Ok(()),
+        };
+        if let Err(why) = allowed {
+            let why = format!("{} is not possible now: {why}", order.word());
+            requester.answer(Err(NotDone::Conflict(why)));
+            return None;
+        }
+        if !self.started {
+            requester.progress("waiting until the job has started");
+        }
+        let (after, target) = match order {
+            Order::Checkpoint => {
+                self.commands.checkpoints.push(requester);
+                return Some(Input::Requested);
+            }
+            Order::Savepoint(target) => {
+                self.commands.savepoints.push_back((target, requester));
+                return Some(Input::SavepointRequested);
+            }
+            Order::Interval(interval_ms) => {
+                self.attempt.requests.set_interval(interval_ms);
+                requester.answer(Ok(Done::default()));
+                return Some(Input::IntervalChanged(interval_ms));
+            }
+            Order::Stop { drain, savepoint } => (After::Stopped { drained: drain }, savepoint),
+            Order::Rescale(graph) => (After::Rescale(graph), None),
+        };
+        let stop = StopCommand {
+            after,
+            target,
+            done: Done::default(),
+            requester,
+        };
+        let plan = StopPlan {
+            drain: stop.drains(),
+            savepoint: stop.target.is_some(),
+        };
+        self.commands.stop = Some(stop);
+        Some(Input::StopRequested(plan))
     }
 
     /// Does what the coordinator says, in order; what follows from an action comes ahead of the rest.
@@ -284,11 +495,21 @@ impl<'a> Driver<'a> {
                     self.everybody(Control::Start);
                     None
                 }
-                Action::Trigger { id, last } => self.trigger(id, last, now),
+                Action::Trigger { id, purpose } => self.trigger(id, purpose, now),
+                Action::EndInput => {
+                    self.to_sources(&Control::EndInput);
+                    None
+                }
+                Action::Resume => {
+                    self.to_sources(&Control::Resume);
+                    None
+                }
                 Action::Complete(id) => self.complete(id, now),
                 Action::Expire(id) => self.expire(id),
                 Action::Notify(id) => {
-                    self.notify(id, now, report);
+                    if self.notify(id, now, report) {
+                        actions.extend(self.coordinator.on(Input::Requested, now));
+                    }
                     None
                 }
                 Action::Abort(id, reason) => {
@@ -305,6 +526,14 @@ impl<'a> Driver<'a> {
                     return Some(End::Failed(error, Class::Retry));
                 }
                 Action::Finish => {
+                    if let Some(stop) = self.commands.stop.take() {
+                        // On record before anybody closes: should that fail, the next attempt ends there too.
+                        self.attempt.requests.set_reached(Reached {
+                            what: stop.after,
+                            done: stop.done,
+                            requester: stop.requester,
+                        });
+                    }
                     self.everybody(Control::Finish);
                     None
                 }
@@ -320,42 +549,90 @@ impl<'a> Driver<'a> {
         None
     }
 
+    fn to_sources(&self, control: &Control) {
+        let sources = self.sources.iter();
+        sources.for_each(|inbox| inbox.control(control.clone()));
+    }
+
     fn trigger(
         &mut self,
         id: CheckpointId,
-        last: bool,
+        purpose: Purpose,
         now: i64,
     ) -> Option<(CheckpointId, Reason)> {
+        let mut target = None;
+        let requesters = match purpose {
+            Purpose::Savepoint => {
+                let asked = self.commands.savepoints.pop_front();
+                let (asked, requester) = asked.unzip();
+                target = asked;
+                requester.into_iter().collect()
+            }
+            Purpose::StopSavepoint => {
+                let stop = self.commands.stop.as_ref();
+                target = stop.and_then(|stop| stop.target.clone());
+                Vec::new()
+            }
+            Purpose::Checkpoint | Purpose::Last | Purpose::Stop => {
+                std::mem::take(&mut self.commands.checkpoints)
+            }
+        };
+        let text = match purpose {
+            Purpose::Savepoint | Purpose::StopSavepoint => format!("savepoint {id} has begun"),
+            _ => format!("checkpoint {id} has begun"),
+        };
+        let stop = self.commands.stop.as_ref().map(|stop| &stop.requester);
+        let waiting = requesters.iter().chain(stop);
+        waiting.for_each(|requester| requester.progress(&text));
         let progress = Progress {
             triggered_at: now,
-            last,
+            purpose,
+            requesters,
+            acknowledged: 0,
             members: Vec::new(),
             completed: None,
             slowest: None,
         };
         self.progress.insert(id, progress);
-        let pending = match self.attempt.store.begin(id) {
+        let store = self.attempt.store;
+        let pending = match &target {
+            Some(target) => store.begin_savepoint(id, target),
+            None => store.begin(id),
+        };
+        let pending = match pending {
             Ok(pending) => pending,
             Err(error) => return Some((id, Reason::new(AbortKind::BeginFailed, causes(&error)))),
         };
         // Nobody can restore from memory once the process is over, and what follows the last
         // checkpoint needs no state: only commits.
-        let with_state = !(last && self.attempt.store.is_memory());
+        let with_state = !(purpose == Purpose::Last && store.is_memory());
         self.in_progress
             .insert(id, pending, Arc::clone(&self.operators), with_state);
-        self.sources
-            .iter()
-            .for_each(|inbox| inbox.control(Control::Trigger(id)));
+        self.to_sources(&Control::Trigger {
+            barrier: Barrier {
+                id,
+                kind: purpose.kind(),
+            },
+            pause: purpose == Purpose::Stop,
+        });
         None
     }
 
     fn complete(&mut self, id: CheckpointId, now: i64) -> Option<(CheckpointId, Reason)> {
         let (entry, pending) = (self.progress.get_mut(&id)?, self.in_progress.pending(id)?);
-        let (triggered_at, members) = (entry.triggered_at, std::mem::take(&mut entry.members));
+        let (triggered_at, purpose) = (entry.triggered_at, entry.purpose);
+        let members = std::mem::take(&mut entry.members);
         self.in_progress.notes().acknowledged(id);
-        let (metadata, written) = self.metadata(id, triggered_at, members, now);
+        let (mut metadata, written) = self.metadata(id, triggered_at, members, now);
+        if purpose.kind() == SnapshotKind::Savepoint {
+            metadata.kind = Kind::Savepoint;
+        }
+        let stop = self.commands.stop.as_ref();
+        metadata.drained = stop.is_some_and(StopCommand::drains)
+            && matches!(purpose, Purpose::Last | Purpose::StopSavepoint);
         let task = Task::Complete {
             id,
+            kind: purpose.kind(),
             pending,
             metadata: Box::new(metadata),
             written,
@@ -395,31 +672,101 @@ impl<'a> Driver<'a> {
         Some((id, Reason::new(AbortKind::Expired, text)))
     }
 
-    fn notify(&mut self, id: CheckpointId, now: i64, report: &mut dyn FnMut(JobEvent)) {
+    /// Tells everybody who has to know that it is complete. Returns whether a checkpoint should follow, which commits
+    /// output.
+    fn notify(&mut self, id: CheckpointId, now: i64, report: &mut dyn FnMut(JobEvent)) -> bool {
         let phases = self.in_progress.notes().phases(id);
         self.in_progress.remove(id);
-        let Some((entry, completed)) = self
+        let Some((mut entry, completed)) = self
             .progress
             .remove(&id)
             .and_then(|mut entry| entry.completed.take().map(|completed| (entry, completed)))
         else {
-            return;
+            return false;
         };
         report(complete(id, &completed, &entry, now, phases));
-        self.everybody(Control::Complete {
-            id,
-            rebase: to_rebase(&completed),
-        });
+        let taken = taken(&completed, &entry, now);
+        let kind = completed.metadata().kind;
+        let requesters = std::mem::take(&mut entry.requesters);
+        if kind == Kind::Checkpoint {
+            self.newest = Some(id);
+            self.everybody(Control::Complete {
+                id,
+                rebase: to_rebase(&completed),
+            });
+            for (savepoint, requester) in std::mem::take(&mut self.commands.uncommitted) {
+                match savepoint.id < id.0 {
+                    true => requester.answer(Ok(done(Kind::Savepoint, savepoint))),
+                    false => self.commands.uncommitted.push((savepoint, requester)),
+                }
+            }
+        }
+        if let Some(stop) = self.commands.stop.as_mut() {
+            match entry.purpose {
+                Purpose::Stop | Purpose::Last => stop.done.checkpoint = Some(taken.clone()),
+                Purpose::StopSavepoint => stop.done.savepoint = Some(taken.clone()),
+                Purpose::Checkpoint | Purpose::Savepoint => {}
+            }
+        }
+        let is_committed = self.newest.is_some_and(|newest| newest > id);
+        if !has_prepared(&completed) || is_committed {
+            for requester in requesters {
+                requester.answer(Ok(done(kind, taken.clone())));
+            }
+            return false;
+        }
+        for requester in requesters {
+            requester.progress("written; a checkpoint commits the output that is prepared in it");
+            self.commands.uncommitted.push((taken.clone(), requester));
+        }
+        !self.commands.uncommitted.is_empty()
     }
 
     fn abort(&mut self, id: CheckpointId, reason: Reason, report: &mut dyn FnMut(JobEvent)) {
         let full = reason.kind == AbortKind::BaseLost;
         self.everybody(Control::Abort { id, full });
+        let kind = self.progress.get(&id).map(|entry| entry.purpose.kind());
         if let Some(pending) = self.in_progress.remove(id) {
-            // A full queue leaves it to the drop of the last reference.
-            let _ = self.writers.try_send(Task::Discard(pending));
+            // Nobody writes to it any more, from here on.
+            pending.give_up();
+            self.discard(Task::Discard(kind.unwrap_or_default(), pending));
         }
-        report(failed(id, reason, self.progress.remove(&id)));
+        let mut entry = self.progress.remove(&id);
+        let requesters = entry
+            .as_mut()
+            .map(|entry| std::mem::take(&mut entry.requesters));
+        for requester in requesters.into_iter().flatten() {
+            requester.answer(Err(NotDone::Failed(reason.text.clone())));
+        }
+        if let Some(entry) = &entry {
+            self.abort_stop(entry.purpose, &reason);
+        }
+        report(failed(id, reason, entry));
+    }
+
+    /// A checkpoint at which the job was to end, or the savepoint after it, has failed.
+    fn abort_stop(&mut self, purpose: Purpose, reason: &Reason) {
+        if !matches!(purpose, Purpose::Stop | Purpose::StopSavepoint) {
+            return;
+        }
+        match &mut self.commands.stop {
+            // It ends all the same.
+            Some(stop) if stop.drains() => stop.done.savepoint_failed = Some(reason.text.clone()),
+            _ => {
+                if let Some(stop) = self.commands.stop.take() {
+                    let why = format!("{}; the job runs on", reason.text);
+                    stop.requester.answer(Err(NotDone::Failed(why)));
+                }
+            }
+        }
+    }
+
+    /// Has the writers remove what was written of a checkpoint that was given up. The driver must not wait for a
+    /// storage: where the writers have no room, it tries again.
+    fn discard(&mut self, task: Task) {
+        if let Err(task) = self.writers.try_send(task) {
+            self.discards.push(*task);
+        }
     }
 
     /// What goes into `_metadata`, and what the store still has to place.

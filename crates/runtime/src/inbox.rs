@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
-use dataflow::{Batch, CheckpointId, Element};
+use dataflow::{Barrier, Batch, CheckpointId, Element};
 
 use crate::spares::Spares;
 
@@ -25,8 +25,12 @@ const ROOM_WAKES: usize = CHANNEL_CAPACITY / 2;
 pub(crate) enum Control {
     /// Every subtask is ready: sources may read.
     Start,
-    /// To source subtasks: emit the barrier of this checkpoint.
-    Trigger(CheckpointId),
+    /// To source subtasks: emit this barrier. `pause`: read nothing after it, until [`Control::Resume`].
+    Trigger { barrier: Barrier, pause: bool },
+    /// To source subtasks: read on.
+    Resume,
+    /// To source subtasks: end, wherever you are.
+    EndInput,
     /// This checkpoint is complete. `rebase` names the nodes whose next snapshot must be full.
     Complete {
         id: CheckpointId,

@@ -9,12 +9,13 @@ use checkpoint::store::{CheckpointStore, Completed};
 use operator::clock::Clock;
 
 use crate::attempt::{Attempt, End};
+use crate::control::{Command, Done, NotDone, Requester};
 use crate::error::{Class, Error};
 use crate::events::{Counters, Event, Events};
 use crate::graph::{JobGraph, NodeKind};
 use crate::options::Options;
 use crate::report::{JobEvent, NodeRecords, Outcome};
-use crate::requests::{Requests, Stop};
+use crate::requests::{After, Requests, Stop};
 use crate::restart::{Decision, Restarts};
 
 /// How many events may wait for the driver.
@@ -70,6 +71,12 @@ impl JobHandle {
     /// Asks for a checkpoint now.
     pub fn trigger_checkpoint(&self) {
         self.requests.request_checkpoint();
+        self.wake();
+    }
+
+    /// Asks for something that is answered. Returns at once.
+    pub fn submit(&self, command: Command) {
+        self.requests.submit(command);
         self.wake();
     }
 
@@ -200,7 +207,9 @@ impl Job {
 
     /// Runs the job to its end, telling `report` what happens. Blocks.
     pub fn run(&self, mut report: impl FnMut(JobEvent)) -> Outcome {
-        self.run_on(&mut OnThreads, &mut report)
+        let outcome = self.run_on(&mut OnThreads, &mut report);
+        self.requests.refuse_commands("the job has ended");
+        outcome
     }
 
     pub(crate) fn run_on(
@@ -221,6 +230,7 @@ impl Job {
             .max(self.store.used_id())
             + 1;
         let mut number = 0;
+        let mut graphs = Graphs::new(&self.graph);
         if let Some(lease) = self.store.lease() {
             let handle = self.handle();
             lease.on_lost(move || handle.wake());
@@ -235,8 +245,9 @@ impl Job {
                 };
             }
             let latest = self.store.latest();
+            let graph = graphs.current();
             let attempt = Attempt {
-                graph: &self.graph,
+                graph: &graph,
                 options: &self.options,
                 store: &self.store,
                 clock: &self.clock,
@@ -252,13 +263,37 @@ impl Job {
                 receiver: &self.receiver,
                 requests: &self.requests,
             };
-            let (end, next) = mover.run(&attempt, report);
+            let mut has_started = false;
+            let (end, next) = mover.run(&attempt, &mut |event| {
+                has_started |= matches!(event, JobEvent::Started { .. });
+                if has_started {
+                    graphs.confirm();
+                }
+                report(event);
+            });
             next_id = next;
             let (error, class) = match end {
-                End::Finished => return Outcome::Finished,
+                End::Finished => match self.requests.take_reached() {
+                    None => return Outcome::Finished,
+                    Some(reached) => match reached.what {
+                        After::Stopped { drained } => {
+                            reached.requester.answer(Ok(reached.done));
+                            return Outcome::Stopped { drained };
+                        }
+                        After::Rescale(graph) => {
+                            graphs.change(*graph, reached.done, reached.requester);
+                            number += 1;
+                            continue;
+                        }
+                    },
+                },
                 End::Stopped(stop) => return stopped(stop),
                 End::Failed(error, class) => (Box::new(error), class),
             };
+            if class != Class::Fenced && graphs.take_back(&error) {
+                number += 1;
+                continue;
+            }
             if class != Class::Retry {
                 return Outcome::Failed {
                     error,
@@ -345,6 +380,67 @@ impl Job {
     }
 }
 
+/// The graph that a job runs with: its own, or one that it was given while it ran.
+struct Graphs<'a> {
+    own: &'a JobGraph,
+    given: Option<Box<JobGraph>>,
+    /// One that was given has not started yet: what was before it, and who waits.
+    change: Option<Change>,
+}
+
+struct Change {
+    before: Option<Box<JobGraph>>,
+    done: Done,
+    requester: Box<dyn Requester>,
+}
+
+impl<'a> Graphs<'a> {
+    fn new(own: &'a JobGraph) -> Self {
+        Self {
+            own,
+            given: None,
+            change: None,
+        }
+    }
+
+    fn current(&self) -> JobGraph {
+        // Nodes are behind shared pointers.
+        self.given.as_deref().unwrap_or(self.own).clone()
+    }
+
+    fn change(&mut self, graph: JobGraph, done: Done, requester: Box<dyn Requester>) {
+        requester.progress("starting again");
+        let before = self.given.replace(Box::new(graph));
+        self.change = Some(Change {
+            before,
+            done,
+            requester,
+        });
+    }
+
+    /// The attempt has started.
+    fn confirm(&mut self) {
+        if let Some(change) = self.change.take() {
+            change.requester.answer(Ok(change.done));
+        }
+    }
+
+    /// The attempt has failed: if it was the first one of a graph that was given and has not started, the one before
+    /// it counts again.
+    fn take_back(&mut self, error: &Error) -> bool {
+        let Some(change) = self.change.take() else {
+            return false;
+        };
+        self.given = change.before;
+        let why = format!(
+            "the job did not start ({}); it goes on as it was",
+            crate::error::causes(error)
+        );
+        change.requester.answer(Err(NotDone::Failed(why)));
+        true
+    }
+}
+
 /// Who moves the attempts of a job, and lets the time between them pass.
 pub(crate) trait Mover {
     /// Runs an attempt to its end. Returns it with the number for the next checkpoint.
@@ -368,6 +464,8 @@ impl Mover for OnThreads {
             if let Some(stop) = job.requests.stop() {
                 return Some(stop);
             }
+            job.requests
+                .refuse_commands("the job has failed and waits for its restart");
             // There is nothing to be started again.
             if job.store.check_owned().is_err() {
                 return None;

@@ -32,6 +32,7 @@ pub mod phases;
 mod snapshot;
 mod writer;
 mod events;
+pub mod control;
 mod requests;
 mod options;
 mod report;

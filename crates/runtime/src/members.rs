@@ -173,6 +173,8 @@ fn make_member(
     let ended_inputs = seed
         .restore
         .as_ref()
+        // Its input was ended for its sake only, and goes on.
+        .filter(|checkpoint| !checkpoint.metadata().drained)
         .map(|checkpoint| restore::ended_inputs(checkpoint, &node.id, index, node.parallelism))
         .unwrap_or_default();
     Ok(Member {

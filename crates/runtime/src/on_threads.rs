@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::mpsc::RecvTimeoutError;
 use std::time::Duration;
 
 use crate::assembly::Assembly;
@@ -13,7 +13,7 @@ use crate::events::Event;
 use crate::members::Unmade;
 use crate::report::JobEvent;
 use crate::spawn::Threads;
-use crate::writer::{self, InProgress, Task, discard};
+use crate::writer::{self, InProgress, Tasks, discard};
 
 /// How many threads write checkpoints.
 pub(crate) const WRITERS: usize = 2;
@@ -53,7 +53,7 @@ impl Attempt<'_> {
 
     fn start(
         &self,
-        tasks: Receiver<Task>,
+        tasks: Tasks,
         subtasks: Vec<Unmade>,
         in_progress: &Arc<InProgress>,
         threads: &mut Threads,

@@ -16,6 +16,8 @@ pub enum JobEvent {
     CheckpointCompleted {
         /// Its number.
         id: u64,
+        /// It is a savepoint.
+        savepoint: bool,
         /// From trigger to completion.
         duration_ms: u64,
         /// Bytes written for it.
@@ -29,6 +31,8 @@ pub enum JobEvent {
     CheckpointFailed {
         /// Its number.
         id: u64,
+        /// It is a savepoint.
+        savepoint: bool,
         /// What kind of thing happened.
         kind: Kind,
         /// Why, in words.
@@ -56,6 +60,11 @@ pub enum JobEvent {
 pub enum Outcome {
     /// All input is processed and all output committed.
     Finished,
+    /// It has ended at a checkpoint, with no record after it.
+    Stopped {
+        /// All input was ended first.
+        drained: bool,
+    },
     /// It was cancelled.
     Cancelled,
     /// It was suspended: nothing of it is to be deleted.

@@ -1,9 +1,16 @@
 //! What has been asked of a running job.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// How a job may be asked to end.
+use crate::control::{Command, Done, NotDone, Requester};
+use crate::graph::JobGraph;
+
+/// How many commands may wait for the driver.
+const COMMANDS_MAX: usize = 64;
+
+/// How a job may be asked to end at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stop {
     Cancel,
@@ -16,11 +23,37 @@ pub(crate) enum Stop {
 pub(crate) struct Requests {
     stop: Mutex<Option<Stop>>,
     checkpoint: AtomicBool,
+    commands: Mutex<VecDeque<Command>>,
+    /// How often checkpoints are taken, where it was changed.
+    interval: Mutex<Option<Option<u64>>>,
+    /// The job has reached the checkpoint at which it was to end: no attempt takes a record any more.
+    reached: Mutex<Option<Reached>>,
+}
+
+/// A job that has reached the checkpoint at which it was to end.
+pub(crate) struct Reached {
+    pub(crate) what: After,
+    pub(crate) done: Done,
+    pub(crate) requester: Box<dyn Requester>,
+}
+
+impl std::fmt::Debug for Reached {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Reached").field("done", &self.done).finish()
+    }
+}
+
+/// What follows when a job has ended at a checkpoint.
+pub(crate) enum After {
+    /// Nothing. `drained`: all input was ended before.
+    Stopped { drained: bool },
+    /// It goes on with this graph.
+    Rescale(Box<JobGraph>),
 }
 
 impl Requests {
     pub(crate) fn request_stop(&self, stop: Stop) {
-        *self.stop.lock().unwrap_or_else(PoisonError::into_inner) = Some(stop);
+        *lock(&self.stop) = Some(stop);
     }
 
     pub(crate) fn request_checkpoint(&self) {
@@ -28,10 +61,63 @@ impl Requests {
     }
 
     pub(crate) fn stop(&self) -> Option<Stop> {
-        *self.stop.lock().unwrap_or_else(PoisonError::into_inner)
+        *lock(&self.stop)
     }
 
     pub(crate) fn take_checkpoint(&self) -> bool {
         self.checkpoint.swap(false, Ordering::AcqRel)
     }
+
+    /// Queues a command, or answers that there are too many.
+    pub(crate) fn submit(&self, command: Command) {
+        let mut commands = lock(&self.commands);
+        if commands.len() < COMMANDS_MAX {
+            commands.push_back(command);
+            return;
+        }
+        drop(commands);
+        let why = "too many requests wait for the job: try again in a moment";
+        command
+            .requester
+            .answer(Err(NotDone::Conflict(why.to_owned())));
+    }
+
+    pub(crate) fn take_command(&self) -> Option<Command> {
+        lock(&self.commands).pop_front()
+    }
+
+    /// Answers to all that wait that the job is in no state for it.
+    pub(crate) fn refuse_commands(&self, why: &str) {
+        let commands = std::mem::take(&mut *lock(&self.commands));
+        for command in commands {
+            let why = format!("{} is not possible now: {why}", command.order.word());
+            command.requester.answer(Err(NotDone::Conflict(why)));
+        }
+    }
+
+    pub(crate) fn set_interval(&self, interval_ms: Option<u64>) {
+        *lock(&self.interval) = Some(interval_ms);
+    }
+
+    /// How often checkpoints are taken, if that was changed.
+    pub(crate) fn interval(&self) -> Option<Option<u64>> {
+        *lock(&self.interval)
+    }
+
+    pub(crate) fn set_reached(&self, reached: Reached) {
+        *lock(&self.reached) = Some(reached);
+    }
+
+    pub(crate) fn has_reached(&self) -> bool {
+        lock(&self.reached).is_some()
+    }
+
+    pub(crate) fn take_reached(&self) -> Option<Reached> {
+        lock(&self.reached).take()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What is kept is replaced as a whole, so a panic elsewhere does not spoil it.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

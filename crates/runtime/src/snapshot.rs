@@ -1,14 +1,15 @@
 //! What a subtask has at a barrier, before and after it is written.
 
 use checkpoint::store::Written;
-use dataflow::CheckpointId;
 use dataflow::state::SealedState;
+use dataflow::{CheckpointId, SnapshotKind};
 use operator::source::Part;
 
 /// What one subtask had at a barrier.
 #[derive(Debug)]
 pub(crate) struct Snapshot {
     pub(crate) id: CheckpointId,
+    pub(crate) kind: SnapshotKind,
     /// The subtask's number in the attempt.
     pub(crate) subtask: usize,
     pub(crate) members: Vec<MemberSnapshot>,

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use dataflow::alignment::{Alignment, Arrival, Mode};
 use dataflow::watermark::CombinedWatermark;
-use dataflow::{Barrier, Batch, CheckpointId, Element};
+use dataflow::{Barrier, Batch, CheckpointId, Element, SnapshotKind};
 use operator::clock::Clock;
 use operator::{Failure, OperatorInstance, Position, Sink, Source, SourceStatus, Unprocessed};
 
@@ -52,6 +52,8 @@ pub(crate) struct Subtask {
 pub(crate) enum Head {
     Source {
         started: bool,
+        /// The job is about to stop: nothing is read until it resumes.
+        paused: bool,
         ended: bool,
         /// Records that were handed on.
         delivered: u64,
@@ -162,6 +164,7 @@ impl Subtask {
     fn idle(&mut self) -> Result<Step, Error> {
         let Head::Source {
             started: true,
+            paused: false,
             ended: false,
             batch,
             watermark,
@@ -208,11 +211,7 @@ impl Subtask {
                 Ok(Step::Wait(until))
             }
             SourceStatus::Ended => {
-                if let Head::Source { ended, .. } = &mut self.head {
-                    *ended = true;
-                }
-                self.end_outputs(0)?;
-                self.all_ended();
+                self.end_source()?;
                 Ok(Step::Again)
             }
         }
@@ -225,16 +224,23 @@ impl Subtask {
                     *started = true;
                 }
             }
-            Control::Trigger(id) => {
-                // Records that the source has given but that wait for their batch to fill lie before
-                // the barrier, because its position is after them.
-                if let Head::Source { batch, .. } = &mut self.head
-                    && !batch.is_empty()
-                {
-                    let batch = std::mem::take(batch);
-                    self.emit_polled(batch)?;
+            Control::Trigger { barrier, pause } => {
+                self.emit_waiting()?;
+                if let Head::Source { paused, .. } = &mut self.head {
+                    *paused |= pause;
                 }
-                self.snapshot(id)?;
+                self.snapshot(barrier)?;
+            }
+            Control::Resume => {
+                if let Head::Source { paused, .. } = &mut self.head {
+                    *paused = false;
+                }
+            }
+            Control::EndInput => {
+                if let Head::Source { ended: false, .. } = &self.head {
+                    self.emit_waiting()?;
+                    self.end_source()?;
+                }
             }
             Control::Complete { id, rebase } => self.complete(id, &rebase)?,
             Control::Abort { id, full } => {
@@ -268,10 +274,11 @@ impl Subtask {
                 self.advance_watermark(watermark);
                 Ok(())
             }
-            Element::Barrier(Barrier { id }) => {
+            Element::Barrier(barrier) => {
+                let id = barrier.id;
                 self.in_progress.notes().barrier(id, self.number, channel);
                 match channels.alignment.barrier(channel, id) {
-                    Arrival::Complete => self.snapshot(id),
+                    Arrival::Complete => self.snapshot(barrier),
                     Arrival::Waiting | Arrival::Stale => Ok(()),
                 }
             }
@@ -458,12 +465,35 @@ impl Subtask {
         });
     }
 
-    /// Takes the subtask's snapshot for a checkpoint and passes its barrier on.
-    fn snapshot(&mut self, id: CheckpointId) -> Result<(), Error> {
+    /// The source has nothing more to give, or is not asked any more.
+    fn end_source(&mut self) -> Result<(), Error> {
+        if let Head::Source { ended, .. } = &mut self.head {
+            *ended = true;
+        }
+        self.end_outputs(0)?;
+        self.all_ended();
+        Ok(())
+    }
+
+    /// Hands on records that the source has given and that wait for their batch to fill: they come before a
+    /// barrier, because its position is after them.
+    fn emit_waiting(&mut self) -> Result<(), Error> {
+        match &mut self.head {
+            Head::Source { batch, .. } if !batch.is_empty() => {
+                let batch = std::mem::take(batch);
+                self.emit_polled(batch)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes the subtask's snapshot at a barrier and passes the barrier on.
+    fn snapshot(&mut self, barrier: Barrier) -> Result<(), Error> {
+        let Barrier { id, kind } = barrier;
         self.in_progress.notes().aligned(id, self.number);
         // The barrier first: what is downstream may align while we seal.
-        self.broadcast(&Element::Barrier(Barrier { id }));
-        let members = match self.seal(id) {
+        self.broadcast(&Element::Barrier(barrier));
+        let members = match self.seal(barrier) {
             Ok(members) => members,
             Err(error) => {
                 // The job fails of it, and the checkpoint first: that tells who declined it.
@@ -475,6 +505,7 @@ impl Subtask {
         self.in_progress.notes().sealed(id, self.number);
         let snapshot = Snapshot {
             id,
+            kind,
             subtask: self.number,
             members,
         };
@@ -486,7 +517,8 @@ impl Subtask {
     }
 
     /// What each member has at the barrier.
-    fn seal(&mut self, id: CheckpointId) -> Result<Vec<MemberSnapshot>, Error> {
+    fn seal(&mut self, barrier: Barrier) -> Result<Vec<MemberSnapshot>, Error> {
+        let Barrier { id, kind } = barrier;
         let mut members = Vec::with_capacity(self.members.len());
         let watermark = match &self.head {
             Head::Channels(channels) => {
@@ -511,10 +543,13 @@ impl Subtask {
                         .map_err(|error| self.connector(index, "telling its position", error))?;
                 }
                 Body::Operator(instance) => {
-                    if let Some(keyed) = instance.state() {
-                        let base = member.chain.next(id, keyed.stats().bytes);
-                        state = Some(keyed.snapshot(id, base.filter(|_| incremental)));
-                    }
+                    state = instance.state().map(|keyed| match kind {
+                        SnapshotKind::Checkpoint => {
+                            let base = member.chain.next(id, keyed.stats().bytes);
+                            keyed.snapshot(id, base.filter(|_| incremental))
+                        }
+                        SnapshotKind::Savepoint => keyed.savepoint(id),
+                    });
                 }
                 Body::Sink(sink) => {
                     rest.parts = sink

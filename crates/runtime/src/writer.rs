@@ -1,7 +1,8 @@
 //! What subtasks seal, written in the background: snapshots to storage, then the metadata.
 //!
 //! A few threads take tasks from one bounded queue. A subtask that finds it full declines the
-//! checkpoint rather than wait: storage that stalls must not stop the data path.
+//! checkpoint rather than wait: storage that stalls must not stop the data path. Savepoints have a queue and a thread
+//! of their own, because they go where their user wants: a place that hangs must hold back no checkpoint.
 
 use std::collections::HashMap;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
@@ -9,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use checkpoint::metadata::Metadata;
 use checkpoint::store::{Completed, Pending, Written};
-use dataflow::CheckpointId;
+use dataflow::{CheckpointId, SnapshotKind};
 
 use crate::abort::{Kind, Reason};
 use crate::error::causes;
@@ -24,11 +25,21 @@ pub(crate) enum Task {
     Snapshot(Snapshot),
     Complete {
         id: CheckpointId,
+        kind: SnapshotKind,
         pending: Arc<Pending>,
         metadata: Box<Metadata>,
         written: Vec<(usize, u32, Written)>,
     },
-    Discard(Arc<Pending>),
+    Discard(SnapshotKind, Arc<Pending>),
+}
+
+impl Task {
+    fn kind(&self) -> SnapshotKind {
+        match self {
+            Self::Snapshot(snapshot) => snapshot.kind,
+            Self::Complete { kind, .. } | Self::Discard(kind, _) => *kind,
+        }
+    }
 }
 
 /// The checkpoints in progress, for writers of a part of one.
@@ -105,45 +116,66 @@ impl InProgress {
     }
 }
 
-/// The writers' queue. Dropping the last clone ends the threads that take from it.
+/// The writers' queues. Dropping the last clone ends the threads that take from them.
 #[derive(Clone, Debug)]
-pub(crate) struct Writers(SyncSender<Task>);
+pub(crate) struct Writers {
+    checkpoints: SyncSender<Task>,
+    savepoints: SyncSender<Task>,
+}
+
+/// Where writers take their tasks from.
+#[derive(Debug)]
+pub(crate) struct Tasks {
+    pub(crate) checkpoints: Receiver<Task>,
+    pub(crate) savepoints: Receiver<Task>,
+}
 
 impl Writers {
-    /// A queue for `capacity` tasks, and where to take them from.
-    pub(crate) fn queue(capacity: usize) -> (Self, Receiver<Task>) {
-        let (sender, receiver) = sync_channel(capacity);
-        (Self(sender), receiver)
+    /// Queues for `capacity` tasks each, and where to take them from.
+    pub(crate) fn queues(capacity: usize) -> (Self, Tasks) {
+        let (checkpoints, checkpoint_tasks) = sync_channel(capacity);
+        let (savepoints, savepoint_tasks) = sync_channel(capacity);
+        let writers = Self {
+            checkpoints,
+            savepoints,
+        };
+        let tasks = Tasks {
+            checkpoints: checkpoint_tasks,
+            savepoints: savepoint_tasks,
+        };
+        (writers, tasks)
     }
 
     /// Queues a task; gives it back if the queue is full or the writers are gone.
     pub(crate) fn try_send(&self, task: Task) -> Result<(), Box<Task>> {
-        self.0.try_send(task).map_err(|error| match error {
+        let queue = match task.kind() {
+            SnapshotKind::Checkpoint => &self.checkpoints,
+            SnapshotKind::Savepoint => &self.savepoints,
+        };
+        queue.try_send(task).map_err(|error| match error {
             TrySendError::Full(task) | TrySendError::Disconnected(task) => Box::new(task),
         })
     }
 }
 
-/// Starts `count` threads that write what is queued.
+/// Starts `count` threads that write what is queued of checkpoints, and one for savepoints.
 pub(crate) fn start(
     threads: &mut Threads,
     count: usize,
-    tasks: Receiver<Task>,
+    tasks: Tasks,
     in_progress: &Arc<InProgress>,
     events: &Events,
 ) -> Result<(), crate::Error> {
-    let tasks = Arc::new(Mutex::new(tasks));
-    for index in 0..count {
-        let (tasks, in_progress, events) =
-            (Arc::clone(&tasks), Arc::clone(in_progress), events.clone());
-        threads.spawn(
-            format!("checkpoint-writer-{index}"),
-            events.clone(),
-            move || {
-                run(&tasks, &in_progress, &events);
-                Ok(())
-            },
-        )?;
+    let checkpoints = Arc::new(Mutex::new(tasks.checkpoints));
+    let savepoints = Arc::new(Mutex::new(tasks.savepoints));
+    let names = (0..count).map(|index| (format!("checkpoint-writer-{index}"), &checkpoints));
+    for (name, tasks) in names.chain([("savepoint-writer".to_owned(), &savepoints)]) {
+        let (tasks, in_progress, own) =
+            (Arc::clone(tasks), Arc::clone(in_progress), events.clone());
+        threads.spawn(name, events.clone(), move || {
+            run(&tasks, &in_progress, &own);
+            Ok(())
+        })?;
     }
     Ok(())
 }
@@ -193,6 +225,7 @@ pub(crate) fn execute(task: Task, in_progress: &InProgress, events: &Events) {
             pending,
             metadata,
             written,
+            kind: _,
         } => match pending.complete(*metadata, written) {
             Ok(completed) => events.send(Event::Completed {
                 id,
@@ -207,7 +240,7 @@ pub(crate) fn execute(task: Task, in_progress: &InProgress, events: &Events) {
                 events.send(Event::Declined { id, reason });
             }
         },
-        Task::Discard(pending) => discard(pending),
+        Task::Discard(_, pending) => discard(pending),
     }
 }
 

@@ -11,7 +11,7 @@ fn no(text: &str) -> Reason {
 fn trigger(number: u64) -> Action {
     Action::Trigger {
         id: id(number),
-        last: false,
+        purpose: Purpose::Checkpoint,
     }
 }
 
@@ -52,7 +52,7 @@ fn checkpoints_come_at_their_interval_one_at_a_time() {
         coordinator.on(Input::Tick, 100),
         [Action::Trigger {
             id: id(1),
-            last: false
+            purpose: Purpose::Checkpoint
         }]
     );
     // The next is due but one is in progress; it follows at once when that one completes.
@@ -63,7 +63,7 @@ fn checkpoints_come_at_their_interval_one_at_a_time() {
             Action::Notify(id(1)),
             Action::Trigger {
                 id: id(2),
-                last: false
+                purpose: Purpose::Checkpoint
             }
         ]
     );
@@ -214,7 +214,7 @@ fn the_job_finishes_with_a_last_checkpoint_behind_the_end_of_all_inputs() {
             Action::Notify(id(1)),
             Action::Trigger {
                 id: id(2),
-                last: true
+                purpose: Purpose::Last
             }
         ]
     );
@@ -235,7 +235,7 @@ fn c31_a_last_checkpoint_that_fails_is_taken_again_or_fails_the_job() {
         coordinator.on(Input::Ended(1), 10),
         [Action::Trigger {
             id: id(1),
-            last: true
+            purpose: Purpose::Last
         }]
     );
     assert_eq!(
@@ -248,7 +248,7 @@ fn c31_a_last_checkpoint_that_fails_is_taken_again_or_fails_the_job() {
         coordinator.on(Input::Tick, 1020),
         [Action::Trigger {
             id: id(2),
-            last: true
+            purpose: Purpose::Last
         }]
     );
     let actions = coordinator.on(Input::Declined(id(2), no("no")), 1030);

@@ -79,7 +79,7 @@ impl Scene<'_> {
 
     /// A writer does what is queued; returns what it has to say.
     fn write(&self) -> Event {
-        let task = self.assembly.tasks.try_recv().unwrap();
+        let task = self.assembly.tasks.checkpoints.try_recv().unwrap();
         execute(task, &self.assembly.in_progress, &self.events);
         self.receiver.try_recv().unwrap().1
     }
@@ -90,7 +90,9 @@ impl Scene<'_> {
         std::iter::from_fn(|| match inbox.next(None, &mut Spares::default()) {
             Next::Control(Control::Complete { id, .. }) => Some(format!("complete {id}")),
             Next::Control(Control::Abort { id, .. }) => Some(format!("abort {id}")),
-            Next::Control(Control::Trigger(id)) => Some(format!("trigger {id}")),
+            Next::Control(Control::Trigger { barrier, .. }) => {
+                Some(format!("trigger {}", barrier.id))
+            }
             Next::Control(control) => Some(format!("{control:?}").to_lowercase()),
             _ => None,
         })
@@ -180,7 +182,7 @@ fn c25_a_completion_is_told_ahead_of_a_checkpoint_that_is_asked_for_at_that_mome
         scene.acknowledge(2, 20);
         let completed = scene.write();
         assert!(
-            scene.assembly.tasks.try_recv().is_err(),
+            scene.assembly.tasks.checkpoints.try_recv().is_err(),
             "the second waits for its turn"
         );
         // The request and the completion are found by one look.

@@ -5,14 +5,13 @@
 use std::any::Any;
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::error::Error;
 use crate::events::Events;
 use crate::on_threads::WRITERS;
 use crate::spawn::Threads;
-use crate::writer::{InProgress, Task, execute};
+use crate::writer::{InProgress, Task, Tasks, execute};
 
 thread_local! {
     /// Which writer this thread is.
@@ -91,21 +90,21 @@ impl Turns {
 pub(super) struct Crew {
     relay: Arc<Turns>,
     threads: Threads,
-    queue: Receiver<Task>,
+    tasks: Tasks,
 }
 
 impl Crew {
-    /// Starts the threads; nothing moves yet. Writers take their tasks from `queue`.
+    /// Starts the threads; nothing moves yet. Each of them writes checkpoints and savepoints.
     pub(super) fn start(
         relay: Arc<Turns>,
-        queue: Receiver<Task>,
+        tasks: Tasks,
         in_progress: &Arc<InProgress>,
         events: &Events,
     ) -> Result<Self, Error> {
         let mut crew = Self {
             relay,
             threads: Threads::default(),
-            queue,
+            tasks,
         };
         for writer in 0..WRITERS {
             let (relay, in_progress) = (Arc::clone(&crew.relay), Arc::clone(in_progress));
@@ -124,7 +123,11 @@ impl Crew {
         let mut guard = self.relay.state();
         let state = &mut *guard;
         for (busy, task) in state.busy.iter_mut().zip(&mut state.tasks) {
-            if !*busy && let Ok(taken) = self.queue.try_recv() {
+            let next = || {
+                let checkpoint = self.tasks.checkpoints.try_recv();
+                checkpoint.or_else(|_| self.tasks.savepoints.try_recv())
+            };
+            if !*busy && let Ok(taken) = next() {
                 (*busy, *task) = (true, Some(taken));
             }
         }

@@ -954,6 +954,7 @@ impl Process {
         let (how, ending, keeps) = match &outcome {
             Outcome::Finished => (How::Finished, Ending::Finished, keeps),
             Outcome::Cancelled => (How::Cancelled, Ending::Cancelled, keeps),
+            Outcome::Stopped { .. } => return Err(Err(format!("nobody asked for it: {describe}"))),
             // Killed: nothing follows.
             Outcome::Suspended => return Ok(How::Crashed),
             Outcome::Failed { class, error, .. } => match class {
