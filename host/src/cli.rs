@@ -87,7 +87,7 @@ pub(crate) struct Run {
 }
 
 /// Which job, with which overrides.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub(crate) struct JobArguments {
     /// The job file
     #[arg(value_name = "JOB.toml")]
@@ -135,6 +135,10 @@ pub(crate) struct RestoreArguments {
     /// prepared output is still published
     #[arg(short = 'n', long)]
     pub(crate) allow_non_restored_state: bool,
+    /// Start even if all input was ended before the checkpoint (`host stop --drain`): operators have seen the end of
+    /// their inputs, and see it again
+    #[arg(long)]
+    pub(crate) allow_drained: bool,
     /// Who owns the checkpoint that the job starts from
     #[arg(long, value_name = "MODE", value_enum)]
     pub(crate) claim_mode: Option<ClaimMode>,

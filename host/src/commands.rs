@@ -9,7 +9,7 @@ pub(crate) mod savepoints;
 
 use std::io::{self, Write};
 
-use crate::cli::{Cli, Command};
+use crate::cli::{Cli, Command, JobArguments};
 use crate::exit::{Error, Exit};
 
 /// Does what the command line asks for.
@@ -44,5 +44,55 @@ pub(crate) fn print(text: &str) -> Result<(), Error> {
             anyhow::Error::new(error).context("writing to stdout"),
         )),
         _ => Ok(()),
+    }
+}
+
+/// The command that resumes a job from a checkpoint.
+pub(crate) fn resume(arguments: &JobArguments, path: &str, drained: bool) -> String {
+    let mut words = vec![
+        "host".to_owned(),
+        "run".into(),
+        "-s".into(),
+        path.to_owned(),
+    ];
+    if drained {
+        words.push("--allow-drained".into());
+    }
+    if let Some(parallelism) = arguments.parallelism {
+        words.extend(["-p".into(), parallelism.to_string()]);
+    }
+    // To accept changed input is for one run.
+    let once = |option: &&String| option.contains(".changed=");
+    for option in arguments.overrides.iter().filter(|it| !once(it)) {
+        words.extend(["-D".into(), option.clone()]);
+    }
+    if let Some(config) = &arguments.config {
+        words.extend(["--config".into(), config.display().to_string()]);
+    }
+    words.push(arguments.file.display().to_string());
+    let words: Vec<String> = words.iter().map(|word| quoted(word)).collect();
+    words.join(" ")
+}
+
+/// A word as a shell wants it.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,+@%".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', "'\\''"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_quoted_for_a_shell() {
+        assert_eq!(quoted("/cp/chk-1/_metadata"), "/cp/chk-1/_metadata");
+        assert_eq!(quoted("a b"), "'a b'");
+        assert_eq!(quoted("it's"), "'it'\\''s'");
+        assert_eq!(quoted(""), "''");
     }
 }

@@ -54,6 +54,9 @@ pub(crate) enum Event {
     CheckpointCompleted {
         /// Its number.
         id: u64,
+        /// Whether it is a savepoint.
+        #[serde(skip_serializing_if = "is_false")]
+        savepoint: bool,
         /// From trigger to completion.
         duration_ms: u64,
         /// Bytes written for it.
@@ -67,6 +70,9 @@ pub(crate) enum Event {
     CheckpointFailed {
         /// Its number.
         id: u64,
+        /// Whether it was a savepoint.
+        #[serde(skip_serializing_if = "is_false")]
+        savepoint: bool,
         /// What kind of thing happened.
         kind: &'static str,
         /// Why, in words.
@@ -377,6 +383,10 @@ fn is_false(value: &bool) -> bool {
 pub(crate) enum End {
     /// All input was processed and all output committed.
     Finished,
+    /// It was stopped at a checkpoint, with no record after it.
+    Stopped,
+    /// All input was ended, and then it was stopped.
+    Drained,
     /// It was cancelled.
     Cancelled,
     /// It was suspended.
@@ -466,23 +476,30 @@ impl Event {
             }
             Self::CheckpointCompleted {
                 id,
+                savepoint,
                 duration_ms,
                 bytes,
                 path,
                 ..
             } => {
+                let what = word(*savepoint);
                 let place = line(path.as_deref().unwrap_or("in memory"));
                 let size = size(*bytes);
-                format!("checkpoint {id} completed in {duration_ms} ms, {size}: {place}")
+                format!("{what} {id} completed in {duration_ms} ms, {size}: {place}")
             }
             Self::CheckpointFailed {
-                id, reason, last, ..
+                id,
+                savepoint,
+                reason,
+                last,
+                ..
             } => {
+                let what = word(*savepoint);
                 let again = match last {
                     true => " (it finishes the job, and is taken again)",
                     false => "",
                 };
-                format!("checkpoint {id} failed: {}{again}", line(reason))
+                format!("{what} {id} failed: {}{again}", line(reason))
             }
             Self::Restarted {
                 attempt,
@@ -508,6 +525,8 @@ impl Event {
             } => {
                 let mut text = match outcome {
                     End::Finished => "job finished",
+                    End::Stopped => "job stopped",
+                    End::Drained => "job drained and stopped",
                     End::Cancelled => "job cancelled",
                     End::Suspended => "job suspended",
                 }
@@ -515,9 +534,11 @@ impl Event {
                 if let Some(work) = work {
                     let within = match outcome {
                         End::Finished => "in",
-                        End::Cancelled | End::Suspended => "after",
+                        _ => "after",
                     };
-                    push_work(&mut text, within, work, *outcome == End::Finished);
+                    let all_published =
+                        matches!(outcome, End::Finished | End::Stopped | End::Drained);
+                    push_work(&mut text, within, work, all_published);
                 }
                 match checkpoint {
                     Some(path) => push_checkpoint(&mut text, path, resume.as_deref()),
@@ -559,6 +580,14 @@ impl Event {
     }
 }
 
+/// What a checkpoint is called.
+fn word(savepoint: bool) -> &'static str {
+    match savepoint {
+        true => "savepoint",
+        false => "checkpoint",
+    }
+}
+
 fn push_checkpoint(text: &mut String, path: &str, resume: Option<&str>) {
     text.push_str("\nnewest checkpoint: ");
     text.push_str(&line(path));
@@ -576,6 +605,7 @@ mod tests {
     fn a_completed_checkpoint_is_the_promised_line() {
         let event = Event::CheckpointCompleted {
             id: 12,
+            savepoint: false,
             duration_ms: 31,
             bytes: 1_258_291,
             path: Some("/cp/wc-01234567/chk-12/_metadata".into()),
@@ -603,6 +633,7 @@ mod tests {
     fn c21_a_failed_checkpoint_tells_people_and_programs_why() {
         let event = Event::CheckpointFailed {
             id: 3,
+            savepoint: false,
             kind: "expired",
             reason: "expired after 500 ms: the snapshot of `sum` was being written for 400 ms"
                 .into(),

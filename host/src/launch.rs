@@ -10,23 +10,25 @@ mod start;
 mod retention;
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
 use checkpoint::lease::{self, Held};
 use checkpoint::{CheckpointStore, Completed};
+use job_file::checkpoint::Storage;
 use operator::clock::Clock;
 use runtime::error::Class;
-use runtime::{Job, JobEvent, JobHandle, Keeper, Outcome};
+use runtime::{Job, JobEvent, Keeper, Outcome};
 
 use self::retention::{Ending, keeps};
 use self::start::Begun;
 use crate::assemble::Prepared;
-use crate::cli::RestoreArguments;
+use crate::cli::{JobArguments, RestoreArguments};
 use crate::events::{Audience, Event, NodeWork, Work};
 use crate::exit::{Error, causes};
+use crate::jobs::Entry;
 
 /// As much as the main thread has.
 const STACK_BYTES: usize = 8 << 20;
@@ -41,13 +43,15 @@ pub(crate) struct LaunchOptions<'a> {
     pub(crate) begun_ms: i64,
     /// Who is told what happens to it.
     pub(crate) audience: Audience,
+    /// What the job was started with, for who asks for it.
+    pub(crate) job: &'a JobArguments,
     /// Called before the first record: with it a job is there that can be asked for things.
-    pub(crate) before: Box<dyn FnOnce(JobHandle) -> Result<(), Error> + 'a>,
+    pub(crate) before: Box<dyn FnOnce(&Arc<Entry>) -> Result<(), Error> + 'a>,
 }
 
 /// A job that runs, on a thread of its own.
 pub(crate) struct RunningJob {
-    handle: JobHandle,
+    entry: Arc<Entry>,
     thread: JoinHandle<Ended>,
 }
 
@@ -61,10 +65,17 @@ pub(crate) struct Ended {
     pub(crate) work: Work,
 }
 
+impl Ended {
+    /// Whether all input was ended before the job was stopped.
+    pub(crate) fn is_drained(&self) -> bool {
+        matches!(self.outcome, Outcome::Stopped { drained: true })
+    }
+}
+
 impl RunningJob {
-    /// Asks things of the job while it runs.
-    pub(crate) fn handle(&self) -> JobHandle {
-        self.handle.clone()
+    /// What is known of the job while it runs.
+    pub(crate) fn entry(&self) -> Arc<Entry> {
+        Arc::clone(&self.entry)
     }
 
     /// Waits for its end.
@@ -90,6 +101,7 @@ pub(crate) fn launch(
         clock,
         begun_ms,
         audience,
+        job: job_arguments,
         before,
     } = options;
     let file = &prepared.job;
@@ -122,11 +134,26 @@ pub(crate) fn launch(
     }
     let resumed_from = from.as_ref().and_then(Completed::path);
     let options = settings::options(file, &id, &run);
+    let key_groups = graph.key_groups;
     let job = Job::new(graph, options, store.clone(), from, Arc::clone(&clock));
-    let handle = job.handle();
-    before(handle.clone())?;
+    let directory = match &file.checkpoint.storage {
+        Storage::Memory => None,
+        Storage::Filesystem(directory) => Some(directory.join(&id)),
+    };
+    let entry = Arc::new(Entry {
+        id: id.clone(),
+        arguments: job_arguments.clone(),
+        directory,
+        key_groups,
+        started_at: begun_ms,
+        clock: Arc::clone(&clock),
+        handle: job.handle(),
+        prepared: Mutex::new(Arc::clone(prepared)),
+        board: Mutex::default(),
+    });
+    before(&entry)?;
     let moved = JobThread {
-        prepared: Arc::clone(prepared),
+        entry: Arc::clone(&entry),
         job,
         id,
         store,
@@ -138,14 +165,14 @@ pub(crate) fn launch(
     };
     let thread = moved.start().context("starting a thread for the job");
     Ok(Some(RunningJob {
-        handle,
+        entry,
         thread: thread.map_err(Error::refused)?,
     }))
 }
 
 /// A job with all that its thread needs.
 struct JobThread {
-    prepared: Arc<Prepared>,
+    entry: Arc<Entry>,
     job: Job,
     id: String,
     store: CheckpointStore,
@@ -176,15 +203,18 @@ impl JobThread {
             if let JobEvent::Restarting { attempt, .. } = &event {
                 restarts = *attempt;
             }
+            let prepared = self.entry.prepared();
             if let JobEvent::CheckpointCompleted { id, .. } = &event {
-                log_metrics(*id, &self.prepared);
+                log_metrics(*id, &prepared);
             }
+            self.entry.note(&event);
             self.audience
-                .tell(&told(event, &self.prepared.job.job.name, &self.id));
+                .tell(&told(event, &prepared.job.job.name, &self.id));
             warn(&self.store);
         });
         let checkpoint = match &outcome {
             Outcome::Finished => self.settle(Ending::Finished),
+            Outcome::Stopped { .. } => self.settle(Ending::Stopped),
             Outcome::Cancelled => self.settle(Ending::Cancelled),
             // What the job was started from is not its own and is still there.
             Outcome::Suspended => self
@@ -202,11 +232,13 @@ impl JobThread {
                 }
             },
         };
-        Ended {
+        let ended = Ended {
             work: self.work(restarts),
             outcome,
             checkpoint,
-        }
+        };
+        self.entry.end(&ended);
+        ended
     }
 
     /// What the job did.
@@ -233,12 +265,13 @@ impl JobThread {
 
     /// Deletes or keeps, and gives the newest checkpoint that there is to go on from.
     fn settle(&self, ending: Ending) -> Option<String> {
-        let keeps = keeps(&self.prepared.job.checkpoint, ending);
+        let keeps = keeps(&self.entry.prepared().job.checkpoint, ending);
         let how = match ending {
             Ending::Finished => lease::Ending::Finished,
             Ending::Cancelled => lease::Ending::Cancelled,
             Ending::Failed => lease::Ending::Failed,
             Ending::Suspended => lease::Ending::Suspended,
+            Ending::Stopped => lease::Ending::Stopped,
         };
         match self.store.end(how, keeps, self.clock.now_ms()) {
             // What a successor may resume from stays, and what it may commit.
@@ -264,12 +297,14 @@ fn told(event: JobEvent, name: &str, id: &str) -> Event {
         },
         JobEvent::CheckpointCompleted {
             id,
+            savepoint,
             duration_ms,
             bytes,
             path,
             phases,
         } => Event::CheckpointCompleted {
             id,
+            savepoint,
             duration_ms,
             bytes,
             path,
@@ -277,15 +312,17 @@ fn told(event: JobEvent, name: &str, id: &str) -> Event {
         },
         JobEvent::CheckpointFailed {
             id,
+            savepoint,
             kind,
             reason,
             slowest,
             last,
         } => Event::CheckpointFailed {
             id,
+            savepoint,
             kind: kind.code(),
             reason,
-            counts: kind.counts(),
+            counts: kind.counts() && !savepoint,
             last,
             slowest: slowest.map(|slowest| (*slowest).into()),
         },

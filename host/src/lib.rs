@@ -8,6 +8,7 @@ mod cli;
 mod commands;
 mod events;
 mod exit;
+mod jobs;
 mod launch;
 mod logging;
 

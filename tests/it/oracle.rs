@@ -71,20 +71,22 @@ fn awk(program: &str, arguments: &[&str], input: &Path) -> Vec<String> {
 /// Counts words as awk does, in Rust.
 pub(crate) fn count_words(text: &str) -> Vec<String> {
     let mut counts: BTreeMap<String, u64> = BTreeMap::new();
-    for line in text.lines() {
-        let verse = line.split_once(' ').map_or("", |(_, verse)| verse);
-        for word in verse
-            .split(|letter: char| !letter.is_ascii_alphabetic())
-            .filter(|word| !word.is_empty())
-        {
-            *counts.entry(word.to_ascii_lowercase()).or_default() += 1;
-        }
+    for word in text.lines().flat_map(words) {
+        *counts.entry(word).or_default() += 1;
     }
     sorted(
         counts
             .into_iter()
             .map(|(word, count)| format!("{word},{count}")),
     )
+}
+
+/// The words of a verse, whose first field is its number.
+pub(crate) fn words(line: &str) -> impl Iterator<Item = String> {
+    let verse = line.split_once(' ').map_or("", |(_, verse)| verse);
+    let words = verse.split(|letter: char| !letter.is_ascii_alphabetic());
+    let words = words.filter(|word| !word.is_empty());
+    words.map(str::to_ascii_lowercase)
 }
 
 /// How often each key stands in the visible files of a sink of lines with keys, as `key,count`.

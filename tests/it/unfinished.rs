@@ -26,30 +26,6 @@ fn c154_a_state_with_a_ttl_is_refused_by_name() {
 }
 
 #[test]
-fn c154_a_directory_for_savepoints_is_refused_by_name() {
-    let scene = Scene::new();
-    scene.write("input/some.txt", "Zz1:1 word\n");
-    let job = jobs::word_count("savepoints");
-    let with = job.replace("[checkpoint]\n", "[checkpoint]\nsavepoint-dir = \"sp\"\n");
-    scene.write("with.toml", with);
-    scene.write("job.toml", job);
-    scene.write("conf.toml", "[state]\nsavepoints.dir = \"sp\"\n");
-    for command in ["check", "run"] {
-        for arguments in [
-            &[command, "with.toml"][..],
-            &[command, "job.toml", "--config", "conf.toml"],
-            &[command, "job.toml", "-D", "checkpoint.savepoint-dir=sp"],
-        ] {
-            host::run(scene.path(), arguments).with_code(2).saying(&[
-                "checkpoint.savepoint-dir",
-                "not supported",
-                "retention",
-            ]);
-        }
-    }
-}
-
-#[test]
 fn c154_metrics_are_told_at_the_end() {
     let scene = Scene::new();
     scene.write("input/some.txt", "Zz1:1 a b a a c b\n");

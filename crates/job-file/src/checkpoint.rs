@@ -22,6 +22,8 @@ pub struct CheckpointSection {
     /// Where `storage` would be on a file system, even if checkpoints are kept in memory: what
     /// `-s latest` looks in.
     pub dir: Option<Directory>,
+    /// Where savepoints go that are asked for without a directory.
+    pub savepoint_dir: Option<Directory>,
     /// After this long without a word from it a host is taken for dead by others.
     pub lease_timeout: Duration,
     /// After this long a checkpoint in progress is aborted.
@@ -114,6 +116,7 @@ impl Default for CheckpointSection {
             mode: Mode::ExactlyOnce,
             storage: Storage::Memory,
             dir: None,
+            savepoint_dir: None,
             lease_timeout: Duration::from_secs(10),
             timeout: Duration::from_secs(600),
             min_pause: Duration::ZERO,
@@ -162,12 +165,7 @@ impl CheckpointSection {
     /// Reads the section; paths are relative to `base`.
     pub fn read(mut section: Section<'_, '_>, base: &Path) -> Self {
         let default = Self::default();
-        if section.has("savepoint-dir") {
-            let message = "savepoints are not supported by this version";
-            let hint = "leave it out; to start from a state later, keep a checkpoint: see \
-                        `checkpoint.retention` and `checkpoint.retained`";
-            section.problem("savepoint-dir", message, Some(hint.into()));
-        }
+        let savepoint_dir = read_dir(&mut section, "savepoint-dir", base);
         let dir = read_dir(&mut section, "dir", base);
         let storage = read_storage(&mut section, dir.as_ref());
         Self {
@@ -175,6 +173,7 @@ impl CheckpointSection {
             mode: section.choice("mode", MODES).unwrap_or(default.mode),
             storage,
             dir,
+            savepoint_dir,
             lease_timeout: section
                 .positive_duration("lease-timeout")
                 .unwrap_or(default.lease_timeout),

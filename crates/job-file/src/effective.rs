@@ -79,6 +79,10 @@ fn checkpoint(out: &mut Writer, section: &CheckpointSection) {
         Some(dir) => out.key("dir", dir.to_string()),
         None => out.comment("dir is not set"),
     }
+    match &section.savepoint_dir {
+        Some(dir) => out.key("savepoint-dir", dir.to_string()),
+        None => out.comment("savepoint-dir is not set"),
+    }
     out.duration("lease-timeout", section.lease_timeout);
     out.duration("timeout", section.timeout);
     out.duration("min-pause", section.min_pause);

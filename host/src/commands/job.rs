@@ -55,6 +55,29 @@ pub(crate) fn prepare(
     }
 }
 
+/// The same job at another parallelism.
+pub(crate) fn rescaled(
+    prepared: &Prepared,
+    parallelism: u32,
+    clock: &Arc<dyn Clock>,
+) -> Result<Prepared, Error> {
+    let mut job = prepared.job.clone();
+    job.job.parallelism = parallelism;
+    // Its components are in the cache.
+    let options = wasm::Options::from_environment(Compiler::Child, |_| ());
+    let host = wasm::Host::new(&options).map_err(Error::refused)?;
+    let environment = Environment {
+        wasm: &host,
+        connectors: &Registry::default(),
+        clock,
+    };
+    let mut problems = Problems::default();
+    match assemble::prepare(job, &environment, &mut problems) {
+        Some(prepared) => Ok(prepared),
+        None => Err(problems.into()),
+    }
+}
+
 fn config_path(arguments: &JobArguments) -> Option<PathBuf> {
     arguments.config.clone().or_else(|| {
         std::env::var_os(CONFIG_VARIABLE)

@@ -12,14 +12,15 @@ use operator::clock::{Clock, SystemClock};
 use operator::text::name;
 use runtime::Outcome;
 use runtime::error::Class;
+use server::Server;
 use wasm::Compiler;
 
 use self::progress::Progress;
 use super::job;
-use crate::assemble::Prepared;
-use crate::cli::{JobArguments, Run};
+use crate::cli::Run;
 use crate::events::{Audience, End, Event, OperatorMetrics};
 use crate::exit::{Error, Exit, causes};
+use crate::jobs::{Entry, Jobs};
 use crate::launch::{Ended, LaunchOptions, launch};
 
 /// Runs a job to its end.
@@ -36,12 +37,20 @@ pub(crate) fn run(arguments: &Run) -> Result<Exit, Error> {
     if audience == Audience::Program {
         keep_stdout_for_events(&prepared.job)?;
     }
+    let jobs = Arc::new(Jobs::default());
+    let mut server = None;
     let options = LaunchOptions {
+        job: &arguments.job,
         restore: &arguments.restore,
         clock: Arc::clone(&clock),
         begun_ms,
         audience,
-        before: Box::new(|job| signals::listen(job, audience).map_err(not_listening)),
+        before: Box::new(|entry| {
+            signals::listen(entry.handle.clone(), audience).map_err(not_listening)?;
+            jobs.add(Arc::clone(entry));
+            server = serve(&jobs);
+            Ok(())
+        }),
     };
     let Some(running) = launch(&prepared, options)? else {
         audience.tell(&Event::Finished {
@@ -56,16 +65,30 @@ pub(crate) fn run(arguments: &Run) -> Result<Exit, Error> {
     };
     let progress = prepared
         .is_bounded()
-        .then(|| Progress::show(running.handle(), Arc::clone(&clock), audience))
+        .then(|| Progress::show(running.entry().handle.clone(), Arc::clone(&clock), audience))
         .flatten();
+    let entry = running.entry();
     let ended = running.wait();
     drop(progress);
+    if let Some(server) = server {
+        server.close();
+    }
     let end = EndOfJob {
         audience,
-        arguments: &arguments.job,
-        prepared: &prepared,
+        entry: &entry,
     };
     end.conclude(ended?)
+}
+
+/// Answers who asks about the jobs of this process. A job runs all the same if nobody can.
+fn serve(jobs: &Arc<Jobs>) -> Option<Server> {
+    let server = Server::start(Arc::clone(jobs) as Arc<dyn server::Jobs>);
+    server
+        .inspect_err(|error| {
+            let error = causes(error);
+            tracing::warn!("the job runs, but cannot be asked for anything (`host list`): {error}");
+        })
+        .ok()
 }
 
 fn not_listening(error: std::io::Error) -> Error {
@@ -89,18 +112,21 @@ fn keep_stdout_for_events(job: &JobFile) -> Result<(), Error> {
 /// Says how a job ended.
 struct EndOfJob<'a> {
     audience: Audience,
-    arguments: &'a JobArguments,
-    prepared: &'a Prepared,
+    entry: &'a Entry,
 }
 
 impl EndOfJob<'_> {
     fn conclude(self, ended: Ended) -> Result<Exit, Error> {
+        let is_drained = ended.is_drained();
         let Ended {
             outcome,
             checkpoint,
             work,
         } = ended;
-        let resume = checkpoint.as_deref().map(|path| self.resume(path));
+        let prepared = self.entry.prepared();
+        let resume = checkpoint
+            .as_deref()
+            .map(|path| self.entry.resume(path, is_drained));
         let (error, class, gave_up) = match outcome {
             Outcome::Failed {
                 error,
@@ -109,6 +135,8 @@ impl EndOfJob<'_> {
             } => (error, class, gave_up),
             ended => {
                 let outcome = match ended {
+                    Outcome::Stopped { drained: false } => End::Stopped,
+                    Outcome::Stopped { drained: true } => End::Drained,
                     Outcome::Cancelled => End::Cancelled,
                     Outcome::Suspended => End::Suspended,
                     _ => End::Finished,
@@ -120,7 +148,7 @@ impl EndOfJob<'_> {
                     checkpoint,
                     work: Some(work),
                     already: false,
-                    metrics: self.prepared.metrics(),
+                    metrics: prepared.metrics(),
                 });
                 return Ok(Exit::Finished);
             }
@@ -136,7 +164,7 @@ impl EndOfJob<'_> {
             resume,
             checkpoint,
             work,
-            metrics: self.prepared.metrics(),
+            metrics: prepared.metrics(),
         });
         // What an operator finds wrong with its configuration has a place in the job file.
         if let runtime::Error::Operator {
@@ -144,7 +172,7 @@ impl EndOfJob<'_> {
         } = error.as_ref()
             && failure.kind == FailureKind::Config
         {
-            return Err(self.prepared.not_opened(operator, failure).into());
+            return Err(prepared.not_opened(operator, failure).into());
         }
         let changed = operator::InputChanged::find(error.as_ref());
         let choices = changed.map(|changed| changed.choices.clone());
@@ -159,52 +187,5 @@ impl EndOfJob<'_> {
             told = told.hint("`--fallback` uses the newest good older checkpoint");
         }
         Err(told)
-    }
-
-    /// The command that resumes from a checkpoint.
-    fn resume(&self, path: &str) -> String {
-        let mut words = vec![
-            "host".to_owned(),
-            "run".into(),
-            "-s".into(),
-            path.to_owned(),
-        ];
-        if let Some(parallelism) = self.arguments.parallelism {
-            words.extend(["-p".into(), parallelism.to_string()]);
-        }
-        // To accept changed input is for one run.
-        let once = |option: &&String| option.contains(".changed=");
-        for option in self.arguments.overrides.iter().filter(|it| !once(it)) {
-            words.extend(["-D".into(), option.clone()]);
-        }
-        if let Some(config) = &self.arguments.config {
-            words.extend(["--config".into(), config.display().to_string()]);
-        }
-        words.push(self.arguments.file.display().to_string());
-        let words: Vec<String> = words.iter().map(|word| quoted(word)).collect();
-        words.join(" ")
-    }
-}
-
-/// A word as a shell wants it.
-fn quoted(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,+@%".contains(c);
-    if !word.is_empty() && word.chars().all(plain) {
-        word.to_owned()
-    } else {
-        format!("'{}'", word.replace('\'', "'\\''"))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn words_are_quoted_for_a_shell() {
-        assert_eq!(quoted("/cp/chk-1/_metadata"), "/cp/chk-1/_metadata");
-        assert_eq!(quoted("a b"), "'a b'");
-        assert_eq!(quoted("it's"), "'it'\\''s'");
-        assert_eq!(quoted(""), "''");
     }
 }

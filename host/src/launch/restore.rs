@@ -54,7 +54,9 @@ pub(crate) fn check_options(arguments: &RestoreArguments, job: &JobFile) -> Resu
     if spec(arguments).is_some() || arguments.resume {
         return Ok(());
     }
-    let option = if arguments.allow_non_restored_state {
+    let option = if arguments.allow_drained {
+        "--allow-drained"
+    } else if arguments.allow_non_restored_state {
         "-n"
     } else if arguments.fallback {
         "--fallback"
@@ -159,6 +161,17 @@ pub(crate) fn check(
     checkpoint: &Completed,
     arguments: &RestoreArguments,
 ) -> Result<Report, Error> {
+    if checkpoint.metadata().drained && !arguments.allow_drained {
+        let error = anyhow!(
+            "all input was ended before checkpoint {} (`host stop --drain`): its operators have seen the end of their \
+             inputs, and what they do there is done",
+            checkpoint.metadata().id
+        );
+        return Err(Error::refused(error).hint(
+            "`--allow-drained` reads on from the positions of the sources all the same; operators see the end of \
+             their inputs again",
+        ));
+    }
     let allowed = arguments.allow_non_restored_state;
     runtime::restore::check(graph, checkpoint.metadata(), checkpoint.path(), allowed).map_err(
         |mismatches| {

@@ -13,12 +13,14 @@ pub(crate) enum Ending {
     Failed,
     /// It was suspended, or never began: it is to go on.
     Suspended,
+    /// It was stopped at a checkpoint: it may go on.
+    Stopped,
 }
 
 /// Whether the newest checkpoints are kept.
 pub(crate) fn keeps(section: &CheckpointSection, ending: Ending) -> bool {
     match (ending, section.retention) {
-        (Ending::Suspended, _) => true,
+        (Ending::Suspended | Ending::Stopped, _) => true,
         (Ending::Finished, _) => section.retain_on_finish,
         (_, Retention::NoExternalized) => false,
         (Ending::Cancelled, Retention::DeleteOnCancellation) => false,
@@ -33,13 +35,16 @@ mod tests {
 
     #[test]
     fn c32_to_c35_what_is_kept_by_policy_and_ending() {
-        use Ending::{Cancelled, Failed, Finished, Suspended};
+        use Ending::{Cancelled, Failed, Finished, Stopped, Suspended};
         let cases: [(Retention, &[Ending]); 3] = [
-            (Retention::NoExternalized, &[Suspended]),
-            (Retention::DeleteOnCancellation, &[Failed, Suspended]),
+            (Retention::NoExternalized, &[Suspended, Stopped]),
+            (
+                Retention::DeleteOnCancellation,
+                &[Failed, Suspended, Stopped],
+            ),
             (
                 Retention::RetainOnCancellation,
-                &[Cancelled, Failed, Suspended],
+                &[Cancelled, Failed, Suspended, Stopped],
             ),
         ];
         for (retention, kept) in cases {
@@ -47,7 +52,7 @@ mod tests {
                 retention,
                 ..CheckpointSection::default()
             };
-            for ending in [Finished, Cancelled, Failed, Suspended] {
+            for ending in [Finished, Cancelled, Failed, Suspended, Stopped] {
                 assert_eq!(
                     keeps(&section, ending),
                     kept.contains(&ending),
