@@ -368,11 +368,12 @@ impl Entry {
         match SavepointTarget::open(directory, &self.id, patience, permissions) {
             Ok(target) => Some((target, asked)),
             Err(error) => {
+                let code = match error {
+                    checkpoint::Error::Incompatible(_) => Code::BadRequest,
+                    _ => Code::Failed,
+                };
                 let why = runtime::error::causes(&error);
-                asked.refuse(
-                    Code::Failed,
-                    format!("no savepoint can be written there: {why}"),
-                );
+                asked.refuse(code, format!("no savepoint can be written there: {why}"));
                 None
             }
         }
@@ -397,7 +398,9 @@ impl Entry {
                     entry.submit(Order::Rescale(Box::new(graph)), asked, then);
                 }
                 Err(problems) => {
-                    let problems = problems.trim_start_matches("error: ").replace('\n', "; ");
+                    let problems = problems.trim_start_matches("error: ").lines();
+                    let problems: Vec<&str> = problems.map(str::trim).collect();
+                    let problems = problems.join("; ");
                     let why =
                         format!("the job cannot run at parallelism {parallelism}: {problems}");
                     asked.refuse(Code::BadRequest, why);

@@ -81,7 +81,8 @@ impl Alignment {
         if self.mode == Mode::ExactlyOnce {
             // An older barrier will never come on this channel, since barriers keep their order: its
             // checkpoint was aborted upstream, and waiting on would be for ever.
-            let older: Vec<CheckpointId> = self.begun.range(..id).map(|(older, _)| *older).collect();
+            let older: Vec<CheckpointId> =
+                self.begun.range(..id).map(|(older, _)| *older).collect();
             older.into_iter().for_each(|older| self.abort(older));
         }
         let channels = self.blocked.len();

@@ -89,6 +89,8 @@ pub(crate) struct Unsettled {
     progress: BTreeMap<CheckpointId, Progress>,
     reason: Reason,
     commands: Commands,
+    /// The newest checkpoint that was completed.
+    newest: Option<CheckpointId>,
     /// What those who wait are told.
     why: String,
 }
@@ -112,6 +114,12 @@ impl Unsettled {
             }
         }
         let why = self.why;
+        let completed = self.progress.iter();
+        let completed = completed.filter(|(_, entry)| {
+            entry.purpose.kind() == SnapshotKind::Checkpoint && entry.completed.is_some()
+        });
+        let newest = completed.map(|(id, _)| *id).max().max(self.newest);
+        let is_committed = |id: u64| newest.is_some_and(|newest| newest.0 > id);
         for (id, mut entry) in self.progress {
             let requesters = std::mem::take(&mut entry.requesters);
             let completed = entry.completed.take();
@@ -124,7 +132,9 @@ impl Unsettled {
             });
             for requester in requesters {
                 match (&completed, &taken) {
-                    (Some(completed), Some(taken)) if has_prepared(completed) => {
+                    (Some(completed), Some(taken))
+                        if has_prepared(completed) && !is_committed(id.0) =>
+                    {
                         self.commands.uncommitted.push((taken.clone(), requester));
                     }
                     (Some(completed), Some(taken)) => {
@@ -146,7 +156,11 @@ impl Unsettled {
             requester.answer(Err(NotDone::Ended(why.clone())));
         }
         for (savepoint, requester) in uncommitted {
-            requester.answer(Err(NotDone::Ended(lose(&savepoint, &why))));
+            requester.answer(match is_committed(savepoint.id) {
+                // The next attempt restores from that checkpoint, and commits it.
+                true => Ok(done(Kind::Savepoint, savepoint)),
+                false => Err(NotDone::Ended(lose(&savepoint, &why))),
+            });
         }
         self.next_id
     }
@@ -316,6 +330,7 @@ impl<'a> Driver<'a> {
             progress: self.progress,
             reason,
             commands: self.commands,
+            newest: self.newest,
             why,
         }
     }
