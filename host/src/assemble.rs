@@ -70,7 +70,10 @@ pub(crate) fn prepare(
     let mut facts: Vec<Option<Facts>> = vec![None; count];
     for (index, node) in wiring.order.iter().enumerate() {
         let prepared = match node {
-            NodeRef::Source(source) => prepare_source(&job, *source, environment, problems),
+            NodeRef::Source(source) => {
+                let (connectors, clock) = (environment.connectors, environment.clock);
+                prepare_source(&job, *source, connectors, clock, problems).map(PreparedNode::Source)
+            }
             NodeRef::Operator(operator) => {
                 operator::prepare(&job, &job.operators[*operator], environment.wasm, problems)
                     .map(|prepared| PreparedNode::Operator(Box::new(prepared)))
@@ -185,6 +188,32 @@ impl Prepared {
         problems.or(JobGraph { nodes, key_groups })
     }
 
+    /// Has every source look again for what there is to read: that may have changed since the job was
+    /// prepared. Returns whether the sources declare what they declared then; otherwise the job has to be
+    /// prepared from the beginning.
+    ///
+    /// # Errors
+    /// What the sources find wrong now.
+    pub(crate) fn look_for_inputs(
+        &mut self,
+        connectors: &Registry,
+        clock: &Arc<dyn Clock>,
+    ) -> Result<bool, Problems> {
+        let mut problems = Problems::default();
+        let mut is_same = true;
+        for (index, node) in self.wiring.order.iter().enumerate() {
+            let NodeRef::Source(source) = node else {
+                continue;
+            };
+            let found = prepare_source(&self.job, *source, connectors, clock, &mut problems);
+            if let Some(found) = found.map(PreparedNode::Source) {
+                is_same &= self.facts[index].as_ref() == Some(&found.facts());
+                self.nodes[index] = found;
+            }
+        }
+        problems.or(is_same)
+    }
+
     /// Opens every operator of the newest graph once, as a run does: what they find wrong with their
     /// inputs, such as a column that is not there.
     ///
@@ -284,21 +313,19 @@ impl PreparedNode {
 fn prepare_source(
     job: &JobFile,
     index: usize,
-    environment: &Environment<'_>,
+    connectors: &Registry,
+    clock: &Arc<dyn Clock>,
     problems: &mut Problems,
-) -> Option<PreparedNode> {
+) -> Option<PreparedSource> {
     let source = &job.sources[index];
     let connector = source.connector.as_deref()?;
-    let clock = Arc::clone(environment.clock);
+    let clock = Arc::clone(clock);
     let context = SourceContext {
         base_dir: &job.base,
         clock: Arc::new(move || clock.now_ms()),
     };
-    let prepared = environment
-        .connectors
-        .source(connector, source.options.clone(), &context);
-    match prepared {
-        Ok(source) => Some(PreparedNode::Source(source)),
+    match connectors.source(connector, source.options.clone(), &context) {
+        Ok(source) => Some(source),
         Err(found) => {
             problems.extend(placed(job, NodeRef::Source(index), found));
             None

@@ -22,7 +22,7 @@ pub(crate) enum Command {
     ///
     /// Ctrl-C cancels the job (again: exits at once). SIGTERM suspends it: nothing is deleted, and it
     /// can be resumed from its newest checkpoint; SIGHUP (the terminal is closed) does the same, unless it is
-    /// ignored, as by `nohup`.
+    /// ignored, as by `nohup`. While a standby waits, each of them ends it at once, with exit code 0.
     ///
     /// Exit codes: 0 finished, or stopped as asked; 1 the job failed; 2 refused before any record was
     /// processed; 3 the checkpoint is corrupt; 129, 130 or 143 ended at once by a second signal.
@@ -108,7 +108,7 @@ pub(crate) struct JobArguments {
 }
 
 /// Where a job starts from.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub(crate) struct RestoreArguments {
     /// Resume from a checkpoint: its _metadata file or directory, a job directory (newest checkpoint
     /// in it), each as a path, file:// or s3:// URL, or `latest` (newest one of this job)
@@ -123,6 +123,10 @@ pub(crate) struct RestoreArguments {
     /// Resume from this job's latest checkpoint if it has one, otherwise start fresh
     #[arg(long, conflicts_with = "from")]
     pub(crate) resume: bool,
+    /// Wait as long as another process runs the job, and take over when it is gone; implies `--resume`, and `-s`
+    /// counts only if the job has never run. Checkpoints, inputs and outputs must be shared by both
+    #[arg(long, conflicts_with_all = ["fresh", "rewind"])]
+    pub(crate) standby: bool,
     /// Give up an earlier run that did not finish: its checkpoints are deleted when the first new one
     /// completes
     #[arg(long, conflicts_with = "resume")]

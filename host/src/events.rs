@@ -41,6 +41,35 @@ pub(crate) enum Event {
         /// What is to be known about it.
         message: String,
     },
+    /// A standby waits for the owner of the job's directory; again whenever that is another one.
+    Waiting {
+        /// The job's directory.
+        directory: String,
+        /// The machine of the owner; null if its newest lease entry is damaged.
+        host: Option<String>,
+        /// Its process.
+        process: Option<u32>,
+        /// The number of its taking.
+        generation: u64,
+        /// After so long without a sign of life the standby takes over.
+        lease_timeout_ms: u64,
+    },
+    /// A standby has taken the job's directory, and starts the job.
+    TookOver {
+        /// What became of the owner.
+        because: Because,
+        /// How long the standby has waited in all.
+        waited_ms: u64,
+        /// The number of the taking.
+        generation: u64,
+    },
+    /// A standby ends, and has not run the job.
+    StoodDown {
+        /// Why.
+        why: StoodDown,
+        /// The code with which the process exits.
+        exit_code: u8,
+    },
     /// What the job takes over from a checkpoint; before `started`.
     Restored {
         /// Number of the checkpoint.
@@ -377,6 +406,36 @@ fn is_false(value: &bool) -> bool {
     !*value
 }
 
+/// Why a standby could take a job over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Because {
+    /// The owner's process is gone, as its lock tells.
+    Gone,
+    /// The owner has not renewed its lease for the whole of its timeout.
+    Silent,
+    /// The owner has suspended the job.
+    Suspended,
+    /// The owner has given the directory up, and the job has not ended: it did not even start, as a rule.
+    Released,
+}
+
+/// Why a standby ends that has not run its job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum StoodDown {
+    /// The job has finished.
+    Finished,
+    /// It was cancelled.
+    Cancelled,
+    /// It was stopped, to be resumed by hand.
+    Stopped,
+    /// It has failed, and is not restarted.
+    Failed,
+    /// The standby was ended by a signal.
+    Signal,
+}
+
 /// How a job ended that did not fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -457,6 +516,21 @@ impl Event {
             },
             Self::Warning { about, message } => {
                 format!("warning: {}: {}", line(about), line(message))
+            }
+            // Said with more words than an event has.
+            Self::Waiting { .. } | Self::StoodDown { .. } => String::new(),
+            Self::TookOver {
+                because, waited_ms, ..
+            } => {
+                let why = match because {
+                    Because::Gone => "its owner's process is gone",
+                    Because::Silent => {
+                        "its owner has not renewed its lease for the whole of its timeout"
+                    }
+                    Because::Suspended => "its owner has suspended it",
+                    Because::Released => "its owner has given its directory up",
+                };
+                format!("taking over the job after {}: {why}", took(*waited_ms))
             }
             Self::Restored {
                 checkpoint,

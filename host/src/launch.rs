@@ -7,6 +7,7 @@ pub(crate) mod settings;
 mod restore;
 mod orphans;
 mod start;
+pub(crate) mod standby;
 mod retention;
 
 use std::io;
@@ -23,6 +24,7 @@ use runtime::error::Class;
 use runtime::{Job, JobEvent, Keeper, Outcome};
 
 use self::retention::{Ending, keeps};
+use self::standby::Taken;
 use self::start::Begun;
 use crate::assemble::Prepared;
 use crate::cli::{JobArguments, RestoreArguments};
@@ -37,6 +39,8 @@ const STACK_BYTES: usize = 8 << 20;
 pub(crate) struct LaunchOptions<'a> {
     /// Where it starts.
     pub(crate) restore: &'a RestoreArguments,
+    /// Its directory, if this process has stood by for it and has taken it.
+    pub(crate) taken: Option<Box<Taken>>,
     /// Its time.
     pub(crate) clock: Arc<dyn Clock>,
     /// When the process began with it.
@@ -98,6 +102,7 @@ pub(crate) fn launch(
 ) -> Result<Option<RunningJob>, Error> {
     let LaunchOptions {
         restore: arguments,
+        taken,
         clock,
         begun_ms,
         audience,
@@ -108,7 +113,12 @@ pub(crate) fn launch(
     for warning in settings::warnings(file, arguments.from.as_deref()) {
         audience.tell(&warning);
     }
-    let Some(begun) = start::begin(prepared, arguments, &clock, audience)? else {
+    let (restore, owned) = match taken.map(|taken| *taken) {
+        Some(taken) => (Some(taken.restore), Some((taken.lease, taken.keeper))),
+        None => (None, None),
+    };
+    let arguments = restore.as_ref().unwrap_or(arguments);
+    let Some(begun) = start::begin(prepared, arguments, owned, &clock, audience)? else {
         return Ok(None);
     };
     let Begun {

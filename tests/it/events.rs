@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::path::PathBuf;
 use std::process::Stdio;
 
 use serde_json::Value;
@@ -13,7 +14,7 @@ use crate::host::{self, Ended};
 use crate::jobs;
 use crate::oracle;
 use crate::plugins;
-use crate::scene::Scene;
+use crate::scene::{Scene, all_files};
 
 /// The events of a run, in order. Every line of stdout must be one.
 fn events(ended: &Ended) -> Vec<(String, Value)> {
@@ -161,6 +162,7 @@ fn every_event_has_the_fields_that_are_documented() {
     events.extend(events_of_failures());
     events.extend(events_in_memory());
     events.extend(events_of_a_state_that_is_dropped());
+    events.extend(events_of_standbys());
     let mut seen: BTreeMap<String, Seen> = BTreeMap::new();
     for event in &events {
         let name = event["event"].as_str().expect("a name").to_owned();
@@ -282,6 +284,39 @@ fn events_in_memory() -> Vec<Value> {
     scene.write("job.toml", job.replace("attempts = 3", "attempts = 1"));
     let failed = host::run(scene.path(), &["run", "job.toml", "--json"]).with_code(1);
     [cancelled.events(), failed.events()].concat()
+}
+
+/// One that takes over and one that is told to end, and one that finds the owner's lease damaged.
+fn events_of_standbys() -> Vec<Value> {
+    let scene = Scene::new();
+    scene.write("job.toml", jobs::counting("standby", "30ms"));
+    let lease = ["-D", "checkpoint.lease-timeout=1h"];
+    let run = [&["run", "job.toml", "--json"], &lease[..]].concat();
+    let mut owner = host::start(scene.path(), &run);
+    owner.checkpoints(1);
+    let standby = [&run[..], &["--standby"]].concat();
+    let mut first = host::start(scene.path(), &standby);
+    first.event("waiting");
+    owner.kill().expect("killed in the middle");
+    first.event("took-over");
+    first.checkpoints(1);
+    // Its lease cannot be read while it stands still.
+    first.signal("STOP");
+    let lease = scene.at("checkpoints/standby/_lease");
+    let entries = all_files(&lease).into_iter();
+    let entries = entries.filter(|path| path.extension().is_none());
+    let number = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        name.parse::<u64>().unwrap_or(0)
+    };
+    let newest = entries.max_by_key(number).expect("an entry");
+    fs::write(newest, "not what was written").expect("a file can be written");
+    let mut second = host::start(scene.path(), &standby);
+    second.event("waiting");
+    second.signal("TERM");
+    let second = second.wait().with_code(0);
+    let first = first.kill().expect("killed in the middle");
+    [first.events(), second.events()].concat()
 }
 
 /// A job that starts from the checkpoint of one that has a state more.

@@ -74,6 +74,7 @@ mod unfinished; // what does not work yet is refused by name, everything else ha
 mod signals; // a job that is stopped at an unlucky moment
 mod shapes; // input that is broken, or made to hurt
 mod soak; // many checkpoints: nothing grows
+mod standby; // a process that waits for the owner of a job directory
 mod storage; // where checkpoints are, and what they consist of
 mod versions; // checkpoints of every format version
 mod warnings; // settings that switch protection off

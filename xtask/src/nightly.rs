@@ -13,6 +13,8 @@ use crate::{Result, chores, fuzz, mutants, soak, story};
 const SEEDS: u64 = 20_000;
 /// Kills of each of the six jobs: more than 2,000 together.
 const KILLS: u64 = 340;
+/// Kills of an owner whose standby takes over, with checkpoints in files and in a bucket.
+const STANDBY_KILLS: u64 = 50;
 /// Calls of a guest that passes anything.
 const CALLS: u64 = 10_000_000;
 /// Components with changed bytes, and as many that are made at random.
@@ -65,6 +67,11 @@ pub(crate) fn nightly() -> Result<()> {
     let mut kills = test(&["--package", "host", "--test", "it", "kills::"]);
     kills.env("HIGHWATER_KILLS", KILLS.to_string());
     run(kills)?;
+
+    story::step(&format!("standbys: {STANDBY_KILLS} kills of an owner, on files and in a bucket"));
+    let mut standbys = test(&["--package", "host", "--test", "it", "standby::"]);
+    standbys.env("HIGHWATER_STANDBY_KILLS", STANDBY_KILLS.to_string());
+    run(standbys)?;
 
     story::step("all mutants, each of which a test finds");
     mutants::mutants(&["--all".to_owned()])?;

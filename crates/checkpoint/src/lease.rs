@@ -24,6 +24,7 @@ mod entry;
 mod fences;
 mod log;
 mod run;
+mod watch;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -41,6 +42,7 @@ use crate::{Error, Result, names};
 pub use contest::Held;
 pub use entry::Holder;
 pub use run::{Ended, Ending, Rewind, RewindMode, Run, Span, Start};
+pub use watch::{Sight, Vacancy, Watch};
 
 pub(crate) use fences::Fences;
 

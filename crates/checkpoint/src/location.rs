@@ -247,6 +247,23 @@ pub(crate) fn create_root(
     Ok(Arc::new(storage))
 }
 
+/// As [`create_root`], to be looked at only: nothing is made, and nothing is sent yet. `None` if there is no
+/// such directory.
+pub(crate) fn existing_root(dir: &str, patience: Duration) -> Result<Option<Arc<dyn Storage>>> {
+    if is_bucket(dir) {
+        let bucket = Bucket::parse(dir, "checkpoint directory")?;
+        let storage = S3Storage::open(&bucket, patience, &environment())?;
+        return Ok(Some(Arc::new(storage)));
+    }
+    let path = path(dir, "checkpoint directory")?;
+    refuse_file_system_root(dir, "checkpoint directory", &path)?;
+    match path.try_exists() {
+        Ok(false) => Ok(None),
+        // If it cannot be looked at, the first look says why.
+        _ => Ok(Some(Arc::new(FileStorage::open(&path)?))),
+    }
+}
+
 fn refuse_file_system_root(dir: &str, what: &str, path: &Path) -> Result<()> {
     let mut depth = 0_usize;
     for part in path.components() {

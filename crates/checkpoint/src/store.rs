@@ -171,6 +171,18 @@ impl CheckpointStore {
         )?))
     }
 
+    /// The storage of all job directories in `dir`, to be written, as [`CheckpointStore::take_lease`] opens it.
+    ///
+    /// # Errors
+    /// As [`CheckpointStore::open`].
+    pub fn storage(
+        dir: &str,
+        patience: Duration,
+        permissions: Permissions,
+    ) -> Result<Arc<dyn Storage>> {
+        location::create_root(dir, DIRECTORY, patience, permissions)
+    }
+
     /// Checkpoints in a job directory whose lease was taken; makes `shared/` and `taskowned/`. What
     /// earlier runs left there stays untouched.
     ///

@@ -7,7 +7,7 @@ use anyhow::Context;
 use connectors::Registry;
 use job_file::checkpoint::absolute;
 use job_file::problem::Problems;
-use job_file::{NamedText, Surroundings};
+use job_file::{JobFile, NamedText, Surroundings};
 use operator::clock::Clock;
 use wasm::Compiler;
 
@@ -42,6 +42,30 @@ pub(crate) fn prepare(
     if arguments.build {
         build::build(&job, &mut problems);
     }
+    assembled(job, problems, compiler, notice, clock)
+}
+
+/// The same job with what its sources find to read now. Its components are those that were loaded.
+pub(crate) fn with_present_inputs(
+    mut prepared: Prepared,
+    compiler: Compiler,
+    notice: fn(&str),
+    clock: &Arc<dyn Clock>,
+) -> Result<Prepared, Error> {
+    match prepared.look_for_inputs(&Registry::default(), clock)? {
+        true => Ok(prepared),
+        // Other columns, or more files than before: what follows from them is found out from the beginning.
+        false => assembled(prepared.job, Problems::default(), compiler, notice, clock),
+    }
+}
+
+fn assembled(
+    job: JobFile,
+    mut problems: Problems,
+    compiler: Compiler,
+    notice: fn(&str),
+    clock: &Arc<dyn Clock>,
+) -> Result<Prepared, Error> {
     let options = wasm::Options::from_environment(compiler, notice);
     let host = wasm::Host::new(&options).map_err(Error::refused)?;
     let environment = Environment {

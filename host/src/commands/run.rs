@@ -16,11 +16,13 @@ use server::Server;
 use wasm::Compiler;
 
 use self::progress::Progress;
+use self::signals::{Phase, Signals};
 use super::job;
 use crate::cli::Run;
 use crate::events::{Audience, End, Event, OperatorMetrics};
 use crate::exit::{Error, Exit, causes};
 use crate::jobs::{Entry, Jobs};
+use crate::launch::standby::{self, StandbyOptions, Waited};
 use crate::launch::{Ended, LaunchOptions, launch};
 
 /// Runs a job to its end.
@@ -32,21 +34,46 @@ pub(crate) fn run(arguments: &Run) -> Result<Exit, Error> {
     };
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let begun_ms = clock.now_ms();
-    let prepared = job::prepare(&arguments.job, Compiler::Child, audience.notice(), &clock)?;
-    let prepared = Arc::new(prepared);
+    let notice = audience.notice();
+    let mut prepared = job::prepare(&arguments.job, Compiler::Child, notice, &clock)?;
     if audience == Audience::Program {
         keep_stdout_for_events(&prepared.job)?;
     }
+    let (mut taken, mut signals) = (None, None);
+    if arguments.restore.standby {
+        let heard = Signals::listen(Phase::Waiting, audience).map_err(not_listening)?;
+        let options = StandbyOptions {
+            restore: &arguments.restore,
+            clock: &clock,
+            audience,
+            before_taking: &|| heard.begin(),
+            after_losing: &|| heard.go_on_waiting(),
+        };
+        match standby::wait(&prepared, &options)? {
+            Waited::Over => return Ok(Exit::Finished),
+            Waited::Taken(directory) => taken = Some(directory),
+        }
+        prepared = job::with_present_inputs(prepared, Compiler::Child, notice, &clock)?;
+        signals = Some(heard);
+    }
+    let prepared = Arc::new(prepared);
     let jobs = Arc::new(Jobs::default());
     let mut server = None;
     let options = LaunchOptions {
         job: &arguments.job,
         restore: &arguments.restore,
+        taken,
         clock: Arc::clone(&clock),
         begun_ms,
         audience,
         before: Box::new(|entry| {
-            signals::listen(entry.handle.clone(), audience).map_err(not_listening)?;
+            let job = entry.handle.clone();
+            match signals {
+                Some(signals) => signals.hand_over(job),
+                None => Signals::listen(Phase::Running(job), audience)
+                    .map(drop)
+                    .map_err(not_listening)?,
+            }
             jobs.add(Arc::clone(entry));
             server = serve(&jobs);
             Ok(())

@@ -33,6 +33,8 @@ pub(crate) fn check_options(arguments: &RestoreArguments, job: &JobFile) -> Resu
             "`--rewind` needs"
         } else if arguments.fresh {
             "`--fresh` needs"
+        } else if arguments.standby {
+            "`--standby` needs"
         } else if arguments.resume || spec(arguments).is_some_and(is_latest) {
             "resuming from the newest checkpoint needs"
         } else {
@@ -43,6 +45,12 @@ pub(crate) fn check_options(arguments: &RestoreArguments, job: &JobFile) -> Resu
         );
         return Err(Error::refused(error).hint("set `checkpoint.dir`"));
     }
+    if arguments.standby && spec(arguments).is_some_and(is_latest) {
+        let error = anyhow!(
+            "a standby goes on from the newest checkpoint in any case, and `-s` says where the job starts if it has never run: `latest` is nothing then"
+        );
+        return Err(Error::refused(error).hint("leave `-s latest` out"));
+    }
     if arguments.fresh && spec(arguments).is_some_and(is_latest) {
         let error = anyhow!(
             "`-s latest` is the newest checkpoint of the run that `--fresh` gives up: use only one of them"
@@ -51,7 +59,7 @@ pub(crate) fn check_options(arguments: &RestoreArguments, job: &JobFile) -> Resu
             "leave `--fresh` out to go on, `-s latest` to start with nothing, or name a checkpoint by its path",
         ));
     }
-    if spec(arguments).is_some() || arguments.resume {
+    if spec(arguments).is_some() || arguments.resume || arguments.standby {
         return Ok(());
     }
     let option = if arguments.allow_drained {

@@ -50,10 +50,15 @@ pub(super) struct Begun {
     pub(super) claimed: bool,
 }
 
-/// Decides where the job starts, and makes that durable. `None`: it has finished already.
+/// A lease, and what renews it.
+pub(super) type Owned = (Arc<Lease>, Keeper);
+
+/// Decides where the job starts, and makes that durable. `owned` is the job's directory if it was taken already.
+/// `None`: the job has finished.
 pub(super) fn begin(
     prepared: &Prepared,
     arguments: &RestoreArguments,
+    owned: Option<Owned>,
     clock: &Arc<dyn Clock>,
     audience: Audience,
 ) -> Result<Option<Begun>, Error> {
@@ -68,7 +73,7 @@ pub(super) fn begin(
                 dir: dir.to_string(),
                 job_id: settings::job_id(&prepared.job),
             };
-            owning.begin(clock)
+            owning.begin(owned, clock)
         }
     }?;
     if let Some(begun) = begun.as_ref().filter(|begun| begun.is_new) {
@@ -209,14 +214,20 @@ impl Owning<'_> {
         &self.prepared.job
     }
 
-    fn begin(&self, clock: &Arc<dyn Clock>) -> Result<Option<Begun>, Error> {
+    fn begin(&self, owned: Option<Owned>, clock: &Arc<dyn Clock>) -> Result<Option<Begun>, Error> {
         // What was named is looked at first: a wrong path is refused before anybody is waited for.
         let spec = restore::spec(self.arguments).filter(|spec| !restore::is_latest(spec));
         if let Some(spec) = spec {
             restore::named_exists(spec, self.arguments, &self.dir, &self.job_id)?;
         }
-        let lease = self.take_lease(clock)?;
-        let keeper = Keeper::start(Arc::clone(&lease)).map_err(Error::refused)?;
+        let (lease, keeper) = match owned {
+            Some(owned) => owned,
+            None => {
+                let lease = self.take_lease(clock)?;
+                let keeper = Keeper::start(Arc::clone(&lease)).map_err(Error::refused)?;
+                (lease, keeper)
+            }
+        };
         if lease.run().is_some_and(|run| run.rewind.is_some()) {
             self.audience
                 .say("finishing the rewind that an earlier start began");

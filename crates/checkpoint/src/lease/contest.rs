@@ -118,7 +118,12 @@ fn standing(storage: &dyn Storage, job: &str, log: &Log, terms: &Terms) -> Resul
 }
 
 /// Whether the holder's process is surely gone: nobody has its lock, which ends with it.
-fn is_gone(storage: &dyn Storage, job: &str, entry: &LeaseEntry, terms: &Terms) -> Result<bool> {
+pub(super) fn is_gone(
+    storage: &dyn Storage,
+    job: &str,
+    entry: &LeaseEntry,
+    terms: &Terms,
+) -> Result<bool> {
     // Not every shared file system shows one machine the locks of another.
     if entry.holder.machine != terms.holder.machine {
         return Ok(false);

@@ -2,5 +2,6 @@
 
 mod interleaved;
 mod taking;
+mod watching;
 
 pub(crate) use taking::{Clock, TIMEOUT_MS, terms};

@@ -1,74 +1,169 @@
 //! Ctrl-C cancels the job; SIGTERM suspends it, and so does SIGHUP (a terminal that was closed). The second
-//! one to the same effect ends the process at once. SIGUSR1 takes a checkpoint now.
+//! one to the same effect ends the process at once. SIGUSR1 takes a checkpoint now. A standby that waits owns
+//! nothing: each of the first three ends it at once.
 
 use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use runtime::JobHandle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::events::Audience;
+use crate::events::{Audience, Event, StoodDown};
+use crate::exit::Exit;
 
 /// What a shell expects of a process that a signal ended: 128 and the signal's number.
 const EXIT_SIGHUP: i32 = 129;
 const EXIT_SIGINT: i32 = 130;
 const EXIT_SIGTERM: i32 = 143;
 
-/// Listens to signals for as long as the process lives, on a thread of its own: the job occupies the
-/// main thread, and tokio is here for signals only.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "signals are heard before there is a job and after it; the second one ends the process, whatever hangs"
-)]
-pub(crate) fn listen(job: JobHandle, audience: Audience) -> io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_io()
-        .build()?;
-    // Registered before the job starts: a signal that comes early is not lost, nor does it kill.
-    let (mut interrupt, mut terminate, mut hang_up, mut request) = {
-        let _inside = runtime.enter();
-        (
-            signal(SignalKind::interrupt())?,
-            signal(SignalKind::terminate())?,
-            match ignores_hang_up() {
-                true => None,
-                false => Some(signal(SignalKind::hangup())?),
-            },
-            signal(SignalKind::user_defined1())?,
-        )
-    };
-    let listen = async move {
-        let (mut interrupted, mut suspended) = (false, false);
-        let mut suspend = |exit: i32| {
-            if suspended {
-                std::process::exit(exit);
-            }
-            suspended = true;
-            audience.say("suspending");
-            job.suspend();
+/// What signals find.
+pub(crate) enum Phase {
+    /// A standby that waits: it owns nothing, and simply ends.
+    Waiting,
+    /// A standby that is about to take the job over: what it is asked for is done when there is a job.
+    Starting(Option<Asked>),
+    /// A job.
+    Running(JobHandle),
+}
+
+/// What a job is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Asked {
+    Cancel,
+    Suspend,
+}
+
+/// Listens to signals for as long as the process lives.
+pub(crate) struct Signals {
+    phase: Arc<Mutex<Phase>>,
+    audience: Audience,
+}
+
+impl Signals {
+    /// Begins to listen, on a thread of its own: the job occupies the main thread, and tokio is here for signals
+    /// only.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "signals are heard before there is a job and after it; the second one ends the process, whatever hangs"
+    )]
+    pub(crate) fn listen(phase: Phase, audience: Audience) -> io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_io()
+            .build()?;
+        // Registered before the job starts: a signal that comes early is not lost, nor does it kill.
+        let (mut interrupt, mut terminate, mut hang_up, mut request) = {
+            let _inside = runtime.enter();
+            (
+                signal(SignalKind::interrupt())?,
+                signal(SignalKind::terminate())?,
+                match ignores_hang_up() {
+                    true => None,
+                    false => Some(signal(SignalKind::hangup())?),
+                },
+                signal(SignalKind::user_defined1())?,
+            )
         };
-        loop {
-            tokio::select! {
-                biased;
-                Some(()) = interrupt.recv() => {
-                    if interrupted {
-                        std::process::exit(EXIT_SIGINT);
-                    }
-                    interrupted = true;
-                    audience.say("cancelling (ctrl-C again exits at once)");
-                    job.cancel();
+        let phase = Arc::new(Mutex::new(phase));
+        let heard = Self {
+            phase: Arc::clone(&phase),
+            audience,
+        };
+        let listen = async move {
+            let (mut interrupted, mut suspended) = (false, false);
+            let mut suspend = |exit: i32| {
+                if std::mem::replace(&mut suspended, true) {
+                    std::process::exit(exit);
                 }
-                Some(()) = terminate.recv() => suspend(EXIT_SIGTERM),
-                Some(()) = received(&mut hang_up) => suspend(EXIT_SIGHUP),
-                Some(()) = request.recv() => job.trigger_checkpoint(),
-                else => return,
+                heard.ask(Asked::Suspend);
+            };
+            loop {
+                tokio::select! {
+                    biased;
+                    Some(()) = interrupt.recv() => {
+                        if std::mem::replace(&mut interrupted, true) {
+                            std::process::exit(EXIT_SIGINT);
+                        }
+                        heard.ask(Asked::Cancel);
+                    }
+                    Some(()) = terminate.recv() => suspend(EXIT_SIGTERM),
+                    Some(()) = received(&mut hang_up) => suspend(EXIT_SIGHUP),
+                    Some(()) = request.recv() => if let Phase::Running(job) = &*heard.phase() {
+                        job.trigger_checkpoint();
+                    },
+                    else => return,
+                }
             }
+        };
+        thread::Builder::new()
+            .name("signals".into())
+            .spawn(move || runtime.block_on(listen))?;
+        Ok(Self { phase, audience })
+    }
+
+    /// A standby is about to change something: from now on it does not simply end.
+    pub(crate) fn begin(&self) {
+        *self.phase() = Phase::Starting(None);
+    }
+
+    /// It has changed nothing after all.
+    pub(crate) fn go_on_waiting(&self) {
+        let mut phase = self.phase();
+        if let Phase::Starting(Some(_)) = *phase {
+            self.end_of_waiting();
         }
-    };
-    thread::Builder::new()
-        .name("signals".into())
-        .spawn(move || runtime.block_on(listen))?;
-    Ok(())
+        *phase = Phase::Waiting;
+    }
+
+    /// There is a job: it is asked for things from now on, and for what came before.
+    pub(crate) fn hand_over(&self, job: JobHandle) {
+        let mut phase = self.phase();
+        if let Phase::Starting(Some(asked)) = *phase {
+            ask(&job, asked);
+        }
+        *phase = Phase::Running(job);
+    }
+
+    fn ask(&self, asked: Asked) {
+        let mut phase = self.phase();
+        if let Phase::Waiting = *phase {
+            // The phase is held: nothing is taken meanwhile.
+            self.end_of_waiting();
+        }
+        self.audience.say(match asked {
+            Asked::Cancel => "cancelling (ctrl-C again exits at once)",
+            Asked::Suspend => "suspending",
+        });
+        match &mut *phase {
+            Phase::Running(job) => ask(job, asked),
+            Phase::Waiting | Phase::Starting(_) => *phase = Phase::Starting(Some(asked)),
+        }
+    }
+
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a standby holds nothing, and a storage that hangs must not keep it"
+    )]
+    fn end_of_waiting(&self) -> ! {
+        self.audience
+            .say("the standby ends; it has changed nothing");
+        self.audience.tell(&Event::StoodDown {
+            why: StoodDown::Signal,
+            exit_code: Exit::Finished as u8,
+        });
+        std::process::exit(Exit::Finished as i32)
+    }
+
+    fn phase(&self) -> MutexGuard<'_, Phase> {
+        self.phase.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn ask(job: &JobHandle, asked: Asked) {
+    match asked {
+        Asked::Cancel => job.cancel(),
+        Asked::Suspend => job.suspend(),
+    }
 }
 
 /// The next signal of a kind that is listened to; never one of a kind that is not.

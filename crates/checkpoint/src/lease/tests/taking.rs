@@ -58,16 +58,16 @@ pub(crate) fn terms(machine: &str, clock: &Clock) -> Terms {
     }
 }
 
-fn memory() -> Arc<dyn Storage> {
+pub(super) fn memory() -> Arc<dyn Storage> {
     Arc::new(MemoryStorage::new())
 }
 
-fn take(storage: &Arc<dyn Storage>, machine: &str, clock: &Clock) -> Result<Lease> {
+pub(super) fn take(storage: &Arc<dyn Storage>, machine: &str, clock: &Clock) -> Result<Lease> {
     Lease::take(Arc::clone(storage), "job", terms(machine, clock))
 }
 
 /// All that is stored.
-fn contents(storage: &Arc<dyn Storage>) -> Vec<(String, Bytes)> {
+pub(super) fn contents(storage: &Arc<dyn Storage>) -> Vec<(String, Bytes)> {
     let mut found = Vec::new();
     let mut directories = vec![String::new()];
     while let Some(directory) = directories.pop() {
