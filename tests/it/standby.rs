@@ -7,6 +7,7 @@
 //! counts only if the process died of it, and the standby said that it takes over.
 
 use std::fs;
+use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use crate::host::{self, Running};
 use crate::jobs;
 use crate::kills::Moments;
 use crate::oracle::assert_same_lines;
-use crate::scene::{Scene, contents};
+use crate::scene::{Scene, all_files, contents};
 use crate::servers::{Kind, Server};
 
 /// Longer than any test is let run: nobody is waited for in it.
@@ -450,6 +451,45 @@ fn a_standby_does_not_begin_in_a_directory_that_is_not_mounted() {
     owner.kill().expect("killed in the middle");
     standby.wait().with_code(0).saying(&["taking over"]);
     assert_output(&scene, NUMBERS);
+}
+
+#[test]
+fn a_standby_reads_ahead_and_warns_of_damage() {
+    let scene = scene();
+    let files = ["-D", "checkpoint.inline-threshold=0B"];
+    let seldom = ["-D", "checkpoint.interval=1h"];
+    let lease = ["-D", "checkpoint.lease-timeout=3s"];
+    let arguments = [&["run", "job.toml"], &files[..], &seldom, &lease].concat();
+    let mut owner = host::start(scene.path(), &arguments);
+    owner.line_with("started").expect("it starts");
+    owner.signal("USR1");
+    let completed = owner.checkpoints(1).id;
+    // Its renewal puts it on record, and the standby reads what is on record.
+    let lease = scene.at("checkpoints/owned/_lease");
+    let record = format!("\"completed\":{completed}}}");
+    owner.wait_until("renewal", || {
+        let entries = contents_if_readable(&lease);
+        entries.iter().any(|entry| entry.contains(&record))
+    });
+    owner.signal("STOP");
+    let state = all_files(&scene.at("checkpoints/owned/shared")).pop();
+    let state = state.expect("state in a file");
+    fs::write(&state, "not what was written").expect("a file can be written");
+    let mut standby = host::start(scene.path(), &[&arguments[..], &["--standby"]].concat());
+    standby.line_with("standing by").expect("it waits");
+    standby
+        .line_with("is damaged")
+        .expect("it warns while there is an owner");
+    drop(owner);
+    standby.wait().with_code(3).saying(&["corrupt"]);
+}
+
+/// The files of a directory whose owner is at work.
+fn contents_if_readable(directory: &Path) -> Vec<String> {
+    let files = all_files(directory).into_iter();
+    files
+        .filter_map(|file| fs::read_to_string(file).ok())
+        .collect()
 }
 
 #[test]

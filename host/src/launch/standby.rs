@@ -319,3 +319,33 @@ fn because(vacancy: Vacancy, before: &Before, run: Option<&Run>) -> Because {
         Vacancy::Released | Vacancy::Free => Because::Released,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn c85_only_an_end_that_came_while_it_waited_ends_a_standby() {
+        let run = |token: &str, ended: Option<(lease::Ending, i64)>| Run {
+            ended: ended.map(|(how, at)| lease::Ended { how, at }),
+            ..Run::fresh(token.to_owned(), 0)
+        };
+        let failed = Some((lease::Ending::Failed, 1));
+        let again = Some((lease::Ending::Failed, 2));
+        let finished = Some((lease::Ending::Finished, 2));
+        for (before, now, counts) in [
+            (None, None, false),
+            (None, Some(run("a", None)), false),
+            (None, Some(run("a", failed)), true),
+            // Yesterday's, while today's owner has not begun, or was refused.
+            (Some(run("a", failed)), Some(run("a", failed)), false),
+            (Some(run("a", failed)), Some(run("a", None)), false),
+            (Some(run("a", failed)), Some(run("a", again)), true),
+            (Some(run("a", finished)), Some(run("b", finished)), true),
+            (Some(run("a", None)), Some(run("a", finished)), true),
+        ] {
+            let found = ended_meanwhile(&record(before.as_ref()), now.as_ref());
+            assert_eq!(found.is_some(), counts, "{before:?}, {now:?}");
+        }
+    }
+}

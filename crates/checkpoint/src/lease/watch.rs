@@ -22,7 +22,7 @@ use super::log::{Found, Log, read_entry};
 use super::run::Run;
 use super::{Lease, Terms};
 use crate::completed::Completed;
-use crate::names::JobDirectory;
+use crate::names::{self, JobDirectory};
 use crate::storage::Storage;
 use crate::{Error, Result, location};
 
@@ -39,6 +39,9 @@ const SELDOM: (u64, [u64; 2]) = (10, [50, 1_000]);
 
 /// The same while one is. How late it is seen is added to the time that the holder is waited for.
 const OFTEN: (u64, [u64; 2]) = (50, [50, 200]);
+
+/// How many checkpoints are tried in place of one that has been subsumed.
+const NEWER_MAX: usize = 4;
 
 /// What a look has found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -244,7 +247,7 @@ impl Watch {
         let (Some(newest), Place::Open(storage)) = (self.newest(), &self.place) else {
             return false;
         };
-        let lock = crate::names::lease_lock(self.job.name(), &newest.token);
+        let lock = names::lease_lock(self.job.name(), &newest.token);
         self.lives && !matches!(storage.is_locked(&lock), Ok(Some(true)))
     }
 
@@ -278,14 +281,31 @@ impl Watch {
         Some(describe(&**storage, self.job.name(), log, &self.terms))
     }
 
-    /// Reads the metadata of a checkpoint of the directory, from any thread.
+    /// Reads the metadata of the checkpoint with a number, or of a newer one if that has been subsumed; from
+    /// any thread. For looking ahead only: whether it counts is decided when the lease was taken.
     #[must_use]
     pub fn reader(&self) -> Option<impl Fn(u64) -> Result<Completed> + Send + 'static> {
         let Place::Open(storage) = &self.place else {
             return None;
         };
         let (storage, job) = (Arc::clone(storage), self.job.clone());
-        Some(move |id| Completed::open(Arc::clone(&storage), &job.checkpoint(id)))
+        Some(move |id| {
+            let open = |id| Completed::open(Arc::clone(&storage), &job.checkpoint(id));
+            let mut found = open(id);
+            if matches!(found, Err(Error::NotFound(_))) {
+                let directories = storage.list(job.name())?.directories;
+                let numbers = directories.iter();
+                let numbers = numbers.filter_map(|it| names::checkpoint_id(names::leaf(it)));
+                let mut newer: Vec<u64> = numbers.filter(|number| *number > id).collect();
+                newer.sort_unstable_by(|one, next| next.cmp(one));
+                // The newest few may be in progress.
+                let mut newer = newer.into_iter().take(NEWER_MAX).map(open);
+                if let Some(newest) = newer.find(Result::is_ok) {
+                    found = newest;
+                }
+            }
+            found
+        })
     }
 
     fn newest(&self) -> Option<&super::entry::LeaseEntry> {

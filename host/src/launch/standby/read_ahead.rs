@@ -9,7 +9,7 @@ use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::thread;
 use std::time::Duration;
 
-use checkpoint::{Completed, Error, Result};
+use checkpoint::{Completed, Result};
 
 use crate::exit::causes;
 
@@ -19,7 +19,7 @@ const PIECE_BYTES: usize = 1 << 20;
 /// The pause: 32 MiB a second at most, so that the owner's disk or network hardly notices.
 const PAUSE: Duration = Duration::from_millis(31);
 
-/// Reads the metadata of a checkpoint.
+/// Reads the metadata of a checkpoint, or of a newer one.
 type Reader = Box<dyn Fn(u64) -> Result<Completed> + Send>;
 
 /// A part of a file: its path, and where it begins.
@@ -78,11 +78,12 @@ fn read_all(checkpoints: &Receiver<u64>, reader: &Reader, with_state: bool, stop
         if !with_state {
             continue;
         }
+        let id = checkpoint.metadata().id;
         let outcome = read_state(&checkpoint, &mut known, stop);
         if let Err(error) = outcome
             && error.kind() == io::ErrorKind::InvalidData
-            // Its files go when it is subsumed.
-            && !matches!(reader(id), Err(Error::NotFound(_)))
+            // Its files go when it is subsumed, after its metadata.
+            && reader(id).is_ok_and(|still| still.metadata().id == id)
         {
             tracing::warn!(
                 "checkpoint {id}, from which this standby would go on now, is damaged: {}",
