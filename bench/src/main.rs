@@ -29,6 +29,7 @@ mod process;
 mod report;
 mod start;
 mod suite;
+mod takeover;
 mod targets;
 
 use std::process::{Command, ExitCode, Stdio};

@@ -83,6 +83,16 @@ pub(crate) fn text(results: &Results) -> Result<String> {
             restore.peak_kib / 1024,
         )?;
     }
+    if let Some(takeover) = &results.takeover {
+        writeln!(
+            text,
+            "- Takeover by a standby, from the last record before to the first after: {} ms from an owner that was \
+             killed, {} ms from one that hangs, with a lease of {} ms",
+            spread(&takeover.killed_ms, 0),
+            spread(&takeover.silent_ms, 0),
+            takeover.lease_ms,
+        )?;
+    }
     for result in &results.neighbours {
         writeln!(
             text,

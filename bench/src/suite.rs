@@ -10,6 +10,7 @@ use crate::case::{Backend, Case, Workload};
 use crate::measure::Task;
 use crate::measured::{Measured, Spread, Taken};
 use crate::neighbours::{self, NeighbourResult};
+use crate::takeover::{self, TakeoverResult};
 use crate::{measured, start};
 
 /// Everything that was measured.
@@ -25,6 +26,8 @@ pub(crate) struct Results {
     pub(crate) restores: Vec<RestoreResult>,
     /// Milliseconds from start to first record, and KiB resident then.
     pub(crate) starts: Vec<(f64, u64)>,
+    #[serde(default)]
+    pub(crate) takeover: Option<TakeoverResult>,
     #[serde(default)]
     pub(crate) neighbours: Vec<NeighbourResult>,
 }
@@ -211,6 +214,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Results> {
             let started = start::run(dir.path())?;
             results.starts.push((started.ms, started.resident_kib));
         }
+    }
+    if arguments.wants("takeover") {
+        eprintln!("a standby takes over from an owner that is killed, and from one that hangs");
+        results.takeover = Some(takeover::run(arguments.rounds.max(5))?);
     }
     if arguments.wants("neighbours") {
         for misdeed in neighbours::MISDEEDS {

@@ -144,6 +144,25 @@ pub(crate) fn all(results: &Results) -> Vec<Target> {
             "MiB",
         ),
     ];
+    let takeovers = results.takeover.iter().flat_map(|result| {
+        let lease = result.lease_ms;
+        let beyond = result.silent_ms.iter().map(|gap| gap - lease).collect();
+        [
+            // Each of them: a service is judged by its worst.
+            Target::at_most(
+                "takeover of a killed owner whose lock tells, the longest",
+                500.0,
+                longest(result.killed_ms.clone()),
+                "ms",
+            ),
+            Target::at_most(
+                "takeover of one that is silent, beyond its lease time, the longest",
+                500.0,
+                longest(beyond),
+                "ms",
+            ),
+        ]
+    });
     let per = "M/s per core";
     [
         Target::at_least(
@@ -211,5 +230,14 @@ pub(crate) fn all(results: &Results) -> Vec<Target> {
     .chain(pauses)
     .chain(restores)
     .chain(starts)
+    .chain(takeovers)
     .collect()
+}
+
+fn longest(rounds: Vec<f64>) -> Vec<f64> {
+    rounds
+        .into_iter()
+        .max_by(f64::total_cmp)
+        .into_iter()
+        .collect()
 }

@@ -1,6 +1,7 @@
 use super::*;
 use crate::neighbours::NeighbourResult;
 use crate::suite::{ChangedResult, LatencyResult, LostResult, RestoreResult};
+use crate::takeover::TakeoverResult;
 use crate::targets;
 
 fn run(records: u64, peak_kib: u64, pauses: &[u64]) -> Measured {
@@ -85,6 +86,11 @@ fn results() -> Results {
             peak_kib: 1024,
         }],
         starts: vec![(20.0, 10_240)],
+        takeover: Some(TakeoverResult {
+            killed_ms: vec![60.0, 510.0],
+            silent_ms: vec![1500.0, 2040.0],
+            lease_ms: 2000.0,
+        }),
         neighbours: vec![NeighbourResult {
             misdeed: "loop".to_owned(),
             speed: vec![1.0, 0.9],
@@ -129,6 +135,8 @@ fn figures_are_those_of_the_rounds() {
     // The slowest of three is the 99th percentile.
     assert_eq!(target("snapshot pause, 1 M keys"), (1.5, None, false));
     assert_eq!(target("to a bare one"), (2.0, Some((1.0, 3.0)), true));
+    assert_eq!(target("whose lock tells"), (510.0, None, false));
+    assert_eq!(target("beyond its lease time"), (40.0, None, true));
     assert!(target("10 M keys, a checkpoint every second").0.is_nan());
 }
 
