@@ -393,12 +393,44 @@ fn a_standby_reads_the_input_that_is_there_when_it_takes_over() {
     let mut owner = host::start(scene.path(), &["run", "job.toml", "-D", NEVER]);
     gate.holds(&mut owner);
     let mut standby = stand_by(&scene, &["-D", NEVER]);
+    scene.write("input/1.txt", format!("one\n{HELD}\nmore\n"));
     scene.write("input/2.txt", "two\n");
     owner.kill().expect("killed at the gate");
     gate.open();
     takes_over(&mut standby);
     standby.wait().with_code(0);
-    assert_eq!(scene.output("out"), [HELD, "one", "two"]);
+    assert_eq!(scene.output("out"), [HELD, "more", "one", "two"]);
+}
+
+#[test]
+fn a_standby_takes_columns_as_they_are_when_it_takes_over() {
+    let scene = Scene::new();
+    let id = [
+        "-D",
+        "job.id=owned",
+        "-D",
+        NEVER,
+        "-D",
+        "checkpoint.interval=1h",
+    ];
+    // Whatever owns the directory, and has no checkpoint.
+    scene.write("owner.toml", jobs::counting("c85", "1h"));
+    let mut owner = host::start(scene.path(), &[&["run", "owner.toml"], &id[..]].concat());
+    owner.line_with("started").expect("it starts");
+    let rows = "[[source]]\nid = \"rows\"\nconnector = \"file\"\npath = \"input/*.csv\"\n\
+                format = \"csv\"\nkey = \"name\"\n\n";
+    let job = jobs::head("c85", "1h")
+        + rows
+        + &jobs::operator("values", "select", "rows", "columns = [\"value\"]")
+        + &jobs::files("out", "values", "out", "lines");
+    scene.write("job.toml", job);
+    scene.write("input/1.csv", "name,value\nx,1\n");
+    let mut standby = stand_by(&scene, &id);
+    scene.write("input/1.csv", "name,more,value\nx,y,2\n");
+    owner.kill().expect("killed in the middle");
+    takes_over(&mut standby);
+    standby.wait().with_code(0);
+    assert_eq!(scene.output("out"), ["2"]);
 }
 
 #[test]
@@ -455,10 +487,11 @@ fn a_standby_does_not_begin_in_a_directory_that_is_not_mounted() {
 
 #[test]
 fn a_standby_reads_ahead_and_warns_of_damage() {
-    let scene = scene();
+    let scene = Scene::new();
+    scene.write("job.toml", job(10 * NUMBERS, "rate = 4000"));
     let files = ["-D", "checkpoint.inline-threshold=0B"];
     let seldom = ["-D", "checkpoint.interval=1h"];
-    let lease = ["-D", "checkpoint.lease-timeout=3s"];
+    let lease = ["-D", "checkpoint.lease-timeout=6s"];
     let arguments = [&["run", "job.toml"], &files[..], &seldom, &lease].concat();
     let mut owner = host::start(scene.path(), &arguments);
     owner.line_with("started").expect("it starts");

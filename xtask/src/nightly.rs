@@ -68,7 +68,9 @@ pub(crate) fn nightly() -> Result<()> {
     kills.env("HIGHWATER_KILLS", KILLS.to_string());
     run(kills)?;
 
-    story::step(&format!("standbys: {STANDBY_KILLS} kills of an owner, on files and in a bucket"));
+    story::step(&format!(
+        "standbys: {STANDBY_KILLS} kills of an owner, on files and in a bucket"
+    ));
     let mut standbys = test(&["--package", "host", "--test", "it", "standby::"]);
     standbys.env("HIGHWATER_STANDBY_KILLS", STANDBY_KILLS.to_string());
     run(standbys)?;
