@@ -196,28 +196,24 @@ fn c85_a_standby_that_waits_changes_nothing_and_ends_at_once() {
     let arguments = ["run", "job.toml", "-D", NEVER];
     let mut owner = host::start(scene.path(), &arguments);
     owner.checkpoints(2);
+    let outputs = ["checkpoints", "out", "seen"];
+    let all = || outputs.map(|directory| contents(&scene.at(directory)));
     // While it stands still, whatever changes is not its doing.
-    owner.signal("STOP");
-    let before = [
-        contents(&scene.at("checkpoints")),
-        contents(&scene.at("out")),
-    ];
-    let more = [&arguments[..], &["--standby"]].concat();
-    let mut standbys: Vec<Running> = (0..3).map(|_| host::start(scene.path(), &more)).collect();
-    for (standby, signal) in standbys.iter_mut().zip(["TERM", "INT", "HUP"]) {
-        let line = standby.line_with("standing by").expect("it says so");
-        assert!(line.contains("must be shared"), "{line}");
-        standby.signal(signal);
-    }
-    for standby in standbys {
-        standby.wait().with_code(0).saying(&["changed nothing"]);
-    }
-    let after = [
-        contents(&scene.at("checkpoints")),
-        contents(&scene.at("out")),
-    ];
-    assert!(before == after, "everything is as it was");
-    owner.signal("CONT");
+    owner.while_stopped(|| {
+        let before = all();
+        let more = [&arguments[..], &["--standby"]].concat();
+        let signals = ["TERM", "INT", "HUP"];
+        let mut standbys = signals.map(|_| host::start(scene.path(), &more));
+        for (standby, signal) in standbys.iter_mut().zip(signals) {
+            let line = standby.line_with("standing by").expect("it says so");
+            assert!(line.contains("must be shared"), "{line}");
+            standby.signal(signal);
+        }
+        for standby in standbys {
+            standby.wait().with_code(0).saying(&["changed nothing"]);
+        }
+        assert!(before == all(), "everything is as it was");
+    });
     owner.wait().with_code(0);
     assert_output(&scene, NUMBERS);
 }
