@@ -447,8 +447,20 @@ fn c161_components_of_odd_shapes_are_refused_by_name() {
         "(component (import \"{}\" (func)))",
         "long-".repeat(10_000) + "x"
     );
+    // Each has three bytes, and costs whoever goes through them more than that.
+    let sections = |header: &[u8], count| [header, &[0, 1, 0].repeat(count)].concat();
     let cases = [
         ("nested", nested(5_000), "core modules and components"),
+        (
+            "sections",
+            sections(b"\0asm\x0d\0\x01\0", 64 << 20),
+            "it has more than 200000 sections, the most that this host reads",
+        ),
+        (
+            "sections inside",
+            with_module(&sections(b"\0asm\x01\0\0\0", 200_000)),
+            "sections, more than the 200000",
+        ),
         (
             "instances that double",
             with_component(&doubling),

@@ -1,5 +1,15 @@
 //! What a file is, told from its frame alone: before a compiler sees it, so that the four mistakes
 //! people make (another file, half a file, a core module, garbage) get four messages.
+//!
+//! `wasmparser` takes sections apart. Only what is before them is read here, because its errors do not say what a
+//! file begins with.
+//!
+//! [`kind`] runs in this process and not in the limited one that compiles, on bytes that nobody has checked. So
+//! it goes from section to section, looks into none but the exports, and keeps nothing that grows with the file.
+
+use wasmparser::{
+    BinaryReaderError, Chunk, Encoding, ExportSectionReader, ImportSectionReader, Parser, Payload,
+};
 
 /// What a file that is framed as WebAssembly holds.
 #[derive(Debug, PartialEq, Eq)]
@@ -52,20 +62,34 @@ pub enum NotWasm {
         /// How many there are.
         len: u64,
     },
+    /// It has more sections than any component.
+    #[error("it has more than {SECTIONS_MAX} sections, the most that this host reads")]
+    Sections,
+    /// Its sections are not those of a module or a component.
+    #[error("it is not valid WebAssembly: {0}")]
+    Invalid(String),
 }
 
+impl From<BinaryReaderError> for NotWasm {
+    fn from(error: BinaryReaderError) -> Self {
+        Self::Invalid(operator::text::written(
+            &error,
+            operator::text::NAME_BYTES_MAX,
+        ))
+    }
+}
+
+/// The most sections that a file may have, at all levels together. A component with CPython inside has 773. One
+/// without content takes three bytes, so without a limit a file keeps everything that reads it busy for seconds.
+pub(super) const SECTIONS_MAX: u64 = 200_000;
+/// The most exports of a core module that are looked at: the compiler's parser takes no more.
+const EXPORTS_MAX: usize = 1_000_000;
+
 const MAGIC: &[u8; 4] = b"\0asm";
-const CUSTOM_SECTION: u8 = 0;
-const EXPORT_SECTION: u8 = 7;
+/// How the name of the section begins in which bindings say all.
+const DESCRIPTION: &str = "component-type";
 /// How the names of an operator's functions begin in a core module.
-const GUEST_EXPORTS: &[u8] = b"highwater:operator/guest@";
-/// Magic, version and layer.
-const HEADER_LEN: usize = 8;
-// Of a component.
-const CORE_MODULE_SECTION: u8 = 1;
-const CORE_INSTANCE_SECTION: u8 = 2;
-const COMPONENT_SECTION: u8 = 4;
-const COMPONENT_INSTANCE_SECTION: u8 = 5;
+const GUEST_EXPORTS: &str = "highwater:operator/guest@";
 
 /// Tells what `bytes` are by walking the outermost sections.
 pub(super) fn kind(bytes: &[u8]) -> Result<Kind, NotWasm> {
@@ -78,167 +102,165 @@ pub(super) fn kind(bytes: &[u8]) -> Result<Kind, NotWasm> {
     if !bytes.starts_with(&MAGIC[..bytes.len().min(4)]) {
         return Err(NotWasm::Magic(beginning(bytes)));
     }
-    let Some((&[v0, v1, l0, l1], mut rest)) = bytes.get(4..).and_then(<[u8]>::split_first_chunk)
-    else {
-        return Err(NotWasm::Truncated {
-            missing: 8 - bytes.len() as u64,
-            len: bytes.len() as u64,
-        });
-    };
-    let (version, layer) = (u16::from_le_bytes([v0, v1]), u16::from_le_bytes([l0, l1]));
     let truncated = |missing: u64| NotWasm::Truncated {
         missing,
         len: bytes.len() as u64,
     };
-    let (mut is_described, mut is_exporting) = (false, false);
-    while let Some((&id, tail)) = rest.split_first() {
-        let (size, tail) = leb128(tail).ok_or_else(|| truncated(1))?;
-        let Some((section, tail)) = tail.split_at_checked(size as usize) else {
-            return Err(truncated(u64::from(size) - tail.len() as u64));
+    let Some(&[v0, v1, l0, l1]) = bytes.get(4..).and_then(<[u8]>::first_chunk) else {
+        return Err(truncated(8 - bytes.len() as u64));
+    };
+    let mut parser = Parser::new(0);
+    let (mut is_component, mut is_described, mut is_exporting) = (false, false, false);
+    let (mut rest, mut sections) = (bytes, 0);
+    // Not `parse_all`, because it does not say how much is missing, and goes into bodies of functions and into the
+    // modules of a component. The parser is made to believe that more may come: a section that is cut then asks
+    // for the rest by number, where it would else be an error like any other.
+    while !rest.is_empty() {
+        // The header comes first, and is none.
+        if sections > SECTIONS_MAX {
+            return Err(NotWasm::Sections);
+        }
+        sections += 1;
+        let (consumed, payload) = match parser.parse(rest, false) {
+            Ok(Chunk::Parsed { consumed, payload }) => (consumed, payload),
+            Ok(Chunk::NeedMoreData(missing)) => return Err(truncated(missing)),
+            // The parser's text shows both fields as one number.
+            Err(_) if rest.len() == bytes.len() => {
+                return Err(NotWasm::Version {
+                    version: u16::from_le_bytes([v0, v1]),
+                    layer: u16::from_le_bytes([l0, l1]),
+                });
+            }
+            Err(error) => return Err(error.into()),
         };
-        is_described |= id == CUSTOM_SECTION
-            && name(section).is_some_and(|(name, _)| name.starts_with(b"component-type"));
-        is_exporting |= id == EXPORT_SECTION && exports_guest(section);
-        rest = tail;
+        let mut within = 0;
+        match payload {
+            Payload::Version { encoding, .. } => is_component = encoding == Encoding::Component,
+            Payload::CustomSection(section) => {
+                is_described |= section.name().starts_with(DESCRIPTION);
+            }
+            Payload::ExportSection(section) => is_exporting |= exports_guest(section),
+            Payload::CodeSectionStart { size, .. } => {
+                parser.skip_section();
+                within = size as usize;
+            }
+            Payload::ModuleSection {
+                unchecked_range, ..
+            }
+            | Payload::ComponentSection {
+                unchecked_range, ..
+            } => within = unchecked_range.len(),
+            _ => {}
+        }
+        let after = consumed.saturating_add(within);
+        let missing = after.saturating_sub(rest.len());
+        rest = rest.get(after..).ok_or_else(|| truncated(missing as u64))?;
     }
-    match (version, layer) {
-        (_, 1) => Ok(Kind::Component),
-        (1, 0) => Ok(Kind::Core(match (is_described, is_exporting) {
-            (true, _) => Core::Described,
-            (false, true) => Core::Exporting,
-            (false, false) => Core::Alien,
-        })),
-        _ => Err(NotWasm::Version { version, layer }),
-    }
+    Ok(match (is_component, is_described, is_exporting) {
+        (true, ..) => Kind::Component,
+        (false, true, _) => Kind::Core(Core::Described),
+        (false, false, true) => Kind::Core(Core::Exporting),
+        (false, false, false) => Kind::Core(Core::Alien),
+    })
+}
+
+/// Whether a core module's section of exports names a function of an operator.
+fn exports_guest(section: ExportSectionReader<'_>) -> bool {
+    let mut exports = section.into_iter().take(EXPORTS_MAX).map_while(Result::ok);
+    exports.any(|export| export.name.starts_with(GUEST_EXPORTS))
 }
 
 /// The most core instances that one instance of a component may consist of. A component of one language has
 /// about ten, a composed one a few times that.
 pub(super) const CORE_INSTANCES_MAX: u64 = 200;
 
+/// What becomes of a core module has an instance of it, one of the adapter for WASI preview 1, and the two by
+/// which these reach each other.
+const CORE_INSTANCES_OF_A_MODULE: u64 = 4;
+
+/// Of an import, a function that others can call, the place of a table or a memory, a global.
+const ITEM_BYTES: u64 = 32;
+/// Of an instance of a core module without any of them.
+const EMPTY_BYTES: u64 = 1 << 10;
+
 /// The most bytes of the host that the core instances of a component take beside memories and tables: a
 /// component of some megabytes can make hundreds of instances of a module with a million globals.
 ///
 /// Too much rather than too little: each instance counts as one of the module that takes most, and each
 /// instance of a component within as one of the component that makes most. `bytes` are a valid component, or
-/// a core module, which counts as much as the component that becomes of it.
+/// a core module, which counts as much as the component that becomes of it; of anything else it is 0.
 pub(super) fn instance_bytes_max(bytes: &[u8]) -> u64 {
-    match kind(bytes) {
-        Ok(Kind::Component) => component_bytes(bytes),
-        Ok(Kind::Core(_)) => module_bytes(bytes).saturating_mul(CORE_INSTANCES_OF_A_MODULE),
-        Err(_) => 0,
-    }
+    weight(bytes).unwrap_or(0)
 }
 
-/// What becomes of a core module has an instance of it, one of the adapter for WASI preview 1, and the two by
-/// which these reach each other.
-const CORE_INSTANCES_OF_A_MODULE: u64 = 4;
+/// A module or a component that is being read, and what it has so far.
+#[derive(Default)]
+struct Open {
+    is_component: bool,
+    /// Of a module: what an instance has, each with a place of its own.
+    items: u64,
+    /// Of a component: entries in its sections of core instances.
+    core_instances: u64,
+    /// Of a component: entries in its sections of instances.
+    instances: u64,
+}
 
-fn component_bytes<'a>(bytes: &'a [u8]) -> u64 {
-    /// A component that is being walked: what is left of it, and what it makes so far.
-    struct Open<'a> {
-        rest: &'a [u8],
-        core_instances: u64,
-        instances: u64,
-    }
-    let open = |bytes: &'a [u8]| {
-        bytes.get(HEADER_LEN..).map(|rest| Open {
-            rest,
-            core_instances: 0,
-            instances: 0,
-        })
-    };
+fn weight(bytes: &[u8]) -> wasmparser::Result<u64> {
     let (mut heaviest, mut most) = (0, 0_u64);
-    let mut walked = Vec::from_iter(open(bytes));
-    while let Some(component) = walked.last_mut() {
-        let Some((id, section, rest)) = next_section(component.rest) else {
-            let made = component.instances.saturating_mul(most);
-            most = most.max(component.core_instances.saturating_add(made));
-            walked.pop();
+    // Grows with the nesting of the file, as does what the parser keeps: `examine` has refused more than 1000
+    // modules and components before.
+    let mut open: Vec<Open> = Vec::new();
+    for payload in Parser::new(0).parse_all(bytes) {
+        let payload = payload?;
+        if let Payload::Version { encoding, .. } = payload {
+            let is_component = encoding == Encoding::Component;
+            if open.is_empty() && !is_component {
+                most = CORE_INSTANCES_OF_A_MODULE;
+            }
+            open.push(Open {
+                is_component,
+                ..Open::default()
+            });
+        }
+        let Some(inner) = open.last_mut() else {
             continue;
         };
-        component.rest = rest;
-        let entries = || leb128(section).map_or(0, |(count, _)| u64::from(count));
-        match id {
-            CORE_MODULE_SECTION => heaviest = heaviest.max(module_bytes(section)),
-            CORE_INSTANCE_SECTION => {
-                component.core_instances = component.core_instances.saturating_add(entries());
+        // Each number has 32 bits and takes bytes of the file, so the sums fit.
+        match payload {
+            Payload::ImportSection(section) => inner.items += imported(section)?,
+            Payload::FunctionSection(section) => inner.items += u64::from(section.count()),
+            Payload::TableSection(section) => inner.items += u64::from(section.count()),
+            Payload::MemorySection(section) => inner.items += u64::from(section.count()),
+            Payload::TagSection(section) => inner.items += u64::from(section.count()),
+            Payload::GlobalSection(section) => inner.items += u64::from(section.count()),
+            Payload::InstanceSection(section) => inner.core_instances += u64::from(section.count()),
+            Payload::ComponentInstanceSection(section) => {
+                inner.instances += u64::from(section.count());
             }
-            COMPONENT_INSTANCE_SECTION => {
-                component.instances = component.instances.saturating_add(entries());
+            Payload::End(_) => {
+                if inner.is_component {
+                    let made = inner.instances.saturating_mul(most);
+                    most = most.max(inner.core_instances.saturating_add(made));
+                } else {
+                    let items = inner.items.saturating_mul(ITEM_BYTES);
+                    heaviest = heaviest.max(items.saturating_add(EMPTY_BYTES));
+                }
+                open.pop();
             }
-            COMPONENT_SECTION => walked.extend(open(section)),
             _ => {}
         }
     }
-    most.min(CORE_INSTANCES_MAX).saturating_mul(heaviest)
+    Ok(most.min(CORE_INSTANCES_MAX).saturating_mul(heaviest))
 }
 
-/// The most bytes that an instance of a core module takes beside memories and tables.
-fn module_bytes(module: &[u8]) -> u64 {
-    /// Of an import, a function that others can call, the place of a table or a memory, a global.
-    const ITEM_BYTES: u64 = 32;
-    const EMPTY_BYTES: u64 = 1 << 10;
-    /// Imports, functions, tables, memories, globals, tags.
-    const ITEMS: [u8; 6] = [2, 3, 4, 5, 6, 13];
-    let mut rest = module.get(HEADER_LEN..).unwrap_or_default();
-    let mut bytes = EMPTY_BYTES;
-    while let Some((id, section, after)) = next_section(rest) {
-        if ITEMS.contains(&id) {
-            let count = leb128(section).map_or(0, |(count, _)| u64::from(count));
-            bytes = bytes.saturating_add(ITEM_BYTES * count);
-        }
-        rest = after;
+/// How many items are imported. One entry of the section can import several.
+fn imported(section: ImportSectionReader<'_>) -> wasmparser::Result<u64> {
+    let mut imports = 0;
+    for import in section.into_imports() {
+        import?;
+        imports += 1;
     }
-    bytes
-}
-
-/// The first section's id and content, and what follows it.
-fn next_section(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
-    let (id, tail) = bytes.split_first()?;
-    let (size, tail) = leb128(tail)?;
-    let (section, rest) = tail.split_at_checked(size as usize)?;
-    Some((*id, section, rest))
-}
-
-/// Whether a core module's section of exports names a function of an operator.
-fn exports_guest(section: &[u8]) -> bool {
-    let Some((count, mut rest)) = leb128(section) else {
-        return false;
-    };
-    for _ in 0..count {
-        // A name, a kind, a number.
-        let Some((name, tail)) = name(rest) else {
-            return false;
-        };
-        if name.starts_with(GUEST_EXPORTS) {
-            return true;
-        }
-        let number = tail.get(1..).and_then(leb128);
-        let Some((_, tail)) = number else {
-            return false;
-        };
-        rest = tail;
-    }
-    false
-}
-
-/// The name at the beginning, and what follows it.
-fn name(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
-    let (len, rest) = leb128(bytes)?;
-    rest.split_at_checked(len as usize)
-}
-
-/// An unsigned LEB128 number of at most 32 bits, and what follows it.
-fn leb128(bytes: &[u8]) -> Option<(u32, &[u8])> {
-    let mut value = 0u64;
-    for (index, byte) in bytes.iter().take(5).enumerate() {
-        value |= u64::from(byte & 0x7f) << (7 * index);
-        if byte & 0x80 == 0 {
-            return Some((u32::try_from(value).ok()?, &bytes[index + 1..]));
-        }
-    }
-    None
+    Ok(imports)
 }
 
 /// The first bytes, as text where they are text.
@@ -296,19 +318,66 @@ mod tests {
             b"\0asm\x02\0\0\0",
             Err("it is WebAssembly of an unknown kind (version 2, layer 0)"),
         );
+        check(
+            b"\0asm\x0c\0\x01\0",
+            Err("it is WebAssembly of an unknown kind (version 12, layer 1)"),
+        );
     }
 
     #[test]
-    fn a_section_that_reaches_behind_the_end_means_truncated() {
+    fn a_section_that_reaches_past_the_end_means_truncated() {
         let module = wat::parse_str("(module (func (export \"f\")))").unwrap();
         check(&module, Ok(Kind::Core(Core::Alien)));
-        check(
-            &module[..module.len() - 1],
-            Err(&format!(
-                "it is truncated: a section needs 1 more bytes after its last byte, {}",
-                module.len() - 1
-            )),
-        );
+        // The last section is one of code, one of a module, one of a component, one that is left as it is.
+        let name = b"\0\x05\x04name";
+        for (text, last) in [
+            ("(module (func (export \"f\")))", &b""[..]),
+            ("(component (core module (func)))", b""),
+            ("(component (component (core module)))", b""),
+            ("(component)", name),
+        ] {
+            let whole = [&wat::parse_str(text).unwrap(), last].concat();
+            assert!(kind(&whole).is_ok(), "{text}");
+            for missing in 1..4 {
+                let len = whole.len() - missing;
+                check(
+                    &whole[..len],
+                    Err(&format!(
+                        "it is truncated: a section needs {missing} more bytes after its last byte, {len}",
+                    )),
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn sections_that_no_parser_takes_are_no_kind() {
+        for (header, section) in [
+            (b"\0asm\x01\0\0\0", &[0x80, 0][..]),
+            (b"\0asm\x01\0\0\0", &[1, 0xff, 0xff, 0xff, 0xff, 0xff, 0]),
+            (b"\0asm\x01\0\0\0", &[7, 1, 0, 1, 1, 0]),
+            (b"\0asm\x0d\0\x01\0", &[0, 3, 2, 0xff, 0xff]),
+        ] {
+            let bytes = [&header[..], section].concat();
+            let found = kind(&bytes);
+            assert!(matches!(found, Err(NotWasm::Invalid(_))), "{found:?}");
+        }
+    }
+
+    #[test]
+    fn c161_sections_without_end_are_not_gone_through() {
+        let most = usize::try_from(SECTIONS_MAX).unwrap();
+        for (header, expected) in [
+            (b"\0asm\x01\0\0\0", Kind::Core(Core::Alien)),
+            (b"\0asm\x0d\0\x01\0", Kind::Component),
+        ] {
+            let custom = [0, 1, 0];
+            check(&[&header[..], &custom.repeat(most)].concat(), Ok(expected));
+            check(
+                &[&header[..], &custom.repeat(most + 1)].concat(),
+                Err("it has more than 200000 sections, the most that this host reads"),
+            );
+        }
     }
 
     #[test]

@@ -13,6 +13,7 @@ use wasmparser::{
     WasmFeatures,
 };
 
+use super::binary::SECTIONS_MAX;
 use super::world::{Item, Surface};
 
 /// Something that is counted, and the most of it that a component may have.
@@ -27,6 +28,7 @@ const fn limit(what: &'static str, max: u64) -> Limit {
 
 // The largest number found in components with CPython, StarlingMonkey or QuickJS inside stands behind each.
 const MODULES: Limit = limit("core modules and components", 1_000); // 41
+const SECTIONS: Limit = limit("sections", SECTIONS_MAX); // 773
 const TYPES: Limit = limit("types", 200_000); // 1,532
 const FUNCTIONS: Limit = limit("functions", 500_000); // 13,538
 const SEGMENTS: Limit = limit("data and element segments", 200_000); // 10,002
@@ -115,6 +117,7 @@ struct Totals {
     /// How many components and modules contain the place.
     depth: u32,
     modules: Tally,
+    sections: Tally,
     core_modules: u32,
     types: Tally,
     functions: Tally,
@@ -215,6 +218,9 @@ fn item(
 
 impl Totals {
     fn count(&mut self, payload: &Payload<'_>) -> Result<(), Objection> {
+        if payload.as_section().is_some() {
+            self.sections.add(1_u32, &SECTIONS)?;
+        }
         match payload {
             Payload::Version { encoding, .. } => {
                 self.depth += 1;
