@@ -1,7 +1,7 @@
 //! From a job file to a job graph: connectors prepared, components loaded and asked what they are,
 //! ports joined, records dealt.
 //!
-//! Like reading the job file, this goes on behind a mistake, so that all of them are reported at once.
+//! Like reading the job file, this goes on after a mistake, so that all of them are reported at once.
 //! Only [`Prepared::graph`], which is to be had only if nothing is wrong, gives something to run.
 //!
 //! Modules in reading order.

@@ -1,4 +1,4 @@
-//! What happens to a job, told to a person on stderr or to a program on stdout.
+//! What happens to a job, reported to a person on stderr or to a program on stdout.
 //!
 //! Scripts read both: the names and fields of the JSON events and the line of a completed checkpoint
 //! are part of the command line's contract.
@@ -145,7 +145,7 @@ pub(crate) enum Event {
     },
     /// The job is over and failed.
     Failed {
-        /// What failed, with the causes behind it.
+        /// What failed, with its causes.
         error: String,
         /// The code with which the process exits.
         exit_code: u8,
@@ -462,7 +462,7 @@ pub(crate) enum Audience {
 }
 
 impl Audience {
-    /// Tells an event. That nobody listens any more stops no job.
+    /// Reports an event. If nobody listens any more, the job goes on.
     pub(crate) fn tell(self, event: &Event) {
         match self {
             Self::Person => {

@@ -37,7 +37,7 @@ pub(crate) enum Error {
     Other {
         /// The code.
         exit: Exit,
-        /// What happened, with the causes behind it.
+        /// What happened, with its causes.
         error: anyhow::Error,
         /// Each thing that is wrong, where there are several.
         details: Vec<String>,
@@ -47,12 +47,12 @@ pub(crate) enum Error {
 }
 
 impl Error {
-    /// Nothing was processed, for this reason.
+    /// Nothing was processed, because of this.
     pub(crate) fn refused(error: impl Into<anyhow::Error>) -> Self {
         Self::with(Exit::Refused, error)
     }
 
-    /// The job failed, for this reason.
+    /// The job failed, because of this.
     pub(crate) fn failed(error: impl Into<anyhow::Error>) -> Self {
         Self::with(Exit::Failed, error)
     }

@@ -38,7 +38,7 @@ pub enum Status {
     Complete(Completed),
     /// It has no metadata: it is being written, or never was completed, or is being deleted.
     Incomplete,
-    /// A marker stands in the place of its metadata: it never completed, and never will.
+    /// A marker has the name of its metadata: it never completed, and never will.
     Void,
     /// Its metadata is not what was written.
     Corrupt(String),

@@ -410,7 +410,7 @@ impl SegmentReader {
     /// Gets the next chunk. With the last one, the checksum is known before any of it is given out.
     fn advance(&mut self) -> io::Result<()> {
         let chunk = match self.next < self.range.end {
-            // If it has to be read again, those behind it were begun for nothing.
+            // If it has to be read again, those after it were begun in vain.
             true => self.fetch().inspect_err(|_| self.ahead.clear())?,
             false => Bytes::new(),
         };

@@ -11,11 +11,11 @@
 //!    place, and the next number free before that, is the holder: a name that is free because the log
 //!    went on and was cleaned is recognised by what is missing before it.
 //! 3. Generations grow with every taking, also after entries that cannot be read.
-//! 4. Who cannot tell what stands behind its own entry is not the holder any more. Damage may cost an
+//! 4. Who cannot know what follows its own entry is not the holder any more. Damage may cost an
 //!    attempt, never exactly-once, and never the directory: it is stepped over, once nobody moves.
 //!
 //! A holder whose process is stopped, or whose storage is out of reach, does not notice that it is
-//! taken for dead. So whatever must not come from two hosts is decided behind
+//! taken for dead. So whatever must not come from two hosts is decided after
 //! [`Lease::confirm`], which asks the storage; the clock alone ([`Lease::keep`]) is enough for what
 //! does no harm twice.
 

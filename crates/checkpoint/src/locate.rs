@@ -66,7 +66,7 @@ enum Target {
 /// What may be meant, newest first.
 struct Candidates {
     found: Vec<CatalogEntry>,
-    /// What is behind these, if one is to step back.
+    /// What is older than these, if one is to step back.
     older: Vec<CatalogEntry>,
     /// The error if there is nothing.
     otherwise: Error,

@@ -1,6 +1,6 @@
 //! Where a job starts: what was asked for, compared with what its directory holds.
 //!
-//! Pure: facts in, a plan or a refusal out. Nothing is changed here. The rule behind all of it: output
+//! Pure: facts in, a plan or a refusal out. Nothing is changed here. The rule of all of it: output
 //! that was published is neither repeated nor lost unless somebody said so.
 
 use std::fmt;
@@ -255,7 +255,7 @@ fn from(
     if forced_fresh {
         return Err(Refusal::FreshFromOwn { id });
     }
-    // A copy of one that the run has left behind by a rewind says nothing that is true any more.
+    // A copy of one that the run has rewound past says nothing that is true any more.
     standing(checkpoint).map_err(|why| Refusal::GivenUp { id, why })?;
     let source = match in_directory {
         true => Source::Own(checkpoint.clone()),

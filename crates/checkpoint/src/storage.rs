@@ -1,4 +1,4 @@
-//! Where bytes are kept: one small blocking trait, and the storages behind it.
+//! Where bytes are kept: one small blocking trait, and the storages that implement it.
 //!
 //! A storage holds immutable objects under names of `/`-separated components. Nothing is ever
 //! overwritten: an object comes into being whole or not at all, and a name that is taken stays

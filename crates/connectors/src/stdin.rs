@@ -1,7 +1,7 @@
 //! The stdin source: lines, CSV or JSON lines from the process's standard input.
 //!
 //! What came through a pipe is gone: stdin cannot be read again. A restart within the process goes on
-//! behind the last record that was handed over, so the records between the last checkpoint and the
+//! after the last record that was handed over, so the records between the last checkpoint and the
 //! failure are lost; so are they when a new process resumes, which continues with what comes. The
 //! source says so in its restore report and in a warning.
 //!
@@ -150,7 +150,7 @@ struct Stream {
     blocks: Blocks,
     decoder: Decoder,
     counts: Counts,
-    /// Whether the start of the stream (byte order mark, header) is behind us.
+    /// Whether the start of the stream (byte order mark, header) was read.
     begun: bool,
 }
 

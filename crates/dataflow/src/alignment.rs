@@ -178,7 +178,7 @@ mod tests {
                                 assert_eq!(
                                     mode,
                                     Mode::AtLeastOnce,
-                                    "a record from behind the barrier got in"
+                                    "a record from after the barrier got in"
                                 );
                                 counts.1 += 1;
                             }

@@ -375,7 +375,7 @@ impl<'a> CellsRef<'a> {
         &self.data[self.offsets[index] as usize..self.offsets[index + 1] as usize]
     }
 
-    /// Appends the bytes of cell `index` to `buffer`. Those of a short one with what is behind them,
+    /// Appends the bytes of cell `index` to `buffer`. Those of a short one with what follows them,
     /// which is cut off again: a copy of constant length is no call.
     #[inline]
     pub fn append_to(self, index: usize, buffer: &mut Vec<u8>) {
@@ -408,7 +408,7 @@ impl<'a> CellsRef<'a> {
     }
 
     /// Whether cells `left` and `right` are equal. Short ones are compared without a call, and without
-    /// a branch for their length: with what is behind them, which is left out of the answer.
+    /// a branch for their length: with what follows them, which is left out of the answer.
     #[inline]
     #[must_use]
     pub fn same(self, left: usize, right: usize) -> bool {

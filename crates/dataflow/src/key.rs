@@ -8,7 +8,7 @@
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 
-/// Name of the hash behind [`hash`], as recorded in checkpoint metadata.
+/// Name of the hash that [`hash`] computes, as recorded in checkpoint metadata.
 pub const KEY_HASH_NAME: &str = "xxh3-64";
 
 /// The fixed 64-bit hash of a key's bytes (XXH3-64, seed 0).

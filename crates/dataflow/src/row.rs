@@ -162,7 +162,7 @@ fn count_quoted_fields(row: &[u8]) -> Option<usize> {
 }
 
 /// Calls `each` with every field of `row`, unquoted. An empty row is one empty field. Never fails:
-/// bytes behind a closing quote belong to the field, an open quote ends with the row.
+/// bytes after a closing quote belong to the field, an open quote ends with the row.
 pub fn for_each_field(row: &[u8], mut each: impl FnMut(usize, &[u8])) {
     let mut unquoted = Vec::new();
     let mut rest = row;

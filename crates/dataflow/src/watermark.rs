@@ -1,6 +1,6 @@
 //! The watermark of a subtask: the lowest of its channels'.
 
-/// Combines the watermarks of a subtask's input channels. A channel that has not told any holds the
+/// Combines the watermarks of a subtask's input channels. A channel that has had none yet holds the
 /// others back; one whose input has ended does not.
 #[derive(Clone, Debug)]
 pub struct CombinedWatermark {

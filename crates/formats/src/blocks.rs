@@ -246,7 +246,7 @@ impl Blocks {
         }
     }
 
-    /// Reads on to the first byte behind a line end, or to the end of the stream.
+    /// Reads on to the first byte after a line end, or to the end of the stream.
     ///
     /// # Errors
     /// As [`Blocks::fill`].

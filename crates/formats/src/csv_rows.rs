@@ -39,7 +39,7 @@ pub struct CsvRows {
     scanned: usize,
     /// How far csv-core has come in the row that comes next.
     quoted: Option<Quoted>,
-    /// The fields of a row that went through csv-core, one behind the other, and where they end.
+    /// The fields of a row that went through csv-core, one after the other, and where they end.
     fields: Vec<u8>,
     ends: Vec<usize>,
     /// Where the commas of a row without quotes are.
@@ -54,7 +54,7 @@ struct Quoted {
     written: usize,
     /// Fields of it that have ended.
     fields: usize,
-    /// Whether the row is complete, but the byte behind it may be the second half of its CRLF.
+    /// Whether the row is complete, but the byte after it may be the second half of its CRLF.
     complete: bool,
 }
 
@@ -257,7 +257,7 @@ impl CsvRows {
                         consumed: len + 2,
                     });
                 }
-                // The end of the input adds a line end, so behind a CR there is something at last.
+                // The end of the input adds a line end, so after a CR something follows at last.
                 (b'\r', None) if !blocks.ended() => {
                     blocks.fill()?;
                 }

@@ -3,7 +3,7 @@
 //! A [`Plan`] says what to make of the text and is the same for every split of a source; a
 //! [`Decoder`] does it. Nothing is allocated per record. A record is consumed from the stream when
 //! it is in the batch and not before, so the stream's offset is the source's position. A record
-//! that cannot be read is reported by a call of its own, behind all records before it.
+//! that cannot be read is reported by a call of its own, after all records before it.
 
 use std::io::ErrorKind;
 use std::ops::Range;
@@ -193,7 +193,7 @@ fn for_each_line(
 
 /// JSON lines and the fields that are wanted of them.
 struct JsonLines {
-    /// Where the key's fields and the event time stand in the line.
+    /// Where the key's fields and the event time are in the line.
     found: Vec<Option<Range<usize>>>,
     key: Vec<u8>,
 }

@@ -45,7 +45,7 @@ pub struct Encoder {
 /// How a record becomes a line.
 #[derive(Clone, Debug)]
 enum Shape {
-    /// The value; behind the key and a tab where asked for.
+    /// The value; after the key and a tab where asked for.
     Line { with_key: bool, base64: bool },
     /// Fields. What is not a row already becomes one field.
     Row {

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// How records stand in a stream of text.
+/// How records are written in a stream of text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RecordFormat {

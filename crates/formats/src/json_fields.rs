@@ -1,6 +1,6 @@
 //! The top-level fields of a JSON text, as they are written.
 //!
-//! Runs behind serde_json's check that the text is valid, and so only has to find where things end:
+//! Runs after serde_json's check that the text is valid, and so only has to find where things end:
 //! numbers keep their digits, nothing is built. On invalid text it finds nonsense but never fails.
 
 use std::borrow::Cow;
@@ -109,7 +109,7 @@ fn skip_space(text: &[u8], mut at: usize) -> usize {
     at
 }
 
-/// The index behind the closing quote of the string that opens at `at`. Strings are short: looking at
+/// The index after the closing quote of the string that opens at `at`. Strings are short: looking at
 /// each byte beats a search that has to be set up.
 fn string_end(text: &[u8], at: usize) -> usize {
     let mut at = at + 1;
@@ -123,7 +123,7 @@ fn string_end(text: &[u8], at: usize) -> usize {
     text.len()
 }
 
-/// The index behind the value that begins at `at`.
+/// The index after the value that begins at `at`.
 fn value_end(text: &[u8], at: usize) -> usize {
     match text.get(at) {
         Some(b'"') => string_end(text, at),

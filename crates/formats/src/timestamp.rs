@@ -141,7 +141,7 @@ fn read_pattern(items: &[Item<'static>], text: &str) -> Option<i64> {
         .checked_sub(i64::from(offset) * 1000)
 }
 
-/// `-12.345` as -12345: seconds with as many digits behind the point as milliseconds have; the
+/// `-12.345` as -12345: seconds with as many digits after the point as milliseconds have; the
 /// rest is cut off.
 fn read_seconds(text: &[u8]) -> Option<i64> {
     let text = std::str::from_utf8(text).ok()?.trim();

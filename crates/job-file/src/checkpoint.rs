@@ -298,7 +298,7 @@ pub fn resolve_dir(text: &str, base: &Path) -> Result<Directory, (String, Option
     Ok(Directory::Path(path))
 }
 
-/// What was meant by a URL that lacks slashes behind its scheme, such as `s3:/bucket`: as a path it would
+/// What was meant by a URL that lacks slashes after its scheme, such as `s3:/bucket`: as a path it would
 /// make a directory `s3:`, where nobody looks for it.
 fn slashes_lacking(text: &str) -> Option<String> {
     let (scheme, rest) = text.split_once(':')?;

@@ -189,7 +189,7 @@ pub fn parse(file: &Arc<str>, text: &str, problems: &mut Problems) -> Option<Tab
     is_toml.then(|| convert.table(document.get_ref(), ""))
 }
 
-/// Parses what stands behind the `=` of an option; `None` if it is not one TOML value.
+/// Parses what follows the `=` of an option; `None` if it is not one TOML value.
 pub fn parse_value(text: &str, place: &Place, problems: &mut Problems) -> Option<Item> {
     let value = DeValue::parse(text).ok()?;
     let mut convert = Convert {

@@ -13,7 +13,7 @@ use super::hints::{did_you_mean, nearest};
 use super::keys::{CHECKPOINT, FromFlink, Key, RESTART, flink_names, from_flink, value_from_flink};
 use super::problem::Problems;
 
-/// The sections that a global configuration may have, as they would stand in a job file.
+/// The sections that a global configuration may have, as they would be written in a job file.
 #[derive(Debug, Default)]
 pub(crate) struct Global {
     checkpoint: Table,
@@ -125,7 +125,7 @@ impl Global {
         into.insert(key.key, entry);
     }
 
-    /// Adds the defaults to a job file's tree, behind what is set there.
+    /// Adds the defaults to a job file's tree, after what is set there.
     pub(crate) fn apply(mut self, root: &mut Table) {
         add_defaults(root, "checkpoint", &self.checkpoint);
         let ours = string_at(&self.restart, "strategy");

@@ -57,7 +57,7 @@ use self::section::{Others, Section};
 use self::sink::SinkSection;
 use self::source::SourceSection;
 
-/// A job file with everything that goes before and behind it applied.
+/// A job file with everything applied that goes before and after it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct JobFile {
     /// The file as the user named it.

@@ -39,7 +39,7 @@ pub struct InputRef {
 pub struct Inputs {
     /// The outputs, in the order of the inputs.
     pub refs: Vec<InputRef>,
-    /// The key that they stand behind: `input` or `inputs`.
+    /// The key that they are the value of: `input` or `inputs`.
     pub key: &'static str,
 }
 
@@ -68,7 +68,7 @@ impl Node {
         })
     }
 
-    /// Where `key` (or a dotted path) stands in the node's table; the node itself, if it does not.
+    /// Where `key` (or a dotted path) is in the node's table; the node itself, if it is not there.
     pub fn place_of(&self, key: &str) -> Place {
         self.table
             .place_of(key)

@@ -1,4 +1,4 @@
-//! What is wrong with a job file, told so that it can be mended without a second try: every problem
+//! What is wrong with a job file, reported so that it can be mended without a second try: every problem
 //! with its place, the key's path, what is wrong, and a hint. All of them are reported at once.
 
 use std::fmt;

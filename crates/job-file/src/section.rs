@@ -109,7 +109,7 @@ impl<'t, 'p> Section<'t, 'p> {
         self.problem(key, message, None);
     }
 
-    /// A text. What was typed behind `-D` is a text even where it looks like a number.
+    /// A text. What was typed after `-D` is a text even where it looks like a number.
     pub fn string(&mut self, key: &str) -> Option<String> {
         self.text(key, "a string")
     }
@@ -309,7 +309,7 @@ impl<'t, 'p> Section<'t, 'p> {
     }
 
     /// The sources, operators or sinks: each is called by its id, or else by its number, and read.
-    /// `others` says whether keys that are not in `keys` may stand in them.
+    /// `others` says whether keys that are not in `keys` are allowed in them.
     pub fn nodes<T>(
         &mut self,
         list: &str,

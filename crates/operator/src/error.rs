@@ -1,6 +1,6 @@
 //! Errors of sources and sinks.
 
-/// An error from a source, a sink, a factory: what happened, with the causes behind it.
+/// An error from a source, a sink, a factory: what happened, with its causes.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Marks an error of a source or sink as one that will not heal by itself, so that the job is not

@@ -105,7 +105,7 @@ impl Output {
     }
 
     /// Sets how many bytes calls may write from now on: keys and values on all ports, and what
-    /// [`Output::count_other`] is told of.
+    /// [`Output::count_other`] is called with.
     pub fn set_limit(&mut self, bytes: u64) {
         self.limit = bytes;
     }

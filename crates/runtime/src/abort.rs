@@ -13,7 +13,7 @@ use std::fmt;
 pub enum Kind {
     /// It was not complete within `checkpoint.timeout`.
     Expired,
-    /// A subtask could not take its snapshot: a source could not tell its position, or a sink could
+    /// A subtask could not take its snapshot: a source could not give its position, or a sink could
     /// not prepare its output. The job fails of it too.
     Declined,
     /// A subtask had to wait for a writer and there was no room to wait: writing earlier checkpoints

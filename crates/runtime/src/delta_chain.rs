@@ -138,7 +138,7 @@ mod tests {
         Put(std::ops::Range<u32>, usize),
         /// These keys go.
         Delete(std::ops::Range<u32>),
-        /// The checkpoint behind it is given up.
+        /// The checkpoint after it is given up.
         GiveUp,
     }
 
@@ -184,7 +184,7 @@ mod tests {
                 referenced <= 6 * live + SLACK,
                 "checkpoint {id} references {referenced} bytes for {live}"
             );
-            // The one before it is a base still, for a delta that is being written.
+            // The one before it is still the base of a delta that is being written.
             let all = stored(directory.path());
             assert!(
                 all <= 6 * (live + live_before) + 2 * SLACK,

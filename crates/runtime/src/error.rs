@@ -5,7 +5,7 @@ use dataflow::state::RestoreError;
 use operator::text::{line, lines};
 use operator::{BoxError, Failure, FailureKind, InputChanged, Permanent, Position};
 
-/// What goes wrong with a running job. Names operator and subtask; the causes are behind it.
+/// What goes wrong with a running job. Names operator and subtask; the causes are its sources.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A call of an operator failed.

@@ -230,7 +230,7 @@ impl Inbox {
     }
 
     /// A mistake, for simulations that have to find it: where a barrier is next on a channel and
-    /// records are behind it, the first of them gets before it. Says whether there was one.
+    /// records are queued after it, the first of them gets before it. Returns whether that happened.
     #[cfg(feature = "testing")]
     pub(crate) fn let_one_through(&self) -> bool {
         let mut state = self.lock();

@@ -2,7 +2,7 @@
 //!
 //! Each part that moves a checkpoint on notes when: a subtask at a barrier and around its snapshot, a writer
 //! around the writing. That is a handful of notes per subtask and checkpoint, none per record. From
-//! them a failed checkpoint tells who kept it waiting, and a completed one where its time went.
+//! them a failed checkpoint says who kept it waiting, and a completed one where its time went.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -261,7 +261,7 @@ impl PhaseTimes {
         }
     }
 
-    /// Who keeps a checkpoint waiting now. `queued` tells how many elements wait in a channel of a
+    /// Who keeps a checkpoint waiting now. `queued` returns how many elements wait in a channel of a
     /// subtask.
     pub(crate) fn slowest(
         &self,

@@ -179,7 +179,7 @@ mod tests {
         }
     }
 
-    /// The nodes of each vertex: a source, an operator behind it, a sink behind that.
+    /// The nodes of each vertex: a source, an operator after it, a sink after that.
     fn vertices(parallelism: [u32; 3], partitions: [Partition; 2]) -> Vec<Vec<usize>> {
         let operator = OperatorNode {
             factory: Arc::new(Never),

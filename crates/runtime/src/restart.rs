@@ -58,7 +58,7 @@ pub(crate) struct Restarts {
     strategy: Strategy,
     failures: u32,
     last_failure: Option<i64>,
-    /// How long the restart behind it was waited for.
+    /// How long the restart after the last failure was waited for.
     last_delay_ms: u64,
     recent: VecDeque<i64>,
     random: Random,
@@ -281,7 +281,7 @@ mod tests {
             decisions(strategy(), &[0, 10, 200, 210, 220]),
             [Some(5), Some(5), Some(5), Some(5), None]
         );
-        // Within the interval, and just behind it.
+        // Within the interval, and just after it.
         assert_eq!(decisions(strategy(), &[0, 10, 100]).last(), Some(&None));
         assert_eq!(decisions(strategy(), &[0, 10, 101]).last(), Some(&Some(5)));
     }

@@ -571,7 +571,7 @@ pub fn parts(checkpoint: &Completed, id: &str) -> Option<Vec<Part>> {
 
 /// The inputs of a node's subtask that had ended. At the same parallelism each subtask has its own; at
 /// another one an input counts as ended if it had on every subtask, which differs only for operators
-/// behind forward edges.
+/// after forward edges.
 pub(crate) fn ended_inputs(
     checkpoint: &Completed,
     id: &str,

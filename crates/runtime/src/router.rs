@@ -1,6 +1,6 @@
 //! From a subtask's output to the channels of an edge: dealing records, cutting batches.
 //!
-//! Records wait here until their batch is full, a barrier or watermark or the end comes behind them,
+//! Records wait here until their batch is full, a barrier or watermark or the end comes after them,
 //! the subtask has nothing else to do, or they have waited [`LINGER_MS`].
 
 use std::collections::VecDeque;
@@ -148,7 +148,7 @@ impl Router {
             .for_each(|target| target.flush(spares));
     }
 
-    /// Sends an element behind all records, on every channel.
+    /// Sends an element after all records, on every channel.
     pub(crate) fn broadcast(&mut self, element: &Element, spares: &mut Spares) {
         for target in &mut self.targets {
             target.flush(spares);

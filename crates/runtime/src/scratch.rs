@@ -115,7 +115,7 @@ impl Drop for Directory {
     fn drop(&mut self) {
         if let Err(error) = fs::remove_dir_all(&self.path) {
             let path = self.path.display();
-            tracing::warn!("scratch files are left behind in {path}: {error}");
+            tracing::warn!("scratch files are left in {path}: {error}");
         }
     }
 }

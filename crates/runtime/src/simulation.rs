@@ -191,7 +191,7 @@ impl Simulation {
     }
 
     /// Plants a mistake, for a test of the tests: now and then a barrier is overtaken by the record
-    /// behind it, as if the alignment had let one through.
+    /// after it, as if the alignment had let one through.
     #[must_use]
     pub fn letting_records_through(self) -> Self {
         Self {
@@ -419,7 +419,7 @@ impl Mover for Simulation {
         let crashed = self.has_crashed();
         let rest = stage.events.drain(..);
         let next_id = unsettled.settle(rest, self.clock.now_ms(), &mut |event| {
-            // A process that is gone tells nothing.
+            // A process that is gone reports nothing.
             if !crashed {
                 report(event);
             }

@@ -18,9 +18,9 @@ use wit_parser::Resolve;
 
 use super::binary::Core;
 
-/// The interface behind the adapter, which [`super::imports`] implements.
+/// The interface that the adapter imports, which [`super::imports`] implements.
 pub(super) const INTERFACE: &str = "highwater:preview1/host@0.1.0";
-/// The interface in front of it, which components have that were made of a module that reads a clock.
+/// The interface that the adapter exports, in components made of a module that reads a clock.
 pub(super) const CLOCK: &str = "highwater:preview1/clock@0.1.0";
 /// Its function. Takes the wall clock and the monotonic one in nanoseconds.
 pub(super) const SET_CLOCK: &str = "set";

@@ -1,4 +1,4 @@
-//! What a file is, told from its frame alone: before a compiler sees it, so that the four mistakes
+//! What a file is, seen from its frame alone: before a compiler sees it, so that the four mistakes
 //! people make (another file, half a file, a core module, garbage) get four messages.
 //!
 //! `wasmparser` takes sections apart. Only what is before them is read here, because its errors do not say what a
@@ -426,7 +426,7 @@ mod tests {
         let module = wat::parse_str("(module (@custom \"component-type:x\" \"\"))").unwrap();
         check(&module, Ok(Kind::Core(Core::Described)));
         check(&wat::parse_str("(component)").unwrap(), Ok(Kind::Component));
-        // Without the section its exports tell.
+        // Without the section its exports say it.
         for (export, core) in [
             ("highwater:operator/guest@0.1.0#close", Core::Exporting),
             ("highwater:operator/guests", Core::Alien),

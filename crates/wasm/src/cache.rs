@@ -56,7 +56,7 @@ impl fmt::Debug for Digest {
     }
 }
 
-/// Where the cache lies.
+/// Where the cache is.
 pub(crate) struct CacheDir;
 
 impl CacheDir {
@@ -91,7 +91,7 @@ impl Cache {
     /// How old a file is at least that a crash has left. No component takes so long to compile.
     const PENDING_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
-    /// Opens the directory, makes it and its secret if they are not there.
+    /// Opens the directory. Makes it and its secret if they do not exist.
     ///
     /// # Errors
     /// It cannot be written, or others could have written to it.
@@ -104,7 +104,7 @@ impl Cache {
         })
     }
 
-    /// The component's code, if it is there.
+    /// The component's code, if the cache has it.
     pub(super) fn load(&self, engine: &Engine, digest: Digest) -> Option<Component> {
         let name = entry_name(engine, digest);
         let path = self.dir.join(&name);
@@ -140,7 +140,7 @@ impl Cache {
     fn store_inner(&self, name: &str, code: &[u8]) -> anyhow::Result<()> {
         let seal = self.secret.seal(name.as_bytes(), code);
         let pending = Pending::create(&self.dir)?;
-        // No fsync: what a crash leaves behind has no valid seal and is compiled again.
+        // No fsync: what a crash leaves has no valid seal and is compiled again.
         pending.file().write_all(&seal)?;
         pending.file().write_all(code)?;
         fs::rename(pending.path(), self.dir.join(name)).context("renaming an entry")?;

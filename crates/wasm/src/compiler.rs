@@ -111,12 +111,12 @@ pub(super) fn compile(
     }
 }
 
-/// The first byte of an answer with machine code behind its seal.
+/// The first byte of an answer with a seal and machine code.
 const CODE: u8 = b'C';
 /// The first byte of an answer that says why there is none.
 const REFUSED: u8 = b'R';
 
-/// What the child is asked, ahead of the component's bytes.
+/// What the child is asked, sent before the component's bytes.
 struct Request {
     /// The key of the seal on the answer.
     secret: [u8; Secret::LEN],
@@ -211,7 +211,7 @@ fn written(error: &anyhow::Error) -> String {
     operator::text::written(&format_args!("{error:#}"), complaint::COMPLAINT_BYTES_MAX)
 }
 
-/// Processor time for a compilation that may take so long by the clock: as much for each thread.
+/// Processor time for a compilation that may take `time` by the clock: as much for each thread.
 fn processor_seconds(time: Duration) -> u64 {
     time.as_secs().saturating_add(1).saturating_mul(threads())
 }
@@ -536,11 +536,12 @@ mod tests {
     }
 
     #[test]
-    fn c161_the_end_of_a_child_is_told_by_its_limit() {
+    fn c161_the_end_of_a_child_is_named_by_its_limit() {
         let limits = Limits::default();
-        let told = |raw, complaint| why(ExitStatus::from_raw(raw), complaint, &limits).to_string();
+        let reported =
+            |raw, complaint| why(ExitStatus::from_raw(raw), complaint, &limits).to_string();
         assert_eq!(
-            told(6, "memory allocation of 8388608 bytes failed\n"),
+            reported(6, "memory allocation of 8388608 bytes failed\n"),
             "compiling it needed more memory than limits.compile-memory = 2.0 GiB"
         );
         for (raw, complaint) in [
@@ -550,14 +551,14 @@ mod tests {
                 "panicked: IOError(Os { code: 11, kind: WouldBlock, message: \"…\" })",
             ),
         ] {
-            let told = told(raw, complaint);
+            let reported = reported(raw, complaint);
             assert!(
-                told.starts_with("compiling it needed more memory"),
-                "{told}"
+                reported.starts_with("compiling it needed more memory"),
+                "{reported}"
             );
         }
         // Words alone prove nothing.
-        let named = told(1 << 8, "error: function `(os error 12)`");
+        let named = reported(1 << 8, "error: function `(os error 12)`");
         assert!(named.starts_with("the compiler failed on it"), "{named}");
         let no_room = |raw| {
             let error = io::Error::from_raw_os_error(raw);
@@ -565,15 +566,15 @@ mod tests {
         };
         assert!(no_room(11) && no_room(12) && !no_room(13));
         assert_eq!(
-            told(24, ""),
+            reported(24, ""),
             "compiling it took longer than limits.compile-time = 1m"
         );
         assert_eq!(
-            told(11, ""),
+            reported(11, ""),
             "the compiler failed on it: signal: 11 (SIGSEGV)"
         );
         assert_eq!(
-            told(
+            reported(
                 101 << 8,
                 "\nthread 'main' panicked at a.rs:1:2:\nb\u{1b}[2J\n"
             ),

@@ -29,7 +29,7 @@ pub(super) fn engine(interruption: Interruption) -> anyhow::Result<Engine> {
         .epoch_interruption(interruption == Interruption::Epochs)
         .wasm_backtrace_details(details)
         .max_wasm_stack(1 << 20)
-        // Room for host functions behind the guest's own stack.
+        // Room for host functions on top of the guest's own stack.
         .async_stack_size(STACK_BYTES);
     Ok(Engine::new(&config)?)
 }

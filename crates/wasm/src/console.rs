@@ -19,7 +19,7 @@ pub(super) struct Console(Arc<Mutex<Inner>>);
 struct Inner {
     operator: String,
     subtask: Option<u32>,
-    /// Bytes behind the last line break, for standard output and standard error.
+    /// Bytes after the last line break, for standard output and standard error.
     partial: [Vec<u8>; 2],
     allowance: Allowance,
     /// The last thing the guest said about an error during this call.
@@ -266,7 +266,7 @@ impl Allowance {
         true
     }
 
-    /// Fills up if it is time; tells how many lines were left out since the last time.
+    /// Fills up if it is time. Returns how many lines were left out since the last time.
     fn refill(&mut self, now: i64) -> Option<u64> {
         if now.saturating_sub(self.filled_at) < Self::PERIOD_MS {
             return None;

@@ -26,7 +26,7 @@ const fn limit(what: &'static str, max: u64) -> Limit {
     Limit { what, max }
 }
 
-// The largest number found in components with CPython, StarlingMonkey or QuickJS inside stands behind each.
+// The largest number found in components with CPython, StarlingMonkey or QuickJS inside is the comment of each.
 const MODULES: Limit = limit("core modules and components", 1_000); // 41
 const SECTIONS: Limit = limit("sections", SECTIONS_MAX); // 773
 const TYPES: Limit = limit("types", 200_000); // 1,532

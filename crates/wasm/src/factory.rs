@@ -54,7 +54,7 @@ struct Shared {
 }
 
 impl Component {
-    /// The factory for an operator. Looks up the values behind its grants, names of servers included.
+    /// The factory for an operator. Looks up the values that its grants refer to, names of servers included.
     ///
     /// # Errors
     /// A grant cannot be given or is missing.
@@ -228,7 +228,7 @@ impl GuestOperator {
         guest.watermark = slot.watermark;
         guest.call = Some(slot);
         let result = run(instance);
-        // Every import puts it back, whatever happens in it, so it is there even after a trap.
+        // Every import puts it back, whatever happens in it, so it exists even after a trap.
         let guest = instance.guest();
         let mut slot = guest.call.take().expect("imports put the call back");
         // The keys that it gave by number count once they are known, beside all that was counted.

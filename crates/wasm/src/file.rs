@@ -44,7 +44,7 @@ pub(super) fn read_at_most(path: &Path, max: u64) -> Result<Vec<u8>, ReadError> 
     if metadata.len() > max {
         return Err(ReadError::TooLarge { max });
     }
-    // It may grow while it is read, and some file systems tell no length.
+    // It may grow while it is read, and some file systems give no length.
     let mut bytes = Vec::new();
     file.take(max + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > max {

@@ -628,7 +628,7 @@ fn not_supported(guest: &Guest, function: &str, interface: &str) -> Failure {
     Failure::new(FailureKind::Config, message)
 }
 
-/// What stands behind the adapter of core modules.
+/// What the adapter of core modules imports.
 fn link_preview1(host: &mut LinkerInstance<'_, Guest>) -> wasmtime::Result<()> {
     host.func_wrap("write", |store, (stream, bytes): (u32, WasmList<u8>)| {
         let stream = if stream == 2 {

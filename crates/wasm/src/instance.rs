@@ -216,8 +216,8 @@ fn clock_of(
     instance.get_typed_func(store, set).ok()
 }
 
-/// A failure that the guest returned, with the call that it is about where that is not `process`, of
-/// which the record is told.
+/// A failure that the guest returned, with the name of its call. A failure of `process` has none, because
+/// it names the record.
 fn named(phase: Phase, failure: Failure) -> Failure {
     match phase {
         Phase::EndOfInput | Phase::CheckpointComplete | Phase::Close => Failure {

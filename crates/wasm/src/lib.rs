@@ -17,7 +17,7 @@
 //! | `wasi:sockets/*` | no socket can be opened, no name looked up | `network`, `private-network` |
 //! | anything else | refused before the start | |
 //!
-//! The rule behind it: what tools import whether a program uses it or not links and finds nothing, so that no
+//! The rule: what tools import whether a program uses it or not links and finds nothing, so that no
 //! build flags are needed; what is denied is logged with the grant that would allow it. Core modules of
 //! the `wasm32-wasip1` kind see the same (see `adapter.rs`), but cannot be granted directories,
 //! environment or network.

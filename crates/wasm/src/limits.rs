@@ -47,7 +47,7 @@ impl Default for Limits {
 }
 
 /// Refuses memory beyond the limit and remembers that it did: guests answer a refusal with a plain
-/// trap, which would not tell why.
+/// trap, which would not say why.
 #[derive(Debug)]
 pub(super) struct Memory {
     limit: u64,

@@ -171,7 +171,7 @@ type Running = watch::Receiver<Option<Lookup>>;
 /// What is known of a name.
 #[derive(Debug, Default)]
 struct Known {
-    /// Each with the time until which it counts, the one that was found last behind the others.
+    /// Each with the time until which it counts, the one that was found last at the end.
     addresses: Vec<(IpAddr, i64)>,
     /// Its look-up, if one is under way.
     running: Option<Running>,

@@ -1,6 +1,6 @@
 //! What a guest is doing.
 
-/// What a guest is doing, for what it may do and for messages.
+/// What a guest is doing: decides what it may do, and is named in messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
     /// The instance is being made.

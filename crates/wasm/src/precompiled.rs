@@ -72,7 +72,7 @@ impl Authentic<'_> {
     }
 }
 
-/// Machine code that was just compiled, behind a seal by a secret of its own.
+/// Machine code that was just compiled, after a seal by a secret of its own.
 pub(super) struct Sealed {
     secret: Secret,
     bytes: Vec<u8>,
@@ -84,7 +84,7 @@ impl Sealed {
     /// What such code is sealed under: it is no entry of the cache.
     const NAME: &[u8] = b"compiled";
 
-    /// What stands in `bytes` from `at` on, whatever it is.
+    /// What `bytes` hold from `at` on, whatever it is.
     pub(super) fn new(secret: Secret, bytes: Vec<u8>, at: usize) -> Self {
         Self { secret, bytes, at }
     }
@@ -111,7 +111,7 @@ impl Sealed {
 )]
 pub(super) fn deserialize(engine: &Engine, code: &Authentic<'_>) -> wasmtime::Result<Component> {
     // SAFETY: `Component::deserialize` asks for bytes that came from `Component::serialize` and were
-    // not modified; `Engine::precompile_component` gives the same. An `Authentic` exists only behind a
+    // not modified; `Engine::precompile_component` gives the same. An `Authentic` exists only after a
     // matching HMAC-SHA-256 under a key that only this user's hosts know, and they seal nothing but the
     // output of `precompile_component` (`compiler::answer`) and what is authentic already
     // (`Cache::store`). The slice is immutable memory of ours, so what was checked is what is used.

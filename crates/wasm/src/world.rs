@@ -1,4 +1,4 @@
-//! Whether a component fits this host: what it exports and imports, told before it is compiled.
+//! Whether a component fits this host: what it exports and imports, checked before it is compiled.
 
 use std::fmt;
 
@@ -267,7 +267,7 @@ fn find_guest(items: &[Item], misfits: &mut Vec<Misfit>) -> Option<(String, Stri
     None
 }
 
-/// Whether an import is there; if not, why, unless all that can be said is that it is not.
+/// Whether the host has what is imported; if not, why, unless all that can be said is that it has not.
 fn check_import(item: &Item) -> Result<(), Option<Misfit>> {
     let Some((interface, version)) = split(&item.name) else {
         return Err(None);

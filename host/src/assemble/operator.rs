@@ -187,8 +187,12 @@ impl PreparedOperator {
     pub(crate) fn metrics(&self) -> BTreeMap<String, Metric> {
         let factory = self.factory.lock().unwrap_or_else(PoisonError::into_inner);
         let metrics = factory.as_ref().map(|factory| factory.metrics());
-        let told = |(name, metric): (String, wasm::Metric)| (name, told(&metric));
-        metrics.unwrap_or_default().into_iter().map(told).collect()
+        let reported = |(name, metric): (String, wasm::Metric)| (name, reported(&metric));
+        metrics
+            .unwrap_or_default()
+            .into_iter()
+            .map(reported)
+            .collect()
     }
 
     /// What the runtime needs of it.
@@ -228,7 +232,7 @@ impl PreparedOperator {
     }
 }
 
-fn told(metric: &wasm::Metric) -> Metric {
+fn reported(metric: &wasm::Metric) -> Metric {
     let some = |value: f64| (metric.count > 0).then_some(value);
     match metric.kind {
         MetricKind::Counter => Metric::Counter {

@@ -167,7 +167,7 @@ pub(crate) fn check_union(
 }
 
 /// The port that a link comes from, under the name that the job file has for it, by which people know what
-/// feeds a consumer: the producer's id, and behind a dot the output, unless it is the first one.
+/// feeds a consumer: the producer's id, and after a dot the output, unless it is the first one.
 pub(crate) fn arriving(
     job: &JobFile,
     wiring: &Wiring,

@@ -100,14 +100,14 @@ fn deal(job: &str, nodes: &[&str]) -> Dealt {
 #[track_caller]
 fn check(job: &str, nodes: &[&str], expected: &str) {
     let report = deal(job, nodes).report;
-    let told = report.lines().map(|line| {
+    let reported = report.lines().map(|line| {
         let line = line.strip_prefix("error: ").unwrap_or(line);
         match line.starts_with("job.toml:") {
             true => line.split_once(": ").map_or(line, |(_, rest)| rest),
             false => line,
         }
     });
-    assert_eq!(told.collect::<Vec<_>>().join("\n"), expected);
+    assert_eq!(reported.collect::<Vec<_>>().join("\n"), expected);
 }
 
 #[test]

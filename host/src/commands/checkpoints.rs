@@ -356,7 +356,7 @@ fn completed_at(metadata: &Metadata) -> i64 {
 /// Milliseconds since the epoch as a date; what a damaged file may hold is no date and is shown as it
 /// is.
 pub(super) fn time(ms: i64) -> String {
-    // The last second of the year 9999: what comes behind it has no such form.
+    // The last second of the year 9999: later times have no such form.
     const LAST_MS: i64 = 253_402_300_799_000;
     match u64::try_from(ms) {
         Ok(since) if ms <= LAST_MS => {

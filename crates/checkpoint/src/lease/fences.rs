@@ -14,7 +14,7 @@ use crate::names;
 use crate::storage::Storage;
 use crate::{Completed, Error, Result};
 
-/// How many fences are kept. What is behind the oldest of them is believed by its number alone.
+/// How many fences are kept. What is older than all of them is believed by its number alone.
 const FENCES_MAX: usize = 16;
 
 /// One taking of the lease.

@@ -25,7 +25,7 @@ pub struct Run {
     /// Where the run starts as long as it has no later checkpoint.
     pub start: Start,
     /// The highest checkpoint that is known to be complete; 0 if none is. One that completed shortly
-    /// before a crash may be higher: then it stands in the directory.
+    /// before a crash may be higher: then the directory has it.
     pub completed: u64,
     /// How it ended. `None`: it is at work, or its process is gone.
     #[serde(default, skip_serializing_if = "Option::is_none")]

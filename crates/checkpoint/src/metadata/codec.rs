@@ -196,7 +196,7 @@ fn number_at(bytes: &[u8], at: usize, width: usize) -> Option<u64> {
     Some(u64::from_le_bytes(number))
 }
 
-/// The range of the bytes behind the length that stands at `at`; or how many bytes the file would
+/// The range of the bytes after the length that is at `at`; or how many bytes the file would
 /// need to have.
 fn section(bytes: &[u8], at: usize) -> Result<std::ops::Range<usize>, u64> {
     let start = at + LENGTH_BYTES;

@@ -1,6 +1,6 @@
 //! A storage that breaks on purpose: for tests, and for drills.
 //!
-//! It stands in front of any other storage, counts the durable steps that are asked of it, and asks a
+//! It wraps any other storage, counts the durable steps that are asked of it, and asks a
 //! plan what becomes of each: whether it is done, refused, half done, or the last thing that happens
 //! before everything is gone. Crash at every step in turn, and what is left must always be something
 //! to restart from.
@@ -296,7 +296,7 @@ impl FaultyStorage {
     ) -> Result<()> {
         self.pause(name);
         let extent = {
-            // Numbers and the plan's answers are in one order; a crash has nothing behind it.
+            // Numbers and the plan's answers are in one order; nothing follows a crash.
             let mut record = self.record();
             self.check(action.name(), name)?;
             let step = Step {

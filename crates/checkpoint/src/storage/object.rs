@@ -92,7 +92,7 @@ impl ObjectStorage {
                 Ok(found) => return found.bytes().await,
                 Err(failure) => failure,
             };
-            // Stores differ in how they refuse a range behind the end, so ask where that is.
+            // Stores differ in how they refuse a range past the end, so ask where that is.
             match store.head(&path).await {
                 Ok(found) if found.size <= range.start => Ok(Bytes::new()),
                 Ok(_) | Err(_) => Err(failure),

@@ -43,8 +43,8 @@ enum Phase {
     GivenUp,
     /// The metadata is being written.
     Completing,
-    /// Given up while its metadata was being written: should that succeed, it exists, but nobody is
-    /// told, and the next one takes its place.
+    /// Given up while its metadata was being written: should that succeed, it exists, but is not
+    /// announced, and the next one takes its place.
     Revoked,
     /// It is complete, or what was written is removed.
     Over,
@@ -146,7 +146,7 @@ impl Pending {
     }
 
     /// Writes `_metadata`: **the** commit point. `written` has (index into `metadata.operators`,
-    /// subtask, what `write` gave); `complete` fills in `segments` (chaining a delta behind the
+    /// subtask, what `write` gave); `complete` fills in `segments` (chaining a delta to the
     /// segments of its base), entries and bytes. Then subsumes what is older than `retained`.
     ///
     /// A delta may be based on any checkpoint of this run that completed since this one began, or was

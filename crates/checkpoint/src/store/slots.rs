@@ -122,7 +122,7 @@ impl Inner {
         }
     }
 
-    /// Whether what stands in a slot is the checkpoint; `None` if nothing does.
+    /// Whether a slot holds the checkpoint; `None` if it holds nothing.
     fn stands(&self, name: &str, slot: &Slot) -> Result<Option<bool>> {
         match self.storage.read(name, 0..METADATA_BYTES_MAX) {
             Ok(found) if found == slot.encoded => {

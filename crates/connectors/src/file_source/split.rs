@@ -27,12 +27,12 @@ const PACKED_FACTOR: u64 = 4;
 pub(crate) struct Split {
     /// Name of the file.
     pub(crate) file: String,
-    /// The split has the lines that begin at this byte or behind it …
+    /// The split has the lines that begin at this byte or after it …
     pub(crate) start: u64,
     /// … and before this one. `None` for all of a packed file.
     pub(crate) end: Option<u64>,
     /// The byte (of the unpacked text) at which the record that comes next begins. Equal to `start`
-    /// while nothing was read: then that record begins there or behind it.
+    /// while nothing was read: then that record begins there or later.
     pub(crate) offset: u64,
     /// Records read.
     pub(crate) records: u64,

@@ -249,7 +249,7 @@ fn rows_that_were_written_field_by_field_are_read_back_so() {
     }
 }
 
-/// Lines of all lengths, so that ranges begin in their middle, at their ends, and behind them.
+/// Lines of all lengths, so that ranges begin in their middle, at their ends, and after them.
 fn many_lines(seed: u64, bytes: usize) -> String {
     let mut random = Random(seed);
     let mut text = String::new();

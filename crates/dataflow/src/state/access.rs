@@ -459,7 +459,7 @@ impl KeyedState {
         self.finish(state, before, tally)
     }
 
-    /// Appends at most `limit` entries of a key's map in field order, from `from` on (behind it, if
+    /// Appends at most `limit` entries of a key's map in field order, from `from` on (after it, if
     /// `exclusive`). Returns whether there are more. A page of very large entries ends early.
     ///
     /// # Errors

@@ -12,7 +12,7 @@ pub(super) struct Bytes<const N: usize> {
 
 const LONG: u8 = 0xff;
 
-/// Up to 16 bytes with zeros behind them, without a copy of variable length, which would be a call:
+/// Up to 16 bytes with zeros after them, without a copy of variable length, which would be a call:
 /// the first and the last half, which overlap where they have the same bytes.
 #[inline]
 fn padded(value: &[u8]) -> [u8; 16] {
@@ -118,7 +118,7 @@ impl<const N: usize> Bytes<N> {
         }
     }
 
-    /// The bytes with others behind them, and how many they are: of a string that does not lie on the
+    /// The bytes with others after them, and how many they are: of a string that is not on the
     /// heap. None if absent.
     #[inline]
     pub(super) fn in_place(&self) -> ([u8; N], usize) {

@@ -1,6 +1,6 @@
 //! A list of chunks that is sealed in constant time and copied on write.
 //!
-//! Sealing moves the whole list into an [`Arc`] and leaves empty places behind. A change finds its
+//! Sealing moves the whole list into an [`Arc`] and leaves empty places. A change finds its
 //! place empty and copies the chunk first; a read finds it empty and looks into the sealed layers.
 //! So as long as nothing is sealed, access costs one pointer and no atomic operation. When the
 //! sealed list has been dropped elsewhere, its chunks are taken back, a few at a time.
@@ -24,7 +24,7 @@ pub(super) struct Chunks<C> {
     /// freeing thousands of them would make the allocator busy at some later moment. As many are
     /// kept as there were copies between two snapshots.
     spare: Vec<C>,
-    /// What layers that had to go at once left behind: chunks that were replaced. Of a list that goes on,
+    /// What layers that had to go at once have left: chunks that were replaced. Of a list that goes on,
     /// as many as may become spare; the others are freed with a sealed list, by the thread that drops it.
     left: Vec<Option<C>>,
     /// Copies since the last snapshot.
@@ -216,7 +216,7 @@ impl<C: Clone> Chunks<C> {
     }
 }
 
-/// The last chunk in `list`, which is cut behind it.
+/// The last chunk in `list`, which is cut after it.
 fn pop_chunk<C>(list: &mut Vec<Option<C>>) -> Option<C> {
     while let Some(place) = list.pop() {
         if place.is_some() {

@@ -53,7 +53,7 @@ impl Fields {
                 Ordering::Greater => (None, Cursor { leaf: 0, at: 0 }),
             },
             Self::Many(leaves) => {
-                // The last leaf that does not start behind the wanted field.
+                // The last leaf that does not start after the wanted field.
                 let behind = leaves.partition_point(|leaf| compare(leaf[0]) != Ordering::Greater);
                 let leaf = behind.saturating_sub(1);
                 let at = leaves[leaf].partition_point(|entry| compare(*entry) == Ordering::Less);
@@ -84,7 +84,7 @@ impl Fields {
                 let leaf = &mut leaves[place.leaf];
                 leaf.insert(place.at, entry);
                 if leaf.len() > max {
-                    // Fields that arrive in order (times, mostly) leave full leaves behind.
+                    // Fields that arrive in order (times, mostly) leave full leaves.
                     let ascending = place.at + 1 == leaf.len();
                     let half = leaf.split_off(if ascending { max } else { max / 2 });
                     leaves.insert(place.leaf + 1, half);
@@ -184,7 +184,7 @@ impl Fields {
         *self = Self::Many(Box::new(all));
     }
 
-    /// Removes the entry behind a place that `find` gave.
+    /// Removes the entry at a place that `find` gave.
     pub(super) fn remove(&mut self, place: Cursor) {
         match self {
             Self::None => {}

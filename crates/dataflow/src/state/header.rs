@@ -73,7 +73,7 @@ struct Raw<'a> {
     hash: &'a [u8],
     /// Name, kind, entries.
     states: Vec<(&'a [u8], u8, u64)>,
-    /// Bytes behind it.
+    /// Bytes after it.
     left: usize,
 }
 

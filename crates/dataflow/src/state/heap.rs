@@ -3,7 +3,7 @@
 //! Blocks of 31 sizes, four to a doubling, from 16 bytes to 4 KiB, in chunks of about 16 KiB that are
 //! copied on write; anything longer is a blob of its own, which is shared and never changed. A block
 //! that holds a string is not changed either (lists, which append, are the exception and only write
-//! behind what others can see): a new value gets a new block and the old one is released at commit.
+//! after what others can see): a new value gets a new block and the old one is released at commit.
 
 use std::sync::Arc;
 

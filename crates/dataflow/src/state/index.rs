@@ -3,7 +3,7 @@
 //! Buckets of one cache line each hold twelve slots and one byte of each one's hash, so that the
 //! first look at memory almost always gives the right slot (a table with its tags elsewhere needs
 //! two, one after the other). A full bucket sends slots on to the next one and counts them, so that
-//! a search knows where to stop and a removal leaves nothing behind.
+//! a search knows where to stop and a removal leaves no mark.
 //!
 //! 256 such tables instead of one: a table that grows places all its slots again, and this way that
 //! is a pause for a 256th of the keys. The low bits of a hash decide the key group, of which a

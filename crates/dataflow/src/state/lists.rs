@@ -205,7 +205,7 @@ impl Lists {
                 write_element(&mut bytes[HEADER..], element);
                 heap.insert(&bytes)
             } else {
-                // The first block is as small as can be, those behind the first 4 KiB are large.
+                // The first block is as small as can be, those after the first 4 KiB are large.
                 let span = heap.allocate(if old.count == 0 {
                     block_size(size)
                 } else {

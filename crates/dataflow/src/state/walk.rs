@@ -24,7 +24,7 @@ pub struct Walked<'a> {
 
 impl KeyedState {
     /// All entries, by key group, state, key and field or place. So those of the subtasks of an operator,
-    /// one subtask behind the other, are in one order at any parallelism. Not of a
+    /// one subtask after the other, are in one order at any parallelism. Not of a
     /// state with a budget of memory: cold keys are not in it.
     pub fn walk(&self) -> impl Iterator<Item = Walked<'_>> {
         let slots = 0..(self.rows.chunks() * SLOTS) as u32;
@@ -157,6 +157,6 @@ mod tests {
         assert!(whole == walked(&filled(all, (0..200).rev())));
         let halves = [(0, 3), (3, 8)]
             .map(|(start, end)| walked(&filled(KeyGroupRange { start, end }, 0..200)));
-        assert!(whole == halves.concat(), "one subtask behind the other");
+        assert!(whole == halves.concat(), "one subtask after the other");
     }
 }

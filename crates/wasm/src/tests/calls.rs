@@ -330,7 +330,7 @@ impl Caller {
 
     /// Makes the call that `record` says. `at` is what a failure names.
     fn call(&mut self, record: &[u8], at: &dyn std::fmt::Display) {
-        // As the guest tells imports apart.
+        // As the guest distinguishes imports.
         let which = usize::from(record[0]);
         let (mut batch, mut resolved) = (Batch::default(), Resolved::default());
         for key in ["a", "b", "c"] {

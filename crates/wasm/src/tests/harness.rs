@@ -227,7 +227,7 @@ fn the_harness_of_the_sdk_does_what_the_host_does() {
         let here = by_output(native.take(), &hosted.outputs);
         assert_eq!(here, hosted.take(), "{shown}");
 
-        // All that is there, asked for by the operator itself.
+        // All that exist, asked for by the operator itself.
         let all: Vec<(&str, String)> = KEYS
             .iter()
             .flat_map(|key| ALL.map(|command| (*key, command.to_owned())))

@@ -21,7 +21,7 @@ fn count() -> PathBuf {
 }
 
 /// Time that this thread has run: a machine that does other things as well does not count. Wall time
-/// where the system does not tell.
+/// where the system does not say.
 fn cpu_time() -> Duration {
     static START: std::sync::LazyLock<Instant> = std::sync::LazyLock::new(Instant::now);
     let statistics = std::fs::read_to_string("/proc/thread-self/schedstat").ok();

@@ -1,6 +1,6 @@
 //! What is in a directory, page by page.
 //!
-//! Pages come from outside: a server (or what stands in front of it) may send one that leads to itself, pages
+//! Pages come from outside: a server (or a proxy before it) may send one that leads to itself, pages
 //! without end, or names that were not asked for. So each page is checked before the next is asked for,
 //! and what is kept of them has a limit.
 

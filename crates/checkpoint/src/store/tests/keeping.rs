@@ -406,7 +406,7 @@ fn data_stays_as_long_as_metadata_that_references_it_may_stand() {
     }
     assert_eq!(failed.faults().len(), 4);
     assert!(stood > 0, "it was there when its data would have gone");
-    assert_eq!(store.take_warnings().len(), 1, "told once");
+    assert_eq!(store.take_warnings().len(), 1, "reported once");
     // In the end it went, and its data with it.
     assert_eq!(
         names(&directory, "job"),

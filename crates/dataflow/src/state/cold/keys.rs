@@ -19,7 +19,7 @@ struct PackedKey {
 }
 
 const VACANT: u16 = 0;
-/// The key has a slot again, which stands in for the address.
+/// The key has a slot again, whose number is kept instead of the address.
 const RECALLED: u16 = u16::MAX;
 
 /// What a number stands for.

@@ -214,7 +214,7 @@ impl Log {
             let (number, piece, start) = split(first);
             let mut end = start + units as usize * UNIT;
             let mut count = 1;
-            // Those that lie close behind.
+            // Those that follow closely.
             while let Some(&(next, units)) = places.get(at + count) {
                 let (next_number, next_piece, next_start) = split(next);
                 if (next_number, next_piece) != (number, piece) || next_start > end + GAP {
