@@ -176,6 +176,8 @@ impl Lease {
             // Nobody owns the directory, so nothing comes in between.
             fences.record(storage, job, generation, &token)?;
         }
+        // Before the entry is put: an entry whose lock nobody has is that of a process that is gone, and
+        // another host of this machine would take the lease at once.
         let guard = storage.lock(&names::lease_lock(job, &token))?;
         let lease = Self {
             storage: Arc::clone(storage),

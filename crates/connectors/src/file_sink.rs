@@ -253,6 +253,8 @@ impl FileSinkFactory {
             .iter()
             .map(PreparedFile::read)
             .collect::<Result<_, _>>()?;
+        // Under one lock: the first subtask of an attempt cleans, before any of them stages a file of it. The
+        // others come later, and would take each other's new files for leftovers.
         let staging = {
             let mut shared = lock(&self.shared);
             let staging = self.open_staging(&mut shared, context, parts.is_some())?;
@@ -267,6 +269,8 @@ impl FileSinkFactory {
             shared: Arc::clone(&self.shared),
             counted: true,
         };
+        // All subtasks get all prepared files, whatever the parallelism was. Dealt by their place in that list,
+        // each has exactly one subtask that publishes it.
         let mine = |index: usize| {
             index as u64 % u64::from(context.parallelism) == u64::from(context.subtask)
         };
@@ -284,6 +288,7 @@ impl FileSinkFactory {
                 self.root.display()
             );
         }
+        // After they were renamed out of there. Places in which others still have files are not empty, and stay.
         if !share.is_empty() {
             staging.remove_other_places(&restored);
         }

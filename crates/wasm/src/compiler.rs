@@ -233,6 +233,9 @@ fn run(
     let failed = |error: anyhow::Error| Refusal::Failed(format!("{error:#}"));
     let mut child = Running::start().map_err(failed)?;
     let (stdin, stdout, stderr) = child.pipes().map_err(failed)?;
+    // A thread for each pipe, because reading and writing one has no time limit, and a child that is stuck must
+    // not keep this thread. What `asking` returns is the child's stdin, which stays open as long as its handle:
+    // the end of stdin would end the child before it has answered.
     let (answered, answers) = mpsc::channel();
     thread::scope(|scope| {
         let thread = |name: &str| thread::Builder::new().name(format!("compile-{name}"));
@@ -250,6 +253,8 @@ fn run(
         let complaining = thread("complaint")
             .spawn_scoped(scope, || complaint(stderr))
             .context("starting a thread");
+        // By the clock as well as by the child's own limit of processor time, which a child that sleeps or
+        // waits for a lock never reaches.
         let (soon, later) = split(limits.compile_time);
         let answer = answers.recv_timeout(soon).or_else(|error| match error {
             RecvTimeoutError::Timeout if !later.is_zero() => {
@@ -277,6 +282,7 @@ fn run(
         if status.success() {
             return Ok(answer);
         }
+        // A thread that could not start is why the child failed, so it is reported first.
         for started in [asking.map(|_| ()), listening.map(|_| ())] {
             started.map_err(failed)?;
         }

@@ -138,6 +138,8 @@ impl Host {
                 .unwrap_or_else(PoisonError::into_inner)
         };
         let trusted = limits.trusted;
+        // The lock is not held while something is compiled, so that other operators need not wait. Two that load
+        // the same file at the same time compile it twice, with the same result.
         if let Some(component) = compiled().get(&(digest, trusted)) {
             return Ok(component.clone());
         }

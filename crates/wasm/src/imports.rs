@@ -278,6 +278,12 @@ fn page_limit(asked: u32) -> Result<u32, Failure> {
 
 #[expect(clippy::too_many_lines, reason = "a table: one entry for each import")]
 fn link_state(state: &mut LinkerInstance<'_, Guest>) -> wasmtime::Result<()> {
+    // What all of them must do, because a guest chooses every number and every length here:
+    // - Lists arrive as views into the guest's memory. Nothing is copied before `writing` has counted it.
+    // - Nothing interrupts the host, so what is as long as the guest wants goes through `in_portions` or
+    //   `until_done`, which look at the deadline.
+    // - What goes back to the guest is bounded: by `page_limit`, by `check_loaded` after each portion, or by
+    //   the state itself (`StateError::TooLarge`).
     state.func_wrap("load", |store, (state,): (u32,)| {
         with_call(store, |call, _| load(call, state))
     })?;
@@ -308,6 +314,8 @@ fn link_state(state: &mut LinkerInstance<'_, Guest>) -> wasmtime::Result<()> {
         writing(store, keys.len(), 0, |call, store| {
             let (guest, keys) = (store.data(), keys.as_le_slice(store));
             in_portions(guest.deadline, guest.phase, keys, [], |_, keys, []| {
+                // A key has one value, but a map or a list of any size: within a portion of keys it is
+                // portions of entries that take the time.
                 let mut left = keys;
                 until_done(guest.deadline, guest.phase, || {
                     let done = call
@@ -334,6 +342,7 @@ fn link_state(state: &mut LinkerInstance<'_, Guest>) -> wasmtime::Result<()> {
         |store, (state, key, value): (u32, WasmList<u8>, WasmList<u8>)| {
             writing(store, 1, key.len() + value.len(), |call, store| {
                 let (key, value) = (key.as_le_slice(store), value.as_le_slice(store));
+                // The other accesses get cells, which check this when they are read.
                 if key.len().max(value.len()) > CellsView::CELL_BYTES_MAX {
                     return Err(protocol(format!(
                         "a key or value is larger than {} MiB",

@@ -87,7 +87,10 @@ impl Instance {
         let mut store = Store::new(blueprint.pre.engine(), guest);
         store.limiter(|guest| &mut guest.memory);
         store.set_hostcall_fuel(handed_over_max(&limits));
+        // A deadline before anything of the guest runs: a core module's start function runs while it is made.
         let deadline = begin(&mut store, &limits, Phase::Start);
+        // What the instance takes of the host is known before it is made. Wasmtime allocates it without asking
+        // the limiter.
         if !store.data_mut().memory.fits() {
             return Err(too_much_memory(store.data()));
         }
@@ -323,6 +326,9 @@ fn explain(guest: &Guest, limits: &Limits, error: &wasmtime::Error) -> Failure {
         .filter(|trace| !trace.frames().is_empty())
         .map(super::backtrace::text);
     let trap = error.downcast_ref::<Trap>();
+    // The order matters: one cause often brings about another, and the first in this list is the one to name.
+    // A failure of a host function ends as an error of Wasmtime; a call that is over its time is interrupted
+    // anywhere; a guest that gets no memory answers with a trap that says nothing of memory.
     let failure = if let Some(failure) = error.downcast_ref::<Failure>() {
         failure.clone()
     } else if trap == Some(&Trap::Interrupt) {
@@ -357,7 +363,8 @@ fn explain(guest: &Guest, limits: &Limits, error: &wasmtime::Error) -> Failure {
         };
         Failure::new(FailureKind::Trap, message)
     } else {
-        // Not a trap of the guest's code.
+        // Not a trap of the guest's code. Wasmtime has no types for these, so its words decide; if it changes
+        // them, the last text is shown, with what Wasmtime says.
         let reason = text::written(&error.root_cause(), COMPLAINT_BYTES_MAX);
         let phase = guest.phase.name();
         let message = if reason.contains("fuel allocated for hostcalls") {

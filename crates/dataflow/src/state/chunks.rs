@@ -148,6 +148,8 @@ impl<C: Clone> Chunks<C> {
     /// microseconds, freeing as many chunks takes longer than a pause may.
     fn merge(&mut self) -> Vec<Option<C>> {
         let mut replaced = std::mem::take(&mut self.left);
+        // From the newest layer down, and no further than one that is still read: a chunk of an older layer
+        // in `own` would hide the newer one.
         while let Some(layer) = self.layers.last_mut().and_then(Arc::get_mut) {
             for (chunk, own) in layer.iter_mut().zip(&mut self.own) {
                 if own.is_none() {
@@ -178,6 +180,7 @@ impl<C: Clone> Chunks<C> {
     /// whether nothing is sealed afterwards.
     pub(super) fn take_back(&mut self, mut budget: usize) -> bool {
         let spare_max = self.spare_max();
+        // Freeing counts against the budget as well: it costs more than taking back, and the next batch waits.
         let needless = self.spare.len().saturating_sub(spare_max).min(budget);
         self.spare.truncate(self.spare.len() - needless);
         let left = self.left.len().saturating_sub(budget);
@@ -190,6 +193,7 @@ impl<C: Clone> Chunks<C> {
             return false;
         }
         while let Some(layer) = self.layers.last_mut() {
+            // As in `merge`: older layers wait for the newest one.
             let Some(layer) = Arc::get_mut(layer) else {
                 return false;
             };

@@ -174,17 +174,23 @@ impl Lists {
         };
 
         let used = old.used as usize;
+        // What is longer than a block is a blob, which sealed lists share: nothing is written into it.
         let fits = old.count > 0
             && (old.tail.len as usize) <= BLOCK_MAX
             && used + need <= old.tail.len as usize;
         let movable =
             old.count > 0 && used + need <= BLOCK_MAX && (old.tail.len as usize) <= BLOCK_MAX / 2;
         if fits {
+            // In place, though a snapshot or a rollback may hold the old cell: it reads no further than its
+            // own `used`.
             write_element(&mut heap.block_mut(old.tail)[used..used + need], element);
             new.used += need as u32;
         } else if movable {
+            // Twice the size, so that all moves together copy no more than was appended. The old block goes at
+            // commit, because until then a rollback may need it.
             let wanted = (used + need).max(2 * old.tail.len as usize);
             let span = heap.allocate(block_size(wanted));
+            // By way of the stack: both blocks belong to the heap, which can be borrowed once.
             let mut bytes = [0; BLOCK_MAX];
             bytes[..used].copy_from_slice(&heap.get(old.tail)[..used]);
             write_element(&mut bytes[used..used + need], element);
@@ -237,6 +243,8 @@ impl Lists {
         version: u32,
         heap: &Heap,
     ) -> (u64, Change) {
+        // Block by block, because only a block's header says what is before it: this may remove up to a
+        // block more than was asked for.
         let old = *self.cell(slot);
         let mut left = old;
         let mut bytes = 0;
@@ -255,6 +263,7 @@ impl Lists {
             return (0, Change::default());
         }
         let vanished = left.count == 0;
+        // What a delta takes for old cannot be more than is left.
         left.mark = left.mark.min(left.count);
         self.set_cell(slot, if vanished { ABSENT } else { left }, version);
         self.undo.push(Undo {

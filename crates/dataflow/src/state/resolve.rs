@@ -141,6 +141,7 @@ impl KeyedState {
         hashes: &[u64],
         resolved: &mut Resolved,
     ) -> Result<(), StateError> {
+        // First, because the slots of the batch before must not be kept for its sake any more.
         self.slots.clear();
         self.release_idle();
         resolved.keys.clear();
@@ -152,6 +153,8 @@ impl KeyedState {
                 column: "hashes",
             });
         }
+        // Here and nowhere else within a call: before a slot of this batch is known, so that none of them goes
+        // to another key until the next batch.
         self.evict()?;
         self.distinct.number(keys, hashes, &mut resolved.numbers);
 
@@ -165,6 +168,8 @@ impl KeyedState {
             ..
         } = self;
         let first = distinct.first.iter().map(|record| *record as usize);
+        // A table that was keyed places its slots by a secret hash, which is computed here for the keys in it.
+        // Without such a table, which is the rule, the question is asked once a batch.
         let guessed_by = if table.index.any_keyed() {
             places.clear();
             places.extend_from_slice(hashes);
@@ -186,6 +191,8 @@ impl KeyedState {
             let touched = touched.map(|slot| rows.get(*slot).cell.version[0]);
             std::hint::black_box(touched.fold(0, |all, some| all ^ some));
         }
+        // Now that the lines are in the cache: is the guess the key? A wrong guess (another key with the same
+        // byte of hash, or a bucket that was full) costs a whole search, and so does a new key.
         let mut missing = false;
         for (slot, record) in slots.iter_mut().zip(first) {
             let key = keys.get(record);
@@ -212,11 +219,13 @@ impl KeyedState {
             let checked =
                 new.try_for_each(|(_, record)| self.check_owned(hashes[*record as usize]));
             if let Err(error) = checked.and_then(|()| self.recall_missing(keys, hashes)) {
+                // No number may lead to a slot: some of them would lead to none, or to that of a batch before.
                 self.slots.clear();
                 resolved.keys.clear();
                 resolved.numbers.clear();
                 return Err(error);
             }
+            // Only after all checks, so that a batch that is refused leaves no keys without values.
             for number in 0..self.slots.len() {
                 if self.slots[number] == NO_SLOT {
                     let record = self.distinct.first[number] as usize;

@@ -318,6 +318,8 @@ impl KeyedState {
             if some.is_empty() {
                 break;
             }
+            // What belongs to other subtasks of this job is left out. What the subtask that wrote the segment
+            // cannot have owned is refused: no checksum sees a mistake of the writer, or another hash of keys.
             let mut misplaced = None;
             some.retain(|entry| {
                 let hash = key::hash(entry.key);
@@ -340,6 +342,7 @@ impl KeyedState {
                     .iter()
                     .fold(0, |all, hash| all ^ self.keys.guess(*hash)),
             );
+            // An earlier block may have brought such a key, and made it cold at its end.
             self.recall_entries(&some, &hashes)?;
             let mut tally = Tally::default();
             let mut once = true;
@@ -374,6 +377,8 @@ impl KeyedState {
     }
 
     fn finish_restored(&mut self, table: usize, tally: Tally) {
+        // Without the limit, which is for what calls add: the job file may have a lower one by now than the one
+        // under which the state grew, and that must not keep it from being restored.
         let before = self.before(table as u32);
         let limit = self.limit.take();
         self.finish(table as u32, before, tally)
@@ -397,6 +402,7 @@ impl KeyedState {
     ) -> bool {
         let slot = match self.keys.find(hash, entry.key, &self.rows, &self.heap) {
             Some(slot) => slot,
+            // It may have come and gone since the base.
             None if matches!(kind, BlockKind::RemovedKeys | BlockKind::RemovedFields) => {
                 return true;
             }
