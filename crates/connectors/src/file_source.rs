@@ -19,21 +19,20 @@ use formats::csv_rows::CsvRows;
 use formats::decoder::Decoder;
 use formats::outcome::{Counts, DecodeError, Stopped};
 use formats::plan::Plan;
-use formats::text_limits::{TextLimitOptions, TextLimits};
-use formats::timestamp::TimestampOptions;
+use formats::text_limits::TextLimits;
 use job_file::hints::listed;
 use job_file::options::{OneOrMany, Options};
 use job_file::problem::Problem;
 use operator::source::Part;
 use operator::text::{counted, grouped, name};
 use operator::{BoxError, InputChanged, Source, SourceFactory, SourceStatus, SubtaskContext};
-use serde::{Deserialize, Serialize};
 
 use self::inputs::InputFile;
 use self::position::Position;
 use self::split::{Done, Split};
 use super::changed::Changed;
 use super::connector::{PreparedSource, SourceConnector, SourceContext, read_and_prepare};
+use super::text_options::text_options;
 
 mod comparison;
 pub(crate) mod inputs;
@@ -59,53 +58,15 @@ fn prepare(options: Options, context: &SourceContext<'_>) -> Result<PreparedSour
     })
 }
 
-/// Options of the connector `file` as a source.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
-pub(crate) struct FileSourceOptions {
-    /// Files, directories and glob patterns. `.gz` and `.zst` are read through.
-    pub(crate) path: Option<OneOrMany>,
-    /// How records are written.
-    pub(crate) format: Option<RecordFormat>,
-    /// The field or fields that make the record's key; of lines `line`, the whole line.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) key: Option<OneOrMany>,
-    /// The field that holds the event time.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) timestamp: Option<TimestampOptions>,
-    /// The longest record.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) max_record_size: Option<String>,
-    /// CSV: the most columns of the header.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) max_columns: Option<u32>,
-    /// JSON lines: how deep objects and lists are nested at most.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) max_depth: Option<u32>,
-    /// What to do when the job resumes and files, or the options above, have changed.
-    pub(crate) changed: Changed,
+text_options! {
+    /// Options of the connector `file` as a source.
+    struct FileSourceOptions {
+        /// Files, directories and glob patterns. `.gz` and `.zst` are read through.
+        path: Option<OneOrMany>,
+    }
 }
 
 impl FileSourceOptions {
-    fn limits(&self) -> TextLimitOptions {
-        TextLimitOptions {
-            record_size: self.max_record_size.clone(),
-            columns: self.max_columns,
-            depth: self.max_depth,
-        }
-    }
-
-    /// The options with all limits that hold.
-    pub(crate) fn effective(&self) -> Self {
-        let limits = self.limits().effective(self.format);
-        Self {
-            max_record_size: limits.record_size,
-            max_columns: limits.columns,
-            max_depth: limits.depth,
-            ..self.clone()
-        }
-    }
-
     /// Checks the options, finds the files, and reads the headers of CSV files.
     ///
     /// # Errors
@@ -141,14 +102,7 @@ impl FileSourceOptions {
                 ));
             }
         }
-        let plan = Plan::new(
-            self.format,
-            self.key.as_ref(),
-            self.timestamp.as_ref(),
-            columns,
-            limits,
-            &mut problems,
-        );
+        let plan = self.plan(columns, limits, &mut problems);
         match plan.filter(|_| problems.is_empty()) {
             Some(plan) => Ok(FileSourceFactory {
                 base_dir: base_dir.to_owned(),

@@ -17,6 +17,7 @@
 
 mod connector;
 mod changed;
+mod text_options;
 
 mod file_source;
 mod generator;

@@ -15,15 +15,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use dataflow::Batch;
-use formats::RecordFormat;
 use formats::blocks::Blocks;
 use formats::decoder::Decoder;
 use formats::outcome::{Counts, DecodeError, Stopped};
 use formats::plan::Plan;
 use formats::read_as::ReadAs;
-use formats::text_limits::TextLimitOptions;
-use formats::timestamp::TimestampOptions;
-use job_file::options::{OneOrMany, Options};
+use job_file::options::Options;
 use job_file::problem::Problem;
 use operator::source::{Part, Waker};
 use operator::text::counted;
@@ -32,6 +29,7 @@ use serde::{Deserialize, Serialize};
 
 use super::changed::Changed;
 use super::connector::{PreparedSource, SourceConnector, SourceContext, read_and_prepare};
+use super::text_options::text_options;
 
 /// How much is read at once, and how many such blocks wait for the source.
 const BLOCK: usize = 64 << 10;
@@ -59,51 +57,12 @@ fn prepare(options: Options, _: &SourceContext<'_>) -> Result<PreparedSource, Ve
     })
 }
 
-/// Options of the connector `stdin`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
-pub(crate) struct StdinOptions {
-    /// How records are written. The first line of CSV names the columns.
-    pub(crate) format: Option<RecordFormat>,
-    /// The field or fields that make the record's key; of lines `line`, the whole line.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) key: Option<OneOrMany>,
-    /// The field that holds the event time.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) timestamp: Option<TimestampOptions>,
-    /// The longest record.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) max_record_size: Option<String>,
-    /// CSV: the most columns of the header.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) max_columns: Option<u32>,
-    /// JSON lines: how deep objects and lists are nested at most.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) max_depth: Option<u32>,
-    /// What to do when the job resumes and the options above have changed.
-    pub(crate) changed: Changed,
+text_options! {
+    /// Options of the connector `stdin`.
+    struct StdinOptions {}
 }
 
 impl StdinOptions {
-    fn limits(&self) -> TextLimitOptions {
-        TextLimitOptions {
-            record_size: self.max_record_size.clone(),
-            columns: self.max_columns,
-            depth: self.max_depth,
-        }
-    }
-
-    /// The options with all limits that hold.
-    pub(crate) fn effective(&self) -> Self {
-        let limits = self.limits().effective(self.format);
-        Self {
-            max_record_size: limits.record_size,
-            max_columns: limits.columns,
-            max_depth: limits.depth,
-            ..self.clone()
-        }
-    }
-
     /// Checks the options. Nothing is read: the columns of CSV are known only when the job runs.
     ///
     /// # Errors
@@ -111,14 +70,7 @@ impl StdinOptions {
     pub(crate) fn prepare(&self) -> Result<StdinFactory, Vec<Problem>> {
         let mut problems = Vec::new();
         let limits = self.limits().read(self.format, &mut problems);
-        let plan = Plan::new(
-            self.format,
-            self.key.as_ref(),
-            self.timestamp.as_ref(),
-            None,
-            limits,
-            &mut problems,
-        );
+        let plan = self.plan(None, limits, &mut problems);
         match plan {
             Some(plan) if problems.is_empty() => {
                 Ok(StdinFactory::new(plan, self.changed, take_stdin))
