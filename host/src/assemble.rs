@@ -215,7 +215,7 @@ impl Prepared {
     }
 
     /// Opens every operator of the newest graph once, as a run does: what they find wrong with their
-    /// inputs, such as a column that is not there.
+    /// inputs, such as a column that they do not have.
     ///
     /// # Errors
     /// Those that do not open.

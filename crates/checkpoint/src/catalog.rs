@@ -34,7 +34,7 @@ pub struct CatalogEntry {
 /// What an [`CatalogEntry`] is.
 #[derive(Clone, Debug)]
 pub enum Status {
-    /// Its metadata is there and right. Its data files were not looked at.
+    /// Its metadata exists and is right. Its data files were not looked at.
     Complete(Completed),
     /// It has no metadata: it is being written, or never was completed, or is being deleted.
     Incomplete,
@@ -44,7 +44,7 @@ pub enum Status {
     Corrupt(String),
     /// A later version of the format wrote it.
     FutureFormat(String),
-    /// Its metadata is there and right, but it does not count: it was written by a host that did not
+    /// Its metadata exists and is right, but it does not count: it was written by a host that did not
     /// own the job directory any more, or it was given up. Nothing follows from it.
     Fenced(String),
     /// It could not be read.

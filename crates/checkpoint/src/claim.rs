@@ -136,7 +136,7 @@ impl Leftovers {
     /// Removes what nobody needs. What is left over is an orphan for garbage collection.
     ///
     /// # Errors
-    /// [`crate::Error::Storage`] if it is unknown what is there.
+    /// [`crate::Error::Storage`] if it is unknown what exists.
     pub(crate) fn remove(&self) -> Result<()> {
         let may_go = |object: &Object| match self.own {
             None => true,

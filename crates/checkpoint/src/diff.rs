@@ -47,9 +47,9 @@ pub struct StateDiff {
     pub before: Amount,
     /// After.
     pub after: Amount,
-    /// Keys that were not there before.
+    /// Keys that the earlier one does not have.
     pub added: u64,
-    /// Keys that are not there any more.
+    /// Keys that only the earlier one has.
     pub removed: u64,
     /// Keys that are on both sides, with other content.
     pub changed: u64,
@@ -159,7 +159,7 @@ fn operator(id: &str, before: &Completed, after: &Completed) -> Result<OperatorD
     })
 }
 
-/// A key of a state, with all that is there for it.
+/// A key of a state, with all that it holds.
 struct Held<'a> {
     group: u32,
     state: &'a str,

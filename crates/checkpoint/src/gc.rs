@@ -300,7 +300,7 @@ pub(crate) struct Garbage {
 }
 
 impl Search<'_> {
-    /// Lists what is there, then who needs it.
+    /// Lists what exists, then who needs it.
     ///
     /// # Errors
     /// [`Error::Storage`] if a directory of the job cannot be listed.

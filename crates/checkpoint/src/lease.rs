@@ -82,7 +82,7 @@ pub struct Lease {
     terms: Terms,
     generation: u64,
     token: String,
-    /// Tells the job directory from all others; see [`Lease::directory`].
+    /// Distinguishes the job directory from all others; see [`Lease::directory`].
     directory: Option<String>,
     state: Mutex<State>,
     /// Set once: why it is not ours any more.
@@ -103,7 +103,7 @@ struct State {
     highest: u64,
     /// The run that the directory belongs to.
     run: Option<Run>,
-    /// Tells others of this machine that our process lives.
+    /// Shows others of this machine that our process lives.
     guard: Option<Guard>,
     released: bool,
 }
@@ -246,7 +246,7 @@ impl Lease {
     }
 
     /// What tells this job directory from all others: random, made with the first lease, and kept as long
-    /// as the log of leases is there, wherever the directory is moved. Empty in a directory that an older
+    /// as the log of leases exists, wherever the directory is moved. Empty in a directory that an older
     /// version made. Two directories for one job id have different ones.
     #[must_use]
     pub fn directory(&self) -> &str {

@@ -205,7 +205,7 @@ fn go_on(
         Some(ended) if !ended.how.goes_on() && run.completed > 0 => {
             Ok(Err(Refusal::Over { how: ended.how }))
         }
-        // What it completed is not there any more.
+        // What it completed does not exist any more.
         _ if run.completed > run.start.id() => Ok(Ok(StartDecision::Rewind {
             to: Source::Start(run.start.clone()),
             published_through: run.completed,

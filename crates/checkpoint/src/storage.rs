@@ -48,7 +48,7 @@ pub trait Storage: Send + Sync + fmt::Debug {
     /// name exactly one succeeds.
     ///
     /// # Errors
-    /// [`crate::Error::AlreadyExists`] if the name is taken; what stands there is untouched.
+    /// [`crate::Error::AlreadyExists`] if the name is taken; what has it is untouched.
     /// [`crate::Error::Storage`] otherwise; the object may or may not exist then.
     fn put_new(&self, name: &str, parts: Vec<Bytes>) -> Result<()>;
 
@@ -178,7 +178,7 @@ pub trait ObjectWriter: Send + fmt::Debug {
     /// Makes the object visible and durable, whole.
     ///
     /// # Errors
-    /// [`crate::Error::AlreadyExists`] if the name was taken meanwhile; what stands there is
+    /// [`crate::Error::AlreadyExists`] if the name was taken meanwhile; what has it is
     /// untouched. [`crate::Error::Storage`] otherwise.
     fn finish(self: Box<Self>) -> Result<()>;
 }

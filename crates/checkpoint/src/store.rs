@@ -122,7 +122,7 @@ struct Inner {
     options: Options,
     /// Memory storage: paths mean nothing outside of this process, and states are limited.
     volatile: bool,
-    /// Tells the files of this run from those of earlier ones in the same job directory.
+    /// Distinguishes the files of this run from those of earlier ones in the same job directory.
     run: u64,
     /// The highest checkpoint number that earlier runs used in the job directory.
     used_id: u64,
@@ -133,7 +133,7 @@ struct Inner {
     retained: Mutex<Retained>,
     slots: Mutex<Slots>,
     cleaner: Cleaner,
-    /// Behind the cleaner, which is dropped before it: nothing is deleted once it is given up.
+    /// Declared after the cleaner, which is dropped before it: nothing is deleted once it is given up.
     lease: Option<Arc<Lease>>,
 }
 
@@ -294,7 +294,7 @@ impl CheckpointStore {
     /// as the checkpoints after the one that the job is rewound to.
     ///
     /// # Errors
-    /// [`Error::Storage`] if it is unknown what is there, or something could not be removed;
+    /// [`Error::Storage`] if it is unknown what exists, or something could not be removed;
     /// [`Error::Fenced`] if the job directory is another's.
     pub fn remove_remains(&self) -> Result<()> {
         self.inner.confirm()?;

@@ -13,7 +13,7 @@ use job_file::problem::Problem;
 use operator::{SinkFactory, SourceFactory};
 use serde::de::DeserializeOwned;
 
-/// Tells the time in milliseconds since the epoch.
+/// The time in milliseconds since the epoch.
 pub type Clock = Arc<dyn Fn() -> i64 + Send + Sync>;
 
 /// A source whose options are right and whose input was found.
@@ -82,7 +82,7 @@ pub struct SinkConnector {
 }
 
 /// Reads a connector's options and prepares it from them. Problems of reading come before those of checking,
-/// and what follows from them is left out: that a key is required which is there, but wrong.
+/// and what follows from them is left out: that a key is required which is given, but wrong.
 ///
 /// # Errors
 /// Everything that is wrong.

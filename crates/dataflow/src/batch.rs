@@ -172,7 +172,7 @@ impl Batch {
         part
     }
 
-    /// Computes the key hashes that are not there yet.
+    /// Computes the key hashes that are missing.
     pub fn compute_hashes(&mut self) {
         let done = self.hashes.len();
         self.hashes

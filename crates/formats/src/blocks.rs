@@ -143,7 +143,7 @@ impl Blocks {
         self.offset += count as u64;
     }
 
-    /// Reads more. An error of kind [`ErrorKind::WouldBlock`] means that nothing is there yet.
+    /// Reads more. An error of kind [`ErrorKind::WouldBlock`] means that nothing has come yet.
     ///
     /// # Errors
     /// The input cannot be read, or the data is longer than a record may be: a caller that asks for more has
@@ -192,7 +192,7 @@ impl Blocks {
         Ok(Filled::Ended)
     }
 
-    /// Skips the mark by which some programs begin a UTF-8 file, if it is there. Only the first one at
+    /// Skips the mark by which some programs begin a UTF-8 file, if it has one. Only the first one at
     /// the very beginning of the stream is a mark.
     ///
     /// # Errors

@@ -281,7 +281,7 @@ impl CsvRows {
             let data = blocks.data();
             let unread = &data[row.read..];
             if row.complete {
-                // Behind a CR the next byte tells whether the row has a byte more.
+                // After a CR the next byte decides whether the row has a byte more.
                 let after_cr = data[row.read - 1] == b'\r';
                 if !after_cr || !unread.is_empty() || blocks.ended() {
                     let crlf = after_cr && unread.first() == Some(&b'\n');

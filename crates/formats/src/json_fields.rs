@@ -17,7 +17,7 @@ pub(crate) fn for_each_field<'a>(
         return false;
     }
     loop {
-        // Behind the opening brace or a comma.
+        // After the opening brace or a comma.
         at = skip_space(text, at + 1);
         if text.get(at) != Some(&b'"') {
             return true;

@@ -318,7 +318,7 @@ fn scheme_of(text: &str) -> Option<&str> {
     (is_scheme && (rest.starts_with("//") || scheme == "file")).then_some(scheme)
 }
 
-/// The path from the root, without `.` and `..`. What is not there yet can be named as well, so
+/// The path from the root, without `.` and `..`. What does not exist yet can be named as well, so
 /// links are not followed.
 pub fn absolute(path: &Path) -> PathBuf {
     let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());

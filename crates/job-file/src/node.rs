@@ -68,7 +68,7 @@ impl Node {
         })
     }
 
-    /// Where `key` (or a dotted path) is in the node's table; the node itself, if it is not there.
+    /// Where `key` (or a dotted path) is in the node's table; the node itself, if the table has no such key.
     pub fn place_of(&self, key: &str) -> Place {
         self.table
             .place_of(key)
@@ -77,7 +77,7 @@ impl Node {
 }
 
 impl Inputs {
-    /// Reads `input` or `inputs`. Empty if neither is there; `None` if what is there is wrong.
+    /// Reads `input` or `inputs`. Empty if neither is given; `None` if what is given is wrong.
     pub fn read(section: &mut Section<'_, '_>) -> Option<Self> {
         if section.has("input") && section.has("inputs") {
             let message = "`input` and `inputs` are both set";

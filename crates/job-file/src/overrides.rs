@@ -155,7 +155,7 @@ fn ours_for_flinks(path: &str) -> Option<String> {
     })
 }
 
-/// The table with this id in a list of tables; otherwise a hint at those that are there.
+/// The table with this id in a list of tables; otherwise a hint at those that the file has.
 fn find<'t>(root: &'t mut Table, list: &str, id: &str) -> Result<&'t mut Table, Option<String>> {
     let Some(KeyValue {
         item: Item {

@@ -1,5 +1,5 @@
 //! Reading one table of the job file: each getter takes a key of a certain type, and notes a problem
-//! and gives `None` when what stands there is something else. Keys that are not in the section's
+//! and gives `None` when the value is something else. Keys that are not in the section's
 //! list are problems from the start.
 
 use std::fmt::Display;

@@ -37,7 +37,7 @@ pub trait Operator: Send {
         Ok(())
     }
 
-    /// Checkpoint `id`, which holds the state of this operator, is complete. Told once for each, in
+    /// Checkpoint `id`, which holds the state of this operator, is complete. Called once for each, in
     /// order, and again of the one that is restored, before any record: a process may be killed
     /// between completing a checkpoint and telling.
     ///

@@ -175,7 +175,7 @@ pub struct Published {
 pub struct Withdrawn {
     /// How many files (or other visible units) were removed.
     pub files: u64,
-    /// Those that were published and are not there any more, such as files that a consumer has moved
+    /// Those that were published and do not exist any more, such as files that a consumer has moved
     /// away: its copy cannot be withdrawn. For people.
     pub missing: Vec<String>,
 }

@@ -51,7 +51,7 @@ impl DeltaChain {
         self.base = (!rebase).then_some(id);
     }
 
-    /// What the next delta would build on is not there any more.
+    /// What the next delta would build on does not exist any more.
     pub(crate) fn forget(&mut self) {
         self.base = None;
     }

@@ -412,7 +412,7 @@ impl Mover for Simulation {
         inboxes.iter().flatten().for_each(|inbox| inbox.close());
         let given_up = in_progress.clear();
         self.wind_up(&mut stage);
-        // Behind a crash writers find that their steps never happen.
+        // After a crash writers find that their steps never happen.
         stage.finish_tasks();
         given_up.into_iter().for_each(discard);
         attempt.store.wait_for_cleaning();

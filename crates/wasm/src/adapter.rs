@@ -63,7 +63,7 @@ pub(super) fn digested() -> Vec<u8> {
 /// Makes a component of a core module.
 ///
 /// # Errors
-/// What the module lacks, or what it imports that is not there.
+/// What the module lacks, or what it imports that the host does not have.
 pub(super) fn componentize(module: &[u8], core: Core) -> anyhow::Result<Vec<u8>> {
     let mut module = Cow::Borrowed(module);
     if core == Core::Exporting {

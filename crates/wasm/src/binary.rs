@@ -91,7 +91,7 @@ const DESCRIPTION: &str = "component-type";
 /// How the names of an operator's functions begin in a core module.
 const GUEST_EXPORTS: &str = "highwater:operator/guest@";
 
-/// Tells what `bytes` are by walking the outermost sections.
+/// What `bytes` are, found by walking the outermost sections.
 pub(super) fn kind(bytes: &[u8]) -> Result<Kind, NotWasm> {
     if bytes.is_empty() {
         return Err(NotWasm::Empty);

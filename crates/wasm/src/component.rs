@@ -65,7 +65,7 @@ pub enum LoadErrorReason {
     /// It is no operator, or compiling it goes beyond a limit.
     #[error(transparent)]
     Refused(#[from] Refusal),
-    /// It is a component for something else, or wants what is not there.
+    /// It is a component for something else, or wants what the host does not have.
     #[error("{}", world::join(.0))]
     World(Vec<Misfit>),
     /// Its functions have other types than this host's.

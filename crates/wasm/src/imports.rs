@@ -613,7 +613,7 @@ fn link_metrics(metrics: &mut LinkerInstance<'_, Guest>) -> wasmtime::Result<()>
     )
 }
 
-/// Timers are not there yet. Some tools import the whole world whether it is used or not, so the import is
+/// The host has no timers yet. Some tools import the whole world whether it is used or not, so the import is
 /// there, and a call fails.
 fn link_timers(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
     const INTERFACE: &str = "highwater:operator/timers@0.1.0";

@@ -41,7 +41,7 @@ const WAIT: Duration = Duration::from_secs(7);
 /// end may keep a thread; this bounds how often.
 const LOOK_UP_MAX: Duration = Duration::from_mins(1);
 
-/// The addresses of a name, as soon as they are there.
+/// The addresses of a name, as soon as they are known.
 type Answer = Pin<Box<dyn Future<Output = io::Result<Vec<IpAddr>>> + Send + Sync>>;
 
 /// Looks names up.

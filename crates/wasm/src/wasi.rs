@@ -153,7 +153,7 @@ async fn open_at(
     let mut view = store.data_mut().filesystem();
     let looked_in = Resource::new_borrow(directory.rep());
     let found = view.stat_at(looked_in, path_flags, path.clone()).await;
-    // What is not there may be made.
+    // What does not exist may be made.
     if let Ok(found) = found
         && !matches!(
             found.type_,

@@ -213,7 +213,7 @@ pub(super) fn join(misfits: &[Misfit]) -> String {
     shown.join("; ")
 }
 
-/// How many imports that are not there are listed: more than the interfaces of any system interface.
+/// How many imports are listed that the host does not have: more than the interfaces of any system interface.
 const UNKNOWN_SHOWN: usize = 40;
 
 /// Names in quotes, the first of them if there are many.

@@ -166,7 +166,7 @@ fn describe(metadata: &Metadata, path: Option<&str>) -> String {
         Kind::Checkpoint => "checkpoint",
         Kind::Savepoint => "savepoint",
     };
-    // The one way in: each of the lines is one, whatever stands in it.
+    // The one way in: each of the lines is one, whatever it holds.
     let mut add = |text_line: String| {
         text.push_str(&line(&text_line));
         text.push('\n');

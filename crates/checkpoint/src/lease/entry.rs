@@ -39,7 +39,7 @@ pub(super) struct LeaseEntry {
     /// Fencing number: grows with every change of the holder.
     pub(super) generation: u64,
     pub(super) holder: Holder,
-    /// Tells this lease from all others, also those of the same process.
+    /// Distinguishes this lease from all others, also those of the same process.
     pub(super) token: String,
     /// By the holder's clock, in milliseconds since the epoch.
     pub(super) renewed_at: i64,
@@ -47,7 +47,7 @@ pub(super) struct LeaseEntry {
     pub(super) timeout_ms: u64,
     /// The holder has given it up.
     pub(super) released: bool,
-    /// Tells the job directory from all others. Missing if a version before this field began the log.
+    /// Distinguishes the job directory from all others. Missing if a version before this field began the log.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) directory: Option<String>,
     /// Which checkpoints of the directory are to be believed.

@@ -1,7 +1,7 @@
 //! Which checkpoints of a job directory are to be believed.
 //!
 //! A host that was taken for dead and is not may still put `_metadata`. It finds out after that, and
-//! nothing follows from its checkpoint; but it stands there, whole. So each taking of the lease
+//! nothing follows from its checkpoint; but it exists, whole. So each taking of the lease
 //! records a fence: the newest checkpoint that stood in the directory then. What has a higher number
 //! counts only if the taker wrote it, until the next taking.
 
@@ -50,7 +50,7 @@ impl Fences {
         ))
     }
 
-    /// Records that the lease of a job directory is taken: what stands there now is all that is
+    /// Records that the lease of a job directory is taken: what the directory holds now is all that is
     /// believed of earlier holders.
     pub(super) fn record(
         &mut self,

@@ -11,7 +11,7 @@
 //! | 28 + J + I | 4 | CRC-32C of everything before |
 //!
 //! Numbers are little-endian. The body is checked for what cannot be true, both when it is written and
-//! when it is read. Lengths are compared with what is there before anything is allocated
+//! when it is read. Lengths are compared with the bytes that follow before anything is allocated
 //! or sliced by them.
 
 use bytes::{BufMut, Bytes, BytesMut};

@@ -1,9 +1,9 @@
-//! The void marker: what stands at `chk-N/_metadata` when checkpoint N can never exist.
+//! The void marker: what `chk-N/_metadata` holds when checkpoint N can never exist.
 //!
 //! A put whose answer was lost may take effect later. Before a job goes on from an older checkpoint in
 //! the same process it must know that N will not appear after all; so it puts this marker in N's place,
-//! if nothing is there yet. Either the marker is first, and N's own put fails whenever it arrives, or
-//! N is there.
+//! if that does not exist yet. Either the marker is first, and N's own put fails whenever it arrives, or
+//! N exists.
 
 use bytes::Bytes;
 use serde::Serialize;

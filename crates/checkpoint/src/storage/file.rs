@@ -41,7 +41,7 @@ const BLOCK: usize = 1 << 20;
 /// Who may read and write what a [`FileStorage`] makes, as far as the umask allows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Permissions {
-    /// Its owner alone: directories 0700, files 0600. Directories that are there become private, and one
+    /// Its owner alone: directories 0700, files 0600. Directories that exist become private, and one
     /// that belongs to somebody else is refused.
     #[default]
     Private,
@@ -194,7 +194,7 @@ impl FileStorage {
         }
     }
 
-    /// Makes what is there of a directory beneath the root private, if it is to be.
+    /// Makes what exists of a directory beneath the root private, if it is to be.
     fn make_private(&self, path: &Path) -> Result<()> {
         if self.permissions != Some(Permissions::Private) {
             return Ok(());

@@ -120,7 +120,7 @@ impl S3Storage {
         })
     }
 
-    /// As [`S3Storage::open`], for writing: makes sure that the bucket is there, that it may be written,
+    /// As [`S3Storage::open`], for writing: makes sure that the bucket exists, that it may be written,
     /// and that it honours conditions.
     ///
     /// # Errors
@@ -247,7 +247,7 @@ fn attributes(token: &str) -> Attributes {
 }
 
 /// Puts an object if there is none. Sent again where the answer was lost or undecided, until it is
-/// known who made the object that is there.
+/// known who made the object that exists.
 async fn put_if_absent(
     client: &AmazonS3,
     path: &Path,
@@ -280,7 +280,7 @@ async fn put_if_absent(
     }))
 }
 
-/// Who made the object that is there.
+/// Who made the object that exists.
 enum Maker {
     Nobody,
     Token(String),

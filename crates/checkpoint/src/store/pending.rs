@@ -153,7 +153,7 @@ impl Pending {
     /// one of the newest two then.
     ///
     /// # Errors
-    /// [`Error::AlreadyExists`] if something stands at the place of `_metadata` (it is untouched),
+    /// [`Error::AlreadyExists`] if something has the name of `_metadata` (it is untouched),
     /// [`Error::NotFound`] if what deltas build on is gone from the storage,
     /// [`Error::Incompatible`] if what is passed does not belong together or a newer checkpoint is
     /// complete, [`Error::Storage`] if it

@@ -4,7 +4,7 @@
 //! be out of reach after it. The attempt that wrote it goes on all the same: its next checkpoint takes
 //! the place of this one, whether it exists or not. A *restart* must know: it goes on from the newest
 //! checkpoint, and what it does differs by which one that is. So before a restart every such *slot* is
-//! closed: a void marker is put in the place of the metadata if nothing is there, or the checkpoint is
+//! closed: a void marker is put in the place of the metadata if that does not exist, or the checkpoint is
 //! found there and counts.
 
 use std::collections::BTreeMap;
@@ -104,9 +104,9 @@ impl Inner {
             let marker = void(id, generation, lease.map(|lease| lease.token()));
             match storage.put_new(&name, vec![marker]) {
                 Ok(()) => return Ok(false),
-                // Whatever stands there says what has happened.
+                // Whatever has the name says what has happened.
                 Err(Error::AlreadyExists { .. }) => {}
-                // It may stand there all the same.
+                // It may exist all the same.
                 Err(error) => return self.stands(&name, slot)?.ok_or(error),
             }
         }

@@ -53,7 +53,7 @@ pub(crate) fn make_directories(path: &Path) -> anyhow::Result<bool> {
 }
 
 /// Makes the directory for what is staged, with these permissions, and flushes it and the one it is in. One
-/// that is there becomes private, if it is to be.
+/// that exists becomes private, if it is to be.
 ///
 /// # Errors
 /// It cannot be made or flushed, is something else than a directory, or is to be private and belongs to
@@ -102,7 +102,7 @@ fn owner_in(directory: &Path) -> anyhow::Result<u32> {
     Ok(owner)
 }
 
-/// Makes a directory in one that is there, for those who may use that one, and flushes both. A symbolic
+/// Makes a directory in one that exists, for those who may use that one, and flushes both. A symbolic
 /// link in its place is refused.
 ///
 /// # Errors
@@ -181,7 +181,7 @@ pub(crate) fn sync_directory(path: &Path) -> anyhow::Result<()> {
 /// are still to be synced.
 ///
 /// # Errors
-/// The name is taken (`AlreadyExists`), the file is not there, and whatever else may be.
+/// The name is taken (`AlreadyExists`), the file does not exist, and whatever else may be.
 pub(crate) fn rename_to_free(from: &Path, to: &Path) -> io::Result<()> {
     if let Some(renamed) = rename_if_free(from, to) {
         return renamed;

@@ -10,7 +10,7 @@
 //! same records have the same files. Hence:
 //!
 //! - the directory of a sink that the job still has is no candidate, nor is one that the checkpoint names
-//!   for another sink: what is there is that sink's;
+//!   for another sink: what it holds is that sink's;
 //! - a directory is that of one sink that is gone, and of no second one;
 //! - what is not as the checkpoint says is another sink's if all is found in another directory, and an
 //!   error if it is not.
@@ -74,7 +74,7 @@ pub struct Orphans {
     pub others: Amount,
     /// What is not where it was looked for, and nothing says that it was published.
     pub missing: Amount,
-    /// Where it was looked for and, if anything of it is there, found. `None`: no directory is known.
+    /// Where it was looked for and, if anything of it exists, found. `None`: no directory is known.
     pub root: Option<PathBuf>,
     /// Whether this is the directory that the checkpoint names.
     pub is_recorded: bool,
@@ -110,7 +110,7 @@ impl Amount {
 /// of `gone`.
 ///
 /// # Errors
-/// Of a sink: a file is there, but is not what the checkpoint says, or cannot be looked at, and not all of
+/// Of a sink: a file exists, but is not what the checkpoint says, or cannot be looked at, and not all of
 /// the sink's output is elsewhere.
 pub fn find(gone: &[Gone], places: &Places, run: &str) -> Vec<anyhow::Result<Orphans>> {
     let mut looks: Vec<Look> = gone
@@ -153,7 +153,7 @@ struct Look {
     /// Names at the end of its path that it has in common with the one that the checkpoint names: a
     /// directory that was moved or copied with all that is around it keeps them.
     alike: usize,
-    /// How many files are there.
+    /// How many files exist.
     found: u64,
     orphans: Orphans,
     /// The first file that is not as the checkpoint says.
@@ -238,7 +238,7 @@ impl Look {
     }
 }
 
-/// A directory, however it is written. One that is not there is as it is written.
+/// A directory, however it is written. One that does not exist is as it is written.
 fn identity(place: &Path) -> PathBuf {
     fs::canonicalize(place).unwrap_or_else(|_| place.to_owned())
 }

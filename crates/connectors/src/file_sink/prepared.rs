@@ -82,13 +82,13 @@ impl Written {
 enum Found {
     Staged,
     Published,
-    /// It was published, and is not there any more.
+    /// It was published, and does not exist any more.
     Taken,
     /// It is another run's, which publishes it where that run writes.
     Others,
 }
 
-/// What became of a prepared file, for a sink that is not there any more.
+/// What became of a prepared file of a sink that the job does not have any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fate {
     /// It waits to be published.
@@ -97,7 +97,7 @@ pub(crate) enum Fate {
     Published,
     /// It is another run's, which publishes it where that run writes.
     Others,
-    /// It is not there, and nothing says that it was published.
+    /// It does not exist, and nothing says that it was published.
     Missing,
 }
 
@@ -286,7 +286,7 @@ pub(crate) fn describe_prepared(parts: &[Part]) -> Option<String> {
 }
 
 /// Publishes files, each unless that was done before, and makes their names durable. Returns those that
-/// were published once and are not there any more.
+/// were published once and do not exist any more.
 ///
 /// # Errors
 /// A file is lost or is another than the checkpoint says, or something cannot be written.
@@ -335,7 +335,7 @@ pub(crate) fn publish(
 /// What [`publish`] has done.
 #[derive(Debug, Default)]
 pub(crate) struct Published {
-    /// Files that were published before and are not there any more.
+    /// Files that were published before and do not exist any more.
     pub(crate) taken: Vec<String>,
     /// Files of another run that are not here.
     pub(crate) others: Vec<String>,

@@ -74,7 +74,7 @@ pub(crate) fn after(
 /// The most names of a directory that are looked at to count files of other runs.
 const NAMES_LOOKED_AT: usize = 100_000;
 
-/// How many files of other runs are there, of any version and any job.
+/// How many files of other runs the directory has, of any version and any job.
 pub(crate) fn of_other_runs(root: &Path, run: &str) -> anyhow::Result<Published> {
     let reading = || format!("reading the directory `{}`", root.display());
     let names = match fs::read_dir(root) {
@@ -190,7 +190,7 @@ struct Writers(BTreeMap<Writer, Numbers>);
 
 #[derive(Default)]
 struct Numbers {
-    /// Those that are there.
+    /// Those that exist.
     there: BTreeSet<u64>,
     /// The first one after the checkpoint, if it is known.
     first: Option<u64>,
@@ -227,7 +227,7 @@ impl Writers {
         Ok(Self(writers))
     }
 
-    /// How many files were published after the checkpoint and are not there.
+    /// How many files were published after the checkpoint and do not exist.
     fn missing_files(&self) -> u64 {
         let of_writer = |numbers: &Numbers| {
             let first = numbers.first.unwrap_or(0);
@@ -240,7 +240,7 @@ impl Writers {
         self.0.values().map(of_writer).sum()
     }
 
-    /// What was published after the checkpoint and is not there, as patterns of names.
+    /// What was published after the checkpoint and does not exist, as patterns of names.
     fn missing(&self) -> Vec<String> {
         let mut missing = Vec::new();
         for (writer, numbers) in &self.0 {

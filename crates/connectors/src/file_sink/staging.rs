@@ -49,7 +49,7 @@ pub(crate) struct Staging {
 }
 
 impl Staging {
-    /// Makes the staging place of a run of a job and takes its lock. The sink's directory is there.
+    /// Makes the staging place of a run of a job and takes its lock. The sink's directory exists.
     ///
     /// # Errors
     /// The directory cannot be written or is a symbolic link, or another sink holds the lock.

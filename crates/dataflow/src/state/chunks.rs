@@ -20,7 +20,7 @@ pub(super) struct Chunks<C> {
     layers: Vec<Arc<Vec<Option<C>>>>,
     /// Up to where the newest layer has been taken back.
     taken_back: usize,
-    /// Chunks that were replaced, to be used for the next copies: memory that is there already, and
+    /// Chunks that were replaced, to be used for the next copies: memory that we have already, and
     /// freeing thousands of them would make the allocator busy at some later moment. As many are
     /// kept as there were copies between two snapshots.
     spare: Vec<C>,

@@ -248,7 +248,7 @@ pub(super) struct Blocks {
 }
 
 impl Blocks {
-    /// Takes the next block; why it cannot stand there, otherwise.
+    /// Takes the next block; otherwise why it cannot follow.
     pub(super) fn admit(&mut self, block: Block) -> Result<(), &'static str> {
         let Some((state, has_entries)) = self.states.get_mut(block.state as usize) else {
             return Err("a block of a state that the header does not have");

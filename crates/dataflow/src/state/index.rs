@@ -290,7 +290,7 @@ impl Index {
     }
 
     /// Makes the table keyed in which a search met too many keys, if one did and it is not. `place_of`
-    /// tells the place of a slot, in a table that is keyed or not.
+    /// returns the place of a slot, in a table that is keyed or not.
     #[inline]
     pub(super) fn relieve(&mut self, place_of: impl Fn(u32, bool) -> u64) {
         if let Some(shard) = self.crowded.take() {
@@ -308,7 +308,7 @@ impl Index {
         }
     }
 
-    /// Adds a slot that is not there. Its table may be keyed after that.
+    /// Adds a slot that the index does not have. Its table may be keyed after that.
     pub(super) fn insert(&mut self, place: u64, slot: u32, place_of: impl Fn(u32, bool) -> u64) {
         let number = Self::shard_of(place);
         let keyed = self.keyed[number];
@@ -340,7 +340,7 @@ impl Index {
         }
     }
 
-    /// Removes a slot, if it is there.
+    /// Removes a slot, if the index has it.
     pub(super) fn remove(&mut self, place: u64, slot: u32) {
         self.shards[Self::shard_of(place)].remove(place, slot);
     }

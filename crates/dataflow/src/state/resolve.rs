@@ -28,7 +28,7 @@ pub(super) struct Distinct {
     first: Vec<u32>,
     /// How many taken places were passed in the last batch.
     passed: usize,
-    /// Tells keys apart where their hashes do not.
+    /// Distinguishes keys where their hashes do not.
     secret: SecretHash,
 }
 

@@ -249,7 +249,7 @@ impl Part<'_, '_> {
             rows, heap, base, ..
         } = self.sealed;
         let base = base.map(|base| base.version);
-        // An entry's slot has a key as long as the entry is there.
+        // An entry's slot has a key as long as the entry exists.
         let key_of = |slot: u32| rows.key(slot, heap);
         match store {
             Store::Values(values) => {

@@ -104,7 +104,7 @@ impl Values {
     }
 
     /// Appends the values in many slots, an empty cell for none, if all are so short that they lie in
-    /// place; the positions of those that are not there go to `absent`. Returns whether it did.
+    /// place; the positions of those that have no value go to `absent`. Returns whether it did.
     pub(super) fn load_short(
         &self,
         slots: impl ExactSizeIterator<Item = u32>,

@@ -87,7 +87,7 @@ fn c140_a_put_whose_answer_was_lost_is_found_before_a_restart() {
 fn c140_a_put_that_lands_after_the_look_is_shut_out() {
     let scene = Scene::new(Extent::Late, true);
     assert!(scene.second().is_err());
-    assert_eq!(scene.found(), 1, "it is not there yet");
+    assert_eq!(scene.found(), 1, "it does not exist yet");
     scene.store.close_slots().unwrap();
     assert_eq!(scene.newest(), 1);
     assert_eq!(scene.storage.land(), [""; 0], "its slot is closed");
