@@ -27,6 +27,15 @@ pub(crate) enum Command {
     /// Exit codes: 0 finished, or stopped as asked; 1 the job failed; 2 refused before any record was
     /// processed; 3 the checkpoint is corrupt; 129, 130 or 143 ended at once by a second signal.
     Run(Run),
+    /// Run several jobs in one process: files, and directories whose job files are watched
+    ///
+    /// Each job starts as with `run --resume`, and starts, fails, restarts and ends by itself. In a directory, a new
+    /// file `*.toml` starts a job, a removed one suspends it; a changed one is checked, and if the newest checkpoint
+    /// fits, the job is suspended and goes on with it. SIGTERM and Ctrl-C suspend all jobs.
+    ///
+    /// Exit codes: 0 ended by a signal. Without a directory it ends when all jobs have, with the highest of their
+    /// codes.
+    Serve(Serve),
     /// Say everything that is wrong with a job file, or print the effective job with all defaults
     ///
     /// Components are loaded, and each operator is opened once as a run does it, so that a missing column
@@ -86,6 +95,20 @@ pub(crate) struct Run {
     pub(crate) json: bool,
 }
 
+/// `host serve`.
+#[derive(Debug, Args)]
+pub(crate) struct Serve {
+    /// Job files, and directories with job files
+    #[arg(value_name = "JOBS", required = true)]
+    pub(crate) places: Vec<PathBuf>,
+    /// Global configuration: defaults for [checkpoint] and [restart], also under Flink's names
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Print one JSON object a line on stdout for every event, with the job's id as `job`
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
 /// Which job, with which overrides.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct JobArguments {
@@ -108,7 +131,7 @@ pub(crate) struct JobArguments {
 }
 
 /// Where a job starts from.
-#[derive(Clone, Debug, Args)]
+#[derive(Clone, Debug, Default, Args)]
 pub(crate) struct RestoreArguments {
     /// Resume from a checkpoint: its _metadata file or directory, a job directory (newest checkpoint
     /// in it), each as a path, file:// or s3:// URL, or `latest` (newest one of this job)

@@ -6,6 +6,7 @@ pub(crate) mod control;
 pub(crate) mod job;
 pub(crate) mod run;
 pub(crate) mod savepoints;
+pub(crate) mod serve;
 
 use std::io::{self, Write};
 
@@ -16,6 +17,7 @@ use crate::exit::{Error, Exit};
 pub(crate) fn run(cli: &Cli) -> Result<Exit, Error> {
     match &cli.command {
         Command::Run(arguments) => run::run(arguments),
+        Command::Serve(arguments) => serve::serve(arguments),
         Command::Check(arguments) => check::check(arguments),
         Command::Checkpoints(arguments) => checkpoints::run(arguments),
         Command::Savepoints(arguments) => savepoints::run(arguments),

@@ -3,9 +3,10 @@
 //! Scripts read both: the names and fields of the JSON events and the line of a completed checkpoint
 //! are part of the command line's contract.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use operator::text::{counted, grouped, line, lines, name, shown, size};
@@ -142,6 +143,13 @@ pub(crate) enum Event {
         /// What the operators' metrics were at the end, by operator and name.
         #[serde(skip_serializing_if = "BTreeMap::is_empty")]
         metrics: OperatorMetrics,
+    },
+    /// A job of several did not start. (One alone says it by its exit code.)
+    Refused {
+        /// Everything that is wrong.
+        error: String,
+        /// The code with which it would exit if it were alone.
+        exit_code: u8,
     },
     /// The job is over and failed.
     Failed {
@@ -459,44 +467,90 @@ pub(crate) enum Audience {
     Person,
     /// A program: JSON lines on stdout.
     Program,
+    /// A person who watches several jobs: each line begins with the job's id.
+    PersonOf(&'static str),
+    /// A program that watches several jobs: each event has the job's id.
+    ProgramOf(&'static str),
+}
+
+/// An event of one of several jobs.
+#[derive(Serialize)]
+struct OfJob<'a> {
+    #[serde(flatten)]
+    event: &'a Event,
+    job: &'static str,
 }
 
 impl Audience {
     /// Reports an event. If nobody listens any more, the job goes on.
     pub(crate) fn tell(self, event: &Event) {
-        match self {
-            Self::Person => {
+        let line = match self {
+            Self::Person | Self::PersonOf(_) => {
                 let text = event.to_lines();
                 if !text.is_empty() {
                     self.say(&text);
                 }
+                return;
             }
-            Self::Program => {
-                if let Ok(line) = serde_json::to_string(event) {
-                    let mut stdout = io::stdout().lock();
-                    let _ = writeln!(stdout, "{line}");
-                    let _ = stdout.flush();
-                }
+            Self::Program => serde_json::to_string(event),
+            Self::ProgramOf(job) => serde_json::to_string(&OfJob { event, job }),
+        };
+        if let Ok(line) = line {
+            let mut stdout = io::stdout().lock();
+            let _ = writeln!(stdout, "{line}");
+            let _ = stdout.flush();
+        }
+    }
+
+    /// Whether it reads events rather than words.
+    pub(crate) fn is_program(self) -> bool {
+        matches!(self, Self::Program | Self::ProgramOf(_))
+    }
+
+    /// The same for one of several jobs. The id stays in memory: there are as many as jobs have been served.
+    pub(crate) fn of_job(self, id: &str) -> Self {
+        static IDS: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
+        let mut ids = IDS.lock().unwrap_or_else(PoisonError::into_inner);
+        let id = match ids.get(id) {
+            Some(known) => *known,
+            None => {
+                let new: &'static str = Box::leak(id.to_owned().into_boxed_str());
+                ids.insert(new);
+                new
             }
+        };
+        match self.is_program() {
+            true => Self::ProgramOf(id),
+            false => Self::PersonOf(id),
         }
     }
 
     /// What says something that takes its time before the job has begun.
     pub(crate) fn notice(self) -> fn(&str) {
         match self {
-            Self::Person => |text| Self::Person.say(text),
-            Self::Program => |_| (),
+            Self::Person | Self::PersonOf(_) => |text| Self::Person.say(text),
+            Self::Program | Self::ProgramOf(_) => |_| (),
         }
     }
 
     /// Says something to a person that is no event. Its line breaks are ours.
     pub(crate) fn say(self, text: &str) {
-        if self == Self::Person {
-            let text = lines(text);
-            let mut stderr = io::stderr().lock();
-            let clear = if stderr.is_terminal() { CLEAR_LINE } else { "" };
-            let _ = writeln!(stderr, "{clear}{text}");
+        if self.is_program() {
+            return;
         }
+        let text = lines(text);
+        let mut stderr = io::stderr().lock();
+        let clear = if stderr.is_terminal() { CLEAR_LINE } else { "" };
+        let _ = match self {
+            Self::PersonOf(job) => {
+                let mut all = String::new();
+                for line in text.lines() {
+                    let _ = writeln!(all, "[{}] {line}", name(job));
+                }
+                write!(stderr, "{clear}{all}")
+            }
+            _ => writeln!(stderr, "{clear}{text}"),
+        };
     }
 }
 
@@ -631,6 +685,8 @@ impl Event {
                 push_metrics(&mut text, metrics);
                 text
             }
+            // Printed as every error is.
+            Self::Refused { .. } => String::new(),
             // The error itself is printed once, when the process ends.
             Self::Failed {
                 checkpoint,

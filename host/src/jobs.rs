@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use checkpoint::savepoint::SavepointTarget;
+use checkpoint::{CheckpointStore, Completed};
 use dataflow::KeyGroups;
 use operator::clock::Clock;
 use runtime::control::{Command, Done, NotDone, Order, Requester};
@@ -14,7 +15,7 @@ use server::api::{Code, Failure, JobState, JobStatus, Node, Operation, Report, T
 
 use crate::assemble::Prepared;
 use crate::cli::JobArguments;
-use crate::commands::job::rescaled;
+use crate::commands::job::{Loader, rescaled};
 use crate::commands::resume;
 use crate::launch::Ended;
 
@@ -23,23 +24,62 @@ const PREPARING_MAX: usize = 4;
 
 /// The jobs of this process.
 #[derive(Default)]
-pub(crate) struct Jobs(Mutex<Vec<Arc<Entry>>>);
+pub(crate) struct Jobs(Mutex<All>);
+
+#[derive(Default)]
+struct All {
+    entries: Vec<Arc<Entry>>,
+    /// The process is about to end.
+    ending: bool,
+}
 
 impl Jobs {
-    /// One more.
-    pub(crate) fn add(&self, entry: Arc<Entry>) {
-        lock(&self.0).push(entry);
+    /// One more, in place of an earlier life of the same job. `false`: the process is about to end, and the job is not
+    /// to run.
+    pub(crate) fn add(&self, entry: Arc<Entry>) -> bool {
+        let mut all = lock(&self.0);
+        if all.ending {
+            return false;
+        }
+        all.entries.retain(|other| other.id != entry.id);
+        all.entries.push(entry);
+        true
+    }
+
+    /// Suspends all of them, and lets no other begin.
+    pub(crate) fn suspend_all(&self) {
+        let mut all = lock(&self.0);
+        all.ending = true;
+        all.entries.iter().for_each(|entry| entry.handle.suspend());
+    }
+
+    /// Whether the process is about to end.
+    pub(crate) fn is_ending(&self) -> bool {
+        lock(&self.0).ending
+    }
+
+    /// Takes a checkpoint of each now.
+    pub(crate) fn checkpoint_all(&self) {
+        let all = lock(&self.0);
+        let entries = all.entries.iter();
+        entries.for_each(|entry| entry.handle.trigger_checkpoint());
+    }
+
+    /// The job with this id.
+    pub(crate) fn find(&self, id: &str) -> Option<Arc<Entry>> {
+        let all = lock(&self.0);
+        all.entries.iter().find(|entry| entry.id == id).cloned()
     }
 }
 
 impl server::Jobs for Jobs {
     fn jobs(&self) -> Vec<JobStatus> {
-        lock(&self.0).iter().map(|entry| entry.status()).collect()
+        let entries = lock(&self.0).entries.clone();
+        entries.iter().map(|entry| entry.status()).collect()
     }
 
     fn begin(&self, job: &str, operation: Operation, ticket: Box<dyn Ticket>) {
-        let entry = lock(&self.0).iter().find(|entry| entry.id == job).cloned();
-        match entry {
+        match self.find(job) {
             Some(entry) => entry.begin(operation, ticket),
             None => ticket.finish(Err(Failure::new(Code::NotFound, "there is no such job"))),
         }
@@ -52,6 +92,10 @@ pub(crate) struct Entry {
     pub(crate) id: String,
     /// What it was started with.
     pub(crate) arguments: JobArguments,
+    /// Loads its components.
+    pub(crate) loader: Arc<Loader>,
+    /// Its checkpoints, as long as it lives: who has them owns the job's directory.
+    pub(crate) store: Mutex<Option<CheckpointStore>>,
     /// Where its checkpoints are.
     pub(crate) directory: Option<String>,
     /// How many key groups it has.
@@ -174,8 +218,14 @@ impl Entry {
         }
     }
 
+    /// Its newest checkpoint, if it lives and has one.
+    pub(crate) fn newest_checkpoint(&self) -> Option<Completed> {
+        lock(&self.store).as_ref().and_then(CheckpointStore::latest)
+    }
+
     /// The job has ended, and what was to be kept is kept: who waits for that is answered.
     pub(crate) fn end(&self, ended: &Ended) {
+        drop(lock(&self.store).take());
         let (state, word) = match &ended.outcome {
             Outcome::Finished => (JobState::Finished, "finished"),
             Outcome::Stopped { drained: true } => (JobState::Stopped, "drained"),
@@ -385,7 +435,7 @@ impl Entry {
                 .ticket
                 .progress("preparing the job at the new parallelism");
             let before = entry.prepared();
-            let prepared = rescaled(&before, parallelism, &entry.clock)
+            let prepared = rescaled(&before, parallelism, &entry.loader, &entry.clock)
                 .map_err(|error| error.to_string())
                 .and_then(|prepared| {
                     let graph = prepared.graph(Some(entry.key_groups));

@@ -28,6 +28,7 @@ use self::standby::Taken;
 use self::start::Begun;
 use crate::assemble::Prepared;
 use crate::cli::{JobArguments, RestoreArguments};
+use crate::commands::job::Loader;
 use crate::events::{Audience, Event, NodeWork, Work};
 use crate::exit::{Error, causes};
 use crate::jobs::Entry;
@@ -49,6 +50,8 @@ pub(crate) struct LaunchOptions<'a> {
     pub(crate) audience: Audience,
     /// What the job was started with, for who asks for it.
     pub(crate) job: &'a JobArguments,
+    /// Loads its components.
+    pub(crate) loader: &'a Arc<Loader>,
     /// Called before the first record: with it a job is there that can be asked for things.
     pub(crate) before: Box<dyn FnOnce(&Arc<Entry>) -> Result<(), Error> + 'a>,
 }
@@ -107,6 +110,7 @@ pub(crate) fn launch(
         begun_ms,
         audience,
         job: job_arguments,
+        loader,
         before,
     } = options;
     let file = &prepared.job;
@@ -153,6 +157,8 @@ pub(crate) fn launch(
     let entry = Arc::new(Entry {
         id: id.clone(),
         arguments: job_arguments.clone(),
+        loader: Arc::clone(loader),
+        store: Mutex::new(Some(store.clone())),
         directory,
         key_groups,
         started_at: begun_ms,
@@ -178,6 +184,13 @@ pub(crate) fn launch(
         entry,
         thread: thread.map_err(Error::refused)?,
     }))
+}
+
+/// Whether a job, changed, fits its newest checkpoint: so that it is not suspended in vain.
+pub(crate) fn fits(prepared: &Prepared, checkpoint: &Completed) -> Result<(), Error> {
+    let groups = restore::key_groups(checkpoint)?;
+    let graph = prepared.graph(Some(groups))?;
+    restore::check(&graph, checkpoint, &RestoreArguments::default()).map(drop)
 }
 
 /// A job with all that its thread needs.

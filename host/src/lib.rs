@@ -50,7 +50,8 @@ pub fn graph(job_file: &Path) -> anyhow::Result<JobGraph> {
         config: None,
     };
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-    let graph = commands::job::prepare(&arguments, wasm::Compiler::InProcess, |_| (), &clock)
+    let loader = commands::job::Loader::new(wasm::Compiler::InProcess, |_| ());
+    let graph = commands::job::prepare(&arguments, &loader, &clock)
         .and_then(|prepared| Ok(prepared.graph(None)?));
     graph.map_err(|error| anyhow::anyhow!("{error}"))
 }

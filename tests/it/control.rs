@@ -27,17 +27,17 @@ fn variables(scene: &Scene) -> Vec<(String, String)> {
     )]
 }
 
-fn start(scene: &Scene, arguments: &[&str]) -> Running {
+pub(crate) fn start(scene: &Scene, arguments: &[&str]) -> Running {
     host::start_with_variables(scene.path(), arguments, &variables(scene))
 }
 
 /// Runs a command that asks a host of the scene.
-fn ask(scene: &Scene, arguments: &[&str]) -> Ended {
+pub(crate) fn ask(scene: &Scene, arguments: &[&str]) -> Ended {
     start(scene, arguments).wait()
 }
 
 /// The same with `--json`: what it prints.
-fn ask_json(scene: &Scene, arguments: &[&str]) -> Value {
+pub(crate) fn ask_json(scene: &Scene, arguments: &[&str]) -> Value {
     let arguments = [arguments, &["--json"]].concat();
     json(&ask(scene, &arguments).with_code(0))
 }

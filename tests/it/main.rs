@@ -73,6 +73,7 @@ mod terminal; // what others wrote does not steer a terminal
 mod unfinished; // what does not work yet is refused by name, everything else has an effect
 mod signals; // a job that is stopped at an unlucky moment
 mod shapes; // input that is broken, or made to hurt
+mod serve; // several jobs in one host
 mod soak; // many checkpoints: nothing grows
 mod standby; // a process that waits for the owner of a job directory
 mod storage; // where checkpoints are, and what they consist of

@@ -1,7 +1,7 @@
 //! From the command line's arguments to a prepared job, or to everything that is wrong with it.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context;
 use connectors::Registry;
@@ -18,12 +18,39 @@ use crate::exit::Error;
 /// Names the global configuration where `--config` does not.
 const CONFIG_VARIABLE: &str = "HIGHWATER_CONFIG";
 
-/// Reads the job file with all that stands around it, and prepares what it names. `notice` gets what there is
-/// to say while that takes its time.
-pub(crate) fn prepare(
-    arguments: &JobArguments,
+/// Loads the components of all jobs of the process, so that they share what is compiled.
+pub(crate) struct Loader {
     compiler: Compiler,
     notice: fn(&str),
+    /// Made when a job file is found to be right.
+    host: Mutex<Option<wasm::Host>>,
+}
+
+impl Loader {
+    /// `notice` gets what there is to say while something takes its time.
+    pub(crate) fn new(compiler: Compiler, notice: fn(&str)) -> Self {
+        Self {
+            compiler,
+            notice,
+            host: Mutex::default(),
+        }
+    }
+
+    fn host(&self) -> Result<wasm::Host, Error> {
+        let mut host = self.host.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(host) = &*host {
+            return Ok(host.clone());
+        }
+        let options = wasm::Options::from_environment(self.compiler, self.notice);
+        let made = wasm::Host::new(&options).map_err(Error::refused)?;
+        Ok(host.insert(made).clone())
+    }
+}
+
+/// Reads the job file with all that stands around it, and prepares what it names.
+pub(crate) fn prepare(
+    arguments: &JobArguments,
+    loader: &Loader,
     clock: &Arc<dyn Clock>,
 ) -> Result<Prepared, Error> {
     let job_file = TextFile::read(&arguments.file, "job file")?;
@@ -42,32 +69,29 @@ pub(crate) fn prepare(
     if arguments.build {
         build::build(&job, &mut problems);
     }
-    assembled(job, problems, compiler, notice, clock)
+    assembled(job, problems, loader, clock)
 }
 
 /// The same job with what its sources find to read now. Its components are those that were loaded.
 pub(crate) fn with_present_inputs(
     mut prepared: Prepared,
-    compiler: Compiler,
-    notice: fn(&str),
+    loader: &Loader,
     clock: &Arc<dyn Clock>,
 ) -> Result<Prepared, Error> {
     match prepared.look_for_inputs(&Registry::default(), clock)? {
         true => Ok(prepared),
         // Other columns, or more files than before: what follows from them is found out from the beginning.
-        false => assembled(prepared.job, Problems::default(), compiler, notice, clock),
+        false => assembled(prepared.job, Problems::default(), loader, clock),
     }
 }
 
 fn assembled(
     job: JobFile,
     mut problems: Problems,
-    compiler: Compiler,
-    notice: fn(&str),
+    loader: &Loader,
     clock: &Arc<dyn Clock>,
 ) -> Result<Prepared, Error> {
-    let options = wasm::Options::from_environment(compiler, notice);
-    let host = wasm::Host::new(&options).map_err(Error::refused)?;
+    let host = loader.host()?;
     let environment = Environment {
         wasm: &host,
         connectors: &Registry::default(),
@@ -83,23 +107,12 @@ fn assembled(
 pub(crate) fn rescaled(
     prepared: &Prepared,
     parallelism: u32,
+    loader: &Loader,
     clock: &Arc<dyn Clock>,
 ) -> Result<Prepared, Error> {
     let mut job = prepared.job.clone();
     job.job.parallelism = parallelism;
-    // Its components are in the cache.
-    let options = wasm::Options::from_environment(Compiler::Child, |_| ());
-    let host = wasm::Host::new(&options).map_err(Error::refused)?;
-    let environment = Environment {
-        wasm: &host,
-        connectors: &Registry::default(),
-        clock,
-    };
-    let mut problems = Problems::default();
-    match assemble::prepare(job, &environment, &mut problems) {
-        Some(prepared) => Ok(prepared),
-        None => Err(problems.into()),
-    }
+    assembled(job, Problems::default(), loader, clock)
 }
 
 fn config_path(arguments: &JobArguments) -> Option<PathBuf> {

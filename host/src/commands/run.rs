@@ -1,7 +1,7 @@
 //! `host run`: prepare, launch, wait, and say how it ended.
 
 mod progress;
-mod signals;
+pub(super) mod signals;
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use wasm::Compiler;
 
 use self::progress::Progress;
 use self::signals::{Phase, Signals};
-use super::job;
+use super::job::{self, Loader};
 use crate::cli::Run;
 use crate::events::{Audience, End, Event, OperatorMetrics};
 use crate::exit::{Error, Exit, causes};
@@ -34,9 +34,9 @@ pub(crate) fn run(arguments: &Run) -> Result<Exit, Error> {
     };
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let begun_ms = clock.now_ms();
-    let notice = audience.notice();
-    let mut prepared = job::prepare(&arguments.job, Compiler::Child, notice, &clock)?;
-    if audience == Audience::Program {
+    let loader = Arc::new(Loader::new(Compiler::Child, audience.notice()));
+    let mut prepared = job::prepare(&arguments.job, &loader, &clock)?;
+    if audience.is_program() {
         keep_stdout_for_events(&prepared.job)?;
     }
     let (mut taken, mut signals) = (None, None);
@@ -53,7 +53,7 @@ pub(crate) fn run(arguments: &Run) -> Result<Exit, Error> {
             Waited::Over => return Ok(Exit::Finished),
             Waited::Taken(directory) => taken = Some(directory),
         }
-        prepared = job::with_present_inputs(prepared, Compiler::Child, notice, &clock)?;
+        prepared = job::with_present_inputs(prepared, &loader, &clock)?;
         signals = Some(heard);
     }
     let prepared = Arc::new(prepared);
@@ -61,6 +61,7 @@ pub(crate) fn run(arguments: &Run) -> Result<Exit, Error> {
     let mut server = None;
     let options = LaunchOptions {
         job: &arguments.job,
+        loader: &loader,
         restore: &arguments.restore,
         taken,
         clock: Arc::clone(&clock),
@@ -74,21 +75,14 @@ pub(crate) fn run(arguments: &Run) -> Result<Exit, Error> {
                     .map(drop)
                     .map_err(not_listening)?,
             }
+            // Nobody can have asked the process to end its jobs yet.
             jobs.add(Arc::clone(entry));
             server = serve(&jobs);
             Ok(())
         }),
     };
     let Some(running) = launch(&prepared, options)? else {
-        audience.tell(&Event::Finished {
-            outcome: End::Finished,
-            resume: None,
-            checkpoint: None,
-            work: None,
-            already: true,
-            metrics: OperatorMetrics::new(),
-        });
-        return Ok(Exit::Finished);
+        return Ok(finished_already(audience));
     };
     let progress = prepared
         .is_bounded()
@@ -100,15 +94,24 @@ pub(crate) fn run(arguments: &Run) -> Result<Exit, Error> {
     if let Some(server) = server {
         server.close();
     }
-    let end = EndOfJob {
-        audience,
-        entry: &entry,
-    };
-    end.conclude(ended?)
+    conclude(ended?, &entry, audience)
+}
+
+/// There was nothing to be done.
+pub(super) fn finished_already(audience: Audience) -> Exit {
+    audience.tell(&Event::Finished {
+        outcome: End::Finished,
+        resume: None,
+        checkpoint: None,
+        work: None,
+        already: true,
+        metrics: OperatorMetrics::new(),
+    });
+    Exit::Finished
 }
 
 /// Answers who asks about the jobs of this process. A job runs all the same if nobody can.
-fn serve(jobs: &Arc<Jobs>) -> Option<Server> {
+pub(super) fn serve(jobs: &Arc<Jobs>) -> Option<Server> {
     let server = Server::start(Arc::clone(jobs) as Arc<dyn server::Jobs>);
     server
         .inspect_err(|error| {
@@ -118,12 +121,12 @@ fn serve(jobs: &Arc<Jobs>) -> Option<Server> {
         .ok()
 }
 
-fn not_listening(error: std::io::Error) -> Error {
+pub(super) fn not_listening(error: std::io::Error) -> Error {
     Error::refused(anyhow::Error::new(error).context("listening to signals"))
 }
 
 /// With `--json` every line of standard output is an event. A reader could not tell records from events.
-fn keep_stdout_for_events(job: &JobFile) -> Result<(), Error> {
+pub(super) fn keep_stdout_for_events(job: &JobFile) -> Result<(), Error> {
     let is_stdout = |sink: &&SinkSection| sink.connector.as_deref() == Some("stdout");
     let Some(sink) = job.sinks.iter().find(is_stdout) else {
         return Ok(());
@@ -137,82 +140,75 @@ fn keep_stdout_for_events(job: &JobFile) -> Result<(), Error> {
 }
 
 /// Says how a job ended.
-struct EndOfJob<'a> {
-    audience: Audience,
-    entry: &'a Entry,
-}
-
-impl EndOfJob<'_> {
-    fn conclude(self, ended: Ended) -> Result<Exit, Error> {
-        let is_drained = ended.is_drained();
-        let Ended {
-            outcome,
-            checkpoint,
-            work,
-        } = ended;
-        let prepared = self.entry.prepared();
-        let resume = checkpoint
-            .as_deref()
-            .map(|path| self.entry.resume(path, is_drained));
-        let (error, class, gave_up) = match outcome {
-            Outcome::Failed {
-                error,
-                class,
-                gave_up,
-            } => (error, class, gave_up),
-            ended => {
-                let outcome = match ended {
-                    Outcome::Stopped { drained: false } => End::Stopped,
-                    Outcome::Stopped { drained: true } => End::Drained,
-                    Outcome::Cancelled => End::Cancelled,
-                    Outcome::Suspended => End::Suspended,
-                    _ => End::Finished,
-                };
-                self.audience.tell(&Event::Finished {
-                    outcome,
-                    // A finished job is not resumed, though its checkpoint may be looked at.
-                    resume: resume.filter(|_| outcome != End::Finished),
-                    checkpoint,
-                    work: Some(work),
-                    already: false,
-                    metrics: prepared.metrics(),
-                });
-                return Ok(Exit::Finished);
-            }
-        };
-        let exit = match class {
-            Class::Retry | Class::Permanent | Class::Fenced => Exit::Failed,
-            Class::Refused => Exit::Refused,
-            Class::Corrupt => Exit::Corrupt,
-        };
-        self.audience.tell(&Event::Failed {
-            error: causes(error.as_ref()),
-            exit_code: exit as u8,
-            resume,
-            checkpoint,
-            work,
-            metrics: prepared.metrics(),
-        });
-        // What an operator finds wrong with its configuration has a place in the job file.
-        if let runtime::Error::Operator {
-            operator, failure, ..
-        } = error.as_ref()
-            && failure.kind == FailureKind::Config
-        {
-            return Err(prepared.not_opened(operator, failure).into());
+pub(super) fn conclude(ended: Ended, entry: &Entry, audience: Audience) -> Result<Exit, Error> {
+    let is_drained = ended.is_drained();
+    let Ended {
+        outcome,
+        checkpoint,
+        work,
+    } = ended;
+    let prepared = entry.prepared();
+    let resume = checkpoint
+        .as_deref()
+        .map(|path| entry.resume(path, is_drained));
+    let (error, class, gave_up) = match outcome {
+        Outcome::Failed {
+            error,
+            class,
+            gave_up,
+        } => (error, class, gave_up),
+        ended => {
+            let outcome = match ended {
+                Outcome::Stopped { drained: false } => End::Stopped,
+                Outcome::Stopped { drained: true } => End::Drained,
+                Outcome::Cancelled => End::Cancelled,
+                Outcome::Suspended => End::Suspended,
+                _ => End::Finished,
+            };
+            audience.tell(&Event::Finished {
+                outcome,
+                // A finished job is not resumed, though its checkpoint may be looked at.
+                resume: resume.filter(|_| outcome != End::Finished),
+                checkpoint,
+                work: Some(work),
+                already: false,
+                metrics: prepared.metrics(),
+            });
+            return Ok(Exit::Finished);
         }
-        let changed = operator::InputChanged::find(error.as_ref());
-        let choices = changed.map(|changed| changed.choices.clone());
-        let mut told = Error::with(exit, *error);
-        if let Some(choices) = choices {
-            told = told.hint(choices);
-        }
-        if let Some(reason) = gave_up {
-            told = told.hint(format!("the job is not restarted: {reason}"));
-        }
-        if class == Class::Corrupt {
-            told = told.hint("`--fallback` uses the newest good older checkpoint");
-        }
-        Err(told)
+    };
+    let exit = match class {
+        Class::Retry | Class::Permanent | Class::Fenced => Exit::Failed,
+        Class::Refused => Exit::Refused,
+        Class::Corrupt => Exit::Corrupt,
+    };
+    audience.tell(&Event::Failed {
+        error: causes(error.as_ref()),
+        exit_code: exit as u8,
+        resume,
+        checkpoint,
+        work,
+        metrics: prepared.metrics(),
+    });
+    // What an operator finds wrong with its configuration has a place in the job file.
+    if let runtime::Error::Operator {
+        operator, failure, ..
+    } = error.as_ref()
+        && failure.kind == FailureKind::Config
+    {
+        return Err(prepared.not_opened(operator, failure).into());
     }
+    let changed = operator::InputChanged::find(error.as_ref());
+    let choices = changed.map(|changed| changed.choices.clone());
+    let mut told = Error::with(exit, *error);
+    if let Some(choices) = choices {
+        told = told.hint(choices);
+    }
+    if let Some(reason) = gave_up {
+        told = told.hint(format!("the job is not restarted: {reason}"));
+    }
+    if class == Class::Corrupt {
+        told = told.hint("`--fallback` uses the newest good older checkpoint");
+    }
+    Err(told)
 }

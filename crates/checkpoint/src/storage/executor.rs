@@ -1,19 +1,26 @@
-//! A small runtime, for what is asynchronous beneath a blocking trait.
+//! A small runtime, for what is asynchronous beneath a blocking trait: one for all storages of the process, as long as
+//! one of them lives.
 //!
 //! Futures are handed to it over a channel. It is never entered on the caller's thread (`block_on`),
 //! which would panic if that thread belongs to another runtime.
 
 use std::future::Future;
-use std::sync::mpsc;
+use std::sync::{Arc, Mutex, PoisonError, Weak, mpsc};
 use std::time::Duration;
 
 use tokio::runtime::{Builder, Runtime};
 
-/// The runtime of a storage.
+/// The runtime that storages share: what waits for one of them holds up no other.
+static SHARED: Mutex<Weak<Runtime>> = Mutex::new(Weak::new());
+
+/// Threads that move what waits. A call takes little of them, but one may check or sign many megabytes.
+const THREADS: usize = 2;
+
+/// Makes calls of a storage.
 #[derive(Debug)]
 pub(super) struct Executor {
     /// There until the drop.
-    runtime: Option<Runtime>,
+    runtime: Option<Arc<Runtime>>,
     /// How long a call may take, with all that is tried again in it.
     limit: Option<Duration>,
 }
@@ -21,11 +28,20 @@ pub(super) struct Executor {
 impl Executor {
     /// A runtime whose calls take `limit` at most.
     pub(super) fn new(limit: Option<Duration>) -> std::io::Result<Self> {
-        let runtime = Builder::new_multi_thread()
-            .worker_threads(1)
-            .thread_name("checkpoint-storage")
-            .enable_all()
-            .build()?;
+        let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+        let runtime = match shared.upgrade() {
+            Some(runtime) => runtime,
+            None => {
+                let runtime = Builder::new_multi_thread()
+                    .worker_threads(THREADS)
+                    .thread_name("checkpoint-storage")
+                    .enable_all()
+                    .build()?;
+                let runtime = Arc::new(runtime);
+                *shared = Arc::downgrade(&runtime);
+                runtime
+            }
+        };
         Ok(Self {
             runtime: Some(runtime),
             limit,
@@ -59,7 +75,8 @@ impl Executor {
 
 impl Drop for Executor {
     fn drop(&mut self) {
-        if let Some(runtime) = self.runtime.take() {
+        // The last one ends it.
+        if let Some(runtime) = self.runtime.take().and_then(Arc::into_inner) {
             // Waiting for its threads would panic where the last owner is dropped by async code.
             // At most a read that was begun is running, and nobody waits for it any more.
             runtime.shutdown_background();

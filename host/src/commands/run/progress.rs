@@ -28,7 +28,7 @@ impl Progress {
         reason = "it only writes to the terminal, and is not the job's"
     )]
     pub(crate) fn show(job: JobHandle, clock: Arc<dyn Clock>, audience: Audience) -> Option<Self> {
-        if audience != Audience::Person || !io::stderr().is_terminal() {
+        if audience.is_program() || !io::stderr().is_terminal() {
             return None;
         }
         let (stop, stopped) = mpsc::channel();

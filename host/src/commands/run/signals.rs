@@ -11,6 +11,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::events::{Audience, Event, StoodDown};
 use crate::exit::Exit;
+use crate::jobs::Jobs;
 
 /// What a shell expects of a process that a signal ended: 128 and the signal's number.
 const EXIT_SIGHUP: i32 = 129;
@@ -25,6 +26,8 @@ pub(crate) enum Phase {
     Starting(Option<Asked>),
     /// A job.
     Running(JobHandle),
+    /// Several jobs: they are suspended, whatever the signal.
+    Serving(Arc<Jobs>),
 }
 
 /// What a job is asked for.
@@ -88,8 +91,10 @@ impl Signals {
                     }
                     Some(()) = terminate.recv() => suspend(EXIT_SIGTERM),
                     Some(()) = received(&mut hang_up) => suspend(EXIT_SIGHUP),
-                    Some(()) = request.recv() => if let Phase::Running(job) = &*heard.phase() {
-                        job.trigger_checkpoint();
+                    Some(()) = request.recv() => match &*heard.phase() {
+                        Phase::Running(job) => job.trigger_checkpoint(),
+                        Phase::Serving(jobs) => jobs.checkpoint_all(),
+                        Phase::Waiting | Phase::Starting(_) => {}
                     },
                     else => return,
                 }
@@ -130,12 +135,19 @@ impl Signals {
             // The phase is held: nothing is taken meanwhile.
             self.end_of_waiting();
         }
+        if let Phase::Serving(jobs) = &*phase {
+            self.audience
+                .say("suspending all jobs (ctrl-C again exits at once)");
+            jobs.suspend_all();
+            return;
+        }
         self.audience.say(match asked {
             Asked::Cancel => "cancelling (ctrl-C again exits at once)",
             Asked::Suspend => "suspending",
         });
         match &mut *phase {
             Phase::Running(job) => ask(job, asked),
+            Phase::Serving(_) => {}
             Phase::Waiting | Phase::Starting(_) => *phase = Phase::Starting(Some(asked)),
         }
     }

@@ -1,0 +1,488 @@
+//! `host serve`: several jobs in one process, each by itself.
+//!
+//! One thread, the main one, decides; every job has a thread that prepares it, launches it and waits for its end. What
+//! the jobs share is what costs nothing to share: compiled components, the threads that storages wait on, the socket.
+
+mod folder;
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::anyhow;
+use job_file::checkpoint::Storage;
+use operator::clock::{Clock, SystemClock};
+use operator::text::{line, name};
+use wasm::Compiler;
+
+use self::folder::{Content, Folder};
+use super::job::{self, Loader};
+use super::run::signals::{Phase, Signals};
+use super::run::{
+    conclude, finished_already, keep_stdout_for_events, not_listening, serve as answer,
+};
+use crate::assemble::Prepared;
+use crate::cli::{JobArguments, RestoreArguments, Serve};
+use crate::events::{Audience, Event};
+use crate::exit::{Error, Exit};
+use crate::jobs::Jobs;
+use crate::launch::{LaunchOptions, launch};
+
+/// How often directories are looked at, and the end of the process is.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// How many messages of the jobs' threads may wait.
+const MESSAGES: usize = 64;
+
+/// Runs jobs until all have ended, or a signal.
+pub(crate) fn serve(arguments: &Serve) -> Result<Exit, Error> {
+    let audience = match arguments.json {
+        true => Audience::Program,
+        false => Audience::Person,
+    };
+    let (mut files, mut folders) = (Vec::new(), Vec::new());
+    for place in &arguments.places {
+        match place.is_dir() {
+            true => folders.push(Folder::new(place)),
+            // One that does not exist is refused where it is read, with the others.
+            false => files.push(place.clone()),
+        }
+    }
+    let jobs = Arc::new(Jobs::default());
+    Signals::listen(Phase::Serving(Arc::clone(&jobs)), audience).map_err(not_listening)?;
+    let (sender, receiver) = sync_channel(MESSAGES);
+    let shared = Arc::new(Shared {
+        jobs: Arc::clone(&jobs),
+        loader: Arc::new(Loader::new(Compiler::Child, audience.notice())),
+        clock: Arc::new(SystemClock::new()),
+        config: arguments.config.clone(),
+        audience,
+        ids: Mutex::default(),
+        sender,
+    });
+    let server = answer(&jobs);
+    let mut serving = Serving {
+        shared,
+        receiver,
+        served: BTreeMap::new(),
+        worst: Exit::Finished,
+    };
+    files.iter().for_each(|file| serving.start(file, None));
+    serving.go_on(&mut folders);
+    if let Some(server) = server {
+        server.close();
+    }
+    Ok(match jobs.is_ending() {
+        true => Exit::Finished,
+        false => serving.worst,
+    })
+}
+
+/// What all jobs have.
+struct Shared {
+    jobs: Arc<Jobs>,
+    loader: Arc<Loader>,
+    clock: Arc<dyn Clock>,
+    config: Option<PathBuf>,
+    audience: Audience,
+    /// Which file each job that lives is of.
+    ids: Mutex<HashMap<String, PathBuf>>,
+    sender: SyncSender<Message>,
+}
+
+/// What a job's thread has to say.
+enum Message {
+    /// There is a job; it has this id.
+    Begun(PathBuf, String),
+    /// Its thread is over. `prepared`: the job, if it was found to be right.
+    Ended {
+        file: PathBuf,
+        exit: Exit,
+        /// It was refused before it ran.
+        refused: bool,
+        prepared: Option<Arc<Prepared>>,
+    },
+    /// A changed job file is right and fits the newest checkpoint, or not.
+    Checked(PathBuf, bool),
+}
+
+/// What is known of a job file.
+struct Served {
+    state: State,
+    /// The job as it ran last, to go back to.
+    proven: Option<Arc<Prepared>>,
+    /// To start again when it has ended, because the file has changed.
+    again: bool,
+    /// The file is gone, or changed while the job is being started: what is to be done then.
+    later: Option<Later>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    Starting,
+    Running,
+    Ended,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Later {
+    Suspend,
+    Check,
+}
+
+struct Serving {
+    shared: Arc<Shared>,
+    receiver: Receiver<Message>,
+    served: BTreeMap<PathBuf, Served>,
+    /// The highest exit code of a job.
+    worst: Exit,
+}
+
+impl Serving {
+    /// Takes messages and looks at directories, until the end.
+    fn go_on(&mut self, folders: &mut [Folder]) {
+        loop {
+            match self.receiver.recv_timeout(LOOK) {
+                Ok(message) => self.take(message),
+                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
+            }
+            while let Ok(message) = self.receiver.try_recv() {
+                self.take(message);
+            }
+            if self.shared.jobs.is_ending() {
+                // One that has not begun has changed nothing yet, and will not: it is not waited for.
+                if self.served.values().all(|it| it.state != State::Running) {
+                    return;
+                }
+                continue;
+            }
+            for folder in folders.iter_mut() {
+                for (file, content) in folder.changes(self.shared.audience) {
+                    match content {
+                        Content::New => self.appeared(&file),
+                        Content::Changed => self.changed(&file),
+                        Content::Gone => self.removed(&file),
+                    }
+                }
+            }
+            let have_ended = self.served.values().all(|it| it.state == State::Ended);
+            if folders.is_empty() && have_ended {
+                return;
+            }
+        }
+    }
+
+    fn take(&mut self, message: Message) {
+        match message {
+            Message::Begun(file, id) => {
+                let Some(served) = self.served.get_mut(&file) else {
+                    return;
+                };
+                served.state = State::Running;
+                match served.later.take() {
+                    Some(Later::Suspend) => self.suspend(&id),
+                    Some(Later::Check) => self.check(&file),
+                    None => {}
+                }
+            }
+            Message::Checked(file, fits) => {
+                let id = self.shared.id_of(&file);
+                if let (Some(served), Some(id), true) = (self.served.get_mut(&file), id, fits) {
+                    served.again = true;
+                    self.suspend(&id);
+                }
+            }
+            Message::Ended {
+                file,
+                exit,
+                refused,
+                prepared,
+            } => self.ended(&file, exit, refused, prepared),
+        }
+    }
+
+    fn ended(&mut self, file: &Path, exit: Exit, refused: bool, prepared: Option<Arc<Prepared>>) {
+        let Some(served) = self.served.get_mut(file) else {
+            return;
+        };
+        served.state = State::Ended;
+        let was_again = std::mem::take(&mut served.again);
+        let later = served.later.take();
+        if refused && let Some(proven) = served.proven.take() {
+            // The file has changed since it was checked, or the checkpoint that it is to start from has.
+            let audience = self.shared.audience;
+            audience.say(&format!(
+                "{}: the changed job did not start, so the job goes on as it was",
+                line(&file.display().to_string())
+            ));
+            self.start(file, Some(proven));
+            return;
+        }
+        if !refused {
+            served.proven = prepared;
+        }
+        if was_again || later == Some(Later::Check) {
+            self.start(file, None);
+            return;
+        }
+        if later == Some(Later::Suspend) {
+            self.served.remove(file);
+        }
+        self.worst = self.worst.max(exit);
+    }
+
+    /// Has a job run on a thread of its own.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a job that is being prepared, or that waits for its directory, holds up no other"
+    )]
+    fn start(&mut self, file: &Path, prepared: Option<Arc<Prepared>>) {
+        if self.shared.jobs.is_ending() {
+            return;
+        }
+        let proven = self.served.remove(file).and_then(|served| served.proven);
+        let served = Served {
+            state: State::Starting,
+            // What was started to go back to is not gone back to again.
+            proven: proven.filter(|_| prepared.is_none()),
+            again: false,
+            later: None,
+        };
+        self.served.insert(file.to_owned(), served);
+        let (shared, owned) = (Arc::clone(&self.shared), file.to_owned());
+        let spawned = thread::Builder::new()
+            .name("served-job".to_owned())
+            .spawn(move || shared.run(&owned, prepared));
+        if let Err(error) = spawned {
+            let error = anyhow!(error).context("starting a thread for a job");
+            self.shared.say_refused(file, &Error::failed(error));
+            self.ended(file, Exit::Failed, true, None);
+        }
+    }
+
+    fn appeared(&mut self, file: &Path) {
+        match self.served.get_mut(file) {
+            // It was gone for a moment: its job is about to be suspended.
+            Some(served) if served.state == State::Running => {
+                served.later = None;
+                served.again = true;
+            }
+            Some(served) if served.state == State::Starting => served.later = Some(Later::Check),
+            _ => self.start(file, None),
+        }
+    }
+
+    fn changed(&mut self, file: &Path) {
+        match self.served.get_mut(file) {
+            Some(served) if served.state == State::Running => self.check(file),
+            Some(served) if served.state == State::Starting => served.later = Some(Later::Check),
+            _ => self.start(file, None),
+        }
+    }
+
+    fn removed(&mut self, file: &Path) {
+        match self.served.get_mut(file) {
+            Some(served) if served.state == State::Running => {
+                served.later = Some(Later::Suspend);
+                if let Some(id) = self.shared.id_of(file) {
+                    self.suspend(&id);
+                }
+            }
+            Some(served) if served.state == State::Starting => served.later = Some(Later::Suspend),
+            _ => _ = self.served.remove(file),
+        }
+    }
+
+    fn suspend(&self, id: &str) {
+        if let Some(entry) = self.shared.jobs.find(id) {
+            entry.handle.suspend();
+        }
+    }
+
+    /// Finds out, on a thread of its own, whether a job can go on with its changed file.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "to compile a component may take a minute, and holds up no other job"
+    )]
+    fn check(&self, file: &Path) {
+        let (shared, file) = (Arc::clone(&self.shared), file.to_owned());
+        let spawned = thread::Builder::new()
+            .name("job-check".to_owned())
+            .spawn(move || {
+                let fits = shared.check(&file);
+                let fits = fits.inspect_err(|error| {
+                    shared.say_refused(&file, error);
+                    shared.audience.say(&format!(
+                        "{}: the changed job file is not used, and the job goes on as it was",
+                        line(&file.display().to_string())
+                    ));
+                });
+                // Nobody listens any more at the end.
+                let _ = shared.sender.send(Message::Checked(file, fits.is_ok()));
+            });
+        if let Err(error) = spawned {
+            tracing::warn!("a changed job file is not looked at: {error}");
+        }
+    }
+}
+
+impl Shared {
+    fn arguments(&self, file: &Path) -> JobArguments {
+        JobArguments {
+            file: file.to_owned(),
+            build: false,
+            parallelism: None,
+            overrides: Vec::new(),
+            config: self.config.clone(),
+        }
+    }
+
+    fn id_of(&self, file: &Path) -> Option<String> {
+        let ids = self.ids.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut ids = ids.iter();
+        ids.find(|(_, of)| *of == file).map(|(id, _)| id.clone())
+    }
+
+    /// Runs a job to its end, on its thread.
+    fn run(&self, file: &Path, prepared: Option<Arc<Prepared>>) {
+        let mut has_begun = false;
+        let mut kept = None;
+        let outcome = self.run_job(file, prepared, &mut kept, &mut has_begun);
+        let mut ids = self.ids.lock().unwrap_or_else(PoisonError::into_inner);
+        ids.retain(|_, of| of != file);
+        drop(ids);
+        let exit = outcome.unwrap_or_else(|error| {
+            if !self.jobs.is_ending() || has_begun {
+                self.say_refused(file, &error);
+            }
+            error.exit()
+        });
+        let ended = Message::Ended {
+            file: file.to_owned(),
+            exit,
+            refused: !has_begun && exit != Exit::Finished,
+            prepared: kept,
+        };
+        // Nobody listens any more at the end.
+        let _ = self.sender.send(ended);
+    }
+
+    fn run_job(
+        &self,
+        file: &Path,
+        prepared: Option<Arc<Prepared>>,
+        kept: &mut Option<Arc<Prepared>>,
+        has_begun: &mut bool,
+    ) -> Result<Exit, Error> {
+        let begun_ms = self.clock.now_ms();
+        let arguments = self.arguments(file);
+        let prepared = match prepared {
+            Some(prepared) => prepared,
+            None => Arc::new(job::prepare(&arguments, &self.loader, &self.clock)?),
+        };
+        *kept = Some(Arc::clone(&prepared));
+        let audience = self.audience.of_job(&prepared.job.job.name);
+        self.check_shared(&prepared)?;
+        self.claim_id(&prepared, file)?;
+        let restore = RestoreArguments {
+            // What is in memory is not resumed.
+            resume: prepared.job.checkpoint.storage != Storage::Memory,
+            ..RestoreArguments::default()
+        };
+        let options = LaunchOptions {
+            job: &arguments,
+            loader: &self.loader,
+            restore: &restore,
+            taken: None,
+            clock: Arc::clone(&self.clock),
+            begun_ms,
+            audience,
+            before: Box::new(|entry| {
+                if !self.jobs.add(Arc::clone(entry)) {
+                    return Err(Error::refused(anyhow!("the host is about to end")));
+                }
+                *has_begun = true;
+                let begun = Message::Begun(file.to_owned(), entry.id.clone());
+                // Nobody listens any more at the end.
+                let _ = self.sender.send(begun);
+                Ok(())
+            }),
+        };
+        let Some(running) = launch(&prepared, options)? else {
+            return Ok(finished_already(audience));
+        };
+        let entry = running.entry();
+        conclude(running.wait()?, &entry, audience)
+    }
+
+    /// Standard input is for one, and standard output is taken if events go there.
+    fn check_shared(&self, prepared: &Prepared) -> Result<(), Error> {
+        let mut sources = prepared.job.sources.iter();
+        if let Some(source) = sources.find(|it| it.connector.as_deref() == Some("stdin")) {
+            let error = anyhow!(
+                "source `{}` reads standard input, which several jobs would share",
+                name(&source.node.id)
+            );
+            return Err(Error::refused(error).hint("run this job by `host run`"));
+        }
+        if self.audience.is_program() {
+            keep_stdout_for_events(&prepared.job)?;
+        }
+        Ok(())
+    }
+
+    /// Two files with one job would write into each other's output.
+    fn claim_id(&self, prepared: &Prepared, file: &Path) -> Result<(), Error> {
+        let id = crate::launch::settings::job_id(&prepared.job);
+        let mut ids = self.ids.lock().unwrap_or_else(PoisonError::into_inner);
+        match ids.get(&id) {
+            Some(other) if other != file => {
+                let error = anyhow!(
+                    "job `{}` is run already, by {}",
+                    name(&id),
+                    line(&other.display().to_string())
+                );
+                Err(Error::refused(error).hint("give one of them a `job.id` of its own"))
+            }
+            _ => {
+                ids.insert(id, file.to_owned());
+                Ok(())
+            }
+        }
+    }
+
+    /// Whether a running job can go on with its changed file.
+    fn check(&self, file: &Path) -> Result<(), Error> {
+        let prepared = job::prepare(&self.arguments(file), &self.loader, &self.clock)?;
+        self.check_shared(&prepared)?;
+        let id = crate::launch::settings::job_id(&prepared.job);
+        let running = self.id_of(file);
+        if running.as_ref().is_some_and(|running| *running != id) {
+            let error = anyhow!("the job's id is `{}` now", name(&id));
+            return Err(
+                Error::refused(error).hint("remove the file, and put the new job in another one")
+            );
+        }
+        let entry = self.jobs.find(&id);
+        match entry.and_then(|entry| entry.newest_checkpoint()) {
+            Some(checkpoint) => crate::launch::fits(&prepared, &checkpoint),
+            None => Ok(()),
+        }
+    }
+
+    /// Says why a job did not start or has failed.
+    fn say_refused(&self, file: &Path, error: &Error) {
+        let place = file.display().to_string();
+        match self.audience.is_program() {
+            true => self.audience.of_job(&place).tell(&Event::Refused {
+                error: error.to_string(),
+                exit_code: error.exit() as u8,
+            }),
+            // All line breaks of an error are ours.
+            false => self.audience.say(&format!("{}: {error}", line(&place))),
+        }
+    }
+}
