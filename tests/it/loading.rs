@@ -285,7 +285,8 @@ fn until(what: &str, mut is_so: impl FnMut() -> bool) {
 #[test]
 fn c161_a_host_that_ends_while_it_compiles_leaves_no_process() {
     let scene = scene(&modules::operator(&[("items", &heavy())]), "");
-    for signal in ["INT", "TERM", "KILL"] {
+    let mut signals = vec!["INT", "TERM", "KILL"];
+    while let Some(signal) = signals.pop() {
         let running = start_in(&scene, 16 << 20, "run");
         let host = running.id();
         let mut compiling = Vec::new();
@@ -295,6 +296,11 @@ fn c161_a_host_that_ends_while_it_compiles_leaves_no_process() {
         });
         running.signal(signal);
         let ended = running.wait();
+        if ended.status.code() == Some(2) {
+            // It had compiled it before the signal came, and found the job wrong, as it is.
+            signals.push(signal);
+            continue;
+        }
         assert_eq!(
             ended.status.code(),
             None,
