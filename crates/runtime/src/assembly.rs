@@ -8,6 +8,7 @@ use dataflow::Partition;
 use operator::JobIdentity;
 
 use crate::attempt::Attempt;
+use crate::driver::SAVEPOINTS_MAX;
 use crate::graph::NodeKind;
 use crate::inbox::Inbox;
 use crate::members::{Seed, Unmade};
@@ -46,8 +47,9 @@ impl Attempt<'_> {
             .iter()
             .map(|vertex| (0..vertex.parallelism).map(|_| Inbox::new()).collect())
             .collect();
-        let queue = plan.subtasks() * (self.options.checkpoint.max_concurrent as usize + 1) + 1;
-        let (writers, tasks) = Writers::queues(queue);
+        let queue = |at_once: usize| plan.subtasks() * (at_once + 1) + 1;
+        let max_concurrent = self.options.checkpoint.max_concurrent as usize;
+        let (writers, tasks) = Writers::queues(queue(max_concurrent), queue(SAVEPOINTS_MAX));
         // Channels first: a producer must know its consumers' inboxes.
         let Connections {
             mut routes,

@@ -27,6 +27,8 @@ pub(crate) struct Attempt<'a> {
     pub(crate) store: &'a CheckpointStore,
     pub(crate) clock: &'a Arc<dyn Clock>,
     pub(crate) restore: Option<&'a Completed>,
+    /// The job has drained before: this attempt only has to be there once more.
+    pub(crate) drained: bool,
     pub(crate) number: u32,
     pub(crate) next_id: u64,
     pub(crate) events: Events,

@@ -50,8 +50,8 @@ impl Default for Settings {
     }
 }
 
-/// How long after a failure the last checkpoint is taken again, at the earliest.
-const LAST_RETRY_MS: u64 = 1000;
+/// How long after a failure a checkpoint that is needed is taken again, at the earliest.
+const RETRY_MS: u64 = 1000;
 
 /// What has happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,6 +68,8 @@ pub(crate) enum Input {
     Completed(CheckpointId),
     /// Somebody asks for a checkpoint now.
     Requested,
+    /// Somebody waits for the output to be committed that was prepared in this savepoint.
+    Uncommitted(CheckpointId),
     /// Somebody asks for a savepoint now.
     SavepointRequested,
     /// The job is to end at a checkpoint; see [`Coordinator::may_stop`].
@@ -158,7 +160,13 @@ pub(crate) struct Coordinator {
     /// After a failed one: when it may be taken again.
     last_retry: i64,
     next_trigger: Option<i64>,
+    /// No periodic checkpoint before: the pause after the one that ended last.
+    paused_until: i64,
     requested: bool,
+    /// The newest savepoint whose output somebody waits for. A checkpoint after it commits that.
+    uncommitted: Option<CheckpointId>,
+    /// After one that failed: when that may be tried again.
+    commit_retry: i64,
     /// How many savepoints were asked for and are not triggered yet.
     savepoints: usize,
     stopping: Option<Stopping>,
@@ -206,7 +214,10 @@ impl Coordinator {
             last: None,
             last_retry: i64::MIN,
             next_trigger: None,
+            paused_until: i64::MIN,
             requested: false,
+            uncommitted: None,
+            commit_retry: i64::MIN,
             savepoints: 0,
             stopping: None,
             hold: false,
@@ -226,10 +237,10 @@ impl Coordinator {
     /// # Errors
     /// Why not.
     pub(crate) fn may_request(&self) -> Result<(), &'static str> {
-        match (self.over, self.stopping) {
-            (true, _) => Err("the job is ending"),
-            (false, Some(_)) => Err("the job is being stopped"),
-            (false, None) => Ok(()),
+        match self.stopping {
+            _ if self.over || self.hold => Err("the job is ending"),
+            Some(_) => Err("the job is being stopped"),
+            None => Ok(()),
         }
     }
 
@@ -275,7 +286,21 @@ impl Coordinator {
             .filter(|_| self.may_trigger() && !self.all_ended() && self.stopping.is_none());
         let last = self.all_ended() && self.last.is_none() && self.may_trigger();
         let last = last.then_some(self.last_retry);
-        expiry.into_iter().chain(trigger).chain(last).min()
+        let commit = self.wants_commit().then_some(self.commit_retry);
+        let triggers = trigger.into_iter().chain(last).chain(commit);
+        expiry.into_iter().chain(triggers).min()
+    }
+
+    /// Whether a checkpoint is to be taken for the sake of a savepoint before it.
+    fn wants_commit(&self) -> bool {
+        let Some(savepoint) = self.uncommitted else {
+            return false;
+        };
+        let mut after = self.pending.range(savepoint..);
+        after.all(|(_, pending)| pending.is_savepoint())
+            && self.stopping.is_none()
+            && !self.all_ended()
+            && self.may_trigger()
     }
 
     fn may_trigger(&self) -> bool {
@@ -320,6 +345,7 @@ impl Coordinator {
             Input::Declined(id, reason) => self.fail(id, reason, now, &mut actions),
             Input::Completed(id) => self.completed(id, now, &mut actions),
             Input::Requested => self.requested = true,
+            Input::Uncommitted(id) => self.uncommitted = self.uncommitted.max(Some(id)),
             Input::SavepointRequested => self.savepoints += 1,
             Input::StopRequested(plan) => self.stopping = Some(Stopping::Requested(plan)),
             Input::IntervalChanged(interval_ms) => {
@@ -334,9 +360,9 @@ impl Coordinator {
     }
 
     fn after_interval(&self, now: i64) -> Option<i64> {
-        self.settings
-            .interval_ms
-            .map(|interval| now.saturating_add_unsigned(interval))
+        let next = |interval| now.saturating_add_unsigned(interval);
+        let next = self.settings.interval_ms.map(next);
+        next.map(|next| next.max(self.paused_until))
     }
 
     /// Has the oldest checkpoint completed that all have acknowledged, unless one is being completed:
@@ -382,6 +408,7 @@ impl Coordinator {
             actions.push(Action::Abort(older, Reason::new(Kind::Subsumed, text)));
         }
         self.failures = 0;
+        self.uncommitted = self.uncommitted.filter(|savepoint| *savepoint > id);
         self.keep_pause(now);
         actions.push(Action::Notify(id));
         let plan = match self.stopping {
@@ -425,15 +452,16 @@ impl Coordinator {
             // It is taken again, or the job fails: it never finishes with output uncommitted.
             // Not at once, because what hindered it (a full disk) will not be gone at once either.
             self.last = None;
-            let pause = self.settings.interval_ms.unwrap_or(0).max(LAST_RETRY_MS);
-            self.last_retry = now.saturating_add_unsigned(pause);
+            self.last_retry = self.after_failure(now);
         }
+        self.commit_retry = self.after_failure(now);
         self.keep_pause(now);
         actions.push(Action::Abort(id, reason.clone()));
         if matches!(self.stopping, Some(Stopping::Checkpoint(own, _)) if own == id) {
             self.resume(now, actions);
         }
-        if reason.kind.counts() {
+        // One that was asked for only to end the job leaves it as it was.
+        if reason.kind.counts() && failed.purpose != Purpose::Stop {
             self.failures += 1;
             if self.failures > self.settings.tolerable_failures {
                 self.over = true;
@@ -452,8 +480,14 @@ impl Coordinator {
     }
 
     fn keep_pause(&mut self, now: i64) {
-        let earliest = now.saturating_add_unsigned(self.settings.min_pause_ms);
-        self.next_trigger = self.next_trigger.map(|next| next.max(earliest));
+        self.paused_until = now.saturating_add_unsigned(self.settings.min_pause_ms);
+        self.next_trigger = self.next_trigger.map(|next| next.max(self.paused_until));
+    }
+
+    /// When one that is needed may be taken again.
+    fn after_failure(&self, now: i64) -> i64 {
+        let pause = self.settings.interval_ms.unwrap_or(0).max(RETRY_MS);
+        now.saturating_add_unsigned(pause)
     }
 
     fn expire(&mut self, now: i64, actions: &mut Vec<Action>) {
@@ -507,7 +541,8 @@ impl Coordinator {
         if due {
             self.next_trigger = self.after_interval(now);
         }
-        if self.requested || due {
+        let commit = self.wants_commit() && now >= self.commit_retry;
+        if self.requested || due || commit {
             self.begin(Purpose::Checkpoint, now, actions);
         }
     }

@@ -25,13 +25,13 @@ use crate::inbox::{Control, Inbox};
 use crate::phases::{Phases, Slowest};
 use crate::plan::ExecutionPlan;
 use crate::report::JobEvent;
-use crate::requests::{After, Reached, Stop};
+use crate::requests::{After, Reached, Requests, Stop};
 use crate::restore;
 use crate::snapshot::WrittenMember;
 use crate::writer::{InProgress, Task, Writers, to_rebase};
 
 /// How many savepoints may be in progress at once: each keeps what the state was at its barrier.
-const SAVEPOINTS_MAX: usize = 4;
+pub(crate) const SAVEPOINTS_MAX: usize = 4;
 
 /// See the module.
 pub(crate) struct Driver<'a> {
@@ -50,6 +50,10 @@ pub(crate) struct Driver<'a> {
     left: usize,
     /// The newest checkpoint that this attempt has completed.
     newest: Option<CheckpointId>,
+    /// The newest one whose completion every subtask has acted on: all output up to it is committed.
+    committed: Option<CheckpointId>,
+    /// How many subtasks have acted on those after it.
+    commits: BTreeMap<CheckpointId, usize>,
     commands: Commands,
     /// Checkpoints that were given up and for which the writers had no room.
     discards: Vec<Task>,
@@ -80,22 +84,52 @@ impl StopCommand {
     fn drains(&self) -> bool {
         matches!(self.after, After::Stopped { drained: true })
     }
+
+    /// Whether all input was ended and that is in a complete checkpoint: there is no way back.
+    fn has_drained(&self) -> bool {
+        self.drains() && self.done.checkpoint.is_some()
+    }
+
+    /// Notes what was taken for it.
+    fn note(&mut self, purpose: Purpose, taken: Option<&Taken>) {
+        match purpose {
+            Purpose::Stop | Purpose::Last => self.done.checkpoint = taken.cloned(),
+            Purpose::StopSavepoint => self.done.savepoint = taken.cloned(),
+            Purpose::Checkpoint | Purpose::Savepoint => {}
+        }
+    }
+
+    /// It ends here. `why`: what became of a savepoint that is wanted and not there.
+    fn reached(mut self, why: &str) -> Reached {
+        let failed = &mut self.done.savepoint_failed;
+        if self.target.is_some() && self.done.savepoint.is_none() && failed.is_none() {
+            *failed = Some(why.to_owned());
+        }
+        Reached {
+            what: self.after,
+            done: self.done,
+            requester: self.requester,
+        }
+    }
 }
 
 /// What an ended attempt leaves to be settled: its checkpoints in progress, and commands.
-pub(crate) struct Unsettled {
+pub(crate) struct Unsettled<'a> {
+    requests: &'a Requests,
     attempt: u32,
     next_id: u64,
     progress: BTreeMap<CheckpointId, Progress>,
     reason: Reason,
     commands: Commands,
-    /// The newest checkpoint that was completed.
-    newest: Option<CheckpointId>,
+    /// The job goes on from its newest checkpoint, here or in another process.
+    goes_on: bool,
+    /// All output up to this checkpoint is committed, or is before anything else once the job goes on.
+    committed: Option<CheckpointId>,
     /// What those who wait are told.
     why: String,
 }
 
-impl Unsettled {
+impl Unsettled<'_> {
     /// Tells what has become of each: nobody writes any more, and `rest` are the last events. One
     /// whose metadata was written after all is complete, and the next attempt restores from it; all
     /// others are given up. Returns the number for the next checkpoint.
@@ -114,18 +148,22 @@ impl Unsettled {
             }
         }
         let why = self.why;
-        let completed = self.progress.iter();
-        let completed = completed.filter(|(_, entry)| {
-            entry.purpose.kind() == SnapshotKind::Checkpoint && entry.completed.is_some()
+        let checkpoints = self.progress.iter().filter(|(_, entry)| {
+            entry.completed.is_some() && entry.purpose.kind() == SnapshotKind::Checkpoint
         });
-        let newest = completed.map(|(id, _)| *id).max().max(self.newest);
-        let is_committed = |id: u64| newest.is_some_and(|newest| newest.0 > id);
+        // What is complete is restored from, and its output committed by that.
+        let newest = checkpoints.map(|(id, _)| *id).max();
+        let newest = newest.filter(|_| self.goes_on);
+        let committed = self.committed.max(newest);
         for (id, mut entry) in self.progress {
             let requesters = std::mem::take(&mut entry.requesters);
             let completed = entry.completed.take();
             let taken = completed
                 .as_ref()
                 .map(|completed| taken(completed, &entry, now));
+            if let Some(stop) = self.commands.stop.as_mut() {
+                stop.note(entry.purpose, taken.as_ref());
+            }
             report(match &completed {
                 Some(completed) => complete(id, completed, &entry, now, Phases::default()),
                 None => failed(id, self.reason.clone(), Some(entry)),
@@ -133,7 +171,7 @@ impl Unsettled {
             for requester in requesters {
                 match (&completed, &taken) {
                     (Some(completed), Some(taken))
-                        if has_prepared(completed) && !is_committed(id.0) =>
+                        if has_prepared(completed) && committed <= Some(id) =>
                     {
                         self.commands.uncommitted.push((taken.clone(), requester));
                     }
@@ -151,16 +189,22 @@ impl Unsettled {
             stop,
         } = self.commands;
         let savepoints = savepoints.into_iter().map(|(_, requester)| requester);
-        let stop = stop.map(|stop| stop.requester);
+        let stop = stop.and_then(|stop| match stop.has_drained() {
+            // No attempt takes a record any more.
+            true => {
+                self.requests.set_reached(stop.reached(&why));
+                None
+            }
+            false => Some(stop.requester),
+        });
         for requester in checkpoints.into_iter().chain(savepoints).chain(stop) {
             requester.answer(Err(NotDone::Ended(why.clone())));
         }
         for (savepoint, requester) in uncommitted {
-            requester.answer(match is_committed(savepoint.id) {
-                // The next attempt restores from that checkpoint, and commits it.
-                true => Ok(done(Kind::Savepoint, savepoint)),
-                false => Err(NotDone::Ended(lose(&savepoint, &why))),
-            });
+            match committed > Some(CheckpointId(savepoint.id)) {
+                true => requester.answer(Ok(done(Kind::Savepoint, savepoint))),
+                false => requester.answer(Err(NotDone::Ended(lose(&savepoint, &why)))),
+            }
         }
         self.next_id
     }
@@ -269,7 +313,7 @@ impl<'a> Driver<'a> {
             settings.interval_ms = interval_ms;
         }
         let mut coordinator = Coordinator::new(settings, plan.subtasks(), attempt.next_id);
-        if attempt.requests.has_reached() {
+        if attempt.requests.has_reached() || attempt.drained {
             coordinator.hold();
         }
         let sources = plan
@@ -297,6 +341,8 @@ impl<'a> Driver<'a> {
             started: false,
             left: 0,
             newest: None,
+            committed: None,
+            commits: BTreeMap::new(),
             commands: Commands::default(),
             discards: Vec::new(),
         }
@@ -309,7 +355,7 @@ impl<'a> Driver<'a> {
 
     /// Ends it: nothing is begun any more, and its place in the writers' queue is free. What it knew of
     /// checkpoints in progress is to be settled when nobody writes any more.
-    pub(crate) fn leave(self, end: &End) -> Unsettled {
+    pub(crate) fn leave(self, end: &End) -> Unsettled<'a> {
         if self.coordinator.is_requested() {
             // Nobody has seen to it yet. The next attempt will.
             self.attempt.requests.request_checkpoint();
@@ -324,7 +370,18 @@ impl<'a> Driver<'a> {
                 (reason, format!("the job failed first: {}", causes(error)))
             }
         };
+        let committed = match end {
+            End::Finished => Some(CheckpointId(u64::MAX)),
+            // Whoever goes on commits first what the newest checkpoint has.
+            End::Failed(..) | End::Stopped(Stop::Suspend) => self.newest,
+            // What is not committed now never will be.
+            End::Stopped(Stop::Cancel) => self.committed,
+        };
+        let goes_on = !matches!(end, End::Stopped(Stop::Cancel));
         Unsettled {
+            requests: self.attempt.requests,
+            goes_on,
+            committed,
             attempt: self.attempt.number,
             next_id: self.coordinator.next_id(),
             progress: self.progress,
@@ -396,6 +453,10 @@ impl<'a> Driver<'a> {
                     progress.completed = Some(completed);
                     Input::Completed(id)
                 })
+            }
+            Some((_, Event::Committed { id })) => {
+                self.commit(id);
+                None
             }
             Some((_, Event::Failed(error))) => {
                 let class = error.class(self.attempt.number == 0 && !self.started);
@@ -523,7 +584,7 @@ impl<'a> Driver<'a> {
                 Action::Expire(id) => self.expire(id),
                 Action::Notify(id) => {
                     if self.notify(id, now, report) {
-                        actions.extend(self.coordinator.on(Input::Requested, now));
+                        actions.extend(self.coordinator.on(Input::Uncommitted(id), now));
                     }
                     None
                 }
@@ -543,11 +604,9 @@ impl<'a> Driver<'a> {
                 Action::Finish => {
                     if let Some(stop) = self.commands.stop.take() {
                         // On record before anybody closes: should that fail, the next attempt ends there too.
-                        self.attempt.requests.set_reached(Reached {
-                            what: stop.after,
-                            done: stop.done,
-                            requester: stop.requester,
-                        });
+                        self.attempt
+                            .requests
+                            .set_reached(stop.reached("the job ended first"));
                     }
                     self.everybody(Control::Finish);
                     None
@@ -687,8 +746,8 @@ impl<'a> Driver<'a> {
         Some((id, Reason::new(AbortKind::Expired, text)))
     }
 
-    /// Tells everybody who has to know that it is complete. Returns whether a checkpoint should follow, which commits
-    /// output.
+    /// Tells everybody who has to know that it is complete. Returns whether a checkpoint is wanted that commits the
+    /// output that was prepared in it.
     fn notify(&mut self, id: CheckpointId, now: i64, report: &mut dyn FnMut(JobEvent)) -> bool {
         let phases = self.in_progress.notes().phases(id);
         self.in_progress.remove(id);
@@ -709,22 +768,13 @@ impl<'a> Driver<'a> {
                 id,
                 rebase: to_rebase(&completed),
             });
-            for (savepoint, requester) in std::mem::take(&mut self.commands.uncommitted) {
-                match savepoint.id < id.0 {
-                    true => requester.answer(Ok(done(Kind::Savepoint, savepoint))),
-                    false => self.commands.uncommitted.push((savepoint, requester)),
-                }
-            }
+            self.commits.insert(id, 0);
         }
         if let Some(stop) = self.commands.stop.as_mut() {
-            match entry.purpose {
-                Purpose::Stop | Purpose::Last => stop.done.checkpoint = Some(taken.clone()),
-                Purpose::StopSavepoint => stop.done.savepoint = Some(taken.clone()),
-                Purpose::Checkpoint | Purpose::Savepoint => {}
-            }
+            stop.note(entry.purpose, Some(&taken));
         }
-        let is_committed = self.newest.is_some_and(|newest| newest > id);
-        if !has_prepared(&completed) || is_committed {
+        let is_committed = self.committed > Some(id);
+        if !has_prepared(&completed) || is_committed || requesters.is_empty() {
             for requester in requesters {
                 requester.answer(Ok(done(kind, taken.clone())));
             }
@@ -734,7 +784,27 @@ impl<'a> Driver<'a> {
             requester.progress("written; a checkpoint commits the output that is prepared in it");
             self.commands.uncommitted.push((taken.clone(), requester));
         }
-        !self.commands.uncommitted.is_empty()
+        self.newest < Some(id)
+    }
+
+    /// A subtask has acted on the completion of a checkpoint. Answers those who wait for its output to be committed.
+    fn commit(&mut self, id: CheckpointId) {
+        let Some(subtasks) = self.commits.get_mut(&id) else {
+            return;
+        };
+        *subtasks += 1;
+        if *subtasks < self.plan.subtasks() {
+            return;
+        }
+        // Each of them takes completions in order.
+        self.commits.retain(|later, _| *later > id);
+        self.committed = Some(id);
+        for (savepoint, requester) in std::mem::take(&mut self.commands.uncommitted) {
+            match savepoint.id < id.0 {
+                true => requester.answer(Ok(done(Kind::Savepoint, savepoint))),
+                false => self.commands.uncommitted.push((savepoint, requester)),
+            }
+        }
     }
 
     fn abort(&mut self, id: CheckpointId, reason: Reason, report: &mut dyn FnMut(JobEvent)) {
@@ -750,13 +820,30 @@ impl<'a> Driver<'a> {
         let requesters = entry
             .as_mut()
             .map(|entry| std::mem::take(&mut entry.requesters));
-        for requester in requesters.into_iter().flatten() {
+        let mut requesters = requesters.unwrap_or_default();
+        if reason.kind == AbortKind::Subsumed
+            && let Some(newer) = self.newer(id)
+        {
+            // What they have asked for is there.
+            newer.requesters.append(&mut requesters);
+        }
+        for requester in requesters {
             requester.answer(Err(NotDone::Failed(reason.text.clone())));
         }
         if let Some(entry) = &entry {
             self.abort_stop(entry.purpose, &reason);
         }
         report(failed(id, reason, entry));
+    }
+
+    /// The checkpoint after this one that is complete and not told yet.
+    fn newer(&mut self, id: CheckpointId) -> Option<&mut Progress> {
+        let after = self.progress.range_mut(id..).map(|(_, entry)| entry);
+        let is_checkpoint =
+            |entry: &&mut Progress| entry.purpose.kind() == SnapshotKind::Checkpoint;
+        after
+            .filter(is_checkpoint)
+            .find(|entry| entry.completed.is_some())
     }
 
     /// A checkpoint at which the job was to end, or the savepoint after it, has failed.

@@ -31,6 +31,8 @@ pub(crate) enum Event {
         id: CheckpointId,
         completed: Box<Completed>,
     },
+    /// A subtask has acted on the completion of a checkpoint: its sinks have committed what they had prepared.
+    Committed { id: CheckpointId },
     /// A thread has failed.
     Failed(Box<Error>),
     /// A subtask has closed and left.

@@ -207,13 +207,44 @@ impl Job {
 
     /// Runs the job to its end, telling `report` what happens. Blocks.
     pub fn run(&self, mut report: impl FnMut(JobEvent)) -> Outcome {
-        let outcome = self.run_on(&mut OnThreads, &mut report);
-        self.requests.refuse_commands("the job has ended");
-        outcome
+        self.run_on(&mut OnThreads, &mut report)
     }
 
     pub(crate) fn run_on(
         &self,
+        mover: &mut dyn Mover,
+        report: &mut dyn FnMut(JobEvent),
+    ) -> Outcome {
+        let mut graphs = Graphs::new(&self.graph);
+        let outcome = self.run_attempts(&mut graphs, mover, report);
+        // Whoever still waits is answered, however the job has ended.
+        let why = match &outcome {
+            Outcome::Cancelled => "the job was cancelled first".to_owned(),
+            Outcome::Suspended => "the job was suspended first".to_owned(),
+            Outcome::Failed { error, .. } => {
+                format!(
+                    "the job failed first: {}",
+                    crate::error::causes(error.as_ref())
+                )
+            }
+            Outcome::Finished | Outcome::Stopped { .. } => "the job ended first".to_owned(),
+        };
+        graphs.give_up(&why);
+        if let Some(reached) = self.requests.take_reached() {
+            let why = match reached.done.checkpoint {
+                Some(taken) => format!("checkpoint {} was complete, but {why}", taken.id),
+                None => why,
+            };
+            reached.requester.answer(Err(NotDone::Ended(why)));
+        }
+        self.requests
+            .refuse_commands_from_now_on("the job has ended");
+        outcome
+    }
+
+    fn run_attempts(
+        &self,
+        graphs: &mut Graphs<'_>,
         mover: &mut dyn Mover,
         report: &mut dyn FnMut(JobEvent),
     ) -> Outcome {
@@ -230,7 +261,6 @@ impl Job {
             .max(self.store.used_id())
             + 1;
         let mut number = 0;
-        let mut graphs = Graphs::new(&self.graph);
         if let Some(lease) = self.store.lease() {
             let handle = self.handle();
             lease.on_lost(move || handle.wake());
@@ -253,6 +283,7 @@ impl Job {
                 clock: &self.clock,
                 // A checkpoint of this run, else the one it was started from, again.
                 restore: latest.as_ref().or(self.restore.as_ref()),
+                drained: self.is_drained(),
                 number,
                 next_id,
                 events: Events {
@@ -274,6 +305,7 @@ impl Job {
             next_id = next;
             let (error, class) = match end {
                 End::Finished => match self.requests.take_reached() {
+                    None if self.is_drained() => return Outcome::Stopped { drained: true },
                     None => return Outcome::Finished,
                     Some(reached) => match reached.what {
                         After::Stopped { drained } => {
@@ -344,6 +376,21 @@ impl Job {
 }
 
 impl Job {
+    /// While it waits for its restart there is nobody who could see to a command.
+    pub(crate) fn refuse_commands(&self) {
+        self.requests
+            .refuse_commands("the job has failed and waits for its restart");
+    }
+
+    /// Whether this run has ended all input, and has that in its newest checkpoint: nothing is left but to be there
+    /// once more. (What it was started from may be drained too; from that it goes on.)
+    fn is_drained(&self) -> bool {
+        let from = self.restore.as_ref().map_or(0, |it| it.metadata().id);
+        self.store
+            .latest()
+            .is_some_and(|latest| latest.metadata().drained && latest.metadata().id > from)
+    }
+
     /// Closes the slots of checkpoints that may or may not exist: to restart without knowing would lose
     /// or repeat output. Waits for a silent storage until the lease expires, or for as long as a
     /// checkpoint may take. Returns early if the job is stopped.
@@ -425,6 +472,13 @@ impl<'a> Graphs<'a> {
         }
     }
 
+    /// The job has ended: a graph that was given and has not started never will.
+    fn give_up(&mut self, why: &str) {
+        if let Some(change) = self.change.take() {
+            change.requester.answer(Err(NotDone::Ended(why.to_owned())));
+        }
+    }
+
     /// The attempt has failed: if it was the first one of a graph that was given and has not started, the one before
     /// it counts again.
     fn take_back(&mut self, error: &Error) -> bool {
@@ -464,8 +518,7 @@ impl Mover for OnThreads {
             if let Some(stop) = job.requests.stop() {
                 return Some(stop);
             }
-            job.requests
-                .refuse_commands("the job has failed and waits for its restart");
+            job.refuse_commands();
             // There is nothing to be started again.
             if job.store.check_owned().is_err() {
                 return None;

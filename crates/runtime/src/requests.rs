@@ -23,11 +23,19 @@ pub(crate) enum Stop {
 pub(crate) struct Requests {
     stop: Mutex<Option<Stop>>,
     checkpoint: AtomicBool,
-    commands: Mutex<VecDeque<Command>>,
+    commands: Mutex<Waiting>,
     /// How often checkpoints are taken, where it was changed.
     interval: Mutex<Option<Option<u64>>>,
     /// The job has reached the checkpoint at which it was to end: no attempt takes a record any more.
     reached: Mutex<Option<Reached>>,
+}
+
+/// Commands that nobody has seen to.
+#[derive(Debug, Default)]
+struct Waiting {
+    commands: VecDeque<Command>,
+    /// The job has ended: nobody will see to any.
+    over: Option<String>,
 }
 
 /// A job that has reached the checkpoint at which it was to end.
@@ -70,12 +78,17 @@ impl Requests {
 
     /// Queues a command, or answers that there are too many.
     pub(crate) fn submit(&self, command: Command) {
-        let mut commands = lock(&self.commands);
-        if commands.len() < COMMANDS_MAX {
-            commands.push_back(command);
+        let mut waiting = lock(&self.commands);
+        if let Some(why) = waiting.over.clone() {
+            drop(waiting);
+            refuse(command, &why);
             return;
         }
-        drop(commands);
+        if waiting.commands.len() < COMMANDS_MAX {
+            waiting.commands.push_back(command);
+            return;
+        }
+        drop(waiting);
         let why = "too many requests wait for the job: try again in a moment";
         command
             .requester
@@ -83,16 +96,22 @@ impl Requests {
     }
 
     pub(crate) fn take_command(&self) -> Option<Command> {
-        lock(&self.commands).pop_front()
+        lock(&self.commands).commands.pop_front()
     }
 
     /// Answers to all that wait that the job is in no state for it.
     pub(crate) fn refuse_commands(&self, why: &str) {
-        let commands = std::mem::take(&mut *lock(&self.commands));
-        for command in commands {
-            let why = format!("{} is not possible now: {why}", command.order.word());
-            command.requester.answer(Err(NotDone::Conflict(why)));
-        }
+        let commands = std::mem::take(&mut lock(&self.commands).commands);
+        commands
+            .into_iter()
+            .for_each(|command| refuse(command, why));
+    }
+
+    /// The same, also to all that come later.
+    pub(crate) fn refuse_commands_from_now_on(&self, why: &str) {
+        // First: what comes after this is refused at once, what came before it is among those that wait.
+        lock(&self.commands).over = Some(why.to_owned());
+        self.refuse_commands(why);
     }
 
     pub(crate) fn set_interval(&self, interval_ms: Option<u64>) {
@@ -115,6 +134,11 @@ impl Requests {
     pub(crate) fn take_reached(&self) -> Option<Reached> {
         lock(&self.reached).take()
     }
+}
+
+fn refuse(command: Command, why: &str) {
+    let why = format!("{} is not possible now: {why}", command.order.word());
+    command.requester.answer(Err(NotDone::Conflict(why)));
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

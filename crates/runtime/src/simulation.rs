@@ -430,8 +430,9 @@ impl Mover for Simulation {
         }
     }
 
-    fn wait(&mut self, _: &Job, delay_ms: u64) -> Option<Stop> {
+    fn wait(&mut self, job: &Job, delay_ms: u64) -> Option<Stop> {
         self.before_turns.call();
+        job.refuse_commands();
         if self.storage.has_crashed() {
             // The process is gone, and waits for nothing.
             return Some(Stop::Suspend);

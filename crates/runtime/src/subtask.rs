@@ -589,6 +589,7 @@ impl Subtask {
                 return Err(error);
             }
         }
+        self.events.send(Event::Committed { id });
         Ok(())
     }
 

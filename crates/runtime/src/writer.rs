@@ -131,10 +131,10 @@ pub(crate) struct Tasks {
 }
 
 impl Writers {
-    /// Queues for `capacity` tasks each, and where to take them from.
-    pub(crate) fn queues(capacity: usize) -> (Self, Tasks) {
-        let (checkpoints, checkpoint_tasks) = sync_channel(capacity);
-        let (savepoints, savepoint_tasks) = sync_channel(capacity);
+    /// Queues for so many tasks of checkpoints and of savepoints, and where to take them from.
+    pub(crate) fn queues(checkpoints: usize, savepoints: usize) -> (Self, Tasks) {
+        let (checkpoints, checkpoint_tasks) = sync_channel(checkpoints);
+        let (savepoints, savepoint_tasks) = sync_channel(savepoints);
         let writers = Self {
             checkpoints,
             savepoints,

@@ -330,3 +330,237 @@ fn c29_checkpoints_go_on_when_some_inputs_have_ended() {
         complete(&mut coordinator, round, now);
     }
 }
+
+fn begin(number: u64, purpose: Purpose) -> Action {
+    Action::Trigger {
+        id: id(number),
+        purpose,
+    }
+}
+
+fn stop(drain: bool, savepoint: bool) -> Input {
+    Input::StopRequested(StopPlan { drain, savepoint })
+}
+
+#[test]
+fn c80_a_savepoint_begins_at_once_beside_checkpoints_and_is_complete_in_any_order() {
+    let mut coordinator = started(every(100));
+    assert_eq!(coordinator.on(Input::Tick, 100), [trigger(1)]);
+    // As many checkpoints as may be are in progress.
+    for number in 2..=3 {
+        let actions = coordinator.on(Input::SavepointRequested, 110);
+        assert_eq!(actions, [begin(number, Purpose::Savepoint)]);
+    }
+    for number in [3, 1] {
+        for subtask in 0..2 {
+            coordinator.on(Input::Acknowledged(id(number), subtask), 120);
+        }
+    }
+    // The metadata of the checkpoint and that of a savepoint are written at the same time, and
+    // neither takes an older one along.
+    assert_eq!(
+        coordinator.on(Input::Completed(id(3)), 130),
+        [Action::Notify(id(3))]
+    );
+    assert_eq!(
+        coordinator.on(Input::Completed(id(1)), 140),
+        [Action::Notify(id(1))]
+    );
+    assert_eq!(coordinator.on(Input::Tick, 200), [trigger(4)]);
+    assert_eq!(
+        complete(&mut coordinator, 4, 210),
+        [Action::Notify(id(4))],
+        "a checkpoint does not subsume a savepoint"
+    );
+    assert_eq!(complete(&mut coordinator, 2, 220), [Action::Notify(id(2))]);
+}
+
+#[test]
+fn c80_savepoints_that_fail_do_not_count_and_move_no_checkpoint() {
+    let mut coordinator = started(Settings {
+        min_pause_ms: 500,
+        ..every(100)
+    });
+    for number in 1..=3 {
+        coordinator.on(Input::SavepointRequested, 10);
+        assert_eq!(
+            decline(&mut coordinator, number, 20),
+            [Action::Abort(id(number), no("disk full"))]
+        );
+    }
+    assert_eq!(coordinator.deadline(), Some(100));
+    assert_eq!(coordinator.on(Input::Tick, 100), [trigger(4)]);
+}
+
+#[test]
+fn c80_output_of_a_savepoint_is_committed_by_a_checkpoint_that_is_tried_until_it_is_complete() {
+    let mut coordinator = started(Settings {
+        tolerable_failures: 9,
+        ..Settings::default()
+    });
+    coordinator.on(Input::SavepointRequested, 10);
+    assert_eq!(complete(&mut coordinator, 1, 20), [Action::Notify(id(1))]);
+    assert_eq!(coordinator.on(Input::Uncommitted(id(1)), 20), [trigger(2)]);
+    assert_eq!(decline(&mut coordinator, 2, 30).len(), 1);
+    // There is no interval, and nobody asks again.
+    assert_eq!(coordinator.deadline(), Some(1030));
+    assert_eq!(coordinator.on(Input::Tick, 1029), []);
+    assert_eq!(coordinator.on(Input::Tick, 1030), [trigger(3)]);
+    assert_eq!(complete(&mut coordinator, 3, 1040), [Action::Notify(id(3))]);
+    assert_eq!(coordinator.deadline(), None);
+}
+
+#[test]
+fn c80_a_checkpoint_that_began_before_the_savepoint_does_not_commit_its_output() {
+    let mut coordinator = started(Settings::default());
+    coordinator.on(Input::Requested, 10);
+    coordinator.on(Input::SavepointRequested, 10);
+    assert_eq!(complete(&mut coordinator, 2, 20), [Action::Notify(id(2))]);
+    assert_eq!(coordinator.on(Input::Uncommitted(id(2)), 20), []);
+    assert_eq!(
+        complete(&mut coordinator, 1, 30),
+        [Action::Notify(id(1)), trigger(3)]
+    );
+    assert_eq!(complete(&mut coordinator, 3, 40), [Action::Notify(id(3))]);
+}
+
+#[test]
+fn c81_a_stop_pauses_at_a_checkpoint_and_takes_its_savepoint_after_it() {
+    let mut coordinator = started(every(100));
+    coordinator.on(Input::Tick, 100);
+    assert_eq!(coordinator.may_stop(), Ok(()));
+    assert_eq!(
+        coordinator.on(stop(false, true), 110),
+        [begin(2, Purpose::Stop)],
+        "it does not wait for the one in progress"
+    );
+    assert!(coordinator.may_request().is_err() && coordinator.may_stop().is_err());
+    // No other begins.
+    assert_eq!(coordinator.on(Input::Requested, 500), []);
+    let actions = complete(&mut coordinator, 2, 510);
+    assert!(
+        matches!(actions.as_slice(), [Action::Abort(older, _), notify, savepoint]
+            if *older == id(1) && *notify == Action::Notify(id(2))
+                && *savepoint == begin(3, Purpose::StopSavepoint)),
+        "{actions:?}"
+    );
+    assert_eq!(coordinator.on(Input::Tick, 900), []);
+    assert_eq!(
+        complete(&mut coordinator, 3, 910),
+        [Action::Notify(id(3)), Action::Finish]
+    );
+    assert!(coordinator.may_request().is_err());
+}
+
+#[test]
+fn c81_a_stop_that_fails_leaves_the_job_as_it_was() {
+    // Not even one failure is tolerated: the checkpoint of a stop does not count.
+    let mut coordinator = started(Settings {
+        min_pause_ms: 300,
+        ..every(100)
+    });
+    coordinator.on(stop(false, false), 10);
+    assert_eq!(
+        decline(&mut coordinator, 1, 20),
+        [Action::Abort(id(1), no("disk full")), Action::Resume]
+    );
+    assert_eq!(coordinator.may_stop(), Ok(()));
+    // The pause holds.
+    assert_eq!(coordinator.deadline(), Some(320));
+    assert_eq!(coordinator.on(Input::Tick, 320), [trigger(2)]);
+    complete(&mut coordinator, 2, 330);
+    coordinator.on(stop(false, true), 340);
+    complete(&mut coordinator, 3, 350);
+    assert_eq!(
+        decline(&mut coordinator, 4, 360),
+        [Action::Abort(id(4), no("disk full")), Action::Resume]
+    );
+    assert_eq!(coordinator.on(Input::Tick, 650), [trigger(5)]);
+}
+
+#[test]
+fn c82_a_drain_ends_input_and_takes_nothing_but_the_last_checkpoint_and_its_savepoint() {
+    for savepoint_fails in [false, true] {
+        let mut coordinator = started(Settings {
+            max_concurrent: 3,
+            tolerable_failures: 9,
+            ..every(100)
+        });
+        assert_eq!(coordinator.on(stop(true, true), 10), [Action::EndInput]);
+        assert_eq!(coordinator.deadline(), None);
+        coordinator.on(Input::Ended(0), 20);
+        coordinator.on(Input::Uncommitted(id(1)), 20);
+        assert_eq!(coordinator.on(Input::Requested, 500), []);
+        assert_eq!(
+            coordinator.on(Input::Ended(1), 510),
+            [begin(1, Purpose::Last)]
+        );
+        // There is no way back: it is taken again.
+        assert_eq!(decline(&mut coordinator, 1, 520).len(), 1);
+        assert_eq!(coordinator.on(Input::Tick, 1520), [begin(2, Purpose::Last)]);
+        assert_eq!(
+            complete(&mut coordinator, 2, 1530),
+            [Action::Notify(id(2)), begin(3, Purpose::StopSavepoint)]
+        );
+        let actions = match savepoint_fails {
+            false => complete(&mut coordinator, 3, 1540),
+            true => decline(&mut coordinator, 3, 1540),
+        };
+        assert_eq!(actions.last(), Some(&Action::Finish));
+    }
+}
+
+#[test]
+fn an_attempt_that_only_has_to_be_there_once_more_takes_nothing_on() {
+    let mut coordinator = Coordinator::new(every(100), 2, 1);
+    coordinator.hold();
+    assert!(coordinator.may_request().is_err() && coordinator.may_stop().is_err());
+    coordinator.on(Input::Ready(0), 0);
+    assert_eq!(coordinator.on(Input::Ready(1), 0), [Action::Finish]);
+}
+
+#[test]
+fn c81_a_job_whose_input_has_all_ended_is_not_stopped() {
+    let mut coordinator = started(every(100));
+    coordinator.on(Input::Ended(0), 10);
+    assert_eq!(coordinator.may_stop(), Ok(()));
+    coordinator.on(Input::Ended(1), 10);
+    assert!(coordinator.may_stop().is_err());
+    assert_eq!(coordinator.may_request(), Ok(()));
+}
+
+#[test]
+fn c83_another_interval_counts_from_now_and_keeps_the_pause() {
+    let mut coordinator = started(Settings {
+        min_pause_ms: 500,
+        ..every(10_000)
+    });
+    coordinator.on(Input::Requested, 10);
+    complete(&mut coordinator, 1, 20);
+    coordinator.on(Input::IntervalChanged(Some(100)), 30);
+    assert_eq!(coordinator.deadline(), Some(520));
+    coordinator.on(Input::IntervalChanged(None), 40);
+    assert_eq!(coordinator.deadline(), None);
+    coordinator.on(Input::IntervalChanged(Some(700)), 50);
+    assert_eq!(coordinator.on(Input::Tick, 750), [trigger(2)]);
+}
+
+#[test]
+fn what_is_asked_for_before_the_start_begins_with_it() {
+    let mut coordinator = Coordinator::new(Settings::default(), 1, 1);
+    assert_eq!(coordinator.on(Input::SavepointRequested, 0), []);
+    assert_eq!(coordinator.on(stop(false, false), 0), []);
+    assert_eq!(
+        coordinator.on(Input::Ready(0), 10),
+        [Action::Start, begin(1, Purpose::Stop)]
+    );
+    // It waits until it is known whether the job goes on.
+    assert_eq!(
+        decline(&mut coordinator, 1, 20),
+        [
+            Action::Abort(id(1), no("disk full")),
+            Action::Resume,
+            begin(2, Purpose::Savepoint)
+        ]
+    );
+}

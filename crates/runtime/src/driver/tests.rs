@@ -136,6 +136,7 @@ fn with_scene(settings: Settings, test: impl FnOnce(Scene<'_>, &CheckpointStore)
         store: &store,
         clock: &clock,
         restore: None,
+        drained: false,
         number: 0,
         next_id: 1,
         events: events.clone(),
