@@ -37,13 +37,16 @@ mod steps;
 mod stored;
 #[path = "native/trouble.rs"]
 mod trouble;
+#[path = "native/user.rs"]
+mod user;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use bytes::Bytes;
 use checkpoint::lease::Ending;
+use checkpoint::savepoint::SavepointTarget;
 use checkpoint::storage::faults::{Action, Extent, Fault, Step};
 use checkpoint::storage::{FaultyStorage, Guard, Listing, MemoryStorage, ObjectWriter, Storage};
 use checkpoint::store::{CheckpointStore, Options as StoreOptions};
@@ -62,6 +65,7 @@ use seeds::{new_seeds, seeds, try_seeds};
 use shapes::{Role, Shape};
 use sinks::Fragile;
 use trouble::{Place, Trouble};
+use user::{Ledger, Saved, User};
 
 /// How many seeds are tried if nobody says otherwise.
 const SEEDS: u64 = 1_000;
@@ -77,6 +81,9 @@ const TURNS: u64 = 1_500;
 
 /// A process that has not come to its end by then never will.
 const TURNS_MAX: u64 = 400_000;
+
+/// How many savepoints of a seed are restored from, at most.
+const SAVEPOINTS_TRIED: usize = 4;
 
 /// A mistake that is planted, to see that it is found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,6 +114,10 @@ struct Tally {
     afresh: u64,
     naps: u64,
     at_least_once: u64,
+    /// What the user has asked for, by whether it was done.
+    answers: BTreeMap<(&'static str, bool), u64>,
+    savepoints_restored: u64,
+    stopped: u64,
     struck: BTreeMap<Place, u64>,
     /// How often each kind of node was there.
     nodes: BTreeMap<String, u64>,
@@ -127,6 +138,11 @@ impl Tally {
         self.afresh += other.afresh;
         self.naps += other.naps;
         self.at_least_once += other.at_least_once;
+        self.savepoints_restored += other.savepoints_restored;
+        self.stopped += other.stopped;
+        for (answer, times) in &other.answers {
+            *self.answers.entry(*answer).or_default() += times;
+        }
         for (place, times) in &other.struck {
             *self.struck.entry(*place).or_default() += times;
         }
@@ -251,6 +267,8 @@ struct World {
     behind: u64,
     /// The number of the checkpoint that was completed last.
     last_completed: u64,
+    /// Savepoints that the user was told of.
+    saved: Vec<Saved>,
 }
 
 impl World {
@@ -296,6 +314,7 @@ impl World {
             clean: true,
             behind: 0,
             last_completed: 0,
+            saved: Vec::new(),
         }
     }
 
@@ -456,17 +475,43 @@ impl World {
         }
         let store = CheckpointStore::with_storage(Arc::new(storage.clone()), &id, store_options);
         let store = store.ok();
+        let (handle, ledger) = (Arc::new(OnceLock::new()), Ledger::default());
+        if let Some(mut user) = self.user(process, &id, &storage, &trouble) {
+            user.handle = Arc::clone(&handle);
+            user.ledger = ledger.clone();
+            simulation = simulation.before_turns(move || user.look());
+        }
         let deletes = self.random.one_in(2);
         let mut events = Vec::new();
         let outcome = store.as_ref().map(|store| {
             let clock = Arc::new(self.clock.clone());
             let job = Job::new(graph, options, store.clone(), restore, clock);
+            let _ = handle.set(job.handle());
             simulation.run(&job, |event| events.push(event))
         });
+        let entries = ledger.close()?;
+        for (answer, times) in entries.answers {
+            *self.tally.answers.entry(answer).or_default() += times;
+        }
+        self.saved.extend(entries.saved);
         let mut seen = BTreeSet::new();
         let failed_before = self.tally.checkpoints_failed;
         for event in events {
             match event {
+                JobEvent::CheckpointCompleted {
+                    id,
+                    savepoint: true,
+                    ..
+                }
+                | JobEvent::CheckpointFailed {
+                    id,
+                    savepoint: true,
+                    ..
+                } => {
+                    if !seen.insert(id) {
+                        return Err(format!("savepoint {id} comes twice"));
+                    }
+                }
                 JobEvent::CheckpointCompleted { id, .. } => {
                     self.check_number(id, true, &mut seen)?;
                     self.tally.checkpoints += 1;
@@ -492,6 +537,11 @@ impl World {
         }
         let finished = match outcome {
             Some(Outcome::Finished) => true,
+            Some(Outcome::Stopped { .. }) => {
+                tally.stopped += 1;
+                self.check_stopped(process)?;
+                false
+            }
             Some(Outcome::Suspended) => {
                 tally.crashes += 1;
                 false
@@ -529,6 +579,110 @@ impl World {
         Ok(finished)
     }
 
+    /// A user of a process; none where a mistake is planted.
+    fn user(
+        &mut self,
+        process: u32,
+        id: &str,
+        storage: &FaultyStorage,
+        trouble: &Trouble,
+    ) -> Option<User> {
+        if self.mistake != Mistake::None {
+            return None;
+        }
+        let parallelism = self.parallelism.clone();
+        let graphs = (0..2).map(|_| self.graph(process, false, storage, trouble));
+        let graphs = graphs.collect();
+        self.parallelism = parallelism;
+        // What these emit at the end of their input they would emit again.
+        let tells_end = |node: &shapes::ShapeNode| {
+            matches!(
+                node.role,
+                Role::Step(steps::Kind::Mark | steps::Kind::Totals)
+            )
+        };
+        let healthy = process >= HEALTHY_PROCESS;
+        Some(User {
+            random: Random::new(self.random.next_u64()),
+            one_in: [20, 100, 400, u64::MAX][self.random.below(4) as usize],
+            left: 30,
+            handle: Arc::default(),
+            ledger: Ledger::default(),
+            target: SavepointTarget::with_storage(Arc::new(storage.clone()), id).unwrap(),
+            graphs,
+            may_stop: !healthy,
+            may_drain: !self.shape.nodes.iter().any(tells_end),
+            needs_interval: self.shape.is_endless(),
+            committed: self.committed.clone(),
+            staged: self.staged.clone(),
+        })
+    }
+
+    /// Whoever has stopped has committed all that it had prepared.
+    fn check_stopped(&self, process: u32) -> Result<(), String> {
+        let of_process = format!("/r{process}-");
+        for staged in self.staged.values() {
+            let staged = staged.lock().unwrap();
+            if let Some(name) = staged.keys().find(|name| name.contains(&of_process)) {
+                return Err(format!("the job has stopped and {name} is not committed"));
+            }
+        }
+        Ok(())
+    }
+
+    /// A second job goes on from a savepoint, in a directory of its own: with what was committed up to it, it comes
+    /// to the same end.
+    fn restore_savepoint(&mut self, number: usize, saved: Saved) -> Result<(), String> {
+        let Saved {
+            taken,
+            committed,
+            staged,
+        } = saved;
+        (self.committed, self.staged) = (committed, staged);
+        let failed = |error| format!("savepoint {}: {error:?}", taken.id);
+        let objects = stored::objects(&*self.disk).map_err(failed)?;
+        let directories = objects.iter().filter_map(|name| {
+            let directory = name.strip_suffix("/_metadata")?;
+            directory.starts_with("savepoint-").then_some(directory)
+        });
+        let opened = directories.map(|it| Completed::open(Arc::clone(&self.disk), it));
+        let mut found = opened.filter_map(Result::ok);
+        let found = found.find(|found| found.path() == taken.path);
+        let found = found.ok_or(format!("{taken:?} is gone"))?;
+        if let Some(problem) = verify(&found).problems.first() {
+            return Err(format!("savepoint {} is corrupt: {problem:?}", taken.id));
+        }
+        let storage = FaultyStorage::counting(Arc::new(MemoryStorage::new()));
+        let trouble = Trouble::new(Random::new(0), 0);
+        let process = 1_000 + number as u32;
+        let graph = self.graph(process, true, &storage, &trouble);
+        let options = self.options("restored", false, true);
+        runtime::restore::check(&graph, found.metadata(), None, false)
+            .map_err(|mismatches| format!("{mismatches:?}"))?;
+        let store_options = StoreOptions::default();
+        let store =
+            CheckpointStore::with_storage(Arc::new(storage.clone()), "restored", store_options);
+        let clock = Arc::new(self.clock.clone());
+        let job = Job::new(graph, options, store.map_err(failed)?, Some(found), clock);
+        let random = Random::new(self.random.next_u64());
+        let outcome = Simulation::new(random, self.clock.clone(), storage)
+            .crash_after(TURNS_MAX)
+            .run(&job, |_| {});
+        if !matches!(outcome, Outcome::Finished) {
+            return Err(format!("a job from {taken:?} ends with {outcome:?}"));
+        }
+        self.tally.savepoints_restored += 1;
+        let promise = match self.mode {
+            Mode::AtLeastOnce => Promise::AtLeastOnce,
+            Mode::ExactlyOnce => Promise::ExactlyOnce,
+        };
+        for expected in self.shape.expected() {
+            judge(&expected, &self.committed[&expected.sink], promise)
+                .map_err(|difference| format!("from {taken:?}: {difference}"))?;
+        }
+        Ok(())
+    }
+
     /// What is believed is whole. Where nothing was broken, nothing is left over.
     fn check_stored(&self, id: &str, retained: usize, deleted: bool) -> Result<(), String> {
         let failed = |error| format!("{error:?}");
@@ -544,7 +698,8 @@ impl World {
         if !self.clean {
             return Ok(());
         }
-        let orphans = stored::orphans(&self.disk).map_err(failed)?;
+        let mut orphans = stored::orphans(&self.disk).map_err(failed)?;
+        orphans.retain(|name| !name.starts_with("savepoint-"));
         if !orphans.is_empty() {
             return Err(format!("files are left behind: {orphans:?}"));
         }
@@ -559,11 +714,17 @@ impl World {
 /// Runs a job to its end, process after process. An error is a difference.
 fn simulate(seed: u64, mistake: Mistake) -> Result<Tally, String> {
     let mut world = World::new(seed, mistake);
+    let mut savepoints = Vec::new();
     for process in 0.. {
         let may_damage = process > 0 && world.random.one_in(4);
         let damaged = may_damage
             && damage(&world.disk, &mut world.random).map_err(|error| format!("{error:?}"))?;
         world.tally.fallbacks += u64::from(damaged);
+        if world.tally.fallbacks == 0 {
+            savepoints.append(&mut world.saved);
+        }
+        // After that output comes again.
+        world.saved.clear();
         if damaged {
             // What is damaged is thrown away below, and its number forgotten.
             world.clean = false;
@@ -577,10 +738,14 @@ fn simulate(seed: u64, mistake: Mistake) -> Result<Tally, String> {
             break;
         }
     }
-    let tally = world.tally;
+    if world.tally.fallbacks == 0 {
+        savepoints.append(&mut world.saved);
+    }
+    let (tally, world_mode) = (world.tally.clone(), world.mode);
     let restored = tally.resumed + tally.restarts + tally.crashes > 0;
-    let promise = match world.mode {
-        Mode::AtLeastOnce if restored => Promise::AtLeastOnce,
+    let rescaled = tally.answers.contains_key(&("rescale", true));
+    let promise = match world_mode {
+        Mode::AtLeastOnce if restored || rescaled => Promise::AtLeastOnce,
         _ if tally.fallbacks > 0 => Promise::Repeated,
         _ => Promise::ExactlyOnce,
     };
@@ -588,7 +753,15 @@ fn simulate(seed: u64, mistake: Mistake) -> Result<Tally, String> {
         judge(&expected, &world.committed[&expected.sink], promise)
             .map_err(|difference| format!("{difference}; {tally:?}"))?;
     }
-    Ok(tally)
+    // All of them would take too long: some are drawn.
+    while savepoints.len() > SAVEPOINTS_TRIED {
+        let index = world.random.below(savepoints.len() as u64) as usize;
+        savepoints.swap_remove(index);
+    }
+    for (number, saved) in savepoints.into_iter().enumerate() {
+        world.restore_savepoint(number, saved)?;
+    }
+    Ok(world.tally)
 }
 
 fn try_all(seeds: Range<u64>, mistake: Mistake) -> Result<Tally, (u64, String)> {

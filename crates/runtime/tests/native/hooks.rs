@@ -1,5 +1,7 @@
 //! Operators that let a test look, wait or weigh, and a source of records that each have their own key.
 
+#![allow(dead_code, reason = "each test takes what it needs")]
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 

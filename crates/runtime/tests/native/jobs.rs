@@ -444,7 +444,7 @@ impl Collect {
 }
 
 /// The number that follows `before` at the start of a piece of a name, as in `c12` or `g3`.
-fn number_in(name: &str, before: char) -> Option<u64> {
+pub(crate) fn number_in(name: &str, before: char) -> Option<u64> {
     let mut pieces = name.rsplit(['-', '/']);
     pieces.find_map(|piece| piece.strip_prefix(before)?.parse().ok())
 }
