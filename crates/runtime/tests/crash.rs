@@ -12,6 +12,8 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 // Beside the tests, because a `native.rs` among them would be a test of its own.
+#[path = "native/asking.rs"]
+mod asking;
 #[path = "native/jobs.rs"]
 mod native;
 #[path = "native/stored.rs"]
@@ -24,14 +26,16 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use checkpoint::lease::{Ending, Holder, Lease, Run, Start, Terms};
+use checkpoint::savepoint::SavepointTarget;
 use checkpoint::storage::faults::{Action, Extent, Fault, Step};
 use checkpoint::storage::{FaultyStorage, FileStorage, Storage};
 use checkpoint::store::{CheckpointStore, Options as StoreOptions};
 use checkpoint::{Completed, Error, gc, locate, locate_fallback, verify};
 use operator::clock::{Clock, SystemClock};
+use runtime::control::Order;
 use runtime::restart::Strategy;
 use runtime::simulation::VirtualClock;
-use runtime::{Job, JobEvent, Options, Outcome};
+use runtime::{Job, JobEvent, JobHandle, Options, Outcome};
 
 use native::{Collect, Flow, Pace, Sum, check, fixed, graph_with, options, records};
 
@@ -69,6 +73,20 @@ fn run_with(
     sink: &Collect,
     restore: Option<Completed>,
     mut report: impl FnMut(JobEvent),
+) -> Option<Outcome> {
+    run_asking(storage, options, padding, sink, restore, |_, event| {
+        report(event);
+    })
+}
+
+/// The same, by somebody who may ask the job something at every event.
+fn run_asking(
+    storage: &FaultyStorage,
+    options: Options,
+    padding: usize,
+    sink: &Collect,
+    restore: Option<Completed>,
+    mut report: impl FnMut(&JobHandle, JobEvent),
 ) -> Option<Outcome> {
     let sink = Collect {
         process: Some(storage.clone()),
@@ -127,7 +145,7 @@ fn run_with(
         if storage.has_crashed() {
             handle.suspend();
         }
-        report(event);
+        report(&handle, event);
     });
     store.wait_for_cleaning();
     if matches!(outcome, Outcome::Finished) {
@@ -496,4 +514,92 @@ fn a_snapshot_that_stalls_is_given_up_and_holds_up_nobody() {
     check(&sink.committed, COUNT);
     // What was written once it was let go belongs to no checkpoint any more.
     assert_eq!(check_orphans(directory.path(), "a stall"), BTreeSet::new());
+}
+
+/// Who asks for something once the second checkpoint is complete, in the middle of the input. Breaks every durable step
+/// in turn; then the job goes on as long as it takes, and what is committed in the end is right.
+fn disturb_control(fault: Fault, ask: impl Fn(SavepointTarget) -> Order) {
+    let (_, expected) = undisturbed();
+    let (mut done, mut not_done) = (0, 0);
+    for number in 0.. {
+        let directory = tempfile::tempdir().unwrap();
+        let sink = Collect::default();
+        let storage = FaultyStorage::at(files(directory.path()), number, fault);
+        let target = SavepointTarget::with_storage(Arc::new(storage.clone()), "sums-1").unwrap();
+        let restart = match fault {
+            Fault::Fail(_) => fixed(3),
+            Fault::None | Fault::Stall | Fault::Crash(_) => Strategy::None,
+        };
+        let options = |restart| options("sums-1", None, restart);
+        let mut pending = None;
+        let first = run_asking(
+            &storage,
+            options(restart),
+            0,
+            &sink,
+            None,
+            |handle, event| {
+                let second = matches!(event, JobEvent::CheckpointCompleted { id: 2, .. });
+                if second && pending.is_none() {
+                    pending = Some(asking::submit(handle, ask(target.clone())));
+                }
+            },
+        );
+        let place = format!("{:?}", storage.faults());
+        let answer = pending.map(asking::Pending::wait);
+        match answer {
+            Some(Ok(answer)) => {
+                done += 1;
+                assert!(
+                    answer.savepoint_failed.is_none() || !storage.faults().is_empty(),
+                    "{answer:?}"
+                );
+            }
+            Some(Err(_)) => not_done += 1,
+            None => {}
+        }
+        if !matches!(first, Some(Outcome::Finished)) {
+            let restore = match find(directory.path(), false) {
+                Found::Checkpoint(checkpoint) => Some(checkpoint),
+                Found::Nothing => None,
+                Found::Finished => panic!("{place}: it says that it has finished"),
+            };
+            let healthy = FaultyStorage::counting(files(directory.path()));
+            let second = run_once(&healthy, "sums-1", Strategy::None, &sink, restore);
+            assert!(
+                matches!(second, Some(Outcome::Finished)),
+                "{place}: {second:?}"
+            );
+        }
+        assert_eq!(records(&sink.committed), expected, "{place}");
+        // All steps have had their turn.
+        if storage.faults().is_empty() {
+            break;
+        }
+    }
+    assert!(done > 5 && not_done > 0, "{done} {not_done}");
+}
+
+const FAULTS: [Fault; 4] = [
+    Fault::Crash(Extent::Nothing),
+    Fault::Crash(Extent::All),
+    Fault::Fail(Extent::Nothing),
+    Fault::Fail(Extent::All),
+];
+
+#[test]
+fn c80_a_savepoint_during_which_any_durable_step_breaks_loses_and_doubles_nothing() {
+    for fault in FAULTS {
+        disturb_control(fault, Order::Savepoint);
+    }
+}
+
+#[test]
+fn c81_a_stop_during_which_any_durable_step_breaks_loses_and_doubles_nothing() {
+    for fault in FAULTS {
+        disturb_control(fault, |target| Order::Stop {
+            drain: false,
+            savepoint: Some(target),
+        });
+    }
 }

@@ -604,7 +604,7 @@ impl World {
         let healthy = process >= HEALTHY_PROCESS;
         Some(User {
             random: Random::new(self.random.next_u64()),
-            one_in: [20, 100, 400, u64::MAX][self.random.below(4) as usize],
+            one_in: [50, 150, 500, u64::MAX][self.random.below(4) as usize],
             left: 30,
             handle: Arc::default(),
             ledger: Ledger::default(),

@@ -1,5 +1,7 @@
 //! Asks things of a job that runs on threads, and waits for the answers.
 
+#![allow(dead_code, reason = "each test takes what it needs")]
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
