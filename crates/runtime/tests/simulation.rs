@@ -53,6 +53,7 @@ use checkpoint::store::{CheckpointStore, Options as StoreOptions};
 use checkpoint::{Completed, Error, verify};
 use dataflow::alignment::Mode;
 use operator::clock::Clock;
+use runtime::control::Taken;
 use runtime::coordinator::Settings;
 use runtime::error::Class;
 use runtime::simulation::{Random, Simulation, VirtualClock};
@@ -267,8 +268,10 @@ struct World {
     behind: u64,
     /// The number of the checkpoint that was completed last.
     last_completed: u64,
-    /// Savepoints that the user was told of.
+    /// Savepoints that the user was told of while all output is as it should be.
     saved: Vec<Saved>,
+    /// Those whose output is known.
+    kept: Vec<Saved>,
 }
 
 impl World {
@@ -315,12 +318,14 @@ impl World {
             behind: 0,
             last_completed: 0,
             saved: Vec::new(),
+            kept: Vec::new(),
         }
     }
 
     /// The user throws away what there is of output, and starts the job from the beginning. The
     /// checkpoints stay.
     fn start_afresh(&mut self) -> Result<(), String> {
+        self.keep_saved(true)?;
         let found = stored::completed(&*self.disk).map_err(|error| format!("{error:?}"))?;
         self.behind = found.first().map_or(0, |(id, _)| *id);
         for outputs in self.committed.values().chain(self.staged.values()) {
@@ -493,7 +498,9 @@ impl World {
         for (answer, times) in entries.answers {
             *self.tally.answers.entry(answer).or_default() += times;
         }
-        self.saved.extend(entries.saved);
+        if self.tally.fallbacks == 0 {
+            self.saved.extend(entries.saved);
+        }
         let mut seen = BTreeSet::new();
         let failed_before = self.tally.checkpoints_failed;
         for event in events {
@@ -513,6 +520,9 @@ impl World {
                     }
                 }
                 JobEvent::CheckpointCompleted { id, .. } => {
+                    if let Some(stopped) = entries.stopped_at.filter(|stopped| id > *stopped) {
+                        return Err(format!("checkpoint {id} comes after the stop at {stopped}"));
+                    }
                     self.check_number(id, true, &mut seen)?;
                     self.tally.checkpoints += 1;
                 }
@@ -614,7 +624,6 @@ impl World {
             may_drain: !self.shape.nodes.iter().any(tells_end),
             needs_interval: self.shape.is_endless(),
             committed: self.committed.clone(),
-            staged: self.staged.clone(),
         })
     }
 
@@ -630,17 +639,10 @@ impl World {
         Ok(())
     }
 
-    /// A second job goes on from a savepoint, in a directory of its own: with what was committed up to it, it comes
-    /// to the same end.
-    fn restore_savepoint(&mut self, number: usize, saved: Saved) -> Result<(), String> {
-        let Saved {
-            taken,
-            committed,
-            staged,
-        } = saved;
-        (self.committed, self.staged) = (committed, staged);
-        let failed = |error| format!("savepoint {}: {error:?}", taken.id);
-        let objects = stored::objects(&*self.disk).map_err(failed)?;
+    /// The savepoint that was taken.
+    fn open_savepoint(&self, taken: &Taken) -> Result<Completed, String> {
+        let objects = stored::objects(&*self.disk);
+        let objects = objects.map_err(|error| format!("{taken:?}: {error:?}"))?;
         let directories = objects.iter().filter_map(|name| {
             let directory = name.strip_suffix("/_metadata")?;
             directory.starts_with("savepoint-").then_some(directory)
@@ -648,7 +650,44 @@ impl World {
         let opened = directories.map(|it| Completed::open(Arc::clone(&self.disk), it));
         let mut found = opened.filter_map(Result::ok);
         let found = found.find(|found| found.path() == taken.path);
-        let found = found.ok_or(format!("{taken:?} is gone"))?;
+        found.ok_or(format!("{taken:?} is gone"))
+    }
+
+    /// What was prepared in the savepoints so far is committed by now: whatever has happened to the job since, it went
+    /// on from a checkpoint after them. `disturbed`: the user has seen to it that it does not.
+    fn keep_saved(&mut self, disturbed: bool) -> Result<(), String> {
+        for saved in std::mem::take(&mut self.saved) {
+            let found = self.open_savepoint(&saved.taken)?;
+            let mut missing = false;
+            for (sink, committed) in &self.committed {
+                let committed = committed.lock().unwrap();
+                let mut own = saved.committed[sink].lock().unwrap();
+                let parts = runtime::restore::parts(&found, sink);
+                for part in parts.iter().flatten() {
+                    let name = part[1].as_str().unwrap();
+                    match committed.get(name) {
+                        Some(records) => drop(own.insert(name.to_owned(), records.clone())),
+                        None => missing = true,
+                    }
+                }
+            }
+            // What is missing is found to be lost when the savepoint is restored from.
+            if !(missing && disturbed) {
+                self.kept.push(saved);
+            }
+        }
+        Ok(())
+    }
+
+    /// A second job goes on from a savepoint, in a directory of its own: with what was committed up to it, it comes
+    /// to the same end.
+    fn restore_savepoint(&mut self, number: usize, saved: Saved) -> Result<(), String> {
+        let Saved { taken, committed } = saved;
+        self.committed = committed;
+        let nothing = self.staged.keys().cloned();
+        self.staged = nothing.map(|sink| (sink, Committed::default())).collect();
+        let found = self.open_savepoint(&taken)?;
+        let failed = |error| format!("savepoint {}: {error:?}", taken.id);
         if let Some(problem) = verify(&found).problems.first() {
             return Err(format!("savepoint {} is corrupt: {problem:?}", taken.id));
         }
@@ -714,18 +753,14 @@ impl World {
 /// Runs a job to its end, process after process. An error is a difference.
 fn simulate(seed: u64, mistake: Mistake) -> Result<Tally, String> {
     let mut world = World::new(seed, mistake);
-    let mut savepoints = Vec::new();
     for process in 0.. {
         let may_damage = process > 0 && world.random.one_in(4);
         let damaged = may_damage
             && damage(&world.disk, &mut world.random).map_err(|error| format!("{error:?}"))?;
-        world.tally.fallbacks += u64::from(damaged);
-        if world.tally.fallbacks == 0 {
-            savepoints.append(&mut world.saved);
-        }
-        // After that output comes again.
-        world.saved.clear();
         if damaged {
+            // After this output comes again.
+            world.keep_saved(true)?;
+            world.tally.fallbacks += 1;
             // What is damaged is thrown away below, and its number forgotten.
             world.clean = false;
             world.last_completed = 0;
@@ -738,9 +773,8 @@ fn simulate(seed: u64, mistake: Mistake) -> Result<Tally, String> {
             break;
         }
     }
-    if world.tally.fallbacks == 0 {
-        savepoints.append(&mut world.saved);
-    }
+    world.keep_saved(false)?;
+    let mut savepoints = std::mem::take(&mut world.kept);
     let (tally, world_mode) = (world.tally.clone(), world.mode);
     let restored = tally.resumed + tally.restarts + tally.crashes > 0;
     let rescaled = tally.answers.contains_key(&("rescale", true));
@@ -788,6 +822,7 @@ fn every_seed_commits_what_the_reference_says() {
     // All this has really happened, many times.
     let seeds = seeds.end - seeds.start;
     if seeds >= SEEDS {
+        let done = |word| all.answers.get(&(word, true)).copied().unwrap_or_default();
         let happened = [
             ("checkpoints", all.checkpoints / 2),
             ("failed checkpoints", all.checkpoints_failed),
@@ -801,6 +836,13 @@ fn every_seed_commits_what_the_reference_says() {
             ("fresh starts", 2 * all.afresh),
             ("naps", all.naps),
             ("at-least-once", all.at_least_once),
+            ("savepoints restored from", all.savepoints_restored / 4),
+            ("checkpoints asked for", done("checkpoint")),
+            ("savepoints", done("savepoint")),
+            ("stops", done("stop")),
+            ("drains", 3 * done("drain")),
+            ("rescales", done("rescale")),
+            ("intervals", done("interval")),
         ];
         for (what, times) in happened {
             assert!(times > seeds / 10, "{what}: {all:?}");

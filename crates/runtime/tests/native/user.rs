@@ -13,13 +13,10 @@ use super::native::{Committed, number_in};
 /// What sinks have, by their ids.
 pub(crate) type Outputs = BTreeMap<String, Committed>;
 
-/// A savepoint that the user was told of, and what sinks had at that moment.
+/// A savepoint that the user was told of, and the output up to it that was committed at that moment.
 pub(crate) struct Saved {
     pub(crate) taken: Taken,
-    /// Output up to it that was committed.
     pub(crate) committed: Outputs,
-    /// All that was prepared.
-    pub(crate) staged: Outputs,
 }
 
 /// What the user has asked for and was told. Clones are the same ledger.
@@ -34,6 +31,8 @@ pub(crate) struct Entries {
     /// How often each was done and not done.
     pub(crate) answers: BTreeMap<(&'static str, bool), u64>,
     pub(crate) saved: Vec<Saved>,
+    /// The checkpoint at which the job has ended.
+    pub(crate) stopped_at: Option<u64>,
 }
 
 impl Ledger {
@@ -64,7 +63,6 @@ pub(crate) struct User {
     /// Nothing but checkpoints moves the job.
     pub(crate) needs_interval: bool,
     pub(crate) committed: Outputs,
-    pub(crate) staged: Outputs,
 }
 
 impl User {
@@ -111,7 +109,6 @@ impl User {
                 word,
                 ledger: self.ledger.clone(),
                 committed: self.committed.clone(),
-                staged: self.staged.clone(),
             }),
         });
     }
@@ -122,7 +119,6 @@ struct Asker {
     word: &'static str,
     ledger: Ledger,
     committed: Outputs,
-    staged: Outputs,
 }
 
 /// A copy of what is there now, as far as it is wanted.
@@ -150,6 +146,14 @@ impl Requester for Asker {
         let key = (self.word, answer.is_ok());
         *entries.answers.entry(key).or_default() += 1;
         if let Ok(Done {
+            checkpoint: Some(taken),
+            ..
+        }) = &answer
+            && matches!(self.word, "stop" | "drain")
+        {
+            entries.stopped_at = Some(taken.id);
+        }
+        if let Ok(Done {
             savepoint: Some(taken),
             ..
         }) = answer
@@ -157,7 +161,6 @@ impl Requester for Asker {
             let before = |name: &str| number_in(name, 'c').unwrap() <= taken.id;
             entries.saved.push(Saved {
                 committed: copy(&self.committed, before),
-                staged: copy(&self.staged, |_| true),
                 taken,
             });
         }
