@@ -387,7 +387,6 @@ impl<'a> Driver<'a> {
             progress: self.progress,
             reason,
             commands: self.commands,
-            newest: self.newest,
             why,
         }
     }
