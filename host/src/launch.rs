@@ -36,6 +36,9 @@ use crate::jobs::Entry;
 /// As much as the main thread has.
 const STACK_BYTES: usize = 8 << 20;
 
+/// What is done with a job that is about to run; if that fails, it does not.
+pub(crate) type Before<'a> = dyn FnOnce(&Arc<Entry>) -> Result<(), Error> + 'a;
+
 /// How a job is launched.
 pub(crate) struct LaunchOptions<'a> {
     /// Where it starts.
@@ -53,7 +56,7 @@ pub(crate) struct LaunchOptions<'a> {
     /// Loads its components.
     pub(crate) loader: &'a Arc<Loader>,
     /// Called before the first record: with it a job is there that can be asked for things.
-    pub(crate) before: Box<dyn FnOnce(&Arc<Entry>) -> Result<(), Error> + 'a>,
+    pub(crate) before: Box<Before<'a>>,
 }
 
 /// A job that runs, on a thread of its own.

@@ -9,7 +9,6 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::gate::{Gate, HELD};
 use crate::guests;
 use crate::host::{self, Ended, Running};
 use crate::jobs;
@@ -160,38 +159,20 @@ fn c80_a_savepoint_restores_without_its_job_directory_wherever_it_is() {
 #[test]
 fn c80_a_savepoint_is_taken_of_state_in_memory() {
     let scene = Scene::new();
-    scene.write(
-        "input/some.txt",
-        format!("V:1 a b a\nV:2 {HELD} b\nV:3 c\n"),
-    );
-    let gate = Gate::new(&scene);
-    let job = jobs::head("memory", "20ms").replace("dir = \"checkpoints\"\n", "")
-        + jobs::VERSES
-        + &jobs::split()
-        + &gate.operator("gate", "split")
-        + &jobs::count("gate")
-        + &jobs::files("totals", "count", "out", "csv");
+    let totals = jobs::count("numbers") + &jobs::files("totals", "count", "out", "csv");
+    let job = numbers("memory").replace("dir = \"checkpoints\"\n", "") + &totals;
     scene.write("job.toml", job);
     let mut running = start(&scene, &["run", "job.toml"]);
-    gate.holds(&mut running);
-    let asked = start(&scene, &["savepoint", "memory", "sp", "--detach"]).wait();
-    let id = asked
-        .with_code(0)
-        .stdout
-        .lines()
-        .next()
-        .expect("an id")
-        .to_owned();
-    gate.open();
-    // The job may be over before the answer: then there is none, and that is said.
-    let taken = ask(&scene, &["savepoint", "memory", "sp", "--request-id", &id]);
+    running.checkpoints(2);
+    let taken = ask(&scene, &["savepoint", "memory", "sp"]).with_code(0);
+    let path = taken.stdout.lines().next().expect("a path");
+    // Without a place for its state it is not stopped.
+    let refused = ask(&scene, &["stop", "memory"]).with_code(2);
+    refused.saying(&["in memory", "--savepoint-path"]);
     running.wait().with_code(0);
-    if taken.status.code() == Some(0) {
-        let path = taken.stdout.lines().next().expect("a path");
-        let resume = ["run", "job.toml", "-s", path, "-D", "sink.totals.path=out2"];
-        host::run(scene.path(), &resume).with_code(0);
-        assert_same_lines(&scene.output("out2"), &scene.output("out"), "totals");
-    }
+    let resume = ["run", "job.toml", "-s", path, "-D", "sink.totals.path=out2"];
+    host::run(scene.path(), &resume).with_code(0);
+    assert_same_lines(&scene.output("out2"), &scene.output("out"), "totals");
 }
 
 #[test]
@@ -422,7 +403,7 @@ fn c83_mistakes_have_one_clear_message_and_leave_the_job_alone() {
         (&["savepoint", "mistakes", &at], 1, &["job.toml/sp"]),
         (
             &["savepoint", "mistakes", "/"],
-            1,
+            2,
             &["root of the file system"],
         ),
         (

@@ -333,7 +333,8 @@ impl Job {
                     gave_up: None,
                 };
             }
-            match restarts.on_failure(self.clock.now_ms()) {
+            let delay_ms = match restarts.on_failure(self.clock.now_ms()) {
+                Decision::After(delay_ms) => delay_ms,
                 Decision::GiveUp(reason) => {
                     return Outcome::Failed {
                         error,
@@ -341,37 +342,43 @@ impl Job {
                         gave_up: Some(reason),
                     };
                 }
-                Decision::After(delay_ms) => {
-                    // Where it restarts depends on what exists.
-                    match self.close_slots(mover) {
-                        Ok(None) => {}
-                        Ok(Some(stop)) => return stopped(stop),
-                        Err(error) => {
-                            return Outcome::Failed {
-                                class: error.class(false),
-                                error: Box::new(error),
-                                gave_up: None,
-                            };
-                        }
-                    }
-                    number += 1;
-                    let from = self
-                        .store
-                        .latest()
-                        .or_else(|| self.restore.clone())
-                        .map(|from| from.metadata().id);
-                    report(JobEvent::Restarting {
-                        attempt: number,
-                        delay_ms,
-                        cause: crate::error::causes(error.as_ref()),
-                        from,
-                    });
-                    if let Some(stop) = mover.wait(self, delay_ms) {
-                        return stopped(stop);
-                    }
-                }
+            };
+            number += 1;
+            if let Some(ended) = self.wait_for_restart(number, delay_ms, &error, mover, report) {
+                return ended;
             }
         }
+    }
+
+    /// Settles what the failed attempt has left, and waits. Returns how the job ends, if it is not started again.
+    fn wait_for_restart(
+        &self,
+        attempt: u32,
+        delay_ms: u64,
+        error: &Error,
+        mover: &mut dyn Mover,
+        report: &mut dyn FnMut(JobEvent),
+    ) -> Option<Outcome> {
+        // Where it restarts depends on what exists.
+        match self.close_slots(mover) {
+            Ok(None) => {}
+            Ok(Some(stop)) => return Some(stopped(stop)),
+            Err(error) => {
+                return Some(Outcome::Failed {
+                    class: error.class(false),
+                    error: Box::new(error),
+                    gave_up: None,
+                });
+            }
+        }
+        let from = self.store.latest().or_else(|| self.restore.clone());
+        report(JobEvent::Restarting {
+            attempt,
+            delay_ms,
+            cause: crate::error::causes(error),
+            from: from.map(|from| from.metadata().id),
+        });
+        mover.wait(self, delay_ms).map(stopped)
     }
 }
 
