@@ -7,6 +7,7 @@ use std::process::Stdio;
 
 use serde_json::Value;
 
+use crate::control;
 use crate::failures;
 use crate::gate::{Gate, HELD};
 use crate::guests;
@@ -163,6 +164,7 @@ fn every_event_has_the_fields_that_are_documented() {
     events.extend(events_in_memory());
     events.extend(events_of_a_state_that_is_dropped());
     events.extend(events_of_standbys());
+    events.extend(events_of_savepoints_and_stops());
     let mut seen: BTreeMap<String, Seen> = BTreeMap::new();
     for event in &events {
         let name = event["event"].as_str().expect("a name").to_owned();
@@ -200,7 +202,7 @@ fn every_event_has_the_fields_that_are_documented() {
         .iter()
         .filter_map(|event| event["outcome"].as_str())
         .collect();
-    let all = ["cancelled", "finished", "suspended"];
+    let all = ["cancelled", "drained", "finished", "stopped", "suspended"];
     assert_eq!(outcomes.into_iter().collect::<Vec<_>>(), all);
 }
 
@@ -284,6 +286,43 @@ fn events_in_memory() -> Vec<Value> {
     scene.write("job.toml", job.replace("attempts = 3", "attempts = 1"));
     let failed = host::run(scene.path(), &["run", "job.toml", "--json"]).with_code(1);
     [cancelled.events(), failed.events()].concat()
+}
+
+/// A savepoint that is complete and one that expires, a job that is stopped and one that is drained, and one of several
+/// jobs that does not start.
+fn events_of_savepoints_and_stops() -> Vec<Value> {
+    let mut events = Vec::new();
+    for (name, drain) in [("stops", None), ("drains", Some("--drain"))] {
+        let scene = Scene::new();
+        scene.write("job.toml", jobs::counting(name, "1h"));
+        let mut running = control::start(&scene, &["run", "job.toml", "--json"]);
+        running.event("started");
+        control::ask(&scene, &["savepoint", name, "sp"]).with_code(0);
+        let stop: Vec<&str> = ["stop", name].into_iter().chain(drain).collect();
+        control::ask(&scene, &stop).with_code(0);
+        events.extend(running.wait().with_code(0).events());
+    }
+    let scene = Scene::new();
+    scene.write("input/some.txt", format!("V:1 {HELD}\n"));
+    let gate = Gate::new(&scene);
+    let job = jobs::head("expires", "1h")
+        + jobs::VERSES
+        + &jobs::split()
+        + &gate.operator("gate", "split")
+        + &jobs::keys("words", "gate", "out");
+    scene.write("job.toml", job);
+    let run = ["run", "job.toml", "--json", "-D", "checkpoint.timeout=1s"];
+    let mut running = control::start(&scene, &run);
+    gate.holds(&mut running);
+    let asked = control::ask(&scene, &["savepoint", "expires", "sp"]).with_code(1);
+    asked.saying(&["expired after 1000 ms"]);
+    gate.open();
+    events.extend(running.wait().with_code(0).events());
+
+    scene.write("wrong.toml", "nonsense");
+    let served = control::ask(&scene, &["serve", "wrong.toml", "--json"]).with_code(2);
+    events.extend(served.events());
+    events
 }
 
 /// One that takes over and one that is told to end, and one that finds the owner's lease damaged.

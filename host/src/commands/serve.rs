@@ -7,6 +7,7 @@ mod folder;
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -61,6 +62,7 @@ pub(crate) fn serve(arguments: &Serve) -> Result<Exit, Error> {
         config: arguments.config.clone(),
         audience,
         ids: Mutex::default(),
+        live: AtomicUsize::new(0),
         sender,
     });
     let server = answer(&jobs);
@@ -90,6 +92,8 @@ struct Shared {
     audience: Audience,
     /// Which file each job that lives is of.
     ids: Mutex<HashMap<String, PathBuf>>,
+    /// How many threads have a job that runs, or is about to.
+    live: AtomicUsize,
     sender: SyncSender<Message>,
 }
 
@@ -154,7 +158,7 @@ impl Serving {
             }
             if self.shared.jobs.is_ending() {
                 // One that has not begun has changed nothing yet, and will not: it is not waited for.
-                if self.served.values().all(|it| it.state != State::Running) {
+                if self.shared.live.load(Ordering::SeqCst) == 0 {
                     return;
                 }
                 continue;
@@ -348,9 +352,9 @@ impl Shared {
 
     /// Runs a job to its end, on its thread.
     fn run(&self, file: &Path, prepared: Option<Arc<Prepared>>) {
-        let mut has_begun = false;
+        let (mut has_begun, mut is_live) = (false, false);
         let mut kept = None;
-        let outcome = self.run_job(file, prepared, &mut kept, &mut has_begun);
+        let outcome = self.run_job(file, prepared, &mut kept, &mut has_begun, &mut is_live);
         let mut ids = self.ids.lock().unwrap_or_else(PoisonError::into_inner);
         ids.retain(|_, of| of != file);
         drop(ids);
@@ -360,6 +364,9 @@ impl Shared {
             }
             error.exit()
         });
+        if is_live {
+            self.live.fetch_sub(1, Ordering::SeqCst);
+        }
         let ended = Message::Ended {
             file: file.to_owned(),
             exit,
@@ -376,6 +383,7 @@ impl Shared {
         prepared: Option<Arc<Prepared>>,
         kept: &mut Option<Arc<Prepared>>,
         has_begun: &mut bool,
+        is_live: &mut bool,
     ) -> Result<Exit, Error> {
         let begun_ms = self.clock.now_ms();
         let arguments = self.arguments(file);
@@ -401,6 +409,9 @@ impl Shared {
             begun_ms,
             audience,
             before: Box::new(|entry| {
+                // Before the process may be found to be ending: then it waits for this one.
+                self.live.fetch_add(1, Ordering::SeqCst);
+                *is_live = true;
                 if !self.jobs.add(Arc::clone(entry)) {
                     return Err(Error::refused(anyhow!("the host is about to end")));
                 }

@@ -23,8 +23,8 @@ use std::collections::hash_map::RandomState;
 use std::ffi::OsString;
 use std::hash::BuildHasher;
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -57,19 +57,61 @@ const PUTS_MAX: usize = 4;
 #[derive(Clone, Debug)]
 pub struct S3Storage {
     objects: ObjectStorage,
-    connection: Connection,
+    connection: Arc<Connection>,
     /// What stands before every name in the bucket: nothing, or a directory.
     prefix: String,
     tokens: Arc<Tokens>,
 }
 
-/// Reaches a bucket.
-#[derive(Clone, Debug)]
+/// Reaches a bucket. Storages of one process share it, and with it what it keeps open.
+#[derive(Debug)]
 struct Connection {
     client: Arc<AmazonS3>,
     /// The same with `If-None-Match: *` on every request: the only way to complete an upload on that
     /// condition.
     committer: Arc<AmazonS3>,
+    endpoint: Endpoint,
+}
+
+/// What a connection was made from.
+#[derive(PartialEq, Eq)]
+struct Origin {
+    bucket: String,
+    patience: Duration,
+    variables: Vec<(String, String)>,
+}
+
+/// The connections that live.
+static CONNECTIONS: Mutex<Vec<(Origin, Weak<Connection>)>> = Mutex::new(Vec::new());
+
+impl Connection {
+    /// One that lives already, or a new one.
+    fn open(
+        bucket: &Bucket,
+        patience: Duration,
+        limits: &endpoint::Limits,
+        variables: &[(String, String)],
+    ) -> Result<Arc<Self>> {
+        let origin = Origin {
+            bucket: bucket.name().to_owned(),
+            patience,
+            variables: variables.to_vec(),
+        };
+        let mut connections = CONNECTIONS.lock().unwrap_or_else(PoisonError::into_inner);
+        connections.retain(|(_, connection)| connection.strong_count() > 0);
+        let mut known = connections.iter().filter(|(known, _)| *known == origin);
+        if let Some(connection) = known.find_map(|(_, connection)| connection.upgrade()) {
+            return Ok(connection);
+        }
+        let (client, committer, endpoint) = endpoint::connect(bucket, limits, variables)?;
+        let connection = Arc::new(Self {
+            client: Arc::new(client),
+            committer: Arc::new(committer),
+            endpoint,
+        });
+        connections.push((origin, Arc::downgrade(&connection)));
+        Ok(connection)
+    }
 }
 
 /// What became of a conditional put.
@@ -93,11 +135,7 @@ impl S3Storage {
         variables: &[(String, String)],
     ) -> Result<Self> {
         let limits = endpoint::Limits::within(patience);
-        let (client, committer, endpoint) = endpoint::connect(bucket, &limits, variables)?;
-        let connection = Connection {
-            client: Arc::new(client),
-            committer: Arc::new(committer),
-        };
+        let connection = Connection::open(bucket, patience, &limits, variables)?;
         let executor = Executor::new(Some(limits.call)).map_err(|source| Error::Storage {
             action: "starting threads for",
             object: bucket.to_string(),
@@ -112,7 +150,7 @@ impl S3Storage {
                 Arc::new(store),
                 &bucket.to_string(),
                 executor,
-                Some(endpoint),
+                Some(connection.endpoint.clone()),
             ),
             connection,
             prefix: bucket.key().to_owned(),

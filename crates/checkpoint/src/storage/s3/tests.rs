@@ -357,3 +357,14 @@ fn what_cannot_be_reached_is_named_with_its_cause_and_without_a_secret() {
         "{gone}"
     );
 }
+
+#[test]
+fn storages_of_a_bucket_share_their_connection_as_long_as_one_lives() {
+    let open = |prefix: &str, port: u16| storage(&format!("http://127.0.0.1:{port}"), prefix);
+    let (one, other) = (open("one", 7), open("two", 7));
+    assert!(Arc::ptr_eq(&one.connection, &other.connection));
+    assert!(!Arc::ptr_eq(&one.connection, &open("one", 9).connection));
+    let gone = Arc::downgrade(&one.connection);
+    drop((one, other));
+    assert_eq!(gone.strong_count(), 0);
+}

@@ -163,7 +163,7 @@ impl ObjectWriter for Upload {
         let Some(Started { id, sent, .. }) = &mut self.started else {
             return Ok(());
         };
-        let connection = self.storage.connection.clone();
+        let connection = Arc::clone(&self.storage.connection);
         let (path, id, parts) = (self.path.clone(), id.clone(), std::mem::take(sent));
         let token = self.token.clone();
         // A crash before this leaves an unfinished upload, which is no object and goes by the bucket's
