@@ -105,6 +105,12 @@ pub(crate) enum Purpose {
 }
 
 impl Purpose {
+    /// Whether its failure may count against the job. One that was asked for only to end the job, or is the user's,
+    /// leaves it as it was.
+    pub(crate) fn counts(self) -> bool {
+        matches!(self, Self::Checkpoint | Self::Last)
+    }
+
     /// What is taken.
     pub(crate) fn kind(self) -> SnapshotKind {
         match self {
@@ -460,8 +466,7 @@ impl Coordinator {
         if matches!(self.stopping, Some(Stopping::Checkpoint(own, _)) if own == id) {
             self.resume(now, actions);
         }
-        // One that was asked for only to end the job leaves it as it was.
-        if reason.kind.counts() && failed.purpose != Purpose::Stop {
+        if reason.kind.counts() && failed.purpose.counts() {
             self.failures += 1;
             if self.failures > self.settings.tolerable_failures {
                 self.over = true;

@@ -277,6 +277,7 @@ fn failed(id: CheckpointId, reason: Reason, entry: Option<Progress>) -> JobEvent
     JobEvent::CheckpointFailed {
         id: id.0,
         savepoint: purpose.kind() == SnapshotKind::Savepoint,
+        counts: reason.kind.counts() && purpose.counts(),
         kind: reason.kind,
         reason: reason.text,
         slowest: slowest.map(Box::new),

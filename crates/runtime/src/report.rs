@@ -35,6 +35,8 @@ pub enum JobEvent {
         savepoint: bool,
         /// What kind of thing happened.
         kind: Kind,
+        /// It counts against the failures that are tolerated.
+        counts: bool,
         /// Why, in words.
         reason: String,
         /// If its time was over: who kept it waiting.
