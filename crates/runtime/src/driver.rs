@@ -91,10 +91,10 @@ impl StopCommand {
     }
 
     /// Notes what was taken for it.
-    fn note(&mut self, purpose: Purpose, taken: Option<&Taken>) {
+    fn note(&mut self, purpose: Purpose, taken: &Taken) {
         match purpose {
-            Purpose::Stop | Purpose::Last => self.done.checkpoint = taken.cloned(),
-            Purpose::StopSavepoint => self.done.savepoint = taken.cloned(),
+            Purpose::Stop | Purpose::Last => self.done.checkpoint = Some(taken.clone()),
+            Purpose::StopSavepoint => self.done.savepoint = Some(taken.clone()),
             Purpose::Checkpoint | Purpose::Savepoint => {}
         }
     }
@@ -161,8 +161,8 @@ impl Unsettled<'_> {
             let taken = completed
                 .as_ref()
                 .map(|completed| taken(completed, &entry, now));
-            if let Some(stop) = self.commands.stop.as_mut() {
-                stop.note(entry.purpose, taken.as_ref());
+            if let (Some(stop), Some(taken)) = (self.commands.stop.as_mut(), &taken) {
+                stop.note(entry.purpose, taken);
             }
             report(match &completed {
                 Some(completed) => complete(id, completed, &entry, now, Phases::default()),
@@ -771,7 +771,7 @@ impl<'a> Driver<'a> {
             self.commits.insert(id, 0);
         }
         if let Some(stop) = self.commands.stop.as_mut() {
-            stop.note(entry.purpose, Some(&taken));
+            stop.note(entry.purpose, &taken);
         }
         let is_committed = self.committed > Some(id);
         if !has_prepared(&completed) || is_committed || requesters.is_empty() {
