@@ -487,7 +487,7 @@ fn a_standby_reads_ahead_and_warns_of_damage() {
     scene.write("job.toml", job(10 * NUMBERS, "rate = 4000"));
     let files = ["-D", "checkpoint.inline-threshold=0B"];
     let seldom = ["-D", "checkpoint.interval=1h"];
-    let lease = ["-D", "checkpoint.lease-timeout=6s"];
+    let lease = ["-D", "checkpoint.lease-timeout=15s"];
     let arguments = [&["run", "job.toml"], &files[..], &seldom, &lease].concat();
     let mut owner = host::start(scene.path(), &arguments);
     owner.line_with("started").expect("it starts");
