@@ -373,7 +373,7 @@ impl CheckpointStore {
     /// - The job's storage may be memory. Then `max_state_size` does not count, because it bounds
     ///   what checkpoints take of this process's memory, and a savepoint takes none.
     ///
-    /// [`KeyedState::savepoint`]: dataflow::KeyedState::savepoint
+    /// [`KeyedState::savepoint`]: dataflow::state::KeyedState::savepoint
     ///
     /// # Errors
     /// [`Error::AlreadyExists`] if this run has or writes a checkpoint with this id.
