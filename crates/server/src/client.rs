@@ -162,7 +162,7 @@ impl Client {
     /// only if no other has the name.
     ///
     /// # Errors
-    /// There is no such job, or there are several.
+    /// There is no such job, or there are several. [`Code::Lost`] if a host that may have it does not answer.
     pub fn find(&self, wanted: &str, process: Option<u32>) -> Result<Found, Failure> {
         let Hosts { hosts, mut silent } = self.hosts()?;
         let (mut found, mut others) = (Vec::new(), Vec::new());
@@ -188,6 +188,8 @@ impl Client {
                 }
             }
         }
+        // Of another process nothing is to be known.
+        silent.retain(|it| process.is_none() || it.process.is_none() || it.process == process);
         if found.iter().any(|it| it.job.id == wanted) {
             found.retain(|it| it.job.id == wanted);
         }
@@ -222,6 +224,14 @@ fn several(wanted: &str, found: &[Found]) -> Failure {
 }
 
 fn none(wanted: &str, process: Option<u32>, others: &[String], silent: &[Silent]) -> Failure {
+    if let Some(silent) = silent.first() {
+        let message = format!(
+            "it is unknown whether there is a job `{}`: {}",
+            name(wanted),
+            silent.failure
+        );
+        return Failure::new(Code::Lost, message).hint("`host list` lists the hosts that answer");
+    }
     let scope = process.map_or_else(String::new, |process| format!(" in process {process}"));
     let rest = match (others.is_empty(), process) {
         (false, _) => format!("there are {}", crate::http::listed(others.iter())),
@@ -229,14 +239,7 @@ fn none(wanted: &str, process: Option<u32>, others: &[String], silent: &[Silent]
         (true, None) => "no host of this user runs a job".to_owned(),
     };
     let message = format!("there is no job `{}`{scope}: {rest}", name(wanted));
-    let failure = Failure::new(Code::NotFound, message);
-    match silent.first() {
-        Some(silent) => {
-            let hint = format!("a host did not answer: {}", silent.failure);
-            failure.hint(hint)
-        }
-        None => failure.hint("`host list` lists the jobs that run"),
-    }
+    Failure::new(Code::NotFound, message).hint("`host list` lists the jobs that run")
 }
 
 impl Host {

@@ -19,7 +19,11 @@ use crate::exit::{Error, Exit};
 /// The job that the command line names. Nothing was asked of it yet, so what is wrong is a refusal.
 fn find(wanted: &RunningJob) -> Result<Found, Error> {
     let found = Client::new().and_then(|client| client.find(&wanted.job, wanted.process));
-    found.map_err(refused)
+    found.map_err(|failure| match failure.code {
+        // It may be there.
+        Code::Lost => failed(failure),
+        _ => refused(failure),
+    })
 }
 
 fn refused(failure: Failure) -> Error {

@@ -314,5 +314,11 @@ fn a_host_that_does_not_answer_keeps_nobody_from_the_others() {
     assert_eq!(found.silent[0].process, Some(std::process::id()));
     let text = found.silent[0].failure.to_string();
     assert!(text.contains("does not answer"), "{text}");
+    // It may have the job, so nobody says that there is none.
+    let unknown = setting.client.find("other", None).unwrap_err();
+    assert_eq!(unknown.code, Code::Lost, "{unknown}");
+    assert!(unknown.message.contains("does not answer"), "{unknown}");
+    let elsewhere = setting.client.find("other", Some(1)).unwrap_err();
+    assert_eq!(elsewhere.code, Code::NotFound, "{elsewhere}");
     assert!(socket.path().exists(), "it lives");
 }

@@ -17,7 +17,7 @@ pub(crate) fn list(arguments: &List) -> Result<Exit, Error> {
     let Hosts { hosts, silent } = Client::new()
         .and_then(|client| client.hosts())
         .map_err(refused)?;
-    for silent in silent {
+    for silent in &silent {
         tracing::warn!("{}", silent.failure);
     }
     let mut answered = Vec::new();
@@ -34,18 +34,25 @@ pub(crate) fn list(arguments: &List) -> Result<Exit, Error> {
             .map(|(host, jobs)| {
                 json!({ "process": host.process(), "version": host.version(), "jobs": jobs })
             })
+            .chain(silent.iter().map(|silent| {
+                json!({ "process": silent.process, "version": null, "jobs": [], "error": silent.failure })
+            }))
             .collect();
         print(&format!("{:#}\n", json!(hosts)))?;
         return Ok(Exit::Finished);
     }
     let jobs: Vec<_> = answered.into_iter().flat_map(|(_, jobs)| jobs).collect();
-    print(&in_a_table(&jobs))?;
+    print(&in_a_table(&jobs, silent.is_empty()))?;
     Ok(Exit::Finished)
 }
 
-fn in_a_table(jobs: &[JobStatus]) -> String {
+fn in_a_table(jobs: &[JobStatus], all_answered: bool) -> String {
     if jobs.is_empty() {
-        return "no host of this user runs a job\n".to_owned();
+        let text = match all_answered {
+            true => "no host of this user runs a job\n",
+            false => "no host of this user that answers runs a job\n",
+        };
+        return text.to_owned();
     }
     let heading = [
         "PROCESS",
@@ -163,11 +170,13 @@ mod tests {
 
     #[test]
     fn jobs_are_listed_with_what_tells_them_apart() {
-        let text = in_a_table(&[job()]);
+        let text = in_a_table(&[job()], true);
         assert_eq!(text.lines().count(), 2, "{text}");
         for part in ["PROCESS", "7  ", "or\\u{1b}ders", "orders", "running"] {
             assert!(text.contains(part), "{part:?} is not in {text}");
         }
-        assert_eq!(in_a_table(&[]), "no host of this user runs a job\n");
+        assert_eq!(in_a_table(&[], true), "no host of this user runs a job\n");
+        let text = in_a_table(&[], false);
+        assert_eq!(text, "no host of this user that answers runs a job\n");
     }
 }
