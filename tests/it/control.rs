@@ -17,7 +17,7 @@ use crate::scene::{Scene, all_files, visible_files};
 use crate::servers::{Kind, Server};
 
 /// Where a scene's sockets are.
-fn variables(scene: &Scene) -> Vec<(String, String)> {
+pub(crate) fn variables(scene: &Scene) -> Vec<(String, String)> {
     let directory = scene.at("run");
     fs::create_dir_all(&directory).expect("directories can be made");
     vec![(
@@ -41,16 +41,16 @@ pub(crate) fn ask_json(scene: &Scene, arguments: &[&str]) -> Value {
     json(&ask(scene, &arguments).with_code(0))
 }
 
-fn json(ended: &Ended) -> Value {
+pub(crate) fn json(ended: &Ended) -> Value {
     serde_json::from_str(&ended.stdout)
         .unwrap_or_else(|error| panic!("{error}: {}", ended.transcript()))
 }
 
 /// How many records the job of [`scene`] has in all.
-const RECORDS: u64 = 9000;
+pub(crate) const RECORDS: u64 = 9000;
 
 /// A job that passes on [`RECORDS`] records in about three seconds, so that much can be asked of it meanwhile.
-fn scene(name: &str) -> Scene {
+pub(crate) fn scene(name: &str) -> Scene {
     let scene = Scene::new();
     scene.write(
         "job.toml",
@@ -69,7 +69,7 @@ fn numbers(name: &str) -> String {
 }
 
 /// What the job writes when nobody asks it for anything.
-fn undisturbed(scene: &Scene) -> Vec<String> {
+pub(crate) fn undisturbed(scene: &Scene) -> Vec<String> {
     let other = Scene::new();
     let job = fs::read_to_string(scene.at("job.toml")).expect("a job file");
     other.write("job.toml", job.replace("rate = 3000", "rate = 1000000"));
@@ -80,7 +80,7 @@ fn undisturbed(scene: &Scene) -> Vec<String> {
 }
 
 /// The lines in the published files of checkpoints up to this one.
-fn published_until(directory: &Path, checkpoint: u64) -> Vec<String> {
+pub(crate) fn published_until(directory: &Path, checkpoint: u64) -> Vec<String> {
     let mut lines = Vec::new();
     for file in visible_files(directory) {
         let name = file.file_name().expect("a name").to_string_lossy();

@@ -15,6 +15,8 @@ const SEEDS: u64 = 20_000;
 const KILLS: u64 = 340;
 /// Kills of an owner whose standby takes over, with checkpoints in files and in a bucket.
 const STANDBY_KILLS: u64 = 50;
+/// Requests to a job under load, each of them after some milliseconds.
+const REQUESTS: u64 = 200;
 /// Calls of a guest that passes anything.
 const CALLS: u64 = 10_000_000;
 /// Components with changed bytes, and as many that are made at random.
@@ -74,6 +76,11 @@ pub(crate) fn nightly() -> Result<()> {
     let mut standbys = test(&["--package", "host", "--test", "it", "standby::"]);
     standbys.env("HIGHWATER_STANDBY_KILLS", STANDBY_KILLS.to_string());
     run(standbys)?;
+
+    story::step(&format!("requests: {REQUESTS} to jobs under load"));
+    let mut requests = test(&["--package", "host", "--test", "it", "control_storm::"]);
+    requests.env("HIGHWATER_REQUESTS", REQUESTS.to_string());
+    run(requests)?;
 
     story::step("all mutants, each of which a test finds");
     mutants::mutants(&["--all".to_owned()])?;
