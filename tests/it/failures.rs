@@ -247,6 +247,16 @@ fn c08_c24_so_many_failures_in_a_row_are_borne_and_a_success_starts_the_count_ag
 /// # Panics
 /// Nobody may have such namespaces here: what cannot be tried does not pass.
 pub(crate) fn on_a_small_disk(scene: &Scene, directory: &str, arguments: &[&str]) -> Running {
+    on_a_small_disk_with_variables(scene, directory, arguments, &[])
+}
+
+/// The same with these variables in its environment.
+pub(crate) fn on_a_small_disk_with_variables(
+    scene: &Scene,
+    directory: &str,
+    arguments: &[&str],
+    variables: &[(String, String)],
+) -> Running {
     fs::create_dir_all(scene.at(directory)).expect("directories can be made");
     let tried = Command::new("unshare")
         .args(["-rm", "mount", "-t", "tmpfs", "none"])
@@ -266,13 +276,14 @@ pub(crate) fn on_a_small_disk(scene: &Scene, directory: &str, arguments: &[&str]
         );
     }
     let mut command = Command::new("unshare");
+    command.envs(variables.iter().cloned());
     let script = format!("mount -t tmpfs -o size=4m none {directory} && exec \"$0\" \"$@\"");
     command.args(["-rm", "sh", "-c", &script, host::PROGRAM]);
     host::start_by(command, scene.path(), arguments, Stdio::null())
 }
 
 /// A directory as the process sees it that runs in namespaces of its own.
-fn seen_by(running: &Running, directory: &Path) -> PathBuf {
+pub(crate) fn seen_by(running: &Running, directory: &Path) -> PathBuf {
     let root = PathBuf::from(format!("/proc/{}/root", running.id()));
     root.join(directory.strip_prefix("/").expect("an absolute path"))
 }

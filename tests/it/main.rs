@@ -34,6 +34,7 @@ mod cold; // state larger than memory
 mod dropped; // sinks that the job no longer has
 mod events; // what programs read: --json
 mod control; // a running job is asked for things
+mod control_at_once; // a running job is asked at an unlucky moment
 mod control_storm; // the same at random moments, again and again
 mod configuration; // --config, $HIGHWATER_CONFIG, --build
 mod examples; // every folder of examples/ does what its README says

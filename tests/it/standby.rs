@@ -11,6 +11,7 @@ use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
+use crate::control;
 use crate::gate::{Gate, HELD};
 use crate::guests::NO_RESTART;
 use crate::host::{self, Running};
@@ -219,17 +220,24 @@ fn c85_a_standby_that_waits_changes_nothing_and_ends_at_once() {
 }
 
 #[test]
-fn c85_a_job_that_is_cancelled_or_finishes_leaves_nothing_to_its_standby() {
-    for (signal, why) in [(Some("INT"), "cancelled"), (None, "finished")] {
+fn c85_a_job_that_is_cancelled_stopped_or_finishes_leaves_nothing_to_its_standby() {
+    for (asked, why) in [
+        (Some("cancel"), "cancelled"),
+        (Some("stop"), "stopped"),
+        (None, "finished"),
+    ] {
         let scene = scene();
-        let mut owner = host::start(scene.path(), &["run", "job.toml"]);
+        let variables = control::variables(&scene);
+        let mut owner = host::start_with_variables(scene.path(), &["run", "job.toml"], &variables);
         owner.checkpoints(1);
         let standby = stand_by(&scene, &[]);
         let mut told = host::start(scene.path(), &["run", "job.toml", "--standby"]);
         told.line_with("standing by").expect("it waits");
         let id = owner.id();
-        if let Some(signal) = signal {
-            owner.signal(signal);
+        if let Some(asked) = asked {
+            let asked = [asked, "owned"];
+            let answer = host::start_with_variables(scene.path(), &asked, &variables).wait();
+            answer.with_code(0);
         }
         owner.wait().with_code(0);
         let ended = standby.wait().with_code(0);
@@ -239,6 +247,11 @@ fn c85_a_job_that_is_cancelled_or_finishes_leaves_nothing_to_its_standby() {
         assert_eq!(last["exit-code"], 0);
         let by = format!("was {why} by process {id}");
         told.wait().with_code(0).saying(&[&by]);
+        if why == "stopped" {
+            // It goes on when somebody wants it to.
+            host::run(scene.path(), &["run", "job.toml", "--standby"]).with_code(0);
+            assert_output(&scene, NUMBERS);
+        }
     }
 }
 
