@@ -245,7 +245,7 @@ impl Coordinator {
     pub(crate) fn may_request(&self) -> Result<(), &'static str> {
         match self.stopping {
             _ if self.over || self.hold => Err("the job is ending"),
-            Some(_) => Err("the job is being stopped"),
+            Some(_) => Err("the job is being stopped or rescaled"),
             None => Ok(()),
         }
     }
