@@ -435,6 +435,16 @@ impl Entry {
                 .ticket
                 .progress("preparing the job at the new parallelism");
             let before = entry.prepared();
+            if before.job.job.parallelism == parallelism {
+                let word = Some(parallelism.to_string());
+                let report = Report {
+                    before: word.clone(),
+                    now: word,
+                    ..Report::default()
+                };
+                asked.done(report, entry.clock.now_ms());
+                return;
+            }
             let prepared = rescaled(&before, parallelism, &entry.loader, &entry.clock)
                 .map_err(|error| error.to_string())
                 .and_then(|prepared| {
@@ -473,7 +483,7 @@ impl Entry {
             let mut board = self.board();
             if board.preparing >= PREPARING_MAX {
                 drop(board);
-                let why = "earlier requests still wait for their storage";
+                let why = "as many requests as possible are being prepared: try again in a moment";
                 asked.refuse(Code::Busy, why);
                 return;
             }

@@ -331,6 +331,9 @@ fn c84_a_job_goes_on_at_another_parallelism() {
         assert_eq!(parallelism.to_string(), now);
         running.event("checkpoint-completed");
     }
+    // What it has already: nothing is to be done.
+    let report = ask_json(&scene, &["rescale", "c84", "-p", "2"]);
+    assert_eq!(report["checkpoint"], Value::Null);
     // More than there are key groups: refused, and the job goes on.
     let refused = ask(&scene, &["rescale", "c84", "-p", "200"]).with_code(2);
     refused.saying(&["cannot run at parallelism 200", "key groups, 128"]);
