@@ -16,14 +16,15 @@ use crate::oracle::{self, assert_same_lines};
 use crate::scene::{Scene, all_files, visible_files};
 use crate::servers::{Kind, Server};
 
-/// Where a scene's sockets are.
-pub(crate) fn variables(scene: &Scene) -> Vec<(String, String)> {
-    let directory = scene.at("run");
-    fs::create_dir_all(&directory).expect("directories can be made");
-    vec![(
-        "XDG_RUNTIME_DIR".to_owned(),
-        directory.display().to_string(),
-    )]
+/// Where a scene's sockets are, and nobody else's: clients look below both.
+fn variables(scene: &Scene) -> Vec<(String, String)> {
+    let places = [("XDG_RUNTIME_DIR", "run"), ("TMPDIR", "tmp")];
+    let place = |(variable, name): (&str, &str)| {
+        let directory = scene.at(name);
+        fs::create_dir_all(&directory).expect("directories can be made");
+        (variable.to_owned(), directory.display().to_string())
+    };
+    places.map(place).to_vec()
 }
 
 pub(crate) fn start(scene: &Scene, arguments: &[&str]) -> Running {
