@@ -17,7 +17,7 @@ use crate::scene::{Scene, all_files, visible_files};
 use crate::servers::{Kind, Server};
 
 /// Where a scene's sockets are, and nobody else's: clients look below both.
-fn variables(scene: &Scene) -> Vec<(String, String)> {
+pub(crate) fn variables(scene: &Scene) -> Vec<(String, String)> {
     let places = [("XDG_RUNTIME_DIR", "run"), ("TMPDIR", "tmp")];
     let place = |(variable, name): (&str, &str)| {
         let directory = scene.at(name);
