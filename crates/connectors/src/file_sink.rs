@@ -176,7 +176,7 @@ fn resolve(written: &str, base_dir: &Path) -> Result<PathBuf, Problem> {
         return Err(problem(message).hint("name a directory; it is made if it does not exist"));
     }
     // The only way to learn whether it can be written is to do it.
-    let probe = existing.join(format!(".highwater-probe-{}", std::process::id()));
+    let probe = existing.join(durable::probe_name());
     // Never through a link that has the name, nor over a file.
     let probed = File::create_new(&probe).and_then(|_| fs::remove_file(&probe));
     probed.map_err(|error| {

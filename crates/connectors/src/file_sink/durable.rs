@@ -10,6 +10,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::Context as _;
 use checkpoint::storage::Permissions;
@@ -89,10 +90,18 @@ pub(crate) fn make_staging(path: &Path, permissions: Permissions) -> anyhow::Res
     }
 }
 
+/// A name for a file that is made only to see whether it can be. No other job of this process has it at the same
+/// time, and no other process of this machine.
+pub(crate) fn probe_name() -> String {
+    static PROBES: AtomicU64 = AtomicU64::new(0);
+    let number = PROBES.fetch_add(1, Ordering::Relaxed);
+    format!(".highwater-probe-{}-{number}", std::process::id())
+}
+
 /// The owner that the file system gives to what is ours in a directory, whatever number that is: over a
 /// network root may be somebody else.
 fn owner_in(directory: &Path) -> anyhow::Result<u32> {
-    let probe = directory.join(format!(".highwater-probe-{}", std::process::id()));
+    let probe = directory.join(probe_name());
     let failed = || format!("cannot write to `{}`", directory.display());
     // Of a process that had this number and was killed.
     remove_file(&probe)?;
