@@ -380,6 +380,8 @@ impl Simulation {
 
 impl Mover for Simulation {
     fn run(&mut self, attempt: &Attempt<'_>, report: &mut dyn FnMut(JobEvent)) -> (End, u64) {
+        // What was given up between the attempts is removed before the first turn.
+        attempt.store.wait_for_cleaning();
         let Assembly {
             plan,
             inboxes,
