@@ -1,12 +1,12 @@
 //! The jobs of this process, as others see them over the control socket: what they do, and what is asked of them.
 
-use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use checkpoint::savepoint::SavepointTarget;
 use checkpoint::{CheckpointStore, Completed};
 use dataflow::KeyGroups;
+use job_file::checkpoint::absolute;
 use operator::clock::Clock;
 use runtime::control::{Command, Done, NotDone, Order, Requester};
 use runtime::{JobEvent, JobHandle, Outcome};
@@ -18,6 +18,7 @@ use crate::cli::JobArguments;
 use crate::commands::job::{Loader, rescaled};
 use crate::commands::resume;
 use crate::launch::Ended;
+use crate::launch::settings::at_least_one_ms;
 
 /// How many threads may be preparing something (a place for a savepoint, another parallelism) for one job.
 const PREPARING_MAX: usize = 4;
@@ -305,14 +306,14 @@ impl Entry {
             id: self.id.clone(),
             state,
             process: std::process::id(),
-            job_file: absolute(&self.arguments.file),
+            job_file: absolute(&self.arguments.file).display().to_string(),
             parallelism: job.job.parallelism,
             started_at: self.started_at,
             restarts: board.restarts,
             last_failure: board.last_failure.clone(),
             interval_ms: board
                 .interval_ms
-                .unwrap_or_else(|| job.checkpoint.interval.map(milliseconds)),
+                .unwrap_or_else(|| job.checkpoint.interval.map(at_least_one_ms)),
             directory: self.directory.clone(),
             checkpoint: board.checkpoint.clone(),
             completed_checkpoints: board.completed,
@@ -342,6 +343,12 @@ impl Entry {
             Operation::Cancel => {
                 asked.ticket.progress("cancelling");
                 let mut board = self.board();
+                if let State::Over(state) = board.state {
+                    // It has ended since: nobody would answer who waits for that.
+                    drop(board);
+                    asked.refuse(Code::Conflict, format!("the job is {}", state.word()));
+                    return;
+                }
                 board.stopping += 1;
                 board.ending.push(Ending {
                     asked,
@@ -584,7 +591,14 @@ impl Requester for Answering {
                 report.now = Some(now.to_string());
             }
             Then::Interval { interval_ms } => {
-                let own = || entry.prepared().job.checkpoint.interval.map(milliseconds);
+                let own = || {
+                    entry
+                        .prepared()
+                        .job
+                        .checkpoint
+                        .interval
+                        .map(at_least_one_ms)
+                };
                 let before = entry.board().interval_ms.replace(interval_ms);
                 report.before = Some(interval(before.unwrap_or_else(own)));
                 report.now = Some(interval(interval_ms));
@@ -617,18 +631,6 @@ fn interval(interval_ms: Option<u64>) -> String {
         None => "none".to_owned(),
         Some(ms) => humantime::format_duration(std::time::Duration::from_millis(ms)).to_string(),
     }
-}
-
-fn milliseconds(duration: std::time::Duration) -> u64 {
-    u64::try_from(duration.as_millis())
-        .unwrap_or(u64::MAX)
-        .max(1)
-}
-
-fn absolute(path: &Path) -> String {
-    let absolute = std::path::absolute(path);
-    let path = absolute.as_deref().unwrap_or(path);
-    path.display().to_string()
 }
 
 fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -47,14 +47,14 @@ impl SavepointTarget {
         patience: Duration,
         permissions: Permissions,
     ) -> Result<Self> {
-        // The id first: a refusal should not leave a directory behind.
+        // The id first: a refusal makes no directory.
         JobDirectory::new(job_id)?;
         let is_bucket = location::is_bucket(dir);
         if !is_bucket {
             refuse_inside_of_a_job(dir)?;
         }
         let storage = location::create_root(dir, DIRECTORY, patience, permissions)?;
-        // Only a bucket that can be reached is looked at, and there no directory is left behind.
+        // Only a bucket that can be reached is looked at, and opening one makes no directory.
         if is_bucket {
             refuse_inside_of_a_job(dir)?;
         }

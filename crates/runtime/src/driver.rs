@@ -125,7 +125,7 @@ pub(crate) struct Unsettled<'a> {
     goes_on: bool,
     /// All output up to this checkpoint is committed, or is before anything else once the job goes on.
     committed: Option<CheckpointId>,
-    /// What those who wait are told.
+    /// The answer to those who wait.
     why: String,
 }
 
@@ -211,7 +211,7 @@ impl Unsettled<'_> {
 }
 
 /// Removes a savepoint whose prepared output will never be committed, since the next attempt of the job prepares it
-/// again. Returns what its requester is told.
+/// again. Returns the answer to its requester.
 fn lose(savepoint: &Taken, why: &str) -> String {
     let id = savepoint.id;
     let removed = match savepoint.path.as_deref().map(dispose) {
@@ -502,7 +502,7 @@ impl<'a> Driver<'a> {
         in_progress.count() + self.commands.savepoints.len() + self.discards.len()
     }
 
-    /// Takes a command on, or answers that it is not possible. Returns what the coordinator is told.
+    /// Takes a command on, or answers that it is not possible. Returns the input for the coordinator.
     fn accept(&mut self, command: Command) -> Option<Input> {
         let Command { order, requester } = command;
         let allowed = match &order {

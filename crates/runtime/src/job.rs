@@ -458,7 +458,7 @@ impl<'a> Graphs<'a> {
     }
 
     fn current(&self) -> JobGraph {
-        // Nodes are behind shared pointers.
+        // Nodes are shared, so this copies pointers.
         self.given.as_deref().unwrap_or(self.own).clone()
     }
 

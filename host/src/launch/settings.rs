@@ -204,6 +204,6 @@ fn ms(duration: Duration) -> u64 {
 }
 
 /// For what must not be zero: "1us" is short, but it is not never.
-fn at_least_one_ms(duration: Duration) -> u64 {
+pub(crate) fn at_least_one_ms(duration: Duration) -> u64 {
     ms(duration).max(1)
 }
