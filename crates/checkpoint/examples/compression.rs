@@ -75,7 +75,7 @@ fn state() -> Result<KeyedState, BoxError> {
         kind: StateKind::Value,
         schema: "bytes".to_owned(),
         schema_version: 1,
-        ttl_ms: None,
+        ttl: None,
     };
     let groups = KeyGroups::new(128).ok_or("128 is a number of key groups")?;
     let range = KeyGroupRange { start: 0, end: 128 };

@@ -157,7 +157,7 @@ pub(crate) fn load(
             kind,
             schema: state.schema.clone(),
             schema_version: state.schema_version,
-            ttl_ms: state.ttl_ms,
+            ttl: None,
         });
     }
     descriptors.sort_by(|a, b| a.name.cmp(&b.name));

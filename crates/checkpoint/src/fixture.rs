@@ -127,7 +127,7 @@ pub(crate) fn segment(id: u64, subtask: u32, parallelism: u32) -> Vec<u8> {
         kind: StateKind::Value,
         schema: declared.schema.clone(),
         schema_version: declared.schema_version,
-        ttl_ms: None,
+        ttl: None,
     };
     let range = groups.range_of(subtask, parallelism);
     let mut state = KeyedState::new(vec![descriptor], range, groups);

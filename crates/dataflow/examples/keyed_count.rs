@@ -233,7 +233,7 @@ fn measure(keys: u64, width: usize) {
         kind: StateKind::Value,
         schema: "u64".into(),
         schema_version: 1,
-        ttl_ms: None,
+        ttl: None,
     };
     let new = || KeyedState::new(vec![descriptor.clone()], groups.range_of(0, 1), groups);
     let mut state = new();

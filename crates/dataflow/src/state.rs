@@ -39,6 +39,7 @@ mod snapshot;
 mod table;
 #[cfg(test)]
 mod tests;
+mod ttl;
 mod values;
 mod varint;
 mod walk;
@@ -53,6 +54,7 @@ use crate::key::{KeyGroupRange, KeyGroups};
 pub use cold::{ColdFile, ColdStats, ColdStorage};
 pub use header::{Origin, check_segment};
 pub use snapshot::SealedState;
+pub use ttl::{Refresh, Ttl, TtlTime};
 pub use walk::Walked;
 
 use change::Tally;
@@ -74,8 +76,8 @@ pub struct StateDescriptor {
     pub schema: String,
     /// Version of that encoding.
     pub schema_version: u32,
-    /// How long an entry lives after it was last written, in milliseconds.
-    pub ttl_ms: Option<u64>,
+    /// How long its entries live; `None`: until they are removed.
+    pub ttl: Option<Ttl>,
 }
 
 /// The shape of a state.

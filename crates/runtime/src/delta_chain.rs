@@ -114,7 +114,7 @@ mod tests {
             kind: StateKind::Value,
             schema: "bytes".into(),
             schema_version: 1,
-            ttl_ms: None,
+            ttl: None,
         };
         let range = KeyGroupRange { start: 0, end: 128 };
         KeyedState::new(vec![descriptor], range, KeyGroups::new(128).unwrap())

@@ -907,7 +907,7 @@ impl<'a> Driver<'a> {
                             kind: restore::kind_name(state.kind).to_owned(),
                             schema: state.schema.clone(),
                             schema_version: state.schema_version,
-                            ttl_ms: state.ttl_ms,
+                            ttl_ms: state.ttl.map(|ttl| ttl.millis),
                             entries: 0,
                             bytes: 0,
                         })

@@ -143,7 +143,7 @@ fn check(described: WireDescription) -> Result<Description, String> {
         kind: state.kind.into(),
         schema: state.schema,
         schema_version: state.schema_version,
-        ttl_ms: state.ttl,
+        ttl: None,
     });
     Ok(Description {
         inputs,

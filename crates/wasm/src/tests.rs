@@ -657,7 +657,7 @@ fn c160_the_host_stops_in_the_middle_of_what_it_does_for_a_call() {
         kind: StateKind::List,
         schema: "u64".into(),
         schema_version: 1,
-        ttl_ms: None,
+        ttl: None,
     };
     let mut call = Call {
         state: KeyedState::new(vec![list], groups.range_of(0, 1), groups),

@@ -27,7 +27,7 @@ impl Subtasks {
             kind: StateKind::Value,
             schema: "u64".into(),
             schema_version: 1,
-            ttl_ms: None,
+            ttl: None,
         };
         let subtasks = (0..parallelism).map(|subtask| {
             let range: KeyGroupRange = groups.range_of(subtask, parallelism);

@@ -43,7 +43,7 @@ fn new_state() -> KeyedState {
         kind: StateKind::Value,
         schema: "bytes".into(),
         schema_version: 1,
-        ttl_ms: None,
+        ttl: None,
     };
     let groups = KeyGroups::new(8).unwrap();
     KeyedState::new(vec![descriptor], groups.range_of(0, 1), groups)

@@ -497,7 +497,7 @@ mod tests {
             kind: *kind,
             schema: "bytes".into(),
             schema_version: 1,
-            ttl_ms: None,
+            ttl: None,
         };
         KeyedState::new(names.iter().map(descriptor).collect(), range, groups())
     }

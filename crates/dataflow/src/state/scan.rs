@@ -77,7 +77,7 @@ mod tests {
             kind,
             schema: "bytes".into(),
             schema_version: 1,
-            ttl_ms: None,
+            ttl: None,
         };
         let descriptors = vec![
             descriptor("values", StateKind::Value),

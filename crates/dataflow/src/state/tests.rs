@@ -24,7 +24,7 @@ fn descriptor(name: &str, kind: StateKind) -> StateDescriptor {
         kind,
         schema: "bytes".into(),
         schema_version: 1,
-        ttl_ms: None,
+        ttl: None,
     }
 }
 

@@ -113,7 +113,7 @@ mod tests {
             kind,
             schema: "bytes".into(),
             schema_version: 1,
-            ttl_ms: None,
+            ttl: None,
         });
         let mut state = KeyedState::new(descriptors.into(), range, KeyGroups::new(8).unwrap());
         for number in order {

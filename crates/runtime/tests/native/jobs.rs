@@ -634,7 +634,7 @@ pub(crate) fn graph_with(
         kind: StateKind::Value,
         schema: "u64,u64".into(),
         schema_version: 1,
-        ttl_ms: None,
+        ttl: None,
     };
     let operator = |factory: Arc<dyn OperatorFactory>, states| {
         NodeKind::Operator(OperatorNode {

@@ -74,7 +74,7 @@ impl Kind {
             kind: *kind,
             schema: "text".into(),
             schema_version: 1,
-            ttl_ms: None,
+            ttl: None,
         };
         names.iter().map(state).collect()
     }

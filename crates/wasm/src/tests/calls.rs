@@ -312,7 +312,7 @@ impl Caller {
                 kind: *kind,
                 schema: "bytes".into(),
                 schema_version: 1,
-                ttl_ms: None,
+                ttl: None,
             });
         self.call = Call {
             state: KeyedState::new(states.collect(), groups.range_of(0, 1), groups),

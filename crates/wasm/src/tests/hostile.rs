@@ -389,7 +389,7 @@ fn states(groups: KeyGroups) -> KeyedState {
         kind: *kind,
         schema: "bytes".into(),
         schema_version: 1,
-        ttl_ms: None,
+        ttl: None,
     });
     KeyedState::new(descriptors.collect(), groups.range_of(0, 2), groups)
 }
@@ -599,7 +599,7 @@ fn c61_a_cursor_is_for_one_state_and_one_call() {
             kind: Value,
             schema: "bytes".into(),
             schema_version: 1,
-            ttl_ms: None,
+            ttl: None,
         });
         let mut call = Call {
             state: KeyedState::new(descriptors.into(), groups.range_of(0, 1), groups),

@@ -477,7 +477,7 @@ fn state() -> KeyedState {
         kind: StateKind::Value,
         schema: "bytes".to_owned(),
         schema_version: 1,
-        ttl_ms: None,
+        ttl: None,
     };
     let mut state = KeyedState::new(vec![descriptor], groups.range_of(0, 1), groups);
     for key in 0..50_u32 {

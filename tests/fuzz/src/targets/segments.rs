@@ -285,7 +285,7 @@ fn empty() -> KeyedState {
         kind,
         schema: "bytes".to_owned(),
         schema_version: 1,
-        ttl_ms: None,
+        ttl: None,
     });
     KeyedState::new(states.to_vec(), groups.range_of(0, 1), groups)
 }

@@ -320,7 +320,7 @@ fn keyed_state() -> KeyedState {
         kind: StateKind::Value,
         schema: "u64".to_owned(),
         schema_version: 1,
-        ttl_ms: None,
+        ttl: None,
     };
     let key_groups = KeyGroups::new(128).unwrap();
     let range = KeyGroupRange { start: 0, end: 128 };

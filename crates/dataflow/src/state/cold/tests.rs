@@ -20,7 +20,7 @@ fn new_state(budget: u64, watch: &Arc<Watch>) -> KeyedState {
         kind: StateKind::Value,
         schema: "bytes".into(),
         schema_version: 1,
-        ttl_ms: None,
+        ttl: None,
     };
     let groups = KeyGroups::new(8).unwrap();
     let mut state = KeyedState::new(vec![descriptor], groups.range_of(0, 1), groups);

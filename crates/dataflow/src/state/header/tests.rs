@@ -20,7 +20,7 @@ fn empty(subtask: u32, parallelism: u32) -> KeyedState {
         kind: *kind,
         schema: "bytes".into(),
         schema_version: 1,
-        ttl_ms: None,
+        ttl: None,
     };
     let descriptors = STATES.iter().map(descriptor).collect();
     KeyedState::new(
@@ -320,7 +320,7 @@ fn the_segment_in_the_format_document_is_what_is_written() {
         kind: StateKind::Value,
         schema: "u64".into(),
         schema_version: 1,
-        ttl_ms: None,
+        ttl: None,
     };
     let groups = KeyGroups::new(128).unwrap();
     let mut state = KeyedState::new(vec![descriptor], groups.range_of(0, 1), groups);
