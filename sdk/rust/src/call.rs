@@ -8,6 +8,7 @@ use std::cell::{Cell, Ref, RefCell};
 use crate::bytes::{Bytes, none_needs_quotes};
 use crate::cells::Cells;
 use crate::error::{Error, Result};
+use crate::host::Host;
 use crate::index::{self, Index};
 use crate::row::{Row, RowWriter};
 
@@ -23,6 +24,8 @@ pub(crate) struct Call {
     key: Cell<u32>,
     record: Cell<u32>,
     timestamp: Cell<i64>,
+    /// The watermark, once the call has asked for it.
+    watermark: Cell<Option<i64>>,
     /// Whether keys are rows on the current input.
     key_rows: Cell<bool>,
     /// Whether no key, or no value, of the batch needs quotes in a row, once that was asked.
@@ -43,6 +46,7 @@ impl Call {
             key: Cell::new(NONE),
             record: Cell::new(NONE),
             timestamp: Cell::new(NO_TIMESTAMP),
+            watermark: Cell::new(None),
             key_rows: Cell::new(true),
             plain_keys: Cell::new(None),
             plain_values: Cell::new(None),
@@ -56,6 +60,7 @@ impl Call {
     pub(crate) fn begin(&self, keys: Cells, key_rows: bool) {
         self.id.set(self.id.get() + 1);
         self.leave_record();
+        self.watermark.set(None);
         self.key_rows.set(key_rows);
         self.plain_keys.set(None);
         self.plain_values.set(None);
@@ -68,6 +73,12 @@ impl Call {
         self.record.set(record);
         self.key.set(key);
         self.timestamp.set(timestamp);
+    }
+
+    /// A timer of this key fired: there is no record.
+    #[inline]
+    pub(crate) fn enter_timer(&self, key: u32, timestamp: i64) {
+        self.enter_record(NONE, key, timestamp);
     }
 
     pub(crate) fn leave_record(&self) {
@@ -152,6 +163,29 @@ impl Call {
     /// Whether keys are rows on the current input.
     pub(crate) fn key_rows(&self) -> bool {
         self.key_rows.get()
+    }
+
+    /// The cell of the current key in [`Call::keys`]: without keyed state the host does not number keys, and
+    /// there is one for each record.
+    #[inline]
+    pub(crate) fn current_cell(&self) -> u32 {
+        match self.key.get() {
+            NONE => self.record.get(),
+            key => key,
+        }
+    }
+
+    /// The watermark, which stands still within a call: the host is asked once.
+    #[inline]
+    pub(crate) fn watermark(&self, host: &Host) -> i64 {
+        match self.watermark.get() {
+            Some(watermark) => watermark,
+            None => {
+                let watermark = host.current_watermark();
+                self.watermark.set(Some(watermark));
+                watermark
+            }
+        }
     }
 
     /// Encodes `key` and hands it over with its number, if the call has it.

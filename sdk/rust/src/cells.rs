@@ -49,6 +49,12 @@ impl Cells {
     }
 }
 
+impl Default for Cells {
+    fn default() -> Self {
+        Self::empty()
+    }
+}
+
 /// A column that is being written.
 #[derive(Debug)]
 pub(crate) struct CellsWriter {

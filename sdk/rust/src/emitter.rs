@@ -11,6 +11,7 @@ use crate::call::{Call, NO_TIMESTAMP};
 use crate::cells::CellsWriter;
 use crate::error::{Error, Result};
 use crate::host::Host;
+use crate::record::CurrentKey;
 use crate::row::{Row, RowWriter};
 
 /// Bytes, those of the offsets included, at which an output is handed to the host within a call.
@@ -18,8 +19,8 @@ const FLUSH_BYTES: usize = 256 * 1024;
 
 /// Emits records. Keys and values are anything that is a [`Row`].
 ///
-/// A record emitted while a record is processed takes over its event time. What a call emits counts only
-/// if the call returns ok.
+/// A record emitted while a record is processed takes over its event time, one emitted while a timer of event
+/// time fires the timer's. What a call emits counts only if the call returns ok.
 pub struct Emitter {
     shared: Shared,
     outputs: Vec<Buffer>,
@@ -87,6 +88,13 @@ impl Emitter {
     #[inline(always)]
     pub fn emit_at(&mut self, timestamp: i64, key: impl Row, value: impl Row) -> Result<()> {
         self.first().emit_at(timestamp, key, value)
+    }
+
+    /// The key of the current record or timer, to emit under: `out.emit(out.key(), value)`.
+    #[must_use]
+    #[inline]
+    pub fn key(&self) -> CurrentKey {
+        CurrentKey::of(&self.shared.call)
     }
 
     /// The output with this name. If there is none, emitting on it fails.

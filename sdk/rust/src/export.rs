@@ -29,11 +29,11 @@ macro_rules! export {
                 fn process(batch: types::Batch) -> ::std::result::Result<(), types::Failure> {
                     SLOT.with(|slot| slot.process(batch))
                 }
-                fn on_timers(_fired: types::Fired) -> ::std::result::Result<(), types::Failure> {
-                    ::std::result::Result::Ok(())
+                fn on_timers(fired: types::Fired) -> ::std::result::Result<(), types::Failure> {
+                    SLOT.with(|slot| slot.on_timers(fired))
                 }
-                fn on_watermark(_watermark: i64) -> ::std::result::Result<(), types::Failure> {
-                    ::std::result::Result::Ok(())
+                fn on_watermark(watermark: i64) -> ::std::result::Result<(), types::Failure> {
+                    SLOT.with(|slot| slot.on_watermark(watermark))
                 }
                 fn end_of_input(input: u32) -> ::std::result::Result<(), types::Failure> {
                     SLOT.with(|slot| slot.end_of_input(input))

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::Once;
 
 use crate::bindings::exports::highwater::operator::guest::{Description, OpenContext};
-use crate::bindings::highwater::operator::types::{Batch, Cells, Failure, FailureKind};
+use crate::bindings::highwater::operator::types::{Batch, Cells, Failure, FailureKind, Fired};
 use crate::call::Call;
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::Host;
@@ -53,6 +53,16 @@ impl<T: Operator> Slot<T> {
     /// The export `process`.
     pub fn process(&self, batch: Batch) -> Result<(), Failure> {
         self.call(|instance| instance.process(batch))
+    }
+
+    /// The export `on-timers`.
+    pub fn on_timers(&self, fired: Fired) -> Result<(), Failure> {
+        self.call(|instance| instance.on_timers(fired))
+    }
+
+    /// The export `on-watermark`.
+    pub fn on_watermark(&self, watermark: i64) -> Result<(), Failure> {
+        self.call(|instance| instance.on_watermark(watermark))
     }
 
     /// The export `end-of-input`.

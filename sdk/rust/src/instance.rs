@@ -17,6 +17,7 @@ use crate::open::OpenContext;
 use crate::operator::Operator;
 use crate::record::{Batch, Input};
 use crate::state::Buffered;
+use crate::timer::Fired;
 
 pub(crate) struct Instance<T> {
     operator: T,
@@ -37,7 +38,7 @@ pub(crate) fn describe<T: Operator>(config: String, host: Host) -> Result<Descri
         inputs: declared.inputs,
         outputs: declared.outputs,
         states: declared.states,
-        uses_timers: false,
+        uses_timers: declared.uses_timers,
     })
 }
 
@@ -67,13 +68,7 @@ impl<T: Operator> Instance<T> {
     }
 
     pub(crate) fn process(&mut self, mut batch: wit::Batch) -> Result<()> {
-        let keys = std::mem::replace(
-            &mut batch.keys,
-            Cells {
-                data: Vec::new(),
-                offsets: Vec::new(),
-            },
-        );
+        let keys = std::mem::take(&mut batch.keys);
         let unknown;
         let input = match self.inputs.get(batch.input as usize) {
             Some(input) => input,
@@ -90,6 +85,34 @@ impl<T: Operator> Instance<T> {
             .operator
             .process_batch(Batch::new(&batch, &keys, &call, input), &mut self.emitter);
         drop(keys);
+        self.end(result)
+    }
+
+    pub(crate) fn on_timers(&mut self, mut fired: wit::Fired) -> Result<()> {
+        let keys = std::mem::take(&mut fired.keys);
+        let unknown;
+        // A timer comes from no input. Keys of all inputs are encoded alike, unless some are rows and some are
+        // texts: then nobody knows which they are here.
+        let input = match self.inputs.iter().find(|input| input.keyed) {
+            Some(input) => input,
+            None => {
+                unknown = Input::unknown();
+                &unknown
+            }
+        };
+        self.call.begin(keys, input.rows);
+        let call = Rc::clone(&self.call);
+        let keys = call.keys();
+        let result = self
+            .operator
+            .on_timers(Fired::new(&fired, &keys, &call, input), &mut self.emitter);
+        drop(keys);
+        self.end(result)
+    }
+
+    pub(crate) fn on_watermark(&mut self, watermark: i64) -> Result<()> {
+        self.call.begin(Cells::empty(), true);
+        let result = self.operator.on_watermark(watermark, &mut self.emitter);
         self.end(result)
     }
 

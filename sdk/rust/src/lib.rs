@@ -41,6 +41,7 @@ pub mod state;
 #[cfg(not(target_family = "wasm"))]
 pub mod testing;
 pub mod text;
+pub mod timer;
 
 #[doc(hidden)]
 pub mod export;
@@ -76,6 +77,7 @@ pub use error::{Error, ErrorKind, Result};
 pub use fields::{FieldRef, Fields, FromField};
 pub use open::{Clock, Kind, OpenContext};
 pub use operator::Operator;
-pub use record::{Batch, Column, Key, Record};
+pub use record::{Batch, Column, CurrentKey, Key, Record};
 pub use row::{Row, RowWriter};
 pub use state::{ListState, MapState, ValueState};
+pub use timer::{Fired, TimeDomain, Timer, Timers};

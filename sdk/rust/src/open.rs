@@ -15,6 +15,7 @@ use crate::host::Host;
 use crate::metrics::{Counter, Gauge, Histogram, Metrics};
 use crate::record::{Column, Input};
 use crate::state::{Access, Buffered, ListState, MapState, ValueState};
+use crate::timer::Timers;
 
 /// Where an operator declares its states, inputs, outputs and metrics, and reads its configuration.
 ///
@@ -39,6 +40,9 @@ pub(crate) struct Declared {
     pub(crate) outputs: Vec<wit::Port>,
     pub(crate) states: Vec<wit_guest::StateDescriptor>,
     pub(crate) buffers: Vec<Rc<dyn Buffered>>,
+    pub(crate) uses_timers: bool,
+    /// The one handle that collects timers, once asked for.
+    pub(crate) timers: Option<Timers>,
     /// Mistakes in the declarations, told when `open` has returned.
     pub(crate) problems: Vec<String>,
 }
@@ -312,6 +316,23 @@ impl OpenContext {
         }
     }
 
+    /// Where timers are registered and deleted. An operator that does not ask for it gets none.
+    pub fn timers(&mut self) -> Timers {
+        let Self {
+            declared,
+            call,
+            host,
+            ..
+        } = self;
+        declared.uses_timers = true;
+        let timers = declared.timers.get_or_insert_with(|| {
+            let timers = Timers::new(Rc::clone(call), host.clone());
+            declared.buffers.push(timers.buffered());
+            timers
+        });
+        timers.share()
+    }
+
     /// A metric that counts up. Metrics of all subtasks are added up and reported when the job ends; see
     /// `docs/operators.md`.
     pub fn counter(&mut self, name: &str) -> Counter {
@@ -331,26 +352,32 @@ impl OpenContext {
     /// The clocks that an operator should use.
     #[must_use]
     pub fn clock(&self) -> Clock {
-        Clock(self.host.clone())
+        Clock {
+            call: Rc::clone(&self.call),
+            host: self.host.clone(),
+        }
     }
 }
 
-/// The host's clocks. Reading one is a call to the host.
+/// The host's clocks. Reading one is a call to the host, but for a watermark that the call has read already.
 #[derive(Clone, Debug)]
-pub struct Clock(Host);
+pub struct Clock {
+    call: Rc<Call>,
+    host: Host,
+}
 
 impl Clock {
     /// Milliseconds since 1970-01-01 UTC, the same throughout a call.
     #[must_use]
     pub fn processing_time(&self) -> i64 {
-        self.0.processing_time()
+        self.host.processing_time()
     }
 
-    /// The highest watermark that all inputs have reached, in milliseconds since 1970-01-01 UTC. No source
-    /// makes watermarks yet, so it is `None` so far.
+    /// The highest watermark that all inputs have reached, in milliseconds since 1970-01-01 UTC. `None` before
+    /// the first one, which is always so if no source has a `watermark` in the job file.
     #[must_use]
     pub fn watermark(&self) -> Option<i64> {
-        Some(self.0.current_watermark()).filter(|&watermark| watermark != NO_TIMESTAMP)
+        Some(self.call.watermark(&self.host)).filter(|&watermark| watermark != NO_TIMESTAMP)
     }
 }
 

@@ -4,6 +4,7 @@ use crate::emitter::Emitter;
 use crate::error::{Error, Result};
 use crate::open::OpenContext;
 use crate::record::{Batch, Record};
+use crate::timer::{Fired, Timer};
 
 /// A stream operator.
 ///
@@ -51,6 +52,26 @@ pub trait Operator: Sized + 'static {
         batch
             .records()
             .try_for_each(|record| self.process(record, out))
+    }
+
+    /// A timer fired. The current key is the timer's; see [`Timers`](crate::Timers).
+    fn on_timer(&mut self, _timer: Timer<'_>, _out: &mut Emitter) -> Result<()> {
+        Ok(())
+    }
+
+    /// Timers fired, at most one for each key: by default each is handled in turn. An operator that gains by
+    /// seeing many at once overrides this, and usually walks [`Fired::timers`] itself.
+    fn on_timers(&mut self, fired: Fired<'_>, out: &mut Emitter) -> Result<()> {
+        fired
+            .timers()
+            .try_for_each(|timer| self.on_timer(timer, out))
+    }
+
+    /// The watermark has advanced: all records with event times up to it have arrived but for late ones, and
+    /// all timers up to it have fired. There is no current key here. At the end of input it is the largest
+    /// number.
+    fn on_watermark(&mut self, _watermark: i64, _out: &mut Emitter) -> Result<()> {
+        Ok(())
     }
 
     /// No record comes on this input any more.

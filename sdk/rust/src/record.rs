@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::rc::Rc;
 
 use crate::bindings::highwater::operator::types as wit;
 use crate::call::{Call, NO_TIMESTAMP, NONE};
@@ -258,14 +259,7 @@ impl<'a> Record<'a> {
         } else {
             self.key
         };
-        Key {
-            bytes: if (number as usize) < keys.count() {
-                KeyBytes::Numbered(keys, number)
-            } else {
-                KeyBytes::None
-            },
-            form: Form::of(input, || call.plain_keys(keys)),
-        }
+        Key::numbered(keys, number, input, call)
     }
 
     /// Number of the key within the batch, below the number of its distinct keys: for tables made by
@@ -295,7 +289,7 @@ impl<'a> Record<'a> {
         } = self.batch;
         Whole {
             bytes: self.value(),
-            form: Form::of(input, || call.plain_values(&columns.values)),
+            form: Form::of(input.rows, || call.plain_values(&columns.values)),
         }
     }
 
@@ -450,8 +444,8 @@ enum Form {
 
 impl Form {
     #[inline(always)]
-    fn of(input: &Input, plain: impl FnOnce() -> bool) -> Self {
-        if input.rows {
+    fn of(rows: bool, plain: impl FnOnce() -> bool) -> Self {
+        if rows {
             Self::Row
         } else if plain() {
             Self::PlainText
@@ -469,6 +463,19 @@ impl Form {
 }
 
 impl<'a> Key<'a> {
+    /// The key with this number, if there is one.
+    #[inline(always)]
+    pub(crate) fn numbered(keys: &'a Cells, number: u32, input: &Input, call: &Call) -> Self {
+        Self {
+            bytes: if (number as usize) < keys.count() {
+                KeyBytes::Numbered(keys, number)
+            } else {
+                KeyBytes::None
+            },
+            form: Form::of(input.rows, || call.plain_keys(keys)),
+        }
+    }
+
     pub(crate) fn new(bytes: &'a [u8], row: bool) -> Self {
         Self {
             bytes: KeyBytes::Given(bytes),
@@ -535,6 +542,75 @@ impl Row for Key<'_> {
 impl fmt::Debug for Key<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let bytes = (!self.is_none()).then(|| String::from_utf8_lossy(self.bytes()));
+        bytes.fmt(f)
+    }
+}
+
+/// The key that a call is about at the moment, in a form that does not borrow from the call; see
+/// [`Emitter::key`](crate::Emitter::key). Emitted it is the same key, byte for byte.
+#[derive(Clone)]
+pub struct CurrentKey {
+    call: Rc<Call>,
+    cell: u32,
+}
+
+impl CurrentKey {
+    #[inline]
+    pub(crate) fn of(call: &Rc<Call>) -> Self {
+        Self {
+            call: Rc::clone(call),
+            cell: call.current_cell(),
+        }
+    }
+
+    #[inline(always)]
+    fn form(&self) -> Form {
+        let keys = self.call.keys();
+        Form::of(self.call.key_rows(), || self.call.plain_keys(&keys))
+    }
+
+    /// Whether there is no key.
+    #[must_use]
+    #[inline]
+    pub fn is_none(&self) -> bool {
+        self.cell as usize >= self.call.keys().count()
+    }
+
+    /// The key as one text; see [`Record::text`].
+    pub fn text(&self) -> Result<String> {
+        if self.is_none() {
+            return Ok(String::new());
+        }
+        let keys = self.call.keys();
+        text(keys.cell(self.cell as usize), self.call.key_rows()).map(Cow::into_owned)
+    }
+}
+
+impl Row for CurrentKey {
+    #[inline(always)]
+    fn write(&self, row: &mut RowWriter<'_>) {
+        if !self.is_none() {
+            let form = self.form();
+            pass_on(self.call.keys().cell(self.cell as usize), form, row);
+        }
+    }
+
+    #[inline(always)]
+    fn is_absent(&self) -> bool {
+        self.is_none()
+    }
+
+    #[inline(always)]
+    fn key_number(&self, rows: bool) -> Option<u32> {
+        self.form().is_written_as_it_is(rows).then_some(self.cell)
+    }
+}
+
+impl fmt::Debug for CurrentKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let keys = self.call.keys();
+        let bytes =
+            (!self.is_none()).then(|| String::from_utf8_lossy(keys.cell(self.cell as usize)));
         bytes.fmt(f)
     }
 }

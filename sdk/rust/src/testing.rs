@@ -3,6 +3,8 @@
 //! A [`Harness`] stands for the host: it keeps state in memory, numbers the keys of a batch, and holds
 //! to the rule that a failed call leaves no trace. What traps a component panics here.
 
+mod time;
+
 use std::fmt;
 use std::marker::PhantomData;
 
@@ -15,6 +17,8 @@ use crate::error::{Error, Result};
 use crate::host::{Held, Host};
 use crate::instance::{Instance, describe};
 use crate::operator::Operator;
+
+pub use time::PendingTimer;
 
 /// An operator with everything it needs around it.
 ///
@@ -39,6 +43,8 @@ use crate::operator::Operator;
 /// ```
 pub struct Harness<T> {
     instance: Instance<T>,
+    /// Which inputs have ended.
+    ended: Vec<bool>,
     host: Host,
     description: Description,
     context: OpenContext,
@@ -125,9 +131,11 @@ impl<T: Operator> Setup<T> {
             restored: false,
         };
         host.declare(&context.states);
+        let ended = vec![false; context.inputs.len()];
         let instance = Instance::open(context.clone(), host.clone())?;
         Ok(Harness {
             instance,
+            ended,
             host,
             description,
             context,
@@ -228,7 +236,7 @@ impl<T: Operator> Harness<T> {
     ) -> Result<()> {
         let (mut keys, mut values, mut key_numbers) = (Cells::empty(), Cells::empty(), Vec::new());
         record_values.for_each(|value| values.push(value));
-        let stateless = self.description.states.is_empty();
+        let stateless = self.description.states.is_empty() && !self.description.uses_timers;
         let mut seen = std::collections::HashMap::new();
         for key in record_keys.flatten() {
             if stateless {
@@ -253,8 +261,15 @@ impl<T: Operator> Harness<T> {
         self.end(result)
     }
 
-    /// Says that no record comes on this input any more.
+    /// Says that no record comes on this input any more. Before that, if it is the last input, the watermark
+    /// becomes the largest number, so that all timers of event time fire.
     pub fn end_of_input(&mut self, input: u32) -> Result<()> {
+        if let Some(ended) = self.ended.get_mut(input as usize) {
+            *ended = true;
+        }
+        if self.ended.iter().all(|ended| *ended) {
+            self.set_watermark(i64::MAX)?;
+        }
         self.host.begin(Cells::empty());
         let result = self.instance.end_of_input(input);
         self.end(result)
@@ -362,7 +377,8 @@ impl<T: Operator> Harness<T> {
             .collect()
     }
 
-    /// Sets the clock, in milliseconds since 1970-01-01 UTC. It stands still otherwise.
+    /// Sets the clock, in milliseconds since 1970-01-01 UTC, and fires no timers; see
+    /// [`Harness::set_time`]. The clock stands still otherwise.
     pub fn set_processing_time(&mut self, milliseconds: i64) {
         self.host.set_processing_time(milliseconds);
     }
@@ -398,3 +414,5 @@ impl<T> fmt::Debug for Harness<T> {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod timer_tests;

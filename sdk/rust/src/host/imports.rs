@@ -1,6 +1,6 @@
 //! The host of a component: its imports.
 
-use crate::bindings::highwater::operator::{log, metrics, output, state, time};
+use crate::bindings::highwater::operator::{log, metrics, output, state, time, timers};
 use crate::cells::Cells;
 
 /// The host; see `wit/operator.wit` for what each function promises.
@@ -66,6 +66,26 @@ impl Host {
 
     pub(crate) fn list_load(&self, state: u32, key: u32) -> Cells {
         state::list_load(state, key)
+    }
+
+    pub(crate) fn register_timers(
+        &self,
+        domain: timers::TimeDomain,
+        keys: &[u32],
+        times: &[i64],
+        tags: &[u32],
+    ) {
+        timers::register(domain, keys, times, tags);
+    }
+
+    pub(crate) fn delete_timers(
+        &self,
+        domain: timers::TimeDomain,
+        keys: &[u32],
+        times: &[i64],
+        tags: &[u32],
+    ) {
+        timers::delete(domain, keys, times, tags);
     }
 
     pub(crate) fn emit(&self, output: u32, keys: &Cells, values: &Cells, timestamps: &[i64]) {

@@ -3,6 +3,8 @@
 //! It keeps the host's promises: what a call does counts only once it is committed, and calls that
 //! would trap a component (an unknown state, columns of other lengths) panic.
 
+mod timers;
+
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -59,12 +61,7 @@ struct Memory {
     metrics: RefCell<Vec<(metrics::Kind, String)>>,
     observed: RefCell<Vec<Observation>>,
     processing_time: Cell<i64>,
-}
-
-impl Default for Cells {
-    fn default() -> Self {
-        Self::empty()
-    }
+    timers: RefCell<timers::Timers>,
 }
 
 /// What harnesses do with it.
@@ -92,6 +89,7 @@ impl Host {
     /// The call returned ok: its effects stay.
     pub(crate) fn commit(&self) {
         self.0.undo.borrow_mut().clear();
+        self.0.timers.borrow_mut().commit();
         self.0.committed.set(self.0.emitted.borrow().len());
     }
 
@@ -104,6 +102,7 @@ impl Host {
                 None => tables[state].1.remove(&key),
             };
         }
+        self.0.timers.borrow_mut().rollback();
         self.0.emitted.borrow_mut().truncate(self.0.committed.get());
     }
 
@@ -118,6 +117,18 @@ impl Host {
 
     pub(crate) fn set_processing_time(&self, milliseconds: i64) {
         self.0.processing_time.set(milliseconds);
+    }
+
+    /// How many entries all states hold: values, entries of maps, elements of lists.
+    pub(crate) fn entries(&self) -> usize {
+        let tables = self.0.tables.borrow();
+        let held = tables.iter().flat_map(|(_, table)| table.values());
+        held.map(|held| match held {
+            Held::Value(_) => 1,
+            Held::Map(map) => map.len(),
+            Held::List(list) => list.len(),
+        })
+        .sum()
     }
 
     /// What the state with this name holds, by key.
@@ -396,10 +407,6 @@ impl Host {
 
     pub(crate) fn processing_time(&self) -> i64 {
         self.0.processing_time.get()
-    }
-
-    pub(crate) fn current_watermark(&self) -> i64 {
-        NO_TIMESTAMP
     }
 
     pub(crate) fn log(level: log::Level, message: &str) {
