@@ -10,7 +10,7 @@ use dataflow::KeyGroups;
 use dataflow::key::KeyGroupRange;
 use dataflow::state::{KeyedState, RestoreError, StateDescriptor};
 
-use crate::metadata::{Operator, kind_name, kind_of};
+use crate::metadata::{Operator, kind_of};
 use crate::{Completed, Error, Result};
 
 /// What is exported.
@@ -29,13 +29,13 @@ pub struct ExportedEntry<'a> {
     pub operator: &'a str,
     /// Name of the state.
     pub state: &'a str,
-    /// `value`, `map` or `list`.
+    /// `value`, `map`, `list` or `timers`.
     pub kind: &'a str,
     /// The schema that the operator has declared; see [`crate::schema`].
     pub schema: &'a str,
     /// The key.
     pub key: &'a [u8],
-    /// Map state: the field.
+    /// Map state: the field. Timers: time and tag, as a field of their schema.
     pub field: Option<&'a [u8]>,
     /// List state: the place of the element in its list, from 0.
     pub index: Option<u64>,
@@ -82,7 +82,7 @@ pub fn export<E: From<Error>>(
                 each(ExportedEntry {
                     operator: &operator.id,
                     state: &declared.name,
-                    kind: kind_name(declared.kind),
+                    kind: declared.kind.name(),
                     schema: &declared.schema,
                     key: walked.key,
                     field: walked.field,

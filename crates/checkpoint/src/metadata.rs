@@ -112,7 +112,7 @@ pub enum Role {
 pub struct State {
     /// Its name.
     pub name: String,
-    /// `value`, `map` or `list`.
+    /// `value`, `map`, `list` or `timers`.
     pub kind: String,
     /// Names the encoding of its values.
     pub schema: String,
@@ -182,18 +182,7 @@ pub enum Codec {
     Zstd,
 }
 
-/// What `value`, `map` and `list` mean.
+/// The kind of state that metadata calls `name`.
 pub(crate) fn kind_of(name: &str) -> Option<StateKind> {
-    [StateKind::Value, StateKind::Map, StateKind::List]
-        .into_iter()
-        .find(|kind| kind_name(*kind) == name)
-}
-
-/// What a kind of state is called in metadata.
-pub(crate) fn kind_name(kind: StateKind) -> &'static str {
-    match kind {
-        StateKind::Value => "value",
-        StateKind::Map => "map",
-        StateKind::List => "list",
-    }
+    StateKind::ALL.into_iter().find(|kind| kind.name() == name)
 }

@@ -40,6 +40,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 mod ttl;
+mod timers;
 mod values;
 mod varint;
 mod walk;
@@ -54,6 +55,7 @@ use crate::key::{KeyGroupRange, KeyGroups};
 pub use cold::{ColdFile, ColdStats, ColdStorage};
 pub use header::{Origin, check_segment};
 pub use snapshot::SealedState;
+pub use timers::{Fired, TimeDomain, timer_of_field, timer_states};
 pub use ttl::{Refresh, Ttl, TtlTime};
 pub use walk::Walked;
 
@@ -64,6 +66,7 @@ use keys::Keys;
 use removals::Removals;
 use rows::Rows;
 use table::{Before, Table};
+use timers::InBatch;
 
 /// A state that an operator declares.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -89,6 +92,24 @@ pub enum StateKind {
     Map,
     /// Elements per key, in the order in which they were appended.
     List,
+    /// Timers per key; see [`timer_states`].
+    Timers,
+}
+
+impl StateKind {
+    /// All kinds.
+    pub const ALL: [Self; 4] = [Self::Value, Self::Map, Self::List, Self::Timers];
+
+    /// What it is called in checkpoints and messages.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Value => "value",
+            Self::Map => "map",
+            Self::List => "list",
+            Self::Timers => "timers",
+        }
+    }
 }
 
 /// The keys of a batch, each distinct key once.
@@ -148,6 +169,9 @@ pub enum StateError {
         /// Name of the other column.
         column: &'static str,
     },
+    /// The operator has not said that it uses timers.
+    #[error("the operator does not declare that it uses timers (`uses-timers` of its description)")]
+    NoTimers,
     /// One value, or what one access returns, is too large.
     #[error("one access is limited to {limit} bytes")]
     TooLarge {
@@ -196,6 +220,10 @@ pub struct KeyedState {
     heap: Heap,
     /// One per descriptor.
     tables: Vec<Table>,
+    /// The tables of the timers, by domain, which are the last; `None` if there are none.
+    timers: Option<[u32; 2]>,
+    /// Scratch memory: the slots in a batch of timers.
+    in_batch: InBatch,
     /// For how many chunks of slots the tables have places.
     chunks: usize,
     /// The slots of the resolved keys.
@@ -240,7 +268,8 @@ impl Default for KeyedState {
 }
 
 impl KeyedState {
-    /// Empty state with the given states, in the order by which calls number them.
+    /// Empty state with the given states, in the order by which calls number them. Those of timers, if the
+    /// operator has them, come last; see [`timer_states`].
     #[must_use]
     pub fn new(states: Vec<StateDescriptor>, range: KeyGroupRange, key_groups: KeyGroups) -> Self {
         let first = states
@@ -249,8 +278,15 @@ impl KeyedState {
         let table = |(index, state): (usize, &StateDescriptor)| {
             Table::new(state.kind, Some(index) == first)
         };
+        let declared = states
+            .iter()
+            .filter(|state| state.kind != StateKind::Timers);
+        let declared = declared.count() as u32;
+        let has_timers = states.len() as u32 == declared + 2;
         Self {
             tables: states.iter().enumerate().map(table).collect(),
+            timers: has_timers.then_some([declared, declared + 1]),
+            in_batch: InBatch::default(),
             descriptors: states.into(),
             chunks: 0,
             range,

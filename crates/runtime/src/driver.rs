@@ -904,7 +904,7 @@ impl<'a> Driver<'a> {
                         .iter()
                         .map(|state| State {
                             name: state.name.clone(),
-                            kind: restore::kind_name(state.kind).to_owned(),
+                            kind: state.kind.name().to_owned(),
                             schema: state.schema.clone(),
                             schema_version: state.schema_version,
                             ttl_ms: state.ttl.map(|ttl| ttl.millis),

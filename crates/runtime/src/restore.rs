@@ -339,14 +339,6 @@ pub(crate) fn role(kind: &NodeKind) -> Role {
     }
 }
 
-pub(crate) fn kind_name(kind: StateKind) -> &'static str {
-    match kind {
-        StateKind::Value => "value",
-        StateKind::Map => "map",
-        StateKind::List => "list",
-    }
-}
-
 /// Compares a job with a checkpoint.
 ///
 /// # Errors
@@ -483,7 +475,7 @@ impl Comparison {
         );
         let new = format!(
             "{} state of `{}` version {}",
-            kind_name(now.kind),
+            now.kind.name(),
             now.schema,
             now.schema_version
         );

@@ -16,8 +16,10 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::Metadata;
+use dataflow::state::StateKind;
+
 use super::check::{Problem, check};
+use super::{Metadata, kind_of};
 use crate::{Error, Result};
 
 /// The first bytes of `_metadata`. The line break shows when a transfer took it for text.
@@ -25,10 +27,12 @@ pub const MAGIC: [u8; 8] = *b"HWCKPT\r\n";
 
 /// The newest format that this program reads and writes. Metadata is written in the oldest that can
 /// say it, so that older programs read what they can read.
-pub const FORMAT_VERSION: u32 = 2;
+pub const FORMAT_VERSION: u32 = 3;
 
 /// Knows no compressed segments.
 const VERSION_PLAIN: u32 = 1;
+/// Knows compressed segments, but no timers.
+const VERSION_COMPRESSED: u32 = 2;
 
 /// The largest `_metadata` that is written or read, in bytes: it is held in memory whole.
 pub const METADATA_BYTES_MAX: u64 = 1 << 30;
@@ -87,9 +91,13 @@ fn encode_unchecked(metadata: &Metadata, inline: &[Bytes], object: &str) -> Resu
 fn version_of(metadata: &Metadata) -> u32 {
     let subtasks = metadata.operators.iter().flat_map(|it| &it.subtasks);
     let mut segments = subtasks.flat_map(|subtask| &subtask.segments);
-    match segments.any(|segment| segment.compressed.is_some()) {
-        true => FORMAT_VERSION,
-        false => VERSION_PLAIN,
+    let mut states = metadata.operators.iter().flat_map(|it| &it.states);
+    if states.any(|state| kind_of(&state.kind) == Some(StateKind::Timers)) {
+        FORMAT_VERSION
+    } else if segments.any(|segment| segment.compressed.is_some()) {
+        VERSION_COMPRESSED
+    } else {
+        VERSION_PLAIN
     }
 }
 
@@ -151,17 +159,18 @@ pub(crate) fn decode(bytes: &Bytes, object: &str) -> Result<(Metadata, Bytes)> {
         Problem::Corrupt(what) => corrupt(what),
         Problem::Incompatible(what) => Error::Incompatible(format!("{object} {what}")),
     })?;
-    if version < u64::from(version_of(&metadata)) {
+    let needed = version_of(&metadata);
+    if version < u64::from(needed) {
         return Err(corrupt(format!(
-            "format version {version} has no compressed segments"
+            "it has what came with format version {needed}, and says that it is of version {version}"
         )));
     }
     Ok((metadata, inline))
 }
 
 /// Why a file of another version cannot be read. One flipped bit in the version is damage, not the
-/// future: with that bit restored, the checksum fits. (It cannot make one known version of another:
-/// they differ in two bits.)
+/// future: with that bit restored, the checksum fits. (Where it makes one known version of
+/// another, the checksum does not fit.)
 fn other_version(bytes: &Bytes, version: u64, object: &str) -> Error {
     let was = |known: u32| {
         (version ^ u64::from(known)).is_power_of_two() && fits_as_version(bytes, known)

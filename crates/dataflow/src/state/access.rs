@@ -15,7 +15,11 @@ fn cells_max(access_max: usize) -> usize {
     access_max / 8
 }
 
-fn check_even(numbers: &[u32], others: usize, column: &'static str) -> Result<(), StateError> {
+pub(super) fn check_even(
+    numbers: &[u32],
+    others: usize,
+    column: &'static str,
+) -> Result<(), StateError> {
     if numbers.len() == others {
         return Ok(());
     }
@@ -74,8 +78,13 @@ impl<'a> Output<'a> {
 
 impl KeyedState {
     fn store_of(&self, state: u32) -> Result<&Store, StateError> {
-        let count = self.tables.len() as u32;
-        self.tables
+        // Timers have accesses of their own.
+        let tables = match self.timers {
+            Some([first, _]) => &self.tables[..first as usize],
+            None => &self.tables,
+        };
+        let count = tables.len() as u32;
+        tables
             .get(state as usize)
             .map(|table| &table.store)
             .ok_or(StateError::NoState { state, count })
@@ -109,7 +118,7 @@ impl KeyedState {
         }
     }
 
-    fn check_numbers(&self, numbers: &[u32]) -> Result<(), StateError> {
+    pub(super) fn check_numbers(&self, numbers: &[u32]) -> Result<(), StateError> {
         let count = self.slots.len() as u32;
         match numbers.iter().copied().max() {
             Some(number) if number >= count => Err(StateError::NoKey { number, count }),

@@ -28,7 +28,7 @@
 //! taken, which is not always the one that wrote the segment before it, for empty deltas are not stored;
 //! the number of key groups, `u32`; first key group of the subtask and the one after its last, `u32`
 //! each; the name of the hash by which keys fall into groups (string); the number of states, varint; and per state its name (string), its
-//! kind, `u8` (0 value, 1 map, 2 list), and about how many entries follow, varint (for a reader that
+//! kind, `u8` (0 value, 1 map, 2 list, 3 timers), and about how many entries follow, varint (for a reader that
 //! makes room; not to be relied on).
 //!
 //! Blocks 2 to 6 continue with the number of the state in the header's table, `u32`, from 0; the number of
@@ -38,7 +38,8 @@
 //!
 //! A delta is applied to what its base holds: the removals of a state come before its entries, and
 //! an entry replaces what there is, except that list elements are appended unless the list starts
-//! again. Segments of one subtask are applied in order, the full one first; those of different
+//! again. Timers are stored as map entries without a value, whose field is the time (`i64` with its highest bit
+//! turned round) and the tag (`u32`), both big-endian. Segments of one subtask are applied in order, the full one first; those of different
 //! subtasks have no key in common. A full segment removes nothing, and has each value and map entry
 //! once; a long list has several entries, of which only the first starts it.
 
@@ -92,11 +93,12 @@ pub(super) fn kind_byte(kind: StateKind) -> u8 {
         StateKind::Value => 0,
         StateKind::Map => 1,
         StateKind::List => 2,
+        StateKind::Timers => 3,
     }
 }
 
 pub(super) fn kind_from_byte(byte: u8) -> Option<StateKind> {
-    [StateKind::Value, StateKind::Map, StateKind::List]
+    StateKind::ALL
         .into_iter()
         .find(|kind| kind_byte(*kind) == byte)
 }
@@ -574,9 +576,9 @@ impl<'a> Entries<'a> {
         }
     }
 
-    /// The error that an entry is here that was before.
+    /// The error that an entry is not what it has to be, or was here before.
     #[cold]
-    pub(super) fn twice(&self, what: &'static str) -> RestoreError {
+    pub(super) fn corrupt(&self, what: &'static str) -> RestoreError {
         RestoreError::Corrupt {
             what: what.into(),
             offset: self.offset,

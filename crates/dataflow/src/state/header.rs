@@ -10,11 +10,13 @@ use std::hash::{BuildHasher, RandomState};
 use std::io;
 
 use super::codec::{self, Block, BlockKind, BlockReader, Cursor};
+use super::timers::is_timer;
 use super::{RestoreError, StateKind};
 use crate::element::CheckpointId;
 use crate::key::{self, KeyGroupRange, KeyGroups};
 
 pub(super) const KEY_TWICE: &str = "a key comes twice, in this block or before it,";
+pub(super) const NO_TIMER: &str = "an entry of timers that is none";
 pub(super) const FIELD_TWICE: &str =
     "a field of a key's map comes twice, in this block or before it,";
 
@@ -259,7 +261,9 @@ impl Blocks {
         );
         let fits = match block.kind {
             BlockKind::Values => *state == StateKind::Value,
-            BlockKind::MapEntries | BlockKind::RemovedFields => *state == StateKind::Map,
+            BlockKind::MapEntries | BlockKind::RemovedFields => {
+                matches!(*state, StateKind::Map | StateKind::Timers)
+            }
             BlockKind::ListElements => *state == StateKind::List,
             _ => true,
         };
@@ -299,6 +303,7 @@ pub fn check_segment(segment: &mut dyn io::Read, origin: &Origin) -> Result<(), 
         if once && let Some(twice) = seen.begin(block) {
             return Err(reader.corrupt(twice));
         }
+        let timers = is_timers(&header, block);
         let mut entries = reader.entries(block)?;
         let mut some = Vec::with_capacity(AT_ONCE);
         loop {
@@ -312,6 +317,9 @@ pub fn check_segment(segment: &mut dyn io::Read, origin: &Origin) -> Result<(), 
                 if !header.range.contains(group) {
                     return Err(entries.misplaced(group, header.range));
                 }
+                if timers && !is_timer(entry.field, entry.value) {
+                    return Err(entries.corrupt(NO_TIMER));
+                }
                 if once {
                     seen.push(hash, (entry.key, entry.field));
                 }
@@ -322,6 +330,13 @@ pub fn check_segment(segment: &mut dyn io::Read, origin: &Origin) -> Result<(), 
         None => Ok(()),
         Some(twice) => Err(reader.corrupt(twice)),
     }
+}
+
+/// Whether the entries of a block are timers, or removals of some.
+pub(super) fn is_timers(header: &Header, block: Block) -> bool {
+    let state = header.states.get(block.state as usize);
+    let fields = matches!(block.kind, BlockKind::MapEntries | BlockKind::RemovedFields);
+    fields && state.is_some_and(|state| state.kind == StateKind::Timers)
 }
 
 /// The keys of a value state, or the keys and fields of a map state.

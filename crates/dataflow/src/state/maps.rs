@@ -115,6 +115,11 @@ impl Maps {
         self.entry(self.find(slot, field, heap).0?).value.get(heap)
     }
 
+    /// The interval in which the entry at `field` was written last.
+    pub(super) fn version(&self, slot: u32, field: &[u8], heap: &Heap) -> Option<u32> {
+        Some(self.entry(self.find(slot, field, heap).0?).version)
+    }
+
     /// The entries of the key in `slot` from field `from` on, in order.
     pub(super) fn scan<'a>(
         &'a self,

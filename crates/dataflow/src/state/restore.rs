@@ -8,9 +8,10 @@ use std::io;
 
 use super::change::Tally;
 use super::codec::{Block, BlockKind, BlockReader, Entry};
-use super::header::{FIELD_TWICE, Header, KEY_TWICE, Origin};
+use super::header::{FIELD_TWICE, Header, KEY_TWICE, NO_TIMER, Origin, is_timers};
 use super::index::{Index, SHARDS};
 use super::table::Store;
+use super::timers::{Timers, is_timer};
 use super::{KeyedState, RestoreError, RestoreStats, StateKind};
 use crate::key::{self, KeyGroupRange};
 
@@ -197,7 +198,7 @@ impl KeyedState {
     fn sort_maps(&mut self, reader: &BlockReader<'_>) -> Result<(), RestoreError> {
         let Self { tables, heap, .. } = self;
         let once = tables.iter_mut().all(|table| match &mut table.store {
-            Store::Maps(maps) => maps.sort(heap),
+            Store::Maps(maps) | Store::Timers(Timers { maps, .. }) => maps.sort(heap),
             _ => true,
         });
         match once {
@@ -344,6 +345,11 @@ impl KeyedState {
             );
             // An earlier block may have brought such a key, and made it cold at its end.
             self.recall_entries(&some, &hashes)?;
+            if is_timers(header, block)
+                && !some.iter().all(|entry| is_timer(entry.field, entry.value))
+            {
+                return Err(entries.corrupt(NO_TIMER));
+            }
             let mut tally = Tally::default();
             let mut once = true;
             for (entry, hash) in some.iter().zip(hashes.drain(..)) {
@@ -363,7 +369,7 @@ impl KeyedState {
                 }
             }
             if !once {
-                return Err(entries.twice(FIELD_TWICE));
+                return Err(entries.corrupt(FIELD_TWICE));
             }
             // A few entries at a time, so that what it takes to undo them stays small.
             if let Some(table) = state.declared {
@@ -411,7 +417,8 @@ impl KeyedState {
         };
         if full
             && kind == BlockKind::MapEntries
-            && let Store::Maps(maps) = &mut self.tables[table].store
+            && let Store::Maps(maps) | Store::Timers(Timers { maps, .. }) =
+                &mut self.tables[table].store
         {
             let change = maps.restore(slot, entry.field, entry.value, &mut self.heap);
             tally.entries += 1;
@@ -446,12 +453,12 @@ impl KeyedState {
                 tally.entries += i64::from(change.appeared);
                 tally.add(slot, change);
             }
-            (Store::Maps(maps), BlockKind::MapEntries) => {
+            (Store::Maps(maps) | Store::Timers(Timers { maps, .. }), BlockKind::MapEntries) => {
                 let (change, new) = maps.set(slot, entry.field, entry.value, 0, heap);
                 tally.entries += i64::from(new);
                 tally.add(slot, change);
             }
-            (Store::Maps(maps), BlockKind::RemovedFields) => {
+            (Store::Maps(maps) | Store::Timers(Timers { maps, .. }), BlockKind::RemovedFields) => {
                 if let Some(change) = maps.remove(slot, entry.field, 0, heap) {
                     tally.entries -= 1;
                     tally.add(slot, change);

@@ -10,6 +10,7 @@ use super::heap::Heap;
 use super::removals::{Encoded, Removals};
 use super::rows::Rows;
 use super::table::{Counters, Store};
+use super::timers::Timers;
 use super::{KeyedState, Seal, SegmentStats, StateDescriptor, varint};
 use crate::element::CheckpointId;
 use crate::key::{KEY_HASH_NAME, KeyGroupRange, KeyGroups};
@@ -269,7 +270,7 @@ impl Part<'_, '_> {
                     Ok(())
                 })?;
             }
-            Store::Maps(maps) => {
+            Store::Maps(maps) | Store::Timers(Timers { maps, .. }) => {
                 for (slot, field, value) in maps.since(base, heap) {
                     let key = key_of(slot);
                     let strings = [key, field, value];

@@ -6,6 +6,7 @@ use super::lists::Lists;
 use super::maps::Maps;
 use super::removals::{Mark, Removals};
 use super::rows::Rows;
+use super::timers::Timers;
 use super::values::Values;
 use super::{StateKind, Stats};
 
@@ -26,6 +27,7 @@ pub(super) enum Store {
     Values(Values),
     Maps(Maps),
     Lists(Lists),
+    Timers(Timers),
 }
 
 /// How much a state holds.
@@ -52,12 +54,12 @@ pub(super) struct Before {
     pub(super) stats: Stats,
 }
 
-/// Does the same with the store of whichever kind.
+/// Does the same with the store of whichever kind; with the maps of timers as with any.
 macro_rules! each_kind {
     ($store:expr, $inner:ident => $body:expr) => {
         match $store {
             Store::Values($inner) => $body,
-            Store::Maps($inner) => $body,
+            Store::Maps($inner) | Store::Timers(Timers { maps: $inner, .. }) => $body,
             Store::Lists($inner) => $body,
         }
     };
@@ -70,6 +72,7 @@ impl Table {
             StateKind::Value => Store::Values(Values::new(in_rows)),
             StateKind::Map => Store::Maps(Maps::default()),
             StateKind::List => Store::Lists(Lists::default()),
+            StateKind::Timers => Store::Timers(Timers::default()),
         };
         Self {
             store,
@@ -88,7 +91,7 @@ impl Table {
     pub(super) fn is_absent(&self, slot: u32, rows: &Rows) -> bool {
         match &self.store {
             Store::Values(values) => values.is_absent(slot, rows),
-            Store::Maps(maps) => maps.is_absent(slot),
+            Store::Maps(maps) | Store::Timers(Timers { maps, .. }) => maps.is_absent(slot),
             Store::Lists(lists) => lists.is_absent(slot),
         }
     }
@@ -108,7 +111,9 @@ impl Table {
         }
         match &mut self.store {
             Store::Values(values) => (1, values.set(slot, None, version, rows, heap)),
-            Store::Maps(maps) => maps.clear(slot, at_least, version),
+            Store::Maps(maps) | Store::Timers(Timers { maps, .. }) => {
+                maps.clear(slot, at_least, version)
+            }
             Store::Lists(lists) => lists.clear(slot, at_least, version, heap),
         }
     }
@@ -141,12 +146,20 @@ impl Table {
     }
 
     pub(super) fn commit(&mut self, heap: &mut Heap) {
-        each_kind!(&mut self.store, store => store.commit(heap));
+        match &mut self.store {
+            Store::Values(values) => values.commit(heap),
+            Store::Maps(maps) => maps.commit(heap),
+            Store::Lists(lists) => lists.commit(heap),
+            Store::Timers(timers) => timers.commit(self.counters.entries, heap),
+        }
         self.committed = (self.counters, self.removals.mark());
     }
 
     pub(super) fn rollback(&mut self, rows: &mut Rows, heap: &mut Heap) {
         self.store.rollback(0, rows, heap);
+        if let Store::Timers(timers) = &mut self.store {
+            timers.put_back();
+        }
         let mark;
         (self.counters, mark) = self.committed;
         self.removals.truncate(mark);
@@ -168,7 +181,7 @@ impl Store {
     fn rollback(&mut self, mark: usize, rows: &mut Rows, heap: &mut Heap) {
         match self {
             Self::Values(values) => values.rollback(mark, rows, heap),
-            Self::Maps(maps) => maps.rollback(mark, heap),
+            Self::Maps(maps) | Self::Timers(Timers { maps, .. }) => maps.rollback(mark, heap),
             Self::Lists(lists) => lists.rollback(mark, heap),
         }
     }
@@ -179,6 +192,7 @@ impl Store {
             Self::Values(values) => Self::Values(values.seal()),
             Self::Maps(maps) => Self::Maps(maps.seal()),
             Self::Lists(lists) => Self::Lists(lists.seal()),
+            Self::Timers(timers) => Self::Timers(timers.seal()),
         }
     }
 
@@ -187,6 +201,7 @@ impl Store {
             Self::Values(_) => StateKind::Value,
             Self::Maps(_) => StateKind::Map,
             Self::Lists(_) => StateKind::List,
+            Self::Timers(_) => StateKind::Timers,
         }
     }
 }

@@ -3,6 +3,7 @@
 use super::KeyedState;
 use super::rows::SLOTS;
 use super::table::Store;
+use super::timers::Timers;
 use crate::key;
 
 /// An entry that was come by.
@@ -14,7 +15,7 @@ pub struct Walked<'a> {
     pub state: u32,
     /// The key.
     pub key: &'a [u8],
-    /// Map state: the field.
+    /// Map state: the field. Timers: see [`super::timer_of_field`].
     pub field: Option<&'a [u8]>,
     /// List state: the place of the element in its list, from 0.
     pub index: Option<u64>,
@@ -60,7 +61,7 @@ impl KeyedState {
                             .into_iter()
                             .map(move |value| Walked { value, ..walked }),
                     ),
-                    Store::Maps(maps) => {
+                    Store::Maps(maps) | Store::Timers(Timers { maps, .. }) => {
                         let entries = maps.scan(slot, &[], &self.heap);
                         Box::new(entries.map(move |(field, value)| Walked {
                             field: Some(field),

@@ -114,7 +114,7 @@ fn what_was_encoded_is_decoded() {
 }
 
 #[test]
-fn only_what_is_compressed_needs_the_newer_version() {
+fn each_version_is_written_only_where_it_is_needed() {
     let (metadata, inline) = sample();
     let (bytes, _) = encode(&metadata, &inline, "_metadata").unwrap();
     assert_eq!(number_at(&bytes, VERSION_AT, 4), Some(1));
@@ -123,6 +123,11 @@ fn only_what_is_compressed_needs_the_newer_version() {
     let (bytes, _) = encode(&metadata, &inline, "_metadata").unwrap();
     assert_eq!(number_at(&bytes, VERSION_AT, 4), Some(2));
     assert_eq!(decode(&bytes, "_metadata").unwrap().0, metadata);
+    let (mut metadata, inline) = sample();
+    metadata.operators[0].states[0].kind = "timers".to_owned();
+    let (bytes, _) = encode(&metadata, &inline, "_metadata").unwrap();
+    assert_eq!(number_at(&bytes, VERSION_AT, 4), Some(3));
+    assert_eq!(decode(&bytes, "_metadata").unwrap().0, metadata);
 }
 
 #[test]
@@ -130,7 +135,7 @@ fn what_is_compressed_is_refused_where_it_cannot_be() {
     let (metadata, inline) = compressed();
     assert_eq!(
         what(&forged(&metadata, &inline, 1)),
-        "format version 1 has no compressed segments"
+        "it has what came with format version 2, and says that it is of version 1"
     );
     let (mut metadata, inline) = compressed();
     let segments = &mut metadata.operators[0].subtasks[0].segments;
@@ -197,7 +202,7 @@ fn wrong_magic_truncation_and_the_future_have_distinct_messages() {
             Err(Error::Incompatible(message)) => assert_eq!(
                 message,
                 format!(
-                    "x/_metadata was written in format version {version}, this program reads versions up to 2"
+                    "x/_metadata was written in format version {version}, this program reads versions up to 3"
                 )
             ),
             other => panic!("expected the future, got {other:?}"),

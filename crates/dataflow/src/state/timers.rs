@@ -1,0 +1,504 @@
+//! Timers: per key, in one of two domains of time, told apart by time and tag.
+//!
+//! They are kept as a map per key whose fields are (time, tag), so that snapshots, deltas, restores and
+//! rescaling treat them as they treat a map. Beside the map is a queue in the order of time, which is
+//! not part of a snapshot: it is built when it is first needed. The map is the truth. An entry of the queue
+//! whose timer is not in the map (deleted, or taken back) is passed over when its time comes.
+
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+
+use super::change::Tally;
+use super::heap::Heap;
+use super::maps::Maps;
+use super::table::{Store, Table};
+use super::{KeyedState, Resolved, StateDescriptor, StateError, StateKind};
+
+/// What the time of a timer is measured in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum TimeDomain {
+    /// Event time: a timer fires when the watermark reaches it.
+    #[default]
+    Event,
+    /// Wall-clock time.
+    Processing,
+}
+
+impl TimeDomain {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Event, Self::Processing];
+
+    /// The state in which the timers of this domain are kept.
+    #[must_use]
+    pub fn state_name(self) -> &'static str {
+        match self {
+            Self::Event => "timers/event-time",
+            Self::Processing => "timers/processing-time",
+        }
+    }
+}
+
+/// The states that an operator with timers has beside those that it declares.
+#[must_use]
+pub fn timer_states() -> [StateDescriptor; 2] {
+    TimeDomain::ALL.map(|domain| StateDescriptor {
+        name: domain.state_name().to_owned(),
+        kind: StateKind::Timers,
+        // Time and tag, and nothing: they are shown as a map of these.
+        schema: "(i64,u32)=()".to_owned(),
+        schema_version: 1,
+        ttl: None,
+    })
+}
+
+/// Timers that fire together: no two of one key, in the order of their times. Timer `i` is that of key `i`
+/// of `keys`.
+#[derive(Clone, Debug, Default)]
+pub struct Fired {
+    /// What their times are measured in.
+    pub domain: TimeDomain,
+    /// Their keys; accesses by number mean these.
+    pub keys: Resolved,
+    /// When each was to fire, in milliseconds since 1970.
+    pub times: Vec<i64>,
+    /// What each was registered with.
+    pub tags: Vec<u32>,
+}
+
+impl Fired {
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.times.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.times.is_empty()
+    }
+
+    fn clear(&mut self) {
+        self.keys.keys.clear();
+        self.keys.numbers.clear();
+        self.times.clear();
+        self.tags.clear();
+    }
+}
+
+/// Bytes of a field: the time with its sign turned round and the tag, both big-endian, so that the order of
+/// the bytes is that of time and tag.
+const FIELD: usize = 12;
+/// Entries of the queue that may be without a timer, beside as many as there are timers.
+const STALE_MAX: usize = 4096;
+
+/// The field of a timer.
+fn field(time: i64, tag: u32) -> [u8; FIELD] {
+    let mut field = [0; FIELD];
+    field[..8].copy_from_slice(&(time as u64 ^ 1 << 63).to_be_bytes());
+    field[8..].copy_from_slice(&tag.to_be_bytes());
+    field
+}
+
+/// The time and tag of a field; `None` if it is none.
+#[must_use]
+#[inline]
+pub fn timer_of_field(field: &[u8]) -> Option<(i64, u32)> {
+    let (time, tag) = field.split_first_chunk::<8>()?;
+    let tag = <[u8; 4]>::try_from(tag).ok()?;
+    let time = u64::from_be_bytes(*time) ^ 1 << 63;
+    Some((time as i64, u32::from_be_bytes(tag)))
+}
+
+/// Whether a map entry is that of a timer.
+pub(super) fn is_timer(field: &[u8], value: &[u8]) -> bool {
+    field.len() == FIELD && value.is_empty()
+}
+
+/// The timers of one domain.
+#[derive(Debug, Default)]
+pub(super) struct Timers {
+    pub(super) maps: Maps,
+    queue: Queue,
+}
+
+/// Timers in the order of time.
+#[derive(Debug, Default)]
+struct Queue {
+    times: BTreeMap<i64, Bucket>,
+    /// How many entries there are, with those that have no timer any more.
+    len: usize,
+    /// Whether it has what the map has. Not after a restore.
+    built: bool,
+    /// What was taken out in the current call.
+    taken: Vec<(i64, Due)>,
+}
+
+/// The timers of one time.
+#[derive(Debug, Default)]
+struct Bucket {
+    /// Once the first of them is taken, in the reverse order of their firing.
+    due: Vec<Due>,
+    /// Those that came after that.
+    later: Vec<Due>,
+    is_sorted: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Due {
+    slot: u32,
+    tag: u32,
+}
+
+impl Bucket {
+    fn push(&mut self, due: Due) {
+        match self.is_sorted {
+            true => self.later.push(due),
+            false => self.due.push(due),
+        }
+    }
+
+    /// The next to fire. Those that were registered before the first was taken come first, as they were
+    /// registered, but by their tags where these differ.
+    fn pop(&mut self) -> Option<Due> {
+        if self.due.is_empty() {
+            self.due = std::mem::take(&mut self.later);
+            self.is_sorted = false;
+        }
+        if !self.is_sorted {
+            self.is_sorted = true;
+            self.due.reverse();
+            let is_mixed = self.due.windows(2).any(|pair| pair[0].tag != pair[1].tag);
+            if is_mixed {
+                self.due.sort_by_key(|due| Reverse(due.tag));
+            }
+        }
+        self.due.pop()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.due.is_empty() && self.later.is_empty()
+    }
+}
+
+impl Queue {
+    fn push(&mut self, time: i64, due: Due) {
+        self.times.entry(time).or_default().push(due);
+        self.len += 1;
+    }
+}
+
+/// Which slots are in a batch of timers.
+#[derive(Debug, Default)]
+pub(super) struct InBatch(Vec<u64>);
+
+impl InBatch {
+    /// Notes a slot. Returns whether it was not there.
+    fn insert(&mut self, slot: u32) -> bool {
+        let (word, bit) = (slot as usize / 64, 1 << (slot % 64));
+        if self.0.len() <= word {
+            self.0.resize(word + 1, 0);
+        }
+        let is_new = self.0[word] & bit == 0;
+        self.0[word] |= bit;
+        is_new
+    }
+
+    /// Forgets these slots.
+    fn forget(&mut self, slots: &[u32]) {
+        slots
+            .iter()
+            .for_each(|slot| self.0[*slot as usize / 64] = 0);
+    }
+}
+
+impl Timers {
+    /// The call is over; `timers`: how many there are now.
+    pub(super) fn commit(&mut self, timers: u64, heap: &mut Heap) {
+        self.maps.commit(heap);
+        self.queue.taken.clear();
+        // Not within a call: what it has deleted may come back.
+        if self.queue.len > 2 * timers as usize + STALE_MAX {
+            self.queue.built = false;
+            self.build(heap);
+        }
+    }
+
+    /// The call has failed and its changes to the map are taken back: so is what it has taken out.
+    pub(super) fn put_back(&mut self) {
+        for (time, due) in std::mem::take(&mut self.queue.taken).into_iter().rev() {
+            let bucket = self.queue.times.entry(time).or_insert_with(|| Bucket {
+                is_sorted: true,
+                ..Bucket::default()
+            });
+            // The next to be taken, as it was before.
+            bucket.due.push(due);
+            self.queue.len += 1;
+        }
+    }
+
+    /// As it is now, for a writer, who has no use for the queue.
+    pub(super) fn seal(&mut self) -> Self {
+        Self {
+            maps: self.maps.seal(),
+            queue: Queue::default(),
+        }
+    }
+
+    /// Gives the queue what the map has, if it does not have it.
+    fn build(&mut self, heap: &Heap) {
+        if self.queue.built {
+            return;
+        }
+        let mut queue = Queue {
+            built: true,
+            ..Queue::default()
+        };
+        for (slot, field, _) in self.maps.since(None, heap) {
+            if let Some((time, tag)) = timer_of_field(field) {
+                queue.push(time, Due { slot, tag });
+            }
+        }
+        self.queue = queue;
+    }
+}
+
+impl KeyedState {
+    /// The table of a domain's timers; `None` if the operator has no timers.
+    fn timers_table(&self, domain: TimeDomain) -> Option<usize> {
+        self.timers.map(|tables| tables[domain as usize] as usize)
+    }
+
+    fn timers(&mut self, domain: TimeDomain) -> Result<usize, StateError> {
+        let table = self.timers_table(domain).ok_or(StateError::NoTimers)?;
+        let Self { tables, heap, .. } = self;
+        let Store::Timers(store) = &mut tables[table].store else {
+            unreachable!("it is a table of timers")
+        };
+        store.build(heap);
+        Ok(table)
+    }
+
+    /// Whether the operator has timers.
+    #[must_use]
+    pub fn has_timers(&self) -> bool {
+        self.timers.is_some()
+    }
+
+    /// Registers timer `i` of key `numbers[i]` at `times[i]` with `tags[i]`. One that is there already stays.
+    ///
+    /// # Errors
+    /// As [`KeyedState::store`], and the operator has no timers.
+    pub fn register_timers(
+        &mut self,
+        domain: TimeDomain,
+        numbers: &[u32],
+        times: &[i64],
+        tags: &[u32],
+    ) -> Result<(), StateError> {
+        let table = self.timers(domain)?;
+        self.check_timers(numbers, times, tags)?;
+        let before = self.before(table as u32);
+        let Self {
+            tables,
+            heap,
+            slots,
+            version,
+            ..
+        } = self;
+        let Store::Timers(store) = &mut tables[table].store else {
+            unreachable!("it is a table of timers")
+        };
+        let mut tally = Tally::default();
+        for ((number, time), tag) in numbers.iter().zip(times).zip(tags) {
+            let slot = slots[*number as usize];
+            let name = field(*time, *tag);
+            if store.maps.get(slot, &name, heap).is_some() {
+                continue;
+            }
+            let (change, _) = store.maps.set(slot, &name, &[], *version, heap);
+            tally.entries += 1;
+            tally.written.0 += 1;
+            tally.written.1 += FIELD as u64;
+            tally.add(slot, change);
+            store.queue.push(*time, Due { slot, tag: *tag });
+        }
+        self.open = true;
+        self.finish(table as u32, before, tally)
+    }
+
+    /// Deletes timers. One that is not there is passed over.
+    ///
+    /// # Errors
+    /// As [`KeyedState::register_timers`].
+    pub fn delete_timers(
+        &mut self,
+        domain: TimeDomain,
+        numbers: &[u32],
+        times: &[i64],
+        tags: &[u32],
+    ) -> Result<(), StateError> {
+        let table = self.timers(domain)?;
+        self.check_timers(numbers, times, tags)?;
+        let timers = numbers.iter().zip(times).zip(tags);
+        let timers: Vec<(u32, [u8; FIELD])> = timers
+            .map(|((number, time), tag)| (self.slots[*number as usize], field(*time, *tag)))
+            .collect();
+        self.remove_timers(table, timers.into_iter())
+    }
+
+    fn check_timers(&self, numbers: &[u32], times: &[i64], tags: &[u32]) -> Result<(), StateError> {
+        super::access::check_even(numbers, times.len(), "times")?;
+        super::access::check_even(numbers, tags.len(), "tags")?;
+        self.check_numbers(numbers)
+    }
+
+    fn remove_timers(
+        &mut self,
+        table: usize,
+        timers: impl Iterator<Item = (u32, [u8; FIELD])>,
+    ) -> Result<(), StateError> {
+        let before = self.before(table as u32);
+        let logged = !self.seals.is_empty();
+        let Self {
+            tables,
+            heap,
+            rows,
+            version,
+            ..
+        } = self;
+        let Table {
+            store: Store::Timers(store),
+            removals,
+            ..
+        } = &mut tables[table]
+        else {
+            unreachable!("it is a table of timers")
+        };
+        let mut tally = Tally::default();
+        for (slot, field) in timers {
+            // A timer is written once. One of this interval is in no snapshot, and its removal in no delta.
+            let is_new = store.maps.version(slot, &field, heap) == Some(*version);
+            let Some(change) = store.maps.remove(slot, &field, *version, heap) else {
+                continue;
+            };
+            tally.entries -= 1;
+            tally.add(slot, change);
+            if logged && !is_new {
+                removals.fields.push(rows.key(slot, heap));
+                removals.fields.push(&field);
+                tally.removed = true;
+            }
+        }
+        self.open = true;
+        self.finish(table as u32, before, tally)
+    }
+
+    /// The time of the next timer of a domain, or an earlier one; `None` if there is none.
+    pub fn next_timer(&mut self, domain: TimeDomain) -> Option<i64> {
+        let table = self.timers(domain).ok()?;
+        let Store::Timers(store) = &self.tables[table].store else {
+            unreachable!("it is a table of timers")
+        };
+        store.queue.times.keys().next().copied()
+    }
+
+    /// Takes timers that are due at `now` (at or before it) into `fired`: at most `count`, in the order of
+    /// time, each key once, as many as there are until a key would come twice. So what a timer does to others
+    /// of its key is done before these fire. Those of one key and time come in the order of their tags, as far
+    /// as they were registered before the first of that time was taken. By the numbers of `fired` their keys are
+    /// accessed, as those of a batch; what was taken is back after a rollback.
+    ///
+    /// # Errors
+    /// Cold state cannot be written. Nothing is taken then.
+    pub fn take_timers(
+        &mut self,
+        domain: TimeDomain,
+        now: i64,
+        count: usize,
+        fired: &mut Fired,
+    ) -> Result<(), StateError> {
+        fired.clear();
+        fired.domain = domain;
+        self.slots.clear();
+        let table = self.timers(domain)?;
+        self.release_idle();
+        self.evict()?;
+        let Self {
+            tables,
+            heap,
+            rows,
+            slots,
+            in_batch,
+            ..
+        } = self;
+        let Store::Timers(store) = &mut tables[table].store else {
+            unreachable!("it is a table of timers")
+        };
+        let Timers { maps, queue } = store;
+        let mut timers = Vec::new();
+        while let Some(mut first) = queue.times.first_entry() {
+            let time = *first.key();
+            if time > now || timers.len() >= count {
+                break;
+            }
+            let bucket = first.get_mut();
+            let mut again = Vec::new();
+            let mut looked_at = 0;
+            while timers.len() < count
+                && let Some(due) = bucket.pop()
+            {
+                looked_at += 1;
+                let name = field(time, due.tag);
+                if maps.get(due.slot, &name, heap).is_none() {
+                    continue;
+                }
+                if !in_batch.insert(due.slot) {
+                    again.push(due);
+                    continue;
+                }
+                queue.taken.push((time, due));
+                timers.push((due.slot, name));
+                slots.push(due.slot);
+                fired.keys.keys.push(rows.key(due.slot, heap));
+                fired.times.push(time);
+                fired.tags.push(due.tag);
+            }
+            queue.len -= looked_at - again.len();
+            let is_done = again.is_empty();
+            bucket.due.extend(again.into_iter().rev());
+            if bucket.is_empty() {
+                first.remove();
+            }
+            if !is_done {
+                break;
+            }
+        }
+        in_batch.forget(slots);
+        fired.keys.numbers.extend(0..timers.len() as u32);
+        self.remove_timers(table, timers.into_iter())
+    }
+
+    /// Removes the timers of a domain that are due at `now`, without firing them. Returns how many. Only
+    /// between calls.
+    ///
+    /// # Errors
+    /// As [`KeyedState::take_timers`].
+    pub fn skip_timers(&mut self, domain: TimeDomain, now: i64) -> Result<u64, StateError> {
+        let mut fired = Fired::default();
+        let mut skipped = 0;
+        loop {
+            self.take_timers(domain, now, SKIPPED_AT_ONCE, &mut fired)?;
+            if fired.is_empty() {
+                return Ok(skipped);
+            }
+            skipped += fired.len() as u64;
+            self.commit();
+        }
+    }
+}
+
+const SKIPPED_AT_ONCE: usize = 4096;
+
+#[cfg(test)]
+mod tests;
