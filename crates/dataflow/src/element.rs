@@ -22,6 +22,9 @@ pub struct Barrier {
     pub id: CheckpointId,
     /// What is taken at it.
     pub kind: SnapshotKind,
+    /// The job is about to stop: whoever it reaches begins nothing by itself after it, reads nothing and lets no
+    /// timer of processing time fire, until the job resumes.
+    pub pause: bool,
 }
 
 /// What a snapshot belongs to.

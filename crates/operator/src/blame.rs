@@ -3,7 +3,7 @@
 use std::fmt;
 
 use dataflow::Batch;
-use dataflow::state::Resolved;
+use dataflow::state::{Fired, Resolved, TimeDomain};
 
 use crate::operator::{Call, Failure, FailureKind, Operator};
 
@@ -25,6 +25,28 @@ pub enum Position {
         key: Option<String>,
         /// The record's value, shortened.
         value: String,
+    },
+    /// At this timer.
+    Timer {
+        /// What its time is measured in.
+        domain: TimeDomain,
+        /// When it was due, in milliseconds since 1970.
+        time: i64,
+        /// Its tag.
+        tag: u32,
+        /// Its key, shortened.
+        key: String,
+    },
+    /// At some of these timers.
+    Timers {
+        /// What their times are measured in.
+        domain: TimeDomain,
+        /// When the first was due.
+        first: i64,
+        /// When the last was due.
+        last: i64,
+        /// How many there are.
+        count: usize,
     },
     /// Somewhere in a batch.
     Batch {
@@ -55,6 +77,25 @@ impl fmt::Display for Position {
                 } else {
                     write!(f, " (value {value})")
                 }
+            }
+            Self::Timer {
+                domain,
+                time,
+                tag,
+                key,
+            } => {
+                write!(
+                    f,
+                    ", at the {domain} timer of {time} ms (key {key}, tag {tag})"
+                )
+            }
+            Self::Timers {
+                domain,
+                first,
+                last,
+                count,
+            } => {
+                write!(f, ", in {count} {domain} timers of {first} to {last} ms")
             }
             Self::Batch { first, records } => {
                 write!(f, ", in records {first} to {}", first + *records as u64 - 1)
@@ -97,6 +138,52 @@ pub(crate) fn locate(
     }
 }
 
+/// Finds the timer that made a call fail, as [`locate`] finds the record. `fired` are those of the call, which
+/// was taken back.
+pub(crate) fn locate_timer(
+    operator: &mut dyn Operator,
+    call: &mut Call,
+    failure: &Failure,
+    until: i64,
+    fired: &Fired,
+) -> Position {
+    let named = failure.record.filter(|index| *index < fired.len());
+    let alone = (fired.len() == 1).then_some(0);
+    let index = named.or(alone).or_else(|| {
+        if failure.kind != FailureKind::Trap {
+            return None;
+        }
+        call.probing = true;
+        let mut part = Fired::default();
+        let found = shortest(fired.len(), |timers| {
+            // The same ones come again, in the same order, because they were put back.
+            let taken = call
+                .state
+                .take_timers(fired.domain, until, timers, &mut part);
+            let failed = taken.is_ok() && operator.on_timers(&part, call).is_err();
+            call.state.rollback();
+            call.output.clear();
+            failed
+        });
+        call.probing = false;
+        found
+    });
+    match index {
+        Some(index) => Position::Timer {
+            domain: fired.domain,
+            time: fired.times[index],
+            tag: fired.tags[index],
+            key: shorten(fired.keys.keys.get(index)),
+        },
+        None => Position::Timers {
+            domain: fired.domain,
+            first: fired.times.first().copied().unwrap_or_default(),
+            last: fired.times.last().copied().unwrap_or_default(),
+            count: fired.len(),
+        },
+    }
+}
+
 fn find(operator: &mut dyn Operator, call: &mut Call, input: u32, batch: &Batch) -> Option<usize> {
     call.probing = true;
     let found = probe(operator, call, input, batch);
@@ -106,7 +193,7 @@ fn find(operator: &mut dyn Operator, call: &mut Call, input: u32, batch: &Batch)
 
 fn probe(operator: &mut dyn Operator, call: &mut Call, input: u32, batch: &Batch) -> Option<usize> {
     let keyed = !call.state.states().is_empty();
-    let mut fails = |records: usize| {
+    let fails = |records: usize| {
         let part = batch.slice(0..records);
         let mut resolved = Resolved::default();
         if keyed
@@ -122,7 +209,12 @@ fn probe(operator: &mut dyn Operator, call: &mut Call, input: u32, batch: &Batch
         call.output.clear();
         failed
     };
-    let (mut passes, mut fails_with) = (0, batch.len());
+    shortest(batch.len(), fails)
+}
+
+/// The last of the shortest run from the first on that fails again.
+fn shortest(count: usize, mut fails: impl FnMut(usize) -> bool) -> Option<usize> {
+    let (mut passes, mut fails_with) = (0, count);
     // It may have been chance, or something outside: then no record is to blame.
     if !fails(fails_with) {
         return None;

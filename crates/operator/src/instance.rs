@@ -1,6 +1,6 @@
 //! One operator with its state: a call and what becomes of it.
 
-use dataflow::state::{KeyedState, Resolved, StateError};
+use dataflow::state::{Fired, KeyedState, Resolved, StateError, TimeDomain};
 use dataflow::{Batch, CheckpointId};
 
 use crate::blame::{self, Position};
@@ -14,11 +14,16 @@ pub struct OperatorInstance {
     call: Call,
     /// The keys of the batch that is being processed, as numbers.
     resolved: Resolved,
+    /// The timers that fire.
+    fired: Fired,
     /// Whether it has keyed state.
     keyed: bool,
     /// Records that were processed since the instance was made.
     received: u64,
 }
+
+/// The most timers of one call.
+pub const TIMERS_MAX: usize = 1024;
 
 /// Why a batch was not processed. Nothing that the call did has taken effect.
 #[derive(Debug)]
@@ -50,6 +55,7 @@ impl OperatorInstance {
                 ..Call::default()
             },
             resolved: Resolved::default(),
+            fired: Fired::default(),
             keyed,
             received: 0,
         }
@@ -103,14 +109,77 @@ impl OperatorInstance {
         Ok(())
     }
 
+    /// Lets timers fire that are due at `until`: one call of at most [`TIMERS_MAX`]. Returns how many they
+    /// were; 0 if none is due. The operator must have timers.
+    ///
+    /// # Errors
+    /// Why the operator failed; the timer to blame was searched for, and all of them are as they were.
+    pub fn fire(&mut self, domain: TimeDomain, until: i64, now: i64) -> Result<usize, Unprocessed> {
+        let Self {
+            operator,
+            call,
+            fired,
+            ..
+        } = self;
+        call.processing_time = now;
+        call.state
+            .take_timers(domain, until, TIMERS_MAX, fired)
+            .map_err(Unprocessed::State)?;
+        if fired.is_empty() {
+            call.state.commit();
+            return Ok(0);
+        }
+        let done = operator.on_timers(fired, call);
+        match done.and_then(|()| call.settle(&fired.keys, &mut Batch::default())) {
+            Ok(()) => {
+                call.state.commit();
+                Ok(fired.len())
+            }
+            Err(failure) => {
+                self.take_back();
+                let Self {
+                    operator,
+                    call,
+                    fired,
+                    ..
+                } = self;
+                let position = blame::locate_timer(operator.as_mut(), call, &failure, until, fired);
+                let failure = Box::new(failure);
+                Err(Unprocessed::Failed { failure, position })
+            }
+        }
+    }
+
+    /// When the next processing-time timer is due, or a time before that; `None` if there is none.
+    pub fn next_due(&mut self) -> Option<i64> {
+        self.call.state.next_timer(TimeDomain::Processing)
+    }
+
+    /// The watermark that was set has been reached, and all timers up to it have fired.
+    ///
+    /// # Errors
+    /// Why the operator failed; what it did was taken back.
+    pub fn on_watermark(&mut self, now: i64) -> Result<(), Failure> {
+        self.transact(now, |operator, call| operator.on_watermark(call))
+    }
+
     /// No record comes on `input` any more.
     ///
     /// # Errors
     /// Why the operator failed; what it did was taken back.
     pub fn end_of_input(&mut self, input: u32, now: i64) -> Result<(), Failure> {
+        self.transact(now, |operator, call| operator.end_of_input(input, call))
+    }
+
+    /// A call that is about no records.
+    fn transact(
+        &mut self,
+        now: i64,
+        run: impl FnOnce(&mut dyn Operator, &mut Call) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
         let call = &mut self.call;
         call.processing_time = now;
-        let done = self.operator.end_of_input(input, call);
+        let done = run(self.operator.as_mut(), call);
         match done.and_then(|()| call.settle(&Resolved::default(), &mut Batch::default())) {
             Ok(()) => {
                 call.state.commit();
@@ -137,6 +206,24 @@ impl OperatorInstance {
     /// The watermark that calls see from now on, in milliseconds since the epoch.
     pub fn set_watermark(&mut self, watermark: i64) {
         self.call.watermark = watermark;
+    }
+
+    /// The highest watermark that it has reached; `i64::MIN` for none.
+    #[must_use]
+    pub fn watermark(&self) -> i64 {
+        self.call.watermark
+    }
+
+    /// Whether it has timers.
+    #[must_use]
+    pub fn has_timers(&self) -> bool {
+        self.call.state.has_timers()
+    }
+
+    /// How many timers of both domains it has.
+    #[must_use]
+    pub fn timers(&self) -> u64 {
+        self.call.state.timers_held()
     }
 
     /// Its keyed state; `None` if it has none.

@@ -6,7 +6,7 @@
 //! A call is a transaction. What it emitted and changed takes effect when it returns `Ok`; when it
 //! fails the runtime takes all of it back.
 
-use dataflow::state::{KeyedState, Resolved};
+use dataflow::state::{Fired, KeyedState, Resolved};
 use dataflow::{Batch, CheckpointId};
 
 use crate::output::{EmitError, Output};
@@ -27,6 +27,26 @@ pub trait Operator: Send {
         keys: &Resolved,
         call: &mut Call,
     ) -> Result<(), Failure>;
+
+    /// Handles timers that are due: no two of one key, in the order of their times. Event-time timers fire
+    /// after the records that came before the watermark, which [`Call::watermark`] is now, and before
+    /// [`Operator::on_watermark`].
+    ///
+    /// # Errors
+    /// As [`Operator::process`].
+    fn on_timers(&mut self, fired: &Fired, call: &mut Call) -> Result<(), Failure> {
+        let _ = (fired, call);
+        Ok(())
+    }
+
+    /// The watermark has reached [`Call::watermark`], and all timers up to it have fired.
+    ///
+    /// # Errors
+    /// As [`Operator::process`].
+    fn on_watermark(&mut self, call: &mut Call) -> Result<(), Failure> {
+        let _ = call;
+        Ok(())
+    }
 
     /// No record comes on `input` any more. Called once per input.
     ///

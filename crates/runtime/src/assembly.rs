@@ -17,6 +17,7 @@ use crate::plan::ExecutionPlan;
 use crate::router::Router;
 use crate::spares::Spares;
 use crate::subtask::{Channels, Head, Subtask};
+use crate::timing::Timing;
 use crate::writer::{InProgress, Tasks, Writers};
 
 /// An attempt as it is put together, before anything in it moves.
@@ -65,8 +66,6 @@ impl Attempt<'_> {
                 edges.sort_by_key(|(edge, _)| *edge);
                 let head = match &self.graph.nodes[vertex.members[0].node].kind {
                     NodeKind::Source(_) => Head::Source {
-                        started: false,
-                        paused: false,
                         ended: false,
                         delivered: 0,
                         watermark: None,
@@ -107,6 +106,7 @@ impl Attempt<'_> {
                     incremental: self.options.incremental,
                     spares: Spares::default(),
                     waiting_since: None,
+                    timing: Timing::default(),
                 };
                 let name = format!("{}-{index}", self.graph.nodes[vertex.members[0].node].id);
                 subtasks.push(Unmade::new(name, subtask, seed));

@@ -577,7 +577,7 @@ impl<'a> Driver<'a> {
                     None
                 }
                 Action::Resume => {
-                    self.to_sources(&Control::Resume);
+                    self.everybody(Control::Resume);
                     None
                 }
                 Action::Complete(id) => self.complete(id, now),
@@ -682,13 +682,11 @@ impl<'a> Driver<'a> {
         let with_state = !(purpose == Purpose::Last && store.is_memory());
         self.in_progress
             .insert(id, pending, Arc::clone(&self.operators), with_state);
-        self.to_sources(&Control::Trigger {
-            barrier: Barrier {
-                id,
-                kind: purpose.kind(),
-            },
+        self.to_sources(&Control::Trigger(Barrier {
+            id,
+            kind: purpose.kind(),
             pause: purpose == Purpose::Stop,
-        });
+        }));
         None
     }
 

@@ -63,6 +63,19 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+    /// An operator's timers never come to an end.
+    #[error(
+        "operator `{operator}` subtask {subtask}: its timers do not come to an end at watermark {watermark}: \
+         whenever one fires it registers another that is due already"
+    )]
+    EndlessTimers {
+        /// The operator.
+        operator: String,
+        /// Its subtask.
+        subtask: u32,
+        /// The watermark that they have reached.
+        watermark: i64,
+    },
     /// State could not be restored.
     #[error("restoring the state of operator `{operator}` subtask {subtask}")]
     Restore {

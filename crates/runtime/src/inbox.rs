@@ -23,11 +23,11 @@ const ROOM_WAKES: usize = CHANNEL_CAPACITY / 2;
 /// What the coordinator has to say to a subtask.
 #[derive(Clone, Debug)]
 pub(crate) enum Control {
-    /// Every subtask is ready: sources may read.
+    /// Every subtask is ready: sources may read, and timers fire.
     Start,
-    /// To source subtasks: emit this barrier. `pause`: read nothing after it, until [`Control::Resume`].
-    Trigger { barrier: Barrier, pause: bool },
-    /// To source subtasks: read on.
+    /// To source subtasks: emit this barrier.
+    Trigger(Barrier),
+    /// What [`Barrier::pause`] has paused goes on.
     Resume,
     /// To source subtasks: end, wherever you are.
     EndInput,

@@ -26,6 +26,7 @@ mod delta_chain;
 mod spares;
 mod scratch;
 mod subtask;
+mod timing;
 pub mod abort;
 pub mod coordinator;
 pub mod phases;

@@ -112,6 +112,11 @@ fn make_member(
         .restore
         .as_ref()
         .and_then(|checkpoint| restore::parts(checkpoint, &node.id));
+    // Where all input was ended before it, that was for its sake only: it goes on, and so does time.
+    let undrained = seed
+        .restore
+        .as_ref()
+        .filter(|checkpoint| !checkpoint.metadata().drained);
     let failed = |kind: &str, source| Error::Connector {
         operator: format!("{kind} `{}`", node.id),
         subtask: index,
@@ -166,15 +171,15 @@ fn make_member(
                 let id = CheckpointId(checkpoint.metadata().id);
                 instance.checkpoint_complete(id).map_err(failed)?;
             }
-            let instance = OperatorInstance::new(instance, state, keyed, operator.outputs);
+            let mut instance = OperatorInstance::new(instance, state, keyed, operator.outputs);
+            if let Some(checkpoint) = &undrained {
+                let watermark = restore::watermark(checkpoint, &node.id, index, node.parallelism);
+                instance.set_watermark(watermark);
+            }
             Body::Operator(Box::new(instance))
         }
     };
-    let ended_inputs = seed
-        .restore
-        .as_ref()
-        // Its input was ended for its sake only, and goes on.
-        .filter(|checkpoint| !checkpoint.metadata().drained)
+    let ended_inputs = undrained
         .map(|checkpoint| restore::ended_inputs(checkpoint, &node.id, index, node.parallelism))
         .unwrap_or_default();
     Ok(Member {

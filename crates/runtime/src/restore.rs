@@ -10,7 +10,8 @@ use checkpoint::metadata::{self, Metadata, Role, State, Subtask};
 use checkpoint::store::Completed;
 use dataflow::KeyGroupRange;
 use dataflow::key::KEY_HASH_NAME;
-use dataflow::state::{KeyedState, StateDescriptor, StateKind};
+use dataflow::state::{KeyedState, StateDescriptor};
+use dataflow::watermark::NO_WATERMARK;
 use operator::source::{InputChanged, Part};
 use operator::text::counted;
 
@@ -595,6 +596,21 @@ pub(crate) fn ended_inputs(
         .filter(everywhere)
         .copied()
         .collect()
+}
+
+/// The watermark that a node's subtask had reached; `NO_WATERMARK` for none. At another parallelism it is the
+/// lowest of all subtasks, because each of the new ones has state of several.
+pub(crate) fn watermark(checkpoint: &Completed, id: &str, index: u32, parallelism: u32) -> i64 {
+    let Some(operator) = checkpoint.operator(id) else {
+        return NO_WATERMARK;
+    };
+    let reached = |subtask: &Subtask| subtask.watermark.unwrap_or(NO_WATERMARK);
+    if operator.parallelism == parallelism {
+        let subtask = operator.subtasks.get(index as usize);
+        return subtask.map_or(NO_WATERMARK, reached);
+    }
+    let lowest = operator.subtasks.iter().map(reached).min();
+    lowest.unwrap_or(NO_WATERMARK)
 }
 
 /// Reads the keyed state of a node's subtask: every segment of old subtasks whose key groups are (also)

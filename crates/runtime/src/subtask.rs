@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dataflow::alignment::{Alignment, Arrival, Mode};
-use dataflow::watermark::CombinedWatermark;
+use dataflow::watermark::{CombinedWatermark, NO_WATERMARK};
 use dataflow::{Barrier, Batch, CheckpointId, Element, SnapshotKind};
 use operator::clock::Clock;
 use operator::{Failure, OperatorInstance, Position, Sink, Source, SourceStatus, Unprocessed};
@@ -23,6 +23,7 @@ use crate::plan;
 use crate::router::{LINGER_MS, Parts, Router};
 use crate::snapshot::{MemberSnapshot, SmallState, Snapshot};
 use crate::spares::Spares;
+use crate::timing::Timing;
 use crate::writer::{InProgress, Task, Writers};
 
 /// A subtask, ready to run.
@@ -46,14 +47,13 @@ pub(crate) struct Subtask {
     pub(crate) spares: Spares,
     /// Since when records wait in a router.
     pub(crate) waiting_since: Option<i64>,
+    /// Where it is with its timers.
+    pub(crate) timing: Timing,
 }
 
 /// Where a subtask's input comes from.
 pub(crate) enum Head {
     Source {
-        started: bool,
-        /// The job is about to stop: nothing is read until it resumes.
-        paused: bool,
         ended: bool,
         /// Records that were handed on.
         delivered: u64,
@@ -141,8 +141,9 @@ impl Subtask {
             .routers
             .iter_mut()
             .fold(true, |clear, router| router.retry(&mut self.spares) & clear);
+        let timers = clear && self.timers_first();
         let blocked = match &self.head {
-            Head::Channels(channels) if clear => Some(channels.alignment.blocked()),
+            Head::Channels(channels) if clear && !timers => Some(channels.alignment.blocked()),
             _ => None,
         };
         match self.inbox.next(blocked, &mut self.spares) {
@@ -154,6 +155,7 @@ impl Subtask {
             Next::Control(control) => self.on_control(control)?,
             Next::Element(channel, element) => self.on_element(channel, element)?,
             Next::Nothing if !clear => return Ok(Step::Wait(None)),
+            Next::Nothing if timers => self.fire()?,
             Next::Nothing => return self.idle(),
         }
         self.flush_if_lingering();
@@ -162,17 +164,18 @@ impl Subtask {
 
     /// Nothing in the inbox: a source reads, others send what they have and wait.
     fn idle(&mut self) -> Result<Step, Error> {
-        let Head::Source {
-            started: true,
-            paused: false,
-            ended: false,
-            batch,
-            watermark,
-            ..
-        } = &mut self.head
+        let (
+            Head::Source {
+                ended: false,
+                batch,
+                watermark,
+                ..
+            },
+            true,
+        ) = (&mut self.head, self.timing.is_running())
         else {
             self.flush();
-            return Ok(Step::Wait(None));
+            return Ok(Step::Wait(self.next_due()));
         };
         let mut batch = std::mem::take(batch);
         let before = *watermark;
@@ -208,10 +211,11 @@ impl Subtask {
             }
             SourceStatus::Idle { until } => {
                 self.flush();
-                Ok(Step::Wait(until))
+                let due = self.next_due();
+                Ok(Step::Wait(until.into_iter().chain(due).min()))
             }
             SourceStatus::Ended => {
-                self.end_source()?;
+                self.end_source();
                 Ok(Step::Again)
             }
         }
@@ -219,27 +223,13 @@ impl Subtask {
 
     fn on_control(&mut self, control: Control) -> Result<(), Error> {
         match control {
-            Control::Start => {
-                if let Head::Source { started, .. } = &mut self.head {
-                    *started = true;
-                }
-            }
-            Control::Trigger { barrier, pause } => {
-                self.emit_waiting()?;
-                if let Head::Source { paused, .. } = &mut self.head {
-                    *paused |= pause;
-                }
-                self.snapshot(barrier)?;
-            }
-            Control::Resume => {
-                if let Head::Source { paused, .. } = &mut self.head {
-                    *paused = false;
-                }
-            }
+            Control::Start => self.timing.started = true,
+            Control::Trigger(barrier) => self.trigger(barrier)?,
+            Control::Resume => self.timing.paused = false,
             Control::EndInput => {
                 if let Head::Source { ended: false, .. } = &self.head {
                     self.emit_waiting()?;
-                    self.end_source()?;
+                    self.end_source();
                 }
             }
             Control::Complete { id, rebase } => self.complete(id, &rebase)?,
@@ -247,6 +237,7 @@ impl Subtask {
                 if let Head::Channels(channels) = &mut self.head {
                     channels.alignment.abort(id);
                 }
+                self.timing.forget_barrier(id);
                 if full {
                     self.members
                         .iter_mut()
@@ -332,7 +323,7 @@ impl Subtask {
     }
 
     /// Hands on what an operator's call has emitted.
-    fn emit_output(&mut self, member: usize) -> Result<(), Error> {
+    pub(crate) fn emit_output(&mut self, member: usize) -> Result<(), Error> {
         for port in 0..self.members[member].outputs.len() {
             let Body::Operator(instance) = &mut self.members[member].body else {
                 return Ok(());
@@ -342,16 +333,6 @@ impl Subtask {
             }
         }
         Ok(())
-    }
-
-    /// The subtask's watermark is higher now: for its operators one after the other, then for who comes next.
-    fn advance_watermark(&mut self, watermark: i64) {
-        for member in &mut self.members {
-            if let Body::Operator(instance) = &mut member.body {
-                instance.set_watermark(watermark);
-            }
-        }
-        self.broadcast(&Element::Watermark(watermark));
     }
 
     /// Hands on what the source has polled. All of it is in the batch or was handed on before.
@@ -443,7 +424,7 @@ impl Subtask {
 
     /// No record leaves a member any more: its consumers' inputs end. Members of a chain have one
     /// input edge, so theirs end as a whole.
-    fn end_outputs(&mut self, member: usize) -> Result<(), Error> {
+    pub(crate) fn end_outputs(&mut self, member: usize) -> Result<(), Error> {
         for port in 0..self.members[member].outputs.len() {
             for index in 0..self.members[member].outputs[port].len() {
                 if let plan::Target::Member { member, input } =
@@ -458,7 +439,8 @@ impl Subtask {
     }
 
     /// Every input of the subtask has ended and all that came of it has been handed on.
-    fn all_ended(&mut self) {
+    pub(crate) fn all_ended(&mut self) {
+        self.timing.ended = true;
         self.broadcast(&Element::EndOfInput);
         self.events.send(Event::Ended {
             subtask: self.number,
@@ -466,13 +448,12 @@ impl Subtask {
     }
 
     /// The source has nothing more to give, or is not asked any more.
-    fn end_source(&mut self) -> Result<(), Error> {
+    fn end_source(&mut self) {
         if let Head::Source { ended, .. } = &mut self.head {
             *ended = true;
         }
-        self.end_outputs(0)?;
-        self.all_ended();
-        Ok(())
+        // No record comes any more, not even a late one.
+        self.advance_watermark(i64::MAX);
     }
 
     /// Hands on records that the source has given and that wait for their batch to fill: they come before a
@@ -487,9 +468,20 @@ impl Subtask {
         }
     }
 
+    /// The coordinator wants a barrier from this source.
+    fn trigger(&mut self, barrier: Barrier) -> Result<(), Error> {
+        // As a barrier in a channel does, it comes after all that follows from a watermark.
+        let Some(barrier) = self.timing.hold(barrier) else {
+            return Ok(());
+        };
+        self.emit_waiting()?;
+        self.snapshot(barrier)
+    }
+
     /// Takes the subtask's snapshot at a barrier and passes the barrier on.
-    fn snapshot(&mut self, barrier: Barrier) -> Result<(), Error> {
-        let Barrier { id, kind } = barrier;
+    pub(crate) fn snapshot(&mut self, barrier: Barrier) -> Result<(), Error> {
+        let Barrier { id, kind, pause } = barrier;
+        self.timing.paused |= pause;
         self.in_progress.notes().aligned(id, self.number);
         // The barrier first: what is downstream may align while we seal.
         self.broadcast(&Element::Barrier(barrier));
@@ -518,21 +510,14 @@ impl Subtask {
 
     /// What each member has at the barrier.
     fn seal(&mut self, barrier: Barrier) -> Result<Vec<MemberSnapshot>, Error> {
-        let Barrier { id, kind } = barrier;
+        let Barrier { id, kind, .. } = barrier;
         let mut members = Vec::with_capacity(self.members.len());
-        let watermark = match &self.head {
-            Head::Channels(channels) => {
-                Some(channels.combined.current()).filter(|watermark| *watermark != i64::MIN)
-            }
-            Head::Source { .. } => None,
-        };
         for index in 0..self.members.len() {
             let incremental = self.incremental;
             let member = &mut self.members[index];
             self.in_progress.notes().at(id, self.number, &member.id);
             let mut rest = SmallState {
                 ended_inputs: member.ended_inputs.clone(),
-                watermark,
                 ..SmallState::default()
             };
             let mut state = None;
@@ -543,6 +528,7 @@ impl Subtask {
                         .map_err(|error| self.connector(index, "telling its position", error))?;
                 }
                 Body::Operator(instance) => {
+                    rest.watermark = Some(instance.watermark()).filter(|it| *it != NO_WATERMARK);
                     state = instance.state().map(|keyed| match kind {
                         SnapshotKind::Checkpoint => {
                             let base = member.chain.next(id, keyed.stats().bytes);
@@ -613,7 +599,7 @@ impl Subtask {
         Ok(())
     }
 
-    fn broadcast(&mut self, element: &Element) {
+    pub(crate) fn broadcast(&mut self, element: &Element) {
         self.waiting_since = None;
         self.routers
             .iter_mut()
@@ -655,7 +641,7 @@ impl Subtask {
         }
     }
 
-    fn unprocessed(&self, member: usize, error: Unprocessed) -> Error {
+    pub(crate) fn unprocessed(&self, member: usize, error: Unprocessed) -> Error {
         match error {
             Unprocessed::Unkeyed => Error::Unkeyed {
                 operator: self.members[member].id.to_string(),
@@ -671,7 +657,12 @@ impl Subtask {
         }
     }
 
-    fn operator_failed(&self, member: usize, failure: Failure, position: Position) -> Error {
+    pub(crate) fn operator_failed(
+        &self,
+        member: usize,
+        failure: Failure,
+        position: Position,
+    ) -> Error {
         Error::Operator {
             operator: self.members[member].id.to_string(),
             subtask: self.index,

@@ -209,7 +209,8 @@ fn the_watermark_of_an_operator_is_the_lowest_of_its_sources() {
         .filter(|(value, _)| value == b"last")
         .map(|(_, watermark)| *watermark)
         .collect();
-    assert_eq!(last, [200, 200], "{seen:?}");
+    // The one that has ended holds nothing back any more.
+    assert!(matches!(last[..], [200, 200 | 300]), "{seen:?}");
     let watermarks: Vec<i64> = seen.iter().map(|(_, watermark)| *watermark).collect();
     assert!(watermarks.is_sorted(), "{seen:?}");
     assert_eq!(

@@ -7,6 +7,7 @@
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
+use std::fmt;
 
 use super::change::Tally;
 use super::heap::Heap;
@@ -35,6 +36,15 @@ impl TimeDomain {
             Self::Event => "timers/event-time",
             Self::Processing => "timers/processing-time",
         }
+    }
+}
+
+impl fmt::Display for TimeDomain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Event => "event-time",
+            Self::Processing => "processing-time",
+        })
     }
 }
 
@@ -277,6 +287,14 @@ impl KeyedState {
         };
         store.build(heap);
         Ok(table)
+    }
+
+    /// How many timers there are.
+    #[must_use]
+    pub fn timers_held(&self) -> u64 {
+        let tables = self.timers.iter().flatten();
+        let held = tables.map(|table| self.tables[*table as usize].counters.entries);
+        held.sum()
     }
 
     /// Whether the operator has timers.

@@ -90,9 +90,7 @@ impl Scene<'_> {
         std::iter::from_fn(|| match inbox.next(None, &mut Spares::default()) {
             Next::Control(Control::Complete { id, .. }) => Some(format!("complete {id}")),
             Next::Control(Control::Abort { id, .. }) => Some(format!("abort {id}")),
-            Next::Control(Control::Trigger { barrier, .. }) => {
-                Some(format!("trigger {}", barrier.id))
-            }
+            Next::Control(Control::Trigger(barrier)) => Some(format!("trigger {}", barrier.id)),
             Next::Control(control) => Some(format!("{control:?}").to_lowercase()),
             _ => None,
         })

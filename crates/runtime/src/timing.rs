@@ -1,0 +1,200 @@
+//! Time in a subtask: a watermark passes its members one after the other, and timers fire.
+//!
+//! One call of at most [`operator::TIMERS_MAX`] timers is a step of its own, so that the coordinator is heard and
+//! back-pressure is felt however many timers are due. While a watermark is on its way through the members, the
+//! subtask takes no further element.
+
+use dataflow::state::TimeDomain;
+use dataflow::{Barrier, CheckpointId, Element};
+use operator::Position;
+
+use crate::error::Error;
+use crate::subtask::{Body, Head, Subtask};
+
+/// How many calls of timers a watermark may take beyond one for each timer that there was: an operator that
+/// registers a timer for a time that has passed whenever one fires would never come to an end.
+const FURTHER_CALLS_MAX: u64 = if cfg!(test) { 1 << 10 } else { 1 << 24 };
+
+/// Where a subtask is with its timers.
+#[derive(Debug, Default)]
+pub(crate) struct Timing {
+    /// All subtasks of the job are ready.
+    pub(crate) started: bool,
+    /// The job is about to stop: until it resumes nothing is begun that was not asked for.
+    pub(crate) paused: bool,
+    /// All inputs have ended and all that came of it has been handed on.
+    pub(crate) ended: bool,
+    /// The watermark that is on its way through the members.
+    passing: Option<Passing>,
+    /// Barriers that wait until it is through.
+    barriers: Vec<Barrier>,
+    /// Timers of processing time have fired in the last step. So elements have a turn in this one, however many
+    /// are due.
+    has_fired: bool,
+}
+
+/// A watermark on its way.
+#[derive(Clone, Copy, Debug)]
+struct Passing {
+    watermark: i64,
+    /// Which member it is at.
+    member: usize,
+    /// How many more calls of timers it may take at this member; `None` before the first.
+    calls_left: Option<u64>,
+}
+
+impl Timing {
+    /// Whether the subtask may begin something by itself.
+    pub(crate) fn is_running(&self) -> bool {
+        self.started && !self.paused
+    }
+
+    /// Keeps a barrier if a watermark is on its way; returns it otherwise.
+    pub(crate) fn hold(&mut self, barrier: Barrier) -> Option<Barrier> {
+        if self.passing.is_none() {
+            return Some(barrier);
+        }
+        self.barriers.push(barrier);
+        None
+    }
+
+    /// Checkpoint `id` is given up.
+    pub(crate) fn forget_barrier(&mut self, id: CheckpointId) {
+        self.barriers.retain(|barrier| barrier.id != id);
+    }
+}
+
+impl Subtask {
+    /// The subtask's watermark is higher now: for its members one after the other, then for who comes next. The
+    /// steps that follow see to it.
+    pub(crate) fn advance_watermark(&mut self, watermark: i64) {
+        // Of a source there may be one on its way already: what it has reached is not fired again.
+        let passing = self.timing.passing.map_or(i64::MIN, |it| it.watermark);
+        self.timing.passing = Some(Passing {
+            watermark: watermark.max(passing),
+            member: 0,
+            calls_left: None,
+        });
+    }
+
+    /// When the next timer of processing time is due, or a time before that; `None` if none may fire now.
+    pub(crate) fn next_due(&mut self) -> Option<i64> {
+        if !self.timing.is_running() || self.timing.ended {
+            return None;
+        }
+        let members = self.members.iter_mut();
+        let due = members.filter_map(|member| match &mut member.body {
+            Body::Operator(instance) => instance.next_due(),
+            Body::Source(_) | Body::Sink(_) => None,
+        });
+        due.min()
+    }
+
+    /// Whether a watermark is on its way, or timers are due: then [`Subtask::fire`] comes before elements.
+    pub(crate) fn timers_first(&mut self) -> bool {
+        if self.timing.passing.is_some() {
+            return true;
+        }
+        if std::mem::take(&mut self.timing.has_fired) {
+            return false;
+        }
+        self.next_due()
+            .is_some_and(|due| due <= self.clock.now_ms())
+    }
+
+    /// A call of timers, or what follows the last of them.
+    pub(crate) fn fire(&mut self) -> Result<(), Error> {
+        match self.timing.passing {
+            Some(passing) => self.pass(passing),
+            None => self.fire_processing_time(),
+        }
+    }
+
+    fn fire_processing_time(&mut self) -> Result<(), Error> {
+        self.timing.has_fired = true;
+        let now = self.clock.now_ms();
+        for index in 0..self.members.len() {
+            let Body::Operator(instance) = &mut self.members[index].body else {
+                continue;
+            };
+            if instance.next_due().is_some_and(|due| due <= now) {
+                let fired = instance.fire(TimeDomain::Processing, now, now);
+                fired.map_err(|error| self.unprocessed(index, error))?;
+                self.emit_output(index)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Brings a watermark one step further.
+    fn pass(&mut self, passing: Passing) -> Result<(), Error> {
+        let Passing {
+            watermark,
+            member,
+            calls_left,
+        } = passing;
+        let now = self.clock.now_ms();
+        let Some(entry) = self.members.get_mut(member) else {
+            self.timing.passing = None;
+            self.broadcast(&Element::Watermark(watermark));
+            self.after_last_watermark()?;
+            let barriers = std::mem::take(&mut self.timing.barriers);
+            return barriers
+                .into_iter()
+                .try_for_each(|barrier| self.snapshot(barrier));
+        };
+        let next = Passing {
+            watermark,
+            member: member + 1,
+            calls_left: None,
+        };
+        self.timing.passing = Some(next);
+        let Body::Operator(instance) = &mut entry.body else {
+            return Ok(());
+        };
+        if calls_left.is_none() {
+            // Reached before the snapshot that it was restored from.
+            if watermark <= instance.watermark() {
+                return Ok(());
+            }
+            instance.set_watermark(watermark);
+        }
+        if instance.has_timers() {
+            let left = calls_left.unwrap_or_else(|| instance.timers() + FURTHER_CALLS_MAX);
+            let Some(left) = left.checked_sub(1) else {
+                return Err(Error::EndlessTimers {
+                    operator: entry.id.to_string(),
+                    subtask: self.index,
+                    watermark,
+                });
+            };
+            let fired = instance.fire(TimeDomain::Event, watermark, now);
+            let fired = fired.map_err(|error| self.unprocessed(member, error))?;
+            if fired > 0 {
+                self.timing.passing = Some(Passing {
+                    calls_left: Some(left),
+                    ..passing
+                });
+                return self.emit_output(member);
+            }
+        }
+        let Body::Operator(instance) = &mut self.members[member].body else {
+            unreachable!("it was one before")
+        };
+        instance
+            .on_watermark(now)
+            .map_err(|failure| self.operator_failed(member, failure, Position::None))?;
+        self.emit_output(member)
+    }
+
+    /// A source that has ended ends its outputs after its last watermark.
+    fn after_last_watermark(&mut self) -> Result<(), Error> {
+        if let Head::Source { ended: true, .. } = &self.head
+            && !self.timing.ended
+        {
+            self.end_outputs(0)?;
+            self.all_ended();
+        }
+        Ok(())
+    }
+}
