@@ -24,8 +24,9 @@ pub(crate) struct Call {
     key: Cell<u32>,
     record: Cell<u32>,
     timestamp: Cell<i64>,
-    /// The watermark, once the call has asked for it.
+    /// The clocks, once the call has asked for them.
     watermark: Cell<Option<i64>>,
+    processing_time: Cell<Option<i64>>,
     /// Whether keys are rows on the current input.
     key_rows: Cell<bool>,
     /// Whether no key, or no value, of the batch needs quotes in a row, once that was asked.
@@ -47,6 +48,7 @@ impl Call {
             record: Cell::new(NONE),
             timestamp: Cell::new(NO_TIMESTAMP),
             watermark: Cell::new(None),
+            processing_time: Cell::new(None),
             key_rows: Cell::new(true),
             plain_keys: Cell::new(None),
             plain_values: Cell::new(None),
@@ -61,6 +63,7 @@ impl Call {
         self.id.set(self.id.get() + 1);
         self.leave_record();
         self.watermark.set(None);
+        self.processing_time.set(None);
         self.key_rows.set(key_rows);
         self.plain_keys.set(None);
         self.plain_values.set(None);
@@ -172,6 +175,25 @@ impl Call {
         match self.key.get() {
             NONE => self.record.get(),
             key => key,
+        }
+    }
+
+    /// What is emitted from now on has this event time.
+    #[inline]
+    pub(crate) fn set_timestamp(&self, timestamp: i64) {
+        self.timestamp.set(timestamp);
+    }
+
+    /// The time of the host's clock, which stands still within a call: the host is asked once.
+    #[inline]
+    pub(crate) fn processing_time(&self, host: &Host) -> i64 {
+        match self.processing_time.get() {
+            Some(time) => time,
+            None => {
+                let time = host.processing_time();
+                self.processing_time.set(Some(time));
+                time
+            }
         }
     }
 

@@ -3,8 +3,48 @@
 use crate::operator::Operator;
 
 /// Makes a type that implements [`Operator`](crate::Operator) the component's operator. Once per crate.
+///
+/// Of a [`WindowOperator`](crate::WindowOperator) it names the field that holds the window:
+/// `export!(Hourly { delays })`.
 #[macro_export]
 macro_rules! export {
+    ($operator:ident { $window:ident }) => {
+        impl $crate::Operator for $operator {
+            fn open(ctx: &mut $crate::OpenContext) -> $crate::Result<Self> {
+                <Self as $crate::WindowOperator<_>>::open(ctx)
+            }
+
+            #[inline]
+            fn process(
+                &mut self,
+                record: $crate::Record<'_>,
+                out: &mut $crate::Emitter,
+            ) -> $crate::Result<()> {
+                let window = ::std::clone::Clone::clone(&self.$window);
+                $crate::window::add(self, &window, record, out)
+            }
+
+            fn process_batch(
+                &mut self,
+                batch: $crate::Batch<'_>,
+                out: &mut $crate::Emitter,
+            ) -> $crate::Result<()> {
+                let window = ::std::clone::Clone::clone(&self.$window);
+                $crate::window::add_batch(self, &window, batch, out)
+            }
+
+            fn on_timers(
+                &mut self,
+                fired: $crate::Fired<'_>,
+                out: &mut $crate::Emitter,
+            ) -> $crate::Result<()> {
+                let window = ::std::clone::Clone::clone(&self.$window);
+                $crate::window::on_timers(self, &window, fired, out)
+            }
+        }
+
+        $crate::export!($operator);
+    };
     ($operator:ty) => {
         #[cfg(target_family = "wasm")]
         const _: () = {

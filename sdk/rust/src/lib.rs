@@ -1,9 +1,9 @@
 //! The SDK for operators in Rust: what a component that Highwater runs is written with.
 //!
 //! Implement [`Operator`], keep what must survive in [`ValueState`], [`MapState`] or [`ListState`],
-//! emit through the [`Emitter`], and [`export!`] the type; build it with
-//! `cargo build --release --target wasm32-wasip2`. [`testing::Harness`] runs the same code natively under
-//! `cargo test`. The guide is `docs/operators.md`.
+//! emit through the [`Emitter`], and [`export!`] the type. [`Timers`] call it again at a time, and
+//! [`Window`]s are ready made. Build it with `cargo build --release --target wasm32-wasip2`.
+//! [`testing::Harness`] runs the same code natively under `cargo test`. The guide is `docs/operators.md`.
 //!
 //! ```
 //! use highwater::testing::Harness;
@@ -27,6 +27,7 @@
 //! Nothing here happens per record that can happen per batch: state is loaded and stored in bulk,
 //! output leaves in columns, no record allocates.
 
+pub mod aggregate;
 pub mod codec;
 pub mod emitter;
 pub mod error;
@@ -42,6 +43,7 @@ pub mod state;
 pub mod testing;
 pub mod text;
 pub mod timer;
+pub mod window;
 
 #[doc(hidden)]
 pub mod export;
@@ -69,6 +71,7 @@ pub mod bindings;
 #[doc(hidden)]
 pub mod guest;
 
+pub use aggregate::{Aggregate, Collect, Count, First, Last, Max, Mean, Min, Sum};
 #[cfg(feature = "serde")]
 pub use codec::Json;
 pub use codec::{Codec, MapKey};
@@ -79,5 +82,8 @@ pub use open::{Clock, Kind, OpenContext};
 pub use operator::Operator;
 pub use record::{Batch, Column, CurrentKey, Key, Record};
 pub use row::{Row, RowWriter};
-pub use state::{ListState, MapState, ValueState};
+pub use state::{AggregatingState, ListState, MapState, ReducingState, ValueState};
 pub use timer::{Fired, TimeDomain, Timer, Timers};
+pub use window::{
+    Cumulative, Every, Global, Session, Sliding, Span, Tumbling, Window, WindowOperator,
+};

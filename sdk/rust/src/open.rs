@@ -3,6 +3,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
+use crate::aggregate::Aggregate;
 use crate::bindings::exports::highwater::operator::guest::{
     self as wit_guest, StateKind, StateScope,
 };
@@ -14,8 +15,11 @@ use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::metrics::{Counter, Gauge, Histogram, Metrics};
 use crate::record::{Column, Input};
-use crate::state::{Access, Buffered, ListState, MapState, ValueState};
+use crate::state::{
+    Access, AggregatingState, Buffered, ListState, MapState, ReducingState, ValueState,
+};
 use crate::timer::Timers;
+use crate::window::Settings;
 
 /// Where an operator declares its states, inputs, outputs and metrics, and reads its configuration.
 ///
@@ -43,6 +47,7 @@ pub(crate) struct Declared {
     pub(crate) uses_timers: bool,
     /// The one handle that collects timers, once asked for.
     pub(crate) timers: Option<Timers>,
+    pub(crate) windows: Vec<Rc<Settings>>,
     /// Mistakes in the declarations, told when `open` has returned.
     pub(crate) problems: Vec<String>,
 }
@@ -103,6 +108,14 @@ impl OpenContext {
     pub(crate) fn finish(mut self) -> Result<(Declared, Vec<Input>, Rc<Metrics>)> {
         if self.declared.outputs.is_empty() {
             self.output("out");
+        }
+        for window in std::mem::take(&mut self.declared.windows) {
+            if let Some(late) = &*window.late_to.borrow() {
+                self.output(late);
+            }
+            self.declared
+                .problems
+                .append(&mut window.problems.borrow_mut());
         }
         if self.declared.problems.is_empty() {
             return Ok((self.declared, self.inputs, self.metrics));
@@ -333,6 +346,51 @@ impl OpenContext {
         timers.share()
     }
 
+    /// Declares one accumulator per key, to which records are added.
+    pub fn aggregating_state<G: Aggregate>(
+        &mut self,
+        name: &str,
+        aggregate: G,
+    ) -> AggregatingState<G> {
+        let version = <G::Accumulator as Codec>::VERSION;
+        let accumulators = self.value_state_as(name, aggregate.schema(), version);
+        AggregatingState::new(aggregate, accumulators)
+    }
+
+    /// Declares one value per key, with which those that are added are combined: `combine` changes the value that is
+    /// held.
+    pub fn reducing_state<T: Codec>(
+        &mut self,
+        name: &str,
+        combine: impl Fn(&mut T, T) + 'static,
+    ) -> ReducingState<T> {
+        let values = self.value_state(name);
+        ReducingState::new(combine, values)
+    }
+
+    /// Declares one value per key under a schema that says more than its type does.
+    pub(crate) fn value_state_as<T: Codec>(
+        &mut self,
+        name: &str,
+        schema: String,
+        version: u32,
+    ) -> ValueState<T> {
+        let state = ValueState::new(self.declare(name, StateKind::Value, schema, version));
+        self.declared.buffers.push(state.buffered());
+        state
+    }
+
+    /// The number of a window that is declared.
+    pub(crate) fn declare_window(&mut self, settings: Rc<Settings>) -> u32 {
+        self.declared.windows.push(settings);
+        self.declared.windows.len() as u32 - 1
+    }
+
+    /// What calls go through.
+    pub(crate) fn surroundings(&self) -> (Rc<Call>, Host) {
+        (Rc::clone(&self.call), self.host.clone())
+    }
+
     /// A metric that counts up. Metrics of all subtasks are added up and reported when the job ends; see
     /// `docs/operators.md`.
     pub fn counter(&mut self, name: &str) -> Counter {
@@ -359,7 +417,7 @@ impl OpenContext {
     }
 }
 
-/// The host's clocks. Reading one is a call to the host, but for a watermark that the call has read already.
+/// The host's clocks. Reading one for the first time in a call is a call to the host.
 #[derive(Clone, Debug)]
 pub struct Clock {
     call: Rc<Call>,
@@ -370,7 +428,7 @@ impl Clock {
     /// Milliseconds since 1970-01-01 UTC, the same throughout a call.
     #[must_use]
     pub fn processing_time(&self) -> i64 {
-        self.host.processing_time()
+        self.call.processing_time(&self.host)
     }
 
     /// The highest watermark that all inputs have reached, in milliseconds since 1970-01-01 UTC. `None` before

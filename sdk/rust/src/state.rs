@@ -4,10 +4,12 @@
 //! call reads is fetched in bulk when first used and kept decoded, what it writes is handed back in
 //! bulk when it ends. Nothing crosses the border per record.
 
+mod aggregating;
 mod list;
 mod map;
 mod value;
 
+pub use aggregating::{AggregatingState, ReducingState};
 pub use list::{ListIter, ListState};
 pub use map::{MapIter, MapState};
 pub use value::ValueState;

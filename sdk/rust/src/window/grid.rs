@@ -1,0 +1,359 @@
+//! Windows whose bounds do not depend on the records: tumbling, sliding and cumulative ones.
+//!
+//! Time is cut into slices, so that every window is made of whole ones. A record is added once, to its slice, and a
+//! window's result is merged from its slices when it ends.
+//!
+//! A key has one timer for the next end of a window that has records of it: when it fires, it registers the next
+//! one. A slice that is new registers one only if its first end is before that of all others.
+
+use std::fmt::Debug;
+
+use super::pane::{Pane, Panes};
+use super::plan::{Alarm, Context, Placed, Plan, closing};
+use super::span::{Firing, Span};
+use crate::aggregate::Aggregate;
+use crate::error::Result;
+use crate::record::Record;
+
+/// The most slices of a window.
+const SLICES_MAX: i64 = 10_000;
+
+/// Where windows and slices begin and end.
+#[derive(Clone, Copy, Debug)]
+pub struct Grid {
+    slice: i64,
+    size: i64,
+    /// Windows end at `offset` and at multiples of this from there. With cumulative windows it is the step.
+    slide: i64,
+    offset: i64,
+    cumulative: bool,
+}
+
+impl Grid {
+    pub(super) fn sliding(size: i64, slide: i64, offset: i64) -> Result<Self, String> {
+        let slice = greatest_common_divisor(size, slide);
+        check_slices(size, slice, slide)?;
+        Ok(Self {
+            slice,
+            size,
+            slide,
+            offset: (offset.rem_euclid(slide) + size).rem_euclid(slide),
+            cumulative: false,
+        })
+    }
+
+    pub(super) fn cumulative(size: i64, step: i64, offset: i64) -> Result<Self, String> {
+        if size % step != 0 {
+            return Err(format!(
+                "the window's length of {size} ms is not a multiple of the step of {step} ms"
+            ));
+        }
+        check_slices(size, step, step)?;
+        Ok(Self {
+            slice: step,
+            size,
+            slide: step,
+            offset: offset.rem_euclid(size),
+            cumulative: true,
+        })
+    }
+
+    /// The slice that a time falls into, by its first millisecond.
+    #[inline]
+    fn slice_of(&self, time: i64) -> i64 {
+        time - (time - self.offset).rem_euclid(self.slice)
+    }
+
+    /// The end up to which there are windows with this slice.
+    #[inline]
+    fn reach(&self, slice: i64) -> i64 {
+        if self.cumulative {
+            slice - (slice - self.offset).rem_euclid(self.size) + self.size
+        } else {
+            slice + self.size
+        }
+    }
+
+    /// The first end after `after` of a window with this slice.
+    #[inline]
+    fn next_end(&self, slice: i64, after: i64) -> Option<i64> {
+        let (from, reach) = (
+            (slice + self.slice).max(after.saturating_add(1)),
+            self.reach(slice),
+        );
+        if from > reach {
+            return None;
+        }
+        let end = from + (self.offset - from).rem_euclid(self.slide);
+        Some(end).filter(|&end| end <= reach)
+    }
+
+    /// The end of the last window with this slice, if it is in any.
+    #[inline]
+    fn last_end(&self, slice: i64) -> Option<i64> {
+        let reach = self.reach(slice);
+        let end = reach - (reach - self.offset).rem_euclid(self.slide);
+        Some(end).filter(|&end| end >= slice + self.slice)
+    }
+
+    /// The start of the window with this end.
+    fn start_of(&self, end: i64) -> i64 {
+        if self.cumulative {
+            self.reach(end - self.slice) - self.size
+        } else {
+            end - self.size
+        }
+    }
+
+    /// The panes of the window with this end.
+    fn within<'a, A>(&self, panes: &'a [Pane<A>], end: i64) -> &'a [Pane<A>] {
+        let start = self.start_of(end);
+        let first = panes.partition_point(|pane| pane.first < start);
+        let behind = panes.partition_point(|pane| pane.first < end);
+        &panes[first..behind]
+    }
+
+    /// Emits the result of the window with this end, unless there is nothing in it.
+    fn emit<G: Aggregate>(
+        &self,
+        cx: &Context<'_, G>,
+        panes: &Panes<G::Accumulator>,
+        (end, firing): (i64, Firing),
+        emit: &mut impl FnMut(Span, G::Result) -> Result<()>,
+    ) -> Result<()> {
+        let result = match self.within(panes.as_slice(), end) {
+            [] => return Ok(()),
+            [one] => cx.aggregate.result(&one.accumulator)?,
+            several => {
+                let mut all = cx.aggregate.create();
+                for pane in several {
+                    cx.aggregate.merge(&mut all, &pane.accumulator)?;
+                }
+                cx.aggregate.result(&all)?
+            }
+        };
+        emit(Span::new(self.start_of(end), end, firing), result)
+    }
+
+    /// Emits the windows that end after `after` and no later than `until`, and that have a pane that `is_due`.
+    fn emit_due<G: Aggregate>(
+        &self,
+        cx: &Context<'_, G>,
+        panes: &Panes<G::Accumulator>,
+        (mut after, until, firing): (i64, i64, Firing),
+        is_due: impl Fn(&Pane<G::Accumulator>) -> bool,
+        emit: &mut impl FnMut(Span, G::Result) -> Result<()>,
+    ) -> Result<()> {
+        loop {
+            let due = panes.as_slice().iter().filter(|pane| is_due(pane));
+            let end = due
+                .filter_map(|pane| self.next_end(pane.first, after))
+                .min();
+            let Some(end) = end.filter(|&end| end <= until) else {
+                return Ok(());
+            };
+            self.emit(cx, panes, (end, firing), emit)?;
+            after = end;
+        }
+    }
+
+    /// Registers the timers of a pane that is new, if no other pane has them already.
+    #[inline(never)]
+    fn register<G: Aggregate>(
+        &self,
+        cx: &Context<'_, G>,
+        panes: &[Pane<G::Accumulator>],
+        at: usize,
+        (last_end, fired): (i64, i64),
+    ) -> Result<()> {
+        if cx.lateness() > 0 {
+            cx.register(Alarm::Clean, closing(last_end, cx.lateness()))?;
+        }
+        let next = |pane: &Pane<G::Accumulator>| self.next_end(pane.first, fired);
+        // The next end of a pane is never before that of a pane before it.
+        match next(&panes[at]) {
+            Some(end)
+                if !panes[..at].iter().any(|pane| next(pane).is_some())
+                    && panes.get(at + 1).and_then(next) != Some(end) =>
+            {
+                cx.register(Alarm::End, end - 1)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// What a record in a window that has not ended means for early results.
+    fn early<G: Aggregate>(
+        &self,
+        cx: &Context<'_, G>,
+        panes: &mut Panes<G::Accumulator>,
+        (at, fired): (usize, i64),
+        emit: &mut impl FnMut(Span, G::Result) -> Result<()>,
+    ) -> Result<()> {
+        let slice = panes.as_slice()[at].first;
+        let Some(mut end) = self.next_end(slice, fired) else {
+            return Ok(());
+        };
+        cx.changed(panes, at)?;
+        let after = cx.settings.early_after.get();
+        if after == 0 {
+            return Ok(());
+        }
+        let records = &mut panes.as_mut_slice()[at].records;
+        *records = records.saturating_add(1);
+        loop {
+            let within = self.within(panes.as_slice(), end);
+            let records: u64 = within.iter().map(|pane| u64::from(pane.records)).sum();
+            if records.is_multiple_of(u64::from(after)) {
+                self.emit(cx, panes, (end, Firing::Early), emit)?;
+            }
+            match self.next_end(slice, end) {
+                Some(next) => end = next,
+                None => return Ok(()),
+            }
+        }
+    }
+}
+
+/// The place of a slice's pane, or the one where it belongs. Most records are in the last one.
+#[inline]
+fn find<A>(panes: &[Pane<A>], slice: i64) -> Result<usize, usize> {
+    match panes.last() {
+        Some(last) if last.first == slice => Ok(panes.len() - 1),
+        Some(last) if last.first > slice => panes.binary_search_by_key(&slice, |pane| pane.first),
+        _ => Err(panes.len()),
+    }
+}
+
+impl Plan for Grid {
+    fn unused() -> Self {
+        Self {
+            slice: 1,
+            size: 1,
+            slide: 1,
+            offset: 0,
+            cumulative: false,
+        }
+    }
+
+    fn schema(&self) -> String {
+        let kind = if self.cumulative {
+            "cumulative"
+        } else {
+            "sliding"
+        };
+        let Self {
+            size,
+            slide,
+            offset,
+            ..
+        } = self;
+        format!("{kind}({size},{slide},{offset})")
+    }
+
+    #[inline]
+    fn add<G: Aggregate>(
+        &self,
+        cx: &Context<'_, G>,
+        record: Record<'_>,
+        emit: &mut impl FnMut(Span, G::Result) -> Result<()>,
+    ) -> Result<Placed> {
+        let slice = self.slice_of(cx.time(record)?);
+        let (fired, lateness) = (cx.fired(), cx.lateness());
+        // Windows up to here are closed.
+        let closed = fired.saturating_sub(lateness);
+        let Some(last_end) = self.last_end(slice) else {
+            return Ok(Placed::Between);
+        };
+        if last_end <= closed {
+            return Ok(Placed::Late);
+        }
+        cx.state.update(|held| {
+            let panes = held.get_or_insert_default();
+            let at = match find(panes.as_slice(), slice) {
+                Ok(at) => at,
+                Err(at) => {
+                    panes.insert(at, Pane::new(slice, cx.aggregate.create()));
+                    self.register(cx, panes.as_slice(), at, (last_end, fired))?;
+                    at
+                }
+            };
+            let pane = &mut panes.as_mut_slice()[at];
+            cx.aggregate.add(&mut pane.accumulator, record)?;
+            // With the next watermark, windows that have ended give their results again.
+            let is_late = |end| end <= fired;
+            if lateness > 0 && !pane.late && self.next_end(slice, closed).is_some_and(is_late) {
+                pane.late = true;
+                cx.register(Alarm::Late, fired - 1)?;
+            }
+            if cx.is_early() {
+                self.early(cx, panes, (at, fired), emit)?;
+            }
+            Ok(Placed::Added)
+        })?
+    }
+
+    fn fire<G: Aggregate>(
+        &self,
+        cx: &Context<'_, G>,
+        (alarm, time): (Alarm, i64),
+        panes: &mut Panes<G::Accumulator>,
+        emit: &mut impl FnMut(Span, G::Result) -> Result<()>,
+    ) -> Result<()> {
+        let end = time.saturating_add(1);
+        let lateness = cx.lateness();
+        match alarm {
+            Alarm::End => {
+                self.emit(cx, panes, (end, Firing::OnTime), emit)?;
+                if lateness == 0 {
+                    panes.retain(|pane| self.last_end(pane.first).is_some_and(|last| last > end));
+                }
+                let next = |pane: &Pane<_>| self.next_end(pane.first, end);
+                match panes.as_slice().iter().find_map(next) {
+                    Some(next) => cx.register(Alarm::End, next - 1),
+                    None => Ok(()),
+                }
+            }
+            Alarm::Late => {
+                let bounds = (end.saturating_sub(lateness), end, Firing::Late);
+                self.emit_due(cx, panes, bounds, |pane| pane.late, emit)?;
+                let all = panes.as_mut_slice().iter_mut();
+                all.for_each(|pane| pane.late = false);
+                Ok(())
+            }
+            Alarm::Clean => {
+                panes.retain(|pane| {
+                    self.last_end(pane.first)
+                        .is_some_and(|last| closing(last, lateness) > time)
+                });
+                Ok(())
+            }
+            Alarm::Early => {
+                let bounds = (cx.fired(), i64::MAX, Firing::Early);
+                self.emit_due(cx, panes, bounds, |pane| pane.changed, emit)?;
+                let all = panes.as_mut_slice().iter_mut();
+                all.for_each(|pane| pane.changed = false);
+                Ok(())
+            }
+        }
+    }
+}
+
+fn check_slices(size: i64, slice: i64, slide: i64) -> Result<(), String> {
+    let slices = size / slice;
+    if slices > SLICES_MAX {
+        return Err(format!(
+            "a window of {size} ms is made of {slices} slices of {slice} ms, because it moves by {slide} ms; more than \
+             {SLICES_MAX} are not kept: choose lengths with a larger common divisor"
+        ));
+    }
+    Ok(())
+}
+
+fn greatest_common_divisor(a: i64, b: i64) -> i64 {
+    if b == 0 {
+        a
+    } else {
+        greatest_common_divisor(b, a % b)
+    }
+}

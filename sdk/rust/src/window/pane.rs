@@ -1,0 +1,242 @@
+//! What a window keeps of a key: its panes, in one value.
+//!
+//! A pane is what is aggregated and emitted as a whole: a slice of windows that overlap, a session, or the records
+//! counted so far. Most keys have one or two at a time, so they are loaded and stored together, and a lone one
+//! costs no memory of its own.
+
+use crate::codec::Codec;
+use crate::error::{Error, Result};
+
+/// A pane. Its times are those of its slice, or of its first and last record.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Pane<A> {
+    pub(crate) first: i64,
+    pub(crate) last: i64,
+    /// Late records were added since windows with this pane were emitted.
+    pub(crate) late: bool,
+    /// Records were added since the last early result. Kept only where there are early results.
+    pub(crate) changed: bool,
+    /// How many records, where they are counted.
+    pub(crate) records: u32,
+    pub(crate) accumulator: A,
+}
+
+impl<A> Pane<A> {
+    pub(crate) fn new(time: i64, accumulator: A) -> Self {
+        Self {
+            first: time,
+            last: time,
+            late: false,
+            changed: false,
+            records: 0,
+            accumulator,
+        }
+    }
+}
+
+/// The panes of a key, by their times.
+#[derive(Debug, PartialEq)]
+pub struct Panes<A> {
+    panes: Few<Pane<A>>,
+    /// The timer of the clock that is registered for early results.
+    pub(crate) early_at: Option<i64>,
+}
+
+/// A list that keeps a lone item in place.
+#[derive(Debug, PartialEq)]
+enum Few<P> {
+    One(P),
+    Many(Vec<P>),
+}
+
+impl<A> Default for Panes<A> {
+    fn default() -> Self {
+        Self {
+            panes: Few::Many(Vec::new()),
+            early_at: None,
+        }
+    }
+}
+
+impl<A> Panes<A> {
+    #[inline]
+    pub(crate) fn as_slice(&self) -> &[Pane<A>] {
+        match &self.panes {
+            Few::One(pane) => std::slice::from_ref(pane),
+            Few::Many(panes) => panes,
+        }
+    }
+
+    #[inline]
+    pub(crate) fn as_mut_slice(&mut self) -> &mut [Pane<A>] {
+        match &mut self.panes {
+            Few::One(pane) => std::slice::from_mut(pane),
+            Few::Many(panes) => panes,
+        }
+    }
+
+    /// Adds a pane at this place.
+    #[inline]
+    pub(crate) fn insert(&mut self, at: usize, pane: Pane<A>) {
+        if self.as_slice().is_empty() {
+            self.panes = Few::One(pane);
+        } else {
+            self.many().insert(at, pane);
+        }
+    }
+
+    fn many(&mut self) -> &mut Vec<Pane<A>> {
+        if let Few::One(_) = self.panes {
+            let one = std::mem::replace(&mut self.panes, Few::Many(Vec::new()));
+            if let (Few::One(pane), Few::Many(panes)) = (one, &mut self.panes) {
+                panes.push(pane);
+            }
+        }
+        match &mut self.panes {
+            Few::Many(panes) => panes,
+            Few::One(_) => unreachable!("it was made a list above"),
+        }
+    }
+
+    /// Takes out the pane at this place.
+    pub(crate) fn remove(&mut self, at: usize) -> Pane<A> {
+        self.many().remove(at)
+    }
+
+    /// Removes all panes that `keep` does not want.
+    pub(crate) fn retain(&mut self, keep: impl FnMut(&Pane<A>) -> bool) {
+        self.many().retain(keep);
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.as_slice().is_empty()
+    }
+}
+
+const EARLY_AT: u8 = 1;
+const LAST: u8 = 1;
+const LATE: u8 = 2;
+const CHANGED: u8 = 4;
+const RECORDS: u8 = 8;
+
+/// A byte of flags and what they announce; then each pane: a byte of flags, its first time, what the flags announce,
+/// the accumulator.
+impl<A: Codec> Codec for Panes<A> {
+    const VERSION: u32 = A::VERSION;
+
+    fn schema() -> String {
+        format!("panes:{}", A::schema())
+    }
+
+    #[inline]
+    fn encode(&self, to: &mut Vec<u8>) {
+        to.push(if self.early_at.is_some() { EARLY_AT } else { 0 });
+        if let Some(time) = self.early_at {
+            time.encode_part(to);
+        }
+        for pane in self.as_slice() {
+            let flag = |is_set: bool, flag: u8| if is_set { flag } else { 0 };
+            let flags = flag(pane.last != pane.first, LAST)
+                | flag(pane.late, LATE)
+                | flag(pane.changed, CHANGED)
+                | flag(pane.records > 0, RECORDS);
+            to.push(flags);
+            pane.first.encode_part(to);
+            if flags & LAST != 0 {
+                pane.last.encode_part(to);
+            }
+            if flags & RECORDS != 0 {
+                pane.records.encode_part(to);
+            }
+            pane.accumulator.encode_part(to);
+        }
+    }
+
+    #[inline]
+    fn decode(mut bytes: &[u8]) -> Result<Self> {
+        let early_at = match u8::decode_part(&mut bytes)? {
+            0 => None,
+            EARLY_AT => Some(i64::decode_part(&mut bytes)?),
+            other => return Err(unknown(other)),
+        };
+        let mut panes = Self {
+            early_at,
+            ..Self::default()
+        };
+        let mut at = 0;
+        while !bytes.is_empty() {
+            let flags = u8::decode_part(&mut bytes)?;
+            if flags > LAST | LATE | CHANGED | RECORDS {
+                return Err(unknown(flags));
+            }
+            let first = i64::decode_part(&mut bytes)?;
+            let last = if flags & LAST != 0 {
+                i64::decode_part(&mut bytes)?
+            } else {
+                first
+            };
+            let records = if flags & RECORDS != 0 {
+                u32::decode_part(&mut bytes)?
+            } else {
+                0
+            };
+            let pane = Pane {
+                first,
+                last,
+                late: flags & LATE != 0,
+                changed: flags & CHANGED != 0,
+                records,
+                accumulator: A::decode_part(&mut bytes)?,
+            };
+            panes.insert(at, pane);
+            at += 1;
+        }
+        Ok(panes)
+    }
+}
+
+#[cold]
+fn unknown(flags: u8) -> Error {
+    Error::new(format_args!(
+        "{flags} are no flags of the panes of a window"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn panes_survive_with_all_that_is_known_of_them() {
+        let pane = |number: i64| Pane {
+            first: -number,
+            last: number,
+            late: number & 1 != 0,
+            changed: number & 2 != 0,
+            records: number as u32 % 3,
+            accumulator: (number, "x".repeat(number as usize)),
+        };
+        for count in 0..10 {
+            for early_at in [None, Some(7)] {
+                let mut panes = Panes::default();
+                (0..count).for_each(|number| panes.insert(number as usize, pane(number)));
+                panes.early_at = early_at;
+                let mut bytes = Vec::new();
+                panes.encode(&mut bytes);
+                assert_eq!(Panes::decode(&bytes).unwrap(), panes);
+                assert!(Panes::<(i64, String)>::decode(&bytes[..bytes.len() - 1]).is_err());
+            }
+        }
+        assert!(Panes::<u8>::decode(&[2]).is_err());
+        assert!(Panes::<u8>::decode(&[0, 16]).is_err());
+    }
+
+    #[test]
+    fn a_count_takes_18_bytes() {
+        let mut panes = Panes::default();
+        panes.insert(0, Pane::new(0, 1u64));
+        let mut bytes = Vec::new();
+        panes.encode(&mut bytes);
+        assert_eq!(bytes.len(), 18);
+    }
+}

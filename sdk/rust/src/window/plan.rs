@@ -1,0 +1,216 @@
+//! What all kinds of windows share: how they are configured, and what they do things with.
+
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::pane::Panes;
+use super::span::Span;
+use crate::aggregate::Aggregate;
+use crate::call::Call;
+use crate::error::{Error, Result};
+use crate::host::Host;
+use crate::record::Record;
+use crate::state::ValueState;
+use crate::timer::{TimeDomain, Timers};
+
+/// How records get into windows of one kind, and how those end.
+pub trait Plan: fmt::Debug + Sized + 'static {
+    /// Names the kind with its lengths, as part of the state's schema: panes of other lengths mean something else.
+    fn schema(&self) -> String;
+
+    /// One that is never used.
+    fn unused() -> Self;
+
+    /// Adds a record to the windows it falls into.
+    fn add<G: Aggregate>(
+        &self,
+        cx: &Context<'_, G>,
+        record: Record<'_>,
+        emit: &mut impl FnMut(Span, G::Result) -> Result<()>,
+    ) -> Result<Placed>;
+
+    /// A timer has fired that was registered for `time`.
+    fn fire<G: Aggregate>(
+        &self,
+        cx: &Context<'_, G>,
+        due: (Alarm, i64),
+        panes: &mut Panes<G::Accumulator>,
+        emit: &mut impl FnMut(Span, G::Result) -> Result<()>,
+    ) -> Result<()>;
+}
+
+/// Where a record went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Placed {
+    /// Into a window at least.
+    Added,
+    /// Nowhere: all its windows are closed.
+    Late,
+    /// Nowhere: it lies between windows.
+    Between,
+}
+
+/// What the timers of a window are for. The order is that of timers with the same time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Alarm {
+    /// A window ends.
+    End,
+    /// Windows that have ended got late records.
+    Late,
+    /// Panes are not needed any more.
+    Clean,
+    /// By the clock: an early result is due.
+    Early,
+}
+
+/// Tags of windows have this bit, others not.
+const WINDOWS: u32 = 1 << 31;
+
+impl Alarm {
+    /// The tag of window `window`.
+    fn tag(self, window: u32) -> u32 {
+        WINDOWS | window << 2 | self as u32
+    }
+
+    /// What a timer with this tag is for, if it belongs to window `window`.
+    pub(super) fn of(tag: u32, window: u32) -> Option<Self> {
+        [Self::End, Self::Late, Self::Clean, Self::Early]
+            .into_iter()
+            .find(|alarm| alarm.tag(window) == tag)
+    }
+}
+
+/// What was said about a window when it was declared.
+#[derive(Debug, Default)]
+pub(crate) struct Settings {
+    pub(crate) name: String,
+    /// How long a window is kept after its end.
+    pub(crate) lateness: Cell<i64>,
+    /// The interval of early results by the clock, or 0.
+    pub(crate) early_every: Cell<i64>,
+    /// After how many records there is an early result, or 0.
+    pub(crate) early_after: Cell<u32>,
+    /// The output of late records.
+    pub(crate) late_to: RefCell<Option<Rc<str>>>,
+    /// Mistakes, which are reported when the operator has been opened.
+    pub(crate) problems: RefCell<Vec<String>>,
+}
+
+impl Settings {
+    /// Reports a mistake.
+    pub(super) fn problem(&self, problem: String) {
+        let problem = format!("window `{}`: {problem}", self.name);
+        self.problems.borrow_mut().push(problem);
+    }
+
+    /// A length in milliseconds, 0 if it is too long.
+    pub(super) fn milliseconds(&self, what: &str, length: Duration) -> i64 {
+        i64::try_from(length.as_millis()).unwrap_or_else(|_| {
+            self.problem(format!("{what} is too long"));
+            0
+        })
+    }
+}
+
+/// What a plan does things with.
+pub struct Context<'a, G: Aggregate> {
+    pub(super) aggregate: &'a G,
+    pub(super) settings: &'a Settings,
+    pub(super) state: &'a ValueState<Panes<G::Accumulator>>,
+    pub(super) timers: &'a Timers,
+    pub(super) call: &'a Call,
+    pub(super) host: &'a Host,
+    pub(super) window: u32,
+}
+
+/// Event times are refused outside of this, so that no sum of times is too large.
+const TIME_MAX: u64 = 1 << 61;
+
+impl<G: Aggregate> Context<'_, G> {
+    /// The record's event time.
+    #[inline]
+    pub(super) fn time(&self, record: Record<'_>) -> Result<i64> {
+        match record.timestamp() {
+            Some(time) if time.unsigned_abs() <= TIME_MAX => Ok(time),
+            time => Err(no_time(&self.settings.name, time)),
+        }
+    }
+
+    /// The windows up to this end have fired: those whose last millisecond the watermark has reached.
+    #[inline]
+    pub(super) fn fired(&self) -> i64 {
+        self.call.watermark(self.host).saturating_add(1)
+    }
+
+    #[inline]
+    pub(super) fn lateness(&self) -> i64 {
+        self.settings.lateness.get()
+    }
+
+    /// Whether there are early results.
+    #[inline]
+    pub(super) fn is_early(&self) -> bool {
+        self.settings.early_every.get() > 0 || self.settings.early_after.get() > 0
+    }
+
+    pub(super) fn register(&self, alarm: Alarm, time: i64) -> Result<()> {
+        self.timers
+            .register_event_time(time, alarm.tag(self.window))
+    }
+
+    /// A record was added to the pane at this place, whose window has not ended: an early result is due some time.
+    pub(super) fn changed(&self, panes: &mut Panes<G::Accumulator>, at: usize) -> Result<()> {
+        let interval = self.settings.early_every.get();
+        if interval == 0 {
+            return Ok(());
+        }
+        panes.as_mut_slice()[at].changed = true;
+        if panes.early_at.is_none() {
+            let time = self
+                .call
+                .processing_time(self.host)
+                .saturating_add(interval);
+            panes.early_at = Some(time);
+            self.timers
+                .register_processing_time(time, Alarm::Early.tag(self.window))?;
+        }
+        Ok(())
+    }
+
+    /// Removes what is left of a key without panes.
+    pub(super) fn forget_if_empty(&self, held: &mut Option<Panes<G::Accumulator>>) -> Result<()> {
+        if let Some(panes) = held
+            && panes.is_empty()
+        {
+            if let Some(time) = panes.early_at {
+                self.timers.delete(
+                    TimeDomain::ProcessingTime,
+                    time,
+                    Alarm::Early.tag(self.window),
+                )?;
+            }
+            *held = None;
+        }
+        Ok(())
+    }
+}
+
+#[cold]
+fn no_time(window: &str, time: Option<i64>) -> Error {
+    match time {
+        None => Error::new(format_args!(
+            "the record has no event time, so it falls into no window of `{window}`: give its source a `timestamp`, \
+             or emit it with `emit_at`"
+        )),
+        Some(time) => Error::new(format_args!(
+            "the record's event time {time} is out of range for window `{window}`: times are milliseconds since 1970"
+        )),
+    }
+}
+
+/// The time of an end, or of what comes a while after it: a window is closed when the watermark has reached it.
+pub(super) fn closing(end: i64, lateness: i64) -> i64 {
+    (end - 1).saturating_add(lateness)
+}

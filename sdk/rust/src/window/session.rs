@@ -1,0 +1,200 @@
+//! Sessions: windows that grow with their records and join.
+//!
+//! A key has one timer at or before the end of its first session that has not ended. A session that grows leaves
+//! it where it is: when it fires too early, it is registered for what is then the end. So a record costs no
+//! timer, and none has to be deleted.
+
+use super::pane::{Pane, Panes};
+use super::plan::{Alarm, Context, Placed, Plan, closing};
+use super::span::{Firing, Span};
+use crate::aggregate::Aggregate;
+use crate::error::Result;
+use crate::record::Record;
+
+/// Sessions of one gap.
+#[derive(Clone, Copy, Debug)]
+pub struct Sessions {
+    gap: i64,
+}
+
+impl Sessions {
+    pub(super) fn new(gap: i64) -> Self {
+        Self { gap }
+    }
+
+    /// The first millisecond after a session.
+    #[inline]
+    fn end<A>(&self, pane: &Pane<A>) -> i64 {
+        pane.last + self.gap
+    }
+
+    /// The first end after `after`.
+    fn next_end<A>(&self, panes: &[Pane<A>], after: i64) -> Option<i64> {
+        // Sessions are apart, so the order of their starts is that of their ends.
+        let ends = panes.iter().map(|pane| self.end(pane));
+        ends.into_iter().find(|&end| end > after)
+    }
+
+    /// Puts a time into the session it touches, joins all that it touches, or begins one. Returns its place.
+    fn place<G: Aggregate>(
+        &self,
+        cx: &Context<'_, G>,
+        panes: &mut Panes<G::Accumulator>,
+        time: i64,
+    ) -> Result<usize> {
+        let all = panes.as_slice();
+        let at = all.partition_point(|pane| self.end(pane) < time);
+        let touched = all[at..]
+            .iter()
+            .take_while(|pane| pane.first <= time + self.gap)
+            .count();
+        if touched == 0 {
+            panes.insert(at, Pane::new(time, cx.aggregate.create()));
+            return Ok(at);
+        }
+        for _ in 1..touched {
+            let other = panes.remove(at + 1);
+            let pane = &mut panes.as_mut_slice()[at];
+            cx.aggregate
+                .merge(&mut pane.accumulator, &other.accumulator)?;
+            pane.last = other.last;
+            pane.late |= other.late;
+            pane.changed |= other.changed;
+            pane.records = pane.records.saturating_add(other.records);
+        }
+        let pane = &mut panes.as_mut_slice()[at];
+        pane.first = pane.first.min(time);
+        pane.last = pane.last.max(time);
+        Ok(at)
+    }
+
+    fn emit<G: Aggregate>(
+        &self,
+        cx: &Context<'_, G>,
+        pane: &Pane<G::Accumulator>,
+        firing: Firing,
+        emit: &mut impl FnMut(Span, G::Result) -> Result<()>,
+    ) -> Result<()> {
+        let span = Span::new(pane.first, self.end(pane), firing);
+        emit(span, cx.aggregate.result(&pane.accumulator)?)
+    }
+
+    /// A session has given its result: it is removed when it is closed.
+    fn emitted<G: Aggregate>(&self, cx: &Context<'_, G>, end: i64) -> Result<()> {
+        match cx.lateness() {
+            0 => Ok(()),
+            lateness => cx.register(Alarm::Clean, closing(end, lateness)),
+        }
+    }
+}
+
+impl Plan for Sessions {
+    fn unused() -> Self {
+        Self::new(1)
+    }
+
+    fn schema(&self) -> String {
+        format!("session({})", self.gap)
+    }
+
+    #[inline]
+    fn add<G: Aggregate>(
+        &self,
+        cx: &Context<'_, G>,
+        record: Record<'_>,
+        emit: &mut impl FnMut(Span, G::Result) -> Result<()>,
+    ) -> Result<Placed> {
+        let time = cx.time(record)?;
+        let (fired, lateness) = (cx.fired(), cx.lateness());
+        let closed = fired.saturating_sub(lateness);
+        cx.state.update(|held| {
+            let touches = |pane: &Pane<_>| pane.first <= time + self.gap && time <= self.end(pane);
+            let is_alone = !held
+                .as_ref()
+                .is_some_and(|panes| panes.as_slice().iter().any(touches));
+            if is_alone && time + self.gap <= closed {
+                return Ok(Placed::Late);
+            }
+            let panes = held.get_or_insert_default();
+            let before = self.next_end(panes.as_slice(), fired);
+            let at = self.place(cx, panes, time)?;
+            let pane = &mut panes.as_mut_slice()[at];
+            cx.aggregate.add(&mut pane.accumulator, record)?;
+            let end = self.end(pane);
+            if end <= fired {
+                // It has ended: with the next watermark it gives its result again.
+                if !pane.late {
+                    pane.late = true;
+                    cx.register(Alarm::Late, fired - 1)?;
+                }
+                return Ok(Placed::Added);
+            }
+            pane.late = false;
+            if before.is_none_or(|before| end < before) {
+                cx.register(Alarm::End, end - 1)?;
+            }
+            cx.changed(panes, at)?;
+            let after = cx.settings.early_after.get();
+            if after > 0 {
+                let pane = &mut panes.as_mut_slice()[at];
+                pane.records = pane.records.saturating_add(1);
+                if pane.records >= after {
+                    pane.records = 0;
+                    self.emit(cx, pane, Firing::Early, emit)?;
+                }
+            }
+            Ok(Placed::Added)
+        })?
+    }
+
+    fn fire<G: Aggregate>(
+        &self,
+        cx: &Context<'_, G>,
+        (alarm, time): (Alarm, i64),
+        panes: &mut Panes<G::Accumulator>,
+        emit: &mut impl FnMut(Span, G::Result) -> Result<()>,
+    ) -> Result<()> {
+        match alarm {
+            Alarm::End => {
+                let end = time.saturating_add(1);
+                let ended = panes
+                    .as_slice()
+                    .iter()
+                    .position(|pane| self.end(pane) == end);
+                if let Some(at) = ended {
+                    self.emit(cx, &panes.as_slice()[at], Firing::OnTime, emit)?;
+                    self.emitted(cx, end)?;
+                    if cx.lateness() == 0 {
+                        panes.remove(at);
+                    }
+                }
+                match self.next_end(panes.as_slice(), end) {
+                    Some(next) => cx.register(Alarm::End, next - 1),
+                    None => Ok(()),
+                }
+            }
+            Alarm::Late => {
+                for pane in panes.as_mut_slice().iter_mut().filter(|pane| pane.late) {
+                    pane.late = false;
+                    self.emit(cx, pane, Firing::Late, emit)?;
+                    self.emitted(cx, self.end(pane))?;
+                }
+                Ok(())
+            }
+            Alarm::Clean => {
+                panes.retain(|pane| closing(self.end(pane), cx.lateness()) > time);
+                Ok(())
+            }
+            Alarm::Early => {
+                let fired = cx.fired();
+                for pane in panes.as_mut_slice().iter_mut().filter(|pane| pane.changed) {
+                    pane.changed = false;
+                    if self.end(pane) > fired {
+                        self.emit(cx, pane, Firing::Early, emit)?;
+                    }
+                }
+                Ok(())
+            }
+        }
+    }
+}

@@ -1,0 +1,425 @@
+use std::time::Duration;
+
+use super::*;
+use crate::aggregate::{Collect, Count, First, Last, Max, Mean, Min, Sum};
+use crate::testing::Harness;
+use crate::{Operator, WindowOperator};
+
+const MINUTE: i64 = 60_000;
+
+/// All ready-made aggregates of one column, in one window.
+struct All {
+    all: Window<Tumbling, Numbers>,
+}
+
+type Numbers = (Count, Sum<i64>, Min<i64>, Max, Mean, First, Last<i64>);
+type Results = (
+    u64,
+    i64,
+    Option<i64>,
+    Option<f64>,
+    f64,
+    Option<String>,
+    Option<i64>,
+);
+
+impl WindowOperator<Results> for All {
+    fn open(ctx: &mut OpenContext) -> Result<Self> {
+        let n = ctx.column("n")?;
+        let numbers = (
+            Count,
+            Sum::of(n).missing("NA"),
+            Min::of(n).missing("NA"),
+            Max::of(n).missing("NA"),
+            Mean::of(n).missing("NA"),
+            First::of(n),
+            Last::of(n).missing("NA"),
+        );
+        Ok(Self {
+            all: ctx.window("all", Tumbling::minutes(1), numbers),
+        })
+    }
+
+    fn emit(&mut self, window: Span, results: Results, out: &mut Emitter) -> Result<()> {
+        let (count, sum, min, max, mean, first, last) = results;
+        out.emit(
+            out.key(),
+            (window, count, (sum, min, max), mean, first, last),
+        )
+    }
+}
+crate::export!(All { all });
+
+#[test]
+fn aggregates_of_a_column_skip_what_is_missing() {
+    let mut all = Harness::<All>::setup().rows(["n"]).open().unwrap();
+    all.process_timed(&[
+        ("a", "3", 10),
+        ("a", "-4", 5),
+        ("b", "NA", 7),
+        ("a", "", 20),
+        ("a", "NA", 15),
+        ("a", "8", 10),
+    ])
+    .unwrap();
+    all.restart().unwrap();
+    all.process_timed(&[("a", "2", 10), ("b", "5", MINUTE)])
+        .unwrap();
+    all.end_of_input(0).unwrap();
+    assert_eq!(
+        all.take_rows(),
+        [
+            "a,0,60000,6,9,-4,8,2.25,-4,2",
+            "b,0,60000,1,0,,,NaN,NA,",
+            "b,60000,120000,1,5,5,5,5,5,5",
+        ]
+    );
+    assert_eq!(all.entries(), 0);
+}
+
+#[test]
+fn a_field_that_is_no_number_and_a_sum_that_is_too_large_are_reported() {
+    let mut all = Harness::<All>::setup().rows(["n"]).open().unwrap();
+    let error = all
+        .process_timed(&[("a", "1", 0), ("a", "x", 0)])
+        .unwrap_err();
+    assert_eq!(
+        error.message(),
+        "column `n`: `x` is not a whole number in range"
+    );
+    assert_eq!(error.record(), Some(1));
+    let largest = i64::MAX.to_string();
+    let error = all
+        .process_timed(&[("a", largest.as_str(), 0), ("a", "1", 0)])
+        .unwrap_err();
+    assert!(
+        error.message().starts_with("a sum does not fit `i64`"),
+        "{error}"
+    );
+    assert_eq!(all.entries(), 0, "a failed call leaves no trace");
+}
+
+#[test]
+fn records_need_an_event_time_that_makes_sense() {
+    let mut all = Harness::<All>::setup().rows(["n"]).open().unwrap();
+    let error = all.process(&[("a", "1")]).unwrap_err();
+    assert!(
+        error
+            .message()
+            .starts_with("the record has no event time, so it falls into no window of `all`"),
+        "{error}"
+    );
+    for time in [i64::MIN + 1, i64::MAX, 1 << 62] {
+        let error = all.process_timed(&[("a", "1", time)]).unwrap_err();
+        assert!(error.message().contains("out of range"), "{time}: {error}");
+    }
+    for time in [1 << 61, -(1 << 61)] {
+        all.process_timed(&[("a", "1", time)]).unwrap();
+    }
+    all.end_of_input(0).unwrap();
+    assert_eq!(all.take().len(), 2);
+}
+
+/// Windows as a closure makes them, with the records they hold.
+struct Shown<A: Assigner>(Window<A, Collect>);
+
+/// How a test's window is made.
+trait Make: Sized + 'static {
+    type Assigner: Assigner;
+    fn make(ctx: &mut OpenContext) -> Window<Self::Assigner, Collect>;
+}
+
+struct Made<M: Make>(Shown<M::Assigner>);
+
+impl<M: Make> Operator for Made<M> {
+    fn open(ctx: &mut OpenContext) -> Result<Self> {
+        Ok(Self(Shown(M::make(ctx))))
+    }
+
+    fn process(&mut self, record: Record<'_>, out: &mut Emitter) -> Result<()> {
+        self.0.0.add(record, out, show)
+    }
+
+    fn on_timer(&mut self, timer: Timer<'_>, out: &mut Emitter) -> Result<()> {
+        self.0.0.on_timer(timer, out, show).map(drop)
+    }
+}
+
+fn show(span: Span, held: crate::aggregate::Collected, out: &mut Emitter) -> Result<()> {
+    let values: Vec<_> = held.values().map(String::from_utf8_lossy).collect();
+    let minutes = |time: i64| time as f64 / MINUTE as f64;
+    out.emit(
+        out.key(),
+        (
+            format!("{:?}", span.firing()),
+            minutes(span.start()),
+            minutes(span.end()),
+            values.join(" "),
+        ),
+    )
+}
+
+/// A type that makes a window.
+macro_rules! make {
+    ($name:ident: $assigner:ty = $make:expr) => {
+        struct $name;
+        impl Make for $name {
+            type Assigner = $assigner;
+            fn make(ctx: &mut OpenContext) -> Window<$assigner, Collect> {
+                let make: fn(&mut OpenContext) -> Window<$assigner, Collect> = $make;
+                make(ctx)
+            }
+        }
+    };
+}
+
+fn at(minute: i64, values: &[&'static str]) -> Vec<(&'static str, &'static str, i64)> {
+    values
+        .iter()
+        .map(|value| ("k", *value, minute * MINUTE))
+        .collect()
+}
+
+#[test]
+fn c067_late_records_are_dropped_and_counted() {
+    make!(Plain: Tumbling = |ctx| ctx.window("w", Tumbling::minutes(10), Collect));
+    let mut plain = Harness::<Made<Plain>>::open().unwrap();
+    plain.process_timed(&at(1, &["a"])).unwrap();
+    // One millisecond before the end, nothing is closed.
+    plain.set_watermark(10 * MINUTE - 2).unwrap();
+    plain.process_timed(&at(9, &["b"])).unwrap();
+    plain.set_watermark(10 * MINUTE - 1).unwrap();
+    plain.process_timed(&at(9, &["late", "too"])).unwrap();
+    plain.process_timed(&at(10, &["c"])).unwrap();
+    assert_eq!(plain.take_metric("late-records"), [2.0]);
+    plain.end_of_input(0).unwrap();
+    assert_eq!(plain.take_rows(), ["k,OnTime,0,10,a b", "k,OnTime,10,20,c"]);
+    assert_eq!(plain.entries(), 0);
+}
+
+#[test]
+fn c067_late_records_go_to_their_output_as_they_came() {
+    make!(Sent: Tumbling = |ctx| ctx.window("w", Tumbling::minutes(10), Collect).late_to("late"));
+    let mut sent = Harness::<Made<Sent>>::open().unwrap();
+    assert_eq!(sent.outputs(), ["out", "late"]);
+    sent.set_watermark(10 * MINUTE - 1).unwrap();
+    sent.process_timed(&at(3, &["x,\"y,z\""])).unwrap();
+    let late = sent.take();
+    assert_eq!(
+        (
+            late[0].output.as_str(),
+            late[0].key.as_deref(),
+            late[0].value.as_str(),
+            late[0].timestamp
+        ),
+        ("late", Some("k"), "x,\"y,z\"", Some(3 * MINUTE))
+    );
+    assert!(sent.take_metric("late-records").is_empty());
+}
+
+#[test]
+fn c067_within_the_allowed_lateness_results_come_again_updated() {
+    make!(Lenient: Tumbling = |ctx| ctx.window("w", Tumbling::minutes(10), Collect).allowed_lateness(Duration::from_secs(300)));
+    let mut lenient = Harness::<Made<Lenient>>::open().unwrap();
+    lenient.process_timed(&at(1, &["a"])).unwrap();
+    lenient.set_watermark(12 * MINUTE).unwrap();
+    lenient.process_timed(&at(2, &["b", "c"])).unwrap();
+    assert_eq!(lenient.take_rows(), ["k,OnTime,0,10,a"]);
+    lenient.set_watermark(13 * MINUTE).unwrap();
+    assert_eq!(lenient.take_rows(), ["k,Late,0,10,a b c"]);
+    lenient.set_watermark(14 * MINUTE).unwrap();
+    assert!(lenient.take_rows().is_empty(), "nothing is new");
+    lenient.set_watermark(15 * MINUTE - 1).unwrap();
+    assert_eq!(lenient.entries(), 0, "closed");
+    lenient.process_timed(&at(2, &["late"])).unwrap();
+    assert_eq!(lenient.take_metric("late-records"), [1.0]);
+}
+
+#[test]
+fn sessions_exactly_one_gap_apart_are_one() {
+    make!(Visits: Session = |ctx| ctx.window("w", Session::minutes(10), Collect));
+    let mut visits = Harness::<Made<Visits>>::open().unwrap();
+    visits
+        .process_timed(&[
+            ("k", "a", 0),
+            ("k", "c", 20 * MINUTE),
+            ("k", "b", 10 * MINUTE),
+            ("k", "d", 30 * MINUTE + 1),
+        ])
+        .unwrap();
+    // The timers of sessions that have grown fire too early, and nothing is emitted twice.
+    visits.set_watermark(30 * MINUTE - 2).unwrap();
+    assert!(visits.take_rows().is_empty());
+    visits.set_watermark(30 * MINUTE - 1).unwrap();
+    assert_eq!(visits.take_rows(), ["k,OnTime,0,30,a b c"]);
+    visits.end_of_input(0).unwrap();
+    assert_eq!(visits.take().len(), 1);
+    assert_eq!(visits.entries(), 0);
+}
+
+#[test]
+fn early_results_come_by_the_clock_and_by_records() {
+    make!(ByClock: Tumbling = |ctx| ctx.window("w", Tumbling::minutes(10), Collect).early_every(Duration::from_secs(1)));
+    let mut early = Harness::<Made<ByClock>>::open().unwrap();
+    early.set_time(500).unwrap();
+    early.process_timed(&at(1, &["a"])).unwrap();
+    early.set_time(1400).unwrap();
+    early.process_timed(&at(2, &["b"])).unwrap();
+    assert!(early.take_rows().is_empty());
+    early.set_time(1500).unwrap();
+    assert_eq!(early.take_rows(), ["k,Early,0,10,a b"]);
+    early.set_time(9000).unwrap();
+    assert!(early.take_rows().is_empty(), "nothing has changed");
+    early.process_timed(&at(3, &["c"])).unwrap();
+    early.set_watermark(10 * MINUTE).unwrap();
+    assert_eq!(early.take_rows(), ["k,OnTime,0,10,a b c"]);
+    assert_eq!(early.entries(), 0, "the timer of the clock is deleted");
+
+    make!(ByRecords: Session = |ctx| ctx.window("w", Session::minutes(10), Collect).early_after(2));
+    let mut early = Harness::<Made<ByRecords>>::open().unwrap();
+    early
+        .process_timed(&at(1, &["a", "b", "c", "d", "e"]))
+        .unwrap();
+    early.end_of_input(0).unwrap();
+    assert_eq!(
+        early.take_rows(),
+        [
+            "k,Early,1,11,a b",
+            "k,Early,1,11,a b c d",
+            "k,OnTime,1,11,a b c d e"
+        ]
+    );
+}
+
+#[test]
+fn windows_of_a_number_of_records_need_no_time() {
+    make!(Pairs: Every = |ctx| ctx.window("w", Every::records(2), Collect));
+    let mut pairs = Harness::<Made<Pairs>>::open().unwrap();
+    pairs
+        .process(&[("k", "a"), ("l", "b"), ("k", "c"), ("k", "d")])
+        .unwrap();
+    let emitted = pairs.take();
+    assert_eq!(emitted.len(), 1);
+    assert!(emitted[0].value.ends_with(",a c"), "{emitted:?}");
+    assert_eq!(emitted[0].timestamp, None);
+    pairs.end_of_input(0).unwrap();
+    assert!(pairs.take().is_empty(), "what is not full gives no result");
+
+    make!(Whole: Global = |ctx| ctx.window("w", Global, Collect));
+    let mut whole = Harness::<Made<Whole>>::open().unwrap();
+    whole.process(&[("k", "a"), ("k", "b")]).unwrap();
+    whole.set_watermark(i64::MAX - 1).unwrap();
+    assert!(whole.take().is_empty());
+    whole.end_of_input(0).unwrap();
+    assert_eq!(whole.take().len(), 1);
+    assert_eq!(whole.entries(), 0);
+}
+
+#[test]
+fn wrong_windows_are_refused_with_their_names() {
+    make!(Zero: Tumbling = |ctx| ctx.window("w", Tumbling::minutes(0), Collect));
+    make!(Short: Sliding = |ctx| ctx.window("w", Sliding::of(Duration::from_secs(1), Duration::from_micros(1)), Collect));
+    make!(Uneven: Cumulative = |ctx| ctx.window("w", Cumulative::minutes(10, 3), Collect));
+    make!(Fine: Sliding = |ctx| ctx.window("w", Sliding::of(Duration::from_millis(86_400_001), Duration::from_secs(60)), Collect));
+    make!(Never: Every = |ctx| ctx.window("w", Every::records(0), Collect));
+    make!(Long: Session = |ctx| ctx.window("w", Session::gap(Duration::MAX), Collect));
+    make!(Early: Global = |ctx| ctx.window("w", Global, Collect).early_after(0).early_every(Duration::ZERO));
+    fn problem<M: Make>() -> String {
+        let error = Harness::<Made<M>>::open().unwrap_err();
+        assert_eq!(error.kind(), crate::ErrorKind::Config);
+        error.message().to_owned()
+    }
+    for (problem, expected) in [
+        (problem::<Zero>(), "window `w`: the window's length is 0"),
+        (
+            problem::<Short>(),
+            "window `w`: the slide is less than a millisecond",
+        ),
+        (
+            problem::<Uneven>(),
+            "window `w`: the window's length of 600000 ms is not a multiple of the step of 180000 ms",
+        ),
+        (
+            problem::<Fine>(),
+            "window `w`: a window of 86400001 ms is made of 86400001 slices of 1 ms",
+        ),
+        (
+            problem::<Never>(),
+            "window `w`: a window of 0 records never ends",
+        ),
+        (problem::<Long>(), "window `w`: the gap is too long"),
+        (
+            problem::<Early>(),
+            "window `w`: early results come after 1 record at least, not 0; window `w`: the interval of early results is less than a millisecond",
+        ),
+    ] {
+        assert!(problem.starts_with(expected), "{problem}");
+    }
+}
+
+#[test]
+fn the_schema_names_the_lengths() {
+    make!(Plain: Tumbling = |ctx| ctx.window("w", Tumbling::minutes(1).offset(Duration::from_secs(90)), Collect));
+    let plain = Harness::<Made<Plain>>::open().unwrap();
+    assert_eq!(
+        plain.states(),
+        [("w", "window:sliding(60000,60000,30000)=collected")]
+    );
+}
+
+/// Two windows and timers of its own in one operator.
+struct Both {
+    minutes: Window<Tumbling, Count>,
+    hours: Window<Sliding, Count>,
+    timers: Timers,
+}
+
+impl Operator for Both {
+    fn open(ctx: &mut OpenContext) -> Result<Self> {
+        Ok(Self {
+            minutes: ctx.window("minutes", Tumbling::minutes(1), Count),
+            hours: ctx.window("hours", Sliding::minutes(60, 30), Count),
+            timers: ctx.timers(),
+        })
+    }
+
+    fn process(&mut self, record: Record<'_>, out: &mut Emitter) -> Result<()> {
+        self.timers.register_event_time(0, 7)?;
+        self.minutes.add(record, out, |_, _, _| Ok(()))?;
+        self.hours.add(record, out, |_, _, _| Ok(()))
+    }
+
+    fn on_timer(&mut self, timer: Timer<'_>, out: &mut Emitter) -> Result<()> {
+        let emit = |name: &'static str| {
+            move |span: Span, count: u64, out: &mut Emitter| {
+                out.emit(out.key(), (name, span.start() / MINUTE, count))
+            }
+        };
+        if self.minutes.on_timer(timer, out, emit("minute"))?
+            || self.hours.on_timer(timer, out, emit("hour"))?
+        {
+            return Ok(());
+        }
+        out.emit(timer.key(), ("own", timer.tag()))
+    }
+}
+
+#[test]
+fn windows_and_timers_share_an_operator() {
+    let mut both = Harness::<Both>::open().unwrap();
+    both.process_timed(&[("k", "", 0), ("k", "", 31 * MINUTE)])
+        .unwrap();
+    both.end_of_input(0).unwrap();
+    assert_eq!(
+        both.take_rows(),
+        [
+            "k,own,7",
+            "k,minute,0,1",
+            "k,hour,-30,1",
+            "k,minute,31,1",
+            "k,hour,0,2",
+            "k,hour,30,1"
+        ]
+    );
+    assert_eq!(both.entries(), 0);
+}
