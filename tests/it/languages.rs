@@ -223,7 +223,7 @@ const REGISTER: &str = "(import \"highwater:operator/timers@0.1.0\" \"register\"
     (func $register (param i32 i32 i32 i32 i32 i32 i32)))";
 
 #[test]
-fn c57_what_is_only_imported_does_no_harm_and_what_is_called_fails_by_name() {
+fn c57_timers_that_are_only_imported_do_no_harm_and_those_that_are_not_declared_fail() {
     // Without a state, because the input has no keys.
     let describe = "(i32.store (i32.const 152) (i32.const 0)) (i32.const 128)";
     let guest = |process: &str| {
@@ -244,8 +244,7 @@ fn c57_what_is_only_imported_does_no_harm_and_what_is_called_fails_by_name() {
     ended
         .saying(&[
             "`odd`",
-            "`process` called `register` of `highwater:operator/timers@0.1.0`, which is not supported by \
-             this version of the host",
+            "the operator does not declare that it uses timers (`uses-timers` of its description)",
         ])
         .without_panic();
 }

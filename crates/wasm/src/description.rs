@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 
 use dataflow::port::{Column, Format, Port};
-use dataflow::state::StateDescriptor;
+use dataflow::state::{StateDescriptor, TimeDomain, timer_states};
 use operator::text::shown;
 use operator::{Failure, FailureKind};
 
@@ -23,10 +23,8 @@ pub struct Description {
     pub inputs: Vec<String>,
     /// Its outputs; the first is the default one.
     pub outputs: Vec<Port>,
-    /// Its keyed states, in the order by which calls number them.
+    /// Its keyed states, in the order by which calls number them; after them those of timers, if it uses any.
     pub states: Vec<StateDescriptor>,
-    /// Whether it registers timers. Always false while this host refuses those that do.
-    pub(crate) uses_timers: bool,
 }
 
 /// Inputs, outputs, or states of one operator.
@@ -106,6 +104,14 @@ fn check(described: WireDescription) -> Result<Description, String> {
     check_names("state", states.iter().map(|state| state.name.as_str()))?;
     for state in &states {
         let name = &state.name;
+        if TimeDomain::ALL
+            .iter()
+            .any(|domain| domain.state_name() == name)
+        {
+            return Err(format!(
+                "state `{name}` has the name under which timers are kept; give it another"
+            ));
+        }
         match state.scope {
             StateScope::Keyed => {}
             StateScope::Operator => {
@@ -131,13 +137,6 @@ fn check(described: WireDescription) -> Result<Description, String> {
             ));
         }
     }
-    if uses_timers {
-        return Err(
-            "it uses timers, which are not supported by this version of the host; without `uses-timers` \
-             it can do its work when records come"
-                .to_owned(),
-        );
-    }
     let states = states.into_iter().map(|state| StateDescriptor {
         name: state.name,
         kind: state.kind.into(),
@@ -145,11 +144,11 @@ fn check(described: WireDescription) -> Result<Description, String> {
         schema_version: state.schema_version,
         ttl: None,
     });
+    let timers = uses_timers.then(timer_states).into_iter().flatten();
     Ok(Description {
         inputs,
         outputs,
-        states: states.collect(),
-        uses_timers,
+        states: states.chain(timers).collect(),
     })
 }
 

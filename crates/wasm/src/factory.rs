@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use dataflow::port::Port;
-use dataflow::state::Resolved;
+use dataflow::state::{Fired, Resolved, StateKind};
 use dataflow::{Batch, CheckpointId, KeyGroups};
 use operator::{Call, Failure, FailureKind, Operator, OperatorFactory, SubtaskContext};
 
@@ -16,7 +16,7 @@ use super::grants::Grants;
 use super::instance::{Blueprint, Functions, Instance};
 use super::metrics::{Metric, Metrics, lock};
 use super::phase::Phase;
-use super::wire::{BatchArg, OpenContext, WirePort};
+use super::wire::{BatchArg, FiredArg, OpenContext, WirePort};
 
 /// An operator of a job: a component with its place in the job file.
 #[derive(Clone, Debug)]
@@ -69,6 +69,7 @@ impl Component {
                 .description
                 .states
                 .into_iter()
+                .filter(|state| state.kind != StateKind::Timers)
                 .map(|state| state.name)
                 .collect(),
             key_groups: spec.key_groups.count(),
@@ -304,6 +305,27 @@ impl Operator for GuestOperator {
                 key_numbers: &keys.numbers,
             };
             instance.call(Phase::Process, |functions| functions.process, (batch,))
+        })
+    }
+
+    fn on_timers(&mut self, fired: &Fired, call: &mut Call) -> Result<(), Failure> {
+        self.with_call(call, |instance| {
+            instance.call(
+                Phase::OnTimers,
+                |functions| functions.on_timers,
+                (FiredArg::from(fired),),
+            )
+        })
+    }
+
+    fn on_watermark(&mut self, call: &mut Call) -> Result<(), Failure> {
+        let watermark = call.watermark;
+        self.with_call(call, |instance| {
+            instance.call(
+                Phase::OnWatermark,
+                |functions| functions.on_watermark,
+                (watermark,),
+            )
         })
     }
 

@@ -4,7 +4,7 @@
 //! that a guest passes is trusted, and nothing it passes sizes an allocation beyond the limits below, or
 //! keeps the host busy beyond [the budget of the call](super::budget); what does not fit ends the call with [`FailureKind::Protocol`].
 
-use dataflow::state::StateError;
+use dataflow::state::{KeyedState, StateError, TimeDomain};
 use dataflow::{Batch, Cells, CellsRef};
 use operator::text::size;
 use operator::{Call, Failure, FailureKind};
@@ -61,7 +61,7 @@ const EMIT_RECORDS_MAX: usize = 16 << 20;
 /// Adds all interfaces to a linker.
 pub(super) fn link(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
     link_state(&mut linker.instance("highwater:operator/state@0.1.0")?)?;
-    link_timers(linker)?;
+    link_timers(&mut linker.instance("highwater:operator/timers@0.1.0")?)?;
     link_output(&mut linker.instance("highwater:operator/output@0.1.0")?)?;
     link_time(&mut linker.instance("highwater:operator/time@0.1.0")?)?;
     link_log(&mut linker.instance("highwater:operator/log@0.1.0")?)?;
@@ -108,7 +108,7 @@ fn counting<R>(
     let guest = store.data_mut();
     let mut call = guest.call.take().ok_or_else(|| {
         protocol(format!(
-            "state and output cannot be used in `{}`, only in `process` and `end-of-input`",
+            "state and output cannot be used in `{}`, only in `process`, `on-timers`, `on-watermark` and `end-of-input`",
             guest.phase.name()
         ))
     })?;
@@ -613,28 +613,45 @@ fn link_metrics(metrics: &mut LinkerInstance<'_, Guest>) -> wasmtime::Result<()>
     )
 }
 
-/// The host has no timers yet. Some tools import the whole world whether it is used or not, so the import is
-/// there, and a call fails.
-fn link_timers(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
-    const INTERFACE: &str = "highwater:operator/timers@0.1.0";
-    type Timers = (WireTimeDomain, WasmList<u32>, WasmList<i64>, WasmList<u32>);
-    let mut timers = linker.instance(INTERFACE)?;
-    for function in ["register", "delete"] {
-        timers.func_wrap(function, move |store, _: Timers| -> wasmtime::Result<()> {
-            let guest: &Guest = StoreContextMut::data(&store);
-            Err(not_supported(guest, function, INTERFACE).into())
-        })?;
+/// What a timer takes of the host, beside its key.
+const TIMER_BYTES: usize = 24;
+
+type TimersArg = (WireTimeDomain, WasmList<u32>, WasmList<i64>, WasmList<u32>);
+
+fn link_timers(timers: &mut LinkerInstance<'_, Guest>) -> wasmtime::Result<()> {
+    type Change = fn(&mut KeyedState, TimeDomain, &[u32], &[i64], &[u32]) -> Result<(), StateError>;
+    let changes: [(&str, Change); 2] = [
+        ("register", KeyedState::register_timers),
+        ("delete", KeyedState::delete_timers),
+    ];
+    for (name, change) in changes {
+        timers.func_wrap(
+            name,
+            move |store, (domain, keys, times, tags): TimersArg| {
+                let bytes = keys.len() * TIMER_BYTES;
+                writing(store, keys.len(), bytes, |call, store| {
+                    let (guest, keys) = (store.data(), keys.as_le_slice(store));
+                    let (times, tags) = (times.as_le_slice(store), tags.as_le_slice(store));
+                    if keys.len() != times.len() || keys.len() != tags.len() {
+                        return Err(protocol(format!(
+                            "{} keys, but {} times and {} tags",
+                            keys.len(),
+                            times.len(),
+                            tags.len()
+                        )));
+                    }
+                    let (deadline, phase) = (guest.deadline, guest.phase);
+                    in_portions(deadline, phase, keys, [], |at, keys, []| {
+                        let part = at..at + keys.len();
+                        let (times, tags) = (&times[part.clone()], &tags[part]);
+                        change(&mut call.state, domain.into(), keys, times, tags)
+                            .map_err(state_failure)
+                    })
+                })
+            },
+        )?;
     }
     Ok(())
-}
-
-/// A call of something that the world has and this host does not. To try again does not help.
-fn not_supported(guest: &Guest, function: &str, interface: &str) -> Failure {
-    let message = format!(
-        "`{}` called `{function}` of `{interface}`, which is not supported by this version of the host",
-        guest.phase.name()
-    );
-    Failure::new(FailureKind::Config, message)
 }
 
 /// What the adapter of core modules imports.

@@ -54,6 +54,8 @@ pub(super) struct Functions {
     pub(super) describe: Func,
     pub(super) open: Func,
     pub(super) process: Func,
+    pub(super) on_timers: Func,
+    pub(super) on_watermark: Func,
     pub(super) end_of_input: Func,
     pub(super) on_checkpoint_complete: Func,
     pub(super) close: Func,
@@ -113,6 +115,8 @@ impl Instance {
             describe: function("describe")?,
             open: function("open")?,
             process: function("process")?,
+            on_timers: function("on-timers")?,
+            on_watermark: function("on-watermark")?,
             end_of_input: function("end-of-input")?,
             on_checkpoint_complete: function("on-checkpoint-complete")?,
             close: function("close")?,
@@ -223,7 +227,11 @@ fn clock_of(
 /// it names the record.
 fn named(phase: Phase, failure: Failure) -> Failure {
     match phase {
-        Phase::EndOfInput | Phase::CheckpointComplete | Phase::Close => Failure {
+        Phase::OnTimers
+        | Phase::OnWatermark
+        | Phase::EndOfInput
+        | Phase::CheckpointComplete
+        | Phase::Close => Failure {
             message: format!("`{}` failed: {}", phase.name(), failure.message),
             ..failure
         },

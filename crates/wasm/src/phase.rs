@@ -11,6 +11,10 @@ pub(super) enum Phase {
     Open,
     /// `process`.
     Process,
+    /// `on-timers`.
+    OnTimers,
+    /// `on-watermark`.
+    OnWatermark,
     /// `end-of-input`.
     EndOfInput,
     /// `on-checkpoint-complete`.
@@ -27,6 +31,8 @@ impl Phase {
             Self::Describe => "describe",
             Self::Open => "open",
             Self::Process => "process",
+            Self::OnTimers => "on-timers",
+            Self::OnWatermark => "on-watermark",
             Self::EndOfInput => "end-of-input",
             Self::CheckpointComplete => "on-checkpoint-complete",
             Self::Close => "close",

@@ -290,7 +290,7 @@ fn c57_every_import_of_the_world_is_linked() {
 const REGISTER: &str = "(import \"highwater:operator/timers@0.1.0\" \"register\" (func $register (param i32 i32 i32 i32 i32 i32 i32)))";
 
 #[test]
-fn timers_may_be_imported_and_a_call_of_them_fails_by_name() {
+fn timers_may_be_imported_and_a_call_of_them_fails_unless_they_are_declared() {
     let bench = Bench::new();
     let call = |imports: &str, body: &str| {
         let guest = operator(&[("imports", imports), ("process", body)]);
@@ -305,8 +305,8 @@ fn timers_may_be_imported_and_a_call_of_them_fails_by_name() {
     assert_eq!(
         (failure.kind, failure.message.as_str()),
         (
-            FailureKind::Config,
-            "`process` called `register` of `highwater:operator/timers@0.1.0`, which is not supported by this version of the host"
+            FailureKind::Protocol,
+            "the operator does not declare that it uses timers (`uses-timers` of its description)"
         )
     );
 }

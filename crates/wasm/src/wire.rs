@@ -4,7 +4,7 @@
 //! the guest's memory where it is on the data path, and owned where it is not.
 
 use dataflow::port::{Column, ColumnKind, Format, Port};
-use dataflow::state::StateKind;
+use dataflow::state::{Fired, StateKind, TimeDomain};
 use dataflow::{Cells, CellsRef};
 use operator::{Failure, FailureKind};
 use wasmtime::StoreContext;
@@ -109,6 +109,33 @@ pub(super) struct BatchArg<'a> {
     pub(super) key_numbers: &'a [u32],
 }
 
+/// `fired`.
+#[derive(ComponentType, Lower)]
+#[component(record)]
+pub(super) struct FiredArg<'a> {
+    domain: WireTimeDomain,
+    keys: CellsArg<'a>,
+    #[component(name = "key-numbers")]
+    key_numbers: &'a [u32],
+    times: &'a [i64],
+    tags: &'a [u32],
+}
+
+impl<'a> From<&'a Fired> for FiredArg<'a> {
+    fn from(fired: &'a Fired) -> Self {
+        Self {
+            domain: match fired.domain {
+                TimeDomain::Event => WireTimeDomain::EventTime,
+                TimeDomain::Processing => WireTimeDomain::ProcessingTime,
+            },
+            keys: (&fired.keys.keys).into(),
+            key_numbers: &fired.keys.numbers,
+            times: &fired.times,
+            tags: &fired.tags,
+        }
+    }
+}
+
 /// `loaded`.
 #[derive(ComponentType, Lower)]
 #[component(record)]
@@ -208,8 +235,7 @@ pub(super) enum WireMetricKind {
 }
 
 /// `time-domain`.
-#[derive(Clone, Copy, ComponentType, Lift)]
-#[expect(dead_code, reason = "made from the guest's bytes by `Lift`")]
+#[derive(Clone, Copy, ComponentType, Lift, Lower)]
 #[component(enum)]
 #[repr(u8)]
 pub(super) enum WireTimeDomain {
@@ -332,6 +358,15 @@ pub(super) struct OpenContext<'a> {
     pub(super) inputs: &'a [WirePort],
     pub(super) states: &'a [String],
     pub(super) restored: bool,
+}
+
+impl From<WireTimeDomain> for TimeDomain {
+    fn from(domain: WireTimeDomain) -> Self {
+        match domain {
+            WireTimeDomain::EventTime => Self::Event,
+            WireTimeDomain::ProcessingTime => Self::Processing,
+        }
+    }
 }
 
 impl From<WireStateKind> for StateKind {

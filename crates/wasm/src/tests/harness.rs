@@ -165,6 +165,7 @@ impl Hosted {
                     held.list_load(state, at, &mut cells).unwrap();
                     !cells.is_empty()
                 }
+                StateKind::Timers => unreachable!("no operator here has timers"),
             };
             if holds {
                 found.insert((*key).to_owned());

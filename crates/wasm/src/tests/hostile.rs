@@ -79,7 +79,7 @@ use Of::{
     AnyState, Bytes, Cells as Column, Cursor, EmittedKeys, EmittedNumbers, Flag, Key, Keys, Level,
     Limit, Metrics, Observed, OwnKey, State, Text, Timestamps,
 };
-use StateKind::{List, Map, Value};
+use StateKind::{List, Map, Timers, Value};
 
 /// What every import but `register` takes, which is in [`names_of_metrics`]. The two functions of `time` take
 /// nothing.
@@ -127,6 +127,7 @@ fn number(kind: StateKind) -> u32 {
         Value => 0,
         Map => 1,
         List => 2,
+        Timers => unreachable!("no access names their state"),
     }
 }
 
