@@ -765,7 +765,7 @@ fn state_and_output_are_out_of_reach_outside_of_records() {
     assert_eq!(failure.kind, FailureKind::Protocol);
     assert_eq!(
         failure.message,
-        "state and output cannot be used in `open`, only in `process` and `end-of-input`"
+        "state and output cannot be used in `open`, only in `process`, `on-timers`, `on-watermark` and `end-of-input`"
     );
 }
 
