@@ -42,8 +42,12 @@ pub enum SnapshotKind {
 pub enum Element {
     /// Records.
     Batch(Batch),
-    /// No record with an event time at or before this one (milliseconds) comes after it.
+    /// No record with an event time at or before this one (milliseconds) comes after it, except late ones. The
+    /// channel is active.
     Watermark(i64),
+    /// No watermark is to be expected for now: the channel is idle until its next watermark, and nobody waits for
+    /// it. Records may come.
+    Idle,
     /// A checkpoint barrier.
     Barrier(Barrier),
     /// No record comes after it. Barriers still do: a checkpoint covers ended inputs as well.

@@ -31,9 +31,15 @@ pub trait Source: Send {
 
     /// The watermark of all that was polled: no record with an event time at or below it follows, except late
     /// ones. Milliseconds since 1970; asked after each poll, and a lower one than before changes nothing.
-    /// `None` as long as there is none.
+    /// `None` as long as there is none. At the end of its input every source has the highest one, whatever it says.
     fn watermark(&self) -> Option<i64> {
         None
+    }
+
+    /// Whether nothing has come for so long that nobody is to wait for this source's watermark. Asked after each
+    /// poll, like the watermark.
+    fn is_idle(&self) -> bool {
+        false
     }
 
     /// Checkpoint `id` is complete, which has a position of this source in it. Whatever fails from now on, the

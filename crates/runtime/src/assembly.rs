@@ -69,6 +69,7 @@ impl Attempt<'_> {
                         ended: false,
                         delivered: 0,
                         watermark: None,
+                        idle: false,
                         batch: Batch::default(),
                     },
                     _ => Head::Channels(Channels::new(

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dataflow::alignment::{Alignment, Arrival, Mode};
-use dataflow::watermark::{CombinedWatermark, NO_WATERMARK};
+use dataflow::watermark::{self, Change, CombinedWatermark, NO_WATERMARK};
 use dataflow::{Barrier, Batch, CheckpointId, Element, SnapshotKind};
 use operator::clock::Clock;
 use operator::{Failure, OperatorInstance, Position, Sink, Source, SourceStatus, Unprocessed};
@@ -59,6 +59,8 @@ pub(crate) enum Head {
         delivered: u64,
         /// The watermark that was handed on last.
         watermark: Option<i64>,
+        /// Whether it was handed on that none is to be expected.
+        idle: bool,
         batch: Batch,
     },
     Channels(Channels),
@@ -66,7 +68,7 @@ pub(crate) enum Head {
 
 pub(crate) struct Channels {
     alignment: Alignment,
-    combined: CombinedWatermark,
+    pub(crate) combined: CombinedWatermark,
     /// For each channel the input of the first member that it feeds.
     inputs: Vec<u32>,
     /// Which channels have ended.
@@ -169,6 +171,7 @@ impl Subtask {
                 ended: false,
                 batch,
                 watermark,
+                idle,
                 ..
             },
             true,
@@ -178,16 +181,18 @@ impl Subtask {
             return Ok(Step::Wait(self.next_due()));
         };
         let mut batch = std::mem::take(batch);
-        let before = *watermark;
+        let (before, was_idle) = (*watermark, *idle);
         let Body::Source(source) = &mut self.members[0].body else {
             unreachable!("a source heads its chain")
         };
         let polled = source.poll(&mut batch);
-        let told = source.watermark();
+        let (told, is_idle) = (source.watermark(), source.is_idle());
         let status = polled.map_err(|error| self.connector(0, "reading", error))?;
         // What it covers has to go before it.
         let advanced = told.filter(|it| Some(*it) > before);
-        let hand_on = batch.is_full() || status != SourceStatus::More || advanced.is_some();
+        let change = Change::of(advanced, was_idle, is_idle);
+        let hand_on =
+            batch.is_full() || status != SourceStatus::More || change != Change::default();
         if !batch.is_empty() && hand_on {
             self.emit_polled(batch)?;
             batch = self.spares.take();
@@ -195,15 +200,15 @@ impl Subtask {
         if let Head::Source {
             batch: slot,
             watermark,
+            idle,
             ..
         } = &mut self.head
         {
             *slot = batch;
             *watermark = advanced.or(before);
+            *idle = is_idle;
         }
-        if let Some(watermark) = advanced {
-            self.advance_watermark(watermark);
-        }
+        self.watermark_changed(change);
         match status {
             SourceStatus::More => {
                 self.flush_if_lingering();
@@ -259,10 +264,13 @@ impl Subtask {
                 self.deliver(0, input, batch)
             }
             Element::Watermark(watermark) => {
-                let Some(watermark) = channels.combined.advance(channel, watermark) else {
-                    return Ok(());
-                };
-                self.advance_watermark(watermark);
+                let change = channels.combined.advance(channel, watermark);
+                self.watermark_changed(change);
+                Ok(())
+            }
+            Element::Idle => {
+                let change = channels.combined.idle(channel);
+                self.watermark_changed(change);
                 Ok(())
             }
             Element::Barrier(barrier) => {
@@ -274,26 +282,30 @@ impl Subtask {
                 }
             }
             Element::EndOfInput => {
-                channels.ended[channel] = true;
-                let input = channels.inputs[channel];
-                let over = |ended_input: u32| {
-                    channels
-                        .inputs
-                        .iter()
-                        .zip(&channels.ended)
-                        .all(|(input, ended)| *ended || *input != ended_input)
-                };
-                if over(input) {
-                    let all = channels.ended.iter().all(|ended| *ended);
-                    self.end_input(0, input)?;
-                    if all {
-                        self.end_outputs(0)?;
-                        self.all_ended();
-                    }
-                }
-                Ok(())
+                let change = channels.combined.end(channel);
+                self.channel_ended(channel, change)
             }
         }
+    }
+
+    /// A channel has ended, and with the last one of an input the input.
+    pub(crate) fn end_channel(&mut self, channel: usize) -> Result<(), Error> {
+        let Head::Channels(channels) = &mut self.head else {
+            unreachable!("a source has no channels")
+        };
+        channels.ended[channel] = true;
+        let input = channels.inputs[channel];
+        let mut same = channels.inputs.iter().zip(&channels.ended);
+        if !same.all(|(other, ended)| *ended || *other != input) {
+            return Ok(());
+        }
+        let all = channels.ended.iter().all(|ended| *ended);
+        self.end_input(0, input)?;
+        if all {
+            self.end_outputs(0)?;
+            self.all_ended();
+        }
+        Ok(())
     }
 
     /// Gives a batch to a member.
@@ -449,11 +461,15 @@ impl Subtask {
 
     /// The source has nothing more to give, or is not asked any more.
     fn end_source(&mut self) {
-        if let Head::Source { ended, .. } = &mut self.head {
+        if let Head::Source {
+            ended, watermark, ..
+        } = &mut self.head
+        {
             *ended = true;
+            *watermark = Some(watermark::END);
         }
         // No record comes any more, not even a late one.
-        self.advance_watermark(i64::MAX);
+        self.watermark_changed(Change::of(Some(watermark::END), false, false));
     }
 
     /// Hands on records that the source has given and that wait for their batch to fill: they come before a

@@ -5,6 +5,7 @@
 //! subtask takes no further element.
 
 use dataflow::state::TimeDomain;
+use dataflow::watermark::{Change, NO_WATERMARK, Status};
 use dataflow::{Barrier, CheckpointId, Element};
 use operator::Position;
 
@@ -26,6 +27,10 @@ pub(crate) struct Timing {
     pub(crate) ended: bool,
     /// The watermark that is on its way through the members.
     passing: Option<Passing>,
+    /// After it none is to be expected for now.
+    is_idle_after: bool,
+    /// The channel that has ended, and waits for it: its input ends after the watermark that its end allows.
+    ending: Option<usize>,
     /// Barriers that wait until it is through.
     barriers: Vec<Barrier>,
     /// Timers of processing time have fired in the last step. So elements have a turn in this one, however many
@@ -65,6 +70,37 @@ impl Timing {
 }
 
 impl Subtask {
+    /// News of the subtask's watermark: the watermark itself, and after it whether a next one is to be expected.
+    pub(crate) fn watermark_changed(&mut self, change: Change) {
+        if let Some(watermark) = change.watermark {
+            self.timing.is_idle_after = change.status == Some(Status::Idle);
+            return self.advance_watermark(watermark);
+        }
+        match change.status {
+            Some(Status::Idle) => self.broadcast(&Element::Idle),
+            // Any watermark says so, also one that is known.
+            Some(Status::Active) => {
+                let current = match &self.head {
+                    Head::Source { watermark, .. } => watermark.unwrap_or(NO_WATERMARK),
+                    Head::Channels(channels) => channels.combined.current(),
+                };
+                self.broadcast(&Element::Watermark(current));
+            }
+            None => {}
+        }
+    }
+
+    /// A channel has ended, and this is what that changes. The input ends after the watermark, if it is higher now:
+    /// the highest one comes when the last input has ended, and before that input's end.
+    pub(crate) fn channel_ended(&mut self, channel: usize, change: Change) -> Result<(), Error> {
+        self.watermark_changed(change);
+        if self.timing.passing.is_some() {
+            self.timing.ending = Some(channel);
+            return Ok(());
+        }
+        self.end_channel(channel)
+    }
+
     /// The subtask's watermark is higher now: for its members one after the other, then for who comes next. The
     /// steps that follow see to it.
     pub(crate) fn advance_watermark(&mut self, watermark: i64) {
@@ -137,6 +173,9 @@ impl Subtask {
         let Some(entry) = self.members.get_mut(member) else {
             self.timing.passing = None;
             self.broadcast(&Element::Watermark(watermark));
+            if std::mem::take(&mut self.timing.is_idle_after) {
+                self.broadcast(&Element::Idle);
+            }
             self.after_last_watermark()?;
             let barriers = std::mem::take(&mut self.timing.barriers);
             return barriers
@@ -187,7 +226,7 @@ impl Subtask {
         self.emit_output(member)
     }
 
-    /// A source that has ended ends its outputs after its last watermark.
+    /// A source that has ended ends its outputs after its last watermark, and a channel its input.
     fn after_last_watermark(&mut self) -> Result<(), Error> {
         if let Head::Source { ended: true, .. } = &self.head
             && !self.timing.ended
@@ -195,6 +234,9 @@ impl Subtask {
             self.end_outputs(0)?;
             self.all_ended();
         }
-        Ok(())
+        match self.timing.ending.take() {
+            Some(channel) => self.end_channel(channel),
+            None => Ok(()),
+        }
     }
 }
