@@ -230,8 +230,8 @@ impl<A: Assigner, G: Aggregate> Window<A, G> {
         }
     }
 
-    /// Handles a timer that fired, the current one, if it belongs to this window: calls `emit` with the results that are
-    /// due. Returns whether it does.
+    /// Handles a timer that fired, the current one, if it belongs to this window: calls `emit` with the results that
+    /// are due. Returns whether it does.
     pub fn on_timer(
         &self,
         timer: Timer<'_>,

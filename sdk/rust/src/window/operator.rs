@@ -45,8 +45,8 @@ pub trait WindowOperator<R = f64>: Sized + 'static {
     /// [`Operator::open`](crate::Operator::open).
     fn open(ctx: &mut OpenContext) -> Result<Self>;
 
-    /// A result of a window. The current key is the window's, and what is emitted has the last millisecond of the window as its
-    /// event time.
+    /// A result of a window. The current key is the window's, and what is emitted has the last millisecond of the
+    /// window as its event time.
     fn emit(&mut self, window: Span, result: R, out: &mut Emitter) -> Result<()>;
 }
 

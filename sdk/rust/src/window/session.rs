@@ -58,8 +58,6 @@ impl Sessions {
             cx.aggregate
                 .merge(&mut pane.accumulator, &other.accumulator)?;
             pane.last = other.last;
-            pane.late |= other.late;
-            pane.changed |= other.changed;
             pane.records = pane.records.saturating_add(other.records);
         }
         let pane = &mut panes.as_mut_slice()[at];
