@@ -83,7 +83,7 @@ pub(crate) fn run(case: &Case, seconds: f64) -> Result<Measured> {
         kind: StateKind::Value,
         schema: String::new(),
         schema_version: 1,
-        ttl_ms: None,
+        ttl: None,
     };
     let range = KeyGroupRange {
         start: 0,

@@ -75,7 +75,10 @@ pub(crate) fn prepare(
                 prepare_source(&job, *source, connectors, clock, problems).map(PreparedNode::Source)
             }
             NodeRef::Operator(operator) => {
-                operator::prepare(&job, &job.operators[*operator], environment.wasm, problems)
+                // Its producers come before it in the order.
+                let inputs = ports::feeding(&job, &wiring, &facts, index).unwrap_or_default();
+                let section = &job.operators[*operator];
+                operator::prepare(&job, section, &inputs, environment.wasm, problems)
                     .map(|prepared| PreparedNode::Operator(Box::new(prepared)))
             }
             // Sinks need to know what they are fed with.

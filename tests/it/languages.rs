@@ -219,7 +219,7 @@ fn scene_of(bytes: &[u8]) -> Scene {
 }
 
 /// The import of `register`.
-const REGISTER: &str = "(import \"highwater:operator/timers@0.1.0\" \"register\" \
+const REGISTER: &str = "(import \"highwater:operator/timers@0.2.0\" \"register\" \
     (func $register (param i32 i32 i32 i32 i32 i32 i32)))";
 
 #[test]

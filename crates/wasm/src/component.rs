@@ -151,7 +151,7 @@ impl Component {
         self.size
     }
 
-    /// The version of the world it was built for, for example `0.1.0`.
+    /// The version of the world it was built for, for example `0.2.0`.
     pub fn world_version(&self) -> &str {
         &self.world.version
     }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 
 use dataflow::port::{Column, Format, Port};
-use dataflow::state::{StateDescriptor, TimeDomain, timer_states};
+use dataflow::state::{StateDescriptor, TimeDomain, Ttl, timer_states};
 use operator::text::shown;
 use operator::{Failure, FailureKind};
 
@@ -14,7 +14,9 @@ use super::grants::Grants;
 use super::instance::{Blueprint, Instance};
 use super::metrics::Metrics;
 use super::phase::Phase;
-use super::wire::{StateScope, WireDescription};
+use super::wire::v01::WireDescription01;
+use super::wire::{StateScope, WireDescription, WirePort};
+use super::world::WorldVersion;
 
 /// What an operator needs and gives, for one configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,12 +39,18 @@ const NAME_LEN_MAX: usize = 128;
 const SCHEMA_LEN_MAX: usize = 1024;
 
 impl Component {
-    /// Asks the operator what it needs for this configuration (JSON), in an instance that is thrown
-    /// away, under the component's limits and without network.
+    /// Asks the operator what it needs for this configuration (JSON) and these inputs, in an instance that is
+    /// thrown away, under the component's limits and without network. `inputs` is what feeds it in the order of
+    /// the job file, and empty if something of it is not known; a component of 0.1 does not learn it.
     ///
     /// # Errors
     /// The operator refuses the configuration, fails, or describes what is not possible.
-    pub fn describe(&self, config: &str, grants: &Grants) -> Result<Description, Failure> {
+    pub fn describe(
+        &self,
+        config: &str,
+        inputs: &[Port],
+        grants: &Grants,
+    ) -> Result<Description, Failure> {
         let blueprint = self.blueprint(grants, Grants::without_network)?;
         let name = self
             .path()
@@ -52,7 +60,7 @@ impl Component {
         let described = thread::scope(|scope| {
             let describing = thread::Builder::new()
                 .name("describe".to_owned())
-                .spawn_scoped(scope, || describe(&blueprint, &name, config));
+                .spawn_scoped(scope, || describe(&blueprint, &name, config, inputs));
             let describing = describing.map_err(|error| {
                 Failure::new(
                     FailureKind::Returned,
@@ -63,23 +71,39 @@ impl Component {
                 .join()
                 .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         })?;
-        check(described).map_err(|problem| {
-            Failure::new(
-                FailureKind::Config,
-                format!("the operator's description cannot be used: {problem}"),
-            )
-        })
+        check(described).map_err(unusable)
     }
 }
 
-fn describe(blueprint: &Blueprint, name: &str, config: &str) -> Result<WireDescription, Failure> {
+fn unusable(problem: String) -> Failure {
+    Failure::new(
+        FailureKind::Config,
+        format!("the operator's description cannot be used: {problem}"),
+    )
+}
+
+fn describe(
+    blueprint: &Blueprint,
+    name: &str,
+    config: &str,
+    inputs: &[Port],
+) -> Result<WireDescription, Failure> {
     let mut instance = Instance::new(
         blueprint,
         name,
         None,
         Arc::new(Mutex::new(Metrics::default())),
     )?;
-    instance.call(Phase::Describe, |functions| functions.describe, (config,))
+    let phase = Phase::Describe;
+    match blueprint.world.speaks {
+        WorldVersion::V01 => instance
+            .call(phase, |functions| functions.describe, (config,))
+            .and_then(|described: WireDescription01| described.upgrade().map_err(unusable)),
+        WorldVersion::V02 => {
+            let inputs: Vec<WirePort> = inputs.iter().map(WirePort::from).collect();
+            instance.call(phase, |functions| functions.describe, (config, &inputs[..]))
+        }
+    }
 }
 
 fn check(described: WireDescription) -> Result<Description, String> {
@@ -112,18 +136,11 @@ fn check(described: WireDescription) -> Result<Description, String> {
                 "state `{name}` has the name under which timers are kept; give it another"
             ));
         }
-        match state.scope {
-            StateScope::Keyed => {}
-            StateScope::Operator => {
-                return Err(format!(
-                    "state `{name}` has the scope `operator`, which is not supported yet"
-                ));
-            }
-            StateScope::Broadcast => {
-                return Err(format!(
-                    "state `{name}` has the scope `broadcast`, which is not supported yet"
-                ));
-            }
+        if state.scope != StateScope::Keyed {
+            return Err(format!(
+                "state `{name}` has the scope `{}`, which is not supported yet",
+                state.scope.name()
+            ));
         }
         if state.schema.len() > SCHEMA_LEN_MAX {
             return Err(format!(
@@ -142,7 +159,7 @@ fn check(described: WireDescription) -> Result<Description, String> {
         kind: state.kind.into(),
         schema: state.schema,
         schema_version: state.schema_version,
-        ttl: None,
+        ttl: state.ttl.map(Ttl::from),
     });
     let timers = uses_timers.then(timer_states).into_iter().flatten();
     Ok(Description {

@@ -20,10 +20,11 @@ use super::phase::Phase;
 use super::wire::{
     CellsResult, CellsView, Level, Loaded, Page, Scanned, WireMetricKind, WireTimeDomain, protocol,
 };
+use super::world::WorldVersion;
 
-/// The functions of each interface that this host has; a component that imports others was built for
-/// a newer one.
-pub(super) const INTERFACES: &[(&str, &[&str])] = &[
+/// The functions of the interfaces of 0.1 that this host has; a component that imports others was built for
+/// a newer one. 0.2 has the same and more.
+const INTERFACES: &[(&str, &[&str])] = &[
     ("types", &[]),
     (
         "state",
@@ -51,6 +52,31 @@ pub(super) const INTERFACES: &[(&str, &[&str])] = &[
     ("metrics", &["register", "record"]),
 ];
 
+/// What 0.2 has beside those.
+const INTERFACES_02: &[(&str, &[&str])] = &[(
+    "operator-state",
+    &[
+        "list-load",
+        "list-append",
+        "list-replace",
+        "map-load",
+        "map-store",
+        "map-remove",
+        "map-scan",
+    ],
+)];
+
+/// The interfaces of a version, each with its functions.
+pub(super) fn interfaces(
+    version: WorldVersion,
+) -> impl Iterator<Item = &'static (&'static str, &'static [&'static str])> {
+    let more = match version {
+        WorldVersion::V01 => &[],
+        WorldVersion::V02 => INTERFACES_02,
+    };
+    INTERFACES.iter().chain(more)
+}
+
 /// The most entries in a page of a scan; the bytes are limited by the state itself.
 const PAGE_ENTRIES_MAX: u32 = 65_536;
 /// The most values of metrics in one call of `record`: some for each record of a batch.
@@ -58,14 +84,24 @@ const METRIC_VALUES_MAX: usize = 1 << 20;
 /// The most records that a guest can emit on one output in one call.
 const EMIT_RECORDS_MAX: usize = 16 << 20;
 
-/// Adds all interfaces to a linker.
+/// Adds all interfaces of all versions to a linker.
 pub(super) fn link(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
-    link_state(&mut linker.instance("highwater:operator/state@0.1.0")?)?;
-    link_timers(&mut linker.instance("highwater:operator/timers@0.1.0")?)?;
-    link_output(&mut linker.instance("highwater:operator/output@0.1.0")?)?;
-    link_time(&mut linker.instance("highwater:operator/time@0.1.0")?)?;
-    link_log(&mut linker.instance("highwater:operator/log@0.1.0")?)?;
-    link_metrics(&mut linker.instance("highwater:operator/metrics@0.1.0")?)?;
+    for version in WorldVersion::ALL {
+        let mut state = linker.instance(&version.interface("state"))?;
+        link_state(&mut state)?;
+        match version {
+            WorldVersion::V01 => link_map_scan_01(&mut state)?,
+            WorldVersion::V02 => {
+                link_map_scan(&mut state)?;
+                link_operator_state(linker, version)?;
+            }
+        }
+        link_timers(&mut linker.instance(&version.interface("timers"))?)?;
+        link_output(&mut linker.instance(&version.interface("output"))?)?;
+        link_time(&mut linker.instance(&version.interface("time"))?)?;
+        link_log(&mut linker.instance(&version.interface("log"))?)?;
+        link_metrics(&mut linker.instance(&version.interface("metrics"))?)?;
+    }
     link_preview1(&mut linker.instance(super::adapter::INTERFACE)?)
 }
 
@@ -438,33 +474,6 @@ fn link_state(state: &mut LinkerInstance<'_, Guest>) -> wasmtime::Result<()> {
         },
     )?;
     state.func_wrap(
-        "map-scan",
-        |store, (state, key, start, exclusive, limit): (u32, u32, WasmList<u8>, bool, u32)| {
-            with_call(store, |call, store| {
-                let limit = page_limit(limit)?;
-                let (mut fields, mut values) = (Cells::new(), Cells::new());
-                let start = start.as_le_slice(store);
-                let more = call
-                    .state
-                    .map_scan(
-                        state,
-                        key,
-                        start,
-                        exclusive,
-                        limit,
-                        &mut fields,
-                        &mut values,
-                    )
-                    .map_err(state_failure)?;
-                Ok((Page {
-                    fields: fields.into(),
-                    values: values.into(),
-                    more,
-                },))
-            })
-        },
-    )?;
-    state.func_wrap(
         "list-append",
         |store, (state, keys, elements): (u32, WasmList<u32>, CellsView)| {
             writing(store, keys.len(), elements.byte_len(), |call, store| {
@@ -493,6 +502,90 @@ fn link_state(state: &mut LinkerInstance<'_, Guest>) -> wasmtime::Result<()> {
             Ok((CellsResult::from(elements),))
         })
     })
+}
+
+/// `map-scan` without an end.
+fn link_map_scan_01(state: &mut LinkerInstance<'_, Guest>) -> wasmtime::Result<()> {
+    state.func_wrap(
+        "map-scan",
+        |store, (state, key, start, exclusive, limit): (u32, u32, WasmList<u8>, bool, u32)| {
+            with_call(store, |call, store| {
+                let start = start.as_le_slice(store);
+                map_scan(call, state, key, (start, exclusive), None, limit)
+            })
+        },
+    )
+}
+
+fn link_map_scan(state: &mut LinkerInstance<'_, Guest>) -> wasmtime::Result<()> {
+    type Scan = (u32, u32, WasmList<u8>, bool, Option<WasmList<u8>>, u32);
+    state.func_wrap(
+        "map-scan",
+        |store, (state, key, start, exclusive, end, limit): Scan| {
+            with_call(store, |call, store| {
+                let start = start.as_le_slice(store);
+                let end = end.as_ref().map(|end| end.as_le_slice(store));
+                map_scan(call, state, key, (start, exclusive), end, limit)
+            })
+        },
+    )
+}
+
+fn map_scan(
+    call: &Call,
+    state: u32,
+    key: u32,
+    (start, exclusive): (&[u8], bool),
+    end: Option<&[u8]>,
+    limit: u32,
+) -> Result<(Page,), Failure> {
+    let limit = page_limit(limit)?;
+    let (mut fields, mut values) = (Cells::new(), Cells::new());
+    let more = call
+        .state
+        .map_scan(
+            state,
+            key,
+            start,
+            exclusive,
+            end,
+            limit,
+            &mut fields,
+            &mut values,
+        )
+        .map_err(state_failure)?;
+    Ok((Page {
+        fields: fields.into(),
+        values: values.into(),
+        more,
+    },))
+}
+
+/// The host has no operator state yet: a component may import it, and a call fails.
+fn link_operator_state(linker: &mut Linker<Guest>, version: WorldVersion) -> wasmtime::Result<()> {
+    type Scan = (u32, WasmList<u8>, bool, Option<WasmList<u8>>, u32);
+    let interface = version.interface("operator-state");
+    let mut state = linker.instance(&interface)?;
+    macro_rules! refused {
+        ($name:literal, $arguments:ty, $result:ty) => {{
+            let interface = interface.clone();
+            state.func_wrap(
+                $name,
+                move |store, _: $arguments| -> wasmtime::Result<$result> {
+                    let guest: &Guest = StoreContextMut::data(&store);
+                    Err(not_supported(guest, $name, &interface).into())
+                },
+            )?;
+        }};
+    }
+    refused!("list-load", (u32,), (CellsResult,));
+    refused!("list-append", (u32, CellsView), ());
+    refused!("list-replace", (u32, CellsView), ());
+    refused!("map-load", (u32, CellsView), (Loaded,));
+    refused!("map-store", (u32, CellsView, CellsView), ());
+    refused!("map-remove", (u32, CellsView), ());
+    refused!("map-scan", Scan, (Page,));
+    Ok(())
 }
 
 fn link_output(output: &mut LinkerInstance<'_, Guest>) -> wasmtime::Result<()> {
@@ -652,6 +745,15 @@ fn link_timers(timers: &mut LinkerInstance<'_, Guest>) -> wasmtime::Result<()> {
         )?;
     }
     Ok(())
+}
+
+/// A call of something that the world has and this host does not. To try again does not help.
+fn not_supported(guest: &Guest, function: &str, interface: &str) -> Failure {
+    let message = format!(
+        "`{}` called `{function}` of `{interface}`, which is not supported by this version of the host",
+        guest.phase.name()
+    );
+    Failure::new(FailureKind::Config, message)
 }
 
 /// What the adapter of core modules imports.

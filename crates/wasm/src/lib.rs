@@ -1,7 +1,8 @@
 //! Hosting guests: everything between a `.wasm` file and the runtime's trait `Operator`.
 //!
 //! A [`Host`] is made once per process, loads components and checks them against the world in
-//! `wit/operator.wit`; a [`Component`] describes itself for a configuration and makes the factory
+//! `wit/operator.wit` (0.2) or `wit/0.1/operator.wit`; what differs between the two is in `world`, `wire::v01`
+//! and where imports are linked. A [`Component`] describes itself for a configuration and makes the factory
 //! that the runtime asks for instances. One subtask has one instance (a [`wasmtime::Store`]); state
 //! stays with the runtime, so an instance that trapped is dropped and made again at the next call.
 //!
@@ -9,7 +10,7 @@
 //!
 //! | import | without a grant | grant |
 //! |---|---|---|
-//! | `highwater:operator/*@0.1.x` | always there; a call of `timers` fails in this version | |
+//! | `highwater:operator/*@0.1.x`, `@0.2.x` | always there; a call of `operator-state` fails in this version | |
 //! | `wasi:io/*`, `wasi:cli/*` | stdout and stderr go to the operator's log; stdin is at its end; no arguments; no environment | `env` |
 //! | `wasi:clocks/*` | stands at the processing time of the current call; a sleep really waits, within `call-time` | `clock` |
 //! | `wasi:random/*` | the same numbers in every run, seeded by operator and subtask | `random` |

@@ -20,9 +20,10 @@ use operator::{
 };
 use tempfile::TempDir;
 
-use self::guests::{EMIT, PASS_ON, operator, with_world};
+use self::guests::{EMIT, PASS_ON, operator, operator_of, with_world};
 use super::component::LoadErrorReason;
 use super::factory::Factory;
+use super::world::WorldVersion;
 use super::*;
 
 /// Without a cache, and in this process, which is no `host` that could be its own child.
@@ -74,7 +75,7 @@ impl Bench {
 }
 
 fn factory(component: &Component, config: &str, grants: Grants) -> Arc<Factory> {
-    let description = component.describe(config, &grants).unwrap();
+    let description = component.describe(config, &[], &grants).unwrap();
     let inputs = vec![Port {
         name: "out".into(),
         keyed: true,
@@ -151,7 +152,7 @@ fn c58_what_is_not_an_operator_is_refused_by_name() {
         ),
         (
             component,
-            "it does not export `highwater:operator/guest@0.1.0`, so it is not an operator; it exports nothing",
+            "it exports neither `highwater:operator/guest@0.1.0` nor `highwater:operator/guest@0.2.0`, so it is not an operator; it exports nothing",
         ),
         (other_world, "it exports `wasi:http/incoming-handler@0.2.0`"),
         (
@@ -199,12 +200,16 @@ fn c57_imports_that_are_not_there_are_refused_by_name() {
             "it imports `wasi:sockets/tcp@0.2.0-rc-2023-11-10`, which this host does not provide",
         ),
         (
-            "highwater:operator/timers@0.1.0",
-            "it imports the function `f` of `highwater:operator/timers@0.1.0`, which this version of the host does not have",
+            "highwater:operator/timers@0.2.0",
+            "it imports the function `f` of `highwater:operator/timers@0.2.0`, which this version of the host does not have",
         ),
         (
-            "highwater:operator/state@0.2.0",
-            "it is built for version 0.2.0 of the interface `highwater:operator/state`; this host supports 0.1.x",
+            "highwater:operator/state@0.3.0",
+            "it is built for version 0.3.0 of the interface `highwater:operator/state`; this host supports 0.1.x and 0.2.x",
+        ),
+        (
+            "highwater:operator/operator-state@0.1.0",
+            "it imports `highwater:operator/operator-state@0.1.0`, which this host does not provide",
         ),
         (
             "highwater:operator/state@0.1.9",
@@ -245,9 +250,34 @@ fn c57_every_import_of_the_world_is_linked() {
     let bench = Bench::new();
     let target = bench.host.target(false).unwrap();
     let mut resolve = wit_parser::Resolve::default();
-    let wit = include_str!("../../../wit/operator.wit");
-    let package = resolve.push_source("operator.wit", wit).unwrap();
-    let world = resolve.select_world(&[package], Some("operator")).unwrap();
+    for (version, wit, count) in [
+        (
+            WorldVersion::V01,
+            include_str!("../../../wit/0.1/operator.wit"),
+            6,
+        ),
+        (
+            WorldVersion::V02,
+            include_str!("../../../wit/operator.wit"),
+            7,
+        ),
+    ] {
+        let package = resolve.push_source("operator.wit", wit).unwrap();
+        let world = resolve.select_world(&[package], Some("operator")).unwrap();
+        let linked = every_import_is_linked(&resolve, world, version, target);
+        assert_eq!(
+            linked, count,
+            "state, timers, time, output, log, metrics, operator-state"
+        );
+    }
+}
+
+fn every_import_is_linked(
+    resolve: &wit_parser::Resolve,
+    world: wit_parser::WorldId,
+    version: WorldVersion,
+    target: &engine::Target,
+) -> usize {
     let mut count = 0;
     for key in resolve.worlds[world].imports.keys() {
         let wit_parser::WorldKey::Interface(id) = key else {
@@ -261,8 +291,7 @@ fn c57_every_import_of_the_world_is_linked() {
             .split_once('@')
             .unwrap()
             .0;
-        let (_, known) = imports::INTERFACES
-            .iter()
+        let (_, known) = imports::interfaces(version)
             .find(|(name, _)| *name == short)
             .unwrap();
         let functions: Vec<&str> = resolve.interfaces[*id]
@@ -283,11 +312,97 @@ fn c57_every_import_of_the_world_is_linked() {
         }
         count += 1;
     }
-    assert_eq!(count, 6, "state, timers, time, output, log, metrics");
+    count
+}
+
+#[test]
+fn an_operator_of_either_version_runs_and_the_newer_one_learns_what_feeds_it() {
+    let bench = Bench::new();
+    // Of 0.2 the names of its inputs are what it was given: the first word of each port is its name.
+    let inputs =
+        "(i32.store (i32.const 132) (local.get 2)) (i32.store (i32.const 136) (local.get 3))";
+    for version in ["0.1", "0.2"] {
+        let describe = match version {
+            "0.1" => "(i32.const 128)".to_owned(),
+            _ => format!(
+                "{inputs} (if (i32.eq (local.get 3) (i32.const 1)) (then
+                   (i32.store (i32.const 132) (local.get 2)))) (i32.const 128)"
+            ),
+        };
+        let parts = [
+            ("imports", EMIT),
+            ("process", PASS_ON),
+            ("describe", &describe),
+        ];
+        let parts =
+            parts.map(|(name, part)| (name, part.replace("@0.2.0", &format!("@{version}.0"))));
+        let parts: Vec<(&str, &str)> = parts
+            .iter()
+            .map(|(name, part)| (*name, &part[..]))
+            .collect();
+        let component = bench.load(&operator_of(version, &parts), &Limits::default());
+        assert_eq!(component.world_version(), format!("{version}.0"));
+        let fed = Port {
+            name: "verses".into(),
+            keyed: true,
+            key_columns: Vec::new(),
+            format: Format::Text,
+        };
+        let described = component
+            .describe("{}", &[fed], &Grants::default())
+            .unwrap();
+        let expected = if version == "0.1" { "in" } else { "verses" };
+        assert_eq!(described.inputs, [expected]);
+        let mut operator = factory(&component, "{}", Grants::default())
+            .create(&subtask(), false)
+            .unwrap();
+        assert_eq!(process(&mut *operator).unwrap(), records(10));
+    }
+}
+
+#[test]
+fn what_a_version_of_the_world_cannot_declare_is_refused_by_name() {
+    let bench = Bench::new();
+    for (version, scope, expected) in [
+        (
+            "0.1",
+            1,
+            "state `n` has the scope `operator`, which a component of version 0.1 cannot use",
+        ),
+        (
+            "0.1",
+            2,
+            "state `n` has the scope `broadcast`, which a component of version 0.1 cannot use",
+        ),
+        (
+            "0.2",
+            1,
+            "state `n` has the scope `operator-split`, which is not supported yet",
+        ),
+        (
+            "0.2",
+            2,
+            "state `n` has the scope `operator-union`, which is not supported yet",
+        ),
+        (
+            "0.2",
+            3,
+            "state `n` has the scope `broadcast`, which is not supported yet",
+        ),
+    ] {
+        let describe = format!("(i32.store8 (i32.const 329) (i32.const {scope})) (i32.const 128)");
+        let guest = operator_of(version, &[("describe", &describe)]);
+        let component = bench.load(&guest, &Limits::default());
+        let failure = component
+            .describe("{}", &[], &Grants::default())
+            .unwrap_err();
+        assert_eq!(failure.kind, FailureKind::Config);
+        assert!(failure.message.contains(expected), "{failure}");
+    }
 }
 
 /// The import of `register`.
-const REGISTER: &str = "(import \"highwater:operator/timers@0.1.0\" \"register\" (func $register (param i32 i32 i32 i32 i32 i32 i32)))";
+const REGISTER: &str = "(import \"highwater:operator/timers@0.2.0\" \"register\" (func $register (param i32 i32 i32 i32 i32 i32 i32)))";
 
 #[test]
 fn timers_may_be_imported_and_a_call_of_them_fails_unless_they_are_declared() {
@@ -451,9 +566,9 @@ fn wasm_without_tail(module: &[u8], at: usize) -> Vec<u8> {
 fn a_core_module_describes_itself_as_a_component_does() {
     let bench = Bench::new();
     let component = bench.load(&operator(&[]), &Limits::default());
-    assert_eq!(component.world_version(), "0.1.0");
+    assert_eq!(component.world_version(), "0.2.0");
     assert_eq!(component.digest().len(), 64);
-    let description = component.describe("{}", &Grants::default()).unwrap();
+    let description = component.describe("{}", &[], &Grants::default()).unwrap();
     assert_eq!(description.inputs, ["in"]);
     assert_eq!(
         description.outputs,
@@ -597,7 +712,7 @@ fn c56_memory_beyond_the_limit_is_refused_and_told() {
     );
     assert_eq!(
         component
-            .describe("{}", &Grants::default())
+            .describe("{}", &[], &Grants::default())
             .unwrap_err()
             .kind,
         FailureKind::MemoryLimit
@@ -620,7 +735,9 @@ fn c160_what_a_guest_hands_over_takes_no_more_of_the_host_than_its_memory_may_ha
         ..Limits::default()
     };
     let component = bench.load(&guest, &limits);
-    let failure = component.describe("{}", &Grants::default()).unwrap_err();
+    let failure = component
+        .describe("{}", &[], &Grants::default())
+        .unwrap_err();
     let expected = "`describe` passed too much to the host at once: what it hands over in one call may take \
                     64.0 MiB of the host";
     assert!(failure.message.contains(expected), "{failure}");
@@ -641,7 +758,7 @@ fn c160_the_host_stops_in_the_middle_of_what_it_does_for_a_call() {
     let guest = operator(&[
         (
             "imports",
-            "(import \"highwater:operator/state@0.1.0\" \"list-append\" (func $append (param i32 i32 i32 i32 i32 i32 i32)))",
+            "(import \"highwater:operator/state@0.2.0\" \"list-append\" (func $append (param i32 i32 i32 i32 i32 i32 i32)))",
         ),
         ("process", &append),
     ]);
@@ -845,8 +962,8 @@ fn metrics_are_read_from_the_factory() {
     let guest = operator(&[
         (
             "imports",
-            "(import \"highwater:operator/metrics@0.1.0\" \"register\" (func $register (param i32 i32 i32) (result i32)))
-             (import \"highwater:operator/metrics@0.1.0\" \"record\" (func $record (param i32 i32 i32 i32)))",
+            "(import \"highwater:operator/metrics@0.2.0\" \"register\" (func $register (param i32 i32 i32) (result i32)))
+             (import \"highwater:operator/metrics@0.2.0\" \"record\" (func $record (param i32 i32 i32 i32)))",
         ),
         ("items", "(data (i32.const 512) \"seen\") (data (i32.const 520) \"\\00\\00\\00\\00\\00\\00\\00\\00\\00\\00\\00\\00\\00\\00\\24\\40\")"),
         ("open", "(drop (call $register (i32.const 0) (i32.const 512) (i32.const 4))) (global.get $ok)"),

@@ -1,10 +1,10 @@
-//! The types of `wit/operator.wit` as they cross the border.
+//! The types of `wit/operator.wit` as they cross the border, and those of `wit/0.1/operator.wit` that differ.
 //!
 //! What goes to the guest borrows from the host's columns; what comes from the guest is a view of
 //! the guest's memory where it is on the data path, and owned where it is not.
 
 use dataflow::port::{Column, ColumnKind, Format, Port};
-use dataflow::state::{Fired, StateKind, TimeDomain};
+use dataflow::state::{Fired, Refresh, StateKind, TimeDomain, Ttl, TtlTime};
 use dataflow::{Cells, CellsRef};
 use operator::{Failure, FailureKind};
 use wasmtime::StoreContext;
@@ -308,17 +308,157 @@ pub(super) enum WireStateKind {
 }
 
 /// `state-scope`.
-#[derive(Clone, Copy, PartialEq, Eq, ComponentType, Lift)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ComponentType, Lift)]
 #[expect(dead_code, reason = "made from the guest's bytes by `Lift`")]
 #[component(enum)]
 #[repr(u8)]
 pub(super) enum StateScope {
     #[component(name = "keyed")]
     Keyed,
-    #[component(name = "operator")]
-    Operator,
+    #[component(name = "operator-split")]
+    OperatorSplit,
+    #[component(name = "operator-union")]
+    OperatorUnion,
     #[component(name = "broadcast")]
     Broadcast,
+}
+
+impl StateScope {
+    /// Its name in the world.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Keyed => "keyed",
+            Self::OperatorSplit => "operator-split",
+            Self::OperatorUnion => "operator-union",
+            Self::Broadcast => "broadcast",
+        }
+    }
+}
+
+/// `ttl-refresh`.
+#[derive(Clone, Copy, ComponentType, Lift)]
+#[expect(dead_code, reason = "made from the guest's bytes by `Lift`")]
+#[component(enum)]
+#[repr(u8)]
+pub(super) enum WireTtlRefresh {
+    #[component(name = "write")]
+    Write,
+    #[component(name = "read")]
+    Read,
+}
+
+/// `ttl`.
+#[derive(Clone, Copy, ComponentType, Lift)]
+#[component(record)]
+pub(super) struct WireTtl {
+    millis: u64,
+    refresh: WireTtlRefresh,
+    time: WireTimeDomain,
+}
+
+impl From<WireTtl> for Ttl {
+    fn from(ttl: WireTtl) -> Self {
+        Self {
+            millis: ttl.millis,
+            refresh: match ttl.refresh {
+                WireTtlRefresh::Write => Refresh::Write,
+                WireTtlRefresh::Read => Refresh::Read,
+            },
+            time: match ttl.time {
+                WireTimeDomain::EventTime => TtlTime::Event,
+                WireTimeDomain::ProcessingTime => TtlTime::Processing,
+            },
+        }
+    }
+}
+
+/// What of 0.1 differs.
+pub(super) mod v01 {
+    use super::{
+        ComponentType, Lift, StateScope, WireDescription, WirePort, WireState, WireStateKind,
+        WireTimeDomain, WireTtl, WireTtlRefresh,
+    };
+
+    /// `state-scope`.
+    #[derive(Clone, Copy, PartialEq, Eq, ComponentType, Lift)]
+    #[expect(dead_code, reason = "made from the guest's bytes by `Lift`")]
+    #[component(enum)]
+    #[repr(u8)]
+    pub(in super::super) enum WireStateScope {
+        #[component(name = "keyed")]
+        Keyed,
+        #[component(name = "operator")]
+        Operator,
+        #[component(name = "broadcast")]
+        Broadcast,
+    }
+
+    /// `state-descriptor`.
+    #[derive(ComponentType, Lift)]
+    #[component(record)]
+    pub(in super::super) struct WireState01 {
+        name: String,
+        kind: WireStateKind,
+        scope: WireStateScope,
+        schema: String,
+        #[component(name = "schema-version")]
+        schema_version: u32,
+        ttl: Option<u64>,
+    }
+
+    /// `description`.
+    #[derive(ComponentType, Lift)]
+    #[component(record)]
+    pub(in super::super) struct WireDescription01 {
+        inputs: Vec<String>,
+        outputs: Vec<WirePort>,
+        states: Vec<WireState01>,
+        #[component(name = "uses-timers")]
+        uses_timers: bool,
+    }
+
+    impl WireDescription01 {
+        /// The same in the words of 0.2.
+        ///
+        /// # Errors
+        /// It has state that the functions of 0.1 cannot reach.
+        pub(in super::super) fn upgrade(self) -> Result<WireDescription, String> {
+            let states = self.states.into_iter().map(|state| {
+                let scope = match state.scope {
+                    WireStateScope::Keyed => Ok(StateScope::Keyed),
+                    WireStateScope::Operator => Err("operator"),
+                    WireStateScope::Broadcast => Err("broadcast"),
+                };
+                let scope = scope.map_err(|scope| {
+                    format!(
+                        "state `{}` has the scope `{scope}`, which a component of version 0.1 cannot use; \
+                         build it with bindings of version 0.2 (wit/operator.wit)",
+                        operator::text::shown(&state.name, 128)
+                    )
+                })?;
+                // In 0.1 an entry that expires lives this long after its last write, by the clock.
+                let ttl = state.ttl.map(|millis| WireTtl {
+                    millis,
+                    refresh: WireTtlRefresh::Write,
+                    time: WireTimeDomain::ProcessingTime,
+                });
+                Ok(WireState {
+                    name: state.name,
+                    kind: state.kind,
+                    scope,
+                    schema: state.schema,
+                    schema_version: state.schema_version,
+                    ttl,
+                })
+            });
+            Ok(WireDescription {
+                inputs: self.inputs,
+                outputs: self.outputs,
+                states: states.collect::<Result<_, String>>()?,
+                uses_timers: self.uses_timers,
+            })
+        }
+    }
 }
 
 /// `state-descriptor`.
@@ -331,7 +471,7 @@ pub(super) struct WireState {
     pub(super) schema: String,
     #[component(name = "schema-version")]
     pub(super) schema_version: u32,
-    pub(super) ttl: Option<u64>,
+    pub(super) ttl: Option<WireTtl>,
 }
 
 /// `description`.

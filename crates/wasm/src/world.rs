@@ -6,10 +6,8 @@ use operator::text::name;
 use wasmtime::Engine;
 use wasmtime::component::types::{Component, ComponentItem};
 
-use super::imports::INTERFACES;
+use super::imports::interfaces;
 
-/// The version of the world that this host speaks.
-const VERSION: Version = Version { major: 0, minor: 1 };
 /// The interface that an operator exports.
 const GUEST: &str = "highwater:operator/guest";
 /// Its functions.
@@ -60,13 +58,49 @@ pub(super) const WASI: &[(&str, &[&str])] = &[
     ),
 ];
 
+/// A version of the world that this host speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum WorldVersion {
+    /// `wit/0.1/operator.wit`.
+    V01,
+    /// `wit/operator.wit`.
+    V02,
+}
+
+impl WorldVersion {
+    /// All of them, the oldest first.
+    pub(super) const ALL: [Self; 2] = [Self::V01, Self::V02];
+
+    /// The part that decides whether two sides understand each other.
+    fn track(self) -> Version {
+        match self {
+            Self::V01 => Version { major: 0, minor: 1 },
+            Self::V02 => Version { major: 0, minor: 2 },
+        }
+    }
+
+    /// The version of which `text` is: that of a component or of an interface that it imports.
+    pub(super) fn of(text: &str) -> Option<Self> {
+        Self::ALL
+            .into_iter()
+            .find(|version| version.track().serves(text))
+    }
+
+    /// The full name of an interface of this version, as the host gives it.
+    pub(super) fn interface(self, short: &str) -> String {
+        format!("highwater:operator/{short}@{}.0", self.track())
+    }
+}
+
 /// What a component that fits exports and imports.
 #[derive(Clone, Debug)]
 pub(super) struct World {
     /// Full name of the exported interface.
     pub(super) export: String,
-    /// Version of the world it was built for.
+    /// Version of the world it was built for, as the component says it.
     pub(super) version: String,
+    /// The version by which the host speaks with it.
+    pub(super) speaks: WorldVersion,
     /// Full names of everything it imports.
     pub(super) imports: Vec<String>,
 }
@@ -76,7 +110,8 @@ pub(super) struct World {
 pub enum Misfit {
     /// It is a component for something else.
     #[error(
-        "it does not export `{GUEST}@{VERSION}.0`, so it is not an operator; it exports {exports}"
+        "it exports neither {}, so it is not an operator; it exports {exports}",
+        guests()
     )]
     NotAnOperator {
         /// What it exports.
@@ -84,7 +119,8 @@ pub enum Misfit {
     },
     /// It is an operator for another generation of hosts.
     #[error(
-        "it is built for version {version} of the interface `{interface}`; this host supports {VERSION}.x"
+        "it is built for version {version} of the interface `{interface}`; this host supports {}",
+        tracks()
     )]
     Version {
         /// The interface, without version.
@@ -185,9 +221,10 @@ pub(super) fn check(surface: &Surface) -> Result<World, Vec<Misfit>> {
         misfits.push(Misfit::UnknownImports(unknown));
     }
     match guest {
-        Some((export, version)) if misfits.is_empty() => Ok(World {
+        Some((export, version, speaks)) if misfits.is_empty() => Ok(World {
             export,
             version,
+            speaks,
             imports: surface
                 .imports
                 .iter()
@@ -230,7 +267,25 @@ fn list(names: &[String], shown: usize) -> String {
     text
 }
 
-fn find_guest(items: &[Item], misfits: &mut Vec<Misfit>) -> Option<(String, String)> {
+/// The interfaces by which a component is an operator.
+fn guests() -> String {
+    WorldVersion::ALL
+        .map(|version| format!("`{}`", version.interface("guest")))
+        .join(" nor ")
+}
+
+/// The versions that this host supports.
+fn tracks() -> String {
+    WorldVersion::ALL
+        .map(|version| format!("{}.x", version.track()))
+        .join(" and ")
+}
+
+/// The exported interface by which a component is an operator, with its version. Of two that the host
+/// supports the newer one counts.
+fn find_guest(items: &[Item], misfits: &mut Vec<Misfit>) -> Option<(String, String, WorldVersion)> {
+    let mut found: Option<(&Item, &str, WorldVersion)> = None;
+    let mut other = None;
     let mut exports = Vec::new();
     for item in items {
         let Some((interface, version)) =
@@ -239,16 +294,23 @@ fn find_guest(items: &[Item], misfits: &mut Vec<Misfit>) -> Option<(String, Stri
             exports.push(name(&item.name).into_owned());
             continue;
         };
-        if !VERSION.serves(version) {
-            misfits.push(Misfit::Version {
-                interface: interface.to_owned(),
-                version: name(version).into_owned(),
-            });
-            return None;
+        match WorldVersion::of(version) {
+            None => {
+                other.get_or_insert_with(|| Misfit::Version {
+                    interface: interface.to_owned(),
+                    version: name(version).into_owned(),
+                });
+            }
+            Some(speaks) if item.functions.is_some() => {
+                if found.is_none_or(|(.., older)| older.track().minor < speaks.track().minor) {
+                    found = Some((item, version, speaks));
+                }
+            }
+            Some(_) => {}
         }
-        let Some(functions) = &item.functions else {
-            continue;
-        };
+    }
+    if let Some((item, version, speaks)) = found {
+        let functions = item.functions.iter().flatten().collect::<Vec<_>>();
         let lacking = EXPORTS
             .iter()
             .filter(|function| !functions.iter().any(|found| found == *function));
@@ -256,7 +318,11 @@ fn find_guest(items: &[Item], misfits: &mut Vec<Misfit>) -> Option<(String, Stri
             interface: name(&item.name).into_owned(),
             function,
         }));
-        return Some((item.name.clone(), version.to_owned()));
+        return Some((item.name.clone(), version.to_owned(), speaks));
+    }
+    if let Some(other) = other {
+        misfits.push(other);
+        return None;
     }
     const SHOWN: usize = 8;
     let exports = match exports.is_empty() {
@@ -276,13 +342,14 @@ fn check_import(item: &Item) -> Result<(), Option<Misfit>> {
         return Ok(());
     }
     if let Some(short) = interface.strip_prefix("highwater:operator/") {
-        if !VERSION.serves(version) {
+        let Some(version) = WorldVersion::of(version) else {
             return Err(Some(Misfit::Version {
                 interface: name(interface).into_owned(),
                 version: name(version).into_owned(),
             }));
-        }
-        let known = INTERFACES.iter().find(|(known, _)| *known == short);
+        };
+        let mut interfaces = interfaces(version);
+        let known = interfaces.find(|(known, _)| *known == short);
         let (Some((_, known)), Some(functions)) = (known, &item.functions) else {
             return Err(None);
         };
@@ -349,15 +416,18 @@ mod tests {
     #[test]
     fn only_versions_of_the_same_track_are_served() {
         for (version, served) in [
-            ("0.1.0", true),
-            ("0.1.17", true),
-            ("0.2.0", false),
-            ("1.1.0", false),
-            ("0.1.0-draft", false),
-            ("0.1", false),
-            ("", false),
+            ("0.1.0", Some(WorldVersion::V01)),
+            ("0.1.17", Some(WorldVersion::V01)),
+            ("0.2.0", Some(WorldVersion::V02)),
+            ("0.3.0", None),
+            ("1.1.0", None),
+            ("1.2.0", None),
+            ("0.1.0-draft", None),
+            ("0.2.0-draft", None),
+            ("0.1", None),
+            ("", None),
         ] {
-            assert_eq!(VERSION.serves(version), served, "{version}");
+            assert_eq!(WorldVersion::of(version), served, "{version}");
         }
     }
 }

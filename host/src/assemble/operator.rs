@@ -33,10 +33,12 @@ pub(crate) struct PreparedOperator {
     factory: Mutex<Option<Arc<Factory>>>,
 }
 
-/// Loads and describes an operator's component. What is wrong goes to `problems`.
+/// Loads and describes an operator's component. `inputs` is what feeds it, in the order of the job file; empty if
+/// something of it is not known. What is wrong goes to `problems`.
 pub(crate) fn prepare(
     job: &JobFile,
     section: &OperatorSection,
+    inputs: &[Port],
     host: &Host,
     problems: &mut Problems,
 ) -> Option<PreparedOperator> {
@@ -72,7 +74,7 @@ pub(crate) fn prepare(
         return None;
     }
     let config = section.config.to_string();
-    let description = match component.describe(&config, &grants) {
+    let description = match component.describe(&config, inputs, &grants) {
         Ok(description) => description,
         Err(failure) => {
             let key = key_of(&failure);

@@ -108,6 +108,25 @@ pub(crate) fn links(
     links
 }
 
+/// What feeds the node at `index` of the order, one port for each of its references; `None` if one of them is not
+/// known, about which something was or will be said.
+pub(crate) fn feeding(
+    job: &JobFile,
+    wiring: &Wiring,
+    facts: &[Option<Facts>],
+    index: usize,
+) -> Option<Vec<Port>> {
+    let inputs = wiring.order[index].inputs(job)?;
+    let references = inputs.refs.iter().zip(&wiring.producers[index]);
+    references
+        .map(|(input, from)| {
+            let from = (*from)?;
+            let port = find_port(input, &facts[from].as_ref()?.outputs).ok()?;
+            arriving(job, wiring, facts, from, port)
+        })
+        .collect()
+}
+
 fn find_port(input: &InputRef, outputs: &[Port]) -> Result<u32, (String, Option<String>)> {
     let id = &input.node;
     if outputs.is_empty() {

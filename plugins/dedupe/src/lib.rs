@@ -5,12 +5,13 @@
 //! ```
 //!
 //! Records are equal if they have the same key, or, with `identity`, the same key and the same fields in
-//! these columns. `columns` names the columns that are passed on, for sinks that write names; `format`
-//! is what the values are (`row`, which is the default, `text`, `json`). What was seen is remembered for as
+//! these columns. The columns that are passed on are those of the input; `columns` names them where it declares
+//! none. `format` is what the values are (`row`, which is the default, `text`, `json`). What was seen is remembered for as
 //! long as the job's state is: nothing expires.
 
 use highwater::{
-    Column, Emitter, Error, Kind, MapState, OpenContext, Operator, Record, Result, ValueState,
+    Column, Emitter, Error, Input, Kind, MapState, OpenContext, Operator, Record, Result,
+    ValueState,
 };
 use serde::Deserialize;
 
@@ -52,7 +53,9 @@ struct Dedupe {
 impl Operator for Dedupe {
     fn open(ctx: &mut OpenContext) -> Result<Self> {
         let config: Config = ctx.config()?;
+        let has_rows = ctx.inputs().first().is_some_and(Input::has_rows);
         match config.format {
+            Format::Row if config.columns.is_empty() && has_rows => ctx.output_like("out", 0),
             Format::Row => ctx
                 .output("out")
                 .columns(config.columns.iter().map(|name| (name, Kind::Text))),

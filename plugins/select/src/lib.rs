@@ -4,7 +4,7 @@
 //! config = { key = ["carrier", "origin"], columns = ["dep_delay"] }
 //! ```
 //!
-//! Without `key` records keep the key they have; with `key = []` they have none. Without state, so it
+//! Columns keep the kind that the input declares. Without `key` records keep the key they have; with `key = []` they have none. Without state, so it
 //! costs next to nothing; what is left out need not be carried along.
 
 use highwater::{
@@ -39,19 +39,30 @@ impl Row for Chosen<'_> {
     }
 }
 
-fn text(names: &[String]) -> impl Iterator<Item = (&String, Kind)> {
-    names.iter().map(|name| (name, Kind::Text))
+/// Columns of the input with their kinds.
+fn kinds(ctx: &OpenContext, names: &[String]) -> Vec<(String, Kind)> {
+    let input = ctx.inputs().first();
+    let kind = |name: &String| input.and_then(|input| input.kind(name));
+    names
+        .iter()
+        .map(|name| (name.clone(), kind(name).unwrap_or(Kind::Text)))
+        .collect()
 }
 
 impl Operator for Select {
     fn open(ctx: &mut OpenContext) -> Result<Self> {
         let config: Config = ctx.config()?;
-        let output = ctx.output("out").columns(text(&config.columns));
+        let columns = kinds(ctx, &config.columns);
         match &config.key {
-            Some(key) if key.is_empty() => output.unkeyed(),
-            Some(key) => output.key_columns(text(key)),
-            None => output,
-        };
+            Some(key) if key.is_empty() => ctx.output("out").unkeyed(),
+            Some(key) => {
+                let key = kinds(ctx, key);
+                ctx.output("out").key_columns(key)
+            }
+            // The key is that of the input, with its columns.
+            None => ctx.output_like("out", 0),
+        }
+        .columns(columns);
         let find = |names: &Vec<String>| {
             names
                 .iter()

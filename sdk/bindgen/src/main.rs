@@ -1,6 +1,9 @@
 //! Writes the bindings that are kept in the tree from `wit/`, or says whether they are fresh (`--check`):
 //! those of the Rust SDK, and those of the counters in C and Go below `tests/guests/`.
 //!
+//! The bindings of the SDK are of the newest version of the world, those of the counters of 0.1, which every host
+//! that speaks 0.2 still runs.
+//!
 //! The bindings of the SDK are kept because generating them in every build of every operator, with
 //! the macro, costs half a minute where the SDK itself compiles in about a second. Those of the counters
 //! are kept so that C and Go need no generator to be built.
@@ -70,7 +73,7 @@ fn run(check: bool) -> Result<(), String> {
     ))
 }
 
-/// All bindings of the world `operator` for the WIT package in `wit`, by their path from the root.
+/// All bindings of the world `operator` for the WIT packages below `wit`, by their path from the root.
 fn generate(wit: &Path) -> Result<BTreeMap<PathBuf, Vec<u8>>, String> {
     let mut bindings = BTreeMap::new();
 
@@ -91,7 +94,7 @@ fn generate(wit: &Path) -> Result<BTreeMap<PathBuf, Vec<u8>>, String> {
         ("tests/guests/c/bindings", c.build()),
         ("tests/guests/go", go.build()),
     ] {
-        for (name, content) in files(wit, &mut *generator)?.iter() {
+        for (name, content) in files(&wit.join("0.1"), &mut *generator)?.iter() {
             let mut content = content.to_vec();
             if name == "go.mod" {
                 content.extend_from_slice(GO_RUNTIME.as_bytes());

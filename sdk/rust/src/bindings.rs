@@ -103,7 +103,10 @@ pub mod highwater {
                     }
                 }
             }
-            /// Timers that fired. Timer i has the key `keys[key-numbers[i]]`; state is reached by the same numbers.
+            /// Timers that fired, in the order of their times, at most 1024 of one time domain. Timer i has the key
+            /// `keys[key-numbers[i]]`; state is reached by the same numbers. Each key has at most one timer in a batch:
+            /// its next one waits for the next batch, so a timer of the key that is registered or deleted while this
+            /// one fires takes effect before the next.
             #[derive(Clone, PartialEq)]
             pub struct Fired {
                 pub domain: TimeDomain,
@@ -331,7 +334,7 @@ pub mod highwater {
             pub struct Page {
                 pub fields: Cells,
                 pub values: Cells,
-                /// Whether there are entries behind the last one.
+                /// Whether there are entries after the last one.
                 pub more: bool,
             }
             impl ::core::fmt::Debug for Page {
@@ -352,7 +355,7 @@ pub mod highwater {
                 pub values: Cells,
                 /// Where the next page begins; means something only to the host and within the same exported call.
                 pub cursor: _rt::Vec<u8>,
-                /// Whether there may be entries behind the last one.
+                /// Whether there may be entries after the last one.
                 pub more: bool,
             }
             impl ::core::fmt::Debug for Scanned {
@@ -386,7 +389,7 @@ pub mod highwater {
                     );
                     let ptr0 = ret_area.0.as_mut_ptr().cast::<u8>();
                     #[cfg(target_arch = "wasm32")]
-                    #[link(wasm_import_module = "highwater:operator/state@0.1.0")]
+                    #[link(wasm_import_module = "highwater:operator/state@0.2.0")]
                     unsafe extern "C" {
                         #[link_name = "load"]
                         fn wit_import1(_: i32, _: *mut u8);
@@ -452,7 +455,7 @@ pub mod highwater {
                     let len0 = vec0.len();
                     let ptr1 = ret_area.0.as_mut_ptr().cast::<u8>();
                     #[cfg(target_arch = "wasm32")]
-                    #[link(wasm_import_module = "highwater:operator/state@0.1.0")]
+                    #[link(wasm_import_module = "highwater:operator/state@0.2.0")]
                     unsafe extern "C" {
                         #[link_name = "load-some"]
                         fn wit_import2(_: i32, _: *mut u8, _: usize, _: *mut u8);
@@ -521,7 +524,7 @@ pub mod highwater {
                     let ptr3 = vec3.as_ptr().cast::<u8>();
                     let len3 = vec3.len();
                     #[cfg(target_arch = "wasm32")]
-                    #[link(wasm_import_module = "highwater:operator/state@0.1.0")]
+                    #[link(wasm_import_module = "highwater:operator/state@0.2.0")]
                     unsafe extern "C" {
                         #[link_name = "store"]
                         fn wit_import4(
@@ -566,7 +569,7 @@ pub mod highwater {
                     let ptr0 = vec0.as_ptr().cast::<u8>();
                     let len0 = vec0.len();
                     #[cfg(target_arch = "wasm32")]
-                    #[link(wasm_import_module = "highwater:operator/state@0.1.0")]
+                    #[link(wasm_import_module = "highwater:operator/state@0.2.0")]
                     unsafe extern "C" {
                         #[link_name = "clear"]
                         fn wit_import1(_: i32, _: *mut u8, _: usize);
@@ -599,7 +602,7 @@ pub mod highwater {
                     let len0 = vec0.len();
                     let ptr1 = ret_area.0.as_mut_ptr().cast::<u8>();
                     #[cfg(target_arch = "wasm32")]
-                    #[link(wasm_import_module = "highwater:operator/state@0.1.0")]
+                    #[link(wasm_import_module = "highwater:operator/state@0.2.0")]
                     unsafe extern "C" {
                         #[link_name = "get"]
                         fn wit_import2(_: i32, _: *mut u8, _: usize, _: *mut u8);
@@ -648,7 +651,7 @@ pub mod highwater {
                     let ptr1 = vec1.as_ptr().cast::<u8>();
                     let len1 = vec1.len();
                     #[cfg(target_arch = "wasm32")]
-                    #[link(wasm_import_module = "highwater:operator/state@0.1.0")]
+                    #[link(wasm_import_module = "highwater:operator/state@0.2.0")]
                     unsafe extern "C" {
                         #[link_name = "put"]
                         fn wit_import2(
@@ -687,7 +690,7 @@ pub mod highwater {
                     let ptr0 = vec0.as_ptr().cast::<u8>();
                     let len0 = vec0.len();
                     #[cfg(target_arch = "wasm32")]
-                    #[link(wasm_import_module = "highwater:operator/state@0.1.0")]
+                    #[link(wasm_import_module = "highwater:operator/state@0.2.0")]
                     unsafe extern "C" {
                         #[link_name = "delete"]
                         fn wit_import1(_: i32, _: *mut u8, _: usize);
@@ -725,7 +728,7 @@ pub mod highwater {
                     let len0 = vec0.len();
                     let ptr1 = ret_area.0.as_mut_ptr().cast::<u8>();
                     #[cfg(target_arch = "wasm32")]
-                    #[link(wasm_import_module = "highwater:operator/state@0.1.0")]
+                    #[link(wasm_import_module = "highwater:operator/state@0.2.0")]
                     unsafe extern "C" {
                         #[link_name = "scan"]
                         fn wit_import2(_: i32, _: *mut u8, _: usize, _: i32, _: *mut u8);
@@ -839,7 +842,7 @@ pub mod highwater {
                     let len3 = vec3.len();
                     let ptr4 = ret_area.0.as_mut_ptr().cast::<u8>();
                     #[cfg(target_arch = "wasm32")]
-                    #[link(wasm_import_module = "highwater:operator/state@0.1.0")]
+                    #[link(wasm_import_module = "highwater:operator/state@0.2.0")]
                     unsafe extern "C" {
                         #[link_name = "map-load"]
                         fn wit_import5(
@@ -944,7 +947,7 @@ pub mod highwater {
                     let ptr6 = vec6.as_ptr().cast::<u8>();
                     let len6 = vec6.len();
                     #[cfg(target_arch = "wasm32")]
-                    #[link(wasm_import_module = "highwater:operator/state@0.1.0")]
+                    #[link(wasm_import_module = "highwater:operator/state@0.2.0")]
                     unsafe extern "C" {
                         #[link_name = "map-store"]
                         fn wit_import7(
@@ -1010,7 +1013,7 @@ pub mod highwater {
                     let ptr3 = vec3.as_ptr().cast::<u8>();
                     let len3 = vec3.len();
                     #[cfg(target_arch = "wasm32")]
-                    #[link(wasm_import_module = "highwater:operator/state@0.1.0")]
+                    #[link(wasm_import_module = "highwater:operator/state@0.2.0")]
                     unsafe extern "C" {
                         #[link_name = "map-remove"]
                         fn wit_import4(
@@ -1048,13 +1051,15 @@ pub mod highwater {
             }
             #[allow(unused_unsafe, clippy::all)]
             /// Map state: at most `limit` entries of one key in the order of their fields' bytes, from `start` on
-            /// (behind it, if `exclusive`).
+            /// (after it, if `exclusive`), up to `end` and without it. For all fields with a prefix, `end` is the
+            /// prefix with its last byte that is not 255 raised by one and the bytes after it cut off.
             #[allow(async_fn_in_trait)]
             pub fn map_scan(
                 state: u32,
                 key: u32,
                 start: &[u8],
                 exclusive: bool,
+                end: ::core::option::Option<&[u8]>,
                 limit: u32,
             ) -> Page {
                 unsafe {
@@ -1072,12 +1077,21 @@ pub mod highwater {
                     let vec0 = start;
                     let ptr0 = vec0.as_ptr().cast::<u8>();
                     let len0 = vec0.len();
-                    let ptr1 = ret_area.0.as_mut_ptr().cast::<u8>();
+                    let (result2_0, result2_1, result2_2) = match end {
+                        Some(e) => {
+                            let vec1 = e;
+                            let ptr1 = vec1.as_ptr().cast::<u8>();
+                            let len1 = vec1.len();
+                            (1i32, ptr1.cast_mut(), len1)
+                        }
+                        None => (0i32, ::core::ptr::null_mut(), 0usize),
+                    };
+                    let ptr3 = ret_area.0.as_mut_ptr().cast::<u8>();
                     #[cfg(target_arch = "wasm32")]
-                    #[link(wasm_import_module = "highwater:operator/state@0.1.0")]
+                    #[link(wasm_import_module = "highwater:operator/state@0.2.0")]
                     unsafe extern "C" {
                         #[link_name = "map-scan"]
-                        fn wit_import2(
+                        fn wit_import4(
                             _: i32,
                             _: i32,
                             _: *mut u8,
@@ -1085,10 +1099,13 @@ pub mod highwater {
                             _: i32,
                             _: i32,
                             _: *mut u8,
+                            _: usize,
+                            _: i32,
+                            _: *mut u8,
                         );
                     }
                     #[cfg(not(target_arch = "wasm32"))]
-                    unsafe extern "C" fn wit_import2(
+                    unsafe extern "C" fn wit_import4(
                         _: i32,
                         _: i32,
                         _: *mut u8,
@@ -1096,10 +1113,13 @@ pub mod highwater {
                         _: i32,
                         _: i32,
                         _: *mut u8,
+                        _: usize,
+                        _: i32,
+                        _: *mut u8,
                     ) {
                         unreachable!()
                     }
-                    wit_import2(
+                    wit_import4(
                         _rt::as_i32(&state),
                         _rt::as_i32(&key),
                         ptr0.cast_mut(),
@@ -1108,58 +1128,61 @@ pub mod highwater {
                             true => 1,
                             false => 0,
                         },
+                        result2_0,
+                        result2_1,
+                        result2_2,
                         _rt::as_i32(&limit),
-                        ptr1,
+                        ptr3,
                     );
-                    let l3 = *ptr1.add(0).cast::<*mut u8>();
-                    let l4 = *ptr1
+                    let l5 = *ptr3.add(0).cast::<*mut u8>();
+                    let l6 = *ptr3
                         .add(::core::mem::size_of::<*const u8>())
                         .cast::<usize>();
-                    let len5 = l4;
-                    let l6 = *ptr1
+                    let len7 = l6;
+                    let l8 = *ptr3
                         .add(2 * ::core::mem::size_of::<*const u8>())
                         .cast::<*mut u8>();
-                    let l7 = *ptr1
+                    let l9 = *ptr3
                         .add(3 * ::core::mem::size_of::<*const u8>())
                         .cast::<usize>();
-                    let len8 = l7;
-                    let l9 = *ptr1
+                    let len10 = l9;
+                    let l11 = *ptr3
                         .add(4 * ::core::mem::size_of::<*const u8>())
                         .cast::<*mut u8>();
-                    let l10 = *ptr1
+                    let l12 = *ptr3
                         .add(5 * ::core::mem::size_of::<*const u8>())
                         .cast::<usize>();
-                    let len11 = l10;
-                    let l12 = *ptr1
+                    let len13 = l12;
+                    let l14 = *ptr3
                         .add(6 * ::core::mem::size_of::<*const u8>())
                         .cast::<*mut u8>();
-                    let l13 = *ptr1
+                    let l15 = *ptr3
                         .add(7 * ::core::mem::size_of::<*const u8>())
                         .cast::<usize>();
-                    let len14 = l13;
-                    let l15 = i32::from(
-                        *ptr1.add(8 * ::core::mem::size_of::<*const u8>()).cast::<u8>(),
+                    let len16 = l15;
+                    let l17 = i32::from(
+                        *ptr3.add(8 * ::core::mem::size_of::<*const u8>()).cast::<u8>(),
                     );
-                    let result16 = Page {
+                    let result18 = Page {
                         fields: super::super::super::highwater::operator::types::Cells {
                             data: <_ as From<
                                 _rt::Vec<_>,
-                            >>::from(_rt::Vec::from_raw_parts(l3.cast(), len5, len5)),
+                            >>::from(_rt::Vec::from_raw_parts(l5.cast(), len7, len7)),
                             offsets: <_ as From<
                                 _rt::Vec<_>,
-                            >>::from(_rt::Vec::from_raw_parts(l6.cast(), len8, len8)),
+                            >>::from(_rt::Vec::from_raw_parts(l8.cast(), len10, len10)),
                         },
                         values: super::super::super::highwater::operator::types::Cells {
                             data: <_ as From<
                                 _rt::Vec<_>,
-                            >>::from(_rt::Vec::from_raw_parts(l9.cast(), len11, len11)),
+                            >>::from(_rt::Vec::from_raw_parts(l11.cast(), len13, len13)),
                             offsets: <_ as From<
                                 _rt::Vec<_>,
-                            >>::from(_rt::Vec::from_raw_parts(l12.cast(), len14, len14)),
+                            >>::from(_rt::Vec::from_raw_parts(l14.cast(), len16, len16)),
                         },
-                        more: _rt::bool_lift(l15 as u8),
+                        more: _rt::bool_lift(l17 as u8),
                     };
-                    result16
+                    result18
                 }
             }
             #[allow(unused_unsafe, clippy::all)]
@@ -1181,7 +1204,7 @@ pub mod highwater {
                     let ptr3 = vec3.as_ptr().cast::<u8>();
                     let len3 = vec3.len();
                     #[cfg(target_arch = "wasm32")]
-                    #[link(wasm_import_module = "highwater:operator/state@0.1.0")]
+                    #[link(wasm_import_module = "highwater:operator/state@0.2.0")]
                     unsafe extern "C" {
                         #[link_name = "list-append"]
                         fn wit_import4(
@@ -1235,7 +1258,7 @@ pub mod highwater {
                     );
                     let ptr0 = ret_area.0.as_mut_ptr().cast::<u8>();
                     #[cfg(target_arch = "wasm32")]
-                    #[link(wasm_import_module = "highwater:operator/state@0.1.0")]
+                    #[link(wasm_import_module = "highwater:operator/state@0.2.0")]
                     unsafe extern "C" {
                         #[link_name = "list-load"]
                         fn wit_import1(_: i32, _: i32, _: *mut u8);
@@ -1269,10 +1292,525 @@ pub mod highwater {
                 }
             }
         }
-        /// Timers. No host supports them yet. A component may import them, as some tools import the whole world; a call
-        /// fails the job.
-        /// Registering one twice (same key, domain, time and tag) is the same as once. They are part of
-        /// every checkpoint.
+        /// State of a subtask, whatever the keys of its records; owned by the host. `state` is an index into
+        /// `description.states`, as in the interface `state`; a state of another scope or kind traps. Changes take
+        /// effect together when the exported call returns ok; within the call they are seen at once. All of it is in
+        /// memory and is written in full by every checkpoint: it is for positions, rules and settings, not for what
+        /// grows with the number of records.
+        #[allow(dead_code, async_fn_in_trait, unused_imports, clippy::all)]
+        pub mod operator_state {
+            #[used]
+            #[doc(hidden)]
+            static __FORCE_SECTION_REF: fn() = super::super::super::__link_custom_section_describing_imports;
+            use super::super::super::_rt;
+            pub type Cells = super::super::super::highwater::operator::types::Cells;
+            pub type Loaded = super::super::super::highwater::operator::state::Loaded;
+            pub type Page = super::super::super::highwater::operator::state::Page;
+            #[allow(unused_unsafe, clippy::all)]
+            /// List state (`operator-split`, `operator-union`): all elements, in the order of appending.
+            #[allow(async_fn_in_trait)]
+            pub fn list_load(state: u32) -> Cells {
+                unsafe {
+                    #[cfg_attr(target_pointer_width = "64", repr(align(8)))]
+                    #[cfg_attr(target_pointer_width = "32", repr(align(4)))]
+                    struct RetArea(
+                        [::core::mem::MaybeUninit<
+                            u8,
+                        >; 4 * ::core::mem::size_of::<*const u8>()],
+                    );
+                    let mut ret_area = RetArea(
+                        [::core::mem::MaybeUninit::uninit(); 4
+                            * ::core::mem::size_of::<*const u8>()],
+                    );
+                    let ptr0 = ret_area.0.as_mut_ptr().cast::<u8>();
+                    #[cfg(target_arch = "wasm32")]
+                    #[link(
+                        wasm_import_module = "highwater:operator/operator-state@0.2.0"
+                    )]
+                    unsafe extern "C" {
+                        #[link_name = "list-load"]
+                        fn wit_import1(_: i32, _: *mut u8);
+                    }
+                    #[cfg(not(target_arch = "wasm32"))]
+                    unsafe extern "C" fn wit_import1(_: i32, _: *mut u8) {
+                        unreachable!()
+                    }
+                    wit_import1(_rt::as_i32(&state), ptr0);
+                    let l2 = *ptr0.add(0).cast::<*mut u8>();
+                    let l3 = *ptr0
+                        .add(::core::mem::size_of::<*const u8>())
+                        .cast::<usize>();
+                    let len4 = l3;
+                    let l5 = *ptr0
+                        .add(2 * ::core::mem::size_of::<*const u8>())
+                        .cast::<*mut u8>();
+                    let l6 = *ptr0
+                        .add(3 * ::core::mem::size_of::<*const u8>())
+                        .cast::<usize>();
+                    let len7 = l6;
+                    let result8 = super::super::super::highwater::operator::types::Cells {
+                        data: <_ as From<
+                            _rt::Vec<_>,
+                        >>::from(_rt::Vec::from_raw_parts(l2.cast(), len4, len4)),
+                        offsets: <_ as From<
+                            _rt::Vec<_>,
+                        >>::from(_rt::Vec::from_raw_parts(l5.cast(), len7, len7)),
+                    };
+                    result8
+                }
+            }
+            #[allow(unused_unsafe, clippy::all)]
+            /// List state: appends elements.
+            #[allow(async_fn_in_trait)]
+            pub fn list_append(state: u32, elements: &Cells) -> () {
+                unsafe {
+                    let super::super::super::highwater::operator::types::Cells {
+                        data: data0,
+                        offsets: offsets0,
+                    } = elements;
+                    let vec1 = data0;
+                    let ptr1 = vec1.as_ptr().cast::<u8>();
+                    let len1 = vec1.len();
+                    let vec2 = offsets0;
+                    let ptr2 = vec2.as_ptr().cast::<u8>();
+                    let len2 = vec2.len();
+                    #[cfg(target_arch = "wasm32")]
+                    #[link(
+                        wasm_import_module = "highwater:operator/operator-state@0.2.0"
+                    )]
+                    unsafe extern "C" {
+                        #[link_name = "list-append"]
+                        fn wit_import3(
+                            _: i32,
+                            _: *mut u8,
+                            _: usize,
+                            _: *mut u8,
+                            _: usize,
+                        );
+                    }
+                    #[cfg(not(target_arch = "wasm32"))]
+                    unsafe extern "C" fn wit_import3(
+                        _: i32,
+                        _: *mut u8,
+                        _: usize,
+                        _: *mut u8,
+                        _: usize,
+                    ) {
+                        unreachable!()
+                    }
+                    wit_import3(
+                        _rt::as_i32(&state),
+                        ptr1.cast_mut(),
+                        len1,
+                        ptr2.cast_mut(),
+                        len2,
+                    );
+                }
+            }
+            #[allow(unused_unsafe, clippy::all)]
+            /// List state: these elements are all that it holds.
+            #[allow(async_fn_in_trait)]
+            pub fn list_replace(state: u32, elements: &Cells) -> () {
+                unsafe {
+                    let super::super::super::highwater::operator::types::Cells {
+                        data: data0,
+                        offsets: offsets0,
+                    } = elements;
+                    let vec1 = data0;
+                    let ptr1 = vec1.as_ptr().cast::<u8>();
+                    let len1 = vec1.len();
+                    let vec2 = offsets0;
+                    let ptr2 = vec2.as_ptr().cast::<u8>();
+                    let len2 = vec2.len();
+                    #[cfg(target_arch = "wasm32")]
+                    #[link(
+                        wasm_import_module = "highwater:operator/operator-state@0.2.0"
+                    )]
+                    unsafe extern "C" {
+                        #[link_name = "list-replace"]
+                        fn wit_import3(
+                            _: i32,
+                            _: *mut u8,
+                            _: usize,
+                            _: *mut u8,
+                            _: usize,
+                        );
+                    }
+                    #[cfg(not(target_arch = "wasm32"))]
+                    unsafe extern "C" fn wit_import3(
+                        _: i32,
+                        _: *mut u8,
+                        _: usize,
+                        _: *mut u8,
+                        _: usize,
+                    ) {
+                        unreachable!()
+                    }
+                    wit_import3(
+                        _rt::as_i32(&state),
+                        ptr1.cast_mut(),
+                        len1,
+                        ptr2.cast_mut(),
+                        len2,
+                    );
+                }
+            }
+            #[allow(unused_unsafe, clippy::all)]
+            /// Map state (`broadcast`): one cell for each of these fields.
+            #[allow(async_fn_in_trait)]
+            pub fn map_load(state: u32, fields: &Cells) -> Loaded {
+                unsafe {
+                    #[cfg_attr(target_pointer_width = "64", repr(align(8)))]
+                    #[cfg_attr(target_pointer_width = "32", repr(align(4)))]
+                    struct RetArea(
+                        [::core::mem::MaybeUninit<
+                            u8,
+                        >; 6 * ::core::mem::size_of::<*const u8>()],
+                    );
+                    let mut ret_area = RetArea(
+                        [::core::mem::MaybeUninit::uninit(); 6
+                            * ::core::mem::size_of::<*const u8>()],
+                    );
+                    let super::super::super::highwater::operator::types::Cells {
+                        data: data0,
+                        offsets: offsets0,
+                    } = fields;
+                    let vec1 = data0;
+                    let ptr1 = vec1.as_ptr().cast::<u8>();
+                    let len1 = vec1.len();
+                    let vec2 = offsets0;
+                    let ptr2 = vec2.as_ptr().cast::<u8>();
+                    let len2 = vec2.len();
+                    let ptr3 = ret_area.0.as_mut_ptr().cast::<u8>();
+                    #[cfg(target_arch = "wasm32")]
+                    #[link(
+                        wasm_import_module = "highwater:operator/operator-state@0.2.0"
+                    )]
+                    unsafe extern "C" {
+                        #[link_name = "map-load"]
+                        fn wit_import4(
+                            _: i32,
+                            _: *mut u8,
+                            _: usize,
+                            _: *mut u8,
+                            _: usize,
+                            _: *mut u8,
+                        );
+                    }
+                    #[cfg(not(target_arch = "wasm32"))]
+                    unsafe extern "C" fn wit_import4(
+                        _: i32,
+                        _: *mut u8,
+                        _: usize,
+                        _: *mut u8,
+                        _: usize,
+                        _: *mut u8,
+                    ) {
+                        unreachable!()
+                    }
+                    wit_import4(
+                        _rt::as_i32(&state),
+                        ptr1.cast_mut(),
+                        len1,
+                        ptr2.cast_mut(),
+                        len2,
+                        ptr3,
+                    );
+                    let l5 = *ptr3.add(0).cast::<*mut u8>();
+                    let l6 = *ptr3
+                        .add(::core::mem::size_of::<*const u8>())
+                        .cast::<usize>();
+                    let len7 = l6;
+                    let l8 = *ptr3
+                        .add(2 * ::core::mem::size_of::<*const u8>())
+                        .cast::<*mut u8>();
+                    let l9 = *ptr3
+                        .add(3 * ::core::mem::size_of::<*const u8>())
+                        .cast::<usize>();
+                    let len10 = l9;
+                    let l11 = *ptr3
+                        .add(4 * ::core::mem::size_of::<*const u8>())
+                        .cast::<*mut u8>();
+                    let l12 = *ptr3
+                        .add(5 * ::core::mem::size_of::<*const u8>())
+                        .cast::<usize>();
+                    let len13 = l12;
+                    let result14 = super::super::super::highwater::operator::state::Loaded {
+                        values: super::super::super::highwater::operator::types::Cells {
+                            data: <_ as From<
+                                _rt::Vec<_>,
+                            >>::from(_rt::Vec::from_raw_parts(l5.cast(), len7, len7)),
+                            offsets: <_ as From<
+                                _rt::Vec<_>,
+                            >>::from(_rt::Vec::from_raw_parts(l8.cast(), len10, len10)),
+                        },
+                        absent: <_ as From<
+                            _rt::Vec<_>,
+                        >>::from(_rt::Vec::from_raw_parts(l11.cast(), len13, len13)),
+                    };
+                    result14
+                }
+            }
+            #[allow(unused_unsafe, clippy::all)]
+            /// Map state: entry i is (`fields[i]`, `values[i]`). The last one counts where a field stands twice.
+            #[allow(async_fn_in_trait)]
+            pub fn map_store(state: u32, fields: &Cells, values: &Cells) -> () {
+                unsafe {
+                    let super::super::super::highwater::operator::types::Cells {
+                        data: data0,
+                        offsets: offsets0,
+                    } = fields;
+                    let vec1 = data0;
+                    let ptr1 = vec1.as_ptr().cast::<u8>();
+                    let len1 = vec1.len();
+                    let vec2 = offsets0;
+                    let ptr2 = vec2.as_ptr().cast::<u8>();
+                    let len2 = vec2.len();
+                    let super::super::super::highwater::operator::types::Cells {
+                        data: data3,
+                        offsets: offsets3,
+                    } = values;
+                    let vec4 = data3;
+                    let ptr4 = vec4.as_ptr().cast::<u8>();
+                    let len4 = vec4.len();
+                    let vec5 = offsets3;
+                    let ptr5 = vec5.as_ptr().cast::<u8>();
+                    let len5 = vec5.len();
+                    #[cfg(target_arch = "wasm32")]
+                    #[link(
+                        wasm_import_module = "highwater:operator/operator-state@0.2.0"
+                    )]
+                    unsafe extern "C" {
+                        #[link_name = "map-store"]
+                        fn wit_import6(
+                            _: i32,
+                            _: *mut u8,
+                            _: usize,
+                            _: *mut u8,
+                            _: usize,
+                            _: *mut u8,
+                            _: usize,
+                            _: *mut u8,
+                            _: usize,
+                        );
+                    }
+                    #[cfg(not(target_arch = "wasm32"))]
+                    unsafe extern "C" fn wit_import6(
+                        _: i32,
+                        _: *mut u8,
+                        _: usize,
+                        _: *mut u8,
+                        _: usize,
+                        _: *mut u8,
+                        _: usize,
+                        _: *mut u8,
+                        _: usize,
+                    ) {
+                        unreachable!()
+                    }
+                    wit_import6(
+                        _rt::as_i32(&state),
+                        ptr1.cast_mut(),
+                        len1,
+                        ptr2.cast_mut(),
+                        len2,
+                        ptr4.cast_mut(),
+                        len4,
+                        ptr5.cast_mut(),
+                        len5,
+                    );
+                }
+            }
+            #[allow(unused_unsafe, clippy::all)]
+            #[allow(async_fn_in_trait)]
+            pub fn map_remove(state: u32, fields: &Cells) -> () {
+                unsafe {
+                    let super::super::super::highwater::operator::types::Cells {
+                        data: data0,
+                        offsets: offsets0,
+                    } = fields;
+                    let vec1 = data0;
+                    let ptr1 = vec1.as_ptr().cast::<u8>();
+                    let len1 = vec1.len();
+                    let vec2 = offsets0;
+                    let ptr2 = vec2.as_ptr().cast::<u8>();
+                    let len2 = vec2.len();
+                    #[cfg(target_arch = "wasm32")]
+                    #[link(
+                        wasm_import_module = "highwater:operator/operator-state@0.2.0"
+                    )]
+                    unsafe extern "C" {
+                        #[link_name = "map-remove"]
+                        fn wit_import3(
+                            _: i32,
+                            _: *mut u8,
+                            _: usize,
+                            _: *mut u8,
+                            _: usize,
+                        );
+                    }
+                    #[cfg(not(target_arch = "wasm32"))]
+                    unsafe extern "C" fn wit_import3(
+                        _: i32,
+                        _: *mut u8,
+                        _: usize,
+                        _: *mut u8,
+                        _: usize,
+                    ) {
+                        unreachable!()
+                    }
+                    wit_import3(
+                        _rt::as_i32(&state),
+                        ptr1.cast_mut(),
+                        len1,
+                        ptr2.cast_mut(),
+                        len2,
+                    );
+                }
+            }
+            #[allow(unused_unsafe, clippy::all)]
+            /// Map state: as `map-scan` of keyed state.
+            #[allow(async_fn_in_trait)]
+            pub fn map_scan(
+                state: u32,
+                start: &[u8],
+                exclusive: bool,
+                end: ::core::option::Option<&[u8]>,
+                limit: u32,
+            ) -> Page {
+                unsafe {
+                    #[cfg_attr(target_pointer_width = "64", repr(align(8)))]
+                    #[cfg_attr(target_pointer_width = "32", repr(align(4)))]
+                    struct RetArea(
+                        [::core::mem::MaybeUninit<
+                            u8,
+                        >; 9 * ::core::mem::size_of::<*const u8>()],
+                    );
+                    let mut ret_area = RetArea(
+                        [::core::mem::MaybeUninit::uninit(); 9
+                            * ::core::mem::size_of::<*const u8>()],
+                    );
+                    let vec0 = start;
+                    let ptr0 = vec0.as_ptr().cast::<u8>();
+                    let len0 = vec0.len();
+                    let (result2_0, result2_1, result2_2) = match end {
+                        Some(e) => {
+                            let vec1 = e;
+                            let ptr1 = vec1.as_ptr().cast::<u8>();
+                            let len1 = vec1.len();
+                            (1i32, ptr1.cast_mut(), len1)
+                        }
+                        None => (0i32, ::core::ptr::null_mut(), 0usize),
+                    };
+                    let ptr3 = ret_area.0.as_mut_ptr().cast::<u8>();
+                    #[cfg(target_arch = "wasm32")]
+                    #[link(
+                        wasm_import_module = "highwater:operator/operator-state@0.2.0"
+                    )]
+                    unsafe extern "C" {
+                        #[link_name = "map-scan"]
+                        fn wit_import4(
+                            _: i32,
+                            _: *mut u8,
+                            _: usize,
+                            _: i32,
+                            _: i32,
+                            _: *mut u8,
+                            _: usize,
+                            _: i32,
+                            _: *mut u8,
+                        );
+                    }
+                    #[cfg(not(target_arch = "wasm32"))]
+                    unsafe extern "C" fn wit_import4(
+                        _: i32,
+                        _: *mut u8,
+                        _: usize,
+                        _: i32,
+                        _: i32,
+                        _: *mut u8,
+                        _: usize,
+                        _: i32,
+                        _: *mut u8,
+                    ) {
+                        unreachable!()
+                    }
+                    wit_import4(
+                        _rt::as_i32(&state),
+                        ptr0.cast_mut(),
+                        len0,
+                        match &exclusive {
+                            true => 1,
+                            false => 0,
+                        },
+                        result2_0,
+                        result2_1,
+                        result2_2,
+                        _rt::as_i32(&limit),
+                        ptr3,
+                    );
+                    let l5 = *ptr3.add(0).cast::<*mut u8>();
+                    let l6 = *ptr3
+                        .add(::core::mem::size_of::<*const u8>())
+                        .cast::<usize>();
+                    let len7 = l6;
+                    let l8 = *ptr3
+                        .add(2 * ::core::mem::size_of::<*const u8>())
+                        .cast::<*mut u8>();
+                    let l9 = *ptr3
+                        .add(3 * ::core::mem::size_of::<*const u8>())
+                        .cast::<usize>();
+                    let len10 = l9;
+                    let l11 = *ptr3
+                        .add(4 * ::core::mem::size_of::<*const u8>())
+                        .cast::<*mut u8>();
+                    let l12 = *ptr3
+                        .add(5 * ::core::mem::size_of::<*const u8>())
+                        .cast::<usize>();
+                    let len13 = l12;
+                    let l14 = *ptr3
+                        .add(6 * ::core::mem::size_of::<*const u8>())
+                        .cast::<*mut u8>();
+                    let l15 = *ptr3
+                        .add(7 * ::core::mem::size_of::<*const u8>())
+                        .cast::<usize>();
+                    let len16 = l15;
+                    let l17 = i32::from(
+                        *ptr3.add(8 * ::core::mem::size_of::<*const u8>()).cast::<u8>(),
+                    );
+                    let result18 = super::super::super::highwater::operator::state::Page {
+                        fields: super::super::super::highwater::operator::types::Cells {
+                            data: <_ as From<
+                                _rt::Vec<_>,
+                            >>::from(_rt::Vec::from_raw_parts(l5.cast(), len7, len7)),
+                            offsets: <_ as From<
+                                _rt::Vec<_>,
+                            >>::from(_rt::Vec::from_raw_parts(l8.cast(), len10, len10)),
+                        },
+                        values: super::super::super::highwater::operator::types::Cells {
+                            data: <_ as From<
+                                _rt::Vec<_>,
+                            >>::from(_rt::Vec::from_raw_parts(l11.cast(), len13, len13)),
+                            offsets: <_ as From<
+                                _rt::Vec<_>,
+                            >>::from(_rt::Vec::from_raw_parts(l14.cast(), len16, len16)),
+                        },
+                        more: _rt::bool_lift(l17 as u8),
+                    };
+                    result18
+                }
+            }
+        }
+        /// Timers of keys, in event time or processing time. Key numbers are those of the batch (or of the timers)
+        /// that the current call is about. Registering one twice (same key, domain, time and tag) is the same as
+        /// once. They are part of every checkpoint and move with their key when the job is rescaled. Changes take
+        /// effect as those of state do. Only a component whose description has `uses-timers` may call them.
+        ///
+        /// Order: the records that arrived before watermark w, then the event-time timers at or before w in rounds
+        /// (`on-timers`, in order of time; firing may register or delete), then `on-watermark(w)`, then w goes
+        /// downstream. A timer registered at or before w while firing fires in the same round; one registered at or
+        /// before the watermark by any other call fires with the next watermark. Processing-time timers that are
+        /// pending at the end of input do not fire.
         #[allow(dead_code, async_fn_in_trait, unused_imports, clippy::all)]
         pub mod timers {
             #[used]
@@ -1299,7 +1837,7 @@ pub mod highwater {
                     let ptr2 = vec2.as_ptr().cast::<u8>();
                     let len2 = vec2.len();
                     #[cfg(target_arch = "wasm32")]
-                    #[link(wasm_import_module = "highwater:operator/timers@0.1.0")]
+                    #[link(wasm_import_module = "highwater:operator/timers@0.2.0")]
                     unsafe extern "C" {
                         #[link_name = "register"]
                         fn wit_import3(
@@ -1354,7 +1892,7 @@ pub mod highwater {
                     let ptr2 = vec2.as_ptr().cast::<u8>();
                     let len2 = vec2.len();
                     #[cfg(target_arch = "wasm32")]
-                    #[link(wasm_import_module = "highwater:operator/timers@0.1.0")]
+                    #[link(wasm_import_module = "highwater:operator/timers@0.2.0")]
                     unsafe extern "C" {
                         #[link_name = "delete"]
                         fn wit_import3(
@@ -1403,7 +1941,7 @@ pub mod highwater {
             pub fn processing_time() -> i64 {
                 unsafe {
                     #[cfg(target_arch = "wasm32")]
-                    #[link(wasm_import_module = "highwater:operator/time@0.1.0")]
+                    #[link(wasm_import_module = "highwater:operator/time@0.2.0")]
                     unsafe extern "C" {
                         #[link_name = "processing-time"]
                         fn wit_import0() -> i64;
@@ -1417,13 +1955,13 @@ pub mod highwater {
                 }
             }
             #[allow(unused_unsafe, clippy::all)]
-            /// The highest watermark that all inputs have reached; the smallest s64 for none, which is always so
-            /// until a host has sources that make watermarks.
+            /// The highest watermark that all inputs have reached; the smallest s64 for none. It is w during
+            /// `on-timers` for watermark w and during `on-watermark(w)`.
             #[allow(async_fn_in_trait)]
             pub fn current_watermark() -> i64 {
                 unsafe {
                     #[cfg(target_arch = "wasm32")]
-                    #[link(wasm_import_module = "highwater:operator/time@0.1.0")]
+                    #[link(wasm_import_module = "highwater:operator/time@0.2.0")]
                     unsafe extern "C" {
                         #[link_name = "current-watermark"]
                         fn wit_import0() -> i64;
@@ -1480,7 +2018,7 @@ pub mod highwater {
                     let ptr6 = vec6.as_ptr().cast::<u8>();
                     let len6 = vec6.len();
                     #[cfg(target_arch = "wasm32")]
-                    #[link(wasm_import_module = "highwater:operator/output@0.1.0")]
+                    #[link(wasm_import_module = "highwater:operator/output@0.2.0")]
                     unsafe extern "C" {
                         #[link_name = "emit"]
                         fn wit_import7(
@@ -1557,7 +2095,7 @@ pub mod highwater {
                     let ptr4 = vec4.as_ptr().cast::<u8>();
                     let len4 = vec4.len();
                     #[cfg(target_arch = "wasm32")]
-                    #[link(wasm_import_module = "highwater:operator/output@0.1.0")]
+                    #[link(wasm_import_module = "highwater:operator/output@0.2.0")]
                     unsafe extern "C" {
                         #[link_name = "emit-numbered"]
                         fn wit_import5(
@@ -1654,7 +2192,7 @@ pub mod highwater {
                     let ptr0 = vec0.as_ptr().cast::<u8>();
                     let len0 = vec0.len();
                     #[cfg(target_arch = "wasm32")]
-                    #[link(wasm_import_module = "highwater:operator/log@0.1.0")]
+                    #[link(wasm_import_module = "highwater:operator/log@0.2.0")]
                     unsafe extern "C" {
                         #[link_name = "log"]
                         fn wit_import1(_: i32, _: *mut u8, _: usize);
@@ -1717,7 +2255,7 @@ pub mod highwater {
                     let ptr0 = vec0.as_ptr().cast::<u8>();
                     let len0 = vec0.len();
                     #[cfg(target_arch = "wasm32")]
-                    #[link(wasm_import_module = "highwater:operator/metrics@0.1.0")]
+                    #[link(wasm_import_module = "highwater:operator/metrics@0.2.0")]
                     unsafe extern "C" {
                         #[link_name = "register"]
                         fn wit_import1(_: i32, _: *mut u8, _: usize) -> i32;
@@ -1746,7 +2284,7 @@ pub mod highwater {
                     let ptr1 = vec1.as_ptr().cast::<u8>();
                     let len1 = vec1.len();
                     #[cfg(target_arch = "wasm32")]
-                    #[link(wasm_import_module = "highwater:operator/metrics@0.1.0")]
+                    #[link(wasm_import_module = "highwater:operator/metrics@0.2.0")]
                     unsafe extern "C" {
                         #[link_name = "record"]
                         fn wit_import2(_: *mut u8, _: usize, _: *mut u8, _: usize);
@@ -1783,6 +2321,7 @@ pub mod exports {
                 pub type Failure = super::super::super::super::highwater::operator::types::Failure;
                 pub type Fired = super::super::super::super::highwater::operator::types::Fired;
                 pub type Port = super::super::super::super::highwater::operator::types::Port;
+                pub type TimeDomain = super::super::super::super::highwater::operator::types::TimeDomain;
                 #[repr(u8)]
                 #[derive(Clone, Copy, Eq, Ord, PartialEq, PartialOrd)]
                 pub enum StateKind {
@@ -1821,11 +2360,16 @@ pub mod exports {
                 #[repr(u8)]
                 #[derive(Clone, Copy, Eq, Ord, PartialEq, PartialOrd)]
                 pub enum StateScope {
-                    /// Per key; moves with its key group when the job is rescaled.
+                    /// Per key; moves with its key group when the job is rescaled. Of any kind.
                     Keyed,
-                    /// Per subtask; elements are dealt again when the job is rescaled.
-                    Operator,
-                    /// The same on every subtask.
+                    /// A list per subtask. When the job starts again from a checkpoint at another parallelism, the elements of
+                    /// all subtasks, one after the other, are cut into equal parts, one for each new subtask.
+                    OperatorSplit,
+                    /// A list per subtask. When the job starts again from a checkpoint, every subtask has the elements of all
+                    /// subtasks, one after the other.
+                    OperatorUnion,
+                    /// A map that is the same on every subtask, because each makes the same changes: write it only when
+                    /// handling records that every subtask gets (an input with the partition `broadcast`).
                     Broadcast,
                 }
                 impl ::core::fmt::Debug for StateScope {
@@ -1837,8 +2381,11 @@ pub mod exports {
                             StateScope::Keyed => {
                                 f.debug_tuple("StateScope::Keyed").finish()
                             }
-                            StateScope::Operator => {
-                                f.debug_tuple("StateScope::Operator").finish()
+                            StateScope::OperatorSplit => {
+                                f.debug_tuple("StateScope::OperatorSplit").finish()
+                            }
+                            StateScope::OperatorUnion => {
+                                f.debug_tuple("StateScope::OperatorUnion").finish()
                             }
                             StateScope::Broadcast => {
                                 f.debug_tuple("StateScope::Broadcast").finish()
@@ -1854,23 +2401,84 @@ pub mod exports {
                         }
                         match val {
                             0 => StateScope::Keyed,
-                            1 => StateScope::Operator,
-                            2 => StateScope::Broadcast,
+                            1 => StateScope::OperatorSplit,
+                            2 => StateScope::OperatorUnion,
+                            3 => StateScope::Broadcast,
                             _ => panic!("invalid enum discriminant"),
                         }
+                    }
+                }
+                /// What makes an entry live longer.
+                #[repr(u8)]
+                #[derive(Clone, Copy, Eq, Ord, PartialEq, PartialOrd)]
+                pub enum TtlRefresh {
+                    /// Writing it.
+                    Write,
+                    /// Writing or reading it.
+                    Read,
+                }
+                impl ::core::fmt::Debug for TtlRefresh {
+                    fn fmt(
+                        &self,
+                        f: &mut ::core::fmt::Formatter<'_>,
+                    ) -> ::core::fmt::Result {
+                        match self {
+                            TtlRefresh::Write => {
+                                f.debug_tuple("TtlRefresh::Write").finish()
+                            }
+                            TtlRefresh::Read => {
+                                f.debug_tuple("TtlRefresh::Read").finish()
+                            }
+                        }
+                    }
+                }
+                impl TtlRefresh {
+                    #[doc(hidden)]
+                    pub unsafe fn _lift(val: u8) -> TtlRefresh {
+                        if !cfg!(debug_assertions) {
+                            return unsafe { ::core::mem::transmute(val) };
+                        }
+                        match val {
+                            0 => TtlRefresh::Write,
+                            1 => TtlRefresh::Read,
+                            _ => panic!("invalid enum discriminant"),
+                        }
+                    }
+                }
+                /// How long an entry of keyed state lives.
+                #[repr(C)]
+                #[derive(Clone, Copy, PartialEq)]
+                pub struct Ttl {
+                    /// Milliseconds after it was last refreshed; at least 1.
+                    pub millis: u64,
+                    pub refresh: TtlRefresh,
+                    /// What the milliseconds are measured in: the clock, or the watermark.
+                    pub time: TimeDomain,
+                }
+                impl ::core::fmt::Debug for Ttl {
+                    fn fmt(
+                        &self,
+                        f: &mut ::core::fmt::Formatter<'_>,
+                    ) -> ::core::fmt::Result {
+                        f.debug_struct("Ttl")
+                            .field("millis", &self.millis)
+                            .field("refresh", &self.refresh)
+                            .field("time", &self.time)
+                            .finish()
                     }
                 }
                 #[derive(Clone, PartialEq)]
                 pub struct StateDescriptor {
                     pub name: _rt::String,
+                    /// `list` for the scopes `operator-split` and `operator-union`, `map` for `broadcast`.
                     pub kind: StateKind,
                     pub scope: StateScope,
                     /// Names the encoding of the values; compared when state is restored.
                     pub schema: _rt::String,
                     pub schema_version: u32,
-                    /// How long an entry lives after its last write, in milliseconds. No host supports it yet: a
-                    /// description that has it is refused.
-                    pub ttl: ::core::option::Option<u64>,
+                    /// Entries (values, fields of maps, elements of lists) that are older are gone. Only for the scope `keyed`.
+                    /// No host supports it yet: a description that has it is refused.
+                    pub ttl: ::core::option::Option<Ttl>,
                 }
                 impl ::core::fmt::Debug for StateDescriptor {
                     fn fmt(
@@ -1918,7 +2526,7 @@ pub mod exports {
                     pub subtask: u32,
                     pub parallelism: u32,
                     pub key_groups: u32,
-                    /// What arrives on each input.
+                    /// What arrives on each input; of an input that several outputs feed, what the first of them gives.
                     pub inputs: _rt::Vec<Port>,
                     /// Names of the states in the order of their numbers.
                     pub states: _rt::Vec<_rt::String>,
@@ -1947,196 +2555,338 @@ pub mod exports {
                 pub unsafe fn _export_describe_cabi<T_: Guest>(
                     arg0: *mut u8,
                     arg1: usize,
+                    arg2: *mut u8,
+                    arg3: usize,
                 ) -> *mut u8 {
                     unsafe {
                         #[cfg(target_arch = "wasm32")] _rt::run_ctors_once();
-                        let result1 = {
+                        let result22 = {
                             let len0 = arg1;
                             let bytes0 = _rt::Vec::from_raw_parts(
                                 arg0.cast(),
                                 len0,
                                 len0,
                             );
-                            T_::describe(_rt::string_lift(bytes0))
+                            let base21 = arg2;
+                            let len21 = arg3;
+                            let mut result21 = _rt::Vec::with_capacity(len21);
+                            for i in 0..len21 {
+                                let base = base21
+                                    .add(i * (8 * ::core::mem::size_of::<*const u8>()));
+                                let e21 = {
+                                    let l1 = *base.add(0).cast::<*mut u8>();
+                                    let l2 = *base
+                                        .add(::core::mem::size_of::<*const u8>())
+                                        .cast::<usize>();
+                                    let len3 = l2;
+                                    let bytes3 = _rt::Vec::from_raw_parts(
+                                        l1.cast(),
+                                        len3,
+                                        len3,
+                                    );
+                                    let l4 = i32::from(
+                                        *base
+                                            .add(2 * ::core::mem::size_of::<*const u8>())
+                                            .cast::<u8>(),
+                                    );
+                                    let l5 = *base
+                                        .add(3 * ::core::mem::size_of::<*const u8>())
+                                        .cast::<*mut u8>();
+                                    let l6 = *base
+                                        .add(4 * ::core::mem::size_of::<*const u8>())
+                                        .cast::<usize>();
+                                    let base11 = l5;
+                                    let len11 = l6;
+                                    let mut result11 = _rt::Vec::with_capacity(len11);
+                                    for i in 0..len11 {
+                                        let base = base11
+                                            .add(i * (3 * ::core::mem::size_of::<*const u8>()));
+                                        let e11 = {
+                                            let l7 = *base.add(0).cast::<*mut u8>();
+                                            let l8 = *base
+                                                .add(::core::mem::size_of::<*const u8>())
+                                                .cast::<usize>();
+                                            let len9 = l8;
+                                            let bytes9 = _rt::Vec::from_raw_parts(
+                                                l7.cast(),
+                                                len9,
+                                                len9,
+                                            );
+                                            let l10 = i32::from(
+                                                *base
+                                                    .add(2 * ::core::mem::size_of::<*const u8>())
+                                                    .cast::<u8>(),
+                                            );
+                                            super::super::super::super::highwater::operator::types::Column {
+                                                name: _rt::string_lift(bytes9),
+                                                kind: super::super::super::super::highwater::operator::types::ColumnKind::_lift(
+                                                    l10 as u8,
+                                                ),
+                                            }
+                                        };
+                                        result11.push(e11);
+                                    }
+                                    _rt::cabi_dealloc(
+                                        base11,
+                                        len11 * (3 * ::core::mem::size_of::<*const u8>()),
+                                        ::core::mem::size_of::<*const u8>(),
+                                    );
+                                    let l12 = i32::from(
+                                        *base
+                                            .add(5 * ::core::mem::size_of::<*const u8>())
+                                            .cast::<u8>(),
+                                    );
+                                    use super::super::super::super::highwater::operator::types::Format as V20;
+                                    let v20 = match l12 {
+                                        0 => {
+                                            let e20 = {
+                                                let l13 = *base
+                                                    .add(6 * ::core::mem::size_of::<*const u8>())
+                                                    .cast::<*mut u8>();
+                                                let l14 = *base
+                                                    .add(7 * ::core::mem::size_of::<*const u8>())
+                                                    .cast::<usize>();
+                                                let base19 = l13;
+                                                let len19 = l14;
+                                                let mut result19 = _rt::Vec::with_capacity(len19);
+                                                for i in 0..len19 {
+                                                    let base = base19
+                                                        .add(i * (3 * ::core::mem::size_of::<*const u8>()));
+                                                    let e19 = {
+                                                        let l15 = *base.add(0).cast::<*mut u8>();
+                                                        let l16 = *base
+                                                            .add(::core::mem::size_of::<*const u8>())
+                                                            .cast::<usize>();
+                                                        let len17 = l16;
+                                                        let bytes17 = _rt::Vec::from_raw_parts(
+                                                            l15.cast(),
+                                                            len17,
+                                                            len17,
+                                                        );
+                                                        let l18 = i32::from(
+                                                            *base
+                                                                .add(2 * ::core::mem::size_of::<*const u8>())
+                                                                .cast::<u8>(),
+                                                        );
+                                                        super::super::super::super::highwater::operator::types::Column {
+                                                            name: _rt::string_lift(bytes17),
+                                                            kind: super::super::super::super::highwater::operator::types::ColumnKind::_lift(
+                                                                l18 as u8,
+                                                            ),
+                                                        }
+                                                    };
+                                                    result19.push(e19);
+                                                }
+                                                _rt::cabi_dealloc(
+                                                    base19,
+                                                    len19 * (3 * ::core::mem::size_of::<*const u8>()),
+                                                    ::core::mem::size_of::<*const u8>(),
+                                                );
+                                                result19
+                                            };
+                                            V20::Row(e20)
+                                        }
+                                        1 => V20::Text,
+                                        2 => V20::Json,
+                                        n => {
+                                            debug_assert_eq!(n, 3, "invalid enum discriminant");
+                                            V20::Bytes
+                                        }
+                                    };
+                                    super::super::super::super::highwater::operator::types::Port {
+                                        name: _rt::string_lift(bytes3),
+                                        keyed: _rt::bool_lift(l4 as u8),
+                                        key_columns: result11,
+                                        format: v20,
+                                    }
+                                };
+                                result21.push(e21);
+                            }
+                            _rt::cabi_dealloc(
+                                base21,
+                                len21 * (8 * ::core::mem::size_of::<*const u8>()),
+                                ::core::mem::size_of::<*const u8>(),
+                            );
+                            T_::describe(_rt::string_lift(bytes0), result21)
                         };
-                        let ptr2 = (&raw mut _RET_AREA.0).cast::<u8>();
-                        match result1 {
+                        let ptr23 = (&raw mut _RET_AREA.0).cast::<u8>();
+                        match result22 {
                             Ok(e) => {
-                                *ptr2.add(0).cast::<u8>() = (0i32) as u8;
+                                *ptr23.add(0).cast::<u8>() = (0i32) as u8;
                                 let Description {
-                                    inputs: inputs3,
-                                    outputs: outputs3,
-                                    states: states3,
-                                    uses_timers: uses_timers3,
+                                    inputs: inputs24,
+                                    outputs: outputs24,
+                                    states: states24,
+                                    uses_timers: uses_timers24,
                                 } = e;
-                                let vec5 = inputs3;
-                                let len5 = vec5.len();
-                                let layout5 = _rt::alloc::Layout::from_size_align(
-                                        vec5.len() * (2 * ::core::mem::size_of::<*const u8>()),
+                                let vec26 = inputs24;
+                                let len26 = vec26.len();
+                                let layout26 = _rt::alloc::Layout::from_size_align(
+                                        vec26.len() * (2 * ::core::mem::size_of::<*const u8>()),
                                         ::core::mem::size_of::<*const u8>(),
                                     )
                                     .unwrap();
-                                let (result5, _cleanup5) = wit_bindgen::rt::Cleanup::new(
-                                    layout5,
+                                let (result26, _cleanup26) = wit_bindgen::rt::Cleanup::new(
+                                    layout26,
                                 );
-                                if let Some(cleanup) = _cleanup5 {
+                                if let Some(cleanup) = _cleanup26 {
                                     cleanup.forget();
                                 }
-                                for (i, e) in vec5.into_iter().enumerate() {
-                                    let base = result5
+                                for (i, e) in vec26.into_iter().enumerate() {
+                                    let base = result26
                                         .add(i * (2 * ::core::mem::size_of::<*const u8>()));
                                     {
-                                        let vec4 = (e.into_bytes()).into_boxed_slice();
-                                        let ptr4 = vec4.as_ptr().cast::<u8>();
-                                        let len4 = vec4.len();
-                                        ::core::mem::forget(vec4);
+                                        let vec25 = (e.into_bytes()).into_boxed_slice();
+                                        let ptr25 = vec25.as_ptr().cast::<u8>();
+                                        let len25 = vec25.len();
+                                        ::core::mem::forget(vec25);
                                         *base
                                             .add(::core::mem::size_of::<*const u8>())
-                                            .cast::<usize>() = len4;
-                                        *base.add(0).cast::<*mut u8>() = ptr4.cast_mut();
+                                            .cast::<usize>() = len25;
+                                        *base.add(0).cast::<*mut u8>() = ptr25.cast_mut();
                                     }
                                 }
-                                *ptr2
+                                *ptr23
                                     .add(2 * ::core::mem::size_of::<*const u8>())
-                                    .cast::<usize>() = len5;
-                                *ptr2
+                                    .cast::<usize>() = len26;
+                                *ptr23
                                     .add(::core::mem::size_of::<*const u8>())
-                                    .cast::<*mut u8>() = result5;
-                                let vec15 = outputs3;
-                                let len15 = vec15.len();
-                                let layout15 = _rt::alloc::Layout::from_size_align(
-                                        vec15.len() * (8 * ::core::mem::size_of::<*const u8>()),
+                                    .cast::<*mut u8>() = result26;
+                                let vec36 = outputs24;
+                                let len36 = vec36.len();
+                                let layout36 = _rt::alloc::Layout::from_size_align(
+                                        vec36.len() * (8 * ::core::mem::size_of::<*const u8>()),
                                         ::core::mem::size_of::<*const u8>(),
                                     )
                                     .unwrap();
-                                let (result15, _cleanup15) = wit_bindgen::rt::Cleanup::new(
-                                    layout15,
+                                let (result36, _cleanup36) = wit_bindgen::rt::Cleanup::new(
+                                    layout36,
                                 );
-                                if let Some(cleanup) = _cleanup15 {
+                                if let Some(cleanup) = _cleanup36 {
                                     cleanup.forget();
                                 }
-                                for (i, e) in vec15.into_iter().enumerate() {
-                                    let base = result15
+                                for (i, e) in vec36.into_iter().enumerate() {
+                                    let base = result36
                                         .add(i * (8 * ::core::mem::size_of::<*const u8>()));
                                     {
                                         let super::super::super::super::highwater::operator::types::Port {
-                                            name: name6,
-                                            keyed: keyed6,
-                                            key_columns: key_columns6,
-                                            format: format6,
+                                            name: name27,
+                                            keyed: keyed27,
+                                            key_columns: key_columns27,
+                                            format: format27,
                                         } = e;
-                                        let vec7 = (name6.into_bytes()).into_boxed_slice();
-                                        let ptr7 = vec7.as_ptr().cast::<u8>();
-                                        let len7 = vec7.len();
-                                        ::core::mem::forget(vec7);
+                                        let vec28 = (name27.into_bytes()).into_boxed_slice();
+                                        let ptr28 = vec28.as_ptr().cast::<u8>();
+                                        let len28 = vec28.len();
+                                        ::core::mem::forget(vec28);
                                         *base
                                             .add(::core::mem::size_of::<*const u8>())
-                                            .cast::<usize>() = len7;
-                                        *base.add(0).cast::<*mut u8>() = ptr7.cast_mut();
+                                            .cast::<usize>() = len28;
+                                        *base.add(0).cast::<*mut u8>() = ptr28.cast_mut();
                                         *base
                                             .add(2 * ::core::mem::size_of::<*const u8>())
-                                            .cast::<u8>() = (match keyed6 {
+                                            .cast::<u8>() = (match keyed27 {
                                             true => 1,
                                             false => 0,
                                         }) as u8;
-                                        let vec10 = key_columns6;
-                                        let len10 = vec10.len();
-                                        let layout10 = _rt::alloc::Layout::from_size_align(
-                                                vec10.len() * (3 * ::core::mem::size_of::<*const u8>()),
+                                        let vec31 = key_columns27;
+                                        let len31 = vec31.len();
+                                        let layout31 = _rt::alloc::Layout::from_size_align(
+                                                vec31.len() * (3 * ::core::mem::size_of::<*const u8>()),
                                                 ::core::mem::size_of::<*const u8>(),
                                             )
                                             .unwrap();
-                                        let (result10, _cleanup10) = wit_bindgen::rt::Cleanup::new(
-                                            layout10,
+                                        let (result31, _cleanup31) = wit_bindgen::rt::Cleanup::new(
+                                            layout31,
                                         );
-                                        if let Some(cleanup) = _cleanup10 {
+                                        if let Some(cleanup) = _cleanup31 {
                                             cleanup.forget();
                                         }
-                                        for (i, e) in vec10.into_iter().enumerate() {
-                                            let base = result10
+                                        for (i, e) in vec31.into_iter().enumerate() {
+                                            let base = result31
                                                 .add(i * (3 * ::core::mem::size_of::<*const u8>()));
                                             {
                                                 let super::super::super::super::highwater::operator::types::Column {
-                                                    name: name8,
-                                                    kind: kind8,
+                                                    name: name29,
+                                                    kind: kind29,
                                                 } = e;
-                                                let vec9 = (name8.into_bytes()).into_boxed_slice();
-                                                let ptr9 = vec9.as_ptr().cast::<u8>();
-                                                let len9 = vec9.len();
-                                                ::core::mem::forget(vec9);
+                                                let vec30 = (name29.into_bytes()).into_boxed_slice();
+                                                let ptr30 = vec30.as_ptr().cast::<u8>();
+                                                let len30 = vec30.len();
+                                                ::core::mem::forget(vec30);
                                                 *base
                                                     .add(::core::mem::size_of::<*const u8>())
-                                                    .cast::<usize>() = len9;
-                                                *base.add(0).cast::<*mut u8>() = ptr9.cast_mut();
+                                                    .cast::<usize>() = len30;
+                                                *base.add(0).cast::<*mut u8>() = ptr30.cast_mut();
                                                 *base
                                                     .add(2 * ::core::mem::size_of::<*const u8>())
-                                                    .cast::<u8>() = (kind8.clone() as i32) as u8;
+                                                    .cast::<u8>() = (kind29.clone() as i32) as u8;
                                             }
                                         }
                                         *base
                                             .add(4 * ::core::mem::size_of::<*const u8>())
-                                            .cast::<usize>() = len10;
+                                            .cast::<usize>() = len31;
                                         *base
                                             .add(3 * ::core::mem::size_of::<*const u8>())
-                                            .cast::<*mut u8>() = result10;
-                                        use super::super::super::super::highwater::operator::types::Format as V14;
-                                        match format6 {
-                                            V14::Row(e) => {
+                                            .cast::<*mut u8>() = result31;
+                                        use super::super::super::super::highwater::operator::types::Format as V35;
+                                        match format27 {
+                                            V35::Row(e) => {
                                                 *base
                                                     .add(5 * ::core::mem::size_of::<*const u8>())
                                                     .cast::<u8>() = (0i32) as u8;
-                                                let vec13 = e;
-                                                let len13 = vec13.len();
-                                                let layout13 = _rt::alloc::Layout::from_size_align(
-                                                        vec13.len() * (3 * ::core::mem::size_of::<*const u8>()),
+                                                let vec34 = e;
+                                                let len34 = vec34.len();
+                                                let layout34 = _rt::alloc::Layout::from_size_align(
+                                                        vec34.len() * (3 * ::core::mem::size_of::<*const u8>()),
                                                         ::core::mem::size_of::<*const u8>(),
                                                     )
                                                     .unwrap();
-                                                let (result13, _cleanup13) = wit_bindgen::rt::Cleanup::new(
-                                                    layout13,
+                                                let (result34, _cleanup34) = wit_bindgen::rt::Cleanup::new(
+                                                    layout34,
                                                 );
-                                                if let Some(cleanup) = _cleanup13 {
+                                                if let Some(cleanup) = _cleanup34 {
                                                     cleanup.forget();
                                                 }
-                                                for (i, e) in vec13.into_iter().enumerate() {
-                                                    let base = result13
+                                                for (i, e) in vec34.into_iter().enumerate() {
+                                                    let base = result34
                                                         .add(i * (3 * ::core::mem::size_of::<*const u8>()));
                                                     {
                                                         let super::super::super::super::highwater::operator::types::Column {
-                                                            name: name11,
-                                                            kind: kind11,
+                                                            name: name32,
+                                                            kind: kind32,
                                                         } = e;
-                                                        let vec12 = (name11.into_bytes()).into_boxed_slice();
-                                                        let ptr12 = vec12.as_ptr().cast::<u8>();
-                                                        let len12 = vec12.len();
-                                                        ::core::mem::forget(vec12);
+                                                        let vec33 = (name32.into_bytes()).into_boxed_slice();
+                                                        let ptr33 = vec33.as_ptr().cast::<u8>();
+                                                        let len33 = vec33.len();
+                                                        ::core::mem::forget(vec33);
                                                         *base
                                                             .add(::core::mem::size_of::<*const u8>())
-                                                            .cast::<usize>() = len12;
-                                                        *base.add(0).cast::<*mut u8>() = ptr12.cast_mut();
+                                                            .cast::<usize>() = len33;
+                                                        *base.add(0).cast::<*mut u8>() = ptr33.cast_mut();
                                                         *base
                                                             .add(2 * ::core::mem::size_of::<*const u8>())
-                                                            .cast::<u8>() = (kind11.clone() as i32) as u8;
+                                                            .cast::<u8>() = (kind32.clone() as i32) as u8;
                                                     }
                                                 }
                                                 *base
                                                     .add(7 * ::core::mem::size_of::<*const u8>())
-                                                    .cast::<usize>() = len13;
+                                                    .cast::<usize>() = len34;
                                                 *base
                                                     .add(6 * ::core::mem::size_of::<*const u8>())
-                                                    .cast::<*mut u8>() = result13;
+                                                    .cast::<*mut u8>() = result34;
                                             }
-                                            V14::Text => {
+                                            V35::Text => {
                                                 *base
                                                     .add(5 * ::core::mem::size_of::<*const u8>())
                                                     .cast::<u8>() = (1i32) as u8;
                                             }
-                                            V14::Json => {
+                                            V35::Json => {
                                                 *base
                                                     .add(5 * ::core::mem::size_of::<*const u8>())
                                                     .cast::<u8>() = (2i32) as u8;
                                             }
-                                            V14::Bytes => {
+                                            V35::Bytes => {
                                                 *base
                                                     .add(5 * ::core::mem::size_of::<*const u8>())
                                                     .cast::<u8>() = (3i32) as u8;
@@ -2144,73 +2894,84 @@ pub mod exports {
                                         }
                                     }
                                 }
-                                *ptr2
+                                *ptr23
                                     .add(4 * ::core::mem::size_of::<*const u8>())
-                                    .cast::<usize>() = len15;
-                                *ptr2
+                                    .cast::<usize>() = len36;
+                                *ptr23
                                     .add(3 * ::core::mem::size_of::<*const u8>())
-                                    .cast::<*mut u8>() = result15;
-                                let vec19 = states3;
-                                let len19 = vec19.len();
-                                let layout19 = _rt::alloc::Layout::from_size_align(
-                                        vec19.len()
-                                            * (16 + 6 * ::core::mem::size_of::<*const u8>()),
+                                    .cast::<*mut u8>() = result36;
+                                let vec41 = states24;
+                                let len41 = vec41.len();
+                                let layout41 = _rt::alloc::Layout::from_size_align(
+                                        vec41.len()
+                                            * (24 + 6 * ::core::mem::size_of::<*const u8>()),
                                         8,
                                     )
                                     .unwrap();
-                                let (result19, _cleanup19) = wit_bindgen::rt::Cleanup::new(
-                                    layout19,
+                                let (result41, _cleanup41) = wit_bindgen::rt::Cleanup::new(
+                                    layout41,
                                 );
-                                if let Some(cleanup) = _cleanup19 {
+                                if let Some(cleanup) = _cleanup41 {
                                     cleanup.forget();
                                 }
-                                for (i, e) in vec19.into_iter().enumerate() {
-                                    let base = result19
-                                        .add(i * (16 + 6 * ::core::mem::size_of::<*const u8>()));
+                                for (i, e) in vec41.into_iter().enumerate() {
+                                    let base = result41
+                                        .add(i * (24 + 6 * ::core::mem::size_of::<*const u8>()));
                                     {
                                         let StateDescriptor {
-                                            name: name16,
-                                            kind: kind16,
-                                            scope: scope16,
-                                            schema: schema16,
-                                            schema_version: schema_version16,
-                                            ttl: ttl16,
+                                            name: name37,
+                                            kind: kind37,
+                                            scope: scope37,
+                                            schema: schema37,
+                                            schema_version: schema_version37,
+                                            ttl: ttl37,
                                         } = e;
-                                        let vec17 = (name16.into_bytes()).into_boxed_slice();
-                                        let ptr17 = vec17.as_ptr().cast::<u8>();
-                                        let len17 = vec17.len();
-                                        ::core::mem::forget(vec17);
+                                        let vec38 = (name37.into_bytes()).into_boxed_slice();
+                                        let ptr38 = vec38.as_ptr().cast::<u8>();
+                                        let len38 = vec38.len();
+                                        ::core::mem::forget(vec38);
                                         *base
                                             .add(::core::mem::size_of::<*const u8>())
-                                            .cast::<usize>() = len17;
-                                        *base.add(0).cast::<*mut u8>() = ptr17.cast_mut();
+                                            .cast::<usize>() = len38;
+                                        *base.add(0).cast::<*mut u8>() = ptr38.cast_mut();
                                         *base
                                             .add(2 * ::core::mem::size_of::<*const u8>())
-                                            .cast::<u8>() = (kind16.clone() as i32) as u8;
+                                            .cast::<u8>() = (kind37.clone() as i32) as u8;
                                         *base
                                             .add(1 + 2 * ::core::mem::size_of::<*const u8>())
-                                            .cast::<u8>() = (scope16.clone() as i32) as u8;
-                                        let vec18 = (schema16.into_bytes()).into_boxed_slice();
-                                        let ptr18 = vec18.as_ptr().cast::<u8>();
-                                        let len18 = vec18.len();
-                                        ::core::mem::forget(vec18);
+                                            .cast::<u8>() = (scope37.clone() as i32) as u8;
+                                        let vec39 = (schema37.into_bytes()).into_boxed_slice();
+                                        let ptr39 = vec39.as_ptr().cast::<u8>();
+                                        let len39 = vec39.len();
+                                        ::core::mem::forget(vec39);
                                         *base
                                             .add(4 * ::core::mem::size_of::<*const u8>())
-                                            .cast::<usize>() = len18;
+                                            .cast::<usize>() = len39;
                                         *base
                                             .add(3 * ::core::mem::size_of::<*const u8>())
-                                            .cast::<*mut u8>() = ptr18.cast_mut();
+                                            .cast::<*mut u8>() = ptr39.cast_mut();
                                         *base
                                             .add(5 * ::core::mem::size_of::<*const u8>())
-                                            .cast::<i32>() = _rt::as_i32(schema_version16);
-                                        match ttl16 {
+                                            .cast::<i32>() = _rt::as_i32(schema_version37);
+                                        match ttl37 {
                                             Some(e) => {
                                                 *base
                                                     .add(6 * ::core::mem::size_of::<*const u8>())
                                                     .cast::<u8>() = (1i32) as u8;
+                                                let Ttl {
+                                                    millis: millis40,
+                                                    refresh: refresh40,
+                                                    time: time40,
+                                                } = e;
                                                 *base
                                                     .add(8 + 6 * ::core::mem::size_of::<*const u8>())
-                                                    .cast::<i64>() = _rt::as_i64(e);
+                                                    .cast::<i64>() = _rt::as_i64(millis40);
+                                                *base
+                                                    .add(16 + 6 * ::core::mem::size_of::<*const u8>())
+                                                    .cast::<u8>() = (refresh40.clone() as i32) as u8;
+                                                *base
+                                                    .add(17 + 6 * ::core::mem::size_of::<*const u8>())
+                                                    .cast::<u8>() = (time40.clone() as i32) as u8;
                                             }
                                             None => {
                                                 *base
@@ -2220,57 +2981,57 @@ pub mod exports {
                                         };
                                     }
                                 }
-                                *ptr2
+                                *ptr23
                                     .add(6 * ::core::mem::size_of::<*const u8>())
-                                    .cast::<usize>() = len19;
-                                *ptr2
+                                    .cast::<usize>() = len41;
+                                *ptr23
                                     .add(5 * ::core::mem::size_of::<*const u8>())
-                                    .cast::<*mut u8>() = result19;
-                                *ptr2
+                                    .cast::<*mut u8>() = result41;
+                                *ptr23
                                     .add(7 * ::core::mem::size_of::<*const u8>())
-                                    .cast::<u8>() = (match uses_timers3 {
+                                    .cast::<u8>() = (match uses_timers24 {
                                     true => 1,
                                     false => 0,
                                 }) as u8;
                             }
                             Err(e) => {
-                                *ptr2.add(0).cast::<u8>() = (1i32) as u8;
+                                *ptr23.add(0).cast::<u8>() = (1i32) as u8;
                                 let super::super::super::super::highwater::operator::types::Failure {
-                                    kind: kind20,
-                                    message: message20,
-                                    record: record20,
+                                    kind: kind42,
+                                    message: message42,
+                                    record: record42,
                                 } = e;
-                                *ptr2
+                                *ptr23
                                     .add(::core::mem::size_of::<*const u8>())
-                                    .cast::<u8>() = (kind20.clone() as i32) as u8;
-                                let vec21 = (message20.into_bytes()).into_boxed_slice();
-                                let ptr21 = vec21.as_ptr().cast::<u8>();
-                                let len21 = vec21.len();
-                                ::core::mem::forget(vec21);
-                                *ptr2
+                                    .cast::<u8>() = (kind42.clone() as i32) as u8;
+                                let vec43 = (message42.into_bytes()).into_boxed_slice();
+                                let ptr43 = vec43.as_ptr().cast::<u8>();
+                                let len43 = vec43.len();
+                                ::core::mem::forget(vec43);
+                                *ptr23
                                     .add(3 * ::core::mem::size_of::<*const u8>())
-                                    .cast::<usize>() = len21;
-                                *ptr2
+                                    .cast::<usize>() = len43;
+                                *ptr23
                                     .add(2 * ::core::mem::size_of::<*const u8>())
-                                    .cast::<*mut u8>() = ptr21.cast_mut();
-                                match record20 {
+                                    .cast::<*mut u8>() = ptr43.cast_mut();
+                                match record42 {
                                     Some(e) => {
-                                        *ptr2
+                                        *ptr23
                                             .add(4 * ::core::mem::size_of::<*const u8>())
                                             .cast::<u8>() = (1i32) as u8;
-                                        *ptr2
+                                        *ptr23
                                             .add(4 + 4 * ::core::mem::size_of::<*const u8>())
                                             .cast::<i32>() = _rt::as_i32(e);
                                     }
                                     None => {
-                                        *ptr2
+                                        *ptr23
                                             .add(4 * ::core::mem::size_of::<*const u8>())
                                             .cast::<u8>() = (0i32) as u8;
                                     }
                                 };
                             }
                         };
-                        ptr2
+                        ptr23
                     }
                 }
                 #[doc(hidden)]
@@ -2398,7 +3159,7 @@ pub mod exports {
                                 let len28 = l23;
                                 for i in 0..len28 {
                                     let base = base28
-                                        .add(i * (16 + 6 * ::core::mem::size_of::<*const u8>()));
+                                        .add(i * (24 + 6 * ::core::mem::size_of::<*const u8>()));
                                     {
                                         let l24 = *base.add(0).cast::<*mut u8>();
                                         let l25 = *base
@@ -2416,7 +3177,7 @@ pub mod exports {
                                 }
                                 _rt::cabi_dealloc(
                                     base28,
-                                    len28 * (16 + 6 * ::core::mem::size_of::<*const u8>()),
+                                    len28 * (24 + 6 * ::core::mem::size_of::<*const u8>()),
                                     8,
                                 );
                             }
@@ -3356,21 +4117,25 @@ pub mod exports {
                     }
                 }
                 pub trait Guest {
-                    /// What the operator needs and gives, for this configuration (JSON). Called before the job starts, and
-                    /// by checks; no state, no output.
+                    /// What the operator needs and gives, for this configuration (JSON) and these inputs: what feeds it, in the
+                    /// order of the job file, so that an operator that passes records on can declare the same columns. One port
+                    /// for each name in the job file's `inputs`; an operator that declares a single input reads all of them on it.
+                    /// Empty if something that feeds it is not known, because of other mistakes in the job file: then only what
+                    /// the configuration says can be checked. Called before the job starts, and by checks; no state, no output.
                     #[allow(async_fn_in_trait)]
                     fn describe(
                         config: _rt::String,
+                        inputs: _rt::Vec<Port>,
                     ) -> ::core::result::Result<Description, Failure>;
                     /// Called once per instance before anything else but `describe`.
                     #[allow(async_fn_in_trait)]
                     fn open(context: OpenContext) -> ::core::result::Result<(), Failure>;
                     #[allow(async_fn_in_trait)]
                     fn process(batch: Batch) -> ::core::result::Result<(), Failure>;
-                    /// Not called yet.
+                    /// Timers that fired; see the interface `timers` and `fired`.
                     #[allow(async_fn_in_trait)]
                     fn on_timers(fired: Fired) -> ::core::result::Result<(), Failure>;
-                    /// Not called yet.
+                    /// The watermark of all inputs has reached this time, and all timers up to it have fired.
                     #[allow(async_fn_in_trait)]
                     fn on_watermark(
                         watermark: i64,
@@ -3397,28 +4162,29 @@ pub mod exports {
                 }
                 #[doc(hidden)]
                 #[macro_export]
-                macro_rules! __export_highwater_operator_guest_0_1_0_cabi {
+                macro_rules! __export_highwater_operator_guest_0_2_0_cabi {
                     ($ty:ident with_types_in $($path_to_types:tt)*) => {
                         const _ : () = { #[unsafe (export_name =
-                        "highwater:operator/guest@0.1.0#describe")] unsafe extern "C" fn
-                        export_describe(arg0 : * mut u8, arg1 : usize,) -> * mut u8 {
-                        unsafe { $($path_to_types)*:: _export_describe_cabi::<$ty >
-                        (arg0, arg1) } } #[unsafe (export_name =
-                        "cabi_post_highwater:operator/guest@0.1.0#describe")] unsafe
+                        "highwater:operator/guest@0.2.0#describe")] unsafe extern "C" fn
+                        export_describe(arg0 : * mut u8, arg1 : usize, arg2 : * mut u8,
+                        arg3 : usize,) -> * mut u8 { unsafe { $($path_to_types)*::
+                        _export_describe_cabi::<$ty > (arg0, arg1, arg2, arg3) } }
+                        #[unsafe (export_name =
+                        "cabi_post_highwater:operator/guest@0.2.0#describe")] unsafe
                         extern "C" fn _post_return_describe(arg0 : * mut u8,) { unsafe {
                         $($path_to_types)*:: __post_return_describe::<$ty > (arg0) } }
-                        #[unsafe (export_name = "highwater:operator/guest@0.1.0#open")]
+                        #[unsafe (export_name = "highwater:operator/guest@0.2.0#open")]
                         unsafe extern "C" fn export_open(arg0 : * mut u8, arg1 : usize,
                         arg2 : * mut u8, arg3 : usize, arg4 : i32, arg5 : i32, arg6 :
                         i32, arg7 : * mut u8, arg8 : usize, arg9 : * mut u8, arg10 :
                         usize, arg11 : i32,) -> * mut u8 { unsafe { $($path_to_types)*::
                         _export_open_cabi::<$ty > (arg0, arg1, arg2, arg3, arg4, arg5,
                         arg6, arg7, arg8, arg9, arg10, arg11) } } #[unsafe (export_name =
-                        "cabi_post_highwater:operator/guest@0.1.0#open")] unsafe extern
+                        "cabi_post_highwater:operator/guest@0.2.0#open")] unsafe extern
                         "C" fn _post_return_open(arg0 : * mut u8,) { unsafe {
                         $($path_to_types)*:: __post_return_open::<$ty > (arg0) } }
                         #[unsafe (export_name =
-                        "highwater:operator/guest@0.1.0#process")] unsafe extern "C" fn
+                        "highwater:operator/guest@0.2.0#process")] unsafe extern "C" fn
                         export_process(arg0 : i32, arg1 : * mut u8, arg2 : usize, arg3 :
                         * mut u8, arg4 : usize, arg5 : * mut u8, arg6 : usize, arg7 : *
                         mut u8, arg8 : usize, arg9 : * mut u8, arg10 : usize, arg11 : *
@@ -3426,65 +4192,65 @@ pub mod exports {
                         $($path_to_types)*:: _export_process_cabi::<$ty > (arg0, arg1,
                         arg2, arg3, arg4, arg5, arg6, arg7, arg8, arg9, arg10, arg11,
                         arg12) } } #[unsafe (export_name =
-                        "cabi_post_highwater:operator/guest@0.1.0#process")] unsafe
+                        "cabi_post_highwater:operator/guest@0.2.0#process")] unsafe
                         extern "C" fn _post_return_process(arg0 : * mut u8,) { unsafe {
                         $($path_to_types)*:: __post_return_process::<$ty > (arg0) } }
                         #[unsafe (export_name =
-                        "highwater:operator/guest@0.1.0#on-timers")] unsafe extern "C" fn
+                        "highwater:operator/guest@0.2.0#on-timers")] unsafe extern "C" fn
                         export_on_timers(arg0 : i32, arg1 : * mut u8, arg2 : usize, arg3
                         : * mut u8, arg4 : usize, arg5 : * mut u8, arg6 : usize, arg7 : *
                         mut u8, arg8 : usize, arg9 : * mut u8, arg10 : usize,) -> * mut
                         u8 { unsafe { $($path_to_types)*:: _export_on_timers_cabi::<$ty >
                         (arg0, arg1, arg2, arg3, arg4, arg5, arg6, arg7, arg8, arg9,
                         arg10) } } #[unsafe (export_name =
-                        "cabi_post_highwater:operator/guest@0.1.0#on-timers")] unsafe
+                        "cabi_post_highwater:operator/guest@0.2.0#on-timers")] unsafe
                         extern "C" fn _post_return_on_timers(arg0 : * mut u8,) { unsafe {
                         $($path_to_types)*:: __post_return_on_timers::<$ty > (arg0) } }
                         #[unsafe (export_name =
-                        "highwater:operator/guest@0.1.0#on-watermark")] unsafe extern "C"
+                        "highwater:operator/guest@0.2.0#on-watermark")] unsafe extern "C"
                         fn export_on_watermark(arg0 : i64,) -> * mut u8 { unsafe {
                         $($path_to_types)*:: _export_on_watermark_cabi::<$ty > (arg0) } }
                         #[unsafe (export_name =
-                        "cabi_post_highwater:operator/guest@0.1.0#on-watermark")] unsafe
+                        "cabi_post_highwater:operator/guest@0.2.0#on-watermark")] unsafe
                         extern "C" fn _post_return_on_watermark(arg0 : * mut u8,) {
                         unsafe { $($path_to_types)*:: __post_return_on_watermark::<$ty >
                         (arg0) } } #[unsafe (export_name =
-                        "highwater:operator/guest@0.1.0#end-of-input")] unsafe extern "C"
+                        "highwater:operator/guest@0.2.0#end-of-input")] unsafe extern "C"
                         fn export_end_of_input(arg0 : i32,) -> * mut u8 { unsafe {
                         $($path_to_types)*:: _export_end_of_input_cabi::<$ty > (arg0) } }
                         #[unsafe (export_name =
-                        "cabi_post_highwater:operator/guest@0.1.0#end-of-input")] unsafe
+                        "cabi_post_highwater:operator/guest@0.2.0#end-of-input")] unsafe
                         extern "C" fn _post_return_end_of_input(arg0 : * mut u8,) {
                         unsafe { $($path_to_types)*:: __post_return_end_of_input::<$ty >
                         (arg0) } } #[unsafe (export_name =
-                        "highwater:operator/guest@0.1.0#on-checkpoint-complete")] unsafe
+                        "highwater:operator/guest@0.2.0#on-checkpoint-complete")] unsafe
                         extern "C" fn export_on_checkpoint_complete(arg0 : i64,) -> * mut
                         u8 { unsafe { $($path_to_types)*::
                         _export_on_checkpoint_complete_cabi::<$ty > (arg0) } } #[unsafe
                         (export_name =
-                        "cabi_post_highwater:operator/guest@0.1.0#on-checkpoint-complete")]
+                        "cabi_post_highwater:operator/guest@0.2.0#on-checkpoint-complete")]
                         unsafe extern "C" fn _post_return_on_checkpoint_complete(arg0 : *
                         mut u8,) { unsafe { $($path_to_types)*::
                         __post_return_on_checkpoint_complete::<$ty > (arg0) } } #[unsafe
-                        (export_name = "highwater:operator/guest@0.1.0#migrate")] unsafe
+                        (export_name = "highwater:operator/guest@0.2.0#migrate")] unsafe
                         extern "C" fn export_migrate(arg0 : i32, arg1 : i32, arg2 : * mut
                         u8, arg3 : usize, arg4 : * mut u8, arg5 : usize,) -> * mut u8 {
                         unsafe { $($path_to_types)*:: _export_migrate_cabi::<$ty > (arg0,
                         arg1, arg2, arg3, arg4, arg5) } } #[unsafe (export_name =
-                        "cabi_post_highwater:operator/guest@0.1.0#migrate")] unsafe
+                        "cabi_post_highwater:operator/guest@0.2.0#migrate")] unsafe
                         extern "C" fn _post_return_migrate(arg0 : * mut u8,) { unsafe {
                         $($path_to_types)*:: __post_return_migrate::<$ty > (arg0) } }
-                        #[unsafe (export_name = "highwater:operator/guest@0.1.0#close")]
+                        #[unsafe (export_name = "highwater:operator/guest@0.2.0#close")]
                         unsafe extern "C" fn export_close() -> * mut u8 { unsafe {
                         $($path_to_types)*:: _export_close_cabi::<$ty > () } } #[unsafe
-                        (export_name = "cabi_post_highwater:operator/guest@0.1.0#close")]
+                        (export_name = "cabi_post_highwater:operator/guest@0.2.0#close")]
                         unsafe extern "C" fn _post_return_close(arg0 : * mut u8,) {
                         unsafe { $($path_to_types)*:: __post_return_close::<$ty > (arg0)
                         } } };
                     };
                 }
                 #[doc(hidden)]
-                pub use __export_highwater_operator_guest_0_1_0_cabi;
+                pub use __export_highwater_operator_guest_0_2_0_cabi;
                 #[cfg_attr(target_pointer_width = "64", repr(align(8)))]
                 #[cfg_attr(target_pointer_width = "32", repr(align(4)))]
                 struct _RetArea(
@@ -3593,6 +4359,15 @@ mod _rt {
             unsafe { String::from_utf8_unchecked(bytes) }
         }
     }
+    pub unsafe fn cabi_dealloc(ptr: *mut u8, size: usize, align: usize) {
+        if size == 0 {
+            return;
+        }
+        unsafe {
+            let layout = alloc::Layout::from_size_align_unchecked(size, align);
+            alloc::dealloc(ptr, layout);
+        }
+    }
     pub use alloc_crate::alloc;
     pub fn as_i64<T: AsI64>(t: T) -> i64 {
         t.as_i64()
@@ -3615,15 +4390,6 @@ mod _rt {
         #[inline]
         fn as_i64(self) -> i64 {
             self as i64
-        }
-    }
-    pub unsafe fn cabi_dealloc(ptr: *mut u8, size: usize, align: usize) {
-        if size == 0 {
-            return;
-        }
-        unsafe {
-            let layout = alloc::Layout::from_size_align_unchecked(size, align);
-            alloc::dealloc(ptr, layout);
         }
     }
     extern crate alloc as alloc_crate;
@@ -3653,16 +4419,16 @@ macro_rules! __export_operator_impl {
     };
     ($ty:ident with_types_in $($path_to_types_root:tt)*) => {
         $($path_to_types_root)*::
-        exports::highwater::operator::guest::__export_highwater_operator_guest_0_1_0_cabi!($ty
+        exports::highwater::operator::guest::__export_highwater_operator_guest_0_2_0_cabi!($ty
         with_types_in $($path_to_types_root)*:: exports::highwater::operator::guest);
         const _ : () = { #[rustfmt::skip] #[cfg(target_arch = "wasm32")] #[unsafe
         (link_section =
-        "component-type:wit-bindgen:0.61.1:highwater:operator@0.1.0:operator:imports and exportshighwater-sdk")]
+        "component-type:wit-bindgen:0.61.1:highwater:operator@0.2.0:operator:imports and exportshighwater-sdk")]
         #[doc(hidden)] #[allow(clippy::octal_escapes)] pub static
-        __WIT_BINDGEN_COMPONENT_TYPE : [u8; 2745] = *
+        __WIT_BINDGEN_COMPONENT_TYPE : [u8; 3234] = *
         b"\
-\0asm\x0d\0\x01\0\0\x19\x16wit-component-encoding\x04\0\x07\xba\x14\x01A\x02\x01\
-A\x16\x01B\x19\x01p}\x01py\x01r\x02\x04data\0\x07offsets\x01\x04\0\x05cells\x03\0\
+\0asm\x0d\0\x01\0\0\x19\x16wit-component-encoding\x04\0\x07\xa3\x18\x01A\x02\x01\
+A\x1a\x01B\x19\x01p}\x01py\x01r\x02\x04data\0\x07offsets\x01\x04\0\x05cells\x03\0\
 \x02\x01px\x01r\x05\x05inputy\x06values\x03\x0atimestamps\x04\x04keys\x03\x0bkey\
 -numbers\x01\x04\0\x05batch\x03\0\x05\x01m\x02\x0aevent-time\x0fprocessing-time\x04\
 \0\x0btime-domain\x03\0\x07\x01r\x05\x06domain\x08\x04keys\x03\x0bkey-numbers\x01\
@@ -3672,7 +4438,7 @@ A\x16\x01B\x19\x01p}\x01py\x01r\x02\x04data\0\x07offsets\x01\x04\0\x05cells\x03\
 \x0bcolumn-kind\x03\0\x10\x01r\x02\x04names\x04kind\x11\x04\0\x06column\x03\0\x12\
 \x01p\x13\x01q\x04\x03row\x01\x14\0\x04text\0\0\x04json\0\0\x05bytes\0\0\x04\0\x06\
 format\x03\0\x15\x01r\x04\x04names\x05keyed\x7f\x0bkey-columns\x14\x06format\x16\
-\x04\0\x04port\x03\0\x17\x03\0\x1ehighwater:operator/types@0.1.0\x05\0\x02\x03\0\
+\x04\0\x04port\x03\0\x17\x03\0\x1ehighwater:operator/types@0.2.0\x05\0\x02\x03\0\
 \0\x05cells\x01B'\x02\x03\x02\x01\x01\x04\0\x05cells\x03\0\0\x01py\x01r\x02\x06v\
 alues\x01\x06absent\x02\x04\0\x06loaded\x03\0\x03\x01r\x03\x06fields\x01\x06valu\
 es\x01\x04more\x7f\x04\0\x04page\x03\0\x05\x01p}\x01r\x04\x04keys\x01\x06values\x01\
@@ -3686,45 +4452,56 @@ key\x07\0\x0e\x04\0\x03get\x01\x0f\x01@\x03\x05statey\x03key\x07\x05value\x07\x0
 \x05statey\x04keys\x02\x06fields\x01\0\x04\x04\0\x08map-load\x01\x13\x01@\x04\x05\
 statey\x04keys\x02\x06fields\x01\x06values\x01\x01\0\x04\0\x09map-store\x01\x14\x01\
 @\x03\x05statey\x04keys\x02\x06fields\x01\x01\0\x04\0\x0amap-remove\x01\x15\x01@\
-\x05\x05statey\x03keyy\x05start\x07\x09exclusive\x7f\x05limity\0\x06\x04\0\x08ma\
-p-scan\x01\x16\x01@\x03\x05statey\x04keys\x02\x08elements\x01\x01\0\x04\0\x0blis\
-t-append\x01\x17\x01@\x02\x05statey\x03keyy\0\x01\x04\0\x09list-load\x01\x18\x03\
-\0\x1ehighwater:operator/state@0.1.0\x05\x02\x02\x03\0\0\x0btime-domain\x01B\x07\
-\x02\x03\x02\x01\x03\x04\0\x0btime-domain\x03\0\0\x01py\x01px\x01@\x04\x06domain\
-\x01\x04keys\x02\x05times\x03\x04tags\x02\x01\0\x04\0\x08register\x01\x04\x04\0\x06\
-delete\x01\x04\x03\0\x1fhighwater:operator/timers@0.1.0\x05\x04\x01B\x03\x01@\0\0\
+\x06\x05statey\x03keyy\x05start\x07\x09exclusive\x7f\x03end\x0e\x05limity\0\x06\x04\
+\0\x08map-scan\x01\x16\x01@\x03\x05statey\x04keys\x02\x08elements\x01\x01\0\x04\0\
+\x0blist-append\x01\x17\x01@\x02\x05statey\x03keyy\0\x01\x04\0\x09list-load\x01\x18\
+\x03\0\x1ehighwater:operator/state@0.2.0\x05\x02\x02\x03\0\x01\x06loaded\x02\x03\
+\0\x01\x04page\x01B\x15\x02\x03\x02\x01\x01\x04\0\x05cells\x03\0\0\x02\x03\x02\x01\
+\x03\x04\0\x06loaded\x03\0\x02\x02\x03\x02\x01\x04\x04\0\x04page\x03\0\x04\x01@\x01\
+\x05statey\0\x01\x04\0\x09list-load\x01\x06\x01@\x02\x05statey\x08elements\x01\x01\
+\0\x04\0\x0blist-append\x01\x07\x04\0\x0clist-replace\x01\x07\x01@\x02\x05statey\
+\x06fields\x01\0\x03\x04\0\x08map-load\x01\x08\x01@\x03\x05statey\x06fields\x01\x06\
+values\x01\x01\0\x04\0\x09map-store\x01\x09\x01@\x02\x05statey\x06fields\x01\x01\
+\0\x04\0\x0amap-remove\x01\x0a\x01p}\x01k\x0b\x01@\x05\x05statey\x05start\x0b\x09\
+exclusive\x7f\x03end\x0c\x05limity\0\x05\x04\0\x08map-scan\x01\x0d\x03\0'highwat\
+er:operator/operator-state@0.2.0\x05\x05\x02\x03\0\0\x0btime-domain\x01B\x07\x02\
+\x03\x02\x01\x06\x04\0\x0btime-domain\x03\0\0\x01py\x01px\x01@\x04\x06domain\x01\
+\x04keys\x02\x05times\x03\x04tags\x02\x01\0\x04\0\x08register\x01\x04\x04\0\x06d\
+elete\x01\x04\x03\0\x1fhighwater:operator/timers@0.2.0\x05\x07\x01B\x03\x01@\0\0\
 x\x04\0\x0fprocessing-time\x01\0\x04\0\x11current-watermark\x01\0\x03\0\x1dhighw\
-ater:operator/time@0.1.0\x05\x05\x01B\x08\x02\x03\x02\x01\x01\x04\0\x05cells\x03\
+ater:operator/time@0.2.0\x05\x08\x01B\x08\x02\x03\x02\x01\x01\x04\0\x05cells\x03\
 \0\0\x01px\x01@\x04\x06outputy\x04keys\x01\x06values\x01\x0atimestamps\x02\x01\0\
 \x04\0\x04emit\x01\x03\x01py\x01@\x04\x06outputy\x0bkey-numbers\x04\x06values\x01\
 \x0atimestamps\x02\x01\0\x04\0\x0demit-numbered\x01\x05\x03\0\x1fhighwater:opera\
-tor/output@0.1.0\x05\x06\x01B\x04\x01m\x05\x05trace\x05debug\x04info\x04warn\x05\
+tor/output@0.2.0\x05\x09\x01B\x04\x01m\x05\x05trace\x05debug\x04info\x04warn\x05\
 error\x04\0\x05level\x03\0\0\x01@\x02\x05level\x01\x07messages\x01\0\x04\0\x03lo\
-g\x01\x02\x03\0\x1chighwater:operator/log@0.1.0\x05\x07\x01B\x08\x01m\x03\x07cou\
+g\x01\x02\x03\0\x1chighwater:operator/log@0.2.0\x05\x0a\x01B\x08\x01m\x03\x07cou\
 nter\x05gauge\x09histogram\x04\0\x04kind\x03\0\0\x01@\x02\x04kind\x01\x04names\0\
 y\x04\0\x08register\x01\x02\x01py\x01pu\x01@\x02\x07metrics\x03\x06values\x04\x01\
-\0\x04\0\x06record\x01\x05\x03\0\x20highwater:operator/metrics@0.1.0\x05\x08\x02\
+\0\x04\0\x06record\x01\x05\x03\0\x20highwater:operator/metrics@0.2.0\x05\x0b\x02\
 \x03\0\0\x05batch\x02\x03\0\0\x07failure\x02\x03\0\0\x05fired\x02\x03\0\0\x04por\
-t\x01B-\x02\x03\x02\x01\x09\x04\0\x05batch\x03\0\0\x02\x03\x02\x01\x01\x04\0\x05\
-cells\x03\0\x02\x02\x03\x02\x01\x0a\x04\0\x07failure\x03\0\x04\x02\x03\x02\x01\x0b\
-\x04\0\x05fired\x03\0\x06\x02\x03\x02\x01\x0c\x04\0\x04port\x03\0\x08\x01m\x03\x05\
-value\x03map\x04list\x04\0\x0astate-kind\x03\0\x0a\x01m\x03\x05keyed\x08operator\
-\x09broadcast\x04\0\x0bstate-scope\x03\0\x0c\x01kw\x01r\x06\x04names\x04kind\x0b\
-\x05scope\x0d\x06schemas\x0eschema-versiony\x03ttl\x0e\x04\0\x10state-descriptor\
-\x03\0\x0f\x01ps\x01p\x09\x01p\x10\x01r\x04\x06inputs\x11\x07outputs\x12\x06stat\
-es\x13\x0buses-timers\x7f\x04\0\x0bdescription\x03\0\x14\x01r\x08\x06configs\x08\
-operators\x07subtasky\x0bparallelismy\x0akey-groupsy\x06inputs\x12\x06states\x11\
-\x08restored\x7f\x04\0\x0copen-context\x03\0\x16\x01j\x01\x15\x01\x05\x01@\x01\x06\
-configs\0\x18\x04\0\x08describe\x01\x19\x01j\0\x01\x05\x01@\x01\x07context\x17\0\
-\x1a\x04\0\x04open\x01\x1b\x01@\x01\x05batch\x01\0\x1a\x04\0\x07process\x01\x1c\x01\
-@\x01\x05fired\x07\0\x1a\x04\0\x09on-timers\x01\x1d\x01@\x01\x09watermarkx\0\x1a\
-\x04\0\x0con-watermark\x01\x1e\x01@\x01\x05inputy\0\x1a\x04\0\x0cend-of-input\x01\
-\x1f\x01@\x01\x0acheckpointw\0\x1a\x04\0\x16on-checkpoint-complete\x01\x20\x01j\x01\
-\x03\x01\x05\x01@\x03\x05statey\x0cfrom-versiony\x06values\x03\0!\x04\0\x07migra\
-te\x01\"\x01@\0\0\x1a\x04\0\x05close\x01#\x04\0\x1ehighwater:operator/guest@0.1.\
-0\x05\x0d\x04\0!highwater:operator/operator@0.1.0\x04\0\x0b\x0e\x01\0\x08operato\
-r\x03\0\0\0G\x09producers\x01\x0cprocessed-by\x02\x0dwit-component\x070.258.3\x10\
-wit-bindgen-rust\x060.61.1";
+t\x01B3\x02\x03\x02\x01\x0c\x04\0\x05batch\x03\0\0\x02\x03\x02\x01\x01\x04\0\x05\
+cells\x03\0\x02\x02\x03\x02\x01\x0d\x04\0\x07failure\x03\0\x04\x02\x03\x02\x01\x0e\
+\x04\0\x05fired\x03\0\x06\x02\x03\x02\x01\x0f\x04\0\x04port\x03\0\x08\x02\x03\x02\
+\x01\x06\x04\0\x0btime-domain\x03\0\x0a\x01m\x03\x05value\x03map\x04list\x04\0\x0a\
+state-kind\x03\0\x0c\x01m\x04\x05keyed\x0eoperator-split\x0eoperator-union\x09br\
+oadcast\x04\0\x0bstate-scope\x03\0\x0e\x01m\x02\x05write\x04read\x04\0\x0bttl-re\
+fresh\x03\0\x10\x01r\x03\x06millisw\x07refresh\x11\x04time\x0b\x04\0\x03ttl\x03\0\
+\x12\x01k\x13\x01r\x06\x04names\x04kind\x0d\x05scope\x0f\x06schemas\x0eschema-ve\
+rsiony\x03ttl\x14\x04\0\x10state-descriptor\x03\0\x15\x01ps\x01p\x09\x01p\x16\x01\
+r\x04\x06inputs\x17\x07outputs\x18\x06states\x19\x0buses-timers\x7f\x04\0\x0bdes\
+cription\x03\0\x1a\x01r\x08\x06configs\x08operators\x07subtasky\x0bparallelismy\x0a\
+key-groupsy\x06inputs\x18\x06states\x17\x08restored\x7f\x04\0\x0copen-context\x03\
+\0\x1c\x01j\x01\x1b\x01\x05\x01@\x02\x06configs\x06inputs\x18\0\x1e\x04\0\x08des\
+cribe\x01\x1f\x01j\0\x01\x05\x01@\x01\x07context\x1d\0\x20\x04\0\x04open\x01!\x01\
+@\x01\x05batch\x01\0\x20\x04\0\x07process\x01\"\x01@\x01\x05fired\x07\0\x20\x04\0\
+\x09on-timers\x01#\x01@\x01\x09watermarkx\0\x20\x04\0\x0con-watermark\x01$\x01@\x01\
+\x05inputy\0\x20\x04\0\x0cend-of-input\x01%\x01@\x01\x0acheckpointw\0\x20\x04\0\x16\
+on-checkpoint-complete\x01&\x01j\x01\x03\x01\x05\x01@\x03\x05statey\x0cfrom-vers\
+iony\x06values\x03\0'\x04\0\x07migrate\x01(\x01@\0\0\x20\x04\0\x05close\x01)\x04\
+\0\x1ehighwater:operator/guest@0.2.0\x05\x10\x04\0!highwater:operator/operator@0\
+.2.0\x04\0\x0b\x0e\x01\0\x08operator\x03\0\0\0G\x09producers\x01\x0cprocessed-by\
+\x02\x0dwit-component\x070.258.3\x10wit-bindgen-rust\x060.61.1";
         };
     };
 }
@@ -3733,13 +4510,13 @@ pub use __export_operator_impl as __export;
 #[rustfmt::skip]
 #[cfg(target_arch = "wasm32")]
 #[unsafe(
-    link_section = "component-type:wit-bindgen:0.61.1:highwater:operator@0.1.0:operator-with-all-of-its-exports-removed:encoded worldhighwater-sdk"
+    link_section = "component-type:wit-bindgen:0.61.1:highwater:operator@0.2.0:operator-with-all-of-its-exports-removed:encoded worldhighwater-sdk"
 )]
 #[doc(hidden)]
 #[allow(clippy::octal_escapes)]
-pub static __WIT_BINDGEN_COMPONENT_TYPE: [u8; 2045] = *b"\
-\0asm\x0d\0\x01\0\0\x19\x16wit-component-encoding\x04\0\x07\xde\x0e\x01A\x02\x01\
-A\x10\x01B\x19\x01p}\x01py\x01r\x02\x04data\0\x07offsets\x01\x04\0\x05cells\x03\0\
+pub static __WIT_BINDGEN_COMPONENT_TYPE: [u8; 2417] = *b"\
+\0asm\x0d\0\x01\0\0\x19\x16wit-component-encoding\x04\0\x07\xd2\x11\x01A\x02\x01\
+A\x14\x01B\x19\x01p}\x01py\x01r\x02\x04data\0\x07offsets\x01\x04\0\x05cells\x03\0\
 \x02\x01px\x01r\x05\x05inputy\x06values\x03\x0atimestamps\x04\x04keys\x03\x0bkey\
 -numbers\x01\x04\0\x05batch\x03\0\x05\x01m\x02\x0aevent-time\x0fprocessing-time\x04\
 \0\x0btime-domain\x03\0\x07\x01r\x05\x06domain\x08\x04keys\x03\x0bkey-numbers\x01\
@@ -3749,7 +4526,7 @@ A\x10\x01B\x19\x01p}\x01py\x01r\x02\x04data\0\x07offsets\x01\x04\0\x05cells\x03\
 \x0bcolumn-kind\x03\0\x10\x01r\x02\x04names\x04kind\x11\x04\0\x06column\x03\0\x12\
 \x01p\x13\x01q\x04\x03row\x01\x14\0\x04text\0\0\x04json\0\0\x05bytes\0\0\x04\0\x06\
 format\x03\0\x15\x01r\x04\x04names\x05keyed\x7f\x0bkey-columns\x14\x06format\x16\
-\x04\0\x04port\x03\0\x17\x03\0\x1ehighwater:operator/types@0.1.0\x05\0\x02\x03\0\
+\x04\0\x04port\x03\0\x17\x03\0\x1ehighwater:operator/types@0.2.0\x05\0\x02\x03\0\
 \0\x05cells\x01B'\x02\x03\x02\x01\x01\x04\0\x05cells\x03\0\0\x01py\x01r\x02\x06v\
 alues\x01\x06absent\x02\x04\0\x06loaded\x03\0\x03\x01r\x03\x06fields\x01\x06valu\
 es\x01\x04more\x7f\x04\0\x04page\x03\0\x05\x01p}\x01r\x04\x04keys\x01\x06values\x01\
@@ -3763,25 +4540,34 @@ key\x07\0\x0e\x04\0\x03get\x01\x0f\x01@\x03\x05statey\x03key\x07\x05value\x07\x0
 \x05statey\x04keys\x02\x06fields\x01\0\x04\x04\0\x08map-load\x01\x13\x01@\x04\x05\
 statey\x04keys\x02\x06fields\x01\x06values\x01\x01\0\x04\0\x09map-store\x01\x14\x01\
 @\x03\x05statey\x04keys\x02\x06fields\x01\x01\0\x04\0\x0amap-remove\x01\x15\x01@\
-\x05\x05statey\x03keyy\x05start\x07\x09exclusive\x7f\x05limity\0\x06\x04\0\x08ma\
-p-scan\x01\x16\x01@\x03\x05statey\x04keys\x02\x08elements\x01\x01\0\x04\0\x0blis\
-t-append\x01\x17\x01@\x02\x05statey\x03keyy\0\x01\x04\0\x09list-load\x01\x18\x03\
-\0\x1ehighwater:operator/state@0.1.0\x05\x02\x02\x03\0\0\x0btime-domain\x01B\x07\
-\x02\x03\x02\x01\x03\x04\0\x0btime-domain\x03\0\0\x01py\x01px\x01@\x04\x06domain\
-\x01\x04keys\x02\x05times\x03\x04tags\x02\x01\0\x04\0\x08register\x01\x04\x04\0\x06\
-delete\x01\x04\x03\0\x1fhighwater:operator/timers@0.1.0\x05\x04\x01B\x03\x01@\0\0\
+\x06\x05statey\x03keyy\x05start\x07\x09exclusive\x7f\x03end\x0e\x05limity\0\x06\x04\
+\0\x08map-scan\x01\x16\x01@\x03\x05statey\x04keys\x02\x08elements\x01\x01\0\x04\0\
+\x0blist-append\x01\x17\x01@\x02\x05statey\x03keyy\0\x01\x04\0\x09list-load\x01\x18\
+\x03\0\x1ehighwater:operator/state@0.2.0\x05\x02\x02\x03\0\x01\x06loaded\x02\x03\
+\0\x01\x04page\x01B\x15\x02\x03\x02\x01\x01\x04\0\x05cells\x03\0\0\x02\x03\x02\x01\
+\x03\x04\0\x06loaded\x03\0\x02\x02\x03\x02\x01\x04\x04\0\x04page\x03\0\x04\x01@\x01\
+\x05statey\0\x01\x04\0\x09list-load\x01\x06\x01@\x02\x05statey\x08elements\x01\x01\
+\0\x04\0\x0blist-append\x01\x07\x04\0\x0clist-replace\x01\x07\x01@\x02\x05statey\
+\x06fields\x01\0\x03\x04\0\x08map-load\x01\x08\x01@\x03\x05statey\x06fields\x01\x06\
+values\x01\x01\0\x04\0\x09map-store\x01\x09\x01@\x02\x05statey\x06fields\x01\x01\
+\0\x04\0\x0amap-remove\x01\x0a\x01p}\x01k\x0b\x01@\x05\x05statey\x05start\x0b\x09\
+exclusive\x7f\x03end\x0c\x05limity\0\x05\x04\0\x08map-scan\x01\x0d\x03\0'highwat\
+er:operator/operator-state@0.2.0\x05\x05\x02\x03\0\0\x0btime-domain\x01B\x07\x02\
+\x03\x02\x01\x06\x04\0\x0btime-domain\x03\0\0\x01py\x01px\x01@\x04\x06domain\x01\
+\x04keys\x02\x05times\x03\x04tags\x02\x01\0\x04\0\x08register\x01\x04\x04\0\x06d\
+elete\x01\x04\x03\0\x1fhighwater:operator/timers@0.2.0\x05\x07\x01B\x03\x01@\0\0\
 x\x04\0\x0fprocessing-time\x01\0\x04\0\x11current-watermark\x01\0\x03\0\x1dhighw\
-ater:operator/time@0.1.0\x05\x05\x01B\x08\x02\x03\x02\x01\x01\x04\0\x05cells\x03\
+ater:operator/time@0.2.0\x05\x08\x01B\x08\x02\x03\x02\x01\x01\x04\0\x05cells\x03\
 \0\0\x01px\x01@\x04\x06outputy\x04keys\x01\x06values\x01\x0atimestamps\x02\x01\0\
 \x04\0\x04emit\x01\x03\x01py\x01@\x04\x06outputy\x0bkey-numbers\x04\x06values\x01\
 \x0atimestamps\x02\x01\0\x04\0\x0demit-numbered\x01\x05\x03\0\x1fhighwater:opera\
-tor/output@0.1.0\x05\x06\x01B\x04\x01m\x05\x05trace\x05debug\x04info\x04warn\x05\
+tor/output@0.2.0\x05\x09\x01B\x04\x01m\x05\x05trace\x05debug\x04info\x04warn\x05\
 error\x04\0\x05level\x03\0\0\x01@\x02\x05level\x01\x07messages\x01\0\x04\0\x03lo\
-g\x01\x02\x03\0\x1chighwater:operator/log@0.1.0\x05\x07\x01B\x08\x01m\x03\x07cou\
+g\x01\x02\x03\0\x1chighwater:operator/log@0.2.0\x05\x0a\x01B\x08\x01m\x03\x07cou\
 nter\x05gauge\x09histogram\x04\0\x04kind\x03\0\0\x01@\x02\x04kind\x01\x04names\0\
 y\x04\0\x08register\x01\x02\x01py\x01pu\x01@\x02\x07metrics\x03\x06values\x04\x01\
-\0\x04\0\x06record\x01\x05\x03\0\x20highwater:operator/metrics@0.1.0\x05\x08\x04\
-\0Ahighwater:operator/operator-with-all-of-its-exports-removed@0.1.0\x04\0\x0b.\x01\
+\0\x04\0\x06record\x01\x05\x03\0\x20highwater:operator/metrics@0.2.0\x05\x0b\x04\
+\0Ahighwater:operator/operator-with-all-of-its-exports-removed@0.2.0\x04\0\x0b.\x01\
 \0(operator-with-all-of-its-exports-removed\x03\0\0\0G\x09producers\x01\x0cproce\
 ssed-by\x02\x0dwit-component\x070.258.3\x10wit-bindgen-rust\x060.61.1";
 #[inline(never)]

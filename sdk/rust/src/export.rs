@@ -60,8 +60,9 @@ macro_rules! export {
             impl wit::Guest for Component {
                 fn describe(
                     config: ::std::string::String,
+                    inputs: ::std::vec::Vec<types::Port>,
                 ) -> ::std::result::Result<wit::Description, types::Failure> {
-                    SLOT.with(|slot| slot.describe(config))
+                    SLOT.with(|slot| slot.describe(config, &inputs))
                 }
                 fn open(context: wit::OpenContext) -> ::std::result::Result<(), types::Failure> {
                     SLOT.with(|slot| slot.open(context))

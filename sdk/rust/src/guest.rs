@@ -6,7 +6,9 @@ use std::rc::Rc;
 use std::sync::Once;
 
 use crate::bindings::exports::highwater::operator::guest::{Description, OpenContext};
-use crate::bindings::highwater::operator::types::{Batch, Cells, Failure, FailureKind, Fired};
+use crate::bindings::highwater::operator::types::{
+    Batch, Cells, Failure, FailureKind, Fired, Port,
+};
 use crate::call::Call;
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::Host;
@@ -36,9 +38,9 @@ impl<T: Operator> Slot<T> {
     }
 
     /// The export `describe`.
-    pub fn describe(&self, config: String) -> Result<Description, Failure> {
+    pub fn describe(&self, config: String, inputs: &[Port]) -> Result<Description, Failure> {
         log_panics();
-        instance::describe::<T>(config, Host).map_err(|error| failure(&error))
+        instance::describe::<T>(config, inputs, Host).map_err(|error| failure(&error))
     }
 
     /// The export `open`.

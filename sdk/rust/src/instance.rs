@@ -29,9 +29,13 @@ pub(crate) struct Instance<T> {
     emitter: Emitter,
 }
 
-/// What the operator needs and gives, for this configuration.
-pub(crate) fn describe<T: Operator>(config: String, host: Host) -> Result<Description> {
-    let mut context = OpenContext::describing(config, Rc::new(Call::new()), host);
+/// What the operator needs and gives, for this configuration and these inputs (none, if they are not known).
+pub(crate) fn describe<T: Operator>(
+    config: String,
+    inputs: &[wit::Port],
+    host: Host,
+) -> Result<Description> {
+    let mut context = OpenContext::describing(config, inputs, Rc::new(Call::new()), host);
     T::open(&mut context)?;
     let (declared, ..) = context.finish()?;
     Ok(Description {

@@ -80,7 +80,7 @@ pub use error::{Error, ErrorKind, Result};
 pub use fields::{FieldRef, Fields, FromField};
 pub use open::{Clock, Kind, OpenContext};
 pub use operator::Operator;
-pub use record::{Batch, Column, CurrentKey, Key, Record};
+pub use record::{Batch, Column, CurrentKey, Input, Key, Record};
 pub use row::{Row, RowWriter};
 pub use state::{AggregatingState, ListState, MapState, ReducingState, ValueState};
 pub use timer::{Fired, TimeDomain, Timer, Timers};

@@ -76,12 +76,17 @@ pub enum Kind {
 }
 
 impl OpenContext {
-    pub(crate) fn describing(config: String, call: Rc<Call>, host: Host) -> Self {
+    pub(crate) fn describing(
+        config: String,
+        inputs: &[wit::Port],
+        call: Rc<Call>,
+        host: Host,
+    ) -> Self {
         let metrics = Rc::new(Metrics::new(host.clone(), false));
         Self {
             config,
             opened: None,
-            inputs: Vec::new(),
+            inputs: inputs.iter().map(Input::of).collect(),
             declared: Declared::default(),
             call,
             host,
@@ -149,7 +154,8 @@ impl OpenContext {
         })
     }
 
-    /// Whether the operator is only being described: no input is known, and nothing will be processed.
+    /// Whether the operator is only being described: nothing will be processed. What feeds it is known, unless
+    /// the job file has other mistakes.
     #[must_use]
     pub fn is_described(&self) -> bool {
         self.opened.is_none()
@@ -194,26 +200,25 @@ impl OpenContext {
         self.declared.inputs = names.map(str::to_owned).to_vec();
     }
 
-    /// What is known about the records that arrive on each input; empty while the operator is only
-    /// described.
+    /// What is known about the records that arrive on each input. While the operator is only described there
+    /// is one for each name in the job file's `inputs`, also if all of them are joined on one input, and none if
+    /// the job file has mistakes because of which they are not known.
     #[must_use]
     pub fn inputs(&self) -> &[Input] {
         &self.inputs
     }
 
     /// The column with this name on the first input. Fails as a mistake in the configuration if there
-    /// is none. While the operator is only described, every name is accepted.
+    /// is none. While the operator is only described and its inputs are not known, every name is accepted.
     pub fn column(&self, name: &str) -> Result<Column> {
         self.column_of(0, name)
     }
 
     /// The column with this name on an input; see [`OpenContext::column`].
     pub fn column_of(&self, input: u32, name: &str) -> Result<Column> {
-        if self.is_described() {
-            return Ok(Column::at(0));
-        }
         match self.inputs.get(input as usize) {
             Some(input) => input.column(name),
+            None if self.is_described() => Ok(Column::at(0)),
             None => Err(Error::config(format_args!(
                 "there is no input {input}, the operator has {}",
                 self.inputs.len()
@@ -242,6 +247,43 @@ impl OpenContext {
         OutputBuilder {
             port: &mut outputs[position],
         }
+    }
+
+    /// Declares an output of records that are passed on as they came: with the keys, the format and the columns of
+    /// the input with this number. Where several outputs are joined on that input, it has the columns that all of
+    /// them agree on, or none; where the input is not known, none either. Call
+    /// [`OpenContext::declare_inputs`] first, if there are several inputs.
+    pub fn output_like(&mut self, name: &str, input: u32) -> OutputBuilder<'_> {
+        // Several ports of one input are known only while the operator is described.
+        let joined = match self.declared.inputs.len() {
+            0 | 1 => &self.inputs[..],
+            _ => self
+                .inputs
+                .get(input as usize)
+                .map_or(&[][..], std::slice::from_ref),
+        };
+        let like = joined.first().map(|first| {
+            let mut like = first.port.clone();
+            if joined
+                .iter()
+                .any(|other| other.port.key_columns != like.key_columns)
+            {
+                like.key_columns.clear();
+            }
+            if joined.iter().any(|other| other.port.format != like.format)
+                && let wit::Format::Row(columns) = &mut like.format
+            {
+                columns.clear();
+            }
+            like
+        });
+        let output = self.output(name);
+        if let Some(like) = like {
+            output.port.keyed = like.keyed;
+            output.port.key_columns = like.key_columns;
+            output.port.format = like.format;
+        }
+        output
     }
 
     /// Declares one value per key.
@@ -278,7 +320,11 @@ impl OpenContext {
             .find(|descriptor| descriptor.name == state)
         {
             Some(descriptor) => {
-                descriptor.ttl = Some(ttl.as_millis().try_into().unwrap_or(u64::MAX))
+                descriptor.ttl = Some(wit_guest::Ttl {
+                    millis: ttl.as_millis().try_into().unwrap_or(u64::MAX),
+                    refresh: wit_guest::TtlRefresh::Write,
+                    time: wit::TimeDomain::ProcessingTime,
+                });
             }
             None => self.declared.problems.push(format!(
                 "there is no state `{state}` to give a time to live"
@@ -480,6 +526,17 @@ impl OutputBuilder<'_> {
     pub fn bytes(self) -> Self {
         self.port.format = wit::Format::Bytes;
         self
+    }
+}
+
+impl From<wit::ColumnKind> for Kind {
+    fn from(kind: wit::ColumnKind) -> Self {
+        match kind {
+            wit::ColumnKind::Text => Self::Text,
+            wit::ColumnKind::Integer => Self::Integer,
+            wit::ColumnKind::Float => Self::Float,
+            wit::ColumnKind::Boolean => Self::Boolean,
+        }
     }
 }
 

@@ -39,8 +39,8 @@ pub trait Operator: Sized + 'static {
     /// Reads the configuration and declares states, inputs and outputs.
     ///
     /// It also answers the question what the operator needs and gives, which is asked before the job
-    /// starts and by checks: then there is a configuration, but no input is known yet
-    /// ([`OpenContext::is_described`]) and state cannot be read.
+    /// starts and by checks ([`OpenContext::is_described`]): then there is a configuration, and the inputs are
+    /// known unless the job file has other mistakes, but state cannot be read.
     fn open(ctx: &mut OpenContext) -> Result<Self>;
 
     /// Handles a record.

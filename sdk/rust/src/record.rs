@@ -12,15 +12,17 @@ use crate::call::{Call, NO_TIMESTAMP, NONE};
 use crate::cells::Cells;
 use crate::error::{Error, Result};
 use crate::fields::{FieldRef, Fields, FromField};
+use crate::open::Kind;
 use key::{Form, text};
 
 /// What is known about the records of one input.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Input {
     pub(crate) name: String,
     pub(crate) keyed: bool,
     pub(crate) rows: bool,
     pub(crate) columns: Vec<String>,
+    pub(crate) port: wit::Port,
 }
 
 impl Input {
@@ -34,17 +36,18 @@ impl Input {
             keyed: port.keyed,
             rows: matches!(port.format, wit::Format::Row(_)),
             columns,
+            port: port.clone(),
         }
     }
 
     /// An input about which nothing is known.
     pub(crate) fn unknown() -> Self {
-        Self {
+        Self::of(&wit::Port {
             name: "in".to_owned(),
             keyed: true,
-            rows: true,
-            columns: Vec::new(),
-        }
+            key_columns: Vec::new(),
+            format: wit::Format::Row(Vec::new()),
+        })
     }
 
     /// The name of what feeds it.
@@ -63,6 +66,31 @@ impl Input {
     #[must_use]
     pub fn columns(&self) -> &[String] {
         &self.columns
+    }
+
+    /// What the text of the value's column with this name stands for; `None` if there is no such column.
+    #[must_use]
+    pub fn kind(&self, column: &str) -> Option<Kind> {
+        let wit::Format::Row(columns) = &self.port.format else {
+            return None;
+        };
+        let column = columns.iter().find(|other| other.name == column)?;
+        Some(column.kind.into())
+    }
+
+    /// The columns of the key with their kinds, empty where they are not declared.
+    #[must_use]
+    pub fn key_columns(&self) -> Vec<(&str, Kind)> {
+        let columns = self.port.key_columns.iter();
+        columns
+            .map(|column| (column.name.as_str(), column.kind.into()))
+            .collect()
+    }
+
+    /// Whether its values are rows.
+    #[must_use]
+    pub fn has_rows(&self) -> bool {
+        self.rows
     }
 
     /// The column with this name.

@@ -114,7 +114,7 @@ impl<T: Operator> Setup<T> {
             self = self.rows([]);
         }
         let host = Host::default();
-        let description = describe::<T>(self.config.clone(), host.clone())?;
+        let description = describe::<T>(self.config.clone(), &self.inputs, host.clone())?;
         refuse_what_hosts_refuse(&description)?;
         let context = OpenContext {
             config: self.config,

@@ -469,7 +469,7 @@ impl KeyedState {
     }
 
     /// Appends at most `limit` entries of a key's map in field order, from `from` on (after it, if
-    /// `exclusive`). Returns whether there are more. A page of very large entries ends early.
+    /// `exclusive`), up to `end` and without it. Returns whether there are more. A page of very large entries ends early.
     ///
     /// # Errors
     /// No such state, key or kind, or an entry that is too large; then nothing is appended.
@@ -483,6 +483,7 @@ impl KeyedState {
         number: u32,
         from: &[u8],
         exclusive: bool,
+        end: Option<&[u8]>,
         limit: u32,
         fields: &mut Cells,
         values: &mut Cells,
@@ -493,6 +494,7 @@ impl KeyedState {
         let mut entries = store
             .scan(self.slots[number as usize], from, &self.heap)
             .skip_while(|(field, _)| exclusive && *field == from)
+            .take_while(|(field, _)| end.is_none_or(|end| *field < end))
             .peekable();
         let (mut count, mut bytes) = (0, 0);
         while count < limit

@@ -152,21 +152,31 @@ impl Model {
                 }
             }
             let (mut fields, mut values) = (Cells::new(), Cells::new());
-            while {
-                let from = fields.iter().last().map(<[u8]>::to_vec);
-                let exclusive = from.is_some();
-                state
+            // In two parts, each in pages: what comes before a field, and the rest.
+            let middle = b"b".to_vec();
+            for (first, end) in [
+                (Bytes::default(), Some(&middle[..])),
+                (middle.clone(), None),
+            ] {
+                let (mut from, mut exclusive) = (first, false);
+                while state
                     .map_scan(
                         MAPS,
                         number,
-                        &from.unwrap_or_default(),
+                        &from,
                         exclusive,
+                        end,
                         2,
                         &mut fields,
                         &mut values,
                     )
                     .unwrap()
-            } {}
+                {
+                    from = fields.iter().last().unwrap().to_vec();
+                    exclusive = true;
+                    assert!(end.is_none_or(|end| &from[..] < end));
+                }
+            }
             assert!(fields.iter().is_sorted());
             if !fields.is_empty() {
                 let map = fields

@@ -287,7 +287,16 @@ impl StepSubtask {
         let (mut others, mut values) = (Cells::new(), Cells::new());
         let more = call
             .state
-            .map_scan(1 - input, number, b"", false, 100, &mut others, &mut values)
+            .map_scan(
+                1 - input,
+                number,
+                b"",
+                false,
+                None,
+                100,
+                &mut others,
+                &mut values,
+            )
             .unwrap();
         assert!(!more, "there are six fields");
         for other in others.iter() {

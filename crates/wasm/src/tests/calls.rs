@@ -34,7 +34,7 @@ pub(super) const IMPORTS: [(&str, &str, usize, bool); 19] = [
     ("state", "map-load", 8, false),
     ("state", "map-store", 11, false),
     ("state", "map-remove", 7, false),
-    ("state", "map-scan", 7, false),
+    ("state", "map-scan", 10, false),
     ("state", "list-append", 7, false),
     ("state", "list-load", 3, false),
     ("output", "emit", 11, false),
@@ -71,7 +71,7 @@ pub(super) fn guest(any: &[u8; 512], more: &str) -> Vec<u8> {
         let returned = if *returns { "(result i32)" } else { "" };
         let _ = writeln!(
             imports,
-            "(import \"highwater:operator/{interface}@0.1.0\" \"{name}\" (func $f{at} (param {params}) {returned}))"
+            "(import \"highwater:operator/{interface}@0.2.0\" \"{name}\" (func $f{at} (param {params}) {returned}))"
         );
         let word = |index: usize| format!("(i32.load offset={} (local.get 1))", 4 + 4 * index);
         let arguments: String = (0..*words).map(word).collect();
@@ -147,7 +147,19 @@ fn call(random: &mut Xoshiro256PlusPlus) -> Vec<u8> {
             Some("emit-numbered") => vec![0, keys[0], d - 1, a, b, c, d, AREAS[1], d - 1, 0, 0],
             Some("get" | "put" | "delete") => vec![state, a, b, e, f, 0, 0, 0, 0, 0, 0],
             Some("scan") => vec![state, 0, 0, 100, AREAS[1], 0, 0, 0, 0, 0, 0],
-            Some("map-scan") => vec![state, keys[0] % 2, a, b, 0, 100, AREAS[1], 0, 0, 0, 0],
+            Some("map-scan") => vec![
+                state,
+                keys[0] % 2,
+                a,
+                b,
+                0,
+                keys[0] / 2 % 2,
+                a,
+                b,
+                100,
+                AREAS[1],
+                0,
+            ],
             Some("record") => vec![AREAS[1], d - 1, AREAS[1], d - 1, 0, 0, 0, 0, 0, 0, 0],
             Some("log" | "register") => vec![1, AREAS[0], 5, 0, 0, 0, 0, 0, 0, 0, 0],
             _ => vec![state, keys[0], d - 1, a, b, c, d, e, f, g, h],

@@ -3,12 +3,21 @@
 use wit_component::{StringEncoding, embed_component_metadata};
 use wit_parser::Resolve;
 
-/// A core module with the world's type attached, the way a C compiler leaves it.
+/// A core module with the newest world's type attached, the way a C compiler leaves it.
 pub(crate) fn with_world(wat: &str) -> Vec<u8> {
+    with_world_of("0.2", wat)
+}
+
+/// The same of a version of the world.
+fn with_world_of(version: &str, wat: &str) -> Vec<u8> {
+    let wit = match version {
+        "0.1" => include_str!("../../../../wit/0.1/operator.wit"),
+        _ => include_str!("../../../../wit/operator.wit"),
+    };
     let mut module = wat::parse_str(wat).expect("the text of a module");
     let mut resolve = Resolve::default();
     let package = resolve
-        .push_source("operator.wit", include_str!("../../../../wit/operator.wit"))
+        .push_source("operator.wit", wit)
         .expect("the world can be read");
     let world = resolve
         .select_world(&[package], Some("operator"))
@@ -23,6 +32,12 @@ pub(crate) fn with_world(wat: &str) -> Vec<u8> {
 /// success, `$failed` of the failure "no good" at record 3), or `("imports", …)`, `("items", …)`, or
 /// `("allocate", …)` for what comes first when the host needs memory.
 pub(crate) fn operator(parts: &[(&str, &str)]) -> Vec<u8> {
+    operator_of("0.2", parts)
+}
+
+/// The same, built for a version of the world: "0.1" or "0.2".
+pub(crate) fn operator_of(version: &str, parts: &[(&str, &str)]) -> Vec<u8> {
+    let guest = format!("highwater:operator/guest@{version}.0");
     let part = |name: &str, default: &'static str| {
         parts
             .iter()
@@ -31,9 +46,7 @@ pub(crate) fn operator(parts: &[(&str, &str)]) -> Vec<u8> {
     };
     let export = |name: &str, params: &str| {
         let body = part(name, "(global.get $ok)");
-        format!(
-            "(func ${name} (export \"highwater:operator/guest@0.1.0#{name}\") {params} (result i32) {body})\n"
-        )
+        format!("(func ${name} (export \"{guest}#{name}\") {params} (result i32) {body})\n")
     };
     let i32s = |count: usize| format!("(param {})", "i32 ".repeat(count));
     let mut wat = String::from("(module\n");
@@ -63,9 +76,9 @@ pub(crate) fn operator(parts: &[(&str, &str)]) -> Vec<u8> {
           (local.get $at))\n";
     wat += &part("items", "");
     let describe = part("describe", "(i32.const 128)");
-    wat += &format!(
-        "(func (export \"highwater:operator/guest@0.1.0#describe\") (param i32 i32) (result i32) {describe})\n"
-    );
+    // The configuration, and in 0.2 what feeds the operator.
+    let params = i32s(if version == "0.1" { 2 } else { 4 });
+    wat += &format!("(func (export \"{guest}#describe\") {params} (result i32) {describe})\n");
     wat += &export("open", &i32s(12));
     wat += &export("process", &i32s(13));
     wat += &export("on-timers", &i32s(11));
@@ -75,11 +88,11 @@ pub(crate) fn operator(parts: &[(&str, &str)]) -> Vec<u8> {
     wat += &export("migrate", &i32s(6));
     wat += &export("close", "");
     wat += ")";
-    with_world(&wat)
+    with_world_of(version, &wat)
 }
 
 /// The import of `emit`.
-pub(crate) const EMIT: &str = "(import \"highwater:operator/output@0.1.0\" \"emit\" (func $emit (param i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32)))";
+pub(crate) const EMIT: &str = "(import \"highwater:operator/output@0.2.0\" \"emit\" (func $emit (param i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32)))";
 
 /// The body of a `process` that emits what it was given.
 pub(crate) const PASS_ON: &str = "

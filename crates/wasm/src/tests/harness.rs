@@ -43,7 +43,7 @@ impl Hosted {
     fn new(bench: &Bench) -> Self {
         let component = std::fs::read(plugins::component("script")).unwrap();
         let component = bench.load(&component, &Limits::default());
-        let description = component.describe("{}", &Grants::default()).unwrap();
+        let description = component.describe("{}", &[], &Grants::default()).unwrap();
         let groups = KeyGroups::new(128).unwrap();
         let call = Call {
             state: KeyedState::new(description.states.clone(), groups.range_of(0, 1), groups),
@@ -157,7 +157,7 @@ impl Hosted {
             let holds = match kind {
                 StateKind::Value => held.get(state, key.as_bytes()).unwrap().is_some(),
                 StateKind::Map => {
-                    held.map_scan(state, at, b"", false, 1, &mut cells, &mut more)
+                    held.map_scan(state, at, b"", false, None, 1, &mut cells, &mut more)
                         .unwrap();
                     !cells.is_empty()
                 }

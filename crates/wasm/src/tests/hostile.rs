@@ -71,13 +71,15 @@ enum Of {
     Metrics,
     /// Two values of metrics.
     Observed,
+    /// Bytes, or nothing.
+    End,
     /// Where the result goes.
     Result,
 }
 
 use Of::{
-    AnyState, Bytes, Cells as Column, Cursor, EmittedKeys, EmittedNumbers, Flag, Key, Keys, Level,
-    Limit, Metrics, Observed, OwnKey, State, Text, Timestamps,
+    AnyState, Bytes, Cells as Column, Cursor, EmittedKeys, EmittedNumbers, End, Flag, Key, Keys,
+    Level, Limit, Metrics, Observed, OwnKey, State, Text, Timestamps,
 };
 use StateKind::{List, Map, Timers, Value};
 
@@ -103,7 +105,7 @@ const PARAMETERS: [(&str, &[Of]); 18] = [
     ("map-remove", &[State(Map), Keys, Column("fields")]),
     (
         "map-scan",
-        &[State(Map), Key, Bytes, Flag, Limit, Of::Result],
+        &[State(Map), Key, Bytes, Flag, End, Limit, Of::Result],
     ),
     ("list-append", &[State(List), Keys, Column("elements")]),
     ("list-load", &[State(List), Key, Of::Result]),
@@ -141,6 +143,7 @@ impl Of {
             Column(_) | EmittedKeys => vec![ANY, 6, OFFSETS, 3],
             OwnKey => vec![OWN_KEY, 1],
             Bytes | Text => vec![ANY, 3],
+            End => vec![1, ANY, 3],
             Cursor => vec![0, 0],
             Limit => vec![100],
             Timestamps | Metrics | Observed => vec![ZEROS, 2],
@@ -303,6 +306,17 @@ impl Of {
                     case(&[SPACE, CELL], "a key or value is larger than 16 MiB");
                 }
                 case(&[0, 0], FINE);
+            }
+            End => {
+                for words in [[1, NOWHERE, 2], [1, ANY, u32::MAX]] {
+                    case(&words, out_of_bounds);
+                }
+                for which in [2, u32::MAX] {
+                    case(&[which, ANY, 3], "passed something unreadable");
+                }
+                case(&[1, 0, 0], FINE);
+                // What is beside nothing does not count.
+                case(&[0, NOWHERE, u32::MAX], FINE);
             }
             Cursor => {
                 list(ANY, 1);
@@ -496,7 +510,7 @@ fn import(which: usize) -> String {
     let (interface, name, words, returns) = IMPORTS[which];
     let result = if returns { "(result i32)" } else { "" };
     format!(
-        "(import \"highwater:operator/{interface}@0.1.0\" \"{name}\" (func $f (param {}) {result}))",
+        "(import \"highwater:operator/{interface}@0.2.0\" \"{name}\" (func $f (param {}) {result}))",
         "i32 ".repeat(words)
     )
 }
@@ -536,7 +550,7 @@ fn c61_state_output_and_metrics_are_refused_in_every_phase_that_has_none() {
             ]);
             let component = bench.load(&guest, &Limits::default());
             let failure = match phase {
-                "describe" => component.describe("{}", &Grants::default()).map(drop),
+                "describe" => component.describe("{}", &[], &Grants::default()).map(drop),
                 _ => factory(&component, "{}", Grants::default())
                     .create(&subtask(), false)
                     .and_then(|mut operator| match phase {

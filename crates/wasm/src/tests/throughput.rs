@@ -69,7 +69,10 @@ fn throughput_of_a_keyed_count() {
         for keys in [1_000, 1_000_000] {
             for records in [16, 128, 1024] {
                 let factory = factory(&component, "{}", Grants::default());
-                let states = component.describe("{}", &Grants::default()).unwrap().states;
+                let states = component
+                    .describe("{}", &[], &Grants::default())
+                    .unwrap()
+                    .states;
                 let mut operator = factory.create(&subtask(), false).unwrap();
                 let groups = KeyGroups::new(128).unwrap();
                 let mut call = Call {

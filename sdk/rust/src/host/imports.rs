@@ -55,9 +55,10 @@ impl Host {
         key: u32,
         start: &[u8],
         exclusive: bool,
+        end: Option<&[u8]>,
         limit: u32,
     ) -> state::Page {
-        state::map_scan(state, key, start, exclusive, limit)
+        state::map_scan(state, key, start, exclusive, end, limit)
     }
 
     pub(crate) fn list_append(&self, state: u32, keys: &[u32], elements: &Cells) {

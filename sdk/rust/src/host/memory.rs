@@ -300,15 +300,16 @@ impl Host {
         key: u32,
         start: &[u8],
         exclusive: bool,
+        end: Option<&[u8]>,
         limit: u32,
     ) -> state::Page {
         let map = self.read(state, &self.key(key), |held| Self::map(held.cloned()));
         let mut rest = map.iter().filter(|(field, _)| {
-            if exclusive {
-                field.as_slice() > start
-            } else {
-                field.as_slice() >= start
-            }
+            let is_after = match exclusive {
+                true => field.as_slice() > start,
+                false => field.as_slice() >= start,
+            };
+            is_after && end.is_none_or(|end| field.as_slice() < end)
         });
         let mut page = state::Page {
             fields: Cells::empty(),

@@ -146,6 +146,16 @@ impl<K: MapKey, V: Codec> MapState<K, V> {
         self.iter_from(Some(first))
     }
 
+    /// The entries from `first` on and before `end`; neither need be there. The host ends the scan, so entries
+    /// beyond `end` cost nothing.
+    pub fn range_before(&self, first: &K, end: &K) -> Result<MapIter<K, V>> {
+        let mut bytes = Vec::new();
+        end.encode_key(&mut bytes);
+        let mut entries = self.iter_from(Some(first))?;
+        entries.end = Some(bytes);
+        Ok(entries)
+    }
+
     fn iter_from(&self, first: Option<&K>) -> Result<MapIter<K, V>> {
         let mut start = Vec::new();
         if let Some(first) = first {
@@ -160,6 +170,7 @@ impl<K: MapKey, V: Codec> MapState<K, V> {
             next: 0,
             start,
             exclusive: false,
+            end: None,
             more: true,
         })
     }
@@ -310,6 +321,8 @@ pub struct MapIter<K, V> {
     next: usize,
     start: Vec<u8>,
     exclusive: bool,
+    /// Encoded; the first field that is not met any more.
+    end: Option<Vec<u8>>,
     more: bool,
 }
 
@@ -318,9 +331,14 @@ impl<K: MapKey, V: Codec> MapIter<K, V> {
     fn fetch(&mut self) {
         self.state.flush();
         let access = &self.state.access;
-        let page = access
-            .host
-            .map_scan(access.number, self.key, &self.start, self.exclusive, PAGE);
+        let page = access.host.map_scan(
+            access.number,
+            self.key,
+            &self.start,
+            self.exclusive,
+            self.end.as_deref(),
+            PAGE,
+        );
         self.more = page.more && page.fields.count() > 0;
         if let Some(last) = page.fields.count().checked_sub(1) {
             self.start = page.fields.cell(last).to_vec();

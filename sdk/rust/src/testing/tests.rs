@@ -54,6 +54,12 @@ impl Operator for Machine {
                     out.emit(record.key(), entry?)?;
                 }
             }
+            ["walk", first, end] => {
+                let entries = self.map.range_before(&first.parse()?, &end.parse()?)?;
+                for entry in entries {
+                    out.emit(record.key(), entry?)?;
+                }
+            }
             ["walk", first] => {
                 for entry in self.map.range(&first.parse()?)? {
                     out.emit(record.key(), entry?)?;
@@ -196,6 +202,9 @@ fn maps_are_ordered_and_see_what_was_just_written() {
                 ("a", "walk"),
                 ("b", "walk"),
                 ("a", "walk 0"),
+                ("a", "walk -1 7"),
+                ("a", "walk 0 7"),
+                ("a", "walk -1 8"),
             ],
             &[
                 ("a", "insert 1 one"),
@@ -214,6 +223,9 @@ fn maps_are_ordered_and_see_what_was_just_written() {
             "a,-1,minus",
             "a,7,seven",
             "b,5,cinq",
+            "a,7,seven",
+            "a,-1,minus",
+            "a,-1,minus",
             "a,7,seven",
             "a,",
             "a,2,two",
@@ -621,4 +633,58 @@ fn c154_a_state_with_a_ttl_is_refused_as_hosts_refuse_it() {
         error.message().starts_with("state `count` has a TTL"),
         "{error}"
     );
+}
+
+/// Passes on what comes, and says in the name of its second output what it knew when it was described.
+struct PassOn;
+
+impl Operator for PassOn {
+    fn open(ctx: &mut OpenContext) -> Result<Self> {
+        if ctx.config_json().contains("several") {
+            ctx.declare_inputs(["left", "right"]);
+        }
+        ctx.output_like("out", 1);
+        Ok(Self)
+    }
+
+    fn process(&mut self, record: Record<'_>, out: &mut Emitter) -> Result<()> {
+        out.emit(record.key(), record.whole())
+    }
+}
+
+#[test]
+fn an_operator_that_passes_records_on_declares_the_columns_of_its_input() {
+    let column = |name: &str, kind| wit::Column {
+        name: name.to_owned(),
+        kind,
+    };
+    let port = |value: &[&str]| wit::Port {
+        name: "in".to_owned(),
+        keyed: true,
+        key_columns: vec![column("k", wit::ColumnKind::Integer)],
+        format: wit::Format::Row(
+            value
+                .iter()
+                .map(|name| column(name, wit::ColumnKind::Float))
+                .collect(),
+        ),
+    };
+    let out = |config: &str, inputs: &[wit::Port]| {
+        let config = config.to_owned();
+        let described = describe::<PassOn>(config, inputs, Host::default());
+        described.unwrap().outputs[0].clone()
+    };
+    let expected = |value: &[&str]| wit::Port {
+        name: "out".to_owned(),
+        ..port(value)
+    };
+    let (a, b) = (port(&["a"]), port(&["b"]));
+    assert_eq!(out("several", &[a.clone(), b.clone()]), expected(&["b"]));
+    // Joined on one input: what they agree on.
+    assert_eq!(out("{}", &[a.clone(), a.clone()]), expected(&["a"]));
+    assert_eq!(out("{}", &[a, b]), expected(&[]));
+    // Nothing is known.
+    let unknown = out("{}", &[]);
+    assert_eq!(unknown.format, wit::Format::Row(Vec::new()));
+    assert!(unknown.key_columns.is_empty() && unknown.keyed);
 }
