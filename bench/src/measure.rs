@@ -186,6 +186,7 @@ impl Run {
             mode: Mode::ExactlyOnce,
             incremental: true,
             restart: Strategy::None,
+            timer_calls_max: runtime::TIMER_CALLS_MAX,
         };
         Ok(Self {
             store,

@@ -58,13 +58,14 @@ fn tables() -> BTreeMap<String, BTreeMap<String, Row>> {
 #[test]
 fn every_key_is_documented_and_every_documented_key_exists() {
     let tables = tables();
-    let sections: [(&str, &[Key]); 8] = [
+    let sections: [(&str, &[Key]); 9] = [
         ("[job]", keys::JOB),
         ("[checkpoint]", keys::CHECKPOINT),
         ("[restart]", keys::RESTART),
         ("[[source]]", keys::SOURCE),
         ("[[operator]]", keys::OPERATOR),
         ("limits", keys::LIMITS),
+        ("timers", keys::TIMERS),
         ("grants", keys::GRANTS),
         ("[[sink]]", keys::SINK),
     ];
@@ -189,8 +190,10 @@ const OTHER_VALUES: &[(&str, &[&str])] = &[
             "grants = { clock = true }",
             "on-error = \"skip\"",
             "state.count.ttl = \"1h\"",
+            "timers = { overdue = \"skip\" }",
         ],
     ),
+    ("timers", &["overdue = \"skip\""]),
     (
         "limits",
         &[
@@ -294,7 +297,7 @@ fn meaning(job: &super::JobFile) -> String {
     for operator in &job.operators {
         let node = &operator.node;
         text += &format!(
-            "{} {:?} {:?} {:?} {:?} {:?} {:?} {} {:?} {:?}",
+            "{} {:?} {:?} {:?} {:?} {:?} {:?} {} {:?} {:?} {:?}",
             node.id,
             node.parallelism,
             operator.component,
@@ -304,7 +307,8 @@ fn meaning(job: &super::JobFile) -> String {
             operator.partition,
             operator.config,
             operator.limits,
-            operator.grants
+            operator.grants,
+            operator.overdue
         );
     }
     for sink in &job.sinks {

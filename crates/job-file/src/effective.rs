@@ -10,7 +10,7 @@ use toml::Value;
 use super::JobFile;
 use super::checkpoint::{COMPRESSIONS, CheckpointSection, MODES, PERMISSIONS, RETENTIONS, Storage};
 use super::node::{Inputs, PARTITIONS};
-use super::operator::OperatorSection;
+use super::operator::{OVERDUE, OperatorSection};
 use super::options::Options;
 use super::restart::RestartStrategy;
 use super::units::exact_size;
@@ -179,6 +179,10 @@ fn node(out: &mut Writer, job: &JobFile, settled: &SettledNode) {
         out.key("limits", settled.options.0.clone());
         out.key("grants", operator_grants(operator));
         out.key("on-error", "fail");
+        let overdue: toml::Table = [("overdue".to_owned(), word(OVERDUE, operator.overdue).into())]
+            .into_iter()
+            .collect();
+        out.key("timers", overdue);
     }
 }
 

@@ -165,7 +165,11 @@ pub const OPERATOR: &[Key] = &[
     key("grants"),
     key("on-error"),
     key("state"),
+    key("timers"),
 ];
+
+/// `timers` of an operator.
+pub const TIMERS: &[Key] = &[key("overdue")];
 
 /// `limits` of an operator.
 pub const LIMITS: &[Key] = &[

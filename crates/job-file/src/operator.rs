@@ -8,7 +8,7 @@ use dataflow::Partition;
 use super::checkpoint::absolute;
 use super::document::{Table, Value};
 use super::hints::did_you_mean;
-use super::keys::{GRANTED_DIR, GRANTS, LIMITS, STATE};
+use super::keys::{GRANTED_DIR, GRANTS, LIMITS, STATE, TIMERS};
 use super::node::{Inputs, Node, PARTITIONS};
 use super::section::Section;
 
@@ -33,7 +33,22 @@ pub struct OperatorSection {
     pub limits: Limits,
     /// What it may reach.
     pub grants: Grants,
+    /// What becomes of timers of processing time that fell due while the job was down.
+    pub overdue: Overdue,
 }
+
+/// What becomes of timers of processing time that fell due while the job was down.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Overdue {
+    /// Each fires once.
+    #[default]
+    Fire,
+    /// They are removed, and the log says how many.
+    Skip,
+}
+
+/// The words for it.
+pub(crate) const OVERDUE: &[(&str, Overdue)] = &[("fire", Overdue::Fire), ("skip", Overdue::Skip)];
 
 /// What an operator's component, and a subtask of it, may use up. `None`: the host's default.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -106,6 +121,9 @@ impl OperatorSection {
         let grants = section
             .table("grants", GRANTS)
             .map(|grants| Grants::read(grants, base));
+        let overdue = section
+            .table("timers", TIMERS)
+            .and_then(|mut timers| timers.choice("overdue", OVERDUE));
         let node = Node::read(&mut section, table, "count")?;
         Some(Self {
             node,
@@ -117,6 +135,7 @@ impl OperatorSection {
             config,
             limits: limits.unwrap_or_default(),
             grants: grants.unwrap_or_default(),
+            overdue: overdue.unwrap_or_default(),
         })
     }
 }

@@ -107,7 +107,7 @@ impl Attempt<'_> {
                     incremental: self.options.incremental,
                     spares: Spares::default(),
                     waiting_since: None,
-                    timing: Timing::default(),
+                    timing: Timing::new(self.options.timer_calls_max),
                 };
                 let name = format!("{}-{index}", self.graph.nodes[vertex.members[0].node].id);
                 subtasks.push(Unmade::new(name, subtask, seed));

@@ -64,6 +64,8 @@ pub struct OperatorNode {
     pub factory: Arc<dyn OperatorFactory>,
     /// Its keyed states, in the order by which calls number them. Empty: keys are not resolved.
     pub states: Vec<StateDescriptor>,
+    /// Whether timers of processing time that fell due while the job was down are removed without firing.
+    pub skip_overdue_timers: bool,
     /// How many outputs it has.
     pub outputs: u32,
     /// The most bytes of state that one subtask may hold, if limited.

@@ -57,5 +57,5 @@ pub use error::Error;
 pub use graph::JobGraph;
 pub use job::{Job, JobHandle};
 pub use keeper::Keeper;
-pub use options::Options;
+pub use options::{Options, TIMER_CALLS_MAX};
 pub use report::{JobEvent, NodeRecords, Outcome};

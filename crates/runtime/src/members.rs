@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use checkpoint::store::Completed;
 use dataflow::CheckpointId;
-use dataflow::state::KeyedState;
+use dataflow::state::{KeyedState, TimeDomain};
 use operator::source::Waker;
 use operator::{JobIdentity, OperatorInstance, Position, SubtaskContext};
 
@@ -63,8 +63,9 @@ impl Unmade {
                 inbox.wake();
             }
         });
+        let now = subtask.clock.now_ms();
         for (node, outputs) in &seed.members {
-            let member = make_member(&seed, *node, outputs, subtask.index, &waker)?;
+            let member = make_member(&seed, *node, outputs, subtask.index, &waker, now)?;
             subtask.members.push(member);
         }
         subtask.events.send(Event::Ready {
@@ -96,6 +97,7 @@ fn make_member(
     outputs: &[Vec<Target>],
     index: u32,
     waker: &Waker,
+    now: i64,
 ) -> Result<Member, Error> {
     let node = &seed.graph.nodes[node_index];
     let context = SubtaskContext {
@@ -152,6 +154,21 @@ fn make_member(
                 }
                 if let Some(checkpoint) = &seed.restore {
                     restore::keyed_state(checkpoint, &node.id, index, range, &mut state)?;
+                    if operator.skip_overdue_timers {
+                        let skipped = state.skip_timers(TimeDomain::Processing, now);
+                        let skipped = skipped.map_err(|source| Error::State {
+                            operator: node.id.clone(),
+                            subtask: index,
+                            source,
+                        })?;
+                        if skipped > 0 {
+                            tracing::warn!(
+                                operator = node.id,
+                                subtask = index,
+                                "{skipped} timers fell due while the job was down and are skipped"
+                            );
+                        }
+                    }
                 }
                 state.set_limit(operator.state_limit);
             }

@@ -22,4 +22,11 @@ pub struct Options {
     pub incremental: bool,
     /// What happens after a failure.
     pub restart: Strategy,
+    /// How many calls of timers a watermark may take beyond one for each timer that there was; see
+    /// [`TIMER_CALLS_MAX`].
+    pub timer_calls_max: u64,
 }
+
+/// What a job has, unless it is a test: an operator that registers a timer for a time that has passed whenever one
+/// fires would never come to an end. One that fires every second may be 48 days behind.
+pub const TIMER_CALLS_MAX: u64 = 1 << 22;

@@ -186,6 +186,7 @@ mod tests {
             states: Vec::new(),
             outputs: 1,
             state_limit: None,
+            skip_overdue_timers: false,
             state_memory: None,
             labels: BTreeMap::new(),
         };

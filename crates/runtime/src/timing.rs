@@ -12,13 +12,11 @@ use operator::Position;
 use crate::error::Error;
 use crate::subtask::{Body, Head, Subtask};
 
-/// How many calls of timers a watermark may take beyond one for each timer that there was: an operator that
-/// registers a timer for a time that has passed whenever one fires would never come to an end.
-const FURTHER_CALLS_MAX: u64 = if cfg!(test) { 1 << 10 } else { 1 << 24 };
-
 /// Where a subtask is with its timers.
 #[derive(Debug, Default)]
 pub(crate) struct Timing {
+    /// How many calls of timers a watermark may take beyond one for each timer that there was.
+    calls_max: u64,
     /// All subtasks of the job are ready.
     pub(crate) started: bool,
     /// The job is about to stop: until it resumes nothing is begun that was not asked for.
@@ -49,6 +47,14 @@ struct Passing {
 }
 
 impl Timing {
+    /// Nothing has happened yet. For `calls_max` see [`Options::timer_calls_max`](crate::Options::timer_calls_max).
+    pub(crate) fn new(calls_max: u64) -> Self {
+        Self {
+            calls_max,
+            ..Self::default()
+        }
+    }
+
     /// Whether the subtask may begin something by itself.
     pub(crate) fn is_running(&self) -> bool {
         self.started && !self.paused
@@ -199,7 +205,7 @@ impl Subtask {
             instance.set_watermark(watermark);
         }
         if instance.has_timers() {
-            let left = calls_left.unwrap_or_else(|| instance.timers() + FURTHER_CALLS_MAX);
+            let left = calls_left.unwrap_or_else(|| instance.timers() + self.timing.calls_max);
             let Some(left) = left.checked_sub(1) else {
                 return Err(Error::EndlessTimers {
                     operator: entry.id.to_string(),

@@ -427,6 +427,7 @@ impl World {
             },
             incremental: random.one_in(2),
             restart: fixed(3),
+            timer_calls_max: runtime::TIMER_CALLS_MAX,
         }
     }
 

@@ -7,7 +7,7 @@ use dataflow::KeyGroups;
 use dataflow::port::Port;
 use dataflow::state::StateKind;
 use job_file::JobFile;
-use job_file::operator::OperatorSection;
+use job_file::operator::{OperatorSection, Overdue};
 use job_file::problem::Problems;
 use job_file::units::exact_size;
 use operator::{Failure, FailureKind};
@@ -29,6 +29,8 @@ pub(crate) struct PreparedOperator {
     grants: Grants,
     state_limit: Option<u64>,
     state_memory: Option<StateMemory>,
+    /// See [`OperatorNode::skip_overdue_timers`].
+    skip_overdue_timers: bool,
     /// What makes its instances, once the job has a graph: it knows their metrics.
     factory: Mutex<Option<Arc<Factory>>>,
 }
@@ -106,6 +108,7 @@ pub(crate) fn prepare(
         config,
         limits,
         grants,
+        skip_overdue_timers: section.overdue == Overdue::Skip,
         state_limit: section.limits.state,
         state_memory: section.limits.state_memory.map(|bytes| StateMemory {
             bytes,
@@ -223,6 +226,7 @@ impl PreparedOperator {
         Ok(OperatorNode {
             factory,
             states: self.description.states.clone(),
+            skip_overdue_timers: self.skip_overdue_timers,
             outputs: self.description.outputs.len() as u32,
             state_limit: self.state_limit,
             state_memory: self.state_memory.clone(),

@@ -39,6 +39,7 @@ pub(crate) fn options(job: &JobFile, id: &str, run: &str) -> runtime::Options {
         },
         incremental: section.incremental,
         restart: strategy(&job.restart),
+        timer_calls_max: runtime::TIMER_CALLS_MAX,
     }
 }
 

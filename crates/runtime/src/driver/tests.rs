@@ -116,6 +116,7 @@ fn with_scene(settings: Settings, test: impl FnOnce(Scene<'_>, &CheckpointStore)
         mode: Mode::ExactlyOnce,
         incremental: true,
         restart: Strategy::None,
+        timer_calls_max: crate::options::TIMER_CALLS_MAX,
     };
     let store = CheckpointStore::memory(checkpoint::store::Options::default());
     let clock: Arc<dyn Clock> = Arc::new(VirtualClock::at(0));

@@ -857,6 +857,7 @@ impl Process {
             mode: Mode::ExactlyOnce,
             incremental: self.incremental,
             restart: fixed(1 + random.below(4) as u32),
+            timer_calls_max: runtime::TIMER_CALLS_MAX,
         }
     }
 

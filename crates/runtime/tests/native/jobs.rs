@@ -642,6 +642,7 @@ pub(crate) fn graph_with(
             states,
             outputs: 1,
             state_limit: None,
+            skip_overdue_timers: false,
             state_memory: None,
             labels: BTreeMap::new(),
         })
@@ -715,6 +716,7 @@ pub(crate) fn options(id: &str, interval_ms: Option<u64>, restart: Strategy) -> 
         mode: dataflow::alignment::Mode::ExactlyOnce,
         incremental: true,
         restart,
+        timer_calls_max: 100,
     }
 }
 

@@ -211,6 +211,7 @@ impl Shape {
                     outputs: kind.outputs(),
                     state_limit: None,
                     // In one of three nothing stays in memory for longer than a batch.
+                    skip_overdue_timers: false,
                     state_memory: (self.key_groups == 7).then(|| StateMemory {
                         bytes: 0,
                         scratch_dir: std::env::temp_dir(),
