@@ -12,18 +12,28 @@
 //! | `see TEXT` | reports the watermark |
 //!
 //! Reports are `KEY,fired,DOMAIN,TIME,TAG,WATERMARK` and `KEY,seen,,TEXT,,WATERMARK`; on the output `watermarks`
-//! goes each watermark that is reached.
+//! goes each watermark that is reached. With `config = { lenient = true }` what is no command is passed over.
 
 use highwater::{
     Emitter, OpenContext, Operator, Record, Result, TimeDomain, Timer, Timers, ValueState, bail,
 };
+use serde::Deserialize;
 
 /// The tag of timers at which the operator panics.
 const PANIC: u32 = u32::MAX;
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Config {
+    #[serde(default)]
+    lenient: bool,
+}
+
 /// The operator.
 #[derive(Debug)]
 pub(crate) struct Alarm {
+    /// What is no command is passed over: it only keeps the job going.
+    is_lenient: bool,
     timers: Timers,
     /// How far apart the timers of a key are, and when they end.
     step: ValueState<(i64, i64)>,
@@ -38,9 +48,11 @@ impl Alarm {
 
 impl Operator for Alarm {
     fn open(ctx: &mut OpenContext) -> Result<Self> {
+        let config: Config = ctx.config()?;
         ctx.output("out");
         ctx.output("watermarks").unkeyed().text();
         Ok(Self {
+            is_lenient: config.lenient,
             timers: ctx.timers(),
             step: ctx.value_state("step"),
             clock: ctx.clock(),
@@ -63,6 +75,7 @@ impl Operator for Alarm {
             }
             ["fail", time] => self.timers.register_event_time(time.parse()?, PANIC),
             ["see", text] => out.emit(record.key(), ("seen", "", text, "", self.watermark())),
+            _ if self.is_lenient => Ok(()),
             _ => bail!("what is `{line}`?"),
         }
     }
