@@ -80,9 +80,9 @@ def read_metadata(data):
     check(len(data) >= 12, "_metadata: truncated")
     (version,) = struct.unpack_from("<I", data, 8)
     check(version != 0, "_metadata: format version 0")
-    if version > 2:
+    if version > 3:
         check(not one_bit_away(data, version), f"_metadata: format version {version} is damage")
-        raise Later(f"_metadata: format version {version}, this reader knows 1 and 2")
+        raise Later(f"_metadata: format version {version}, this reader knows 1 to 3")
     check(len(data) <= 1 << 30, "_metadata: larger than 1 GiB")
     end, parts = 12, []
     for _ in range(2):
@@ -101,7 +101,7 @@ def read_metadata(data):
 
 def one_bit_away(data, version):
     """Whether the checksum fits as soon as one bit of the version is turned."""
-    for known in (1, 2):
+    for known in (1, 2, 3):
         restored = data[:8] + struct.pack("<I", known) + data[12:-4]
         if (version ^ known).bit_count() == 1 and data[-4:] == struct.pack("<I", crc32c(restored)):
             return True
@@ -173,8 +173,8 @@ OPERATOR = {
 }  # fmt: skip
 STATE = {
     "name": (text, False), "kind": (text, False), "schema": (text, False),
-    "schema-version": (u32, False), "ttl-ms": (number, True), "entries": (number, False),
-    "bytes": (number, False),
+    "schema-version": (u32, False), "ttl-ms": (number, True), "ttl-refresh": (text, True),
+    "ttl-time": (text, True), "entries": (number, False), "bytes": (number, False),
 }  # fmt: skip
 SUBTASK = {
     "segments": (array, False), "parts": (anything, False), "ended-inputs": (array, False),
@@ -228,6 +228,9 @@ def check_body(version, body, directory_name):
     ]
     compressed = any(segment["compressed"] for segment in segments)
     check(version >= 2 or not compressed, "format version 1 has no compressed segments")
+    states = [state for operator in body["operators"] for state in operator["states"]]
+    expire = any(state["ttl-ms"] is not None for state in states)
+    check(version >= 3 or not expire, "format versions before 3 have no entries that expire")
     check_sums(body, segments)
 
 
@@ -242,6 +245,10 @@ def check_operator(body, operator):
     for state in states:
         fields(f"{place}: a state", state, STATE)
         check(state["kind"] in KINDS, f"{place}: a state of an unknown kind")
+        ttl = [state["ttl-ms"], state["ttl-refresh"], state["ttl-time"]]
+        check(ttl == [None] * 3 or None not in ttl, f"{place}: a part of a time to live")
+        check(ttl[1] in (None, "write", "read"), f"{place}: an unknown `ttl-refresh`")
+        check(ttl[2] in (None, *CLOCKS.values()), f"{place}: an unknown `ttl-time`")
     check(distinct([state["name"] for state in states]), f"{place}: two states with one name")
     check(operator["role"] == "operator" or not states, f"{place}: states of a {operator['role']}")
     for index, subtask in enumerate(subtasks):
@@ -389,6 +396,8 @@ def zstd_frame(data, size):
 # --- Segments: what is in them -------------------------------------------------------------------
 
 KINDS = ("value", "map", "list")
+# What is added to the kind of a state in a header: by what its entries expire.
+CLOCKS = {128: "processing", 64: "event"}
 HEADER, VALUES, MAP, LIST, REMOVED, REMOVED_FIELDS, CONTINUATION, END = 1, 2, 3, 4, 5, 6, 7, 255
 KINDS_OF = {VALUES: ["value"], MAP: ["map"], LIST: ["list"], REMOVED: KINDS, REMOVED_FIELDS: ["map"]}
 
@@ -514,12 +523,16 @@ def header(payload, body, operator, segment, before, groups):
     check(range(first, behind) == groups, "other key groups than those of the subtask")
     check(head.utf8() == body["key-hash"], "another hash")
     declared = {state["name"]: state["kind"] for state in operator["states"]}
+    clocks = {state["name"]: state["ttl-time"] for state in operator["states"]}
     states = []
     for _ in range(head.varint()):
-        name, kind = head.utf8(), head.u8()
+        name, byte = head.utf8(), head.u8()
+        kind, clock = byte & 63, byte & 192
         head.varint()
         check(name in declared, f"state {name!r} is not in the body")
         check(kind < 3 and KINDS[kind] == declared[name], f"state {name!r} has another kind")
+        check(not clock or clock in CLOCKS, f"state {name!r} expires by two clocks")
+        check(CLOCKS.get(clock) == clocks[name], f"state {name!r} expires by another clock")
         states.append((name, KINDS[kind]))
     head.finish()
     check(distinct([name for name, _ in states]), "a state is named twice")
@@ -552,6 +565,33 @@ def apply_to(state):
     return apply
 
 
+def expire(body, operator, subtask, groups, state):
+    """Takes the expiry off the values of a subtask, and those away that had expired at the checkpoint."""
+    watermark = subtask["watermark"]
+    now = {
+        # The watermark after all input is no time.
+        "event": -NUMBER_MAX - 1 if watermark in (None, NUMBER_MAX) else watermark,
+        "processing": body["triggered-at"] + body["duration-ms"],
+    }
+    clocks = {one["name"].encode(): one["ttl-time"] for one in operator["states"]}
+
+    def alive(stored, clock):
+        check(len(stored) >= 8, "a value is too short to have an expiry")
+        return int.from_bytes(stored[:8], "little", signed=True) > now[clock]
+
+    for place in [place for place in state if place[0] in groups and clocks[place[1]]]:
+        clock, held = clocks[place[1]], state[place]
+        if isinstance(held, dict):
+            held = {field: one[8:] for field, one in held.items() if alive(one, clock)}
+        elif isinstance(held, list):
+            held = [one[8:] for one in held if alive(one, clock)]
+        else:
+            held = held[8:] if alive(held, clock) else None
+        state[place] = held
+        if held is None or held in ({}, []):
+            del state[place]
+
+
 def read(directory):
     """The state of each operator, by id."""
     try:
@@ -570,6 +610,7 @@ def read(directory):
                 data = segment_bytes(directory, inline, segment)
                 read_segment(data, body, operator, segment, before, groups, apply_to(state))
                 before = segment
+            expire(body, operator, subtask, groups, state)
         yield operator["id"], states, state
 
 

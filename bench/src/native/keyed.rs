@@ -27,7 +27,7 @@ struct Loaded {
 }
 
 impl Loaded {
-    fn load(&mut self, state: &KeyedState) -> Result<(), Failure> {
+    fn load(&mut self, state: &mut KeyedState) -> Result<(), Failure> {
         self.values.clear();
         self.absent.clear();
         state
@@ -60,7 +60,7 @@ impl Operator for Count {
         keys: &Resolved,
         call: &mut Call,
     ) -> Result<(), Failure> {
-        self.loaded.load(&call.state)?;
+        self.loaded.load(&mut call.state)?;
         let counts = &mut self.loaded.counts;
         self.out_values.clear();
         for number in &keys.numbers {
@@ -104,7 +104,7 @@ impl Operator for Read {
         keys: &Resolved,
         call: &mut Call,
     ) -> Result<(), Failure> {
-        self.loaded.load(&call.state)?;
+        self.loaded.load(&mut call.state)?;
         if !self.loaded.absent.is_empty() {
             return self.count.process(input, batch, keys, call);
         }

@@ -201,6 +201,8 @@ fn metadata(id: u64) -> Metadata {
                 schema: "bytes".to_owned(),
                 schema_version: 1,
                 ttl_ms: None,
+                ttl_refresh: None,
+                ttl_time: None,
                 entries: 0,
                 bytes: 0,
             }],

@@ -9,7 +9,8 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::{Buf, Bytes, BytesMut};
-use dataflow::state::Origin;
+use dataflow::state::{Origin, OriginState, Times};
+use dataflow::watermark::NO_WATERMARK;
 use dataflow::{CheckpointId, KeyGroups};
 
 use crate::compression::Decoder;
@@ -163,7 +164,13 @@ impl Completed {
         let states: Option<Vec<_>> = operator
             .states
             .iter()
-            .map(|state| Some((state.name.clone(), kind_of(&state.kind)?)))
+            .map(|state| {
+                Some(OriginState {
+                    name: state.name.clone(),
+                    kind: kind_of(&state.kind)?,
+                    expires_by: state.ttl().map(|ttl| ttl.time),
+                })
+            })
             .collect();
         let states = states
             .ok_or_else(|| self.corrupt(format!("operator `{id}` has states of no known kind")))?;
@@ -180,6 +187,10 @@ impl Completed {
                 bytes: segment
                     .compressed
                     .map_or(segment.length, |it| it.raw_length),
+                taken: Times {
+                    processing: self.metadata().completed_at(),
+                    watermark: found.watermark.unwrap_or(NO_WATERMARK),
+                },
             };
             (segment, origin)
         });

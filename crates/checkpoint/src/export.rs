@@ -137,7 +137,8 @@ pub(crate) fn ranges(
     (0..parallelism).map(move |subtask| groups.range_of(subtask, parallelism))
 }
 
-/// An operator's state in a range of key groups, with its states sorted by name.
+/// An operator's state in a range of key groups, with its states sorted by name. What had expired when the
+/// checkpoint was taken is not in it.
 pub(crate) fn load(
     checkpoint: &Completed,
     operator: &Operator,
@@ -157,7 +158,7 @@ pub(crate) fn load(
             kind,
             schema: state.schema.clone(),
             schema_version: state.schema_version,
-            ttl: None,
+            ttl: state.ttl(),
         });
     }
     descriptors.sort_by(|a, b| a.name.cmp(&b.name));

@@ -76,6 +76,8 @@ pub(crate) fn metadata(id: u64, subtasks: u32) -> Metadata {
         schema: "u64".to_owned(),
         schema_version: 1,
         ttl_ms: None,
+        ttl_refresh: None,
+        ttl_time: None,
         entries: 0,
         bytes: 0,
     };

@@ -10,7 +10,7 @@ mod void;
 
 use std::collections::BTreeMap;
 
-use dataflow::state::StateKind;
+use dataflow::state::{self, StateDescriptor, StateKind};
 use serde::{Deserialize, Deserializer, Serialize};
 
 pub use codec::{FORMAT_VERSION, MAGIC, METADATA_BYTES_MAX};
@@ -118,12 +118,87 @@ pub struct State {
     pub schema: String,
     /// Version of that encoding.
     pub schema_version: u32,
-    /// Time to live in milliseconds.
+    /// Time to live of its entries, in milliseconds. With one each value begins with its expiry.
     pub ttl_ms: Option<u64>,
+    /// With it: from when on they live.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl_refresh: Option<TtlRefresh>,
+    /// With it: by which clock.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl_time: Option<TtlTime>,
     /// Entries or elements in all subtasks.
     pub entries: u64,
     /// Bytes of their keys and values; each key counts once.
     pub bytes: u64,
+}
+
+/// From when on an entry lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TtlRefresh {
+    /// From its last write.
+    Write,
+    /// From its last write or read.
+    Read,
+}
+
+/// The clock by which entries expire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TtlTime {
+    /// That of the machine.
+    Processing,
+    /// The operator's watermark.
+    Event,
+}
+
+impl State {
+    /// The time to live of its entries.
+    #[must_use]
+    pub fn ttl(&self) -> Option<state::Ttl> {
+        Some(state::Ttl {
+            millis: self.ttl_ms?,
+            refresh: match self.ttl_refresh? {
+                TtlRefresh::Write => state::Refresh::Write,
+                TtlRefresh::Read => state::Refresh::Read,
+            },
+            time: match self.ttl_time? {
+                TtlTime::Processing => state::TtlTime::Processing,
+                TtlTime::Event => state::TtlTime::Event,
+            },
+        })
+    }
+
+    /// One that is declared so, and holds nothing.
+    #[must_use]
+    pub fn declared(state: &StateDescriptor) -> Self {
+        let ttl = state.ttl;
+        Self {
+            name: state.name.clone(),
+            kind: state.kind.name().to_owned(),
+            schema: state.schema.clone(),
+            schema_version: state.schema_version,
+            ttl_ms: ttl.map(|ttl| ttl.millis),
+            ttl_refresh: ttl.map(|ttl| match ttl.refresh {
+                state::Refresh::Write => TtlRefresh::Write,
+                state::Refresh::Read => TtlRefresh::Read,
+            }),
+            ttl_time: ttl.map(|ttl| match ttl.time {
+                state::TtlTime::Processing => TtlTime::Processing,
+                state::TtlTime::Event => TtlTime::Event,
+            }),
+            entries: 0,
+            bytes: 0,
+        }
+    }
+}
+
+impl Metadata {
+    /// When it was complete.
+    #[must_use]
+    pub fn completed_at(&self) -> i64 {
+        self.triggered_at.saturating_add_unsigned(self.duration_ms)
+    }
 }
 
 /// What one subtask had.

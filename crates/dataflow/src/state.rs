@@ -13,7 +13,7 @@
 //! In reading order: `chunks` (copy on write), `heap` and `bytes` (short and long strings), `rows`,
 //! `index` and `keys`, `resolve`; `values`, `maps` with `fields`, `lists`; `table` (one state,
 //! whichever its kind), `removals`, `access`; `snapshot`, `codec` (the segment format) with `varint`,
-//! `restore`, `walk`; `cold` (what does not fit a budget of memory).
+//! `restore`, `walk`; `cold` (what does not fit a budget of memory), `ttl` (entries that expire).
 
 mod access;
 mod bytes;
@@ -53,10 +53,10 @@ use crate::element::CheckpointId;
 use crate::key::{KeyGroupRange, KeyGroups};
 
 pub use cold::{ColdFile, ColdStats, ColdStorage};
-pub use header::{Origin, check_segment};
+pub use header::{Origin, OriginState, check_segment};
 pub use snapshot::SealedState;
 pub use timers::{Fired, TimeDomain, timer_of_field, timer_states};
-pub use ttl::{Refresh, Ttl, TtlTime};
+pub use ttl::{Refresh, Times, Ttl, TtlTime};
 pub use walk::Walked;
 
 use change::Tally;
@@ -67,6 +67,7 @@ use removals::Removals;
 use rows::Rows;
 use table::{Before, Table};
 use timers::InBatch;
+use ttl::Sweep;
 
 /// A state that an operator declares.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -248,6 +249,9 @@ pub struct KeyedState {
     sealed: bool,
     /// What does not fit a budget of memory, if there is one.
     cold: Option<Box<Cold>>,
+    /// The clocks by which entries expire.
+    times: Times,
+    sweep: Sweep,
 }
 
 /// A snapshot that was taken.
@@ -275,16 +279,18 @@ impl KeyedState {
         let first = states
             .iter()
             .position(|state| state.kind == StateKind::Value);
-        let table = |(index, state): (usize, &StateDescriptor)| {
-            Table::new(state.kind, Some(index) == first)
-        };
+        let table =
+            |(index, state): (usize, &StateDescriptor)| Table::new(state, Some(index) == first);
         let declared = states
             .iter()
             .filter(|state| state.kind != StateKind::Timers);
         let declared = declared.count() as u32;
         let has_timers = states.len() as u32 == declared + 2;
+        let tables: Vec<Table> = states.iter().enumerate().map(table).collect();
         Self {
-            tables: states.iter().enumerate().map(table).collect(),
+            sweep: Sweep::new(&tables),
+            times: Times::default(),
+            tables,
             timers: has_timers.then_some([declared, declared + 1]),
             in_batch: InBatch::default(),
             descriptors: states.into(),
@@ -336,13 +342,10 @@ impl KeyedState {
 
     /// Makes the changes since the last commit or rollback final.
     pub fn commit(&mut self) {
-        if self.open {
-            self.open = false;
-            self.committed = self.stats;
-            self.tables
-                .iter_mut()
-                .for_each(|table| table.commit(&mut self.heap));
+        if self.sweep.is_needed() {
+            self.sweep();
         }
+        self.commit_changes();
         if let Some(cold) = &mut self.cold {
             cold.end_call(&mut self.keys);
         }
@@ -351,6 +354,17 @@ impl KeyedState {
         }
         if self.sealed {
             self.take_back(TAKE_BACK);
+        }
+    }
+
+    #[inline]
+    fn commit_changes(&mut self) {
+        if self.open {
+            self.open = false;
+            self.committed = self.stats;
+            self.tables
+                .iter_mut()
+                .for_each(|table| table.commit(&mut self.heap));
         }
     }
 

@@ -73,7 +73,7 @@ impl OperatorInstance {
             resolved,
             ..
         } = self;
-        call.processing_time = now;
+        call.begin(now);
         if self.keyed {
             if !batch.is_keyed() {
                 return Err(Unprocessed::Unkeyed);
@@ -121,7 +121,7 @@ impl OperatorInstance {
             fired,
             ..
         } = self;
-        call.processing_time = now;
+        call.begin(now);
         call.state
             .take_timers(domain, until, TIMERS_MAX, fired)
             .map_err(Unprocessed::State)?;
@@ -178,7 +178,7 @@ impl OperatorInstance {
         run: impl FnOnce(&mut dyn Operator, &mut Call) -> Result<(), Failure>,
     ) -> Result<(), Failure> {
         let call = &mut self.call;
-        call.processing_time = now;
+        call.begin(now);
         let done = run(self.operator.as_mut(), call);
         match done.and_then(|()| call.settle(&Resolved::default(), &mut Batch::default())) {
             Ok(()) => {
@@ -206,6 +206,7 @@ impl OperatorInstance {
     /// The watermark that calls see from now on, in milliseconds since the epoch.
     pub fn set_watermark(&mut self, watermark: i64) {
         self.call.watermark = watermark;
+        self.call.state.set_watermark(watermark);
     }
 
     /// The highest watermark that it has reached; `i64::MIN` for none.

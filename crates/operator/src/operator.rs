@@ -109,6 +109,12 @@ pub struct Call {
 }
 
 impl Call {
+    /// A call begins at a wall-clock time, in milliseconds since the epoch.
+    pub(crate) fn begin(&mut self, now: i64) {
+        self.processing_time = now;
+        self.state.set_now(now);
+    }
+
     /// Ends a call that has returned ok; see [`Output::settle`].
     pub(crate) fn settle(&mut self, resolved: &Resolved, batch: &mut Batch) -> Result<(), Failure> {
         self.output.settle(resolved, batch).map_err(|error| {

@@ -79,6 +79,8 @@ mod tests {
             schema: "bytes".into(),
             schema_version: 1,
             ttl_ms: None,
+            ttl_refresh: None,
+            ttl_time: None,
             entries: 0,
             bytes: 0,
         };

@@ -897,19 +897,9 @@ impl<'a> Driver<'a> {
                     NodeKind::Source(_) => Default::default(),
                 },
                 states: match &node.kind {
-                    NodeKind::Operator(operator) => operator
-                        .states
-                        .iter()
-                        .map(|state| State {
-                            name: state.name.clone(),
-                            kind: state.kind.name().to_owned(),
-                            schema: state.schema.clone(),
-                            schema_version: state.schema_version,
-                            ttl_ms: state.ttl.map(|ttl| ttl.millis),
-                            entries: 0,
-                            bytes: 0,
-                        })
-                        .collect(),
+                    NodeKind::Operator(operator) => {
+                        operator.states.iter().map(State::declared).collect()
+                    }
                     _ => Vec::new(),
                 },
                 subtasks: vec![SubtaskMetadata::default(); node.parallelism as usize],

@@ -63,6 +63,7 @@ impl Unmade {
                 inbox.wake();
             }
         });
+        // The same for all: state that is restored may live from now on.
         let now = subtask.clock.now_ms();
         for (node, outputs) in &seed.members {
             let member = make_member(&seed, *node, outputs, subtask.index, &waker, now)?;
@@ -152,6 +153,7 @@ fn make_member(
                     })?;
                     state.set_memory_budget(memory.bytes, Box::new(scratch));
                 }
+                state.set_now(now);
                 if let Some(checkpoint) = &seed.restore {
                     restore::keyed_state(checkpoint, &node.id, index, range, &mut state)?;
                     if operator.skip_overdue_timers {

@@ -545,12 +545,17 @@ impl Subtask {
                 }
                 Body::Operator(instance) => {
                     rest.watermark = Some(instance.watermark()).filter(|it| *it != NO_WATERMARK);
-                    state = instance.state().map(|keyed| match kind {
-                        SnapshotKind::Checkpoint => {
-                            let base = member.chain.next(id, keyed.stats().bytes);
-                            keyed.snapshot(id, base.filter(|_| incremental))
+                    let now = self.clock.now_ms();
+                    state = instance.state().map(|keyed| {
+                        // What has expired since the last call is not in it.
+                        keyed.set_now(now);
+                        match kind {
+                            SnapshotKind::Checkpoint => {
+                                let base = member.chain.next(id, keyed.stats().bytes);
+                                keyed.snapshot(id, base.filter(|_| incremental))
+                            }
+                            SnapshotKind::Savepoint => keyed.savepoint(id),
                         }
-                        SnapshotKind::Savepoint => keyed.savepoint(id),
                     });
                 }
                 Body::Sink(sink) => {

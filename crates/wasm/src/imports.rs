@@ -206,7 +206,7 @@ fn shift(positions: &mut [u32], at: usize) {
 }
 
 fn load_some(
-    call: &Call,
+    call: &mut Call,
     guest: &Guest,
     state: u32,
     numbers: &[u32],
@@ -233,7 +233,7 @@ fn load_some(
 }
 
 fn map_load(
-    call: &Call,
+    call: &mut Call,
     guest: &Guest,
     state: u32,
     numbers: &[u32],
@@ -260,7 +260,7 @@ fn map_load(
     },))
 }
 
-fn load(call: &Call, state: u32) -> Result<(Loaded,), Failure> {
+fn load(call: &mut Call, state: u32) -> Result<(Loaded,), Failure> {
     // Room for the numbers of a whole batch, so that it need not grow.
     let mut values = Cells::with_capacity(Batch::TARGET_RECORDS, 8 * Batch::TARGET_RECORDS);
     let mut absent = Vec::new();
@@ -532,7 +532,7 @@ fn link_map_scan(state: &mut LinkerInstance<'_, Guest>) -> wasmtime::Result<()> 
 }
 
 fn map_scan(
-    call: &Call,
+    call: &mut Call,
     state: u32,
     key: u32,
     (start, exclusive): (&[u8], bool),

@@ -10,6 +10,7 @@ use std::collections::BTreeSet;
 
 use dataflow::KeyGroups;
 use dataflow::key::KEY_HASH_NAME;
+use dataflow::state::StateKind;
 
 use super::{Kind, Metadata, Operator, Role, Segment, kind_of};
 use crate::names::{NUMBER_MAX, Reference};
@@ -132,7 +133,25 @@ fn check_operator(operator: &Operator, groups: KeyGroups) -> Result<(), String> 
         if !names.insert(&state.name) {
             return Err(format!("operator `{id}` has state `{}` twice", state.name));
         }
-        if kind_of(&state.kind).is_none() {
+        let parts = [
+            state.ttl_ms.is_some(),
+            state.ttl_refresh.is_some(),
+            state.ttl_time.is_some(),
+        ];
+        if parts != [parts[0]; 3] {
+            return Err(format!(
+                "state `{}` of operator `{id}` has only a part of a time to live",
+                state.name
+            ));
+        }
+        let kind = kind_of(&state.kind);
+        if kind == Some(StateKind::Timers) && state.ttl_ms.is_some() {
+            return Err(format!(
+                "timers `{}` of operator `{id}` have a time to live",
+                state.name
+            ));
+        }
+        if kind.is_none() {
             return Err(format!(
                 "state `{}` of operator `{id}` has the unknown kind `{}`",
                 state.name, state.kind

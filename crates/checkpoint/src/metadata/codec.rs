@@ -19,7 +19,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use dataflow::state::StateKind;
 
 use super::check::{Problem, check};
-use super::{Metadata, kind_of};
+use super::{Metadata, State, kind_of};
 use crate::{Error, Result};
 
 /// The first bytes of `_metadata`. The line break shows when a transfer took it for text.
@@ -31,7 +31,7 @@ pub const FORMAT_VERSION: u32 = 3;
 
 /// Knows no compressed segments.
 const VERSION_PLAIN: u32 = 1;
-/// Knows compressed segments, but no timers.
+/// Knows compressed segments, but no timers and no entries that expire.
 const VERSION_COMPRESSED: u32 = 2;
 
 /// The largest `_metadata` that is written or read, in bytes: it is held in memory whole.
@@ -92,7 +92,9 @@ fn version_of(metadata: &Metadata) -> u32 {
     let subtasks = metadata.operators.iter().flat_map(|it| &it.subtasks);
     let mut segments = subtasks.flat_map(|subtask| &subtask.segments);
     let mut states = metadata.operators.iter().flat_map(|it| &it.states);
-    if states.any(|state| kind_of(&state.kind) == Some(StateKind::Timers)) {
+    let is_new =
+        |state: &State| kind_of(&state.kind) == Some(StateKind::Timers) || state.ttl_ms.is_some();
+    if states.any(is_new) {
         FORMAT_VERSION
     } else if segments.any(|segment| segment.compressed.is_some()) {
         VERSION_COMPRESSED

@@ -132,13 +132,16 @@ impl KeyedState {
     /// # Errors
     /// No such state, key or kind, or the values would be too large; then nothing is appended.
     pub fn load(
-        &self,
+        &mut self,
         state: u32,
         numbers: Option<&[u32]>,
         values: &mut Cells,
         absent: &mut Vec<u32>,
     ) -> Result<(), StateError> {
         let store = self.values(state)?;
+        if self.ttl(state).is_some() {
+            return self.load_seen(state, numbers, values, absent);
+        }
         match numbers {
             None => self.load_slots(store, self.slots.iter().copied(), values, absent),
             Some(numbers) => {
@@ -147,6 +150,33 @@ impl KeyedState {
                 self.load_slots(store, slots, values, absent)
             }
         }
+    }
+
+    /// [`KeyedState::load`] of a state with a TTL.
+    #[cold]
+    fn load_seen(
+        &mut self,
+        state: u32,
+        numbers: Option<&[u32]>,
+        values: &mut Cells,
+        absent: &mut Vec<u32>,
+    ) -> Result<(), StateError> {
+        let slots: Vec<u32> = match numbers {
+            None => self.slots.clone(),
+            Some(numbers) => {
+                self.check_numbers(numbers)?;
+                let slots = numbers.iter().map(|number| self.slots[*number as usize]);
+                slots.collect()
+            }
+        };
+        let (store, view) = (self.values(state)?, self.view(state));
+        store.touch(slots.iter().copied(), &self.rows, &self.heap);
+        let mut output = Output::new(values, Some(absent), self.access_max);
+        for (position, slot) in slots.iter().enumerate() {
+            let stored = store.get(*slot, &self.rows, &self.heap);
+            output.push(position, stored.and_then(|stored| view.see(stored)))?;
+        }
+        self.were_read(state, &slots)
     }
 
     fn load_slots(
@@ -184,6 +214,8 @@ impl KeyedState {
         self.values(state)?;
         check_even(numbers, values.len(), "values")?;
         self.check_numbers(numbers)?;
+        let dated = self.ttl(state).map(|ttl| self.dated(ttl, values));
+        let values = dated.as_ref().map_or(values, Cells::as_ref);
         let before = self.before(state);
         let Self {
             tables,
@@ -292,8 +324,12 @@ impl KeyedState {
     pub fn get(&mut self, state: u32, key: &[u8]) -> Result<Option<&[u8]>, StateError> {
         self.values(state)?;
         let slot = self.slot(key)?;
-        let store = self.values(state)?;
-        Ok(slot.and_then(|slot| store.get(slot, &self.rows, &self.heap)))
+        if let Some(slot) = slot.filter(|_| self.ttl(state).is_some()) {
+            self.were_read(state, &[slot])?;
+        }
+        let (store, view) = (self.values(state)?, self.view(state));
+        let stored = slot.and_then(|slot| store.get(slot, &self.rows, &self.heap));
+        Ok(stored.and_then(|stored| view.see(stored)))
     }
 
     /// Sets the value of any key of this subtask.
@@ -310,6 +346,8 @@ impl KeyedState {
             Some(slot) => slot,
             None => self.insert_key(key::hash(key), key),
         };
+        let dated = self.ttl(state).map(|ttl| self.dated_one(ttl, value));
+        let value = dated.as_deref().unwrap_or(value);
         let before = self.before(state);
         let Self {
             tables, rows, heap, ..
@@ -356,14 +394,14 @@ impl KeyedState {
     /// # Errors
     /// As [`KeyedState::load`], and columns of different length.
     pub fn map_load(
-        &self,
+        &mut self,
         state: u32,
         numbers: &[u32],
         fields: CellsRef<'_>,
         values: &mut Cells,
         absent: &mut Vec<u32>,
     ) -> Result<(), StateError> {
-        let store = self.maps(state)?;
+        let (store, view) = (self.maps(state)?, self.view(state));
         check_even(numbers, fields.len(), "fields")?;
         self.check_numbers(numbers)?;
         let mut output = Output::new(values, Some(absent), self.access_max);
@@ -372,11 +410,10 @@ impl KeyedState {
             .zip(fields.into_cells())
             .enumerate()
             .try_for_each(|(position, (number, field))| {
-                output.push(
-                    position,
-                    store.get(self.slots[*number as usize], field, &self.heap),
-                )
-            })
+                let stored = store.get(self.slots[*number as usize], field, &self.heap);
+                output.push(position, stored.and_then(|stored| view.see(stored)))
+            })?;
+        self.entries_were_read(state, numbers, fields)
     }
 
     /// Sets map entries.
@@ -394,6 +431,8 @@ impl KeyedState {
         check_even(numbers, fields.len(), "fields")?;
         check_even(numbers, values.len(), "values")?;
         self.check_numbers(numbers)?;
+        let dated = self.ttl(state).map(|ttl| self.dated(ttl, values));
+        let values = dated.as_ref().map_or(values, Cells::as_ref);
         let before = self.before(state);
         let Self {
             tables,
@@ -478,7 +517,7 @@ impl KeyedState {
         reason = "they are the columns and bounds of one call"
     )]
     pub fn map_scan(
-        &self,
+        &mut self,
         state: u32,
         number: u32,
         from: &[u8],
@@ -488,15 +527,16 @@ impl KeyedState {
         fields: &mut Cells,
         values: &mut Cells,
     ) -> Result<bool, StateError> {
-        let store = self.maps(state)?;
+        let (store, view) = (self.maps(state)?, self.view(state));
         self.check_numbers(&[number])?;
         let before = (fields.len(), values.len());
         let mut entries = store
             .scan(self.slots[number as usize], from, &self.heap)
             .skip_while(|(field, _)| exclusive && *field == from)
             .take_while(|(field, _)| end.is_none_or(|end| *field < end))
+            .filter_map(|(field, stored)| Some((field, view.see(stored)?)))
             .peekable();
-        let (mut count, mut bytes) = (0, 0);
+        let (mut count, mut bytes, mut more) = (0, 0, false);
         while count < limit
             && bytes < PAGE_BYTES
             && let Some((field, value)) = entries.next()
@@ -505,7 +545,8 @@ impl KeyedState {
                 |cells: &Cells, cell: &[u8]| cells.byte_len() + cell.len() > self.access_max;
             if too_large(fields, field) || too_large(values, value) {
                 if count > 0 {
-                    return Ok(true);
+                    more = true;
+                    break;
                 }
                 fields.truncate(before.0);
                 values.truncate(before.1);
@@ -518,7 +559,14 @@ impl KeyedState {
             count += 1;
             bytes += field.len() + value.len();
         }
-        Ok(entries.peek().is_some())
+        let more = more || entries.peek().is_some();
+        drop(entries);
+        if self.ttl(state).is_some() {
+            let mut offsets = Vec::new();
+            let read = fields.as_ref().part(before.0..fields.len(), &mut offsets);
+            self.entries_were_read(state, &vec![number; count as usize], read)?;
+        }
+        Ok(more)
     }
 
     /// List state: appends element `i` to the list of key `numbers[i]`.
@@ -534,6 +582,8 @@ impl KeyedState {
         self.lists(state)?;
         check_even(numbers, elements.len(), "elements")?;
         self.check_numbers(numbers)?;
+        let dated = self.ttl(state).map(|ttl| self.dated(ttl, elements));
+        let elements = dated.as_ref().map_or(elements, Cells::as_ref);
         let before = self.before(state);
         let Self {
             tables,
@@ -567,15 +617,18 @@ impl KeyedState {
     /// # Errors
     /// No such state, key or kind, or the list is too large; then nothing is appended.
     pub fn list_load(
-        &self,
+        &mut self,
         state: u32,
         number: u32,
         elements: &mut Cells,
     ) -> Result<(), StateError> {
-        let store = self.lists(state)?;
+        let (store, view) = (self.lists(state)?, self.view(state));
         self.check_numbers(&[number])?;
         let mut output = Output::new(elements, None, self.access_max);
-        let mut list = store.get(self.slots[number as usize], &self.heap);
-        list.try_for_each(|element| output.push(0, Some(element)))
+        let list = store.get(self.slots[number as usize], &self.heap);
+        let mut list = list.filter_map(|stored| view.see(stored));
+        list.try_for_each(|element| output.push(0, Some(element)))?;
+        drop(list);
+        self.list_was_read(state, number)
     }
 }

@@ -29,7 +29,9 @@
 //! the number of key groups, `u32`; first key group of the subtask and the one after its last, `u32`
 //! each; the name of the hash by which keys fall into groups (string); the number of states, varint; and per state its name (string), its
 //! kind, `u8` (0 value, 1 map, 2 list, 3 timers), and about how many entries follow, varint (for a reader that
-//! makes room; not to be relied on).
+//! makes room; not to be relied on). To the kind, 128 is added if the state's entries expire by the clock, 64
+//! if by the watermark: then each value or element begins with the time at which it expires, `i64`,
+//! milliseconds since the epoch (the largest number: it has none yet).
 //!
 //! Blocks 2 to 6 continue with the number of the state in the header's table, `u32`, from 0; the number of
 //! entries that begin in the block, `u32`; and these entries. An entry is stored in one block if one can
@@ -45,11 +47,14 @@
 
 use std::io;
 
-use super::{RestoreError, StateKind, varint};
+use super::{RestoreError, StateKind, TtlTime, varint};
 use crate::key::KeyGroupRange;
 
 pub(super) const MAGIC: [u8; 8] = *b"\x89HWSEG\r\n";
 pub(super) const VERSION: u32 = 1;
+/// Added to the kind of a state in a header.
+const EXPIRES: u8 = 0x80;
+const EXPIRES_BY_WATERMARK: u8 = 0x40;
 /// The most bytes of a block's payload.
 pub(super) const BLOCK_MAX: usize = 1 << 20;
 /// Payload bytes in front of a block's entries.
@@ -103,6 +108,27 @@ pub(super) fn kind_from_byte(byte: u8) -> Option<StateKind> {
         .find(|kind| kind_byte(*kind) == byte)
 }
 
+/// What a header says of a state's kind, and of the clock by which its entries expire.
+pub(super) fn state_byte(kind: StateKind, expires_by: Option<TtlTime>) -> u8 {
+    let flag = match expires_by {
+        None => 0,
+        Some(TtlTime::Processing) => EXPIRES,
+        Some(TtlTime::Event) => EXPIRES_BY_WATERMARK,
+    };
+    kind_byte(kind) | flag
+}
+
+pub(super) fn state_from_byte(byte: u8) -> Option<(StateKind, Option<TtlTime>)> {
+    let expires_by = match byte & (EXPIRES | EXPIRES_BY_WATERMARK) {
+        0 => None,
+        EXPIRES => Some(TtlTime::Processing),
+        EXPIRES_BY_WATERMARK => Some(TtlTime::Event),
+        _ => return None,
+    };
+    let kind = kind_from_byte(byte & !(EXPIRES | EXPIRES_BY_WATERMARK))?;
+    Some((kind, expires_by))
+}
+
 /// At most how many bytes an entry takes beside its value and field, if keys have at most `key_len_max`.
 pub(super) fn entry_overhead(key_len_max: usize) -> u64 {
     // Three lengths below 4 GiB, the two numbers of a list.
@@ -116,7 +142,7 @@ pub(super) fn string_len(string: &[u8]) -> usize {
 
 /// Appends a string; as words, where it has the length of a key or a counter.
 #[inline]
-fn push_string(to: &mut Vec<u8>, string: &[u8]) {
+pub(super) fn push_string(to: &mut Vec<u8>, string: &[u8]) {
     if let Ok(string) = string.try_into() {
         let word = u64::from_le_bytes(string);
         to.push(8);

@@ -9,10 +9,12 @@
 //!
 //! Only keys of which nothing but value states hold something become cold.
 //!
-//! In reading order: `record` (its bytes), `keys`, `log`, `sealed`, `evict`, `recall`, `clean`, `scan`.
+//! In reading order: `record` (its bytes), `keys`, `log`, `sealed`, `evict`, `recall`, `clean`, `expire`,
+//! `scan`.
 
 mod clean;
 mod evict;
+mod expire;
 pub(super) mod keys;
 mod log;
 mod piece;

@@ -11,7 +11,8 @@ use std::io;
 
 use super::codec::{self, Block, BlockKind, BlockReader, Cursor};
 use super::timers::is_timer;
-use super::{RestoreError, StateKind};
+use super::ttl::{TOO_SHORT, has_expiries};
+use super::{RestoreError, StateKind, Times, TtlTime};
 use crate::element::CheckpointId;
 use crate::key::{self, KeyGroupRange, KeyGroups};
 
@@ -40,10 +41,23 @@ pub struct Origin {
     pub key_groups: KeyGroups,
     /// Those of the subtask that wrote it.
     pub range: KeyGroupRange,
-    /// Names and kinds of the states that it may have.
-    pub states: Vec<(String, StateKind)>,
+    /// The states that it may have.
+    pub states: Vec<OriginState>,
     /// How many bytes it has, decompressed.
     pub bytes: u64,
+    /// When the checkpoint was taken that is restored. What had expired then is left out.
+    pub taken: Times,
+}
+
+/// What a checkpoint's metadata says of a state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OriginState {
+    /// Its name.
+    pub name: String,
+    /// Its shape.
+    pub kind: StateKind,
+    /// The clock by which its entries expire; `None`: they do not.
+    pub expires_by: Option<TtlTime>,
 }
 
 /// What a segment says about itself.
@@ -61,6 +75,8 @@ pub(super) struct Header {
 pub(super) struct HeaderState {
     pub(super) name: String,
     pub(super) kind: StateKind,
+    /// The clock by which its entries expire, each value after its expiry; `None`: they do not.
+    pub(super) expires_by: Option<TtlTime>,
     /// About how many entries follow.
     pub(super) entries: u64,
 }
@@ -146,7 +162,7 @@ impl Header {
         for (name, kind, entries) in raw.states {
             // Names are compared only, so that what is not UTF-8 is just a name that nobody declares.
             let name = String::from_utf8_lossy(name).into_owned();
-            let kind = codec::kind_from_byte(kind)
+            let (kind, expires_by) = codec::state_from_byte(kind)
                 .ok_or_else(|| format!("state `{name}` is of no known kind"))?;
             if !names.insert(name.clone()) {
                 return Err(format!("the header has state `{name}` twice"));
@@ -154,6 +170,7 @@ impl Header {
             states.push(HeaderState {
                 name,
                 kind,
+                expires_by,
                 entries,
             });
         }
@@ -221,15 +238,28 @@ impl Origin {
             ));
         }
         for state in &header.states {
-            let said = self.states.iter().find(|(name, _)| *name == state.name);
+            let said = self.states.iter().find(|said| said.name == state.name);
             match said {
-                Some((_, kind)) if *kind == state.kind => {}
-                Some((_, kind)) => {
+                Some(said) if said.kind != state.kind => {
                     return Err(format!(
-                        "state `{}` is a {:?} state in the segment and a {kind:?} state in the metadata",
-                        state.name, state.kind
+                        "state `{}` is a {:?} state in the segment and a {:?} state in the metadata",
+                        state.name, state.kind, said.kind
                     ));
                 }
+                Some(said) if said.expires_by != state.expires_by => {
+                    let by = |time| match time {
+                        None => "do not expire",
+                        Some(TtlTime::Processing) => "expire by the clock",
+                        Some(TtlTime::Event) => "expire by the watermark",
+                    };
+                    return Err(format!(
+                        "entries of state `{}` {} in the segment and {} in the metadata",
+                        state.name,
+                        by(state.expires_by),
+                        by(said.expires_by)
+                    ));
+                }
+                Some(_) => {}
                 None => {
                     return Err(format!(
                         "the metadata has no state `{}`, which the segment has",
@@ -304,6 +334,7 @@ pub fn check_segment(segment: &mut dyn io::Read, origin: &Origin) -> Result<(), 
             return Err(reader.corrupt(twice));
         }
         let timers = is_timers(&header, block);
+        let expire = header.states[block.state as usize].expires_by.is_some();
         let mut entries = reader.entries(block)?;
         let mut some = Vec::with_capacity(AT_ONCE);
         loop {
@@ -322,6 +353,9 @@ pub fn check_segment(segment: &mut dyn io::Read, origin: &Origin) -> Result<(), 
                 }
                 if once {
                     seen.push(hash, (entry.key, entry.field));
+                }
+                if expire && !has_expiries(block.kind, entry) {
+                    return Err(entries.corrupt(TOO_SHORT));
                 }
             }
         }

@@ -297,6 +297,24 @@ impl Maps {
         (count, change)
     }
 
+    /// How many places for entries there are.
+    pub(super) fn places(&self) -> usize {
+        self.used as usize
+    }
+
+    /// The entries in some places: slot, field and value.
+    pub(super) fn at<'a>(
+        &'a self,
+        places: std::ops::Range<u32>,
+        heap: &'a Heap,
+    ) -> impl Iterator<Item = (u32, &'a [u8], &'a [u8])> {
+        places.filter_map(move |place| {
+            let entry = self.entry(place);
+            let held = entry.owner != NOBODY;
+            held.then_some((entry.owner, entry.field.get(heap)?, entry.value.get(heap)?))
+        })
+    }
+
     pub(super) fn mark(&self) -> usize {
         self.undo.len()
     }

@@ -12,7 +12,8 @@ use super::header::{FIELD_TWICE, Header, KEY_TWICE, NO_TIMER, Origin, is_timers}
 use super::index::{Index, SHARDS};
 use super::table::Store;
 use super::timers::{Timers, is_timer};
-use super::{KeyedState, RestoreError, RestoreStats, StateKind};
+use super::ttl::{Conversion, Converted, TOO_SHORT};
+use super::{KeyedState, RestoreError, RestoreStats, StateKind, Times};
 use crate::key::{self, KeyGroupRange};
 
 /// For how many keys room is made at once because a segment says that it has that many; for more only
@@ -34,6 +35,8 @@ struct Stored {
     declared: Option<usize>,
     /// Entries that were dropped because it is not.
     dropped: u64,
+    /// What becomes of its values, if they have an expiry or get one.
+    conversion: Option<Conversion>,
 }
 
 /// The keys that a segment says it has.
@@ -125,17 +128,22 @@ impl KeyedState {
                 .map_err(|what| reader.corrupt(&what))?;
         }
         let mut blocks = header.blocks();
-        let mut stored = self.declared(&reader, &header)?;
+        let taken = origin.map_or_else(Times::default, |origin| origin.taken);
+        // The clock may have gone back since, or be that of another machine.
+        self.set_now(taken.processing);
+        let mut stored = self.declared(&reader, &header, taken)?;
         let mut expected = self.expected(&header, origin);
         // Keys that are not in the index cannot become cold.
         let mut unindexed = Unindexed::new(header.full && self.cold.is_none());
         let mut stats = RestoreStats::default();
         while let Some(block) = reader.next()? {
             blocks.admit(block).map_err(|what| reader.corrupt(what))?;
-            let declared = stored[block.state as usize].declared;
-            if let Some(table) = declared.filter(|_| unindexed.takes(block)) {
+            let state = &stored[block.state as usize];
+            if let Some(table) = state.declared.filter(|_| unindexed.takes(block)) {
+                let conversion = state.conversion;
+                let place = (table, conversion);
                 stats.entries +=
-                    self.restore_new(&mut reader, block, table, header.range, &mut unindexed)?;
+                    self.restore_new(&mut reader, block, place, header.range, &mut unindexed)?;
                 if unindexed.len >= UNINDEXED_MAX {
                     self.index_all(&mut reader, &mut unindexed, &mut expected)?;
                 }
@@ -212,6 +220,7 @@ impl KeyedState {
         &self,
         reader: &BlockReader<'_>,
         header: &Header,
+        taken: Times,
     ) -> Result<Vec<Stored>, RestoreError> {
         if header.key_groups != self.key_groups {
             return Err(reader.corrupt("the segment has another number of key groups"));
@@ -232,6 +241,8 @@ impl KeyedState {
                     name: state.name.clone(),
                     declared,
                     dropped: 0,
+                    conversion: declared
+                        .and_then(|table| self.conversion(table, state.expires_by, taken)),
                 }),
             }
         });
@@ -265,13 +276,13 @@ impl KeyedState {
         &mut self,
         reader: &mut BlockReader<'_>,
         block: Block,
-        table: usize,
+        (table, conversion): (usize, Option<Conversion>),
         written: KeyGroupRange,
         unindexed: &mut Unindexed,
     ) -> Result<u64, RestoreError> {
         let mut entries = reader.entries(block)?;
         let mut some = Vec::with_capacity(AT_ONCE);
-        let mut restored = 0;
+        let (mut restored, mut scratch) = (0, Vec::new());
         loop {
             entries.read(AT_ONCE, &mut some)?;
             if some.is_empty() {
@@ -287,12 +298,17 @@ impl KeyedState {
                 if !self.range.contains(group) {
                     continue;
                 }
+                let entry = match convert(conversion, block.kind, *entry, &mut scratch) {
+                    Some(Converted::Entry(entry)) => entry,
+                    Some(Converted::Expired) => continue,
+                    None => return Err(entries.corrupt(TOO_SHORT)),
+                };
                 let slot = self
                     .keys
                     .insert_unindexed(entry.key, &mut self.rows, &mut self.heap);
                 self.grow_tables();
                 unindexed.push(hash, slot);
-                self.restore_in_slot(table, block.kind, slot, *entry, &mut tally);
+                self.restore_in_slot(table, block.kind, slot, entry, &mut tally);
                 restored += 1;
             }
             self.finish_restored(table, tally);
@@ -314,6 +330,7 @@ impl KeyedState {
         );
         let mut entries = reader.entries(block)?;
         let (mut some, mut hashes) = (Vec::with_capacity(AT_ONCE), Vec::with_capacity(AT_ONCE));
+        let mut scratch = Vec::new();
         loop {
             entries.read(AT_ONCE, &mut some)?;
             if some.is_empty() {
@@ -353,20 +370,26 @@ impl KeyedState {
             let mut tally = Tally::default();
             let mut once = true;
             for (entry, hash) in some.iter().zip(hashes.drain(..)) {
-                let count = if block.kind == BlockKind::ListElements {
-                    entry.count
-                } else {
-                    u64::from(!removal)
+                let count = |entry: &Entry<'_>| match block.kind {
+                    BlockKind::ListElements => entry.count,
+                    _ => u64::from(!removal),
                 };
-                match state.declared {
-                    Some(table) => {
-                        stats.entries += count;
-                        let full = header.full;
-                        once &=
-                            self.restore_entry(table, block.kind, full, hash, *entry, &mut tally);
-                    }
-                    None => state.dropped += count,
-                }
+                let Some(table) = state.declared else {
+                    state.dropped += count(entry);
+                    continue;
+                };
+                let full = header.full;
+                let (kind, entry) =
+                    match convert(state.conversion, block.kind, *entry, &mut scratch) {
+                        Some(Converted::Entry(entry)) => {
+                            stats.entries += count(&entry);
+                            (block.kind, entry)
+                        }
+                        Some(Converted::Expired) if full => continue,
+                        Some(Converted::Expired) => (removal_of(block.kind), *entry),
+                        None => return Err(entries.corrupt(TOO_SHORT)),
+                    };
+                once &= self.restore_entry(table, kind, full, hash, entry, &mut tally);
             }
             if !once {
                 return Err(entries.corrupt(FIELD_TWICE));
@@ -480,6 +503,28 @@ impl KeyedState {
             // Nothing else is left: the block fits the state's kind.
             _ => {}
         }
+    }
+}
+
+/// What becomes of an entry; `None` if it is malformed.
+#[inline]
+fn convert<'e>(
+    conversion: Option<Conversion>,
+    kind: BlockKind,
+    entry: Entry<'e>,
+    scratch: &'e mut Vec<u8>,
+) -> Option<Converted<'e>> {
+    match conversion {
+        None => Some(Converted::Entry(entry)),
+        Some(conversion) => conversion.entry(kind, entry, scratch),
+    }
+}
+
+/// What removes an entry of this kind.
+fn removal_of(kind: BlockKind) -> BlockKind {
+    match kind {
+        BlockKind::MapEntries => BlockKind::RemovedFields,
+        _ => BlockKind::RemovedKeys,
     }
 }
 

@@ -11,7 +11,8 @@ pub(super) const PAGE_BYTES: usize = 16 << 20;
 impl KeyedState {
     /// Value state: appends at most `limit` keys that have a value, with their values, from `cursor`
     /// on (0 for the first page). Returns the cursor of the next page, `None` after the last; a page
-    /// of large values ends early. Any number may be passed as cursor.
+    /// of large values ends early. Any number may be passed as cursor. It is no read that extends the life of
+    /// what it sees.
     ///
     /// # Errors
     /// No such state, one of another kind, or cold state cannot be read.
@@ -39,6 +40,7 @@ impl KeyedState {
                 .scan_cold(state, cursor as u32, limit, keys, values)
                 .map(Some);
         }
+        let view = self.view(state);
         let elsewhere = self.slots_scanned_cold();
         let end = (self.rows.chunks() * SLOTS) as u64;
         let (mut found, mut bytes) = (0, 0);
@@ -47,7 +49,8 @@ impl KeyedState {
             if elsewhere.binary_search(&number).is_ok() {
                 continue;
             }
-            let Some(value) = store.get(number, &self.rows, &self.heap) else {
+            let stored = store.get(number, &self.rows, &self.heap);
+            let Some(value) = stored.and_then(|stored| view.see(stored)) else {
                 continue;
             };
             if found == limit || bytes >= PAGE_BYTES {

@@ -11,7 +11,8 @@ use super::removals::{Encoded, Removals};
 use super::rows::Rows;
 use super::table::{Counters, Store};
 use super::timers::Timers;
-use super::{KeyedState, Seal, SegmentStats, StateDescriptor, varint};
+use super::ttl::{PREFIX, View};
+use super::{KeyedState, Seal, SegmentStats, StateDescriptor, Times, varint};
 use crate::element::CheckpointId;
 use crate::key::{KEY_HASH_NAME, KeyGroupRange, KeyGroups};
 
@@ -35,6 +36,7 @@ pub struct SealedState {
     removed: Vec<Arc<[Removals]>>,
     size_hint: u64,
     cold: Option<SealedLog>,
+    times: Times,
 }
 
 impl fmt::Debug for SealedState {
@@ -99,6 +101,7 @@ impl SealedState {
                 .collect(),
             removed,
             cold: state.cold.as_deref().map(Cold::seal),
+            times: state.times,
             // Frames of blocks, header and end.
             size_hint: content + content / 8192 + names as u64 + 256,
         }
@@ -126,12 +129,17 @@ impl SealedState {
     }
 
     /// Per state, in declaration order: how many entries (or elements) it held, and the bytes of their
-    /// keys and values. Each key counts once for each state.
+    /// keys and values. Each key counts once for each state. What has expired counts until it is removed.
     #[must_use]
     pub fn held(&self) -> Vec<(u64, u64)> {
         let counters = self.stores.iter().map(|(_, counters)| counters);
         counters
-            .map(|counters| (counters.entries, counters.bytes + counters.key_bytes))
+            .zip(self.descriptors.iter())
+            .map(|(counters, state)| {
+                let prefixes = prefix_of(state) * counters.entries;
+                let bytes = (counters.bytes - prefixes) + counters.key_bytes;
+                (counters.entries, bytes)
+            })
             .collect()
     }
 
@@ -150,22 +158,33 @@ impl SealedState {
         let mut writer = BlockWriter::new(to)?;
         writer.block(BlockKind::Header, &self.header())?;
         let mut states = Vec::with_capacity(self.stores.len());
+        let mut held = self.held();
         for (index, (store, _)) in (0..).zip(&self.stores) {
+            let state = &self.descriptors[index as usize];
             let mut part = Part {
                 writer: &mut writer,
                 sealed: self,
                 index,
+                // What a delta left out might have another value in its base.
+                view: View::new(state.ttl.filter(|_| self.base.is_none()), self.times),
+                prefix: prefix_of(state) as usize,
+                noted: Vec::new(),
+                again: 0,
                 entries: 0,
                 bytes: 0,
             };
             part.removals()?;
             part.store(store)?;
+            // What has expired is not in a full segment, and does not count any more.
+            if part.view.hides() {
+                held[index as usize] = (part.entries, part.bytes - part.again);
+            }
             states.push((part.entries, part.bytes));
         }
         Ok(SegmentStats {
             bytes: writer.finish()?,
             states,
-            held: self.held(),
+            held,
         })
     }
 
@@ -189,7 +208,8 @@ impl SealedState {
         push_varint(&mut header, self.stores.len() as u64);
         for (descriptor, (_, counters)) in self.descriptors.iter().zip(&self.stores) {
             push_string(&mut header, &descriptor.name);
-            header.push(codec::kind_byte(descriptor.kind));
+            let expires_by = descriptor.ttl.map(|ttl| ttl.time);
+            header.push(codec::state_byte(descriptor.kind, expires_by));
             push_varint(
                 &mut header,
                 if self.base.is_some() {
@@ -203,11 +223,24 @@ impl SealedState {
     }
 }
 
+/// Bytes of each stored value of a state that are its expiry.
+fn prefix_of(state: &StateDescriptor) -> u64 {
+    state.ttl.map_or(0, |_| PREFIX as u64)
+}
+
 /// One state on its way into a segment.
 struct Part<'w, 'a> {
     writer: &'w mut BlockWriter<'a>,
     sealed: &'w SealedState,
     index: u32,
+    /// What is written.
+    view: View,
+    /// Bytes of a value that its readers do not see.
+    prefix: usize,
+    /// By slot, whether map entries of its key were written, if some may have expired.
+    noted: Vec<u64>,
+    /// Bytes of keys that were written again.
+    again: u64,
     entries: u64,
     bytes: u64,
 }
@@ -255,6 +288,9 @@ impl Part<'_, '_> {
         match store {
             Store::Values(values) => {
                 values.since(base, rows, heap, |key, value| {
+                    if self.view.has_expired(value) {
+                        return Ok(());
+                    }
                     self.writer
                         .strings(BlockKind::Values, self.index, [key, value])?;
                     self.count(1, key.len() + value.len());
@@ -264,6 +300,9 @@ impl Part<'_, '_> {
                     return Ok(());
                 };
                 cold.since(self.index, base, |key, value| {
+                    if self.view.has_expired(value) {
+                        return Ok(());
+                    }
                     self.writer
                         .strings(BlockKind::Values, self.index, [key, value])?;
                     self.count(1, key.len() + value.len());
@@ -272,7 +311,11 @@ impl Part<'_, '_> {
             }
             Store::Maps(maps) | Store::Timers(Timers { maps, .. }) => {
                 for (slot, field, value) in maps.since(base, heap) {
+                    if self.view.has_expired(value) {
+                        continue;
+                    }
                     let key = key_of(slot);
+                    self.note_key(slot, key);
                     let strings = [key, field, value];
                     self.writer
                         .strings(BlockKind::MapEntries, self.index, strings)?;
@@ -294,9 +337,14 @@ impl Part<'_, '_> {
         mut starts: bool,
         elements: impl Iterator<Item = &'e [u8]>,
     ) -> io::Result<()> {
-        let mut elements = elements.peekable();
+        let view = self.view;
+        let alive = move |element: &&[u8]| !view.has_expired(element);
+        let mut elements = elements.filter(alive).peekable();
+        if elements.peek().is_none() {
+            return Ok(());
+        }
         let mut run = Vec::new();
-        self.count(0, key.len());
+        self.bytes += key.len() as u64;
         while elements.peek().is_some() {
             run.clear();
             let mut len = 0;
@@ -322,8 +370,23 @@ impl Part<'_, '_> {
         Ok(())
     }
 
+    /// Notes a key of which map entries are written. It counts once in what is held.
+    fn note_key(&mut self, slot: u32, key: &[u8]) {
+        if !self.view.hides() {
+            return;
+        }
+        let (word, bit) = (slot as usize / 64, 1 << (slot % 64));
+        if word >= self.noted.len() {
+            self.noted.resize(word + 1, 0);
+        }
+        if self.noted[word] & bit != 0 {
+            self.again += key.len() as u64;
+        }
+        self.noted[word] |= bit;
+    }
+
     fn count(&mut self, entries: u64, bytes: usize) {
         self.entries += entries;
-        self.bytes += bytes as u64;
+        self.bytes += bytes as u64 - entries * self.prefix as u64;
     }
 }

@@ -8,12 +8,14 @@ use super::removals::{Mark, Removals};
 use super::rows::Rows;
 use super::timers::Timers;
 use super::values::Values;
-use super::{StateKind, Stats};
+use super::{StateDescriptor, StateKind, Stats, Ttl};
 
 /// One declared state.
 #[derive(Debug)]
 pub(super) struct Table {
     pub(super) store: Store,
+    /// With one, each stored value begins with its expiry.
+    pub(super) ttl: Option<Ttl>,
     /// What was removed in this interval, if there is a snapshot that may become a base.
     pub(super) removals: Removals,
     pub(super) counters: Counters,
@@ -67,8 +69,8 @@ macro_rules! each_kind {
 
 impl Table {
     /// An empty state; `in_rows`: its values are stored in the rows.
-    pub(super) fn new(kind: StateKind, in_rows: bool) -> Self {
-        let store = match kind {
+    pub(super) fn new(state: &StateDescriptor, in_rows: bool) -> Self {
+        let store = match state.kind {
             StateKind::Value => Store::Values(Values::new(in_rows)),
             StateKind::Map => Store::Maps(Maps::default()),
             StateKind::List => Store::Lists(Lists::default()),
@@ -76,6 +78,7 @@ impl Table {
         };
         Self {
             store,
+            ttl: state.ttl,
             removals: Removals::default(),
             counters: Counters::default(),
             committed: Default::default(),

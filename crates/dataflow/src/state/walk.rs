@@ -45,6 +45,7 @@ impl KeyedState {
                 .then_with(|| key_of(a.2).cmp(key_of(b.2)))
         });
         places.into_iter().flat_map(move |(group, state, slot)| {
+            let view = self.view(state);
             let walked = Walked {
                 group,
                 state,
@@ -58,19 +59,23 @@ impl KeyedState {
                     Store::Values(values) => Box::new(
                         values
                             .get(slot, &self.rows, &self.heap)
+                            .and_then(|stored| view.see(stored))
                             .into_iter()
                             .map(move |value| Walked { value, ..walked }),
                     ),
                     Store::Maps(maps) | Store::Timers(Timers { maps, .. }) => {
                         let entries = maps.scan(slot, &[], &self.heap);
-                        Box::new(entries.map(move |(field, value)| Walked {
-                            field: Some(field),
-                            value,
-                            ..walked
+                        Box::new(entries.filter_map(move |(field, stored)| {
+                            Some(Walked {
+                                field: Some(field),
+                                value: view.see(stored)?,
+                                ..walked
+                            })
                         }))
                     }
                     Store::Lists(lists) => {
                         let elements = lists.get(slot, &self.heap);
+                        let elements = elements.filter_map(move |stored| view.see(stored));
                         Box::new((0..).zip(elements).map(move |(index, value)| Walked {
                             index: Some(index),
                             value,

@@ -130,7 +130,7 @@ fn emit(call: &mut Call, port: u32, key: &[u8], value: &[u8]) {
         .unwrap();
 }
 
-fn value(state: &KeyedState, index: u32, key: u32) -> Option<String> {
+fn value(state: &mut KeyedState, index: u32, key: u32) -> Option<String> {
     let (mut values, mut absent) = (Cells::new(), Vec::new());
     state
         .load(index, Some(&[key]), &mut values, &mut absent)
@@ -144,7 +144,7 @@ fn set_value(state: &mut KeyedState, index: u32, key: u32, value: &str) {
         .unwrap();
 }
 
-fn entry(state: &KeyedState, index: u32, key: u32, field: &str) -> Option<String> {
+fn entry(state: &mut KeyedState, index: u32, key: u32, field: &str) -> Option<String> {
     let (mut values, mut absent) = (Cells::new(), Vec::new());
     let field = one(field.as_bytes());
     state
@@ -202,7 +202,7 @@ impl StepSubtask {
                 emit(call, 0, key.as_bytes(), record);
             }
             Kind::Count => {
-                let before = value(&call.state, 0, number);
+                let before = value(&mut call.state, 0, number);
                 let count = 1 + before.map_or(0, |count| count.parse::<u64>().unwrap());
                 set_value(&mut call.state, 0, number, &count.to_string());
                 emit(call, 0, key, count.to_string().as_bytes());
@@ -210,14 +210,14 @@ impl StepSubtask {
             }
             Kind::Distinct => {
                 let field = field(record, 8);
-                if entry(&call.state, 0, number, &field).is_none() {
+                if entry(&mut call.state, 0, number, &field).is_none() {
                     set_entry(&mut call.state, 0, number, &field, "seen");
                     emit(call, 0, key, field.as_bytes());
                 }
             }
             Kind::Join => self.join(input, key, number, &field(record, 6), call),
             Kind::Totals => {
-                let before = value(&call.state, input, number).unwrap_or_else(|| "0 0".into());
+                let before = value(&mut call.state, input, number).unwrap_or_else(|| "0 0".into());
                 let (count, sum) = before.split_once(' ').unwrap();
                 let (count, sum) = (count.parse::<u64>().unwrap(), sum.parse::<u64>().unwrap());
                 let after = format!("{} {}", count + 1, sum.wrapping_add(digest(record)));
@@ -240,7 +240,7 @@ impl StepSubtask {
             }
             Kind::Toggle => {
                 let held = format!("held for {}", text(key));
-                match value(&call.state, 0, number) {
+                match value(&mut call.state, 0, number) {
                     None => set_value(&mut call.state, 0, number, &held),
                     Some(found) => {
                         call.state.clear(0, &[number]).unwrap();
@@ -251,7 +251,7 @@ impl StepSubtask {
             }
             Kind::Flip => {
                 let field = field(record, 5);
-                let sign = match entry(&call.state, 0, number, &field) {
+                let sign = match entry(&mut call.state, 0, number, &field) {
                     None => {
                         set_entry(&mut call.state, 0, number, &field, "set");
                         '+'
@@ -267,7 +267,7 @@ impl StepSubtask {
             Kind::Watch => {
                 let record = text(record);
                 let (split, index) = record.rsplit_once('.').unwrap();
-                let last = entry(&call.state, 0, number, split);
+                let last = entry(&mut call.state, 0, number, split);
                 let index: u64 = index.parse().unwrap();
                 if last.is_some_and(|last| last.parse::<u64>().unwrap() >= index) {
                     let complaint = format!("{record} is out of order");
@@ -280,7 +280,7 @@ impl StepSubtask {
     }
 
     fn join(&self, input: u32, key: &[u8], number: u32, field: &str, call: &mut Call) {
-        if entry(&call.state, input, number, field).is_some() {
+        if entry(&mut call.state, input, number, field).is_some() {
             return;
         }
         set_entry(&mut call.state, input, number, field, "there");

@@ -496,6 +496,8 @@ fn metadata() -> Metadata {
         schema: "bytes".to_owned(),
         schema_version: 1,
         ttl_ms: None,
+        ttl_refresh: None,
+        ttl_time: None,
         entries: 0,
         bytes: 0,
     };

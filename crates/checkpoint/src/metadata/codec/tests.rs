@@ -6,7 +6,9 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::fixture::hostile;
-use crate::metadata::{Codec, Compressed, Kind, Operator, Role, Segment, State, Subtask};
+use crate::metadata::{
+    Codec, Compressed, Kind, Operator, Role, Segment, State, Subtask, TtlRefresh, TtlTime,
+};
 
 fn sample() -> (Metadata, Vec<Bytes>) {
     let inline = vec![Bytes::from_static(b"inline"), Bytes::from_static(b"bytes")];
@@ -45,6 +47,8 @@ fn sample() -> (Metadata, Vec<Bytes>) {
                 schema: "u64".to_owned(),
                 schema_version: 1,
                 ttl_ms: None,
+                ttl_refresh: None,
+                ttl_time: None,
                 entries: 3,
                 bytes: 44,
             }],
@@ -572,6 +576,8 @@ prop_compose! {
                         schema,
                         schema_version: 0,
                         ttl_ms: Some(bytes.into()),
+                        ttl_refresh: Some(TtlRefresh::Read),
+                        ttl_time: Some(TtlTime::Event),
                         entries: u64::from(bytes) / 2,
                         bytes: bytes.into(),
                     })

@@ -39,6 +39,9 @@ impl KeyedState {
 
     fn evict_to(&mut self, cold: &mut Cold) -> io::Result<()> {
         cold.end_call(&mut self.keys);
+        if self.sweep.is_needed() {
+            self.expire_cold(cold)?;
+        }
         self.clean(cold)?;
         if cold.rest > 0 {
             cold.rest -= 1;

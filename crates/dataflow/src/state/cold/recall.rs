@@ -90,7 +90,7 @@ impl KeyedState {
         recalled.map_err(|error| failed(&error))
     }
 
-    fn recall_from<'k>(
+    pub(super) fn recall_from<'k>(
         &mut self,
         cold: &mut Cold,
         wanted: impl Iterator<Item = (u32, u64, &'k [u8])>,

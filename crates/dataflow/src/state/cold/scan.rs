@@ -24,6 +24,7 @@ impl KeyedState {
         keys: &mut Cells,
         values: &mut Cells,
     ) -> Result<u64, StateError> {
+        let view = self.view(state);
         let before = (keys.len(), keys.byte_len() + values.byte_len());
         while cursor < self.keys.cold.used()
             && keys.len() - before.0 < limit as usize
@@ -40,7 +41,8 @@ impl KeyedState {
                     Lookup::Recalled(slot) => {
                         if let Some(Store::Values(store)) =
                             self.tables.get(state as usize).map(|table| &table.store)
-                            && let Some(value) = store.get(slot, &self.rows, &self.heap)
+                            && let Some(stored) = store.get(slot, &self.rows, &self.heap)
+                            && let Some(value) = view.see(stored)
                         {
                             keys.push(self.rows.key(slot, &self.heap));
                             values.push(value);
@@ -55,9 +57,10 @@ impl KeyedState {
             places.sort_unstable();
             let read = cold.log.read(&places, |at, bytes| {
                 let record = Record::read(bytes).ok_or_else(|| damaged(&places[at]))?;
-                if let Some(held) = record.held().find(|held| held.state == state) {
+                let held = record.held().find(|held| held.state == state);
+                if let Some(value) = held.and_then(|held| view.see(held.value)) {
                     keys.push(record.key);
-                    values.push(held.value);
+                    values.push(value);
                 }
                 Ok(())
             });

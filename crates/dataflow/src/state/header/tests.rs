@@ -73,9 +73,14 @@ fn origins() -> [Origin; 2] {
         range: groups().range_of(0, 2),
         states: STATES
             .iter()
-            .map(|(name, kind)| ((*name).to_owned(), *kind))
+            .map(|(name, kind)| OriginState {
+                name: (*name).to_owned(),
+                kind: *kind,
+                expires_by: None,
+            })
             .collect(),
         bytes: 1 << 20,
+        taken: Times::default(),
     };
     let delta = Origin {
         checkpoint: CheckpointId(5),
@@ -154,12 +159,12 @@ fn c146_a_segment_that_says_something_else_of_itself_is_refused() {
         ),
         (
             0,
-            |it| it.states[1].1 = StateKind::List,
+            |it| it.states[1].kind = StateKind::List,
             "state `map` is a Map state in the segment and a List state in the metadata",
         ),
         (
             0,
-            |it| it.states[0].0 = "other".into(),
+            |it| it.states[0].name = "other".into(),
             "the metadata has no state `value`",
         ),
     ];
