@@ -64,8 +64,8 @@ impl Timers {
 
 /// What harnesses do with it.
 impl Host {
-    /// Takes the next timers up to `time`, in order of time and each key once: a call about them begins. They
-    /// come back if it fails.
+    /// Takes the next timers up to `time`, in order of time, as many as there are until a key would come twice: a
+    /// call about them begins. They come back if it fails.
     pub(crate) fn begin_timers(&self, domain: TimeDomain, time: i64) -> Option<Fired> {
         let mut fired = Fired {
             domain,
@@ -78,12 +78,15 @@ impl Host {
         let mut seen = HashSet::new();
         let due = timers.pending.iter().filter(|timer| timer.domain == domain);
         let mut taken = Vec::new();
-        for timer in due.take_while(|timer| timer.time <= time) {
-            if taken.len() == FIRED_MAX {
+        let mut until = time;
+        for timer in due {
+            if taken.len() == FIRED_MAX || timer.time > until {
                 break;
             }
-            // The key's next timer waits: this one may register one before it, or delete it.
+            // The key's next timer waits, because this one may register one before it, or delete it; and so does
+            // what is later than that one.
             if !seen.insert(timer.key.clone()) {
+                until = timer.time;
                 continue;
             }
             fired.key_numbers.push(fired.keys.count() as u32);
