@@ -6,18 +6,26 @@
 //!
 //! `read` emits a number of eight bytes per key and does not change it, once there is one. `update`
 //! replaces a value of `size` bytes per key. `map` adds a field to each value, `filter` passes on the records whose value's last byte is
-//! even; neither has state nor looks at keys, so the host need not resolve them.
+//! even; neither has state nor looks at keys, so the host need not resolve them. `tumbling`, `sliding` and `session`
+//! count the records of each key in windows: of `size` milliseconds, each `slide` milliseconds, with a gap of `size`.
 
-use highwater::{Emitter, OpenContext, Operator, Record, Result, ValueState};
+use std::time::Duration;
+
+use highwater::{
+    Count, Emitter, Fired, OpenContext, Operator, Record, Result, Session, Sliding, Span, Tumbling,
+    ValueState, Window,
+};
 use serde::Deserialize;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Config {
     op: Op,
-    /// Bytes of a value that is replaced.
+    /// Bytes of a value that is replaced, or milliseconds of a window.
     #[serde(default)]
     size: usize,
+    #[serde(default)]
+    slide: u64,
 }
 
 #[derive(Deserialize, Clone, Copy, PartialEq)]
@@ -27,6 +35,9 @@ enum Op {
     Update,
     Map,
     Filter,
+    Tumbling,
+    Sliding,
+    Session,
 }
 
 enum Bench {
@@ -37,12 +48,24 @@ enum Bench {
     },
     Map,
     Filter,
+    Tumbling(Window<Tumbling, Count>),
+    Sliding(Window<Sliding, Count>),
+    Session(Window<Session, Count>),
+}
+
+fn emit(window: Span, count: u64, out: &mut Emitter) -> Result<()> {
+    out.emit(out.key(), (window.start(), count))
 }
 
 impl Operator for Bench {
     fn open(ctx: &mut OpenContext) -> Result<Self> {
         let config: Config = ctx.config()?;
+        let size = Duration::from_millis(config.size as u64);
+        let slide = Duration::from_millis(config.slide);
         Ok(match config.op {
+            Op::Tumbling => Bench::Tumbling(ctx.window("count", Tumbling::of(size), Count)),
+            Op::Sliding => Bench::Sliding(ctx.window("count", Sliding::of(size, slide), Count)),
+            Op::Session => Bench::Session(ctx.window("count", Session::gap(size), Count)),
             Op::Read => Bench::Read(ctx.value_state("count")),
             Op::Update => Bench::Update {
                 value: ctx.value_state("value"),
@@ -75,7 +98,22 @@ impl Operator for Bench {
                 Some(byte) if byte % 2 == 0 => out.emit_unkeyed(record.whole()),
                 _ => Ok(()),
             },
+            Bench::Tumbling(window) => window.add(record, out, emit),
+            Bench::Sliding(window) => window.add(record, out, emit),
+            Bench::Session(window) => window.add(record, out, emit),
         }
+    }
+
+    fn on_timers(&mut self, fired: Fired<'_>, out: &mut Emitter) -> Result<()> {
+        fired.timers().try_for_each(|timer| {
+            match self {
+                Bench::Tumbling(window) => window.on_timer(timer, out, emit)?,
+                Bench::Sliding(window) => window.on_timer(timer, out, emit)?,
+                Bench::Session(window) => window.on_timer(timer, out, emit)?,
+                Bench::Read(_) | Bench::Update { .. } | Bench::Map | Bench::Filter => false,
+            };
+            Ok(())
+        })
     }
 }
 
@@ -100,5 +138,18 @@ mod tests {
         check("map", &["10,1", "11,1", "12,1"]);
         check("filter", &["10", "12"]);
         check("read", &["a,1"]);
+        check_windows("tumbling", &["a,0,2", "b,10,1"]);
+        check_windows("sliding", &["a,-5,1", "b,5,1", "a,0,2", "b,10,1", "a,5,1"]);
+        check_windows("session", &["b,14,1", "a,3,2"]);
+    }
+
+    fn check_windows(op: &str, expect: &[&str]) {
+        let config = format!(r#"{{"op": "{op}", "size": 10, "slide": 5}}"#);
+        let mut bench = Harness::<Bench>::setup().config(&config).open().unwrap();
+        bench
+            .process_timed(&[("a", "", 3), ("b", "", 14), ("a", "", 8)])
+            .unwrap();
+        bench.end_of_input(0).unwrap();
+        assert_eq!(bench.take_rows(), expect, "{op}");
     }
 }

@@ -5,6 +5,8 @@ use std::time::Instant;
 
 use super::*;
 use dataflow::state::KeyedState;
+use operator::OperatorInstance;
+use std::path::Path;
 
 /// The count of `plugins/`, or what `$HIGHWATER_GUEST` names.
 fn count() -> PathBuf {
@@ -49,6 +51,74 @@ fn batches(keys: u64, records: usize) -> Vec<Batch> {
         batch
     };
     (0..(1 << 20) / records).map(|_| batch()).collect()
+}
+
+/// Nanoseconds per record of an operator that counts the records of a million keys, ten of each in ten seconds of event
+/// time, with a watermark each second.
+fn windowed(component: &Component, config: &str) -> f64 {
+    const KEYS: u64 = 1_000_000;
+    const RECORDS: usize = 1024;
+    let factory = factory(component, config, Grants::default());
+    let states = component
+        .describe(config, &Grants::default())
+        .unwrap()
+        .states;
+    let groups = KeyGroups::new(128).unwrap();
+    let state = KeyedState::new(states, groups.range_of(0, 1), groups);
+    let operator = factory.create(&subtask(), false).unwrap();
+    let mut instance = OperatorInstance::new(operator, state, true, 1);
+    let batches = batches(KEYS, RECORDS);
+    let per_second = KEYS as usize / RECORDS;
+    let (mut spent, mut records) = (Duration::ZERO, 0);
+    for second in 0..30 {
+        // The first ten fill the state.
+        let measured = second >= 10;
+        for (index, batch) in batches.iter().take(per_second).enumerate() {
+            let time = second * 1000 + (index * 1000 / per_second) as i64;
+            let mut batch = batch.clone();
+            batch.timestamps = vec![time; RECORDS];
+            let start = cpu_time();
+            instance.process(0, &mut batch, 0).unwrap();
+            instance.take_output(0, Batch::default);
+            if measured {
+                spent += cpu_time() - start;
+                records += RECORDS;
+            }
+        }
+        let start = cpu_time();
+        let watermark = (second + 1) * 1000 - 1;
+        instance.set_watermark(watermark);
+        while instance.has_timers()
+            && instance
+                .fire(dataflow::state::TimeDomain::Event, watermark, 0)
+                .unwrap()
+                > 0
+        {
+            instance.take_output(0, Batch::default);
+        }
+        if measured {
+            spent += cpu_time() - start;
+        }
+    }
+    spent.as_nanos() as f64 / records as f64
+}
+
+#[test]
+#[ignore = "measures, judges nothing"]
+fn throughput_of_windows() {
+    let host = Host::new(&OPTIONS).unwrap();
+    let load = |path: &Path| {
+        let loaded = host.load(path, &Limits::default());
+        loaded.map_err(|error| error.reason).unwrap()
+    };
+    let plain = windowed(&load(&count()), "{}");
+    println!("plain count       {plain:6.1} ns/record");
+    let windows = load(&count().with_file_name("bench_ops.wasm"));
+    for op in ["tumbling", "sliding", "session"] {
+        let config = format!(r#"{{"op": "{op}", "size": 10000, "slide": 1000}}"#);
+        let nanos = windowed(&windows, &config);
+        println!("{op:17} {nanos:6.1} ns/record, {:.2} x", plain / nanos);
+    }
 }
 
 #[test]
