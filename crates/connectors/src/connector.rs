@@ -97,9 +97,11 @@ pub fn read_and_prepare<O: DeserializeOwned + Default, T>(
         Ok(_) => Err(problems),
         Err(found) => {
             for problem in found {
-                if !problems.iter().any(|known| known.key == problem.key)
-                    || problem.message != "is required"
-                {
+                let follows = |known: &Problem| match problem.key.as_str() {
+                    "watermark" => known.key.starts_with("timestamp"),
+                    key => known.key == key && problem.message == "is required",
+                };
+                if !problems.iter().any(follows) {
                     problems.push(problem);
                 }
             }

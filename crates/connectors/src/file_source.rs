@@ -31,10 +31,12 @@ use self::inputs::InputFile;
 use self::position::Position;
 use self::split::{Done, Split};
 use super::changed::Changed;
-use super::connector::{PreparedSource, SourceConnector, SourceContext, read_and_prepare};
+use super::connector::{Clock, PreparedSource, SourceConnector, SourceContext, read_and_prepare};
+use super::event_time::{EventTime, EventTimes};
 use super::text_options::text_options;
 
 mod comparison;
+mod first_time;
 pub(crate) mod inputs;
 mod position;
 pub(crate) mod split;
@@ -47,7 +49,7 @@ pub(crate) const CONNECTOR: SourceConnector = SourceConnector {
 
 fn prepare(options: Options, context: &SourceContext<'_>) -> Result<PreparedSource, Vec<Problem>> {
     read_and_prepare(options, |options: &FileSourceOptions| {
-        let factory = options.prepare(context.base_dir)?;
+        let factory = options.prepare(context.base_dir, &context.clock)?;
         Ok(PreparedSource {
             port: factory.plan().port(),
             factory: Arc::new(factory),
@@ -66,12 +68,19 @@ text_options! {
     }
 }
 
+/// What cannot be silent cannot be idle.
+const NEVER_SILENT: &[(&str, &str)] = &[("idle", "files are read to their ends without a pause")];
+
 impl FileSourceOptions {
     /// Checks the options, finds the files, and reads the headers of CSV files.
     ///
     /// # Errors
     /// Everything that keeps the source from starting.
-    pub(crate) fn prepare(&self, base_dir: &Path) -> Result<FileSourceFactory, Vec<Problem>> {
+    pub(crate) fn prepare(
+        &self,
+        base_dir: &Path,
+        clock: &Clock,
+    ) -> Result<FileSourceFactory, Vec<Problem>> {
         let mut problems = Vec::new();
         let paths = self
             .path
@@ -103,12 +112,14 @@ impl FileSourceOptions {
             }
         }
         let plan = self.plan(columns, limits, &mut problems);
+        let policy = self.policy(NEVER_SILENT, &mut problems);
         match plan.filter(|_| problems.is_empty()) {
             Some(plan) => Ok(FileSourceFactory {
                 base_dir: base_dir.to_owned(),
                 files,
                 plan: Arc::new(plan),
                 changed: self.changed,
+                event_times: policy.map(|policy| EventTimes::new(policy, Clock::clone(clock))),
                 compared: Mutex::default(),
             }),
             None => Err(problems),
@@ -169,6 +180,8 @@ pub(crate) struct FileSourceFactory {
     files: Vec<InputFile>,
     plan: Arc<Plan>,
     changed: Changed,
+    /// How watermarks are made, if they are.
+    event_times: Option<EventTimes>,
     /// The position that was compared last: it is the same for all subtasks of an attempt, and
     /// comparing it may take reading much.
     compared: Mutex<Option<Compared>>,
@@ -229,11 +242,24 @@ impl FileSourceFactory {
             true => (position.done, position.files),
             false => (Vec::new(), Vec::new()),
         };
+        let mut event_time = self.event_times.as_ref().map(|it| it.of(context));
+        let splits = VecDeque::into_iter(splits).map(|split| {
+            let mark = event_time.as_mut().map_or(0, |event_time| {
+                first_time::add(event_time, &split, &self.base_dir, &self.plan)
+            });
+            Queued { split, mark }
+        });
+        let splits = splits.collect();
+        if let Some(event_time) = &mut event_time {
+            event_time.begin();
+        }
         Ok(FileSource {
             base_dir: self.base_dir.clone(),
             plan: Arc::clone(&self.plan),
             splits,
             reading: None,
+            aside: Vec::new(),
+            event_time,
             passed: VecDeque::new(),
             done,
             files,
@@ -454,9 +480,14 @@ pub(crate) struct FileSource {
     base_dir: PathBuf,
     plan: Arc<Plan>,
     /// What is still to be read, in this order, without the split that is being read.
-    splits: VecDeque<Split>,
+    splits: VecDeque<Queued>,
     reading: Option<Reading>,
-    /// The splits that were read to their end last, the last one first.
+    /// Splits that are begun, and wait because others are to be read first.
+    aside: Vec<Reading>,
+    /// What watermarks are made of, if they are made.
+    event_time: Option<EventTime>,
+    /// The splits that were read before the one that is being read, to their ends or for a while, the last one
+    /// first.
     passed: VecDeque<Origin>,
     /// What was read to its end, by name and start.
     done: Vec<Done>,
@@ -466,11 +497,24 @@ pub(crate) struct FileSource {
     first: bool,
 }
 
+/// A split that is not open.
+struct Queued {
+    split: Split,
+    /// Its number among the splits of [`EventTime`].
+    mark: usize,
+}
+
 /// How many splits are remembered for the places of records: a batch may hold the records of several.
 const PASSED: usize = 64;
 
+/// How many splits are kept open while others are read. Of the rest the position is kept: to go on, a packed one
+/// is read from its beginning again.
+const ASIDE: usize = 64;
+
 /// How far a split was read, for the places of its records.
 struct Origin {
+    /// How many records were read at a stretch, the last of which is the last one counted.
+    stretch: u64,
     file: String,
     start: u64,
     format: RecordFormat,
@@ -495,6 +539,12 @@ impl Origin {
 
 /// A split that is being read.
 struct Reading {
+    /// Its number among the splits of [`EventTime`].
+    mark: usize,
+    /// The highest event time in it, where watermarks are made.
+    highest: Option<i64>,
+    /// How many records it had when its turn came.
+    turn_from: u64,
     /// As it was when it was opened.
     split: Split,
     blocks: Blocks,
@@ -503,23 +553,27 @@ struct Reading {
     format: RecordFormat,
 }
 
+/// Whose turn it is.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "it is taken apart where it was returned; a box would be an allocation per poll"
+)]
+enum Turn {
+    Read(Reading),
+    /// Every split of this subtask is too far ahead of another subtask's.
+    Wait,
+    Over,
+}
+
 impl FileSource {
     fn poll_records(&mut self, batch: &mut Batch) -> anyhow::Result<SourceStatus> {
         loop {
-            let mut reading = match self.reading.take() {
-                Some(reading) => reading,
-                None => match self.splits.pop_front() {
-                    // A split that cannot be opened is not lost: the snapshot still knows it.
-                    Some(split) => match Reading::open(split.clone(), &self.base_dir, &self.plan) {
-                        Ok(reading) => reading,
-                        Err(error) => {
-                            self.splits.push_front(split);
-                            return Err(error);
-                        }
-                    },
-                    None => return Ok(SourceStatus::Ended),
-                },
+            let mut reading = match self.turn()? {
+                Turn::Read(reading) => reading,
+                Turn::Wait => return Ok(SourceStatus::Idle { until: None }),
+                Turn::Over => return Ok(SourceStatus::Ended),
             };
+            let before = batch.len();
             let end = reading.split.end.unwrap_or(u64::MAX);
             let Reading {
                 blocks,
@@ -529,10 +583,17 @@ impl FileSource {
             } = &mut reading;
             let result = decoder.decode(blocks, end, batch, counts);
             let stopped = result.map_err(|error| reading.locate(error));
+            if let Some(event_time) = &mut self.event_time {
+                let read = batch.timestamps.get(before..).unwrap_or_default();
+                let highest = event_time.read(reading.mark, read);
+                reading.highest = reading.highest.max(highest);
+            }
             match stopped {
                 Ok(Stopped::Ended) => {
-                    self.passed.truncate(PASSED - 1);
-                    self.passed.push_front(reading.origin());
+                    self.pass(&mut reading);
+                    if let Some(event_time) = &mut self.event_time {
+                        event_time.marks.end(reading.mark);
+                    }
                     let done = reading.finish()?;
                     split::note_done(&mut self.done, done);
                 }
@@ -544,10 +605,86 @@ impl FileSource {
             }
         }
     }
+
+    /// Takes the split that is to be read: the same one until its end, then the next one by name; or, if none may
+    /// run ahead of the others by too much, another one when it has.
+    fn turn(&mut self) -> anyhow::Result<Turn> {
+        let reading = self.reading.take();
+        let Some(event_time) = self.event_time.as_ref().filter(|it| it.is_aligned()) else {
+            return match reading {
+                Some(reading) => Ok(Turn::Read(reading)),
+                None => self.next_by_name(),
+            };
+        };
+        if let Some(reading) = reading {
+            if event_time.may_read(reading.mark) {
+                return Ok(Turn::Read(reading));
+            }
+            self.put_aside(reading);
+        }
+        let Some(event_time) = &self.event_time else {
+            unreachable!("it was there just now")
+        };
+        let Some(slowest) = event_time.marks.slowest() else {
+            // None is left, or those that are have no records.
+            return self.next_by_name();
+        };
+        if !event_time.may_read(slowest) {
+            event_time.wait_for(slowest);
+            return Ok(Turn::Wait);
+        }
+        if let Some(at) = self.aside.iter().position(|it| it.mark == slowest) {
+            return Ok(Turn::Read(self.aside.swap_remove(at)));
+        }
+        let at = self.splits.iter().position(|it| it.mark == slowest);
+        match at.and_then(|at| self.splits.remove(at)) {
+            Some(queued) => self.open(queued).map(Turn::Read),
+            None => unreachable!("a split that has not ended is open, aside or queued"),
+        }
+    }
+
+    fn next_by_name(&mut self) -> anyhow::Result<Turn> {
+        match self.splits.pop_front() {
+            Some(queued) => self.open(queued).map(Turn::Read),
+            None => Ok(Turn::Over),
+        }
+    }
+
+    fn open(&mut self, queued: Queued) -> anyhow::Result<Reading> {
+        let Queued { split, mark } = queued;
+        match Reading::open(split.clone(), mark, &self.base_dir, &self.plan) {
+            Ok(reading) => Ok(reading),
+            // A split that cannot be opened is not lost: the snapshot still knows it.
+            Err(error) => {
+                self.splits.push_front(Queued { split, mark });
+                Err(error)
+            }
+        }
+    }
+
+    /// Notes where the records of a turn have come from.
+    fn pass(&mut self, reading: &mut Reading) {
+        if reading.counts.records == reading.turn_from {
+            return;
+        }
+        self.passed.truncate(PASSED - 1);
+        self.passed.push_front(reading.origin());
+        reading.turn_from = reading.counts.records;
+    }
+
+    fn put_aside(&mut self, mut reading: Reading) {
+        self.pass(&mut reading);
+        self.aside.push(reading);
+        if self.aside.len() > ASIDE {
+            let mut longest = self.aside.remove(0);
+            let (split, mark) = (longest.position(), longest.mark);
+            self.splits.push_front(Queued { split, mark });
+        }
+    }
 }
 
 impl Reading {
-    fn open(split: Split, base_dir: &Path, plan: &Arc<Plan>) -> anyhow::Result<Self> {
+    fn open(split: Split, mark: usize, base_dir: &Path, plan: &Arc<Plan>) -> anyhow::Result<Self> {
         let path = base_dir.join(&split.file);
         let compression = Compression::of(&split.file);
         let place = || {
@@ -633,6 +770,9 @@ impl Reading {
             }
         }
         Ok(Self {
+            mark,
+            highest: split.highest,
+            turn_from: counts.records,
             split,
             blocks,
             decoder,
@@ -657,12 +797,14 @@ impl Reading {
                 tail,
                 tail_crc,
             }),
+            highest: self.highest,
             ..self.split.clone()
         }
     }
 
     fn origin(&self) -> Origin {
         Origin {
+            stretch: self.counts.records - self.turn_from,
             file: self.split.file.clone(),
             start: self.split.start,
             format: self.format,
@@ -750,12 +892,18 @@ fn has_changed(split: &Split) -> anyhow::Error {
 
 impl Source for FileSource {
     fn poll(&mut self, batch: &mut Batch) -> Result<SourceStatus, BoxError> {
-        Ok(self.poll_records(batch)?)
+        let status = self.poll_records(batch)?;
+        Ok(match &mut self.event_time {
+            Some(event_time) => event_time.polled(status),
+            None => status,
+        })
     }
 
     fn snapshot(&mut self) -> Result<Vec<Part>, BoxError> {
-        let reading = self.reading.as_mut().map(Reading::position);
-        let splits = reading.into_iter().chain(self.splits.iter().cloned());
+        let begun = self.reading.iter_mut().chain(&mut self.aside);
+        let begun: Vec<Split> = begun.map(Reading::position).collect();
+        let queued = self.splits.iter().map(|queued| queued.split.clone());
+        let splits = begun.into_iter().chain(queued);
         let read_as = self.first.then_some(&self.plan.read_as);
         let parts = position::parts(splits.collect(), &self.done, &self.files, read_as);
         Ok(parts
@@ -764,10 +912,14 @@ impl Source for FileSource {
             .collect::<Result<_, _>>()?)
     }
 
+    fn watermark(&self) -> Option<i64> {
+        self.event_time.as_ref()?.marks.watermark()
+    }
+
     fn origin(&self, mut back: u64) -> Option<String> {
         let reading = self.reading.as_ref().map(Reading::origin);
         for split in reading.iter().chain(&self.passed) {
-            match back.checked_sub(split.counts.records) {
+            match back.checked_sub(split.stretch) {
                 None => return Some(split.of(back)),
                 Some(before) => back = before,
             }

@@ -22,6 +22,7 @@ use self::distribution::Distribution;
 use self::stream::Stream;
 use super::changed::Changed;
 use super::connector::{Clock, PreparedSource, SourceConnector, SourceContext, read_and_prepare};
+use super::event_time::{self, EventTime, EventTimes};
 
 pub(crate) mod distribution;
 mod stream;
@@ -49,7 +50,10 @@ fn prepare(options: Options, context: &SourceContext<'_>) -> Result<PreparedSour
             bounded: factory.is_bounded(),
             factory: Arc::new(factory),
             max_parallelism: None,
-            options: Options::effective(options),
+            options: Options::effective(&GeneratorOptions {
+                watermark: event_time::effective(options.watermark.as_ref()),
+                ..options.clone()
+            }),
         })
     })
 }
@@ -84,6 +88,9 @@ pub(crate) struct GeneratorOptions {
     /// Event times. Unset: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) timestamp: Option<GeneratorTimestamp>,
+    /// How watermarks are made of them; see [`event_time::WatermarkOptions`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) watermark: Option<Options>,
     /// What to do when the job resumes and these options make other records.
     pub(crate) changed: Changed,
 }
@@ -135,6 +142,7 @@ impl Default for GeneratorOptions {
             distribution: DistributionName::Uniform,
             exponent: None,
             timestamp: None,
+            watermark: None,
             changed: Changed::Refuse,
         }
     }
@@ -203,6 +211,14 @@ impl GeneratorOptions {
             .timestamp
             .as_ref()
             .and_then(|timestamp| timestamp.parse(&mut problems));
+        let kind = event_time::Kind {
+            has_timestamps: self.timestamp.is_some(),
+            meaningless: match self.rate {
+                Some(_) => &[],
+                None => &[("idle", "without `rate` the generator never pauses")],
+            },
+        };
+        let policy = event_time::read(self.watermark.as_ref(), &kind, &mut problems);
         let Some(distribution) = distribution.filter(|_| problems.is_empty()) else {
             return Err(problems);
         };
@@ -225,6 +241,7 @@ impl GeneratorOptions {
             shape: Arc::new(shape),
             count: self.count.unwrap_or(u64::MAX),
             rate: self.rate,
+            event_times: policy.map(|policy| EventTimes::new(policy, Clock::clone(&clock))),
             clock,
         })
     }
@@ -321,10 +338,8 @@ impl Shape {
             batch
                 .timestamps
                 .resize(batch.values.len() - count, NO_TIMESTAMP);
-            batch.timestamps.extend((0..count).map(|place| {
-                let ms = interval.saturating_mul(i64::try_from(index(place)).unwrap_or(i64::MAX));
-                start.saturating_add(ms)
-            }));
+            let times = (0..count).map(|place| event_time_of(start, interval, index(place)));
+            batch.timestamps.extend(times);
         }
     }
 
@@ -355,6 +370,13 @@ impl Shape {
         let key = if self.keyed { self.key_size } else { 0 };
         key + self.value_size
     }
+}
+
+/// The event time of a record.
+#[inline]
+fn event_time_of(start: i64, interval: i64, index: u64) -> i64 {
+    let ms = interval.saturating_mul(i64::try_from(index).unwrap_or(i64::MAX));
+    start.saturating_add(ms)
 }
 
 /// Adds `number` to the decimal number of enough zeros that `text` ends with.
@@ -398,6 +420,8 @@ pub(crate) struct GeneratorFactory {
     changed: Changed,
     count: u64,
     rate: Option<f64>,
+    /// How watermarks are made, if they are.
+    event_times: Option<EventTimes>,
     clock: Clock,
 }
 
@@ -476,8 +500,21 @@ impl SourceFactory for GeneratorFactory {
             .map(|split| split.taken)
             .min()
             .unwrap_or(0);
+        let event_time = self.event_times.as_ref().map(|it| {
+            let mut event_time = it.of(context);
+            for split in &splits {
+                let mark = event_time.marks.add(self.shape.reached(split));
+                if split.taken >= split.len {
+                    event_time.marks.end(mark);
+                }
+            }
+            event_time.begin();
+            event_time
+        });
         Ok(Box::new(Generator {
             shape: Arc::clone(&self.shape),
+            event_time,
+            is_noted: true,
             splits,
             turn: 0,
             round_end: rounds + RUN,
@@ -565,6 +602,17 @@ fn count_exceeded(splits: &[(u64, u64)], count: u64) -> Option<String> {
     ))
 }
 
+impl Shape {
+    /// The event time of the record that was taken of a split last, or of its first one. Within a split times only
+    /// go up, so it is the highest.
+    fn reached(&self, split: &Split) -> Option<i64> {
+        let (start, interval) = self.times?;
+        let last = split.taken.saturating_sub(1);
+        let index = last.saturating_mul(SPLITS).saturating_add(split.index);
+        Some(event_time_of(start, interval, index))
+    }
+}
+
 /// The records `index`, `index + SPLITS`, `index + 2 * SPLITS` … of the job.
 #[derive(Clone, Copy, Debug)]
 struct Split {
@@ -578,6 +626,10 @@ struct Split {
 /// Makes the records of a subtask's splits.
 struct Generator {
     shape: Arc<Shape>,
+    /// What watermarks are made of, if they are made. Its splits have the numbers of those here.
+    event_time: Option<EventTime>,
+    /// Whether it knows how far they are.
+    is_noted: bool,
     splits: Vec<Split>,
     /// Which of the splits is next.
     turn: usize,
@@ -594,20 +646,23 @@ impl Generator {
         let before = batch.len();
         let mut behind = 0;
         let size = self.shape.record_size().max(1);
+        let limit = self.event_time.as_ref().and_then(|it| {
+            let max_drift = it.marks.policy().max_drift_ms?;
+            Some(it.slowest().saturating_add(max_drift))
+        });
+        let shape = Arc::clone(&self.shape);
+        let may_go_on = |split: &Split| {
+            split.taken < split.len && limit.is_none_or(|limit| shape.reached(split) <= Some(limit))
+        };
         while wanted > 0 && !batch.is_full() {
             let Some(split) = self.splits.get_mut(self.turn) else {
                 self.turn = 0;
                 self.round_end += RUN;
                 // A whole round without a record: a split may be far ahead after a rescale, or all
-                // are at their ends.
+                // are at their ends, or ahead of the slowest by too much.
                 if behind == made {
-                    match self
-                        .splits
-                        .iter()
-                        .filter(|split| split.taken < split.len)
-                        .map(|split| split.taken)
-                        .min()
-                    {
+                    let going_on = self.splits.iter().filter(|split| may_go_on(split));
+                    match going_on.map(|split| split.taken).min() {
                         Some(taken) => self.round_end = self.round_end.max(taken + RUN),
                         None => break,
                     }
@@ -620,6 +675,10 @@ impl Generator {
                     .saturating_sub(batch.byte_len())
                     .div_ceil(size),
             ) as u64;
+            if limit.is_some() && !may_go_on(split) {
+                self.turn += 1;
+                continue;
+            }
             let left = self.round_end.min(split.len).saturating_sub(split.taken);
             let taken = left.min(wanted).min(room).min(RUN);
             if taken > 0 {
@@ -640,15 +699,18 @@ impl Generator {
     }
 }
 
-impl Source for Generator {
-    fn poll(&mut self, batch: &mut Batch) -> Result<SourceStatus, BoxError> {
+impl Generator {
+    fn make(&mut self, batch: &mut Batch) -> SourceStatus {
+        let has_ended = |splits: &[Split]| splits.iter().all(|split| split.taken >= split.len);
         let wanted = match &mut self.pace {
             Some(pace) => match pace.due() {
                 Ok(due) => due,
-                Err(until) if self.splits.iter().any(|split| split.taken < split.len) => {
-                    return Ok(SourceStatus::Idle { until: Some(until) });
+                Err(_) if has_ended(&self.splits) => return SourceStatus::Ended,
+                Err(until) => {
+                    self.note_times();
+                    self.note_silence();
+                    return SourceStatus::Idle { until: Some(until) };
                 }
-                Err(_) => return Ok(SourceStatus::Ended),
             },
             None => u64::MAX,
         };
@@ -656,10 +718,70 @@ impl Source for Generator {
         if let Some(pace) = &mut self.pace {
             pace.made += made;
         }
-        if self.splits.iter().all(|split| split.taken >= split.len) {
-            return Ok(SourceStatus::Ended);
+        self.is_noted &= made == 0;
+        // Of the idle ones and of those that wait for others the state must be right after every record.
+        if self.event_time.as_ref().is_some_and(|it| {
+            let policy = it.marks.policy();
+            policy.idle_ms.or(policy.max_drift_ms).is_some() || it.marks.is_due(it.now())
+        }) {
+            self.note_times();
         }
-        Ok(SourceStatus::More)
+        if has_ended(&self.splits) {
+            return SourceStatus::Ended;
+        }
+        if let (0, Some(event_time)) = (made, &self.event_time)
+            && let Some(slowest) = event_time.marks.slowest()
+            && !event_time.may_read(slowest)
+        {
+            event_time.wait_for(slowest);
+            return SourceStatus::Idle { until: None };
+        }
+        SourceStatus::More
+    }
+
+    /// Notes how far the splits are.
+    fn note_times(&mut self) {
+        let Some(event_time) = self.event_time.as_mut().filter(|_| !self.is_noted) else {
+            return;
+        };
+        self.is_noted = true;
+        for (mark, split) in self.splits.iter().enumerate() {
+            if split.taken >= split.len {
+                event_time.marks.end(mark);
+            } else if let Some(reached) = self.shape.reached(split) {
+                event_time.marks.read(mark, reached);
+            }
+        }
+    }
+
+    /// Nothing is due of the stream as a whole. A split that only waits for its turn is not silent: its records
+    /// would be late.
+    fn note_silence(&mut self) {
+        if let Some(event_time) = &mut self.event_time {
+            let now = event_time.now();
+            for mark in 0..self.splits.len() {
+                event_time.marks.silent(mark, now);
+            }
+        }
+    }
+}
+
+impl Source for Generator {
+    fn poll(&mut self, batch: &mut Batch) -> Result<SourceStatus, BoxError> {
+        let status = self.make(batch);
+        Ok(match &mut self.event_time {
+            Some(event_time) => event_time.polled(status),
+            None => status,
+        })
+    }
+
+    fn watermark(&self) -> Option<i64> {
+        self.event_time.as_ref()?.marks.watermark()
+    }
+
+    fn is_idle(&self) -> bool {
+        let event_time = self.event_time.as_ref();
+        event_time.is_some_and(|event_time| event_time.marks.is_idle())
     }
 
     fn snapshot(&mut self) -> Result<Vec<Part>, BoxError> {

@@ -18,6 +18,7 @@
 mod connector;
 mod changed;
 mod text_options;
+mod event_time;
 
 mod file_source;
 mod generator;

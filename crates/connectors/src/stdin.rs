@@ -28,7 +28,8 @@ use operator::{BoxError, InputChanged, Source, SourceFactory, SourceStatus, Subt
 use serde::{Deserialize, Serialize};
 
 use super::changed::Changed;
-use super::connector::{PreparedSource, SourceConnector, SourceContext, read_and_prepare};
+use super::connector::{Clock, PreparedSource, SourceConnector, SourceContext, read_and_prepare};
+use super::event_time::{EventTime, EventTimes};
 use super::text_options::text_options;
 
 /// How much is read at once, and how many such blocks wait for the source.
@@ -44,9 +45,9 @@ pub(crate) const CONNECTOR: SourceConnector = SourceConnector {
     prepare,
 };
 
-fn prepare(options: Options, _: &SourceContext<'_>) -> Result<PreparedSource, Vec<Problem>> {
+fn prepare(options: Options, context: &SourceContext<'_>) -> Result<PreparedSource, Vec<Problem>> {
     read_and_prepare(options, |options: &StdinOptions| {
-        let factory = options.prepare()?;
+        let factory = options.prepare(&context.clock)?;
         Ok(PreparedSource {
             port: factory.plan().port(),
             factory: Arc::new(factory),
@@ -62,18 +63,27 @@ text_options! {
     struct StdinOptions {}
 }
 
+/// What has one split cannot be ahead of others.
+const ALONE: &[(&str, &str)] = &[("max-drift", "standard input is one split")];
+
 impl StdinOptions {
     /// Checks the options. Nothing is read: the columns of CSV are known only when the job runs.
     ///
     /// # Errors
     /// Everything that keeps the source from starting.
-    pub(crate) fn prepare(&self) -> Result<StdinFactory, Vec<Problem>> {
+    pub(crate) fn prepare(&self, clock: &Clock) -> Result<StdinFactory, Vec<Problem>> {
         let mut problems = Vec::new();
         let limits = self.limits().read(self.format, &mut problems);
         let plan = self.plan(None, limits, &mut problems);
+        let policy = self.policy(ALONE, &mut problems);
+        let event_times = policy.map(|policy| EventTimes::new(policy, Clock::clone(clock)));
         match plan {
             Some(plan) if problems.is_empty() => {
-                Ok(StdinFactory::new(plan, self.changed, take_stdin))
+                let factory = StdinFactory::new(plan, self.changed, take_stdin);
+                Ok(StdinFactory {
+                    event_times,
+                    ..factory
+                })
             }
             _ => Err(problems),
         }
@@ -92,6 +102,8 @@ pub(crate) struct StdinFactory {
     plan: Arc<Plan>,
     changed: Changed,
     open: fn() -> Result<Box<dyn Read + Send>, String>,
+    /// How watermarks are made, if they are.
+    event_times: Option<EventTimes>,
     stream: Arc<Mutex<Option<Stream>>>,
     /// Whom the reading thread tells that there is something.
     waker: Arc<Mutex<Option<Waker>>>,
@@ -104,6 +116,8 @@ struct Stream {
     counts: Counts,
     /// Whether the start of the stream (byte order mark, header) was read.
     begun: bool,
+    /// The highest event time of what was handed over, where watermarks are made.
+    highest: Option<i64>,
 }
 
 /// What a checkpoint records.
@@ -114,6 +128,13 @@ struct Position {
     /// What they were read as. A position that was written before this was recorded has none.
     #[serde(default, skip_serializing_if = "Option::is_none", rename = "read-as")]
     read_as: Option<ReadAs>,
+    /// The highest event time of them. `None` if there were none, or no watermarks were made.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        rename = "highest-timestamp"
+    )]
+    highest: Option<i64>,
 }
 
 impl StdinFactory {
@@ -126,6 +147,7 @@ impl StdinFactory {
             plan: Arc::new(plan),
             changed,
             open,
+            event_times: None,
             stream: Arc::default(),
             waker: Arc::default(),
         }
@@ -158,6 +180,7 @@ impl StdinFactory {
             decoder: Decoder::new(Arc::clone(&self.plan)),
             counts: Counts::default(),
             begun: false,
+            highest: None,
         })
     }
 }
@@ -264,7 +287,20 @@ impl SourceFactory for StdinFactory {
                 *stream = Some(started);
             }
         }
+        let recorded = restored.and_then(|parts| positions(parts).ok());
+        let recorded = recorded.into_iter().flatten().map(|part| part.highest);
+        let highest = stream.iter().map(|stream| stream.highest).chain(recorded);
+        let highest = highest.max().flatten();
+        stream
+            .iter_mut()
+            .for_each(|stream| stream.highest = highest);
+        let event_time = self.event_times.as_ref().map(|it| {
+            let mut event_time = it.of(context);
+            event_time.marks.add(highest);
+            event_time
+        });
         Ok(Box::new(StdinSource {
+            event_time,
             stream: Arc::clone(&self.stream),
             read_as: self.plan.read_as.clone(),
         }))
@@ -312,18 +348,28 @@ pub(crate) fn describe_position(parts: &[Part]) -> Option<String> {
 }
 
 fn recorded(parts: &[Part]) -> Result<u64, BoxError> {
-    let mut records = 0;
-    for part in parts {
-        let position = Position::deserialize(part).map_err(|error| {
-            format!("the snapshot has a position that is not that of stdin: {part}: {error}")
-        })?;
-        records = u64::saturating_add(records, position.records);
-    }
-    Ok(records)
+    let positions = positions(parts)?;
+    let records = positions.iter().map(|position| position.records);
+    Ok(records.fold(0, u64::saturating_add))
 }
+
+fn positions(parts: &[Part]) -> Result<Vec<Position>, BoxError> {
+    let read = |part: &Part| {
+        Position::deserialize(part).map_err(|error| {
+            let text = "the snapshot has a position that is not that of stdin";
+            format!("{text}: {part}: {error}").into()
+        })
+    };
+    parts.iter().map(read).collect()
+}
+
+/// The only split, the first that is added.
+const SPLIT: usize = 0;
 
 /// Hands over what has come.
 struct StdinSource {
+    /// What watermarks are made of, if they are made.
+    event_time: Option<EventTime>,
     stream: Arc<Mutex<Option<Stream>>>,
     read_as: ReadAs,
 }
@@ -356,27 +402,53 @@ impl Source for StdinSource {
         let Some(stream) = &mut *stream else {
             return Ok(SourceStatus::Ended);
         };
-        match stream.poll(batch) {
-            Ok(Stopped::Full) => Ok(SourceStatus::More),
-            Ok(Stopped::Blocked) => Ok(SourceStatus::Idle { until: None }),
-            Ok(Stopped::Ended) => Ok(SourceStatus::Ended),
+        let before = batch.len();
+        let stopped = match stream.poll(batch) {
+            Ok(stopped) => stopped,
             Err(DecodeError::Read(error)) => {
-                Err(format!("cannot read standard input: {error}").into())
+                return Err(format!("cannot read standard input: {error}").into());
             }
-            Err(DecodeError::Record(message)) => Err(format!(
-                "standard input, line {}: {message}",
-                stream.counts.lines + 1
-            )
-            .into()),
+            Err(DecodeError::Record(message)) => {
+                let line = stream.counts.lines + 1;
+                return Err(format!("standard input, line {line}: {message}").into());
+            }
+        };
+        let status = match stopped {
+            Stopped::Full => SourceStatus::More,
+            Stopped::Blocked => SourceStatus::Idle { until: None },
+            Stopped::Ended => SourceStatus::Ended,
+        };
+        let Some(event_time) = &mut self.event_time else {
+            return Ok(status);
+        };
+        let read = batch.timestamps.get(before..).unwrap_or_default();
+        let highest = event_time.read(SPLIT, read);
+        stream.highest = stream.highest.max(highest);
+        if matches!(stopped, Stopped::Blocked) {
+            event_time.marks.silent(SPLIT, event_time.now());
         }
+        Ok(event_time.polled(status))
+    }
+
+    fn watermark(&self) -> Option<i64> {
+        self.event_time.as_ref()?.marks.watermark()
+    }
+
+    fn is_idle(&self) -> bool {
+        let event_time = self.event_time.as_ref();
+        event_time.is_some_and(|event_time| event_time.marks.is_idle())
     }
 
     fn snapshot(&mut self) -> Result<Vec<Part>, BoxError> {
-        let records = lock(&self.stream)
+        let (records, highest) = lock(&self.stream)
             .as_ref()
-            .map_or(0, |stream| stream.counts.records);
-        let read_as = Some(self.read_as.clone());
-        Ok(vec![serde_json::to_value(Position { records, read_as })?])
+            .map_or((0, None), |stream| (stream.counts.records, stream.highest));
+        let position = Position {
+            records,
+            read_as: Some(self.read_as.clone()),
+            highest,
+        };
+        Ok(vec![serde_json::to_value(position)?])
     }
 }
 
@@ -391,9 +463,10 @@ mod tests {
 
     fn factory(options: &str, open: fn() -> Result<Box<dyn Read + Send>, String>) -> StdinFactory {
         let options: StdinOptions = read_right(options);
+        let clock: Clock = Arc::new(|| 0);
         StdinFactory {
             open,
-            ..options.prepare().unwrap()
+            ..options.prepare(&clock).unwrap()
         }
     }
 

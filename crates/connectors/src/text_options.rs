@@ -7,7 +7,7 @@ macro_rules! text_options {
     ($(#[$doc:meta])* struct $name:ident { $($(#[$own_doc:meta])* $own:ident: $type:ty,)* }) => {
         $(#[$doc])*
         #[derive(
-            Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize,
+            Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize,
         )]
         #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
         pub(crate) struct $name {
@@ -20,6 +20,9 @@ macro_rules! text_options {
             /// The field that holds the event time.
             #[serde(skip_serializing_if = "Option::is_none")]
             pub(crate) timestamp: Option<formats::timestamp::TimestampOptions>,
+            /// How watermarks are made of the event times; see [`crate::event_time::WatermarkOptions`].
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub(crate) watermark: Option<job_file::options::Options>,
             /// The longest record.
             #[serde(skip_serializing_if = "Option::is_none")]
             pub(crate) max_record_size: Option<String>,
@@ -49,8 +52,22 @@ macro_rules! text_options {
                     max_record_size: limits.record_size,
                     max_columns: limits.columns,
                     max_depth: limits.depth,
+                    watermark: crate::event_time::effective(self.watermark.as_ref()),
                     ..self.clone()
                 }
+            }
+
+            /// How watermarks are made. Problems go to `problems`.
+            fn policy(
+                &self,
+                meaningless: &'static [(&'static str, &'static str)],
+                problems: &mut Vec<job_file::problem::Problem>,
+            ) -> Option<dataflow::watermark::Policy> {
+                let kind = crate::event_time::Kind {
+                    has_timestamps: self.timestamp.is_some(),
+                    meaningless,
+                };
+                crate::event_time::read(self.watermark.as_ref(), &kind, problems)
             }
 
             /// What is read of a record, of these columns if they are known. Problems go to `problems`.

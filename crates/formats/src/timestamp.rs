@@ -1,8 +1,9 @@
 //! Event times from text.
 
+use std::ops::RangeInclusive;
+
 use chrono::format::{Item, Parsed, StrftimeItems};
 use chrono::{DateTime, NaiveTime};
-use dataflow::batch::NO_TIMESTAMP;
 use serde::{Deserialize, Serialize};
 
 /// `timestamp = { field = "time_hour", format = "rfc3339" }` of a source.
@@ -20,6 +21,10 @@ pub struct TimestampOptions {
 fn rfc3339() -> String {
     "rfc3339".to_owned()
 }
+
+/// The event times that a record may have: those that RFC 3339 can write. What is beyond is a slip, for example
+/// microseconds that were taken for milliseconds.
+const RANGE: RangeInclusive<i64> = -62_167_219_200_000..=253_402_300_799_999;
 
 /// How an event time is written.
 #[derive(Clone, Debug)]
@@ -97,17 +102,22 @@ impl TimestampFormat {
                 .ok()
                 .and_then(|text| read_pattern(items, text)),
         };
-        // The lowest value stands for "no event time" in a batch.
-        ms.filter(|ms| *ms != NO_TIMESTAMP).ok_or_else(|| {
-            let shown = String::from_utf8_lossy(&text[..text.len().min(60)]).into_owned();
-            match text {
-                [] => "is empty, but it should be an event time".to_owned(),
-                _ => format!(
-                    "`{shown}` is not an event time in the format {}",
-                    self.name()
-                ),
-            }
-        })
+        let shown = || String::from_utf8_lossy(&text[..text.len().min(60)]).into_owned();
+        match ms {
+            Some(ms) if RANGE.contains(&ms) => Ok(ms),
+            // One such time would be the highest watermark for good, and everything after it late.
+            Some(_) => Err(format!(
+                "`{}` is beyond the range of event times, the years 0000 to 9999, in the format {}",
+                shown(),
+                self.name()
+            )),
+            None if text.is_empty() => Err("is empty, but it should be an event time".to_owned()),
+            None => Err(format!(
+                "`{}` is not an event time in the format {}",
+                shown(),
+                self.name()
+            )),
+        }
     }
 
     fn name(&self) -> &'static str {
@@ -287,6 +297,24 @@ mod tests {
         assert_eq!(read("unix-s", "12.3456"), Some(12_345));
         assert_eq!(read("unix-ms", "12"), Some(12));
         assert_eq!(read("unix-ms", "-9223372036854775808"), None);
+        assert_eq!(
+            read("unix-ms", "253402300799999"),
+            read("rfc3339", "9999-12-31T23:59:59.999Z")
+        );
+        assert_eq!(
+            read("unix-ms", "-62167219200000"),
+            read("rfc3339", "0000-01-01T00:00:00Z")
+        );
+        for beyond in [
+            "253402300800000",
+            "-62167219200001",
+            "9214646400000000000",
+            "-9223372036854775808",
+        ] {
+            let error = TimestampFormat::UnixMillis.read(beyond.as_bytes());
+            let expected = format!("`{beyond}` is beyond the range of event times");
+            assert!(error.unwrap_err().starts_with(&expected), "{beyond}");
+        }
         for wrong in ["", "x", "1.", "1e9", "--1", "99999999999999999999"] {
             assert_eq!(read("unix-s", wrong), None, "{wrong}");
         }

@@ -167,12 +167,7 @@ const OTHER_VALUES: &[(&str, &[&str])] = &[
     ),
     (
         "[[source]]",
-        &[
-            "id = \"other\"",
-            "connector = \"stdin\"",
-            "parallelism = 3",
-            "watermark = \"1s\"",
-        ],
+        &["id = \"other\"", "connector = \"stdin\"", "parallelism = 3"],
     ),
     (
         "[[operator]]",

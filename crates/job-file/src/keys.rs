@@ -143,12 +143,7 @@ pub const RESTART_PARAMETERS: &[(&str, &[&str])] = &[
 ];
 
 /// `[[source]]`; the rest of its keys are its connector's.
-pub const SOURCE: &[Key] = &[
-    key("id"),
-    key("connector"),
-    key("parallelism"),
-    key("watermark"),
-];
+pub const SOURCE: &[Key] = &[key("id"), key("connector"), key("parallelism")];
 
 /// `[[operator]]`.
 pub const OPERATOR: &[Key] = &[

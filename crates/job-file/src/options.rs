@@ -12,8 +12,9 @@ use serde::{Deserialize, Serialize};
 use super::hints::suggest;
 use super::problem::Problem;
 
-/// The keys of a source's or sink's table that are its connector's.
-#[derive(Clone, Debug, Default, PartialEq)]
+/// The keys of a source's or sink's table that are its connector's, or those of a table within it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(transparent)]
 pub struct Options(pub(crate) toml::Table);
 
 /// One string, or a list of them.

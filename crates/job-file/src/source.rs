@@ -19,11 +19,6 @@ pub struct SourceSection {
 impl SourceSection {
     /// Reads a source; `None` if it has no id.
     pub fn read(mut section: Section<'_, '_>, table: &Table) -> Option<Self> {
-        if section.has("watermark") {
-            let message = "watermarks are not supported by this version";
-            let hint = "leave `watermark` out; `timestamp` is read already".to_owned();
-            section.problem("watermark", message, Some(hint));
-        }
         let connector = section.required("connector", "file");
         let node = Node::read(&mut section, table, "words")?;
         Some(Self {

@@ -369,23 +369,16 @@ error: job.toml:2:1: checkpoint.savepoint-dir: `/` is the root of the file syste
 #[test]
 fn what_this_version_lacks_is_refused_not_ignored() {
     check(
-        &FINE
-            .replace(
-                "connector = \"file\"\npath = \"input",
-                "connector = \"file\"\nwatermark = { idle = \"3s\" }\npath = \"input",
-            )
-            .replace(
+        &FINE.replace(
                 "component = \"count.wasm\"",
                 "component = \"count.wasm\"\non-error = \"skip\"\nstate.count.ttl = \"24h\"\nstate.count.tll = \"1h\"",
             ),
         r#"
-error: job.toml:8:1: source.verses.watermark: watermarks are not supported by this version
-  hint: leave `watermark` out; `timestamp` is read already
-error: job.toml:19:1: operator.count.on-error: `skip` is not supported by this version
+error: job.toml:18:1: operator.count.on-error: `skip` is not supported by this version
   hint: use `on-error = "fail"`, or leave it out
-error: job.toml:20:13: operator.count.state.count.ttl: entries that expire are not supported by this version
+error: job.toml:19:13: operator.count.state.count.ttl: entries that expire are not supported by this version
   hint: leave it out: entries are kept until the operator removes them
-error: job.toml:21:13: operator.count.state.count.tll: unknown key
+error: job.toml:20:13: operator.count.state.count.tll: unknown key
   hint: did you mean `ttl`?
 "#,
     );

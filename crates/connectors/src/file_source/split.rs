@@ -41,6 +41,14 @@ pub(crate) struct Split {
     /// What was read. `None` if nothing was, or by a version that kept no checksums.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) read: Option<Read>,
+    /// The highest event time of what was read, so that a source that goes on says no lower watermark. `None` if
+    /// nothing was, or no watermarks were made.
+    #[serde(
+        default,
+        rename = "highest-timestamp",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub(crate) highest: Option<i64>,
 }
 
 /// What of a split was read, so that a change of it is noticed.
@@ -145,6 +153,7 @@ impl Split {
             records: 0,
             lines: 0,
             read: None,
+            highest: None,
         }
     }
 

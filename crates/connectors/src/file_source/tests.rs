@@ -15,7 +15,8 @@ use crate::testing::{Random, Record, context, error_chain, take_all, take_one, t
 fn prepare(directory: &TempDir, options: &str) -> Result<FileSourceFactory, Vec<String>> {
     let options: FileSourceOptions = read_right(options);
     let shown = |problems: Vec<Problem>| problems.iter().map(brief).collect();
-    options.prepare(directory.path()).map_err(shown)
+    let clock: Clock = Arc::new(|| 0);
+    options.prepare(directory.path(), &clock).map_err(shown)
 }
 
 fn write(directory: &TempDir, name: &str, content: &[u8]) {
@@ -795,3 +796,5 @@ fn a_text_named_as_a_compressed_file_is_refused() {
     fs::write(&path, [0x5e, 0x2a, 0x4d, 0x18, 0, 0, 0, 0]).unwrap();
     assert!(inputs::open(&path, Compression::Zstd, 0).is_ok());
 }
+
+mod event_time;
