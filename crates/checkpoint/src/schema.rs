@@ -17,6 +17,10 @@ const DEPTH_MAX: u32 = 32;
 /// How many parts a value of a schema may have, all arrays taken apart.
 const PARTS_MAX: u64 = 1 << 16;
 
+/// How many parts an element of a list may have for each byte it takes at least: so that what is shown is not many
+/// times as long as the value.
+const LIST_PARTS_MAX: u64 = 16;
+
 /// What begins bytes that are shown as hex digits.
 const HEX: &str = "0x";
 
@@ -53,7 +57,11 @@ enum Type {
     Bytes,
     Optional(Box<Type>),
     Array(Box<Type>, u32),
+    /// As many as there are until the end of the value.
+    List(Box<Type>),
     Tuple(Vec<Type>),
+    /// A tuple whose parts have names.
+    Named(Vec<(String, Type)>),
     Struct(Vec<(String, Type)>),
 }
 
@@ -138,10 +146,33 @@ impl Type {
             Self::Optional(inner) => inner.parts(),
             Self::Array(inner, count) => inner.parts().saturating_mul(u64::from(*count)),
             Self::Tuple(parts) => sum(parts.iter()),
-            Self::Struct(fields) => sum(fields.iter().map(|(_, part)| part)),
+            Self::Struct(fields) | Self::Named(fields) => sum(fields.iter().map(|(_, part)| part)),
             _ => 0,
         };
         inner.saturating_add(1)
+    }
+
+    /// How many bytes it takes at least as a part.
+    fn size_min(&self) -> u64 {
+        let all = |types: &mut dyn Iterator<Item = &Self>| {
+            types.map(Self::size_min).fold(0, u64::saturating_add)
+        };
+        match self {
+            Self::Whole { size, .. } => *size as u64,
+            Self::F32 | Self::Bytes | Self::List(_) => 4,
+            Self::F64 => 8,
+            Self::Bool | Self::Optional(_) => 1,
+            Self::Unit => 0,
+            Self::Array(inner, count) => inner.size_min().saturating_mul(u64::from(*count)),
+            Self::Tuple(parts) => all(&mut parts.iter()),
+            Self::Named(fields) => all(&mut fields.iter().map(|(_, part)| part)),
+            Self::Struct(fields) => all(&mut fields.iter().map(|(_, part)| part)).saturating_add(4),
+        }
+    }
+
+    /// Whether there can be a list of these.
+    fn is_listed(&self) -> bool {
+        self.parts() <= self.size_min().saturating_mul(LIST_PARTS_MAX)
     }
 
     /// Takes a part off `bytes`, or all of them, and writes it as JSON. `None` if it does not fit.
@@ -172,12 +203,22 @@ impl Type {
                 let parts = (0..*count).map(|_| inner.as_ref());
                 list(parts, json, |part, json| part.decode_part(bytes, json))?;
             }
+            Self::List(inner) => {
+                let mut separator = '[';
+                while !bytes.is_empty() {
+                    json.push(separator);
+                    separator = ',';
+                    // It takes a byte at least, or there would be no list of it.
+                    inner.decode_part(bytes, json)?;
+                }
+                json.push_str(if separator == '[' { "[]" } else { "]" });
+            }
             Self::Tuple(parts) => {
                 list(parts.iter(), json, |part, json| {
                     part.decode_part(bytes, json)
                 })?;
             }
-            Self::Struct(fields) => {
+            Self::Struct(fields) | Self::Named(fields) => {
                 json.push('{');
                 for (index, (name, part)) in fields.iter().enumerate() {
                     if index > 0 {
@@ -193,9 +234,9 @@ impl Type {
         Some(())
     }
 
-    /// As [`Type::decode`], of something that is part of another: a struct has its length before it then.
+    /// As [`Type::decode`], of something that is part of another: a struct and a list have their length before them then.
     fn decode_part(&self, bytes: &mut &[u8], json: &mut String) -> Option<()> {
-        if !matches!(self, Self::Struct(_)) {
+        if !matches!(self, Self::Struct(_) | Self::List(_)) {
             return self.decode(bytes, json);
         }
         let mut own = prefixed(bytes)?;
@@ -322,25 +363,27 @@ impl Parser<'_> {
             return None;
         }
         let mut value = if self.take("(") {
-            Type::Tuple(self.some(")", |parser| parser.value(depth + 1))?)
-        } else if self.take("{") {
-            let fields = self.some("}", |parser| {
-                let name = parser.word().to_owned();
-                let is_named = !name.is_empty() && parser.take(":");
-                is_named.then_some((name, parser.value(depth + 1)?))
-            })?;
-            let names: BTreeSet<&str> = fields.iter().map(|(name, _)| name.as_str()).collect();
-            if names.len() < fields.len() {
-                return None;
+            match self.names_first() {
+                true => Type::Named(self.fields(")", depth)?),
+                false => Type::Tuple(self.some(")", |parser| parser.value(depth + 1))?),
             }
-            Type::Struct(fields)
+        } else if self.take("{") {
+            Type::Struct(self.fields("}", depth)?)
         } else if self.take("[") {
-            let inner = self.value(depth + 1)?;
-            let count = self.take(";").then(|| self.word().parse().ok())??;
-            self.take("]")
-                .then(|| Type::Array(Box::new(inner), count))?
+            let inner = Box::new(self.value(depth + 1)?);
+            if self.take("]") {
+                inner.is_listed().then_some(Type::List(inner))?
+            } else {
+                let count = self.take(";").then(|| self.word().parse().ok())??;
+                self.take("]").then_some(Type::Array(inner, count))?
+            }
         } else {
-            named(self.word())?
+            let word = self.word().to_owned();
+            if !word.is_empty() && self.0.starts_with(['(', '[']) {
+                // What it is called says nothing of how it is encoded.
+                return self.value(depth);
+            }
+            named(&word)?
         };
         let mut depth = depth;
         while self.take("?") {
@@ -351,6 +394,23 @@ impl Parser<'_> {
             value = Type::Optional(Box::new(value));
         }
         Some(value)
+    }
+
+    /// Whether a name and a colon come next.
+    fn names_first(&self) -> bool {
+        let mut ahead = Parser(self.0);
+        !ahead.word().is_empty() && ahead.take(":")
+    }
+
+    /// Types with names, no two alike.
+    fn fields(&mut self, end: &str, depth: u32) -> Option<Vec<(String, Type)>> {
+        let fields = self.some(end, |parser| {
+            let name = parser.word().to_owned();
+            let is_named = !name.is_empty() && parser.take(":");
+            is_named.then_some((name, parser.value(depth + 1)?))
+        })?;
+        let names: BTreeSet<&str> = fields.iter().map(|(name, _)| name.as_str()).collect();
+        (names.len() == fields.len()).then_some(fields)
     }
 
     /// One or more, with commas between them and `end` after them.
@@ -473,6 +533,20 @@ mod tests {
                 &[1, 0, 0, 0, 9, 1, 0, 0, 0, 0],
                 "[{\"a\":9},{\"r#type\":false}]",
             ),
+            ("[u16]", &[], "[]"),
+            ("[u16]", &[1, 0, 2, 0], "[1,2]"),
+            ("[[u8]]", &[0, 0, 0, 0, 1, 0, 0, 0, 7], "[[],[7]]"),
+            (
+                "(first:u8,last:u8?)",
+                &[1, 0],
+                "{\"first\":1,\"last\":null}",
+            ),
+            ("hourly_1[(i8,[u8],bool?)?]", &[0, 0], "[null,null]"),
+            (
+                "session_5[(at:i8,all:[u8])]",
+                &[255, 2, 0, 0, 0, 7, 8],
+                "[{\"at\":-1,\"all\":[7,8]}]",
+            ),
         ] {
             assert_eq!(value(schema, bytes).as_deref(), Some(expected), "{schema}");
         }
@@ -507,6 +581,8 @@ mod tests {
             ("u8?", &[2, 1]),
             ("(string,u8)", &[255, 255, 255, 255, 1]),
             ("{a:u8}", &[]),
+            ("[u16]", &[1, 0, 2]),
+            ("[[u8]]", &[2, 0, 0, 0, 1]),
         ] {
             assert_eq!(value(schema, bytes), None, "{schema}");
         }
@@ -524,7 +600,15 @@ mod tests {
             "{:u8}",
             "[u8;]",
             "[u8;-1]",
-            "[u8]",
+            "[]",
+            "[unit]",
+            "[u8",
+            "(a:u8,u8)",
+            "(u8,a:u8)",
+            "(a:u8,a:u8)",
+            "a(",
+            "a[u8",
+            "a u8",
             "{a:u8,a:u8}",
             "u8=u8",
             "vec<u8>",
@@ -542,9 +626,12 @@ mod tests {
             None
         );
         assert!(Schema::of_values("[unit;65535]").is_some());
+        assert!(Schema::of_values("[(u8,[unit;13])]").is_some());
+        assert_eq!(Schema::of_values("[(u8,[unit;14])]"), None);
+        assert_eq!(Schema::of_values("[[unit;0]]"), None);
         let deep = format!("{}u8{}", "(".repeat(31), ")".repeat(31));
         assert!(Schema::of_values(&deep).is_some());
-        for open in ["(", "[", "{a:"] {
+        for open in ["(", "[", "{a:", "a(", "a["] {
             assert_eq!(Schema::of_values(&open.repeat(1 << 20)), None);
         }
         assert_eq!(

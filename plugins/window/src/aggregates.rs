@@ -15,6 +15,9 @@ const DISTINCT_LG_K: u8 = 12;
 /// Compression of the digests: quantiles are off by less than 1 % of the records, and by less near 0 and 1.
 const QUANTILE_K: u16 = 200;
 
+/// A longer schema is replaced by its hash: hosts limit how long one is.
+const SCHEMA_LEN_MAX: usize = 800;
+
 /// What is asked of a column, or of the records.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Function {
@@ -219,6 +222,23 @@ enum Output {
 }
 
 impl One {
+    /// Function and column, of the characters that names in schemas have.
+    fn id(&self) -> String {
+        let mut id = String::new();
+        let mut name = format!("{:?}", self.function).to_lowercase();
+        if let Some((column, _)) = &self.column {
+            name = name + "_" + column;
+        }
+        for letter in name.chars() {
+            if letter.is_ascii_alphanumeric() || letter == '_' {
+                id.push(letter);
+            } else {
+                id.push_str(&format!("#{:x}#", u32::from(letter)));
+            }
+        }
+        id
+    }
+
     fn create(&self) -> Kept {
         match self.function {
             Function::Count => Kept::Count(0),
@@ -393,16 +413,29 @@ impl Aggregate for Aggregates {
         results.collect::<Result<_>>().map(Results)
     }
 
-    /// Names functions and columns: what is kept of one column is nothing to another.
+    /// Names functions and columns, because what is kept of one column is nothing to another.
     fn schema(&self) -> String {
         let parts = self.all.iter().map(|one| {
-            let function = format!("{:?}", one.function).to_lowercase();
-            match &one.column {
-                Some((name, _)) => format!("{function}[{name}]"),
-                None => function,
-            }
+            let kept = match one.function {
+                Function::Count => "u64",
+                Function::Sum | Function::Mean => "(whole:i128,fraction:f64?,count:u64)",
+                Function::Min | Function::Max => "(i64?,f64?)?",
+                Function::First | Function::Last => "(i64,bytes)?",
+                Function::Distinct | Function::Quantile(_) => "bytes",
+            };
+            format!("{}:(kind:u8,kept:{kept})", one.id())
         });
-        parts.collect::<Vec<_>>().join(",")
+        let schema = format!("{{{}}}", parts.collect::<Vec<_>>().join(","));
+        if schema.len() <= SCHEMA_LEN_MAX {
+            return schema;
+        }
+        // FNV-1a: the same in every version.
+        let hash = schema
+            .bytes()
+            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+                (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+            });
+        format!("aggregates#{hash:016x}")
     }
 }
 

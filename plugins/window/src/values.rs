@@ -33,19 +33,18 @@ impl Number {
         }
     }
 
-    /// As it is kept: whole or not, and its bits.
-    pub(crate) fn parts(self) -> (bool, u64) {
+    /// As it is kept: one of the two.
+    pub(crate) fn parts(self) -> (Option<i64>, Option<f64>) {
         match self {
-            Self::Whole(whole) => (true, whole as u64),
-            Self::Float(float) => (false, float.to_bits()),
+            Self::Whole(whole) => (Some(whole), None),
+            Self::Float(float) => (None, Some(float)),
         }
     }
 
-    pub(crate) fn of((is_whole, bits): (bool, u64)) -> Self {
-        if is_whole {
-            Self::Whole(bits as i64)
-        } else {
-            Self::Float(f64::from_bits(bits))
+    pub(crate) fn of(parts: (Option<i64>, Option<f64>)) -> Self {
+        match parts {
+            (Some(whole), _) => Self::Whole(whole),
+            (None, float) => Self::Float(float.unwrap_or_default()),
         }
     }
 }

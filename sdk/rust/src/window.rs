@@ -117,7 +117,7 @@ impl OpenContext {
             A::Plan::unused()
         });
         let number = self.declare_window(Rc::clone(&settings));
-        let schema = format!("window:{}={}", plan.schema(), aggregate.schema());
+        let schema = plan.schema() + &pane::schema(&aggregate.schema());
         let version = <Panes<G::Accumulator> as Codec>::VERSION;
         let state = self.value_state_as(name, schema, version);
         let (call, host) = self.surroundings();

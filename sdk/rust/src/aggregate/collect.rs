@@ -55,10 +55,10 @@ impl Collected {
     }
 }
 
-/// Event time (i64), length (u32) and bytes of each value.
+/// Event time and bytes of each value.
 impl Codec for Collected {
     fn schema() -> String {
-        "collected".to_owned()
+        "[(i64,bytes)]".to_owned()
     }
 
     fn encode(&self, to: &mut Vec<u8>) {

@@ -40,7 +40,7 @@ impl Plan for Counted {
 
     fn schema(&self) -> String {
         match self.records {
-            Some(records) => format!("every({records})"),
+            Some(records) => format!("every_{records}"),
             None => "global".to_owned(),
         }
     }

@@ -248,7 +248,7 @@ impl Plan for Grid {
             offset,
             ..
         } = self;
-        format!("{kind}({size},{slide},{offset})")
+        format!("{kind}_{size}_{slide}_{offset}")
     }
 
     #[inline]

@@ -5,7 +5,7 @@
 //! costs no memory of its own.
 
 use crate::codec::Codec;
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// A pane. Its times are those of its slice, or of its first and last record.
 #[derive(Debug, PartialEq)]
@@ -113,78 +113,51 @@ impl<A> Panes<A> {
     }
 }
 
-const EARLY_AT: u8 = 1;
-const LAST: u8 = 1;
-const LATE: u8 = 2;
-const CHANGED: u8 = 4;
-const RECORDS: u8 = 8;
+/// What is known for early results, where there are some: how many records, whether it has changed, and, with
+/// the first pane, the timer.
+type Early = (u32, bool, Option<i64>);
 
-/// A byte of flags and what they announce; then each pane: a byte of flags, its first time, what the flags announce,
-/// the accumulator.
+/// One pane after the other: its first time, its last one if it is another, whether it is late, what there is for
+/// early results, the accumulator.
 impl<A: Codec> Codec for Panes<A> {
     const VERSION: u32 = A::VERSION;
 
     fn schema() -> String {
-        format!("panes:{}", A::schema())
+        schema(&A::schema())
     }
 
     #[inline]
     fn encode(&self, to: &mut Vec<u8>) {
-        to.push(if self.early_at.is_some() { EARLY_AT } else { 0 });
-        if let Some(time) = self.early_at {
-            time.encode_part(to);
-        }
+        let mut early_at = self.early_at;
         for pane in self.as_slice() {
-            let flag = |is_set: bool, flag: u8| if is_set { flag } else { 0 };
-            let flags = flag(pane.last != pane.first, LAST)
-                | flag(pane.late, LATE)
-                | flag(pane.changed, CHANGED)
-                | flag(pane.records > 0, RECORDS);
-            to.push(flags);
             pane.first.encode_part(to);
-            if flags & LAST != 0 {
-                pane.last.encode_part(to);
-            }
-            if flags & RECORDS != 0 {
-                pane.records.encode_part(to);
-            }
+            let last = Some(pane.last).filter(|&last| last != pane.first);
+            last.encode_part(to);
+            pane.late.encode_part(to);
+            let early: Early = (pane.records, pane.changed, early_at.take());
+            Some(early)
+                .filter(|&early| early != (0, false, None))
+                .encode_part(to);
             pane.accumulator.encode_part(to);
         }
     }
 
     #[inline]
     fn decode(mut bytes: &[u8]) -> Result<Self> {
-        let early_at = match u8::decode_part(&mut bytes)? {
-            0 => None,
-            EARLY_AT => Some(i64::decode_part(&mut bytes)?),
-            other => return Err(unknown(other)),
-        };
-        let mut panes = Self {
-            early_at,
-            ..Self::default()
-        };
+        let mut panes = Self::default();
         let mut at = 0;
         while !bytes.is_empty() {
-            let flags = u8::decode_part(&mut bytes)?;
-            if flags > LAST | LATE | CHANGED | RECORDS {
-                return Err(unknown(flags));
-            }
             let first = i64::decode_part(&mut bytes)?;
-            let last = if flags & LAST != 0 {
-                i64::decode_part(&mut bytes)?
-            } else {
-                first
-            };
-            let records = if flags & RECORDS != 0 {
-                u32::decode_part(&mut bytes)?
-            } else {
-                0
-            };
+            let last = Option::<i64>::decode_part(&mut bytes)?;
+            let late = bool::decode_part(&mut bytes)?;
+            let early = Option::<Early>::decode_part(&mut bytes)?;
+            let (records, changed, early_at) = early.unwrap_or_default();
+            panes.early_at = panes.early_at.or(early_at);
             let pane = Pane {
                 first,
-                last,
-                late: flags & LATE != 0,
-                changed: flags & CHANGED != 0,
+                last: last.unwrap_or(first),
+                late,
+                changed,
                 records,
                 accumulator: A::decode_part(&mut bytes)?,
             };
@@ -195,11 +168,11 @@ impl<A: Codec> Codec for Panes<A> {
     }
 }
 
-#[cold]
-fn unknown(flags: u8) -> Error {
-    Error::new(format_args!(
-        "{flags} are no flags of the panes of a window"
-    ))
+/// The schema of panes whose accumulators have this one. Tools that show state read it.
+pub(crate) fn schema(accumulator: &str) -> String {
+    format!(
+        "[(first:i64,last:i64?,late:bool,early:(records:u32,changed:bool,due:i64?)?,aggregate:{accumulator})]"
+    )
 }
 
 #[cfg(test)]
@@ -220,23 +193,25 @@ mod tests {
             for early_at in [None, Some(7)] {
                 let mut panes = Panes::default();
                 (0..count).for_each(|number| panes.insert(number as usize, pane(number)));
-                panes.early_at = early_at;
+                // It goes when the last pane does.
+                panes.early_at = early_at.filter(|_| count > 0);
                 let mut bytes = Vec::new();
                 panes.encode(&mut bytes);
                 assert_eq!(Panes::decode(&bytes).unwrap(), panes);
-                assert!(Panes::<(i64, String)>::decode(&bytes[..bytes.len() - 1]).is_err());
+                if count > 0 {
+                    assert!(Panes::<(i64, String)>::decode(&bytes[..bytes.len() - 1]).is_err());
+                }
             }
         }
-        assert!(Panes::<u8>::decode(&[2]).is_err());
-        assert!(Panes::<u8>::decode(&[0, 16]).is_err());
+        assert!(Panes::<u8>::decode(&[0; 8]).is_err());
     }
 
     #[test]
-    fn a_count_takes_18_bytes() {
+    fn a_count_takes_19_bytes() {
         let mut panes = Panes::default();
         panes.insert(0, Pane::new(0, 1u64));
         let mut bytes = Vec::new();
         panes.encode(&mut bytes);
-        assert_eq!(bytes.len(), 18);
+        assert_eq!(bytes.len(), 19);
     }
 }

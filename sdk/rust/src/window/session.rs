@@ -92,7 +92,7 @@ impl Plan for Sessions {
     }
 
     fn schema(&self) -> String {
-        format!("session({})", self.gap)
+        format!("session_{}", self.gap)
     }
 
     #[inline]

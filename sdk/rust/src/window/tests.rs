@@ -363,7 +363,11 @@ fn the_schema_names_the_lengths() {
     let plain = Harness::<Made<Plain>>::open().unwrap();
     assert_eq!(
         plain.states(),
-        [("w", "window:sliding(60000,60000,30000)=collected")]
+        [(
+            "w",
+            "sliding_60000_60000_30000[(first:i64,last:i64?,late:bool,\
+             early:(records:u32,changed:bool,due:i64?)?,aggregate:[(i64,bytes)])]"
+        )]
     );
 }
 
