@@ -507,11 +507,12 @@ impl KeyedState {
         let mut skipped = 0;
         loop {
             self.take_timers(domain, now, SKIPPED_AT_ONCE, &mut fired)?;
+            // One that takes nothing is to be ended, too.
+            self.commit();
             if fired.is_empty() {
                 return Ok(skipped);
             }
             skipped += fired.len() as u64;
-            self.commit();
         }
     }
 }

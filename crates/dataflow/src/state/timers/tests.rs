@@ -392,3 +392,20 @@ fn accesses_to_states_do_not_reach_timers() {
         Err(StateError::NoTimers)
     );
 }
+
+#[test]
+fn what_is_skipped_is_gone_and_a_snapshot_may_follow() {
+    let mut state = empty(0, 8);
+    let keys = [key(1)];
+    resolve(&mut state, &keys);
+    state
+        .register_timers(TimeDomain::Processing, &[0, 0], &[5, 9], &[0, 0])
+        .unwrap();
+    state.commit();
+    assert_eq!(state.skip_timers(TimeDomain::Processing, 5), Ok(1));
+    state.snapshot(CheckpointId(1), None);
+    // Also if there is nothing to skip.
+    assert_eq!(state.skip_timers(TimeDomain::Processing, 5), Ok(0));
+    state.snapshot(CheckpointId(2), None);
+    assert_eq!(state.timers_held(), 1);
+}
