@@ -101,16 +101,22 @@ const RUNS_FOR_A_CHECKPOINT: u64 = 3;
 
 /// What was done to a job.
 #[derive(Default)]
-struct Toll {
-    kills: u64,
+pub(crate) struct Toll {
+    pub(crate) kills: u64,
     /// Checkpoints that killed runs had completed.
     checkpoints: usize,
     /// Killed runs that had been resumed from a checkpoint.
-    resumed: u64,
+    pub(crate) resumed: u64,
 }
 
 /// Kills a job until it gets to its end in spite of it, or there were enough kills and it is left to end.
-fn storm(scene: &Scene, parallelism: &str, moments: &mut Moments, wanted: u64, toll: &mut Toll) {
+pub(crate) fn storm(
+    scene: &Scene,
+    parallelism: &str,
+    moments: &mut Moments,
+    wanted: u64,
+    toll: &mut Toll,
+) {
     let mut has_checkpoint = false;
     for run in 1..=RUNS_MAX {
         // `latest` wants a checkpoint to be there.

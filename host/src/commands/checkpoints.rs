@@ -17,6 +17,7 @@ use checkpoint::storage::{environment, weakened};
 use checkpoint::verify::{self, verify};
 use checkpoint::{Completed, shown};
 use connectors::parts;
+use dataflow::state::StateKind;
 use operator::text::{counted, line, name, size};
 use serde_json::json;
 
@@ -222,7 +223,23 @@ fn describe_operator(operator: &Operator) -> Vec<String> {
     for (label, value) in &operator.labels {
         lines.push(format!("  {}: {}", name(label), name(value)));
     }
+    // Of all subtasks together, as an operator with several inputs sees the lowest of them.
+    let reached = operator.subtasks.iter().map(|subtask| subtask.watermark);
+    match reached.min().flatten() {
+        Some(i64::MAX) => lines.push("  watermark: the end of all input".to_owned()),
+        Some(watermark) => lines.push(format!("  watermark: {}", time(watermark))),
+        None => {}
+    }
     for state in &operator.states {
+        if state.kind == StateKind::Timers.name() {
+            lines.push(format!(
+                "  {}: {}, {}",
+                name(&state.name),
+                counted(state.entries, "timer"),
+                size(state.bytes)
+            ));
+            continue;
+        }
         let ttl = state.ttl_ms.map_or_else(String::new, |ttl| {
             let ttl = humantime::format_duration(Duration::from_millis(ttl));
             format!(", lives {ttl}")

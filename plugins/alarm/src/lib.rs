@@ -12,7 +12,8 @@
 //! | `see TEXT` | reports the watermark |
 //!
 //! Reports are `KEY,fired,DOMAIN,TIME,TAG,WATERMARK` and `KEY,seen,,TEXT,,WATERMARK`; on the output `watermarks`
-//! goes each watermark that is reached. With `config = { lenient = true }` what is no command is passed over.
+//! goes each watermark that is reached. With `config = { ticks = true }` there is a second input, of
+//! records that only keep the job going.
 
 use highwater::{
     Emitter, OpenContext, Operator, Record, Result, TimeDomain, Timer, Timers, ValueState, bail,
@@ -26,14 +27,12 @@ const PANIC: u32 = u32::MAX;
 #[serde(deny_unknown_fields)]
 struct Config {
     #[serde(default)]
-    lenient: bool,
+    ticks: bool,
 }
 
 /// The operator.
 #[derive(Debug)]
 pub(crate) struct Alarm {
-    /// What is no command is passed over: it only keeps the job going.
-    is_lenient: bool,
     timers: Timers,
     /// How far apart the timers of a key are, and when they end.
     step: ValueState<(i64, i64)>,
@@ -49,10 +48,12 @@ impl Alarm {
 impl Operator for Alarm {
     fn open(ctx: &mut OpenContext) -> Result<Self> {
         let config: Config = ctx.config()?;
+        if config.ticks {
+            ctx.declare_inputs(["commands", "ticks"]);
+        }
         ctx.output("out");
         ctx.output("watermarks").unkeyed().text();
         Ok(Self {
-            is_lenient: config.lenient,
             timers: ctx.timers(),
             step: ctx.value_state("step"),
             clock: ctx.clock(),
@@ -60,6 +61,9 @@ impl Operator for Alarm {
     }
 
     fn process(&mut self, record: Record<'_>, out: &mut Emitter) -> Result<()> {
+        if record.input() > 0 {
+            return Ok(());
+        }
         let line = record.text()?;
         let words: Vec<&str> = line.split(' ').collect();
         match words[..] {
@@ -75,7 +79,6 @@ impl Operator for Alarm {
             }
             ["fail", time] => self.timers.register_event_time(time.parse()?, PANIC),
             ["see", text] => out.emit(record.key(), ("seen", "", text, "", self.watermark())),
-            _ if self.is_lenient => Ok(()),
             _ => bail!("what is `{line}`?"),
         }
     }
