@@ -126,26 +126,32 @@ fn segments(checkpoint: &Path) -> Vec<Value> {
         .collect()
 }
 
+/// The reader and the host print the same of a checkpoint in this directory. Returns what they print.
+pub(crate) fn agree(scene: &Scene, checkpoint: &Path) -> String {
+    let exported = host(scene, "export", checkpoint).with_code(0).stdout;
+    let read = read(checkpoint);
+    assert_eq!(read.code, Some(0), "{}", read.stderr);
+    let (ours, theirs): (Vec<&str>, Vec<&str>) =
+        (exported.lines().collect(), read.stdout.lines().collect());
+    for (number, (ours, theirs)) in ours.iter().zip(&theirs).enumerate() {
+        assert_eq!(ours, theirs, "entry {number} of {}", checkpoint.display());
+    }
+    assert_eq!(ours.len(), theirs.len(), "{}", checkpoint.display());
+    counted(checkpoint, &ours);
+    exported
+}
+
 /// The reader and the host print the same of every checkpoint, and as much as `show` says there is.
 /// Returns all segments.
 fn compare(scene: &Scene) -> Vec<Value> {
     let checkpoints = checkpoints(scene);
     assert!(checkpoints.len() >= 2, "{checkpoints:?}");
     for checkpoint in &checkpoints {
-        let exported = host(scene, "export", checkpoint).with_code(0).stdout;
-        let read = read(checkpoint);
-        assert_eq!(read.code, Some(0), "{}", read.stderr);
-        let (ours, theirs): (Vec<&str>, Vec<&str>) =
-            (exported.lines().collect(), read.stdout.lines().collect());
-        for (number, (ours, theirs)) in ours.iter().zip(&theirs).enumerate() {
-            assert_eq!(ours, theirs, "entry {number} of {}", checkpoint.display());
-        }
-        assert_eq!(ours.len(), theirs.len(), "{}", checkpoint.display());
+        let exported = agree(scene, checkpoint);
         for kind in ["value", "map", "list"] {
             let kind = format!("\"kind\":\"{kind}\"");
             assert!(exported.contains(&kind), "there is no {kind}");
         }
-        counted(checkpoint, &ours);
     }
     let segments = checkpoints.iter().flat_map(|it| segments(it));
     segments.collect()

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
+use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use crate::host::{self, Completion, Running};
 use crate::jobs;
 use crate::kills::{Moments, Toll, storm};
 use crate::oracle::assert_same_lines;
+use crate::reader;
 use crate::scene::Scene;
 
 /// Records of the generator that end a job at once.
@@ -104,6 +106,13 @@ fn checkpoint_with(scene: &Scene, running: &mut Running, timers: u64) -> Complet
     }
 }
 
+/// The reader that was written from the document says the same of the newest checkpoint.
+fn compare_with_reader(scene: &Scene) {
+    let newest = scene.newest_checkpoint("alarms").expect("a checkpoint");
+    let metadata = Path::new(&newest.path);
+    reader::agree(scene, metadata.parent().expect("it is in a directory"));
+}
+
 /// Many timers of some keys, some of which are set twice or cancelled, and what must fire.
 fn many() -> (Commands, Vec<String>) {
     let (mut commands, mut fired) = (Commands::new(), BTreeSet::new());
@@ -164,6 +173,7 @@ fn c043_c066_timers_survive_kills_and_rescaling_and_each_fires_once() {
         // One more, so that what was restored is written again.
         running.checkpoints(1);
         assert!(running.kill().is_some(), "it was killed");
+        compare_with_reader(&scene);
     }
     start(&scene, 2, AT_ONCE, "").wait().with_code(0);
     let mut fired = scene.output("out");
@@ -264,6 +274,8 @@ fn c072_timers_of_processing_time_fire_while_the_job_runs() {
             .any(|line| line.starts_with("a,fired,processing,"))
     });
     assert!(running.kill().is_some(), "it was killed");
+    // Deltas without the timer.
+    compare_with_reader(&scene);
     start(&scene, 1, AT_ONCE, "").wait().with_code(0);
     let lines = scene.output("out");
     let fired = lines.iter().filter(|line| line.contains(",fired,"));

@@ -231,6 +231,8 @@ def check_body(version, body, directory_name):
     states = [state for operator in body["operators"] for state in operator["states"]]
     expire = any(state["ttl-ms"] is not None for state in states)
     check(version >= 3 or not expire, "format versions before 3 have no entries that expire")
+    timers = any(state["kind"] == "timers" for state in states)
+    check(version >= 3 or not timers, "format versions before 3 have no timers")
     check_sums(body, segments)
 
 
@@ -395,11 +397,13 @@ def zstd_frame(data, size):
 
 # --- Segments: what is in them -------------------------------------------------------------------
 
-KINDS = ("value", "map", "list")
+KINDS = ("value", "map", "list", "timers")
 # What is added to the kind of a state in a header: by what its entries expire.
 CLOCKS = {128: "processing", 64: "event"}
 HEADER, VALUES, MAP, LIST, REMOVED, REMOVED_FIELDS, CONTINUATION, END = 1, 2, 3, 4, 5, 6, 7, 255
-KINDS_OF = {VALUES: ["value"], MAP: ["map"], LIST: ["list"], REMOVED: KINDS, REMOVED_FIELDS: ["map"]}
+KINDS_OF = {
+    VALUES: ["value"], MAP: ["map", "timers"], LIST: ["list"], REMOVED: KINDS, REMOVED_FIELDS: ["map", "timers"],
+}
 
 
 class Bytes:
@@ -506,7 +510,7 @@ def read_segment(data, body, operator, segment, before, groups, apply):
             if kind == VALUES and not segment["delta"]:
                 check((name, key) not in values, f"key {key!r} comes twice")
                 values.add((name, key))
-            apply(kind, (group, name.encode(), key), block)
+            apply(kind, (group, name.encode(), key), block, state_kind == "timers")
         block.finish()
 
 
@@ -530,7 +534,7 @@ def header(payload, body, operator, segment, before, groups):
         kind, clock = byte & 63, byte & 192
         head.varint()
         check(name in declared, f"state {name!r} is not in the body")
-        check(kind < 3 and KINDS[kind] == declared[name], f"state {name!r} has another kind")
+        check(kind < len(KINDS) and KINDS[kind] == declared[name], f"state {name!r} has another kind")
         check(not clock or clock in CLOCKS, f"state {name!r} expires by two clocks")
         check(CLOCKS.get(clock) == clocks[name], f"state {name!r} expires by another clock")
         states.append((name, KINDS[kind]))
@@ -545,12 +549,14 @@ def header(payload, body, operator, segment, before, groups):
 def apply_to(state):
     """State is: by key group, name and key, a value, a table of fields, or a list."""
 
-    def apply(kind, place, block):
+    def apply(kind, place, block, timers):
         if kind == VALUES:
             state[place] = block.string()
         elif kind == MAP:
             field = block.string()
-            state.setdefault(place, {})[field] = block.string()
+            value = block.string()
+            check(not timers or (len(field) == 12 and not value), "an entry of timers that is none")
+            state.setdefault(place, {})[field] = value
         elif kind == LIST:
             starts, count = block.u8(), block.varint()
             check(starts in (0, 1), "a list that neither starts nor goes on")
@@ -816,7 +822,7 @@ class Schema:
         self.value = self.field = None
         self.known = True
         try:
-            if kind == "map":
+            if kind in ("map", "timers"):
                 field, equals, text = text.partition("=")
                 if not equals:
                     raise Misfit
@@ -859,7 +865,7 @@ def entries(operator, states, state):
         entry = {"operator": operator, "state": name.decode(), "kind": kind, "key": readable(key)}
         if kind == "value":
             yield entry | {"value": schema.show_value(held)}
-        elif kind == "map":
+        elif kind in ("map", "timers"):
             for field in sorted(held):
                 shown = {"field": schema.show_field(field), "value": schema.show_value(held[field])}
                 yield entry | shown

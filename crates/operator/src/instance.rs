@@ -179,6 +179,7 @@ impl OperatorInstance {
     ) -> Result<(), Failure> {
         let call = &mut self.call;
         call.begin(now);
+        call.state.resolve_none();
         let done = run(self.operator.as_mut(), call);
         match done.and_then(|()| call.settle(&Resolved::default(), &mut Batch::default())) {
             Ok(()) => {

@@ -236,6 +236,11 @@ impl KeyedState {
         Ok(())
     }
 
+    /// The call that follows is about no keys: accesses by number fail until the next [`KeyedState::resolve`].
+    pub fn resolve_none(&mut self) {
+        self.slots.clear();
+    }
+
     pub(super) fn check_owned(&self, hash: u64) -> Result<(), StateError> {
         let group = self.key_groups.group_of(hash);
         if self.range.contains(group) {
