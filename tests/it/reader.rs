@@ -625,7 +625,7 @@ fn the_reader_and_the_host_judge_damage_alike() {
 fn the_reader_and_the_host_judge_what_cannot_be_true_alike() {
     let victim = Victim::new(&["checkpoint.inline-threshold=1MiB"]);
     // The future: with a right checksum, with one that this version does not know.
-    victim.resealed("version 3", 2, false, &|it| it.start[8] = 3);
+    victim.resealed("version 4", 2, false, &|it| it.start[8] = 4);
     victim.resealed("version 1000", 2, false, &|it| {
         it.start[8..10].copy_from_slice(&[0xe8, 3])
     });

@@ -55,7 +55,7 @@ pub fn timer_states() -> [StateDescriptor; 2] {
         name: domain.state_name().to_owned(),
         kind: StateKind::Timers,
         // Time and tag, and nothing: they are shown as a map of these.
-        schema: "(i64,u32)=()".to_owned(),
+        schema: "(i64,u32)=unit".to_owned(),
         schema_version: 1,
         ttl: None,
     })
