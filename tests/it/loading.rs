@@ -218,7 +218,7 @@ fn c161_what_no_real_component_has_is_not_given_to_the_compiler() {
 fn c161_what_is_no_operator_is_refused_before_it_is_compiled() {
     let heavy = format!("(component (core module {}))", heavy());
     let scene = scene(&wat::parse_str(heavy).expect("a component"), "");
-    refused(&scene, LITTLE, &["does not export", GUEST]);
+    refused(&scene, LITTLE, &["exports neither", GUEST]);
 }
 
 #[test]

@@ -86,7 +86,10 @@ pub(crate) fn prepare(
                 message.push_str(" (while it was asked to describe itself)");
             }
             problem(key, message, None);
-            return None;
+            // What it says without knowing its inputs is enough to look for mistakes of those that read from it.
+            let apart = (failure.kind == FailureKind::Config && !inputs.is_empty())
+                .then(|| component.describe(&config, &[], &grants));
+            apart?.ok()?
         }
     };
     let has_values = description
