@@ -182,6 +182,25 @@ fn c043_c066_timers_survive_kills_and_rescaling_and_each_fires_once() {
     assert_same_lines(&fired, &expected, "the timers that fired");
 }
 
+#[test]
+fn c065_a_timer_that_fails_is_named() {
+    let commands: Commands = [("a", "at 5 1"), ("b", "fail 7"), ("c", "at 9 1")]
+        .map(|(key, command)| (key.to_owned(), command.to_owned()))
+        .into();
+    let scene = scene(&commands);
+    let ended = start(&scene, 1, AT_ONCE, "").wait().with_code(1);
+    ended.saying(&[
+        "operator `alarm`",
+        "at the event-time timer of 7 ms (key \"b\", tag 4294967295)",
+        "the alarm fails as it was asked to",
+    ]);
+    let fired = scene.output("out");
+    assert!(
+        fired.is_empty(),
+        "what fired with it is taken back: {fired:?}"
+    );
+}
+
 /// How many lines are read while the job is killed again and again.
 const LINES: u64 = 150_000;
 /// How often it is killed.
