@@ -33,6 +33,7 @@ mod claim; // who owns what a job starts from
 mod cold; // state larger than memory
 mod dropped; // sinks that the job no longer has
 mod events; // what programs read: --json
+mod event_time; // what time it is in the records, and who holds it
 mod control; // a running job is asked for things
 mod control_at_once; // a running job is asked at an unlucky moment
 mod control_storm; // the same at random moments, again and again
