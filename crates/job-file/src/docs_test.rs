@@ -58,7 +58,7 @@ fn tables() -> BTreeMap<String, BTreeMap<String, Row>> {
 #[test]
 fn every_key_is_documented_and_every_documented_key_exists() {
     let tables = tables();
-    let sections: [(&str, &[Key]); 9] = [
+    let sections: [(&str, &[Key]); 10] = [
         ("[job]", keys::JOB),
         ("[checkpoint]", keys::CHECKPOINT),
         ("[restart]", keys::RESTART),
@@ -66,6 +66,7 @@ fn every_key_is_documented_and_every_documented_key_exists() {
         ("[[operator]]", keys::OPERATOR),
         ("limits", keys::LIMITS),
         ("timers", keys::TIMERS),
+        ("state.<name>", keys::STATE),
         ("grants", keys::GRANTS),
         ("[[sink]]", keys::SINK),
     ];
@@ -190,6 +191,14 @@ const OTHER_VALUES: &[(&str, &[&str])] = &[
     ),
     ("timers", &["overdue = \"skip\""]),
     (
+        "state.<name>",
+        &[
+            "ttl = \"1h\"",
+            "refresh = \"read\", ttl = \"1h\"",
+            "time = \"event\", ttl = \"1h\"",
+        ],
+    ),
+    (
         "limits",
         &[
             "memory = \"3MiB\"",
@@ -269,6 +278,7 @@ fn job_with(heading: &str, line: Option<&str>) -> String {
         match line {
             Some(line) if here => text.push_str(&format!("{line}\n")),
             Some(line) if section == "[[operator]]" && !heading.starts_with('[') => {
+                let heading = heading.replace("<name>", "count");
                 text.push_str(&format!("{heading} = {{ {line} }}\n"));
             }
             _ => {}
@@ -291,8 +301,10 @@ fn meaning(job: &super::JobFile) -> String {
     }
     for operator in &job.operators {
         let node = &operator.node;
+        let states = operator.states.iter();
+        let states: Vec<_> = states.map(|state| (&state.name, state.ttl)).collect();
         text += &format!(
-            "{} {:?} {:?} {:?} {:?} {:?} {:?} {} {:?} {:?} {:?}",
+            "{} {:?} {:?} {:?} {:?} {:?} {:?} {} {:?} {:?} {:?} {:?}",
             node.id,
             node.parallelism,
             operator.component,
@@ -303,7 +315,8 @@ fn meaning(job: &super::JobFile) -> String {
             operator.config,
             operator.limits,
             operator.grants,
-            operator.overdue
+            operator.overdue,
+            states
         );
     }
     for sink in &job.sinks {

@@ -3,6 +3,7 @@
 
 use std::fmt::Write;
 use std::path::Path;
+use std::time::Duration;
 
 use dataflow::Partition;
 use toml::Value;
@@ -10,7 +11,7 @@ use toml::Value;
 use super::JobFile;
 use super::checkpoint::{COMPRESSIONS, CheckpointSection, MODES, PERMISSIONS, RETENTIONS, Storage};
 use super::node::{Inputs, PARTITIONS};
-use super::operator::{OVERDUE, OperatorSection};
+use super::operator::{OFF, OVERDUE, OperatorSection, REFRESHES, StateSection, TIMES};
 use super::options::Options;
 use super::restart::RestartStrategy;
 use super::units::exact_size;
@@ -178,6 +179,9 @@ fn node(out: &mut Writer, job: &JobFile, settled: &SettledNode) {
         }
         out.key("limits", settled.options.0.clone());
         out.key("grants", operator_grants(operator));
+        if !operator.states.is_empty() {
+            out.key("state", operator_states(operator));
+        }
         out.key("on-error", "fail");
         let overdue: toml::Table = [("overdue".to_owned(), word(OVERDUE, operator.overdue).into())]
             .into_iter()
@@ -239,6 +243,23 @@ fn operator_grants(operator: &OperatorSection) -> toml::Table {
     table
 }
 
+fn operator_states(operator: &OperatorSection) -> toml::Table {
+    let state = |state: &StateSection| {
+        let mut table = toml::Table::new();
+        match state.ttl {
+            None => table.insert("ttl".into(), OFF.into()),
+            Some(ttl) => {
+                let lives = humantime::format_duration(Duration::from_millis(ttl.millis));
+                table.insert("ttl".into(), lives.to_string().into());
+                table.insert("refresh".into(), word(REFRESHES, ttl.refresh).into());
+                table.insert("time".into(), word(TIMES, ttl.time).into())
+            }
+        };
+        (state.name.clone(), Value::Table(table))
+    };
+    operator.states.iter().map(state).collect()
+}
+
 fn word<T: PartialEq + Copy>(words: &[(&'static str, T)], value: T) -> &'static str {
     words
         .iter()
@@ -277,7 +298,7 @@ impl Writer {
         let _ = writeln!(self.text, "# {text}");
     }
 
-    fn duration(&mut self, key: &str, duration: std::time::Duration) {
+    fn duration(&mut self, key: &str, duration: Duration) {
         let text = humantime::format_duration(duration).to_string();
         self.key(key, text);
     }

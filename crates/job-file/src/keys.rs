@@ -193,7 +193,7 @@ pub const GRANTS: &[Key] = &[
 pub const GRANTED_DIR: &[Key] = &[key("host"), key("guest"), key("write")];
 
 /// `state.<name>` of an operator.
-pub const STATE: &[Key] = &[key("ttl")];
+pub const STATE: &[Key] = &[key("ttl"), key("refresh"), key("time")];
 
 /// `[[sink]]`; the rest of its keys are its connector's.
 pub const SINK: &[Key] = &[

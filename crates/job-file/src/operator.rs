@@ -4,12 +4,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use dataflow::Partition;
+use dataflow::state::{Refresh, Ttl, TtlTime};
 
 use super::checkpoint::absolute;
-use super::document::{Table, Value};
-use super::hints::did_you_mean;
+use super::document::{Item, Table, Value};
 use super::keys::{GRANTED_DIR, GRANTS, LIMITS, STATE, TIMERS};
 use super::node::{Inputs, Node, PARTITIONS};
+use super::problem::Place;
 use super::section::Section;
 
 /// An operator.
@@ -29,6 +30,8 @@ pub struct OperatorSection {
     pub partition: Option<Partition>,
     /// What the component gets when it is opened, as JSON.
     pub config: serde_json::Value,
+    /// What is said of its states.
+    pub states: Vec<StateSection>,
     /// What it may use up.
     pub limits: Limits,
     /// What it may reach.
@@ -49,6 +52,30 @@ pub enum Overdue {
 
 /// The words for it.
 pub(crate) const OVERDUE: &[(&str, Overdue)] = &[("fire", Overdue::Fire), ("skip", Overdue::Skip)];
+
+/// What the job file says of a state of an operator, instead of what its component declares.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StateSection {
+    /// The state's name.
+    pub name: String,
+    /// Where that stands.
+    pub place: Place,
+    /// How long its entries live; `None`: until they are removed.
+    pub ttl: Option<Ttl>,
+}
+
+/// `refresh` of a state.
+pub(crate) const REFRESHES: &[(&str, Refresh)] =
+    &[("write", Refresh::Write), ("read", Refresh::Read)];
+
+/// `time` of a state.
+pub(crate) const TIMES: &[(&str, TtlTime)] = &[
+    ("processing", TtlTime::Processing),
+    ("event", TtlTime::Event),
+];
+
+/// `ttl` of a state whose entries do not expire.
+pub(crate) const OFF: &str = "off";
 
 /// What an operator's component, and a subtask of it, may use up. `None`: the host's default.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -111,7 +138,8 @@ impl OperatorSection {
             section.problem("build-dir", "is set, but `build` is not", None);
         }
         refuse_on_error(&mut section);
-        refuse_state_overrides(&mut section);
+        let example = "ttl = \"24h\"";
+        let states = section.named_tables("state", STATE, example, StateSection::read);
         let inputs = Inputs::read(&mut section);
         let partition = section.choice("partition", PARTITIONS);
         let config = section
@@ -133,6 +161,7 @@ impl OperatorSection {
             inputs,
             partition,
             config,
+            states,
             limits: limits.unwrap_or_default(),
             grants: grants.unwrap_or_default(),
             overdue: overdue.unwrap_or_default(),
@@ -198,27 +227,43 @@ fn refuse_on_error(section: &mut Section<'_, '_>) {
     }
 }
 
-fn refuse_state_overrides(section: &mut Section<'_, '_>) {
-    let Some((states, _)) = section.any_table("state") else {
-        return;
-    };
-    for (name, entry) in states.iter() {
-        let Value::Table(state) = &entry.item.value else {
-            let message = format!("expected a table, found {}", entry.item.value.type_name());
-            let hint = format!("keys of a state look like `state.{name}.ttl = \"24h\"`");
-            section.problem(&format!("state.{name}"), message, Some(hint));
-            continue;
-        };
-        for (key, _) in state.iter() {
-            let path = format!("state.{name}.{key}");
-            if STATE.iter().any(|known| known.name == key) {
-                let message = "entries that expire are not supported by this version";
-                let hint = "leave it out: entries are kept until the operator removes them";
-                section.problem(&path, message, Some(hint.into()));
-            } else {
-                let hint = did_you_mean(key, STATE.iter().map(|key| key.name));
-                section.problem(&path, "unknown key", hint);
+impl StateSection {
+    /// `None` if something is wrong with it, which has been noted.
+    fn read(name: &str, mut section: Section<'_, '_>) -> Option<Self> {
+        let refresh = section.choice("refresh", REFRESHES);
+        let time = section.choice("time", TIMES);
+        let off = |item: &Item| matches!(&item.value, Value::String(text) if text == OFF);
+        if section.item("ttl").is_some_and(off) {
+            for key in ["refresh", "time"] {
+                if section.has(key) {
+                    section.problem(key, "nothing expires with `ttl = \"off\"`", None);
+                }
             }
+            return Some(Self {
+                name: name.to_owned(),
+                place: section.place_of("ttl"),
+                ttl: None,
+            });
         }
+        if !section.has("ttl") {
+            let hint = "for how long entries live, as in `ttl = \"24h\"`, or `ttl = \"off\"`";
+            section.problem("ttl", "is missing", Some(hint.into()));
+            return None;
+        }
+        let lives = section.duration("ttl")?;
+        let millis = u64::try_from(lives.as_millis()).unwrap_or(u64::MAX);
+        if millis == 0 {
+            section.problem("ttl", "must be at least 1ms", None);
+            return None;
+        }
+        Some(Self {
+            name: name.to_owned(),
+            place: section.place_of("ttl"),
+            ttl: Some(Ttl {
+                millis,
+                refresh: refresh.unwrap_or_default(),
+                time: time.unwrap_or_default(),
+            }),
+        })
     }
 }

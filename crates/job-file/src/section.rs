@@ -353,6 +353,35 @@ impl<'t, 'p> Section<'t, 'p> {
         nodes
     }
 
+    /// A table of tables in which only `keys` may stand, read one by one with their names. `example` shows
+    /// one of them.
+    pub fn named_tables<T>(
+        &mut self,
+        key: &str,
+        keys: &'static [Key],
+        example: &str,
+        mut read: impl FnMut(&str, Section<'t, '_>) -> Option<T>,
+    ) -> Vec<T> {
+        let Some((tables, _)) = self.any_table(key) else {
+            return Vec::new();
+        };
+        let mut read_all = Vec::new();
+        for (name, entry) in tables.iter() {
+            let path = format!("{key}.{name}");
+            let Value::Table(table) = &entry.item.value else {
+                let message = format!("expected a table, found {}", entry.item.value.type_name());
+                let hint = format!("keys of it look like `{path}.{example}`");
+                self.problem(&path, message, Some(hint));
+                continue;
+            };
+            let place = tables.place_of(name).unwrap_or_else(|| self.place.clone());
+            let path = self.path_of(&path);
+            let section = Section::closed(path, table, place, keys, self.problems);
+            read_all.extend(read(name, section));
+        }
+        read_all
+    }
+
     /// A list of tables in which only `keys` may stand, read one by one.
     pub fn tables<T>(
         &mut self,

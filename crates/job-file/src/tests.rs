@@ -1,7 +1,10 @@
 //! Job files as users get them wrong, and the reports: text in, report out.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
+
+use dataflow::state::{Refresh, Ttl, TtlTime};
 
 use super::checkpoint::{Directory, Mode, Retention, Storage};
 use super::wiring::{NodeRef, wire};
@@ -370,18 +373,76 @@ error: job.toml:2:1: checkpoint.savepoint-dir: `/` is the root of the file syste
 fn what_this_version_lacks_is_refused_not_ignored() {
     check(
         &FINE.replace(
-                "component = \"count.wasm\"",
-                "component = \"count.wasm\"\non-error = \"skip\"\nstate.count.ttl = \"24h\"\nstate.count.tll = \"1h\"",
-            ),
+            "component = \"count.wasm\"",
+            "component = \"count.wasm\"\non-error = \"skip\"",
+        ),
         r#"
 error: job.toml:18:1: operator.count.on-error: `skip` is not supported by this version
   hint: use `on-error = "fail"`, or leave it out
-error: job.toml:19:13: operator.count.state.count.ttl: entries that expire are not supported by this version
-  hint: leave it out: entries are kept until the operator removes them
-error: job.toml:20:13: operator.count.state.count.tll: unknown key
-  hint: did you mean `ttl`?
 "#,
     );
+}
+
+#[test]
+fn what_is_said_of_states_is_checked() {
+    check(
+        &FINE.replace(
+            "component = \"count.wasm\"",
+            r#"component = "count.wasm"
+state.a = { tll = "1h" }
+state.b = { ttl = "0s" }
+state.c = { ttl = 5, refresh = "writ" }
+state.d = { ttl = "off", time = "event" }
+state.e = "1h"
+state.f = { ttl = "10us" }"#,
+        ),
+        r#"
+error: job.toml:18:7: operator.count.state.a.ttl: is missing
+  hint: for how long entries live, as in `ttl = "24h"`, or `ttl = "off"`
+error: job.toml:18:13: operator.count.state.a.tll: unknown key
+  hint: did you mean `ttl`?
+error: job.toml:19:13: operator.count.state.b.ttl: must be at least 1ms
+error: job.toml:20:13: operator.count.state.c.ttl: expected a duration such as "10s", found an integer
+error: job.toml:20:22: operator.count.state.c.refresh: `writ` is not one of its values
+  hint: did you mean `write`?
+error: job.toml:21:26: operator.count.state.d.time: nothing expires with `ttl = "off"`
+error: job.toml:22:7: operator.count.state.e: expected a table, found a string
+  hint: keys of it look like `state.e.ttl = "24h"`
+error: job.toml:23:13: operator.count.state.f.ttl: must be at least 1ms
+"#,
+    );
+    let text = FINE.replace(
+        "component = \"count.wasm\"",
+        r#"component = "count.wasm"
+state.a = { ttl = "1d 30ms" }
+state.b = { ttl = "5s", refresh = "read", time = "event" }
+state."c.d" = { ttl = "off" }"#,
+    );
+    let job = fine(&text, &Surroundings::default());
+    let states = job.operators.iter().flat_map(|operator| &operator.states);
+    let states: Vec<_> = states
+        .map(|state| (state.name.as_str(), state.ttl))
+        .collect();
+    let expected = [
+        (
+            "a",
+            Some(Ttl {
+                millis: 86_400_030,
+                refresh: Refresh::Write,
+                time: TtlTime::Processing,
+            }),
+        ),
+        (
+            "b",
+            Some(Ttl {
+                millis: 5_000,
+                refresh: Refresh::Read,
+                time: TtlTime::Event,
+            }),
+        ),
+        ("c.d", None),
+    ];
+    assert_eq!(states, expected);
 }
 
 #[test]
@@ -547,7 +608,9 @@ strategy = "failure-rate"
         r#"component = "count.wasm"
 build = "make \"count\""
 config = { top = 10, since = 2013-01-01T00:00:00Z, "odd key" = [1, { a = 1.5 }] }
-grants = { dirs = [{ host = "m", guest = "/m", write = true }], clock = true }"#,
+grants = { dirs = [{ host = "m", guest = "/m", write = true }], clock = true }
+state.seen = { ttl = "36h", refresh = "read", time = "event" }
+state."odd name" = { ttl = "off" }"#,
     );
     let settled = |job: &JobFile| {
         let nodes = wire(job, &mut Problems::default()).order.into_iter();
@@ -581,6 +644,15 @@ grants = { dirs = [{ host = "m", guest = "/m", write = true }], clock = true }"#
         again.operators[1].grants, job.operators[1].grants,
         "{written}"
     );
+    let ttls = |job: &JobFile| {
+        let states = job.operators[1].states.iter();
+        let states: BTreeMap<_, _> = states
+            .map(|state| (state.name.clone(), state.ttl))
+            .collect();
+        states
+    };
+    assert_eq!(ttls(&again), ttls(&job), "{written}");
+    assert_eq!(ttls(&job).len(), 2);
     assert_eq!(effective::to_toml(&again, &settled(&again)), written);
 }
 

@@ -147,10 +147,9 @@ fn check(described: WireDescription) -> Result<Description, String> {
                 "the schema of state `{name}` has more than {SCHEMA_LEN_MAX} bytes"
             ));
         }
-        if state.ttl.is_some() {
+        if state.ttl.is_some_and(|ttl| Ttl::from(ttl).millis == 0) {
             return Err(format!(
-                "state `{name}` has a TTL, and entries that expire are not supported by this version \
-                 of the host; without `ttl` they are kept until the operator removes them"
+                "state `{name}` has a TTL of 0 ms: its entries have to live for at least 1 ms"
             ));
         }
     }

@@ -76,7 +76,7 @@ pub(crate) fn prepare(
         return None;
     }
     let config = section.config.to_string();
-    let description = match component.describe(&config, inputs, &grants) {
+    let mut description = match component.describe(&config, inputs, &grants) {
         Ok(description) => description,
         Err(failure) => {
             let key = key_of(&failure);
@@ -92,6 +92,9 @@ pub(crate) fn prepare(
             apart?.ok()?
         }
     };
+    if !set_ttls(section, &mut description, &mut problem) {
+        return None;
+    }
     let has_values = description
         .states
         .iter()
@@ -119,6 +122,41 @@ pub(crate) fn prepare(
         }),
         factory: Mutex::default(),
     })
+}
+
+/// Gives the states of a component the times to live that the job file says. Returns whether it has all of
+/// them.
+fn set_ttls(
+    section: &OperatorSection,
+    description: &mut Description,
+    problem: &mut impl FnMut(&str, String, Option<String>),
+) -> bool {
+    let mut all = true;
+    for stated in &section.states {
+        // Timers are no state that a component declares.
+        let mut declared = description
+            .states
+            .iter_mut()
+            .filter(|state| state.kind != StateKind::Timers);
+        match declared.find(|state| state.name == stated.name) {
+            Some(state) => state.ttl = stated.ttl,
+            None => {
+                all = false;
+                let states = description.states.iter();
+                let names: Vec<String> = states
+                    .filter(|state| state.kind != StateKind::Timers)
+                    .map(|state| format!("`{}`", state.name))
+                    .collect();
+                let hint = match names.is_empty() {
+                    true => "leave `state` out: it declares none".to_owned(),
+                    false => format!("it declares {}", names.join(", ")),
+                };
+                let message = "the component has no keyed state of this name".to_owned();
+                problem(&format!("state.{}", stated.name), message, Some(hint));
+            }
+        }
+    }
+    all
 }
 
 /// The key of the job file that a failure is about, before anything runs.

@@ -17,7 +17,7 @@ use checkpoint::storage::{environment, weakened};
 use checkpoint::verify::{self, verify};
 use checkpoint::{Completed, shown};
 use connectors::parts;
-use dataflow::state::StateKind;
+use dataflow::state::{Refresh, StateKind, TtlTime};
 use operator::text::{counted, line, name, size};
 use serde_json::json;
 
@@ -240,9 +240,17 @@ fn describe_operator(operator: &Operator) -> Vec<String> {
             ));
             continue;
         }
-        let ttl = state.ttl_ms.map_or_else(String::new, |ttl| {
-            let ttl = humantime::format_duration(Duration::from_millis(ttl));
-            format!(", lives {ttl}")
+        let ttl = state.ttl().map_or_else(String::new, |ttl| {
+            let lives = humantime::format_duration(Duration::from_millis(ttl.millis));
+            let refresh = match ttl.refresh {
+                Refresh::Write => "write",
+                Refresh::Read => "write or read",
+            };
+            let time = match ttl.time {
+                TtlTime::Processing => "",
+                TtlTime::Event => " by the watermark",
+            };
+            format!(", entries live {lives} from the last {refresh}{time}")
         });
         lines.push(format!(
             "  state `{}` ({}, {} version {}{ttl}): {}, {}",
