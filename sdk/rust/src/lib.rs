@@ -43,6 +43,7 @@ pub mod state;
 pub mod testing;
 pub mod text;
 pub mod timer;
+pub mod ttl;
 pub mod window;
 
 #[doc(hidden)]
@@ -84,6 +85,7 @@ pub use record::{Batch, Column, CurrentKey, Input, Key, Record};
 pub use row::{Row, RowWriter};
 pub use state::{AggregatingState, ListState, MapState, ReducingState, ValueState};
 pub use timer::{Fired, TimeDomain, Timer, Timers};
+pub use ttl::Ttl;
 pub use window::{
     Cumulative, Every, Global, Session, Sliding, Span, Tumbling, Window, WindowOperator,
 };

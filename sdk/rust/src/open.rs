@@ -1,7 +1,6 @@
 //! What an operator declares and learns when it is opened.
 
 use std::rc::Rc;
-use std::time::Duration;
 
 use crate::aggregate::Aggregate;
 use crate::bindings::exports::highwater::operator::guest::{
@@ -19,6 +18,7 @@ use crate::state::{
     Access, AggregatingState, Buffered, ListState, MapState, ReducingState, ValueState,
 };
 use crate::timer::Timers;
+use crate::ttl::Ttl;
 use crate::window::Settings;
 
 /// Where an operator declares its states, inputs, outputs and metrics, and reads its configuration.
@@ -308,24 +308,27 @@ impl OpenContext {
         state
     }
 
-    /// Says how long entries of a declared state live after they were last written.
+    /// Says how long the entries of a declared state live: values, the entries of a map, and the elements of a
+    /// list, each by itself. The job file may say otherwise (`state.<name>`). Without it entries are kept until
+    /// they are removed.
     ///
-    /// No host supports this yet: an operator that declares it is refused before the job starts, and by
-    /// the [`Harness`](crate::testing::Harness). Without it entries are kept until they are cleared.
-    pub fn ttl(&mut self, state: &str, ttl: Duration) {
+    /// ```
+    /// #     /// # use highwater::{MapState, OpenContext, Ttl, ValueState};
+    /// # fn open(ctx: &mut OpenContext) {
+    /// let seen: ValueState<u64> = ctx.value_state("seen");
+    /// ctx.ttl("seen", Duration::from_secs(3600));
+    /// let visits: MapState<String, u64> = ctx.map_state("visits");
+    /// ctx.ttl("visits", Ttl::of(Duration::from_secs(60)).refreshed_by_reads().in_event_time());
+    /// # }
+    /// ```
+    pub fn ttl(&mut self, state: &str, ttl: impl Into<Ttl>) {
         match self
             .declared
             .states
             .iter_mut()
             .find(|descriptor| descriptor.name == state)
         {
-            Some(descriptor) => {
-                descriptor.ttl = Some(wit_guest::Ttl {
-                    millis: ttl.as_millis().try_into().unwrap_or(u64::MAX),
-                    refresh: wit_guest::TtlRefresh::Write,
-                    time: wit::TimeDomain::ProcessingTime,
-                });
-            }
+            Some(descriptor) => descriptor.ttl = Some(ttl.into().to_wit()),
             None => self.declared.problems.push(format!(
                 "there is no state `{state}` to give a time to live"
             )),

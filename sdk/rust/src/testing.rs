@@ -131,6 +131,8 @@ impl<T: Operator> Setup<T> {
             restored: false,
         };
         host.declare(&context.states);
+        let states = description.states.iter();
+        host.set_ttls(states.map(|state| state.ttl).collect());
         let ended = vec![false; context.inputs.len()];
         let instance = Instance::open(context.clone(), host.clone())?;
         Ok(Harness {
@@ -143,12 +145,12 @@ impl<T: Operator> Setup<T> {
     }
 }
 
-/// What can be declared and no host supports yet, so that it is not found only when the job is started.
+/// What hosts refuse, so that it is not found only when the job is started.
 fn refuse_what_hosts_refuse(description: &Description) -> Result<()> {
-    match description.states.iter().find(|state| state.ttl.is_some()) {
+    let mut states = description.states.iter();
+    match states.find(|state| state.ttl.is_some_and(|ttl| ttl.millis == 0)) {
         Some(state) => Err(Error::config(format_args!(
-            "state `{}` has a TTL, and entries that expire are not supported yet; without `ttl` they are \
-             kept until the operator removes them",
+            "state `{}` has a TTL of 0 ms: its entries have to live for at least 1 ms",
             state.name
         ))),
         None => Ok(()),

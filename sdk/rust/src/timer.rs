@@ -34,7 +34,7 @@ impl TimeDomain {
         }
     }
 
-    fn to_wit(self) -> wit::TimeDomain {
+    pub(crate) fn to_wit(self) -> wit::TimeDomain {
         match self {
             Self::EventTime => wit::TimeDomain::EventTime,
             Self::ProcessingTime => wit::TimeDomain::ProcessingTime,

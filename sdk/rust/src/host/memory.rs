@@ -4,11 +4,13 @@
 //! would trap a component (an unknown state, columns of other lengths) panic.
 
 mod timers;
+mod ttl;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
+use crate::bindings::exports::highwater::operator::guest::Ttl;
 use crate::bindings::highwater::operator::{log, metrics, state};
 use crate::call::NO_TIMESTAMP;
 use crate::cells::Cells;
@@ -62,6 +64,10 @@ struct Memory {
     observed: RefCell<Vec<Observation>>,
     processing_time: Cell<i64>,
     timers: RefCell<timers::Timers>,
+    /// How long entries of each declared state live.
+    ttls: RefCell<Vec<Option<Ttl>>>,
+    /// The last watermark that was a time.
+    event_time: Cell<Option<i64>>,
 }
 
 /// What harnesses do with it.
@@ -79,6 +85,11 @@ impl Host {
         }
         self.0.declared.set(names.len());
         tables.append(&mut old);
+    }
+
+    /// Says how long entries of the declared states live.
+    pub(crate) fn set_ttls(&self, ttls: Vec<Option<Ttl>>) {
+        *self.0.ttls.borrow_mut() = ttls;
     }
 
     /// Begins a call about these keys.
@@ -122,7 +133,11 @@ impl Host {
     /// How many entries all states hold: values, entries of maps, elements of lists.
     pub(crate) fn entries(&self) -> usize {
         let tables = self.0.tables.borrow();
-        let held = tables.iter().flat_map(|(_, table)| table.values());
+        let held = tables.iter().enumerate().flat_map(|(state, (_, table))| {
+            table
+                .values()
+                .filter_map(move |held| self.seen(state, held))
+        });
         held.map(|held| match held {
             Held::Value(_) => 1,
             Held::Map(map) => map.len(),
@@ -134,11 +149,14 @@ impl Host {
     /// What the state with this name holds, by key.
     pub(crate) fn table(&self, name: &str) -> Table {
         let tables = self.0.tables.borrow();
-        tables
-            .iter()
-            .find(|(other, _)| other == name)
-            .map(|(_, table)| table.clone())
-            .unwrap_or_default()
+        let found = tables.iter().position(|(other, _)| other == name);
+        let Some(state) = found else {
+            return Table::new();
+        };
+        let table = tables[state].1.iter();
+        table
+            .filter_map(|(key, held)| Some((key.clone(), self.seen(state, held)?)))
+            .collect()
     }
 }
 
@@ -211,15 +229,21 @@ impl Host {
     }
 
     pub(crate) fn get(&self, state: u32, key: &[u8]) -> Option<Vec<u8>> {
-        self.read(state, key, |held| match held {
+        let stored = self.read(state, key, |held| match held {
             None => None,
             Some(Held::Value(value)) => Some(value.clone()),
             Some(_) => panic!("state {state} is no value state"),
-        })
+        })?;
+        if self.extends(state) {
+            let extended = self.extended(state, &stored);
+            self.change(state, key.to_vec(), |_| Some(Held::Value(extended)));
+        }
+        self.see(state as usize, &stored)
     }
 
     pub(crate) fn put(&self, state: u32, key: &[u8], value: &[u8]) {
-        self.change(state, key.to_vec(), |_| Some(Held::Value(value.to_vec())));
+        let value = self.dated(state, value);
+        self.change(state, key.to_vec(), |_| Some(Held::Value(value)));
     }
 
     pub(crate) fn delete(&self, state: u32, key: &[u8]) {
@@ -239,13 +263,14 @@ impl Host {
         // The cursor is the last key with a byte in front, so that it is never empty.
         let mut rest = table
             .iter()
-            .filter(|(key, _)| cursor.is_empty() || key.as_slice() > &cursor[1..]);
+            .filter(|(key, _)| cursor.is_empty() || key.as_slice() > &cursor[1..])
+            .filter_map(|(key, held)| Some((key, self.seen(state as usize, held)?)));
         for (key, held) in rest.by_ref().take(limit as usize) {
             let Held::Value(value) = held else {
                 panic!("state {state} is no value state")
             };
             scanned.keys.push(key);
-            scanned.values.push(value);
+            scanned.values.push(&value);
             scanned.cursor = [b"k", key.as_slice()].concat();
         }
         scanned.more = rest.next().is_some();
@@ -263,10 +288,25 @@ impl Host {
     pub(crate) fn map_load(&self, state: u32, keys: &[u32], fields: &Cells) -> state::Loaded {
         assert_eq!(keys.len(), fields.count(), "one field per key");
         self.load_cells(keys.iter().zip(fields.iter()).map(|(&number, field)| {
-            self.read(state, &self.key(number), |held| {
+            let stored = self.read(state, &self.key(number), |held| {
                 Self::map(held.cloned()).get(field).cloned()
-            })
+            })?;
+            self.entry_was_read(state, number, field);
+            self.see(state as usize, &stored)
         }))
+    }
+
+    fn entry_was_read(&self, state: u32, number: u32, field: &[u8]) {
+        if !self.extends(state) {
+            return;
+        }
+        self.change(state, self.key(number), |held| {
+            let mut map = Self::map(held);
+            if let Some(stored) = map.get_mut(field) {
+                *stored = self.extended(state, stored);
+            }
+            Some(Held::Map(map))
+        });
     }
 
     pub(crate) fn map_store(&self, state: u32, keys: &[u32], fields: &Cells, values: &Cells) {
@@ -277,7 +317,7 @@ impl Host {
         for ((&number, field), value) in keys.iter().zip(fields.iter()).zip(values.iter()) {
             self.change(state, self.key(number), |held| {
                 let mut map = Self::map(held);
-                map.insert(field.to_vec(), value.to_vec());
+                map.insert(field.to_vec(), self.dated(state, value));
                 Some(Held::Map(map))
             });
         }
@@ -303,7 +343,9 @@ impl Host {
         end: Option<&[u8]>,
         limit: u32,
     ) -> state::Page {
-        let map = self.read(state, &self.key(key), |held| Self::map(held.cloned()));
+        let map = self.read(state, &self.key(key), |held| {
+            Self::map(held.and_then(|held| self.seen(state as usize, held)))
+        });
         let mut rest = map.iter().filter(|(field, _)| {
             let is_after = match exclusive {
                 true => field.as_slice() > start,
@@ -319,6 +361,7 @@ impl Host {
         for (field, value) in rest.by_ref().take(limit as usize) {
             page.fields.push(field);
             page.values.push(value);
+            self.entry_was_read(state, key, field);
         }
         page.more = rest.next().is_some();
         page
@@ -337,7 +380,7 @@ impl Host {
         for (&number, element) in keys.iter().zip(elements.iter()) {
             self.change(state, self.key(number), |held| {
                 let mut list = Self::list(held);
-                list.push(element.to_vec());
+                list.push(self.dated(state, element));
                 Some(Held::List(list))
             });
         }
@@ -345,7 +388,16 @@ impl Host {
 
     pub(crate) fn list_load(&self, state: u32, key: u32) -> Cells {
         let mut cells = Cells::empty();
-        let list = self.read(state, &self.key(key), |held| Self::list(held.cloned()));
+        let list = self.read(state, &self.key(key), |held| {
+            Self::list(held.and_then(|held| self.seen(state as usize, held)))
+        });
+        if self.extends(state) && !list.is_empty() {
+            self.change(state, self.key(key), |held| {
+                let list = Self::list(held);
+                let extended = list.iter().map(|stored| self.extended(state, stored));
+                Some(Held::List(extended.collect()))
+            });
+        }
         list.iter().for_each(|element| cells.push(element));
         cells
     }

@@ -1,5 +1,9 @@
+use std::time::Duration;
+
 use super::*;
-use crate::{Batch, Emitter, Kind, ListState, MapState, OpenContext, Record, ValueState, bail};
+use crate::{
+    Batch, Emitter, Kind, ListState, MapState, OpenContext, Record, Ttl, ValueState, bail,
+};
 
 /// Does what each record's value says, with a state of each kind.
 struct Machine {
@@ -526,7 +530,7 @@ impl Operator for Mistaken {
         if ctx.config_json().contains("twice") {
             let _: [ValueState<()>; 2] = [ctx.value_state("mark"), ctx.value_state("mark")];
         }
-        ctx.ttl("other", std::time::Duration::from_secs(1));
+        ctx.ttl("other", Duration::from_secs(1));
         Ok(Self)
     }
 
@@ -611,26 +615,123 @@ fn json_is_read_and_written() {
     assert!(older.process(&[("k", "{")]).is_err());
 }
 
-struct Forgetful;
+/// Says of a key what its states hold, and then adds to them what the record says. The configuration says how
+/// long it lives.
+struct Forgetful {
+    value: ValueState<String>,
+    map: MapState<String, String>,
+    list: ListState<String>,
+}
 
 impl Operator for Forgetful {
     fn open(ctx: &mut OpenContext) -> Result<Self> {
-        ctx.value_state::<u64>("count");
-        ctx.ttl("count", std::time::Duration::from_secs(1));
-        Ok(Self)
+        let forgetful = Self {
+            value: ctx.value_state("value"),
+            map: ctx.map_state("map"),
+            list: ctx.list_state("list"),
+        };
+        let mut ttl = Ttl::of(Duration::from_millis(match ctx.config_json() {
+            "zero" => 0,
+            _ => 100,
+        }));
+        if ctx.config_json() == "reads" {
+            ttl = ttl.refreshed_by_reads();
+        }
+        if ctx.config_json() == "event" {
+            ttl = ttl.in_event_time();
+        }
+        for state in ["value", "map", "list"] {
+            ctx.ttl(state, ttl);
+        }
+        Ok(forgetful)
     }
 
-    fn process(&mut self, _: Record, _: &mut Emitter) -> Result<()> {
+    fn process(&mut self, record: Record, out: &mut Emitter) -> Result<()> {
+        let value = self.value.get()?.unwrap_or_default();
+        let map: Vec<String> = self
+            .map
+            .iter()?
+            .map(|entry| Ok(entry?.0))
+            .collect::<Result<_>>()?;
+        let list: Vec<String> = self.list.iter()?.collect::<Result<_>>()?;
+        out.emit(
+            record.key(),
+            format!("{value} {} {}", map.join("+"), list.join("+")),
+        )?;
+        let text = record.text()?.to_string();
+        if !text.is_empty() {
+            self.value.set(&text)?;
+            self.map.insert(&text, &text)?;
+            self.list.push(&text)?;
+        }
         Ok(())
     }
 }
 
+fn seen(harness: &mut Harness<Forgetful>, text: &str) -> String {
+    harness.process(&[("k", text)]).unwrap();
+    harness.take()[0].value.clone()
+}
+
+fn forgetful(config: &str) -> Harness<Forgetful> {
+    Harness::<Forgetful>::setup().config(config).open().unwrap()
+}
+
 #[test]
-fn c154_a_state_with_a_ttl_is_refused_as_hosts_refuse_it() {
-    let error = Harness::<Forgetful>::open().unwrap_err();
+fn c74_entries_expire_by_the_clock_that_a_test_sets() {
+    let mut harness = forgetful("writes");
+    harness.set_time(1_000).unwrap();
+    assert_eq!(seen(&mut harness, "a"), "  ");
+    harness.set_time(1_060).unwrap();
+    assert_eq!(seen(&mut harness, "b"), "a a a");
+    harness.set_time(1_099).unwrap();
+    assert_eq!(seen(&mut harness, ""), "b a+b a+b");
+    harness.set_time(1_100).unwrap();
+    assert_eq!(seen(&mut harness, ""), "b b b");
+    assert_eq!(harness.entries(), 3);
+    harness.set_time(1_160).unwrap();
+    assert_eq!(harness.entries(), 0);
+    assert_eq!(seen(&mut harness, ""), "  ");
+}
+
+#[test]
+fn c74_a_read_extends_the_life_of_what_it_sees() {
+    let mut harness = forgetful("reads");
+    harness.set_time(1_000).unwrap();
+    seen(&mut harness, "a");
+    for time in [1_099, 1_198, 1_297] {
+        harness.set_time(time).unwrap();
+        assert_eq!(seen(&mut harness, ""), "a a a");
+    }
+    harness.set_time(1_397).unwrap();
+    assert_eq!(seen(&mut harness, ""), "  ");
+}
+
+#[test]
+fn c74_entries_expire_by_the_watermark() {
+    let mut harness = forgetful("event");
+    harness.set_time(1_000).unwrap();
+    seen(&mut harness, "a");
+    harness.set_time(9_000_000).unwrap();
+    harness.set_watermark(50).unwrap();
+    // What was there before the first watermark lives on from there.
+    harness.set_watermark(149).unwrap();
+    assert_eq!(seen(&mut harness, "b"), "a a a");
+    harness.set_watermark(150).unwrap();
+    assert_eq!(seen(&mut harness, ""), "b b b");
+    harness.set_watermark(i64::MAX).unwrap();
+    assert_eq!(seen(&mut harness, ""), "b b b");
+}
+
+#[test]
+fn c154_a_ttl_of_nothing_is_refused_as_hosts_refuse_it() {
+    let opened = Harness::<Forgetful>::setup().config("zero").open();
+    let error = opened.unwrap_err();
     assert_eq!(error.kind(), crate::ErrorKind::Config);
     assert!(
-        error.message().starts_with("state `count` has a TTL"),
+        error
+            .message()
+            .starts_with("state `value` has a TTL of 0 ms"),
         "{error}"
     );
 }

@@ -108,6 +108,7 @@ impl Host {
 
     pub(crate) fn set_watermark(&self, watermark: i64) {
         self.0.timers.borrow_mut().watermark = watermark;
+        self.set_event_time(watermark);
     }
 
     /// All timers that have not fired, those of event time first.
