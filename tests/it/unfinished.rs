@@ -9,17 +9,13 @@ use crate::jobs;
 use crate::scene::Scene;
 
 #[test]
-fn c154_a_state_with_a_ttl_is_refused_by_name() {
+fn c154_a_state_with_a_ttl_of_nothing_is_refused_by_name() {
     let (scene, job) = misdeed("misdeed = \"ttl\"", "");
     scene.write("job.toml", job);
     for command in ["check", "run"] {
         host::run(scene.path(), &[command, "job.toml"])
             .with_code(2)
-            .saying(&[
-                "operator.faulty.",
-                "state `hoard` has a TTL",
-                "without `ttl`",
-            ])
+            .saying(&["operator.faulty.", "state `hoard` has a TTL of 0 ms"])
             .without_panic();
     }
     assert!(scene.output("out").is_empty(), "nothing was processed");
