@@ -31,6 +31,7 @@ mod start;
 mod suite;
 mod takeover;
 mod targets;
+mod windows;
 
 use std::process::{Command, ExitCode, Stdio};
 

@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::case::{Backend, Case, Workload};
 use crate::job::{self, Generated};
 use crate::measured::{Measured, Phases, Spread, Taken};
+use crate::windows::{self, Work};
 use crate::{limit, probe, process};
 
 /// What a process of the benchmark is to do.
@@ -38,6 +39,8 @@ pub(crate) enum Task {
         rate: f64,
         seconds: f64,
     },
+    /// Run a job with windows, or what they are compared with, over whole panes.
+    Windows { work: Work },
     /// Count the keys that change between checkpoints.
     Changed { case: Case, seconds: f64 },
     /// See how much slower the job is in a second in which a checkpoint is taken than in those beside it.
@@ -67,8 +70,11 @@ pub(crate) fn run(task: &Task) -> Result<Measured> {
             seconds,
         } => {
             let graph = job::graph(case, *backend, &Generated::ENDLESS, dir.path())?;
-            let seconds = (!case.workload.reads_files()).then_some(*seconds);
-            Run::new(case, dir.path())?.window(graph, seconds)?
+            let long = match case.workload.reads_files() {
+                true => Long::ToTheEnd,
+                false => Long::Seconds(*seconds),
+            };
+            Run::new(case, dir.path())?.window(graph, long)?
         }
         Task::Latency {
             case,
@@ -87,14 +93,22 @@ pub(crate) fn run(task: &Task) -> Result<Measured> {
             run.warm_up = Duration::from_secs(1);
             let forget = Arc::clone(&seen);
             run.at_warm = Some(Box::new(move || drop(probe::take(&forget))));
-            let mut measured = run.window(graph, Some(*seconds))?;
+            let mut measured = run.window(graph, Long::Seconds(*seconds))?;
             measured.latency = Spread::of(probe::take(&seen).into_iter().map(f64::from));
             measured
+        }
+        Task::Windows { work } => {
+            let graph = windows::graph(*work, dir.path())?;
+            let case = Case::new(Workload::Count, windows::KEYS);
+            let mut run = Run::new(&case, dir.path())?;
+            run.warm_up_records = work.warm_up();
+            run.window(graph, Long::Records(windows::MEASURED))?
         }
         Task::Changed { case, seconds } => {
             let mut graph = job::graph(case, Backend::Wasm, &Generated::ENDLESS, dir.path())?;
             let seen = probe::changed(&mut graph, case.keys);
-            let mut measured = Run::new(case, dir.path())?.window(graph, Some(*seconds))?;
+            let run = Run::new(case, dir.path())?;
+            let mut measured = run.window(graph, Long::Seconds(*seconds))?;
             let seen = probe::take(&seen);
             for taken in &mut measured.checkpoints {
                 let found = seen.iter().find(|(id, _)| *id == taken.id);
@@ -109,7 +123,7 @@ pub(crate) fn run(task: &Task) -> Result<Measured> {
             let mut run = Run::new(case, dir.path())?;
             let forget = Arc::clone(&seen);
             run.at_warm = Some(Box::new(move || drop(probe::take(&forget))));
-            let mut measured = run.window(graph, Some(*seconds))?;
+            let mut measured = run.window(graph, Long::Seconds(*seconds))?;
             let seen = probe::take(&seen);
             measured.longest_steps = Spread::of(seen.iter().map(|between| between.longest()));
             let all = seen.into_iter().flat_map(|between| between.steps_us);
@@ -123,13 +137,22 @@ pub(crate) fn run(task: &Task) -> Result<Measured> {
                 ..Generated::ENDLESS
             };
             let graph = job::graph(case, Backend::Wasm, &generated, dir.path())?;
-            Run::new(case, kept)?.window(graph, None)?
+            Run::new(case, kept)?.window(graph, Long::ToTheEnd)?
         }
         Task::Restore { case, dir: kept } => restore(case, kept, dir.path())?,
         Task::BareRestore { case, dir: kept } => limit::restore(case, kept)?,
     };
     measured.peak_kib = process::memory_kib("self", "VmHWM")?;
     Ok(measured)
+}
+
+/// How long the window is in which a job is measured.
+#[derive(Clone, Copy)]
+enum Long {
+    Seconds(f64),
+    /// Until this many records have come in it.
+    Records(u64),
+    ToTheEnd,
 }
 
 /// How a job is run.
@@ -199,8 +222,8 @@ impl Run {
         })
     }
 
-    /// Runs until the window of `seconds` is over, or the input.
-    fn window(self, graph: JobGraph, seconds: Option<f64>) -> Result<Measured> {
+    /// Runs until the window is over, or the input.
+    fn window(self, graph: JobGraph, long: Long) -> Result<Measured> {
         let clock = Arc::new(SystemClock::new());
         let job = Job::new(graph, self.options, self.store, self.restore, clock);
         let handle = job.handle();
@@ -221,9 +244,9 @@ impl Run {
             let (records, time) = (self.warm_up_records, self.warm_up);
             let at_warm = self.at_warm;
             thread::spawn(move || -> Result<(Look, Option<Look>)> {
-                let Some(seconds) = seconds else {
+                if matches!(long, Long::ToTheEnd) {
                     return Ok((first, None));
-                };
+                }
                 let watch = |until: &dyn Fn() -> bool| {
                     while !over.load(Ordering::Acquire) && !until() {
                         thread::sleep(Duration::from_millis(5));
@@ -232,7 +255,11 @@ impl Run {
                 watch(&|| handle.records().0 >= records && first.at.elapsed() >= time);
                 at_warm.into_iter().for_each(|at_warm| at_warm());
                 let start = look(&handle)?;
-                watch(&|| start.at.elapsed().as_secs_f64() >= seconds);
+                watch(&|| match long {
+                    Long::Seconds(seconds) => start.at.elapsed().as_secs_f64() >= seconds,
+                    Long::Records(records) => handle.records().0 >= start.records + records,
+                    Long::ToTheEnd => false,
+                });
                 let end = look(&handle)?;
                 handle.cancel();
                 Ok((start, Some(end)))

@@ -9,6 +9,7 @@ use crate::figures::{median, middle, millions, ratios, shown, spread};
 use crate::measured::{Measured, Phases, Spread, Taken};
 use crate::suite::{CaseResult, PauseResult, Results};
 use crate::targets;
+use crate::windows;
 
 /// Bytes of memory for each key, beyond what a job with few keys takes; not a number where that was not
 /// measured, or not every key has come.
@@ -104,6 +105,7 @@ pub(crate) fn text(results: &Results) -> Result<String> {
             result.bad_peak_kib / 1024,
         )?;
     }
+    windows::write(&results.windows, &mut text)?;
     text.push('\n');
     targets::write(results, &mut text)?;
     Ok(text)

@@ -11,6 +11,7 @@ use crate::measure::Task;
 use crate::measured::{Measured, Spread, Taken};
 use crate::neighbours::{self, NeighbourResult};
 use crate::takeover::{self, TakeoverResult};
+use crate::windows::{self, WindowsResult};
 use crate::{measured, start};
 
 /// Everything that was measured.
@@ -30,6 +31,8 @@ pub(crate) struct Results {
     pub(crate) takeover: Option<TakeoverResult>,
     #[serde(default)]
     pub(crate) neighbours: Vec<NeighbourResult>,
+    #[serde(default)]
+    pub(crate) windows: Vec<WindowsResult>,
 }
 
 /// One case on every backend, a round after the other.
@@ -225,6 +228,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Results> {
             let result = neighbours::run(misdeed, arguments.rounds, arguments.seconds)?;
             results.neighbours.push(result);
         }
+    }
+    if arguments.wants("windows") {
+        results.windows = windows::run(arguments.rounds)?;
     }
     Ok(results)
 }

@@ -8,6 +8,7 @@ use crate::case::{Case, Workload};
 use crate::figures::{ends, median, paired, ratios, shown};
 use crate::measured::{Measured, Spread};
 use crate::suite::Results;
+use crate::windows;
 
 /// A figure that is promised.
 pub(crate) struct Target {
@@ -21,12 +22,22 @@ pub(crate) struct Target {
 }
 
 impl Target {
-    fn at_least(what: impl Into<String>, least: f64, rounds: Vec<f64>, unit: &'static str) -> Self {
+    pub(crate) fn at_least(
+        what: impl Into<String>,
+        least: f64,
+        rounds: Vec<f64>,
+        unit: &'static str,
+    ) -> Self {
         let holds = move |figure| figure >= least;
         Self::new(what.into(), format!("≥ {least}"), holds, rounds, unit)
     }
 
-    fn at_most(what: impl Into<String>, most: f64, rounds: Vec<f64>, unit: &'static str) -> Self {
+    pub(crate) fn at_most(
+        what: impl Into<String>,
+        most: f64,
+        rounds: Vec<f64>,
+        unit: &'static str,
+    ) -> Self {
         let holds = move |figure| figure <= most;
         Self::new(what.into(), format!("≤ {most}"), holds, rounds, unit)
     }
@@ -231,6 +242,7 @@ pub(crate) fn all(results: &Results) -> Vec<Target> {
     .chain(restores)
     .chain(starts)
     .chain(takeovers)
+    .chain(windows::targets(&results.windows))
     .collect()
 }
 

@@ -3,6 +3,7 @@ use crate::neighbours::NeighbourResult;
 use crate::suite::{ChangedResult, LatencyResult, LostResult, RestoreResult};
 use crate::takeover::TakeoverResult;
 use crate::targets;
+use crate::windows::{WindowsResult, Work};
 
 fn run(records: u64, peak_kib: u64, pauses: &[u64]) -> Measured {
     let taken = |pause: &u64| Taken {
@@ -97,6 +98,18 @@ fn results() -> Results {
             paced: vec![1.0],
             bad_peak_kib: 20_480,
         }],
+        windows: [
+            (Work::Nothing, 40),
+            (Work::Count, 10),
+            (Work::Tumbling, 4),
+            (Work::Sliding, 1),
+            (Work::Timers, 2),
+        ]
+        .map(|(work, millions)| WindowsResult {
+            work,
+            runs: vec![run(millions * MILLION, 60_000, &[])],
+        })
+        .into(),
     }
 }
 
@@ -137,6 +150,11 @@ fn figures_are_those_of_the_rounds() {
     assert_eq!(target("to a bare one"), (2.0, Some((1.0, 3.0)), true));
     assert_eq!(target("whose lock tells"), (510.0, None, false));
     assert_eq!(target("beyond its lease time"), (40.0, None, true));
+    assert_eq!(target("tumbling count"), (0.4, None, true));
+    assert_eq!(target("sliding count"), (0.1, None, false));
+    // Less 25 ns each: 475 to 75.
+    let (timer, _, holds) = target("a timer registered and fired");
+    assert!((timer - 475.0 / 75.0).abs() < 1e-9 && !holds, "{timer}");
     assert!(target("10 M keys, a checkpoint every second").0.is_nan());
 }
 

@@ -8,12 +8,14 @@
 //! replaces a value of `size` bytes per key. `map` adds a field to each value, `filter` passes on the records whose value's last byte is
 //! even; neither has state nor looks at keys, so the host need not resolve them. `tumbling`, `sliding` and `session`
 //! count the records of each key in windows: of `size` milliseconds, each `slide` milliseconds, with a gap of `size`.
+//! `timers` registers a timer for each record, `size` milliseconds after it, and emits when it fires. `nothing` drops all
+//! records.
 
 use std::time::Duration;
 
 use highwater::{
-    Count, Emitter, Fired, OpenContext, Operator, Record, Result, Session, Sliding, Span, Tumbling,
-    ValueState, Window,
+    Count, Emitter, Fired, OpenContext, Operator, Record, Result, Session, Sliding, Span, Timers,
+    Tumbling, ValueState, Window,
 };
 use serde::Deserialize;
 
@@ -21,7 +23,7 @@ use serde::Deserialize;
 #[serde(deny_unknown_fields)]
 struct Config {
     op: Op,
-    /// Bytes of a value that is replaced, or milliseconds of a window.
+    /// Bytes of a value that is replaced, or milliseconds.
     #[serde(default)]
     size: usize,
     #[serde(default)]
@@ -38,6 +40,8 @@ enum Op {
     Tumbling,
     Sliding,
     Session,
+    Timers,
+    Nothing,
 }
 
 enum Bench {
@@ -51,6 +55,11 @@ enum Bench {
     Tumbling(Window<Tumbling, Count>),
     Sliding(Window<Sliding, Count>),
     Session(Window<Session, Count>),
+    Timers {
+        timers: Timers,
+        delay: i64,
+    },
+    Nothing,
 }
 
 fn emit(window: Span, count: u64, out: &mut Emitter) -> Result<()> {
@@ -66,6 +75,14 @@ impl Operator for Bench {
             Op::Tumbling => Bench::Tumbling(ctx.window("count", Tumbling::of(size), Count)),
             Op::Sliding => Bench::Sliding(ctx.window("count", Sliding::of(size, slide), Count)),
             Op::Session => Bench::Session(ctx.window("count", Session::gap(size), Count)),
+            Op::Timers => Bench::Timers {
+                timers: ctx.timers(),
+                delay: config.size as i64,
+            },
+            Op::Nothing => {
+                ctx.output("out").unkeyed();
+                Bench::Nothing
+            }
             Op::Read => Bench::Read(ctx.value_state("count")),
             Op::Update => Bench::Update {
                 value: ctx.value_state("value"),
@@ -101,6 +118,11 @@ impl Operator for Bench {
             Bench::Tumbling(window) => window.add(record, out, emit),
             Bench::Sliding(window) => window.add(record, out, emit),
             Bench::Session(window) => window.add(record, out, emit),
+            Bench::Timers { timers, delay } => match record.timestamp() {
+                Some(time) => timers.register_event_time(time + *delay, 0),
+                None => highwater::bail!("the record has no event time"),
+            },
+            Bench::Nothing => Ok(()),
         }
     }
 
@@ -110,7 +132,15 @@ impl Operator for Bench {
                 Bench::Tumbling(window) => window.on_timer(timer, out, emit)?,
                 Bench::Sliding(window) => window.on_timer(timer, out, emit)?,
                 Bench::Session(window) => window.on_timer(timer, out, emit)?,
-                Bench::Read(_) | Bench::Update { .. } | Bench::Map | Bench::Filter => false,
+                Bench::Timers { .. } => {
+                    out.emit(timer.key(), timer.time() as u64)?;
+                    true
+                }
+                Bench::Read(_)
+                | Bench::Update { .. }
+                | Bench::Map
+                | Bench::Filter
+                | Bench::Nothing => false,
             };
             Ok(())
         })
@@ -138,9 +168,11 @@ mod tests {
         check("map", &["10,1", "11,1", "12,1"]);
         check("filter", &["10", "12"]);
         check("read", &["a,1"]);
+        check("nothing", &[]);
         check_windows("tumbling", &["a,0,2", "b,10,1"]);
         check_windows("sliding", &["a,-5,1", "b,5,1", "a,0,2", "b,10,1", "a,5,1"]);
         check_windows("session", &["b,14,1", "a,3,2"]);
+        check_windows("timers", &["a,13", "a,18", "b,24"]);
     }
 
     fn check_windows(op: &str, expect: &[&str]) {
