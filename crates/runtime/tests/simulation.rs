@@ -15,6 +15,12 @@
 // Beside the tests, for each of these among them would be a test of its own.
 #[path = "native/baton.rs"]
 mod baton;
+#[path = "native/clocked.rs"]
+mod clocked;
+#[path = "native/drawn.rs"]
+mod drawn;
+#[path = "native/events.rs"]
+mod events;
 #[path = "native/feeds.rs"]
 mod feeds;
 #[path = "native/hosts.rs"]
@@ -35,6 +41,8 @@ mod sinks;
 mod steps;
 #[path = "native/stored.rs"]
 mod stored;
+#[path = "native/timed.rs"]
+mod timed;
 #[path = "native/trouble.rs"]
 mod trouble;
 #[path = "native/user.rs"]
@@ -53,17 +61,20 @@ use checkpoint::store::{CheckpointStore, Options as StoreOptions};
 use checkpoint::{Completed, Error, verify};
 use dataflow::alignment::Mode;
 use operator::clock::Clock;
+use operator::{SinkFactory, SourceFactory};
 use runtime::control::Taken;
 use runtime::coordinator::Settings;
 use runtime::error::Class;
 use runtime::simulation::{Random, Simulation, VirtualClock};
 use runtime::{Job, JobEvent, JobGraph, Options, Outcome};
 
+use drawn::Drawn;
+use events::Pulse;
 use feeds::{Pace, Reading};
-use judge::{Promise, judge};
+use judge::Promise;
 use native::{Collect, Committed, fixed};
 use seeds::{new_seeds, seeds, try_seeds};
-use shapes::{Role, Shape};
+use shapes::Shape;
 use sinks::Fragile;
 use trouble::{Place, Trouble};
 use user::{Ledger, Saved, User};
@@ -98,6 +109,8 @@ enum Mistake {
     DoesNotAlign,
     /// Metadata is durable before the data it refers to.
     MetadataFirst,
+    /// A session that merges with another leaves that one's timer.
+    SessionLeavesTimer,
 }
 
 /// What happened in a simulation.
@@ -122,6 +135,8 @@ struct Tally {
     struck: BTreeMap<Place, u64>,
     /// How often each kind of node was there.
     nodes: BTreeMap<String, u64>,
+    /// What was seen in the results of operators with time.
+    seen: timed::Seen,
     traces: Vec<u64>,
 }
 
@@ -149,6 +164,9 @@ impl Tally {
         }
         for (kind, times) in &other.nodes {
             *self.nodes.entry(kind.clone()).or_default() += times;
+        }
+        for (what, times) in &other.seen {
+            *self.seen.entry(what).or_default() += times;
         }
     }
 }
@@ -251,7 +269,7 @@ fn storage_plan(
 struct World {
     mistake: Mistake,
     random: Random,
-    shape: Shape,
+    shape: Drawn,
     mode: Mode,
     disk: Arc<dyn Storage>,
     clock: VirtualClock,
@@ -272,6 +290,8 @@ struct World {
     saved: Vec<Saved>,
     /// Those whose output is known.
     kept: Vec<Saved>,
+    /// How far operators have been. A restored one may not say again what it had reached.
+    pulse: Pulse,
 }
 
 impl World {
@@ -281,23 +301,24 @@ impl World {
             true => Mode::AtLeastOnce,
             false => Mode::ExactlyOnce,
         };
-        let shape = Shape::draw(&mut random, mode);
+        let shape = Drawn::Plain(Shape::draw(&mut random, mode));
+        Self::of(random, mistake, mode, shape)
+    }
+
+    /// One with event time and timers.
+    fn timed(seed: u64, mistake: Mistake) -> Self {
+        let mut random = Random::new(seed);
+        let leaves_timers = mistake == Mistake::SessionLeavesTimer;
+        let shape = Drawn::Timed(timed::Shape::draw(&mut random, leaves_timers));
+        Self::of(random, mistake, Mode::ExactlyOnce, shape)
+    }
+
+    fn of(mut random: Random, mistake: Mistake, mode: Mode, shape: Drawn) -> Self {
         let mut tally = Tally::default();
-        for node in &shape.nodes {
-            let kind = match &node.role {
-                Role::Source(_) => "Source".to_owned(),
-                Role::Step(kind) => format!("{kind:?}").split('(').next().unwrap().to_owned(),
-                Role::Sink => "Sink".to_owned(),
-            };
-            *tally.nodes.entry(kind).or_default() += 1;
-            for edge in &node.inputs {
-                *tally.nodes.entry(edge.partition.to_string()).or_default() += 1;
-            }
-        }
+        shape.count_nodes(&mut tally.nodes);
         tally.at_least_once = u64::from(mode == Mode::AtLeastOnce);
-        let sinks = shape.nodes.iter();
-        let sinks = sinks.filter(|node| matches!(node.role, Role::Sink));
-        let nothing = sinks.map(|node| (node.id.clone(), Committed::default()));
+        let sinks = shape.sinks().into_iter();
+        let nothing = sinks.map(|sink| (sink, Committed::default()));
         let [committed, staged] = [nothing.clone(), nothing].map(Iterator::collect);
         Self {
             mistake,
@@ -319,6 +340,7 @@ impl World {
             last_completed: 0,
             saved: Vec::new(),
             kept: Vec::new(),
+            pulse: Pulse::default(),
         }
     }
 
@@ -331,6 +353,7 @@ impl World {
         for outputs in self.committed.values().chain(self.staged.values()) {
             outputs.lock().unwrap().clear();
         }
+        self.pulse = Pulse::default();
         self.tally.afresh += 1;
         Ok(())
     }
@@ -370,34 +393,51 @@ impl World {
         let random = &mut self.random;
         let (clock, mistake) = (&self.clock, self.mistake);
         let (committed, staged) = (&self.committed, &self.staged);
-        self.shape.graph(
-            &self.parallelism,
-            trouble,
-            |feed| {
-                Arc::new(Reading {
-                    feed: feed.clone(),
-                    pace: Pace::draw(random),
-                    ends: process >= HEALTHY_PROCESS,
-                    clock: clock.clone(),
-                    random: Random::new(random.next_u64()),
-                    trouble: trouble.clone(),
-                })
-            },
-            |sink| {
-                let collect = Collect {
-                    committed: Arc::clone(&committed[sink]),
-                    staged: Arc::clone(&staged[sink]),
-                    process: Some(storage.clone()),
-                    commits_early: mistake == Mistake::CommitsEarly,
-                    run: process,
-                    ..Collect::default()
+        let sink = |sink: &str| -> Arc<dyn SinkFactory> {
+            let collect = Collect {
+                committed: Arc::clone(&committed[sink]),
+                staged: Arc::clone(&staged[sink]),
+                process: Some(storage.clone()),
+                commits_early: mistake == Mistake::CommitsEarly,
+                run: process,
+                ..Collect::default()
+            };
+            Arc::new(Fragile {
+                sink: Arc::new(collect),
+                trouble: trouble.clone(),
+            })
+        };
+        let ends = process >= HEALTHY_PROCESS;
+        match &self.shape {
+            Drawn::Plain(shape) => {
+                let source = |feed: &feeds::Feed| -> Arc<dyn SourceFactory> {
+                    Arc::new(Reading {
+                        feed: feed.clone(),
+                        pace: Pace::draw(random),
+                        ends,
+                        clock: clock.clone(),
+                        random: Random::new(random.next_u64()),
+                        trouble: trouble.clone(),
+                    })
                 };
-                Arc::new(Fragile {
-                    sink: Arc::new(collect),
-                    trouble: trouble.clone(),
-                })
-            },
-        )
+                shape.graph(&self.parallelism, trouble, source, sink)
+            }
+            Drawn::Timed(shape) => {
+                let pulse = &self.pulse;
+                let source = |feed: &events::Feed| -> Arc<dyn SourceFactory> {
+                    Arc::new(events::Reading {
+                        feed: feed.clone(),
+                        pace: Pace::draw(random),
+                        ends,
+                        clock: clock.clone(),
+                        random: Random::new(random.next_u64()),
+                        trouble: trouble.clone(),
+                        pulse: pulse.clone(),
+                    })
+                };
+                shape.graph(&self.parallelism, trouble, pulse, source, sink)
+            }
+        }
     }
 
     fn options(&mut self, id: &str, endless: bool, healthy: bool) -> Options {
@@ -605,13 +645,6 @@ impl World {
         let graphs = (0..2).map(|_| self.graph(process, false, storage, trouble));
         let graphs = graphs.collect();
         self.parallelism = parallelism;
-        // What these emit at the end of their input they would emit again.
-        let tells_end = |node: &shapes::ShapeNode| {
-            matches!(
-                node.role,
-                Role::Step(steps::Kind::Mark | steps::Kind::Totals)
-            )
-        };
         let healthy = process >= HEALTHY_PROCESS;
         Some(User {
             random: Random::new(self.random.next_u64()),
@@ -622,7 +655,7 @@ impl World {
             target: SavepointTarget::with_storage(Arc::new(storage.clone()), id).unwrap(),
             graphs,
             may_stop: !healthy,
-            may_drain: !self.shape.nodes.iter().any(tells_end),
+            may_drain: !self.shape.tells_end(),
             needs_interval: self.shape.is_endless(),
             committed: self.committed.clone(),
         })
@@ -716,11 +749,9 @@ impl World {
             Mode::AtLeastOnce => Promise::AtLeastOnce,
             Mode::ExactlyOnce => Promise::ExactlyOnce,
         };
-        for expected in self.shape.expected() {
-            judge(&expected, &self.committed[&expected.sink], promise)
-                .map_err(|difference| format!("from {taken:?}: {difference}"))?;
-        }
-        Ok(())
+        self.shape
+            .judge(&self.committed, promise, &mut self.tally.seen)
+            .map_err(|difference| format!("from {taken:?}: {difference}"))
     }
 
     /// What is believed is whole. Where nothing was broken, nothing is left over.
@@ -751,9 +782,17 @@ impl World {
     }
 }
 
-/// Runs a job to its end, process after process. An error is a difference.
 fn simulate(seed: u64, mistake: Mistake) -> Result<Tally, String> {
-    let mut world = World::new(seed, mistake);
+    run_world(World::new(seed, mistake))
+}
+
+/// One with event time and timers.
+fn simulate_time(seed: u64, mistake: Mistake) -> Result<Tally, String> {
+    run_world(World::timed(seed, mistake))
+}
+
+/// Runs a job to its end, process after process. An error is a difference.
+fn run_world(mut world: World) -> Result<Tally, String> {
     for process in 0.. {
         let may_damage = process > 0 && world.random.one_in(4);
         let damaged = may_damage
@@ -768,6 +807,12 @@ fn simulate(seed: u64, mistake: Mistake) -> Result<Tally, String> {
         }
         if world.same_id && process > 0 && world.random.one_in(8) {
             world.start_afresh()?;
+        }
+        if process > 0 && matches!(world.shape, Drawn::Timed(_)) {
+            // Timers fall due while nobody is there.
+            let down = world.random.below(1_000);
+            let now = world.clock.now_ms();
+            world.clock.advance_to(now.saturating_add_unsigned(down));
         }
         let restore = newest(&world.disk, world.behind, damaged)?;
         if world.run_process(process, restore)? {
@@ -784,10 +829,10 @@ fn simulate(seed: u64, mistake: Mistake) -> Result<Tally, String> {
         _ if tally.fallbacks > 0 => Promise::Repeated,
         _ => Promise::ExactlyOnce,
     };
-    for expected in world.shape.expected() {
-        judge(&expected, &world.committed[&expected.sink], promise)
-            .map_err(|difference| format!("{difference}; {tally:?}"))?;
-    }
+    world
+        .shape
+        .judge(&world.committed, promise, &mut world.tally.seen)
+        .map_err(|difference| format!("{difference}; {tally:?}"))?;
     // All of them would take too long: some are drawn.
     while savepoints.len() > SAVEPOINTS_TRIED {
         let index = world.random.below(savepoints.len() as u64) as usize;
@@ -898,6 +943,72 @@ fn channels_that_do_not_wait_for_each_other_are_found() {
 fn metadata_that_is_durable_before_its_data_is_found() {
     let what = found(Mistake::MetadataFirst);
     assert!(what.contains("is corrupt"), "{what}");
+}
+
+/// Jobs with event time and timers: see [`timed`].
+fn none_differs_in_time(seeds: Range<u64>) -> Tally {
+    let simulate = |seed| simulate_time(seed, Mistake::None);
+    let all = try_seeds(seeds, simulate, Tally::add);
+    let all = all.unwrap_or_else(|(seed, difference)| {
+        panic!(
+            "{difference}\nseed {seed}: replay with\n    \
+             HIGHWATER_SEED={seed} cargo test -p runtime --test simulation every_seed_with_time"
+        )
+    });
+    println!("{all:?}");
+    all
+}
+
+#[test]
+fn every_seed_with_time_commits_what_the_reference_says() {
+    none_differs_in_time(new_seeds(SEEDS));
+    let seeds = seeds(SEEDS);
+    let all = none_differs_in_time(seeds.clone());
+    let seeds = seeds.end - seeds.start;
+    if seeds >= SEEDS {
+        let happened = [
+            ("checkpoints", all.checkpoints / 2),
+            ("restarts", all.restarts),
+            ("crashes", all.crashes),
+            ("resumed processes", all.resumed),
+            ("rescaled processes", all.rescaled),
+            ("fallbacks", 5 * all.fallbacks),
+            ("savepoints restored from", all.savepoints_restored / 4),
+            ("stops", all.stopped),
+        ];
+        let happened = happened
+            .into_iter()
+            .map(|(what, times)| (what.to_owned(), times));
+        let seen = all
+            .seen
+            .iter()
+            .map(|(what, times)| ((*what).to_owned(), *times));
+        for (what, times) in happened.chain(seen).chain(all.nodes.clone()) {
+            assert!(times > seeds / 10, "{what}: {all:?}");
+        }
+        assert_eq!(all.struck.len(), 10, "{all:?}");
+        assert_eq!(all.seen.len(), 7, "{all:?}");
+        assert_eq!(all.nodes.len(), 5 + 5, "{all:?}");
+    }
+}
+
+#[test]
+fn a_seed_with_time_does_the_same_each_time() {
+    for seed in 0..30 {
+        let first = simulate_time(seed, Mistake::None).unwrap();
+        let again = simulate_time(seed, Mistake::None).unwrap();
+        assert_eq!(again, first, "seed {seed}");
+    }
+}
+
+#[test]
+fn a_session_that_merges_without_moving_its_timer_is_found() {
+    let simulate = |seed| simulate_time(seed, Mistake::SessionLeavesTimer);
+    let Err((seed, what)) = try_seeds(0..SEEDS, simulate, Tally::add) else {
+        panic!("no seed finds it")
+    };
+    println!("it is found by seed {seed}: {what}");
+    assert!(what.contains("complaint: timer"), "{what}");
 }
 
 /// One job on several hosts: see [`hosts`].

@@ -119,18 +119,18 @@ struct StepSubtask {
     subtask: u32,
 }
 
-fn one(cell: &[u8]) -> Cells {
+pub(crate) fn one(cell: &[u8]) -> Cells {
     [cell].into_iter().collect()
 }
 
-fn emit(call: &mut Call, port: u32, key: &[u8], value: &[u8]) {
+pub(crate) fn emit(call: &mut Call, port: u32, key: &[u8], value: &[u8]) {
     let (key, value) = (one(key), one(value));
     call.output
         .emit(port, key.as_ref(), value.as_ref(), &[])
         .unwrap();
 }
 
-fn value(state: &mut KeyedState, index: u32, key: u32) -> Option<String> {
+pub(crate) fn value(state: &mut KeyedState, index: u32, key: u32) -> Option<String> {
     let (mut values, mut absent) = (Cells::new(), Vec::new());
     state
         .load(index, Some(&[key]), &mut values, &mut absent)
@@ -138,13 +138,13 @@ fn value(state: &mut KeyedState, index: u32, key: u32) -> Option<String> {
     absent.is_empty().then(|| text(values.get(0)))
 }
 
-fn set_value(state: &mut KeyedState, index: u32, key: u32, value: &str) {
+pub(crate) fn set_value(state: &mut KeyedState, index: u32, key: u32, value: &str) {
     state
         .store(index, &[key], one(value.as_bytes()).as_ref())
         .unwrap();
 }
 
-fn entry(state: &mut KeyedState, index: u32, key: u32, field: &str) -> Option<String> {
+pub(crate) fn entry(state: &mut KeyedState, index: u32, key: u32, field: &str) -> Option<String> {
     let (mut values, mut absent) = (Cells::new(), Vec::new());
     let field = one(field.as_bytes());
     state
@@ -153,14 +153,19 @@ fn entry(state: &mut KeyedState, index: u32, key: u32, field: &str) -> Option<St
     absent.is_empty().then(|| text(values.get(0)))
 }
 
-fn set_entry(state: &mut KeyedState, index: u32, key: u32, field: &str, value: &str) {
+pub(crate) fn set_entry(state: &mut KeyedState, index: u32, key: u32, field: &str, value: &str) {
     let (field, value) = (one(field.as_bytes()), one(value.as_bytes()));
     state
         .map_store(index, &[key], field.as_ref(), value.as_ref())
         .unwrap();
 }
 
-fn text(cell: &[u8]) -> String {
+pub(crate) fn remove_entry(state: &mut KeyedState, index: u32, key: u32, field: &str) {
+    let field = one(field.as_bytes());
+    state.map_remove(index, &[key], field.as_ref()).unwrap();
+}
+
+pub(crate) fn text(cell: &[u8]) -> String {
     String::from_utf8(cell.to_vec()).unwrap()
 }
 
@@ -257,8 +262,7 @@ impl StepSubtask {
                         '+'
                     }
                     Some(_) => {
-                        let field = one(field.as_bytes());
-                        call.state.map_remove(0, &[number], field.as_ref()).unwrap();
+                        remove_entry(&mut call.state, 0, number, &field);
                         '-'
                     }
                 };

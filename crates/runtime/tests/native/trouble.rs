@@ -12,6 +12,8 @@ use runtime::simulation::Random;
 pub(crate) enum Place {
     Create,
     Process,
+    Timers,
+    Watermark,
     EndOfInput,
     Complete,
     Poll,
@@ -49,7 +51,7 @@ impl Trouble {
         let mut state = self.0.lock().unwrap();
         // What is rare is struck as often as what is frequent.
         let one_in = match place {
-            Place::Process | Place::Poll | Place::Write => 300,
+            Place::Process | Place::Poll | Place::Write | Place::Timers | Place::Watermark => 300,
             Place::Create | Place::Complete | Place::Position => 100,
             Place::Prepare | Place::Commit => 60,
             Place::EndOfInput => 15,

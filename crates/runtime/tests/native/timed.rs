@@ -1,0 +1,632 @@
+//! Job graphs with event time drawn from a seed, and what they commit: computed from the events alone, without
+//! timers, watermarks, channels or state.
+//!
+//! Which records are late depends on who is faster, as far as they may be late at all: those that were drawn to be
+//! too far out of order, and those of sources that fall silent, for which nobody waits. So:
+//!
+//! - What passes records on, alarms and nudges commit exactly what is expected, whatever is late.
+//! - Every record is once in a window, a session, or what came too late. Only what may be late is there.
+//! - A window has all records that are in time, and fires once with them. Nothing is between two records of a
+//!   session that are in time and less than the gap apart, and sessions in time do not overlap.
+//! - Without records that may be late this leaves one result, and that is what has to be committed.
+//!
+//! What an operator sees at any moment it checks itself: see `clocked`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use dataflow::{KeyGroups, Partition};
+use operator::{SinkFactory, SourceFactory};
+use runtime::JobGraph;
+use runtime::graph::{Edge, Node, NodeKind, OperatorNode, StateMemory};
+use runtime::simulation::Random;
+
+use super::clocked::{Clocked, Kind, alarm, has_decoy, rings};
+use super::events::{Event, Feed, Pulse};
+use super::judge::{Promise, judge};
+use super::native::{Committed, records};
+use super::reference::{Level, Record};
+use super::shapes::Expected;
+use super::trouble::Trouble;
+use super::user::Outputs;
+
+/// The most subtasks of a node.
+const PARALLELISM: u64 = 3;
+
+/// How often something was seen.
+pub(crate) type Seen = BTreeMap<&'static str, u64>;
+
+#[derive(Clone, Debug)]
+enum Role {
+    Source(Feed),
+    Step(Kind),
+    Sink,
+}
+
+#[derive(Clone, Debug)]
+struct ShapeNode {
+    id: String,
+    role: Role,
+    inputs: Vec<Edge>,
+}
+
+/// A job graph, whatever the parallelism of its nodes.
+#[derive(Clone, Debug)]
+pub(crate) struct Shape {
+    nodes: Vec<ShapeNode>,
+    key_groups: u32,
+    /// Everything is in one subtask.
+    single: bool,
+}
+
+/// An output that others may read.
+#[derive(Clone, Debug)]
+struct Stream {
+    from: usize,
+    /// Whose records it has: nobody gets one twice.
+    origins: BTreeSet<usize>,
+    /// Records of one key and split come in order.
+    ordered: bool,
+    taken: bool,
+}
+
+impl Shape {
+    /// Draws sources, what passes records on, operators with timers, and a sink for each that nobody reads.
+    pub(crate) fn draw(random: &mut Random, sessions_leave_timers: bool) -> Self {
+        let mut shape = Self {
+            nodes: Vec::new(),
+            key_groups: [4, 7, 128][random.below(3) as usize],
+            single: random.one_in(8),
+        };
+        let mut streams: Vec<Stream> = Vec::new();
+        for source in 0..1 + random.below(3) {
+            let id = format!("s{source}");
+            let feed = Feed::draw(id.clone(), random);
+            shape.add(id, Role::Source(feed), Vec::new(), true, &mut streams);
+        }
+        for relay in 0..random.below(3) {
+            let from = random.below(streams.len() as u64) as usize;
+            let role = Role::Step(Kind::Relay);
+            let mut inputs = vec![from];
+            if random.one_in(3) {
+                inputs.push(random.below(streams.len() as u64) as usize);
+            }
+            let inputs = shape.connect(&inputs, false, random, &mut streams);
+            shape.add(
+                format!("relay{relay}"),
+                role,
+                inputs.0,
+                inputs.1,
+                &mut streams,
+            );
+        }
+        for number in 0..1 + random.below(3) {
+            let chosen = 1 + random.below(3);
+            let chosen: Vec<usize> = (0..chosen)
+                .map(|_| random.below(streams.len() as u64) as usize)
+                .collect();
+            let (inputs, ordered) = shape.connect(&chosen, true, random, &mut streams);
+            let kind = match random.below(4) {
+                0 => Kind::Alarm { decoys: ordered },
+                1 => Kind::Tumble {
+                    length: [1, 20, 100, 500][random.below(4) as usize],
+                },
+                2 => Kind::Session {
+                    gap: [1, 15, 40, 150][random.below(4) as usize],
+                    leaves_timer: sessions_leave_timers,
+                },
+                _ => Kind::Nudge {
+                    most_ms: [1, 30, 400][random.below(3) as usize],
+                    skips_overdue: random.one_in(4),
+                },
+            };
+            let role = Role::Step(kind);
+            shape.add(format!("step{number}"), role, inputs, false, &mut streams);
+        }
+        shape.add_sinks(random, streams);
+        shape.let_wait(random);
+        shape
+    }
+
+    /// Reads these streams, and those of them that bring the same records once.
+    fn connect(
+        &self,
+        chosen: &[usize],
+        keyed: bool,
+        random: &mut Random,
+        streams: &mut [Stream],
+    ) -> (Vec<Edge>, bool) {
+        let mut origins = BTreeSet::new();
+        let mut edges = Vec::new();
+        let mut ordered = true;
+        for chosen in chosen {
+            let stream = &mut streams[*chosen];
+            if !origins.is_disjoint(&stream.origins) {
+                continue;
+            }
+            origins.extend(stream.origins.iter().copied());
+            stream.taken = true;
+            let may_forward = edges.is_empty() && (self.single || !keyed);
+            let partition = match random.below(3) {
+                0 if may_forward => Partition::Forward,
+                1 if !keyed => Partition::Rebalance,
+                _ => Partition::Hash,
+            };
+            ordered &= stream.ordered && partition != Partition::Rebalance;
+            edges.push(Edge {
+                from: stream.from,
+                port: 0,
+                input: 0,
+                partition,
+            });
+        }
+        (edges, ordered)
+    }
+
+    fn add(
+        &mut self,
+        id: String,
+        role: Role,
+        inputs: Vec<Edge>,
+        ordered: bool,
+        streams: &mut Vec<Stream>,
+    ) {
+        let from = self.nodes.len();
+        let origins = match role {
+            Role::Step(Kind::Relay) => {
+                let of = |edge: &Edge| {
+                    let stream = streams.iter().find(|stream| stream.from == edge.from);
+                    stream.unwrap().origins.clone()
+                };
+                inputs.iter().flat_map(of).collect()
+            }
+            _ => [from].into(),
+        };
+        // Others have no events to read.
+        if matches!(
+            role,
+            Role::Source(_) | Role::Step(Kind::Relay | Kind::Alarm { .. })
+        ) {
+            streams.push(Stream {
+                from,
+                origins,
+                ordered,
+                taken: false,
+            });
+        }
+        self.nodes.push(ShapeNode { id, role, inputs });
+    }
+
+    /// A sink for each output that nobody reads, for some that somebody does, and for all results.
+    fn add_sinks(&mut self, random: &mut Random, streams: Vec<Stream>) {
+        let read = streams.into_iter();
+        let mut read: Vec<(usize, u32)> = read
+            .filter(|stream| !stream.taken || random.one_in(3))
+            .map(|stream| (stream.from, 1))
+            .collect();
+        for (index, node) in self.nodes.iter().enumerate() {
+            if let Role::Step(kind) = node.role
+                && !matches!(kind, Kind::Relay | Kind::Alarm { .. })
+            {
+                read.push((index, kind.outputs()));
+            }
+        }
+        for (number, (from, ports)) in read.into_iter().enumerate() {
+            let edge = |port| Edge {
+                from,
+                port,
+                input: 0,
+                partition: match random.below(3) {
+                    0 if ports == 1 => Partition::Forward,
+                    1 => Partition::Rebalance,
+                    _ => Partition::Hash,
+                },
+            };
+            let inputs = (0..ports).map(edge).collect();
+            self.nodes.push(ShapeNode {
+                id: format!("sink{number}"),
+                role: Role::Sink,
+                inputs,
+            });
+        }
+    }
+
+    /// Lets one of the sources wait, at its last record, for all operators that read it: nobody else holds them by
+    /// then, for all others have ended or are silent.
+    fn let_wait(&mut self, random: &mut Random) {
+        let feeds: Vec<(usize, &Feed)> = self.feeds().collect();
+        let some = random.below(feeds.len() as u64) as usize;
+        let (source, feed) = feeds[some];
+        if !feed.can_wait() || feeds.iter().any(|(_, feed)| feed.endless) {
+            return;
+        }
+        let mut readers = BTreeSet::from([source]);
+        let mut operators = Vec::new();
+        for (index, node) in self.nodes.iter().enumerate() {
+            let reads = node.inputs.iter().any(|edge| readers.contains(&edge.from));
+            if let (true, Role::Step(_)) = (reads, &node.role) {
+                readers.insert(index);
+                operators.push(node.id.clone());
+            }
+        }
+        if let Role::Source(feed) = &mut self.nodes[source].role {
+            feed.waits_for = operators;
+        }
+    }
+
+    fn feeds(&self) -> impl Iterator<Item = (usize, &Feed)> {
+        let nodes = self.nodes.iter().enumerate();
+        nodes.filter_map(|(index, node)| match &node.role {
+            Role::Source(feed) => Some((index, feed)),
+            Role::Step(_) | Role::Sink => None,
+        })
+    }
+
+    /// What it is made of, in words.
+    pub(crate) fn words(&self) -> Vec<String> {
+        let mut words = Vec::new();
+        for node in &self.nodes {
+            match &node.role {
+                Role::Source(feed) => words.extend(feed.words().into_iter().map(str::to_owned)),
+                Role::Step(kind) => {
+                    let kind = format!("{kind:?}");
+                    words.push(kind.split(' ').next().unwrap().to_owned());
+                }
+                Role::Sink => {}
+            }
+        }
+        words
+    }
+
+    /// The ids of its sinks.
+    pub(crate) fn sinks(&self) -> Vec<String> {
+        let sinks = self.nodes.iter();
+        let sinks = sinks.filter(|node| matches!(node.role, Role::Sink));
+        sinks.map(|node| node.id.clone()).collect()
+    }
+
+    /// How many subtasks each node has this time.
+    pub(crate) fn draw_parallelism(&self, random: &mut Random) -> Vec<u32> {
+        let mut drawn: Vec<u32> = Vec::new();
+        for node in &self.nodes {
+            let forward = |edge: &&Edge| edge.partition == Partition::Forward;
+            drawn.push(match node.inputs.iter().find(forward) {
+                Some(edge) => drawn[edge.from],
+                None if self.single => 1,
+                None => 1 + random.below(PARALLELISM) as u32,
+            });
+        }
+        drawn
+    }
+
+    /// The graph to run.
+    pub(crate) fn graph(
+        &self,
+        parallelism: &[u32],
+        trouble: &Trouble,
+        pulse: &Pulse,
+        mut source: impl FnMut(&Feed) -> Arc<dyn SourceFactory>,
+        mut sink: impl FnMut(&str) -> Arc<dyn SinkFactory>,
+    ) -> JobGraph {
+        let nodes = self.nodes.iter().zip(parallelism);
+        let nodes = nodes.map(|(node, parallelism)| Node {
+            id: node.id.clone(),
+            parallelism: *parallelism,
+            inputs: node.inputs.clone(),
+            kind: match &node.role {
+                Role::Source(feed) => NodeKind::Source(source(feed)),
+                Role::Sink => NodeKind::Sink(sink(&node.id)),
+                Role::Step(kind) => NodeKind::Operator(OperatorNode {
+                    factory: Arc::new(Clocked {
+                        id: node.id.clone(),
+                        kind: *kind,
+                        trouble: trouble.clone(),
+                        pulse: pulse.clone(),
+                    }),
+                    states: kind.states(),
+                    outputs: kind.outputs(),
+                    state_limit: None,
+                    skip_overdue_timers: matches!(
+                        kind,
+                        Kind::Nudge {
+                            skips_overdue: true,
+                            ..
+                        }
+                    ),
+                    // In one of three nothing stays in memory for longer than a batch.
+                    state_memory: (self.key_groups == 7).then(|| StateMemory {
+                        bytes: 0,
+                        scratch_dir: std::env::temp_dir(),
+                    }),
+                    labels: BTreeMap::new(),
+                }),
+            },
+        });
+        JobGraph {
+            nodes: nodes.collect(),
+            key_groups: KeyGroups::new(self.key_groups).unwrap(),
+        }
+    }
+
+    /// Whether a source ends only once processes are healthy.
+    pub(crate) fn is_endless(&self) -> bool {
+        self.feeds().any(|(_, feed)| feed.endless)
+    }
+
+    /// The events that a node gives, or gets if it gives none.
+    fn events(&self, index: usize) -> Vec<Event> {
+        let node = &self.nodes[index];
+        let inputs = node.inputs.iter();
+        let inputs = inputs.flat_map(|edge| self.events(edge.from)).collect();
+        match &node.role {
+            Role::Source(feed) => feed.events(),
+            Role::Step(Kind::Alarm { decoys }) => all_rings(&node.id, inputs, *decoys),
+            Role::Step(_) | Role::Sink => inputs,
+        }
+    }
+
+    /// Says what is wrong with what sinks have committed, if anything is.
+    pub(crate) fn judge(
+        &self,
+        outputs: &Outputs,
+        promise: Promise,
+        seen: &mut Seen,
+    ) -> Result<(), String> {
+        for sink in &self.nodes {
+            let Role::Sink = sink.role else { continue };
+            let committed = &outputs[&sink.id];
+            let from = sink.inputs[0].from;
+            let events = self.events(from);
+            let judged = match self.nodes[from].role {
+                Role::Step(Kind::Tumble { length }) => {
+                    Results::read(committed, &events, "window", promise)
+                        .and_then(|results| results.judge_windows(length, promise, seen))
+                }
+                Role::Step(Kind::Session { gap, .. }) => {
+                    Results::read(committed, &events, "session", promise)
+                        .and_then(|results| results.judge_sessions(gap, promise, seen))
+                }
+                Role::Step(Kind::Nudge { .. }) => judge_nudges(committed, &events, promise, seen),
+                _ => {
+                    let records = events.iter().map(|it| (it.key.clone(), it.value()));
+                    judge_exactly(&sink.id, records.collect(), committed, promise)
+                }
+            };
+            judged.map_err(|difference| format!("{}: {difference}", sink.id))?;
+        }
+        Ok(())
+    }
+}
+
+/// What an alarm emits.
+fn all_rings(operator: &str, events: Vec<Event>, decoys: bool) -> Vec<Event> {
+    let mut rung = Vec::new();
+    let mut last: BTreeMap<(String, String), Event> = BTreeMap::new();
+    for event in events {
+        let (times, _) = alarm(&event);
+        rung.extend((1..=times).map(|ring| rings(operator, &event, ring)));
+        // The events of a split are in order.
+        last.insert((event.key.clone(), event.split().to_owned()), event);
+    }
+    let decoys = last.values().filter(|event| decoys && has_decoy(event));
+    rung.extend(decoys.map(|event| rings(operator, event, 0)));
+    rung
+}
+
+fn judge_exactly(
+    sink: &str,
+    records: Vec<Record>,
+    committed: &Committed,
+    promise: Promise,
+) -> Result<(), String> {
+    let expected = Expected {
+        sink: sink.to_owned(),
+        records,
+        level: Level::Same,
+        ordered: false,
+    };
+    judge(&expected, committed, promise)
+}
+
+fn judge_nudges(
+    committed: &Committed,
+    events: &[Event],
+    promise: Promise,
+    seen: &mut Seen,
+) -> Result<(), String> {
+    let mut found = Vec::new();
+    for (key, value) in records(committed) {
+        let (word, id) = value.split_once(' ').unwrap_or_default();
+        let word = ["nudge", "left"].into_iter().find(|it| *it == word);
+        let Some(word) = word else {
+            return Err(format!("`{value}` of key {key} is committed"));
+        };
+        *seen.entry(word).or_default() += 1;
+        found.push((key, id.to_owned()));
+    }
+    let found: Committed = Committed::new(BTreeMap::from([(String::new(), found)]).into());
+    let records = events.iter().map(|it| (it.key.clone(), it.id.clone()));
+    judge_exactly("nudges", records.collect(), &found, promise)
+}
+
+/// A window or session that was committed.
+struct Piece {
+    key: String,
+    /// The numbers that it says of itself.
+    says: Vec<i64>,
+    events: Vec<Event>,
+}
+
+impl Piece {
+    fn has_record_in_time(&self) -> bool {
+        self.events.iter().any(|event| !event.may_be_late)
+    }
+}
+
+/// All results of an operator.
+struct Results<'a> {
+    events: &'a [Event],
+    pieces: Vec<Piece>,
+}
+
+impl<'a> Results<'a> {
+    /// Reads them. Every record is in one, or was too late.
+    fn read(
+        committed: &Committed,
+        events: &'a [Event],
+        word: &str,
+        promise: Promise,
+    ) -> Result<Self, String> {
+        let known: BTreeMap<&str, &Event> = events
+            .iter()
+            .map(|event| (event.id.as_str(), event))
+            .collect();
+        let mut times: BTreeMap<&str, u64> = BTreeMap::new();
+        let mut pieces = Vec::new();
+        for (key, value) in records(committed) {
+            let strange = || format!("`{value}` of key {key} is committed");
+            let own = |id: &str| {
+                let event = known.get(id).filter(|event| event.key == key);
+                event.copied().ok_or_else(strange)
+            };
+            let mut words = value.split(' ');
+            if words.next() == Some(word) {
+                let mut piece = Piece {
+                    key: key.clone(),
+                    says: Vec::new(),
+                    events: Vec::new(),
+                };
+                for word in words {
+                    match word.parse() {
+                        Ok(number) => piece.says.push(number),
+                        Err(_) => piece.events.push(own(word)?.clone()),
+                    }
+                }
+                piece.events.sort_by_key(|event| event.time);
+                for event in &piece.events {
+                    *times.entry(own(&event.id)?.id.as_str()).or_default() += 1;
+                }
+                pieces.push(piece);
+                continue;
+            }
+            let (id, _) = value.rsplit_once('@').ok_or_else(strange)?;
+            let event = own(id)?;
+            if event.value() != value {
+                return Err(strange());
+            }
+            if !event.may_be_late {
+                return Err(format!("{event:?} is not late, and came too late"));
+            }
+            *times.entry(event.id.as_str()).or_default() += 1;
+        }
+        let once = |event: &&Event| match times.get(event.id.as_str()) {
+            None => false,
+            Some(times) => *times == 1 || promise == Promise::Repeated,
+        };
+        if let Some(event) = events.iter().find(|event| !once(event)) {
+            let times = times.get(event.id.as_str()).unwrap_or(&0);
+            return Err(format!("{event:?} is committed {times} times"));
+        }
+        Ok(Self { events, pieces })
+    }
+
+    fn late(&self) -> u64 {
+        let within: usize = self.pieces.iter().map(|piece| piece.events.len()).sum();
+        self.events.len().saturating_sub(within) as u64
+    }
+
+    /// The records in time of each window are in it, together.
+    fn judge_windows(&self, length: i64, promise: Promise, seen: &mut Seen) -> Result<(), String> {
+        let start = |event: &Event| event.time - event.time.rem_euclid(length);
+        let mut in_time: BTreeMap<(&str, i64), BTreeSet<&str>> = BTreeMap::new();
+        for event in self.events.iter().filter(|event| !event.may_be_late) {
+            let window = in_time.entry((&event.key, start(event))).or_default();
+            window.insert(&event.id);
+        }
+        let mut whole = BTreeSet::new();
+        for piece in &self.pieces {
+            let [said] = piece.says[..] else {
+                return Err(format!(
+                    "a window of key {} says {:?}",
+                    piece.key, piece.says
+                ));
+            };
+            let name = (piece.key.as_str(), said);
+            if piece.events.is_empty() || piece.events.iter().any(|it| start(it) != said) {
+                return Err(format!("window {name:?} has {:?}", piece.events));
+            }
+            // What comes late after a restore at another parallelism may open a window again.
+            if !piece.has_record_in_time() {
+                continue;
+            }
+            let ids: BTreeSet<&str> = piece.events.iter().map(|it| it.id.as_str()).collect();
+            if !in_time[&name].is_subset(&ids) {
+                return Err(format!("window {name:?} has only {ids:?}"));
+            }
+            if !whole.insert(name) && promise != Promise::Repeated {
+                return Err(format!("window {name:?} comes twice"));
+            }
+        }
+        *seen.entry("window").or_default() += self.pieces.len() as u64;
+        *seen.entry("record after its window").or_default() += self.late();
+        Ok(())
+    }
+
+    /// Sessions are what their records make of them, and no two that are in time could be one.
+    fn judge_sessions(&self, gap: i64, promise: Promise, seen: &mut Seen) -> Result<(), String> {
+        for piece in &self.pieces {
+            let times: Vec<i64> = piece.events.iter().map(|event| event.time).collect();
+            let ends = times.first().zip(times.last());
+            let says = ends.map(|(first, last)| vec![*first, last + gap]);
+            let is_one = times.windows(2).all(|pair| pair[1] - pair[0] < gap);
+            if !is_one || says.as_ref() != Some(&piece.says) {
+                return Err(format!(
+                    "a session says {:?}: {:?}",
+                    piece.says, piece.events
+                ));
+            }
+            if times.len() > 1 {
+                *seen.entry("session of several").or_default() += 1;
+            }
+        }
+        let mut by_key: BTreeMap<&str, Vec<&Event>> = BTreeMap::new();
+        let mut all: Vec<&Event> = self.events.iter().collect();
+        all.sort_by_key(|event| event.time);
+        for event in all.into_iter().filter(|event| !event.may_be_late) {
+            by_key.entry(&event.key).or_default().push(event);
+        }
+        for events in by_key.values() {
+            for pair in events.windows(2) {
+                let are_near = pair[1].time - pair[0].time < gap;
+                if are_near && !self.share(pair[0], pair[1]) {
+                    return Err(format!("no session has both of {pair:?}"));
+                }
+            }
+        }
+        *seen.entry("session").or_default() += self.pieces.len() as u64;
+        *seen.entry("record after its session").or_default() += self.late();
+        if promise == Promise::Repeated {
+            return Ok(());
+        }
+        for (index, piece) in self.pieces.iter().enumerate() {
+            for other in &self.pieces[..index] {
+                let overlap = piece.key == other.key
+                    && piece.says[0] < other.says[1]
+                    && other.says[0] < piece.says[1];
+                let may_be_late = |piece: &Piece| piece.events.iter().any(|it| it.may_be_late);
+                if overlap && !may_be_late(piece) && !may_be_late(other) {
+                    return Err(format!("{:?} and {:?} are one", piece.events, other.events));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether one session has both.
+    fn share(&self, one: &Event, other: &Event) -> bool {
+        let has = |piece: &Piece, event: &Event| piece.events.contains(event);
+        self.pieces
+            .iter()
+            .any(|piece| has(piece, one) && has(piece, other))
+    }
+}
