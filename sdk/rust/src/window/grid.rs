@@ -6,7 +6,7 @@
 //! A key has one timer for the next end of a window that has records of it: when it fires, it registers the next
 //! one. A slice that is new registers one only if its first end is before that of all others.
 
-use std::fmt::Debug;
+use std::cell::Cell;
 
 use super::pane::{Pane, Panes};
 use super::plan::{Alarm, Context, Placed, Plan, closing};
@@ -19,7 +19,7 @@ use crate::record::Record;
 const SLICES_MAX: i64 = 10_000;
 
 /// Where windows and slices begin and end.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Grid {
     slice: i64,
     size: i64,
@@ -27,7 +27,13 @@ pub struct Grid {
     slide: i64,
     offset: i64,
     cumulative: bool,
+    /// The slice of the last record, with the end of the last window that it is in: mostly that of the next one, which
+    /// so needs no division.
+    recent: Cell<(i64, Option<i64>)>,
 }
+
+/// A slice that no time falls into.
+const NO_SLICE: (i64, Option<i64>) = (i64::MAX, None);
 
 impl Grid {
     pub(super) fn sliding(size: i64, slide: i64, offset: i64) -> Result<Self, String> {
@@ -39,6 +45,7 @@ impl Grid {
             slide,
             offset: (offset.rem_euclid(slide) + size).rem_euclid(slide),
             cumulative: false,
+            recent: Cell::new(NO_SLICE),
         })
     }
 
@@ -55,13 +62,22 @@ impl Grid {
             slide: step,
             offset: offset.rem_euclid(size),
             cumulative: true,
+            recent: Cell::new(NO_SLICE),
         })
     }
 
-    /// The slice that a time falls into, by its first millisecond.
+    /// The slice that a time falls into, by its first millisecond, and the end of the last window with this slice, if
+    /// it is in any.
     #[inline]
-    fn slice_of(&self, time: i64) -> i64 {
-        time - (time - self.offset).rem_euclid(self.slice)
+    fn slice_of(&self, time: i64) -> (i64, Option<i64>) {
+        let recent = self.recent.get();
+        if time >= recent.0 && time - recent.0 < self.slice {
+            return recent;
+        }
+        let slice = time - (time - self.offset).rem_euclid(self.slice);
+        let found = (slice, self.last_end(slice));
+        self.recent.set(found);
+        found
     }
 
     /// The end up to which there are windows with this slice.
@@ -233,6 +249,7 @@ impl Plan for Grid {
             slide: 1,
             offset: 0,
             cumulative: false,
+            recent: Cell::new(NO_SLICE),
         }
     }
 
@@ -258,11 +275,11 @@ impl Plan for Grid {
         record: Record<'_>,
         emit: &mut impl FnMut(Span, G::Result) -> Result<()>,
     ) -> Result<Placed> {
-        let slice = self.slice_of(cx.time(record)?);
+        let (slice, last_end) = self.slice_of(cx.time(record)?);
         let (fired, lateness) = (cx.fired(), cx.lateness());
         // Windows up to here are closed.
         let closed = fired.saturating_sub(lateness);
-        let Some(last_end) = self.last_end(slice) else {
+        let Some(last_end) = last_end else {
             return Ok(Placed::Between);
         };
         if last_end <= closed {
