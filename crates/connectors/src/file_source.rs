@@ -596,6 +596,11 @@ impl FileSource {
                     }
                     let done = reading.finish()?;
                     split::note_done(&mut self.done, done);
+                    // The watermark of its end goes before the records of the next split. If they shared a batch, how
+                    // full that was would decide which of them are late.
+                    if self.event_time.is_some() {
+                        return Ok(SourceStatus::More);
+                    }
                 }
                 other => {
                     self.reading = Some(reading);

@@ -63,6 +63,7 @@ fn c62_files_whose_times_lie_days_apart_are_not_late_for_each_other() {
     loop {
         now.fetch_add(200, Ordering::SeqCst);
         let (times, status) = poll(&mut *source, 1);
+        let is_at_end = times.is_empty();
         for time in times {
             assert!(time > watermark, "{time} is late at {watermark}");
             seen.push(time);
@@ -73,8 +74,8 @@ fn c62_files_whose_times_lie_days_apart_are_not_late_for_each_other() {
         let expected = match seen.len() {
             // Held by the file that is not begun, and then by what is read of it …
             ..=10 => 2 * DAY,
-            11..20 => 2 * DAY + (seen.len() as i64 - 11) * 1000,
-            20 => 2 * DAY + 9_000,
+            20 if is_at_end => 5 * DAY,
+            11..=20 => 2 * DAY + (seen.len() as i64 - 11) * 1000,
             // … and by nothing after the end of the last one.
             _ => 5 * DAY + (seen.len() as i64 - 21) * 1000,
         };
@@ -84,6 +85,22 @@ fn c62_files_whose_times_lie_days_apart_are_not_late_for_each_other() {
         assert_eq!(watermark, expected - 5_001, "after {}", seen.len());
     }
     assert_eq!(seen.len(), 30);
+}
+
+#[test]
+fn c62_the_watermark_of_a_file_that_ends_goes_before_the_records_of_the_next_one() {
+    let directory = TempDir::new().unwrap();
+    let times = [("a", vec![1_000, 2_000]), ("b", vec![90_000, 500])];
+    let (factory, _) = files(&directory, &times, "out-of-orderness = \"1s\"");
+    let mut source = create(&factory, None);
+    // There is room for all of them, and the clock stands still.
+    let room = Batch::TARGET_RECORDS;
+    let (first, status) = poll(&mut *source, room);
+    assert_eq!((first, status), (vec![1_000, 2_000], SourceStatus::More));
+    assert_eq!(source.watermark(), Some(88_999));
+    // So this record of 500 ms is late in every run.
+    let (second, _) = poll(&mut *source, room);
+    assert_eq!(second, [90_000, 500]);
 }
 
 #[test]
@@ -149,6 +166,8 @@ fn a_first_record_that_cannot_be_read_fails_when_its_turn_comes() {
     let mut source = create(&factory, None);
     assert_eq!(poll(&mut *source, 1).0, [9_000]);
     assert_eq!(source.watermark(), None, "its times are not known");
+    // The end of the first one is a poll of its own.
+    assert_eq!(poll(&mut *source, 1), (Vec::new(), SourceStatus::More));
     let mut batch = Batch::default();
     let error = source.poll(&mut batch).unwrap_err();
     assert_eq!(error_chain(&*error), "file `b`, line 3: has no field `t`");
@@ -275,7 +294,16 @@ fn c77_a_subtask_waits_for_the_others_and_is_woken() {
     assert_eq!(poll(&mut *sources[1], 1).0, [1_000]);
     assert_eq!(woken.load(Ordering::SeqCst), 1);
     assert_eq!(poll(&mut *sources[0], 1).0, [12_000]);
-    while poll(&mut *sources[1], 50).1 != SourceStatus::Ended {}
-    assert_eq!(woken.load(Ordering::SeqCst), 2);
-    while poll(&mut *sources[0], 50).1 != SourceStatus::Ended {}
+    // Neither gets far without the other, so they go by turns until both have ended.
+    let mut read = [0, 0];
+    let mut ended = [false, false];
+    while ended != [true, true] {
+        for (subtask, source) in sources.iter_mut().enumerate() {
+            let (times, status) = poll(&mut **source, 50);
+            read[subtask] += times.len();
+            ended[subtask] |= status == SourceStatus::Ended;
+        }
+    }
+    assert_eq!(read, [100 - 13, 100 - 2]);
+    assert!(woken.load(Ordering::SeqCst) >= 2);
 }
