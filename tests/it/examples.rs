@@ -47,9 +47,27 @@ fn copy(folder: &Path) -> Scene {
     scene
 }
 
+/// Where the expected output of a sink is: `expected.csv` is that of `out/`, `expected-late.csv` that of `late/`.
+fn outputs(folder: &Path) -> Vec<(String, Vec<String>)> {
+    let files = fs::read_dir(folder).expect("a readable directory");
+    let names = files.map(|file| file.expect("a readable directory").file_name());
+    let output = |name: &str| {
+        let of = name.strip_prefix("expected")?.strip_suffix(".csv")?;
+        Some(of.strip_prefix('-').unwrap_or("out").to_owned())
+    };
+    let outputs = names.filter_map(|name| {
+        let name = name.to_str()?;
+        Some((output(name)?, expected_in(&folder.join(name))))
+    });
+    outputs.collect()
+}
+
 fn expected(folder: &Path) -> Vec<String> {
-    let text = fs::read_to_string(folder.join("expected.csv"))
-        .expect("an example has its expected output");
+    expected_in(&folder.join("expected.csv"))
+}
+
+fn expected_in(file: &Path) -> Vec<String> {
+    let text = fs::read_to_string(file).expect("an example has its expected output");
     let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
     lines.sort();
     lines
@@ -59,14 +77,23 @@ fn expected(folder: &Path) -> Vec<String> {
 fn every_example_gives_its_expected_output_at_parallelism_1_2_and_4() {
     for folder in folders() {
         let scene = copy(&folder);
+        let outputs = outputs(&folder);
+        assert!(!outputs.is_empty(), "{} expects nothing", folder.display());
         for parallelism in ["1", "2", "4"] {
-            let output = scene.at("out");
-            if output.exists() {
-                fs::remove_dir_all(&output).expect("a directory can be removed");
+            for (output, _) in &outputs {
+                let output = scene.at(output);
+                if output.exists() {
+                    fs::remove_dir_all(&output).expect("a directory can be removed");
+                }
             }
             host::run(scene.path(), &["run", "job.toml", "-p", parallelism]).with_code(0);
-            let what = format!("{} at parallelism {parallelism}", folder.display());
-            assert_same_lines(&scene.output("out"), &expected(&folder), &what);
+            for (output, expected) in &outputs {
+                let what = format!(
+                    "`{output}` of {} at parallelism {parallelism}",
+                    folder.display()
+                );
+                assert_same_lines(&scene.output(output), expected, &what);
+            }
         }
     }
 }

@@ -1,7 +1,7 @@
 //! What tests need beside the host, below `target/`: the S3 servers that they talk to (moto's, which honours
 //! conditional writes, and s3rver, which does not), the packages of the reader of checkpoints in
-//! `tests/reader/` and what builds the counters of `tests/guests/`, from PyPI and npm, and the maker of random
-//! components in `tests/smith/`.
+//! `tests/reader/`, the SQL engine of `tests/sql/` and what builds the counters of `tests/guests/`, from PyPI and npm,
+//! and the maker of random components in `tests/smith/`.
 //!
 //! Pinned, so that a test means the same tomorrow. A mark with the versions is left when all is
 //! there; without it everything is installed again, so that an interrupted install is not used.
@@ -17,6 +17,9 @@ const S3RVER: &str = "s3rver@3.7.1";
 
 /// What the reader of checkpoints needs, with versions.
 const READER: &str = "tests/reader/requirements.txt";
+
+/// The SQL engine, with its version.
+const SQL: &str = "tests/sql/requirements.txt";
 
 /// Installs what is missing.
 pub(crate) fn install() -> Result<()> {
@@ -35,11 +38,14 @@ pub(crate) fn install() -> Result<()> {
         |place| node(place, S3RVER),
     )?;
     smith()?;
-    let packages = fs::read_to_string(root().join(READER))?;
-    let reader = root().join("target/reader");
-    install_one(&reader, &packages, &for_tests(&packages), |place| {
-        python(place, &["--requirement", READER])
-    })
+    for (requirements, place) in [(READER, "target/reader"), (SQL, "target/sql")] {
+        let packages = fs::read_to_string(root().join(requirements))?;
+        let place = root().join(place);
+        install_one(&place, &packages, &for_tests(&packages), |place| {
+            python(place, &["--requirement", requirements])
+        })?;
+    }
+    Ok(())
 }
 
 /// Installs one thing into a directory, unless this version of it is there already. `headline` says what
