@@ -667,26 +667,42 @@ class Parser:
         self.need(":")
         return name, self.value(depth)
 
+    def fields(self, end, depth):
+        fields = self.some(end, lambda: self.named(depth + 1))
+        if not distinct([name for name, _ in fields]):
+            raise Misfit
+        return fields
+
     def value(self, depth=0):
         if depth == DEEPEST:
             raise Misfit
         if self.take("("):
-            value = ("tuple", self.some(")", lambda: self.value(depth + 1)))
+            if re.compile("[A-Za-z0-9_#]+:").match(self.text, self.at):
+                value = ("named", self.fields(")", depth))
+            else:
+                value = ("tuple", self.some(")", lambda: self.value(depth + 1)))
         elif self.take("{"):
-            value = ("struct", self.some("}", lambda: self.named(depth + 1)))
-            if not distinct([name for name, _ in value[1]]):
-                raise Misfit
+            value = ("struct", self.fields("}", depth))
         elif self.take("["):
             inner = self.value(depth + 1)
-            self.need(";")
-            count = self.word()
-            self.need("]")
-            if not re.fullmatch("[0-9]+", count) or int(count) >= 1 << 32:
-                raise Misfit
-            value = ("array", inner, int(count))
+            if self.take("]"):
+                if parts(inner) > 16 * least(inner):
+                    raise Misfit
+                value = ("list", inner)
+            else:
+                self.need(";")
+                count = self.word()
+                self.need("]")
+                if not re.fullmatch("[0-9]+", count) or int(count) >= 1 << 32:
+                    raise Misfit
+                value = ("array", inner, int(count))
         else:
-            value = (self.word(),)
-            if value[0] not in WHOLE and value[0] not in OTHER:
+            word = self.word()
+            if word and self.text.startswith(("(", "["), self.at):
+                # What it is called says nothing of how it is encoded.
+                return self.value(depth)
+            value = (word,)
+            if word not in WHOLE and word not in OTHER:
                 raise Misfit
         while self.take("?"):
             depth += 1
@@ -717,9 +733,23 @@ def parts(value):
         return 1 + parts(value[1]) * value[2]
     if kind == "tuple":
         return 1 + sum(map(parts, value[1]))
-    if kind == "struct":
+    if kind in ("struct", "named"):
         return 1 + sum(parts(part) for _, part in value[1])
     return 1
+
+
+def least(value):
+    """How many bytes it takes at least as a part."""
+    kind = value[0]
+    if kind in WHOLE:
+        return WHOLE[kind][0]
+    if kind == "array":
+        return least(value[1]) * value[2]
+    if kind == "tuple":
+        return sum(map(least, value[1]))
+    if kind in ("struct", "named"):
+        return sum(least(part) for _, part in value[1]) + (4 if kind == "struct" else 0)
+    return {"f64": 8, "bool": 1, "optional": 1, "unit": 0}.get(kind, 4)
 
 
 def taken(data, length):
@@ -763,10 +793,16 @@ def decode(value, data):
     if kind == "optional":
         there, data = flag(data)
         return decode_part(value[1], data) if there else (None, data)
-    if kind == "struct":
+    if kind in ("struct", "named"):
         found = {}
         for name, part in value[1]:
             found[name], data = decode_part(part, data)
+        return found, data
+    if kind == "list":
+        found = []
+        while data:
+            one, data = decode_part(value[1], data)
+            found.append(one)
         return found, data
     inner = [value[1]] * value[2] if kind == "array" else value[1]
     found = []
@@ -777,7 +813,7 @@ def decode(value, data):
 
 
 def decode_part(value, data):
-    if value[0] != "struct":
+    if value[0] not in ("struct", "list"):
         return decode(value, data)
     own, data = prefixed(data)
     found, rest = decode(value, own)
