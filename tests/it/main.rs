@@ -82,6 +82,7 @@ mod shapes; // input that is broken, or made to hurt
 mod serve; // several jobs in one host
 mod soak; // many checkpoints: nothing grows
 mod standby; // a process that waits for the owner of a job directory
+mod time_sql; // windows give what an SQL engine gives
 mod storage; // where checkpoints are, and what they consist of
 mod versions; // checkpoints of every format version
 mod warnings; // settings that switch protection off
