@@ -195,6 +195,7 @@ fn metadata(id: u64) -> Metadata {
             role: Role::Operator,
             parallelism: 1,
             labels: BTreeMap::new(),
+            operator_states: Vec::new(),
             states: vec![State {
                 name: "count".to_owned(),
                 kind: "value".to_owned(),

@@ -9,12 +9,15 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::{Buf, Bytes, BytesMut};
+use dataflow::operator_state::{Author, Pieces, Scope};
 use dataflow::state::{Origin, OriginState, Times};
 use dataflow::watermark::NO_WATERMARK;
 use dataflow::{CheckpointId, KeyGroups};
 
 use crate::compression::Decoder;
-use crate::metadata::{self, Compressed, METADATA_BYTES_MAX, Metadata, Operator, Segment, kind_of};
+use crate::metadata::{
+    self, Compressed, METADATA_BYTES_MAX, Metadata, Operator, Segment, kind_of, scope_of,
+};
 use crate::names;
 use crate::storage::{Reading, Storage};
 use crate::{Error, Result};
@@ -119,7 +122,7 @@ impl Completed {
             .find(|operator| operator.id == id)
     }
 
-    /// All segments, with their operator and subtask, in the order of the metadata.
+    /// All segments and operator states, with their operator and subtask, in the order of the metadata.
     pub fn segments(&self) -> impl Iterator<Item = (&Operator, u32, &Segment)> {
         self.0.metadata.operators.iter().flat_map(|operator| {
             operator
@@ -128,8 +131,7 @@ impl Completed {
                 .zip(0..)
                 .flat_map(move |(subtask, index)| {
                     subtask
-                        .segments
-                        .iter()
+                        .stored()
                         .map(move |segment| (operator, index, segment))
                 })
         })
@@ -195,6 +197,81 @@ impl Completed {
             (segment, origin)
         });
         Ok(segments.collect())
+    }
+
+    /// The operator state of all subtasks of an operator; `None` if it has none.
+    ///
+    /// # Errors
+    /// As [`Completed::subtask_operator_state`].
+    pub fn operator_state(&self, operator: &Operator) -> Result<Option<Pieces>> {
+        if operator.operator_states.is_empty() {
+            return Ok(None);
+        }
+        let mut pieces = Pieces::default();
+        for subtask in (0..).take(operator.subtasks.len()) {
+            self.subtask_operator_state(operator, subtask, &mut pieces)?;
+        }
+        Ok(Some(pieces))
+    }
+
+    /// Reads the operator state of one subtask and adds it to `pieces`.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] if it is not what was written, or of states that the metadata does not have,
+    /// [`Error::Storage`] if it cannot be read.
+    pub(crate) fn subtask_operator_state(
+        &self,
+        operator: &Operator,
+        subtask: u32,
+        pieces: &mut Pieces,
+    ) -> Result<()> {
+        let id = &operator.id;
+        let found = operator
+            .subtasks
+            .get(subtask as usize)
+            .ok_or_else(|| self.corrupt(format!("operator `{id}` has no subtask {subtask}")))?;
+        let Some(stored) = &found.operator_state else {
+            pieces.push_none();
+            return Ok(());
+        };
+        let corrupt = |what: String| Error::Corrupt {
+            object: self.segment_location(stored),
+            what: format!("{what}, in the operator state at byte {}", stored.offset),
+        };
+        let mut bytes = Vec::new();
+        let mut reader = self.read(stored)?;
+        // It grows with the bytes that come, which no claimed length replaces.
+        if let Err(error) = reader.read_to_end(&mut bytes) {
+            return Err(match error.downcast::<Error>() {
+                Ok(error) => error,
+                Err(source) => Error::Storage {
+                    action: "reading",
+                    object: self.segment_location(stored),
+                    source: source.into(),
+                },
+            });
+        }
+        let author = Author {
+            checkpoint: CheckpointId(stored.written_by),
+            subtask,
+            parallelism: operator.parallelism,
+        };
+        pieces
+            .push(&bytes, author)
+            .map_err(|error| corrupt(error.0))?;
+        let declared = |name: &str, scope: Scope| {
+            let mut states = operator.operator_states.iter();
+            states.any(|state| state.name == name && scope_of(&state.kind) == Some(scope))
+        };
+        let states = pieces.states();
+        match states.iter().find(|(name, scope)| !declared(name, *scope)) {
+            None => Ok(()),
+            Some((name, scope)) => Err(corrupt(format!(
+                "it has state `{}` of scope `{}`, which the metadata does not declare",
+                name.escape_debug(),
+                scope.name()
+            ))),
+        }
     }
 
     fn corrupt(&self, what: String) -> Error {
@@ -307,9 +384,9 @@ fn check_place(metadata: &Metadata, directory: &str) -> Result<(), String> {
     if names::checkpoint_id(names::leaf(directory)).is_some_and(|number| number != id) {
         return Err(format!("it is the metadata of checkpoint {id}"));
     }
-    let segments = metadata.operators.iter().flat_map(|it| &it.subtasks);
-    let mut files = segments
-        .flat_map(|it| &it.segments)
+    let subtasks = metadata.operators.iter().flat_map(|it| &it.subtasks);
+    let mut files = subtasks
+        .flat_map(metadata::Subtask::stored)
         .filter_map(|it| it.file.as_deref());
     files.try_for_each(|file| match names::resolve(directory, file) {
         Ok(_) => Ok(()),

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::iter::Peekable;
 
 use dataflow::key::KeyGroupRange;
+use dataflow::operator_state::Pieces;
 use dataflow::state::{KeyedState, Walked};
 use serde::Serialize;
 
@@ -140,6 +141,7 @@ fn operator(id: &str, before: &Completed, after: &Completed) -> Result<OperatorD
         };
         compare(&load(before, old)?, &load(after, new)?, &mut states);
     }
+    compare_operator_state((old, before), (new, after), &mut states)?;
     let positions = |operator: Option<&Operator>| -> Vec<serde_json::Value> {
         let subtasks = operator
             .filter(|operator| operator.role == Role::Source)
@@ -157,6 +159,94 @@ fn operator(id: &str, before: &Completed, after: &Completed) -> Result<OperatorD
         states: states.into_values().collect(),
         positions: (positions.0 != positions.1).then_some(positions),
     })
+}
+
+/// A checkpoint, and the operator in it, if it has it.
+type Side<'a> = (Option<&'a Operator>, &'a Completed);
+
+/// Operator state is compared as a whole, whatever the parallelism of either side: of a broadcast state the copy
+/// of the first subtask, by its fields; of a list the elements of all subtasks, whichever has them.
+fn compare_operator_state(
+    before: Side<'_>,
+    after: Side<'_>,
+    states: &mut BTreeMap<String, StateDiff>,
+) -> Result<()> {
+    let read = |(operator, checkpoint): Side<'_>| match operator {
+        Some(operator) => checkpoint.operator_state(operator),
+        None => Ok(None),
+    };
+    let pieces = (read(before)?, read(after)?);
+    let declared = |(operator, _): Side<'_>| {
+        let states = operator.map(|it| it.operator_states.as_slice());
+        states
+            .unwrap_or_default()
+            .iter()
+            .map(|it| it.name.clone())
+            .collect::<Vec<_>>()
+    };
+    let names: BTreeSet<String> = declared(before)
+        .into_iter()
+        .chain(declared(after))
+        .collect();
+    for name in names {
+        let (old, new) = (
+            Entries::of(pieces.0.as_ref(), &name),
+            Entries::of(pieces.1.as_ref(), &name),
+        );
+        let mut diff = StateDiff {
+            name: name.clone(),
+            before: old.amount,
+            after: new.amount,
+            ..StateDiff::default()
+        };
+        for key in old
+            .held
+            .keys()
+            .chain(new.held.keys())
+            .collect::<BTreeSet<_>>()
+        {
+            let nothing = Vec::new();
+            let old = old.held.get(key).unwrap_or(&nothing);
+            let new = new.held.get(key).unwrap_or(&nothing);
+            match (old.len(), new.len()) {
+                (1, 1) if old != new => diff.changed += 1,
+                (old, new) if old > new => diff.removed += (old - new) as u64,
+                (old, new) => diff.added += (new - old) as u64,
+            }
+        }
+        states.insert(name, diff);
+    }
+    Ok(())
+}
+
+/// The entries of an operator state: the values of each field, or of each element as often as there is one.
+#[derive(Default)]
+struct Entries {
+    held: BTreeMap<Vec<u8>, Vec<Vec<u8>>>,
+    amount: Amount,
+}
+
+impl Entries {
+    fn of(pieces: Option<&Pieces>, name: &str) -> Self {
+        let mut entries = Self::default();
+        let all = pieces.into_iter().flat_map(|pieces| pieces.entries(name));
+        for (subtask, field, value) in all {
+            let (key, content) = match field {
+                Some(_) if subtask > 0 => continue,
+                Some(field) => (field, value),
+                None => (value, &b""[..]),
+            };
+            entries.amount.keys += 1;
+            entries.amount.entries += 1;
+            entries.amount.bytes += (field.map_or(0, <[u8]>::len) + value.len()) as u64;
+            entries
+                .held
+                .entry(key.to_vec())
+                .or_default()
+                .push(content.to_vec());
+        }
+        entries
+    }
 }
 
 /// A key of a state, with all that it holds.

@@ -10,7 +10,7 @@ use dataflow::KeyGroups;
 use dataflow::key::KeyGroupRange;
 use dataflow::state::{KeyedState, RestoreError, StateDescriptor};
 
-use crate::metadata::{Operator, kind_of};
+use crate::metadata::{Operator, State, kind_of};
 use crate::{Completed, Error, Result};
 
 /// What is exported.
@@ -29,13 +29,13 @@ pub struct ExportedEntry<'a> {
     pub operator: &'a str,
     /// Name of the state.
     pub state: &'a str,
-    /// `value`, `map`, `list` or `timers`.
+    /// `value`, `map`, `list` or `timers`; of operator state its scope.
     pub kind: &'a str,
     /// The schema that the operator has declared; see [`crate::schema`].
     pub schema: &'a str,
-    /// The key.
+    /// The key. Of operator state, which has none, the number of the subtask in decimal digits.
     pub key: &'a [u8],
-    /// Map state: the field. Timers: time and tag, as a field of their schema.
+    /// Map state and broadcast state: the field. Timers: time and tag, as a field of their schema.
     pub field: Option<&'a [u8]>,
     /// List state: the place of the element in its list, from 0.
     pub index: Option<u64>,
@@ -91,6 +91,49 @@ pub fn export<E: From<Error>>(
                 })?;
             }
         }
+        count += export_operator_state(checkpoint, operator, filter, &mut each)?;
+    }
+    Ok(count)
+}
+
+/// Hands every entry of an operator's operator state to `each`; returns how many there were.
+fn export_operator_state<E: From<Error>>(
+    checkpoint: &Completed,
+    operator: &Operator,
+    filter: &Filter,
+    each: &mut impl FnMut(ExportedEntry<'_>) -> Result<(), E>,
+) -> Result<u64, E> {
+    let Some(pieces) = checkpoint.operator_state(operator)? else {
+        return Ok(0);
+    };
+    let mut states: Vec<&State> = operator.operator_states.iter().collect();
+    states.sort_by(|a, b| a.name.cmp(&b.name));
+    let is_asked_for = |state: &&State| {
+        let name = filter.state.as_ref();
+        name.is_none_or(|name| *name == state.name)
+    };
+    let mut count = 0;
+    for state in states.into_iter().filter(is_asked_for) {
+        // The place of an element is that in the list of its own subtask.
+        let (mut of, mut index) = (0, 0);
+        for (subtask, field, value) in pieces.entries(&state.name) {
+            if subtask != of {
+                (of, index) = (subtask, 0);
+            }
+            let key = subtask.to_string();
+            each(ExportedEntry {
+                operator: &operator.id,
+                state: &state.name,
+                kind: &state.kind,
+                schema: &state.schema,
+                key: key.as_bytes(),
+                field,
+                index: field.is_none().then_some(index),
+                value,
+            })?;
+            index += 1;
+            count += 1;
+        }
     }
     Ok(count)
 }
@@ -105,7 +148,7 @@ fn check(checkpoint: &Completed, filter: &Filter) -> Result<()> {
     };
     let with_states = operators
         .iter()
-        .filter(|operator| !operator.states.is_empty());
+        .filter(|operator| !operator.states.is_empty() || !operator.operator_states.is_empty());
     if let Some(id) = &filter.operator
         && !operators.iter().any(|operator| operator.id == *id)
     {
@@ -116,7 +159,7 @@ fn check(checkpoint: &Completed, filter: &Filter) -> Result<()> {
     let states: BTreeSet<&str> = operators
         .iter()
         .filter(|operator| filter.operator.as_ref().is_none_or(|id| *id == operator.id))
-        .flat_map(|operator| &operator.states)
+        .flat_map(|operator| operator.states.iter().chain(&operator.operator_states))
         .map(|state| state.name.as_str())
         .collect();
     match &filter.state {

@@ -101,6 +101,7 @@ pub(crate) fn metadata(id: u64, subtasks: u32) -> Metadata {
             role: Role::Operator,
             parallelism: subtasks.max(1),
             labels: BTreeMap::new(),
+            operator_states: Vec::new(),
             states: vec![state],
             subtasks: vec![Subtask::default(); subtasks.max(1) as usize],
         }],

@@ -10,6 +10,7 @@ mod void;
 
 use std::collections::BTreeMap;
 
+use dataflow::operator_state::Scope;
 use dataflow::state::{self, StateDescriptor, StateKind};
 use serde::{Deserialize, Deserializer, Serialize};
 
@@ -90,6 +91,9 @@ pub struct Operator {
     pub labels: BTreeMap<String, String>,
     /// Its declared keyed states.
     pub states: Vec<State>,
+    /// Its declared operator states.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub operator_states: Vec<State>,
     /// What each subtask had, in subtask order.
     pub subtasks: Vec<Subtask>,
 }
@@ -112,7 +116,8 @@ pub enum Role {
 pub struct State {
     /// Its name.
     pub name: String,
-    /// `value`, `map`, `list` or `timers`.
+    /// `value`, `map`, `list` or `timers`; of an operator state `operator-split`, `operator-union` or
+    /// `broadcast`.
     pub kind: String,
     /// Names the encoding of its values.
     pub schema: String,
@@ -208,12 +213,22 @@ pub struct Subtask {
     /// Segments of keyed state to be read in order: a full one, then deltas. Deltas alone stand on
     /// nothing (the full one was empty, and is not stored). Empty: no state.
     pub segments: Vec<Segment>,
+    /// All of its operator state, which is written in full by every checkpoint.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub operator_state: Option<Segment>,
     /// Positions of a source, prepared output of a sink.
     pub parts: Vec<serde_json::Value>,
     /// Inputs that had ended.
     pub ended_inputs: Vec<u32>,
     /// Highest watermark seen.
     pub watermark: Option<i64>,
+}
+
+impl Subtask {
+    /// All of its state that is stored somewhere, keyed and operator state.
+    pub fn stored(&self) -> impl Iterator<Item = &Segment> {
+        self.segments.iter().chain(&self.operator_state)
+    }
 }
 
 /// A range of bytes in a file (or in `_metadata` itself) that holds a segment of keyed state.
@@ -255,6 +270,11 @@ pub enum Codec {
     Lz4,
     /// Zstandard.
     Zstd,
+}
+
+/// The scope of operator state that metadata calls `name`.
+pub(crate) fn scope_of(name: &str) -> Option<Scope> {
+    Scope::ALL.into_iter().find(|scope| scope.name() == name)
 }
 
 /// The kind of state that metadata calls `name`.

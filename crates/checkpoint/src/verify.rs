@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use dataflow::operator_state::Pieces;
 use dataflow::state::{Origin, check_segment};
 
 use crate::catalog::describe;
@@ -84,6 +85,19 @@ fn verify_by(
                     continue;
                 }
             };
+            if let Some(stored) = &operator.subtasks[subtask as usize].operator_state {
+                report.segments += 1;
+                files.extend(&stored.file);
+                let mut pieces = Pieces::default();
+                match checkpoint.subtask_operator_state(operator, subtask, &mut pieces) {
+                    Ok(()) => report.bytes += stored.length,
+                    Err(error) => {
+                        let place = checkpoint.segment_location(stored);
+                        let problem = Problem::new(error, place, owner.clone());
+                        report.problems.push(problem);
+                    }
+                }
+            }
             for (segment, origin) in segments {
                 report.segments += 1;
                 files.extend(&segment.file);

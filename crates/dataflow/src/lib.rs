@@ -29,6 +29,7 @@ pub mod port;
 mod partition;
 pub mod row;
 pub mod state;
+pub mod operator_state;
 
 pub use batch::Batch;
 pub use cells::{Cells, CellsRef};

@@ -161,8 +161,7 @@ pub(crate) fn locate_timer(
                 .state
                 .take_timers(fired.domain, until, timers, &mut part);
             let failed = taken.is_ok() && operator.on_timers(&part, call).is_err();
-            call.state.rollback();
-            call.output.clear();
+            call.take_back();
             failed
         });
         call.probing = false;
@@ -205,8 +204,7 @@ fn probe(operator: &mut dyn Operator, call: &mut Call, input: u32, batch: &Batch
             return false;
         }
         let failed = operator.process(input, &part, &resolved, call).is_err();
-        call.state.rollback();
-        call.output.clear();
+        call.take_back();
         failed
     };
     shortest(batch.len(), fails)

@@ -1,5 +1,6 @@
 //! One operator with its state: a call and what becomes of it.
 
+use dataflow::operator_state::OperatorState;
 use dataflow::state::{Fired, KeyedState, Resolved, StateError, TimeDomain};
 use dataflow::{Batch, CheckpointId};
 
@@ -61,6 +62,13 @@ impl OperatorInstance {
         }
     }
 
+    /// The same with this operator state.
+    #[must_use]
+    pub fn with_operator_state(mut self, state: OperatorState) -> Self {
+        self.call.operator_state = state;
+        self
+    }
+
     /// Processes a batch that arrived on `input`; `now` is the wall-clock time in milliseconds since the
     /// epoch. What was emitted is then to be had from [`OperatorInstance::take_output`].
     ///
@@ -90,9 +98,9 @@ impl OperatorInstance {
         let records = batch.len() as u64;
         let done = operator.process(input, batch, resolved, call);
         match done.and_then(|()| call.settle(resolved, batch)) {
-            Ok(()) => call.state.commit(),
+            Ok(()) => call.commit(),
             Err(failure) => {
-                self.take_back();
+                self.call.take_back();
                 let position = blame::locate(
                     self.operator.as_mut(),
                     &mut self.call,
@@ -126,17 +134,17 @@ impl OperatorInstance {
             .take_timers(domain, until, TIMERS_MAX, fired)
             .map_err(Unprocessed::State)?;
         if fired.is_empty() {
-            call.state.commit();
+            call.commit();
             return Ok(0);
         }
         let done = operator.on_timers(fired, call);
         match done.and_then(|()| call.settle(&fired.keys, &mut Batch::default())) {
             Ok(()) => {
-                call.state.commit();
+                call.commit();
                 Ok(fired.len())
             }
             Err(failure) => {
-                self.take_back();
+                self.call.take_back();
                 let Self {
                     operator,
                     call,
@@ -183,19 +191,14 @@ impl OperatorInstance {
         let done = run(self.operator.as_mut(), call);
         match done.and_then(|()| call.settle(&Resolved::default(), &mut Batch::default())) {
             Ok(()) => {
-                call.state.commit();
+                call.commit();
                 Ok(())
             }
             Err(failure) => {
-                self.take_back();
+                self.call.take_back();
                 Err(failure)
             }
         }
-    }
-
-    fn take_back(&mut self) {
-        self.call.state.rollback();
-        self.call.output.clear();
     }
 
     /// Takes what calls have emitted on a port; `None` if nothing. `spare` gives an empty batch to go on
@@ -231,6 +234,11 @@ impl OperatorInstance {
     /// Its keyed state; `None` if it has none.
     pub fn state(&mut self) -> Option<&mut KeyedState> {
         self.keyed.then_some(&mut self.call.state)
+    }
+
+    /// Its operator state; `None` if it has none.
+    pub fn operator_state(&self) -> Option<&OperatorState> {
+        Some(&self.call.operator_state).filter(|state| !state.is_none())
     }
 
     /// Checkpoint `id`, which holds the state, is complete.

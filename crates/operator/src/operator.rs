@@ -6,6 +6,7 @@
 //! A call is a transaction. What it emitted and changed takes effect when it returns `Ok`; when it
 //! fails the runtime takes all of it back.
 
+use dataflow::operator_state::OperatorState;
 use dataflow::state::{Fired, KeyedState, Resolved};
 use dataflow::{Batch, CheckpointId};
 
@@ -96,6 +97,8 @@ pub struct Call {
     /// The operator's keyed state, for the key groups of its subtask. Bulk access is by the numbers
     /// of the batch that the call is about.
     pub state: KeyedState,
+    /// What its subtask holds whatever the keys of its records.
+    pub operator_state: OperatorState,
     /// Where output goes.
     pub output: Output,
     /// Wall-clock time in milliseconds since the epoch, read once per call: the clock that an
@@ -113,6 +116,19 @@ impl Call {
     pub(crate) fn begin(&mut self, now: i64) {
         self.processing_time = now;
         self.state.set_now(now);
+    }
+
+    /// Makes what was changed final.
+    pub(crate) fn commit(&mut self) {
+        self.state.commit();
+        self.operator_state.commit();
+    }
+
+    /// Takes what was changed and emitted back.
+    pub(crate) fn take_back(&mut self) {
+        self.state.rollback();
+        self.operator_state.rollback();
+        self.output.clear();
     }
 
     /// Ends a call that has returned ok; see [`Output::settle`].

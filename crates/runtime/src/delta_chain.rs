@@ -104,6 +104,7 @@ mod tests {
                 role: Role::Operator,
                 parallelism: 1,
                 labels: BTreeMap::new(),
+                operator_states: Vec::new(),
                 states: vec![state],
                 subtasks: vec![Subtask::default()],
             }],

@@ -12,6 +12,7 @@ use checkpoint::metadata::{
 use checkpoint::savepoint::{SavepointTarget, dispose};
 use checkpoint::store::Completed;
 use dataflow::key::KEY_HASH_NAME;
+use dataflow::operator_state;
 use dataflow::{Barrier, CheckpointId, SnapshotKind};
 
 use crate::abort::{Kind as AbortKind, Reason};
@@ -902,6 +903,13 @@ impl<'a> Driver<'a> {
                     }
                     _ => Vec::new(),
                 },
+                operator_states: match &node.kind {
+                    NodeKind::Operator(operator) => {
+                        let states = operator.operator_states.iter();
+                        states.map(declared).collect()
+                    }
+                    _ => Vec::new(),
+                },
                 subtasks: vec![SubtaskMetadata::default(); node.parallelism as usize],
             })
             .collect();
@@ -911,9 +919,8 @@ impl<'a> Driver<'a> {
             subtask.parts = member.rest.parts;
             subtask.ended_inputs = member.rest.ended_inputs;
             subtask.watermark = member.rest.watermark;
-            if let Some(segment) = member.written {
-                written.push((member.node, member.index, segment));
-            }
+            let of_member = member.written.into_iter();
+            written.extend(of_member.map(|it| (member.node, member.index, it)));
         }
         let metadata = Metadata {
             writer: format!("highwater {}", env!("CARGO_PKG_VERSION")),
@@ -938,6 +945,21 @@ impl<'a> Driver<'a> {
             operators,
         };
         (metadata, written)
+    }
+}
+
+/// An operator state as metadata declares it; the store fills in how much there is of it.
+fn declared(state: &operator_state::Descriptor) -> State {
+    State {
+        name: state.name.clone(),
+        kind: state.scope.name().to_owned(),
+        schema: state.schema.clone(),
+        schema_version: state.schema_version,
+        ttl_ms: None,
+        ttl_refresh: None,
+        ttl_time: None,
+        entries: 0,
+        bytes: 0,
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use dataflow::state::StateDescriptor;
-use dataflow::{KeyGroups, Partition};
+use dataflow::{KeyGroups, Partition, operator_state};
 use operator::{OperatorFactory, SinkFactory, SourceFactory};
 
 /// A validated job, ready to run. Node ids are unique, edges lead from earlier nodes to later ones
@@ -64,6 +64,8 @@ pub struct OperatorNode {
     pub factory: Arc<dyn OperatorFactory>,
     /// Its keyed states, in the order by which calls number them. Empty: keys are not resolved.
     pub states: Vec<StateDescriptor>,
+    /// Its operator states. Calls number them after its keyed states (those of timers are not numbered).
+    pub operator_states: Vec<operator_state::Descriptor>,
     /// Whether timers of processing time that fell due while the job was down are removed without firing.
     pub skip_overdue_timers: bool,
     /// How many outputs it has.

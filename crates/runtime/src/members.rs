@@ -4,14 +4,15 @@ use std::sync::Arc;
 
 use checkpoint::store::Completed;
 use dataflow::CheckpointId;
-use dataflow::state::{KeyedState, TimeDomain};
+use dataflow::operator_state::OperatorState;
+use dataflow::state::{KeyedState, StateKind, TimeDomain};
 use operator::source::Waker;
 use operator::{JobIdentity, OperatorInstance, Position, SubtaskContext};
 
 use crate::delta_chain::DeltaChain;
 use crate::error::Error;
 use crate::events::{Event, Events};
-use crate::graph::{JobGraph, NodeKind};
+use crate::graph::{JobGraph, Node, NodeKind, OperatorNode};
 use crate::inbox::Inbox;
 use crate::plan::Target;
 use crate::restore;
@@ -90,6 +91,23 @@ pub(crate) fn leave(events: &Events, inbox: &Inbox) {
     if !inbox.is_closed() {
         events.send(Event::Left);
     }
+}
+
+/// The operator state of a subtask, as the checkpoint has it.
+fn operator_state(
+    seed: &Seed,
+    node: &Node,
+    operator: &OperatorNode,
+    context: &SubtaskContext,
+) -> Result<OperatorState, Error> {
+    let declared = operator.states.iter();
+    let numbered = declared.filter(|state| state.kind != StateKind::Timers);
+    let mut own = OperatorState::new(operator.operator_states.clone(), numbered.count() as u32);
+    if let Some(checkpoint) = &seed.restore {
+        restore::operator_state(checkpoint, &node.id, context, &mut own)?;
+    }
+    own.set_limit(operator.state_limit);
+    Ok(own)
 }
 
 fn make_member(
@@ -190,7 +208,9 @@ fn make_member(
                 let id = CheckpointId(checkpoint.metadata().id);
                 instance.checkpoint_complete(id).map_err(failed)?;
             }
-            let mut instance = OperatorInstance::new(instance, state, keyed, operator.outputs);
+            let own = operator_state(seed, node, operator, &context)?;
+            let instance = OperatorInstance::new(instance, state, keyed, operator.outputs);
+            let mut instance = instance.with_operator_state(own);
             if let Some(checkpoint) = &undrained {
                 let watermark = restore::watermark(checkpoint, &node.id, index, node.parallelism);
                 instance.set_watermark(watermark);
@@ -204,6 +224,7 @@ fn make_member(
     Ok(Member {
         node: node_index,
         id: node.id.as_str().into(),
+        parallelism: node.parallelism,
         body,
         outputs: outputs.to_vec(),
         ended_inputs,

@@ -184,6 +184,7 @@ mod tests {
         let operator = OperatorNode {
             factory: Arc::new(Never),
             states: Vec::new(),
+            operator_states: Vec::new(),
             outputs: 1,
             state_limit: None,
             skip_overdue_timers: false,

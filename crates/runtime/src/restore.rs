@@ -10,8 +10,10 @@ use checkpoint::metadata::{self, Metadata, Role, State, Subtask};
 use checkpoint::store::Completed;
 use dataflow::KeyGroupRange;
 use dataflow::key::KEY_HASH_NAME;
+use dataflow::operator_state::{self, OperatorState, differing};
 use dataflow::state::{KeyedState, StateDescriptor};
 use dataflow::watermark::NO_WATERMARK;
+use operator::SubtaskContext;
 use operator::source::{InputChanged, Part};
 use operator::text::counted;
 
@@ -388,6 +390,32 @@ pub fn check(
     }
 }
 
+/// A state as the job declares it.
+struct Declared<'a> {
+    /// As metadata calls it.
+    kind: &'static str,
+    schema: &'a str,
+    schema_version: u32,
+}
+
+impl<'a> Declared<'a> {
+    fn keyed(state: &'a StateDescriptor) -> Self {
+        Self {
+            kind: state.kind.name(),
+            schema: &state.schema,
+            schema_version: state.schema_version,
+        }
+    }
+
+    fn of_operator(state: &'a operator_state::Descriptor) -> Self {
+        Self {
+            kind: state.scope.name(),
+            schema: &state.schema,
+            schema_version: state.schema_version,
+        }
+    }
+}
+
 /// What comparing a job with a checkpoint has found so far.
 #[derive(Default)]
 struct Comparison {
@@ -449,14 +477,30 @@ impl Comparison {
         let declared = |state: &State| operator.states.iter().find(|it| it.name == state.name);
         for state in &old.states {
             match declared(state) {
-                Some(declared) => self.state(node, state, declared),
+                Some(declared) => self.state(node, state, Declared::keyed(declared)),
+                None => self.state_gone(node, old, state),
+            }
+        }
+        let of_operator = |state: &State| {
+            let mut states = operator.operator_states.iter();
+            states.find(|it| it.name == state.name)
+        };
+        for state in &old.operator_states {
+            match of_operator(state) {
+                Some(declared) => self.state(node, state, Declared::of_operator(declared)),
                 None => self.state_gone(node, old, state),
             }
         }
         let verdict = match has_state(old) {
             true => {
                 // What is dropped has an entry of its own.
-                let kept = || old.states.iter().filter(|state| declared(state).is_some());
+                let keyed = || old.states.iter().filter(|state| declared(state).is_some());
+                let own = || {
+                    old.operator_states
+                        .iter()
+                        .filter(|it| of_operator(it).is_some())
+                };
+                let kept = || keyed().chain(own());
                 Verdict::Restored {
                     from_parallelism: old.parallelism,
                     to_parallelism: node.parallelism,
@@ -469,16 +513,14 @@ impl Comparison {
         self.push(&node.id, verdict);
     }
 
-    fn state(&mut self, node: &Node, was: &State, now: &StateDescriptor) {
+    fn state(&mut self, node: &Node, was: &State, now: Declared<'_>) {
         let old = format!(
             "{} state of `{}` version {}",
             was.kind, was.schema, was.schema_version
         );
         let new = format!(
             "{} state of `{}` version {}",
-            now.kind.name(),
-            now.schema,
-            now.schema_version
+            now.kind, now.schema, now.schema_version
         );
         if old != new {
             self.mismatches.push(Mismatch::StateChanged {
@@ -514,7 +556,8 @@ impl Comparison {
 
     /// A node of the checkpoint that the job does not have.
     fn gone(&mut self, graph: &JobGraph, metadata: &Metadata, old: &metadata::Operator) {
-        let bytes = old.states.iter().map(|state| state.bytes).sum();
+        let states = old.states.iter().chain(&old.operator_states);
+        let bytes = states.map(|state| state.bytes).sum();
         let parts = old.subtasks.iter().map(|subtask| subtask.parts.len()).sum();
         let new = || {
             let of_its_kind = graph
@@ -547,7 +590,7 @@ impl Comparison {
 
 fn has_state(old: &metadata::Operator) -> bool {
     let mut subtasks = old.subtasks.iter();
-    subtasks.any(|subtask| !subtask.segments.is_empty())
+    subtasks.any(|subtask| subtask.stored().next().is_some())
 }
 
 /// The checkpoint's parts for a source or sink, of all its subtasks; `None` if it is not in the checkpoint.
@@ -611,6 +654,44 @@ pub(crate) fn watermark(checkpoint: &Completed, id: &str, index: u32, parallelis
     }
     let lowest = operator.subtasks.iter().map(reached).min();
     lowest.unwrap_or(NO_WATERMARK)
+}
+
+/// Reads the operator state of all subtasks that a node had, and deals it to one of those that it has.
+pub(crate) fn operator_state(
+    checkpoint: &Completed,
+    id: &str,
+    context: &SubtaskContext,
+    state: &mut OperatorState,
+) -> Result<(), Error> {
+    if state.is_none() {
+        return Ok(());
+    }
+    let Some(operator) = checkpoint.operator(id) else {
+        return Ok(());
+    };
+    let pieces = checkpoint.operator_state(operator);
+    let pieces = pieces.map_err(|source| Error::ReadState {
+        operator: id.to_owned(),
+        subtask: context.subtask,
+        source,
+    })?;
+    let Some(pieces) = pieces else {
+        return Ok(());
+    };
+    // Every subtask finds the same; one of them says it. The job goes on: its copies were as they are before the
+    // checkpoint too, and refusing it would leave no way to continue.
+    if context.subtask == 0 {
+        for (name, one, other) in differing(&pieces) {
+            tracing::warn!(
+                operator = id,
+                "the copies of broadcast state `{name}` differ, for example those of subtasks {one} and {other}: not \
+                 every subtask has made the same changes; feed what changes it by an input with `partition = \
+                 \"broadcast\"`. Each subtask goes on with the copy of one subtask of the checkpoint"
+            );
+        }
+    }
+    state.restore(&pieces, context.subtask, context.parallelism);
+    Ok(())
 }
 
 /// Reads the keyed state of a node's subtask: every segment of old subtasks whose key groups are (also)

@@ -1,6 +1,7 @@
 //! What a subtask has at a barrier, before and after it is written.
 
 use checkpoint::store::Written;
+use dataflow::operator_state::SealedOperatorState;
 use dataflow::state::SealedState;
 use dataflow::{CheckpointId, SnapshotKind};
 use operator::source::Part;
@@ -21,6 +22,9 @@ pub(crate) struct MemberSnapshot {
     pub(crate) node: usize,
     pub(crate) index: u32,
     pub(crate) state: Option<SealedState>,
+    pub(crate) operator_state: Option<SealedOperatorState>,
+    /// How many subtasks the node has.
+    pub(crate) parallelism: u32,
     pub(crate) rest: SmallState,
 }
 
@@ -37,6 +41,7 @@ pub(crate) struct SmallState {
 pub(crate) struct WrittenMember {
     pub(crate) node: usize,
     pub(crate) index: u32,
-    pub(crate) written: Option<Written>,
+    /// Of its keyed state and its operator state what was written.
+    pub(crate) written: Vec<Written>,
     pub(crate) rest: SmallState,
 }

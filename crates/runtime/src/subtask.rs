@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dataflow::alignment::{Alignment, Arrival, Mode};
+use dataflow::operator_state::OperatorState;
 use dataflow::watermark::{self, Change, CombinedWatermark, NO_WATERMARK};
 use dataflow::{Barrier, Batch, CheckpointId, Element, SnapshotKind};
 use operator::clock::Clock;
@@ -90,6 +91,8 @@ impl Channels {
 pub(crate) struct Member {
     pub(crate) node: usize,
     pub(crate) id: Arc<str>,
+    /// How many subtasks its node has.
+    pub(crate) parallelism: u32,
     pub(crate) body: Body,
     pub(crate) outputs: Vec<Vec<plan::Target>>,
     /// Inputs that have ended, now or before the snapshot that was restored.
@@ -536,7 +539,7 @@ impl Subtask {
                 ended_inputs: member.ended_inputs.clone(),
                 ..SmallState::default()
             };
-            let mut state = None;
+            let (mut state, mut operator_state) = (None, None);
             match &mut member.body {
                 Body::Source(source) => {
                     rest.parts = source
@@ -544,6 +547,7 @@ impl Subtask {
                         .map_err(|error| self.connector(index, "telling its position", error))?;
                 }
                 Body::Operator(instance) => {
+                    operator_state = instance.operator_state().map(OperatorState::seal);
                     rest.watermark = Some(instance.watermark()).filter(|it| *it != NO_WATERMARK);
                     let now = self.clock.now_ms();
                     state = instance.state().map(|keyed| {
@@ -568,6 +572,8 @@ impl Subtask {
                 node: self.members[index].node,
                 index: self.index,
                 state,
+                operator_state,
+                parallelism: self.members[index].parallelism,
                 rest,
             });
         }

@@ -265,14 +265,18 @@ fn write(
         .into_iter()
         .map(|member| {
             // Also a delta without a change is written: it refers to what it builds on.
-            let state = member.state.filter(|_| entry.with_state);
-            let written = state
-                .map(|state| {
-                    let operator = &entry.operators[member.node];
-                    notes.at(id, subtask, operator);
-                    entry.pending.write(operator, member.index, &state)
-                })
-                .transpose()?;
+            let operator = &entry.operators[member.node];
+            let mut written = Vec::new();
+            if let Some(state) = member.state.filter(|_| entry.with_state) {
+                notes.at(id, subtask, operator);
+                written.push(entry.pending.write(operator, member.index, &state)?);
+            }
+            if let Some(state) = member.operator_state.filter(|_| entry.with_state) {
+                notes.at(id, subtask, operator);
+                let of = (member.index, member.parallelism);
+                let pending = &entry.pending;
+                written.push(pending.write_operator_state(operator, of, &state)?);
+            }
             Ok(WrittenMember {
                 node: member.node,
                 index: member.index,

@@ -159,6 +159,7 @@ fn job(partition: Partition, sources: u32, operators: u32) -> (Seen, Waiting, Ve
     let operator = OperatorNode {
         factory: Arc::new(seen.clone()),
         states: Vec::new(),
+        operator_states: Vec::new(),
         outputs: 1,
         state_limit: None,
         skip_overdue_timers: false,

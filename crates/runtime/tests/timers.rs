@@ -196,6 +196,7 @@ fn job(script: &[Given], partition: Partition, again: Option<i64>) -> (Vec<Strin
             }),
             states: timer_states().into(),
             skip_overdue_timers: false,
+            operator_states: Vec::new(),
             outputs: 1,
             state_limit: None,
             state_memory: None,

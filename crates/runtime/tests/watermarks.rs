@@ -245,6 +245,8 @@ fn watch(sources: Vec<Vec<Vec<Do>>>, relay: bool) -> Seen {
         NodeKind::Operator(OperatorNode {
             factory,
             states: Vec::new(),
+            operator_states: Vec::new(),
+            skip_overdue_timers: false,
             outputs: 1,
             state_limit: None,
             state_memory: None,

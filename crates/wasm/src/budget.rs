@@ -3,6 +3,7 @@
 //! A guest's own code is stopped by interruption points. While the host works for it nothing interrupts,
 //! so every access whose length the guest chooses is cut into portions, and the clock is read between them.
 
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use dataflow::CellsRef;
@@ -81,29 +82,45 @@ pub(super) fn in_portions<const N: usize>(
     columns: [CellsRef<'_>; N],
     mut access: impl FnMut(usize, &[u32], [CellsRef<'_>; N]) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
-    let uneven = columns.iter().any(|column| column.len() != keys.len());
-    let is_small = keys.len() <= PORTION_ENTRIES
+    in_ranges(deadline, phase, keys.len(), columns, |range, columns| {
+        access(range.start, &keys[range], columns)
+    })
+}
+
+/// The same without keys: `access` gets the range of its entries.
+///
+/// # Errors
+/// As [`in_portions`].
+pub(super) fn in_ranges<const N: usize>(
+    deadline: Deadline,
+    phase: Phase,
+    entries: usize,
+    columns: [CellsRef<'_>; N],
+    mut access: impl FnMut(Range<usize>, [CellsRef<'_>; N]) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let uneven = columns.iter().any(|column| column.len() != entries);
+    let is_small = entries <= PORTION_ENTRIES
         && columns
             .iter()
             .all(|column| column.byte_len() <= PORTION_BYTES);
     // Columns that do not fit each other are refused before anything is done.
     if is_small || uneven {
-        return access(0, keys, columns);
+        return access(0..entries, columns);
     }
     let mut offsets: [Vec<u32>; N] = std::array::from_fn(|_| Vec::new());
     let mut at = 0;
-    while at < keys.len() {
+    while at < entries {
         let counts = columns
             .iter()
             .map(|column| column.count_within(at, PORTION_BYTES));
-        let left = keys.len() - at;
+        let left = entries - at;
         let count = counts.fold(PORTION_ENTRIES.min(left), usize::min);
         let mut offsets = offsets.iter_mut();
         let parts = columns.map(|column| {
             let offsets = offsets.next().expect("there are as many as columns");
             column.part(at..at + count, offsets)
         });
-        access(at, &keys[at..at + count], parts)?;
+        access(at..at + count, parts)?;
         deadline.check(phase)?;
         at += count;
     }

@@ -4,8 +4,9 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 use std::thread;
 
+use dataflow::operator_state;
 use dataflow::port::{Column, Format, Port};
-use dataflow::state::{StateDescriptor, TimeDomain, Ttl, timer_states};
+use dataflow::state::{StateDescriptor, StateKind, TimeDomain, Ttl, timer_states};
 use operator::text::shown;
 use operator::{Failure, FailureKind};
 
@@ -15,7 +16,7 @@ use super::instance::{Blueprint, Instance};
 use super::metrics::Metrics;
 use super::phase::Phase;
 use super::wire::v01::WireDescription01;
-use super::wire::{StateScope, WireDescription, WirePort};
+use super::wire::{WireDescription, WirePort, WireState};
 use super::world::WorldVersion;
 
 /// What an operator needs and gives, for one configuration.
@@ -25,6 +26,8 @@ pub struct Description {
     pub inputs: Vec<String>,
     /// Its outputs; the first is the default one.
     pub outputs: Vec<Port>,
+    /// Its operator states, which calls number after the keyed ones.
+    pub operator_states: Vec<operator_state::Descriptor>,
     /// Its keyed states, in the order by which calls number them; after them those of timers, if it uses any.
     pub states: Vec<StateDescriptor>,
 }
@@ -136,12 +139,7 @@ fn check(described: WireDescription) -> Result<Description, String> {
                 "state `{name}` has the name under which timers are kept; give it another"
             ));
         }
-        if state.scope != StateScope::Keyed {
-            return Err(format!(
-                "state `{name}` has the scope `{}`, which is not supported yet",
-                state.scope.name()
-            ));
-        }
+        check_scope(state)?;
         if state.schema.len() > SCHEMA_LEN_MAX {
             return Err(format!(
                 "the schema of state `{name}` has more than {SCHEMA_LEN_MAX} bytes"
@@ -153,19 +151,57 @@ fn check(described: WireDescription) -> Result<Description, String> {
             ));
         }
     }
-    let states = states.into_iter().map(|state| StateDescriptor {
-        name: state.name,
-        kind: state.kind.into(),
-        schema: state.schema,
-        schema_version: state.schema_version,
-        ttl: state.ttl.map(Ttl::from),
-    });
+    let (mut keyed, mut operator_states) = (Vec::new(), Vec::new());
+    for state in states {
+        match state.scope.of_operator() {
+            None => keyed.push(StateDescriptor {
+                name: state.name,
+                kind: state.kind.into(),
+                schema: state.schema,
+                schema_version: state.schema_version,
+                ttl: state.ttl.map(Ttl::from),
+            }),
+            Some(scope) => operator_states.push(operator_state::Descriptor {
+                name: state.name,
+                scope,
+                schema: state.schema,
+                schema_version: state.schema_version,
+            }),
+        }
+    }
     let timers = uses_timers.then(timer_states).into_iter().flatten();
     Ok(Description {
         inputs,
         outputs,
-        states: states.chain(timers).collect(),
+        states: keyed.into_iter().chain(timers).collect(),
+        operator_states,
     })
+}
+
+/// Operator state is of one kind for each scope, and does not expire.
+fn check_scope(state: &WireState) -> Result<(), String> {
+    let (name, scope) = (&state.name, state.scope.name());
+    let Some(of_operator) = state.scope.of_operator() else {
+        return Ok(());
+    };
+    let kind = StateKind::from(state.kind);
+    let needed = match of_operator.is_map() {
+        true => StateKind::Map,
+        false => StateKind::List,
+    };
+    if kind != needed {
+        return Err(format!(
+            "state `{name}` has the scope `{scope}` and the kind `{}`; with this scope its kind is `{}`",
+            kind.name(),
+            needed.name()
+        ));
+    }
+    if state.ttl.is_some() {
+        return Err(format!(
+            "state `{name}` has the scope `{scope}` and a TTL, but only keyed state expires"
+        ));
+    }
+    Ok(())
 }
 
 fn check_names<'a>(what: &str, names: impl Iterator<Item = &'a str>) -> Result<(), String> {

@@ -59,6 +59,7 @@ impl Component {
     /// # Errors
     /// A grant cannot be given or is missing.
     pub fn factory(&self, spec: OperatorSpec) -> Result<Arc<Factory>, Failure> {
+        let operator_states = spec.description.operator_states.into_iter();
         let shared = Shared {
             blueprint: self.blueprint(&spec.grants, Grants::resolve)?,
             _component: self.clone(),
@@ -71,6 +72,7 @@ impl Component {
                 .into_iter()
                 .filter(|state| state.kind != StateKind::Timers)
                 .map(|state| state.name)
+                .chain(operator_states.map(|state| state.name))
                 .collect(),
             key_groups: spec.key_groups.count(),
         };

@@ -4,6 +4,8 @@
 //! that a guest passes is trusted, and nothing it passes sizes an allocation beyond the limits below, or
 //! keeps the host busy beyond [the budget of the call](super::budget); what does not fit ends the call with [`FailureKind::Protocol`].
 
+mod operator_state;
+
 use dataflow::state::{KeyedState, StateError, TimeDomain};
 use dataflow::{Batch, Cells, CellsRef};
 use operator::text::size;
@@ -93,7 +95,7 @@ pub(super) fn link(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
             WorldVersion::V01 => link_map_scan_01(&mut state)?,
             WorldVersion::V02 => {
                 link_map_scan(&mut state)?;
-                link_operator_state(linker, version)?;
+                operator_state::link(&mut linker.instance(&version.interface("operator-state"))?)?;
             }
         }
         link_timers(&mut linker.instance(&version.interface("timers"))?)?;
@@ -561,33 +563,6 @@ fn map_scan(
     },))
 }
 
-/// The host has no operator state yet: a component may import it, and a call fails.
-fn link_operator_state(linker: &mut Linker<Guest>, version: WorldVersion) -> wasmtime::Result<()> {
-    type Scan = (u32, WasmList<u8>, bool, Option<WasmList<u8>>, u32);
-    let interface = version.interface("operator-state");
-    let mut state = linker.instance(&interface)?;
-    macro_rules! refused {
-        ($name:literal, $arguments:ty, $result:ty) => {{
-            let interface = interface.clone();
-            state.func_wrap(
-                $name,
-                move |store, _: $arguments| -> wasmtime::Result<$result> {
-                    let guest: &Guest = StoreContextMut::data(&store);
-                    Err(not_supported(guest, $name, &interface).into())
-                },
-            )?;
-        }};
-    }
-    refused!("list-load", (u32,), (CellsResult,));
-    refused!("list-append", (u32, CellsView), ());
-    refused!("list-replace", (u32, CellsView), ());
-    refused!("map-load", (u32, CellsView), (Loaded,));
-    refused!("map-store", (u32, CellsView, CellsView), ());
-    refused!("map-remove", (u32, CellsView), ());
-    refused!("map-scan", Scan, (Page,));
-    Ok(())
-}
-
 fn link_output(output: &mut LinkerInstance<'_, Guest>) -> wasmtime::Result<()> {
     output.func_wrap(
         "emit",
@@ -745,15 +720,6 @@ fn link_timers(timers: &mut LinkerInstance<'_, Guest>) -> wasmtime::Result<()> {
         )?;
     }
     Ok(())
-}
-
-/// A call of something that the world has and this host does not. To try again does not help.
-fn not_supported(guest: &Guest, function: &str, interface: &str) -> Failure {
-    let message = format!(
-        "`{}` called `{function}` of `{interface}`, which is not supported by this version of the host",
-        guest.phase.name()
-    );
-    Failure::new(FailureKind::Config, message)
 }
 
 /// What the adapter of core modules imports.

@@ -10,7 +10,7 @@
 //!
 //! | import | without a grant | grant |
 //! |---|---|---|
-//! | `highwater:operator/*@0.1.x`, `@0.2.x` | always there; a call of `operator-state` fails in this version | |
+//! | `highwater:operator/*@0.1.x`, `@0.2.x` | always there | |
 //! | `wasi:io/*`, `wasi:cli/*` | stdout and stderr go to the operator's log; stdin is at its end; no arguments; no environment | `env` |
 //! | `wasi:clocks/*` | stands at the processing time of the current call; a sleep really waits, within `call-time` | `clock` |
 //! | `wasi:random/*` | the same numbers in every run, seeded by operator and subtask | `random` |

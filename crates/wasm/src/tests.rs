@@ -377,17 +377,17 @@ fn what_a_version_of_the_world_cannot_declare_is_refused_by_name() {
         (
             "0.2",
             1,
-            "state `n` has the scope `operator-split`, which is not supported yet",
+            "state `n` has the scope `operator-split` and the kind `value`; with this scope its kind is `list`",
         ),
         (
             "0.2",
             2,
-            "state `n` has the scope `operator-union`, which is not supported yet",
+            "state `n` has the scope `operator-union` and the kind `value`; with this scope its kind is `list`",
         ),
         (
             "0.2",
             3,
-            "state `n` has the scope `broadcast`, which is not supported yet",
+            "state `n` has the scope `broadcast` and the kind `value`; with this scope its kind is `map`",
         ),
     ] {
         let describe = format!("(i32.store8 (i32.const 329) (i32.const {scope})) (i32.const 128)");
@@ -398,6 +398,42 @@ fn what_a_version_of_the_world_cannot_declare_is_refused_by_name() {
             .unwrap_err();
         assert_eq!(failure.kind, FailureKind::Config);
         assert!(failure.message.contains(expected), "{failure}");
+    }
+}
+
+#[test]
+fn c073_operator_state_that_was_not_declared_is_refused_in_every_function_and_phase() {
+    let bench = Bench::new();
+    // No cells: no bytes, and the one offset 0 at a place that is zero.
+    let cells = "(i32.const 0) (i32.const 0) (i32.const 1024) (i32.const 1)";
+    let result = "(i32.const 2048)";
+    let scan = "(i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 1)";
+    for (name, words, arguments) in [
+        ("list-load", 2, result.to_owned()),
+        ("list-append", 5, cells.to_owned()),
+        ("list-replace", 5, cells.to_owned()),
+        ("map-load", 6, format!("{cells} {result}")),
+        ("map-store", 9, format!("{cells} {cells}")),
+        ("map-remove", 5, cells.to_owned()),
+        ("map-scan", 9, format!("{scan} {result}")),
+    ] {
+        let import = format!(
+            "(import \"highwater:operator/operator-state@0.2.0\" \"{name}\" (func $f (param {})))",
+            "i32 ".repeat(words)
+        );
+        let call = format!("(call $f (i32.const 1) {arguments}) (global.get $ok)");
+        let guest = |phase: &str| operator(&[("imports", &import), (phase, &call)]);
+        let mut operator = bench.create(&guest("process"), &Limits::default()).unwrap();
+        let failure = process(&mut *operator).unwrap_err();
+        assert_eq!(failure.kind, FailureKind::Protocol, "{name}: {failure}");
+        let expected = "state 1 is none of the 0 operator states";
+        assert!(failure.message.contains(expected), "{name}: {failure}");
+        let failure = bench
+            .create(&guest("open"), &Limits::default())
+            .map(drop)
+            .unwrap_err();
+        let expected = "state and output cannot be used in `open`";
+        assert!(failure.message.contains(expected), "{name}: {failure}");
     }
 }
 

@@ -3,6 +3,7 @@
 //! What goes to the guest borrows from the host's columns; what comes from the guest is a view of
 //! the guest's memory where it is on the data path, and owned where it is not.
 
+use dataflow::operator_state::Scope;
 use dataflow::port::{Column, ColumnKind, Format, Port};
 use dataflow::state::{Fired, Refresh, StateKind, TimeDomain, Ttl, TtlTime};
 use dataflow::{Cells, CellsRef};
@@ -324,6 +325,16 @@ pub(super) enum StateScope {
 }
 
 impl StateScope {
+    /// That of operator state; `None` if it is keyed.
+    pub(super) fn of_operator(self) -> Option<Scope> {
+        match self {
+            Self::Keyed => None,
+            Self::OperatorSplit => Some(Scope::Split),
+            Self::OperatorUnion => Some(Scope::Union),
+            Self::Broadcast => Some(Scope::Broadcast),
+        }
+    }
+
     /// Its name in the world.
     pub(super) fn name(self) -> &'static str {
         match self {

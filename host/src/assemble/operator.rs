@@ -267,6 +267,7 @@ impl PreparedOperator {
         Ok(OperatorNode {
             factory,
             states: self.description.states.clone(),
+            operator_states: self.description.operator_states.clone(),
             skip_overdue_timers: self.skip_overdue_timers,
             outputs: self.description.outputs.len() as u32,
             state_limit: self.state_limit,

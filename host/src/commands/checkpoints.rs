@@ -230,7 +230,7 @@ fn describe_operator(operator: &Operator) -> Vec<String> {
         Some(watermark) => lines.push(format!("  watermark: {}", time(watermark))),
         None => {}
     }
-    for state in &operator.states {
+    for state in operator.states.iter().chain(&operator.operator_states) {
         if state.kind == StateKind::Timers.name() {
             lines.push(format!(
                 "  {}: {}, {}",
@@ -263,9 +263,9 @@ fn describe_operator(operator: &Operator) -> Vec<String> {
         ));
     }
     for (index, subtask) in operator.subtasks.iter().enumerate() {
-        let stored: u64 = subtask.segments.iter().map(|segment| segment.length).sum();
+        let stored: u64 = subtask.stored().map(|segment| segment.length).sum();
         if stored > 0 {
-            let segments = counted(subtask.segments.len() as u64, "segment");
+            let segments = counted(subtask.stored().count() as u64, "segment");
             lines.push(format!("  subtask {index}: {} in {segments}", size(stored)));
         }
     }

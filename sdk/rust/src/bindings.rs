@@ -303,9 +303,9 @@ pub mod highwater {
             }
         }
         /// Keyed state, owned by the host. Numbers of keys are those of the batch (or of the timers) that the
-        /// current call is about; `state` is an index into `description.states`. A call with an unknown number
-        /// or with columns of different lengths traps. Changes take effect together when the exported call
-        /// returns ok; within the call they are seen at once.
+        /// current call is about; `state` is the number of a state: its place in `open-context.states`. A call
+        /// with an unknown number or with columns of different lengths traps. Changes take effect together when
+        /// the exported call returns ok; within the call they are seen at once.
         #[allow(dead_code, async_fn_in_trait, unused_imports, clippy::all)]
         pub mod state {
             #[used]
@@ -1292,8 +1292,8 @@ pub mod highwater {
                 }
             }
         }
-        /// State of a subtask, whatever the keys of its records; owned by the host. `state` is an index into
-        /// `description.states`, as in the interface `state`; a state of another scope or kind traps. Changes take
+        /// State of a subtask, whatever the keys of its records; owned by the host. `state` is the number of a state, as
+        /// in the interface `state`; a state of another scope or kind traps. Changes take
         /// effect together when the exported call returns ok; within the call they are seen at once. All of it is in
         /// memory and is written in full by every checkpoint: it is for positions, rules and settings, not for what
         /// grows with the number of records.
@@ -2528,7 +2528,8 @@ pub mod exports {
                     pub key_groups: u32,
                     /// What arrives on each input; of an input that several outputs feed, what the first of them gives.
                     pub inputs: _rt::Vec<Port>,
-                    /// Names of the states in the order of their numbers.
+                    /// Names of the states in the order of their numbers: first the keyed ones, then those of other scopes, each
+                    /// in the order of `description.states`.
                     pub states: _rt::Vec<_rt::String>,
                     /// Whether state was restored from a checkpoint.
                     pub restored: bool,

@@ -83,7 +83,9 @@ pub use open::{Clock, Kind, OpenContext};
 pub use operator::Operator;
 pub use record::{Batch, Column, CurrentKey, Input, Key, Record};
 pub use row::{Row, RowWriter};
-pub use state::{AggregatingState, ListState, MapState, ReducingState, ValueState};
+pub use state::{
+    AggregatingState, BroadcastState, ListState, MapState, OperatorList, ReducingState, ValueState,
+};
 pub use timer::{Fired, TimeDomain, Timer, Timers};
 pub use ttl::Ttl;
 pub use window::{

@@ -15,7 +15,8 @@ use crate::host::Host;
 use crate::metrics::{Counter, Gauge, Histogram, Metrics};
 use crate::record::{Column, Input};
 use crate::state::{
-    Access, AggregatingState, Buffered, ListState, MapState, ReducingState, ValueState,
+    Access, AggregatingState, BroadcastState, Buffered, ListState, MapState, OperatorList,
+    ReducingState, ValueState,
 };
 use crate::timer::Timers;
 use crate::ttl::Ttl;
@@ -332,6 +333,40 @@ impl OpenContext {
             None => self.declared.problems.push(format!(
                 "there is no state `{state}` to give a time to live"
             )),
+        }
+    }
+
+    /// Declares a list of this subtask, whatever the keys of its records. When the job starts at another
+    /// parallelism the elements of all subtasks, one after the other, are cut into equal parts.
+    pub fn operator_list<T: Codec>(&mut self, name: &str) -> OperatorList<T> {
+        self.own_list(name, StateScope::OperatorSplit)
+    }
+
+    /// Declares a list of this subtask of which, when the job starts from a checkpoint, every subtask gets all
+    /// elements of all subtasks. Then each should keep only what is its own, or the elements multiply.
+    pub fn union_list<T: Codec>(&mut self, name: &str) -> OperatorList<T> {
+        self.own_list(name, StateScope::OperatorUnion)
+    }
+
+    fn own_list<T: Codec>(&mut self, name: &str, scope: StateScope) -> OperatorList<T> {
+        let access = self.declare(name, StateKind::List, T::schema(), T::VERSION);
+        self.scoped(name, scope);
+        OperatorList::new(access)
+    }
+
+    /// Declares a map that is the same on every subtask; see [`BroadcastState`].
+    pub fn broadcast<K: MapKey, V: Codec>(&mut self, name: &str) -> BroadcastState<K, V> {
+        let schema = format!("{}={}", K::key_schema(), V::schema());
+        let access = self.declare(name, StateKind::Map, schema, V::VERSION);
+        self.scoped(name, StateScope::Broadcast);
+        BroadcastState::new(access)
+    }
+
+    /// The state that was declared last has this scope.
+    fn scoped(&mut self, name: &str, scope: StateScope) {
+        if let Some(state) = self.declared.states.last_mut() {
+            debug_assert_eq!(state.name, name, "it was just declared");
+            state.scope = scope;
         }
     }
 

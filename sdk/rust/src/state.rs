@@ -7,11 +7,13 @@
 mod aggregating;
 mod list;
 mod map;
+mod operator;
 mod value;
 
 pub use aggregating::{AggregatingState, ReducingState};
 pub use list::{ListIter, ListState};
 pub use map::{MapIter, MapState};
+pub use operator::{BroadcastIter, BroadcastState, OperatorList};
 pub use value::ValueState;
 
 use std::rc::Rc;
@@ -24,7 +26,7 @@ use crate::host::Host;
 pub(crate) struct Access {
     pub(crate) call: Rc<Call>,
     pub(crate) host: Host,
-    /// The state's number in `description.states`.
+    /// The state's number in `open-context.states`.
     pub(crate) number: u32,
     pub(crate) name: Rc<str>,
 }

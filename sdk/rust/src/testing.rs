@@ -8,7 +8,7 @@ mod time;
 use std::fmt;
 use std::marker::PhantomData;
 
-use crate::bindings::exports::highwater::operator::guest::{Description, OpenContext};
+use crate::bindings::exports::highwater::operator::guest::{Description, OpenContext, StateScope};
 use crate::bindings::highwater::operator::types as wit;
 use crate::call::NO_TIMESTAMP;
 use crate::cells::Cells;
@@ -123,11 +123,7 @@ impl<T: Operator> Setup<T> {
             parallelism: self.parallelism,
             key_groups: 128,
             inputs: self.inputs,
-            states: description
-                .states
-                .iter()
-                .map(|state| state.name.clone())
-                .collect(),
+            states: numbered(&description),
             restored: false,
         };
         host.declare(&context.states);
@@ -155,6 +151,16 @@ fn refuse_what_hosts_refuse(description: &Description) -> Result<()> {
         ))),
         None => Ok(()),
     }
+}
+
+/// The names of the states in the order of their numbers: those of keyed ones come first.
+fn numbered(description: &Description) -> Vec<String> {
+    let (keyed, own): (Vec<_>, Vec<_>) = description
+        .states
+        .iter()
+        .partition(|state| state.scope == StateScope::Keyed);
+    let states = keyed.into_iter().chain(own);
+    states.map(|state| state.name.clone()).collect()
 }
 
 fn port(keyed: bool, format: wit::Format) -> wit::Port {
@@ -238,7 +244,9 @@ impl<T: Operator> Harness<T> {
     ) -> Result<()> {
         let (mut keys, mut values, mut key_numbers) = (Cells::empty(), Cells::empty(), Vec::new());
         record_values.for_each(|value| values.push(value));
-        let stateless = self.description.states.is_empty() && !self.description.uses_timers;
+        let mut states = self.description.states.iter();
+        let is_keyed = states.any(|state| state.scope == StateScope::Keyed);
+        let stateless = !is_keyed && !self.description.uses_timers;
         let mut seen = std::collections::HashMap::new();
         for key in record_keys.flatten() {
             if stateless {
@@ -356,6 +364,15 @@ impl<T: Operator> Harness<T> {
             None => Ok(None),
             Some(Held::Value(value)) => V::decode(value).map(Some),
             Some(_) => Err(Error::new(format_args!("`{state}` is no value state"))),
+        }
+    }
+
+    /// The elements that an operator list of this subtask holds.
+    pub fn operator_list<V: Codec>(&self, state: &str) -> Result<Vec<V>> {
+        match self.host.table(state).get(&b""[..]) {
+            None => Ok(Vec::new()),
+            Some(Held::List(list)) => list.iter().map(|element| V::decode(element)).collect(),
+            Some(_) => Err(Error::new(format_args!("`{state}` is no operator list"))),
         }
     }
 

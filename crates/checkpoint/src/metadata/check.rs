@@ -10,9 +10,10 @@ use std::collections::BTreeSet;
 
 use dataflow::KeyGroups;
 use dataflow::key::KEY_HASH_NAME;
+use dataflow::operator_state::STORED_BYTES_MAX;
 use dataflow::state::StateKind;
 
-use super::{Kind, Metadata, Operator, Role, Segment, kind_of};
+use super::{Kind, Metadata, Operator, Role, Segment, Subtask, kind_of, scope_of};
 use crate::names::{NUMBER_MAX, Reference};
 
 /// The last millisecond of the year 9999. No clock shows more, and what is said to have completed
@@ -75,6 +76,16 @@ fn contradiction(metadata: &Metadata, inline_bytes: u64) -> Result<(), String> {
                 ranges.push((segment.file.as_deref(), segment.offset, end));
                 before = Some(segment);
             }
+            if let Some(stored) = &state.operator_state {
+                check_operator_state(metadata, operator, stored, inline_bytes).map_err(|what| {
+                    format!(
+                        "the operator state of `{}` subtask {subtask} {what}",
+                        operator.id
+                    )
+                })?;
+                let end = stored.offset + stored.length;
+                ranges.push((stored.file.as_deref(), stored.offset, end));
+            }
         }
     }
     check_sums(metadata)?;
@@ -118,6 +129,9 @@ fn check_operator(operator: &Operator, groups: KeyGroups) -> Result<(), String> 
     if is_keyed && operator.role != Role::Operator {
         return Err(format!("`{id}` has keyed state, but is no operator"));
     }
+    if !operator.operator_states.is_empty() && operator.role != Role::Operator {
+        return Err(format!("`{id}` has operator state, but is no operator"));
+    }
     let most = match is_keyed {
         true => groups.count(),
         false => KeyGroups::MAX,
@@ -154,6 +168,23 @@ fn check_operator(operator: &Operator, groups: KeyGroups) -> Result<(), String> 
         if kind.is_none() {
             return Err(format!(
                 "state `{}` of operator `{id}` has the unknown kind `{}`",
+                state.name, state.kind
+            ));
+        }
+    }
+    for state in &operator.operator_states {
+        if !names.insert(&state.name) {
+            return Err(format!("operator `{id}` has state `{}` twice", state.name));
+        }
+        if state.ttl_ms.is_some() || state.ttl_refresh.is_some() || state.ttl_time.is_some() {
+            return Err(format!(
+                "operator state `{}` of operator `{id}` has a TTL",
+                state.name
+            ));
+        }
+        if scope_of(&state.kind).is_none() {
+            return Err(format!(
+                "operator state `{}` of operator `{id}` has the unknown scope `{}`",
                 state.name, state.kind
             ));
         }
@@ -216,6 +247,35 @@ fn check_segment(
     }
 }
 
+/// Checks where operator state is stored: it is always all of it, written by this checkpoint.
+fn check_operator_state(
+    metadata: &Metadata,
+    operator: &Operator,
+    stored: &Segment,
+    inline_bytes: u64,
+) -> Result<(), String> {
+    if operator.operator_states.is_empty() {
+        return Err("is none that is declared".to_owned());
+    }
+    if stored.delta {
+        return Err("is a delta".to_owned());
+    }
+    if stored.written_by != metadata.id {
+        return Err(format!(
+            "was written by checkpoint {}, not by this one",
+            stored.written_by
+        ));
+    }
+    let compressed = stored.compressed;
+    let bytes = compressed.map_or(stored.length, |it| it.raw_length);
+    if bytes > STORED_BYTES_MAX {
+        return Err(format!(
+            "has {bytes} bytes, more than the {STORED_BYTES_MAX} that it may have"
+        ));
+    }
+    check_segment(metadata, stored, None, inline_bytes)
+}
+
 fn check_file(metadata: &Metadata, segment: &Segment, file: &str) -> Result<(), String> {
     let reference =
         Reference::parse(file).map_err(|what| format!("is in file `{file}`: {what}"))?;
@@ -235,9 +295,13 @@ fn check_file(metadata: &Metadata, segment: &Segment, file: &str) -> Result<(), 
 
 /// Amounts that are added up by those who show or restore them.
 fn check_sums(metadata: &Metadata) -> Result<(), String> {
-    let states = || metadata.operators.iter().flat_map(|it| &it.states);
+    let operators = metadata.operators.iter();
+    let states = || {
+        let operators = operators.clone();
+        operators.flat_map(|it| it.states.iter().chain(&it.operator_states))
+    };
     let subtasks = metadata.operators.iter().flat_map(|it| &it.subtasks);
-    let segments: Vec<&Segment> = subtasks.flat_map(|it| &it.segments).collect();
+    let segments: Vec<&Segment> = subtasks.flat_map(Subtask::stored).collect();
     let raw = |segment: &&Segment| {
         segment
             .compressed

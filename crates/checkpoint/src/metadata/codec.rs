@@ -31,7 +31,7 @@ pub const FORMAT_VERSION: u32 = 3;
 
 /// Knows no compressed segments.
 const VERSION_PLAIN: u32 = 1;
-/// Knows compressed segments, but no timers and no entries that expire.
+/// Knows compressed segments, but no timers, no entries that expire and no operator state.
 const VERSION_COMPRESSED: u32 = 2;
 
 /// The largest `_metadata` that is written or read, in bytes: it is held in memory whole.
@@ -87,14 +87,19 @@ fn encode_unchecked(metadata: &Metadata, inline: &[Bytes], object: &str) -> Resu
     Ok((bytes, inline))
 }
 
-/// The oldest format that can say this.
+/// The oldest format that can say this: the one place that knows what came with which.
 fn version_of(metadata: &Metadata) -> u32 {
-    let subtasks = metadata.operators.iter().flat_map(|it| &it.subtasks);
-    let mut segments = subtasks.flat_map(|subtask| &subtask.segments);
+    let subtasks = || metadata.operators.iter().flat_map(|it| &it.subtasks);
+    let mut segments = subtasks().flat_map(|subtask| &subtask.segments);
     let mut states = metadata.operators.iter().flat_map(|it| &it.states);
     let is_new =
         |state: &State| kind_of(&state.kind) == Some(StateKind::Timers) || state.ttl_ms.is_some();
-    if states.any(is_new) {
+    let has_operator_state = metadata
+        .operators
+        .iter()
+        .any(|operator| !operator.operator_states.is_empty())
+        || subtasks().any(|subtask| subtask.operator_state.is_some());
+    if states.any(is_new) || has_operator_state {
         FORMAT_VERSION
     } else if segments.any(|segment| segment.compressed.is_some()) {
         VERSION_COMPRESSED

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use dataflow::CheckpointId;
 
 use super::Options;
-use super::segment::{Body, Written};
+use super::segment::{Body, What, Written};
 use crate::completed::Completed;
 use crate::metadata::{Metadata, Segment};
 use crate::names;
@@ -58,6 +58,13 @@ pub(super) fn assemble(
     let mut pack = Parts::default();
     let pack_reference = names::reference(directory, &pack_name);
     let mut totals = HashMap::new();
+    for state in metadata
+        .operators
+        .iter_mut()
+        .flat_map(|it| &mut it.operator_states)
+    {
+        (state.entries, state.bytes) = (0, 0);
+    }
     for (index, subtask, written) in written {
         let place = metadata
             .operators
@@ -96,19 +103,30 @@ pub(super) fn assemble(
             Body::Buffered(bytes) if goes_inline => Some((None, inline.push(bytes))),
             Body::Buffered(bytes) => Some((Some(pack_reference.clone()), pack.push(bytes))),
         };
-        if let Some((file, offset)) = position {
-            segments.push(Segment {
-                file,
-                offset,
-                length: written.length,
-                crc32c: written.crc32c,
-                compressed: written.compressed,
-                written_by: id.0,
-                delta: written.base.is_some(),
-            });
+        let stored = position.map(|(file, offset)| Segment {
+            file,
+            offset,
+            length: written.length,
+            crc32c: written.crc32c,
+            compressed: written.compressed,
+            written_by: id.0,
+            delta: written.base.is_some(),
+        });
+        match written.what {
+            What::Keyed => {
+                segments.extend(stored);
+                place.segments = segments;
+                totals.insert((written.operator, subtask), written.stats.held);
+            }
+            What::OperatorState => {
+                place.operator_state = stored;
+                let states = metadata.operators[index].operator_states.iter_mut();
+                for (state, (entries, bytes)) in states.zip(written.stats.held) {
+                    state.entries += entries;
+                    state.bytes += bytes;
+                }
+            }
         }
-        place.segments = segments;
-        totals.insert((written.operator, subtask), written.stats.held);
     }
     add_up(&mut metadata, &totals);
     Ok(Assembled {

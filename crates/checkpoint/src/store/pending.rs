@@ -6,12 +6,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use dataflow::CheckpointId;
+use dataflow::operator_state::{Author, SealedOperatorState};
 use dataflow::state::{SealedState, SegmentStats};
 
 use super::assemble::{Assembled, assemble, mismatch};
 use super::cleaner::Deletion;
 use super::savepoint::Savepoint;
-use super::segment::{Body, Files, SegmentWriter, Written};
+use super::segment::{Body, Files, SegmentWriter, What, Written};
 use super::slots::Slot;
 use super::{Inner, Options};
 use crate::completed::{Completed, Contents};
@@ -118,6 +119,34 @@ impl Pending {
                 limit,
             },
             error => error,
+        })
+    }
+
+    /// Writes a subtask's operator state, as [`Pending::write`] does its keyed state.
+    ///
+    /// # Errors
+    /// As [`Pending::write`].
+    pub fn write_operator_state(
+        &self,
+        operator: &str,
+        (subtask, parallelism): (u32, u32),
+        state: &SealedOperatorState,
+    ) -> Result<Written> {
+        let author = Author {
+            checkpoint: self.id,
+            subtask,
+            parallelism,
+        };
+        let written = self.write_with(operator, subtask, None, state.size_hint(), |to| {
+            to.write_all(&state.encode(author))?;
+            Ok(SegmentStats {
+                held: state.held(),
+                ..SegmentStats::default()
+            })
+        })?;
+        Ok(Written {
+            what: What::OperatorState,
+            ..written
         })
     }
 

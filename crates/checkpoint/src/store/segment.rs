@@ -21,6 +21,8 @@ pub struct Written {
     pub(super) checkpoint: CheckpointId,
     pub(super) operator: String,
     pub(super) subtask: u32,
+    /// What of the subtask it is.
+    pub(super) what: What,
     /// The checkpoint on which it is a delta.
     pub(super) base: Option<CheckpointId>,
     pub(super) body: Body,
@@ -28,6 +30,15 @@ pub struct Written {
     pub(super) crc32c: u32,
     pub(super) compressed: Option<Compressed>,
     pub(super) stats: SegmentStats,
+}
+
+/// What of a subtask was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum What {
+    /// A segment of its keyed state.
+    Keyed,
+    /// Its operator state.
+    OperatorState,
 }
 
 impl Written {
@@ -174,6 +185,7 @@ impl<'a> SegmentWriter<'a> {
             checkpoint: stored.files.id(),
             operator: self.operator.to_owned(),
             subtask: self.subtask,
+            what: What::Keyed,
             base,
             body,
             length: stored.length,

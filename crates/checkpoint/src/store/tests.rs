@@ -6,6 +6,7 @@ mod faults;
 mod held;
 mod keeping;
 mod late;
+mod operator_state;
 mod ownership;
 mod savepoints;
 mod writing;

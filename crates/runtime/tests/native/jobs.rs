@@ -640,6 +640,7 @@ pub(crate) fn graph_with(
         NodeKind::Operator(OperatorNode {
             factory,
             states,
+            operator_states: Vec::new(),
             outputs: 1,
             state_limit: None,
             skip_overdue_timers: false,

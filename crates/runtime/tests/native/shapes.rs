@@ -208,6 +208,7 @@ impl Shape {
                         trouble: trouble.clone(),
                     }),
                     states: kind.states(),
+                    operator_states: Vec::new(),
                     outputs: kind.outputs(),
                     state_limit: None,
                     // In one of three nothing stays in memory for longer than a batch.

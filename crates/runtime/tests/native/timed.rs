@@ -324,6 +324,7 @@ impl Shape {
                         pulse: pulse.clone(),
                     }),
                     states: kind.states(),
+                    operator_states: Vec::new(),
                     outputs: kind.outputs(),
                     state_limit: None,
                     skip_overdue_timers: matches!(

@@ -60,7 +60,7 @@ fn windowed(component: &Component, config: &str) -> f64 {
     const RECORDS: usize = 1024;
     let factory = factory(component, config, Grants::default());
     let states = component
-        .describe(config, &Grants::default())
+        .describe(config, &[], &Grants::default())
         .unwrap()
         .states;
     let groups = KeyGroups::new(128).unwrap();

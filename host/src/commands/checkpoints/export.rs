@@ -38,7 +38,7 @@ impl Current {
         if (self.of.0.as_str(), self.of.1.as_str()) != (entry.kind, entry.schema) {
             self.of = (entry.kind.to_owned(), entry.schema.to_owned());
             self.schema = match entry.kind {
-                "map" | "timers" => Schema::of_map(entry.schema),
+                "map" | "timers" | "broadcast" => Schema::of_map(entry.schema),
                 _ => Schema::of_values(entry.schema),
             };
         }

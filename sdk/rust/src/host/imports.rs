@@ -1,6 +1,8 @@
 //! The host of a component: its imports.
 
-use crate::bindings::highwater::operator::{log, metrics, output, state, time, timers};
+use crate::bindings::highwater::operator::{
+    log, metrics, operator_state, output, state, time, timers,
+};
 use crate::cells::Cells;
 
 /// The host; see `wit/operator.wit` for what each function promises.
@@ -87,6 +89,41 @@ impl Host {
         tags: &[u32],
     ) {
         timers::delete(domain, keys, times, tags);
+    }
+
+    pub(crate) fn operator_list_load(&self, state: u32) -> Cells {
+        operator_state::list_load(state)
+    }
+
+    pub(crate) fn operator_list_append(&self, state: u32, elements: &Cells) {
+        operator_state::list_append(state, elements);
+    }
+
+    pub(crate) fn operator_list_replace(&self, state: u32, elements: &Cells) {
+        operator_state::list_replace(state, elements);
+    }
+
+    pub(crate) fn operator_map_load(&self, state: u32, fields: &Cells) -> state::Loaded {
+        operator_state::map_load(state, fields)
+    }
+
+    pub(crate) fn operator_map_store(&self, state: u32, fields: &Cells, values: &Cells) {
+        operator_state::map_store(state, fields, values);
+    }
+
+    pub(crate) fn operator_map_remove(&self, state: u32, fields: &Cells) {
+        operator_state::map_remove(state, fields);
+    }
+
+    pub(crate) fn operator_map_scan(
+        &self,
+        state: u32,
+        start: &[u8],
+        exclusive: bool,
+        end: Option<&[u8]>,
+        limit: u32,
+    ) -> state::Page {
+        operator_state::map_scan(state, start, exclusive, end, limit)
     }
 
     pub(crate) fn emit(&self, output: u32, keys: &Cells, values: &Cells, timestamps: &[i64]) {

@@ -3,6 +3,7 @@
 //! It keeps the host's promises: what a call does counts only once it is committed, and calls that
 //! would trap a component (an unknown state, columns of other lengths) panic.
 
+mod operator_state;
 mod timers;
 mod ttl;
 
@@ -346,6 +347,21 @@ impl Host {
         let map = self.read(state, &self.key(key), |held| {
             Self::map(held.and_then(|held| self.seen(state as usize, held)))
         });
+        let page = Self::page(&map, start, exclusive, end, limit);
+        for field in page.fields.iter() {
+            self.entry_was_read(state, key, field);
+        }
+        page
+    }
+
+    /// At most `limit` entries of a map.
+    fn page(
+        map: &BTreeMap<Vec<u8>, Vec<u8>>,
+        start: &[u8],
+        exclusive: bool,
+        end: Option<&[u8]>,
+        limit: u32,
+    ) -> state::Page {
         let mut rest = map.iter().filter(|(field, _)| {
             let is_after = match exclusive {
                 true => field.as_slice() > start,
@@ -361,7 +377,6 @@ impl Host {
         for (field, value) in rest.by_ref().take(limit as usize) {
             page.fields.push(field);
             page.values.push(value);
-            self.entry_was_read(state, key, field);
         }
         page.more = rest.next().is_some();
         page

@@ -789,3 +789,94 @@ fn an_operator_that_passes_records_on_declares_the_columns_of_its_input() {
     assert_eq!(unknown.format, wit::Format::Row(Vec::new()));
     assert!(unknown.key_columns.is_empty() && unknown.keyed);
 }
+
+/// Keeps what it is told for its subtask, and rules that all subtasks have.
+struct Own {
+    positions: crate::OperatorList<u64>,
+    all: crate::OperatorList<String>,
+    rules: crate::BroadcastState<i32, String>,
+    seen: ValueState<u64>,
+}
+
+impl Operator for Own {
+    fn open(ctx: &mut OpenContext) -> Result<Self> {
+        Ok(Self {
+            positions: ctx.operator_list("positions"),
+            all: ctx.union_list("all"),
+            rules: ctx.broadcast("rules"),
+            seen: ctx.value_state("seen"),
+        })
+    }
+
+    fn process(&mut self, record: Record<'_>, out: &mut Emitter) -> Result<()> {
+        let line = record.text()?;
+        self.seen
+            .update(|seen| *seen.get_or_insert_default() += 1)?;
+        match line.split(' ').collect::<Vec<_>>()[..] {
+            ["at", n] => self.positions.push(&n.parse()?)?,
+            ["first"] => {
+                let positions = self.positions.get()?;
+                self.positions.set(positions.iter().take(1))?;
+            }
+            ["join", word] => self.all.push(&word.to_owned())?,
+            ["rule", n, rule] => self.rules.insert(&n.parse()?, &rule.to_owned())?,
+            ["forget", n] => self.rules.remove(&n.parse()?)?,
+            ["rules", first, end] => {
+                for rule in self.rules.range(&first.parse()?, &end.parse()?) {
+                    out.emit(record.key(), rule?)?;
+                }
+            }
+            ["rules"] => {
+                for rule in self.rules.iter() {
+                    out.emit(record.key(), rule?)?;
+                }
+            }
+            ["ask", n] => out.emit(record.key(), self.rules.get(&n.parse()?)?)?,
+            _ => bail!("what is {line}?"),
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn c073_state_of_a_subtask_is_kept_whatever_the_keys() {
+    let mut own = Harness::<Own>::open().unwrap();
+    let mut process = |records: &[(&str, &str)]| own.process(records);
+    process(&[
+        ("a", "at 1"),
+        ("b", "at 2"),
+        ("a", "join x"),
+        ("c", "rule 7 lucky"),
+    ])
+    .unwrap();
+    // A call that fails leaves no trace.
+    let failing = [
+        ("a", "at 3"),
+        ("a", "forget 7"),
+        ("a", "join y"),
+        ("a", "oops"),
+    ];
+    process(&failing).unwrap_err();
+    process(&[
+        ("b", "rule -1 odd"),
+        ("b", "rules"),
+        ("a", "rules 0 8"),
+        ("a", "rules 0 7"),
+    ])
+    .unwrap();
+    own.restart().unwrap();
+    own.process(&[
+        ("z", "ask 7"),
+        ("z", "first"),
+        ("z", "forget 7"),
+        ("z", "ask 7"),
+    ])
+    .unwrap();
+    assert_eq!(
+        own.take_rows(),
+        ["b,-1,odd", "b,7,lucky", "a,7,lucky", "z,lucky", "z,"]
+    );
+    assert_eq!(own.operator_list::<u64>("positions").unwrap(), [1]);
+    assert_eq!(own.operator_list::<String>("all").unwrap(), ["x"]);
+    assert_eq!(own.value::<u64>("seen", "a").unwrap(), Some(4));
+}

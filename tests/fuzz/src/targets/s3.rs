@@ -521,6 +521,7 @@ fn metadata() -> Metadata {
             role: Role::Operator,
             parallelism: 1,
             labels: BTreeMap::new(),
+            operator_states: Vec::new(),
             states: vec![declared],
             subtasks: vec![Subtask::default()],
         }],

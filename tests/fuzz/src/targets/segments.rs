@@ -270,6 +270,7 @@ fn metadata(id: u64, segments: Vec<Segment>, parallelism: u32) -> Metadata {
             role: Role::Operator,
             parallelism,
             labels: BTreeMap::new(),
+            operator_states: Vec::new(),
             states: STATES.map(state).to_vec(),
             subtasks: {
                 let mut subtasks = vec![Subtask::default(); parallelism as usize];

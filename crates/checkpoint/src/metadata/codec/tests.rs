@@ -41,6 +41,7 @@ fn sample() -> (Metadata, Vec<Bytes>) {
             role: Role::Operator,
             parallelism: 2,
             labels: BTreeMap::from([("component".to_owned(), "sha256:0".to_owned())]),
+            operator_states: Vec::new(),
             states: vec![State {
                 name: "count".to_owned(),
                 kind: "value".to_owned(),
@@ -54,6 +55,7 @@ fn sample() -> (Metadata, Vec<Bytes>) {
             }],
             subtasks: vec![
                 Subtask {
+                    operator_state: None,
                     segments: vec![
                         segment(Some("../shared/r1-c7-0.state"), 5, 100, false),
                         segment(None, 0, 6, true),
@@ -538,6 +540,7 @@ fn any_subtask() -> impl Strategy<Value = Subtask> {
         any::<Option<i64>>(),
     )
         .prop_map(|(segments, parts, ended_inputs, watermark)| Subtask {
+            operator_state: None,
             segments: segments
                 .map(|(full, deltas)| std::iter::once(full).chain(deltas).collect())
                 .unwrap_or_default(),
@@ -568,6 +571,7 @@ prop_compose! {
                 role: Role::Operator,
                 parallelism: u32::try_from(subtasks.len()).unwrap(),
                 labels: BTreeMap::new(),
+                operator_states: Vec::new(),
                 states: states
                     .into_iter()
                     .map(|(name, (schema, bytes))| State {
