@@ -111,7 +111,7 @@ fn jittered(from: i64, count: i64) -> Vec<i64> {
 }
 
 #[test]
-fn c062_the_watermark_is_the_highest_time_less_the_bound_and_no_file_is_late() {
+fn c62_the_watermark_is_the_highest_time_less_the_bound_and_no_file_is_late() {
     let scene = Scene::new();
     // The later one is read first.
     let (late, early) = (jittered(9 * DAY, 3000), jittered(2 * DAY, 6000));
@@ -154,7 +154,7 @@ fn running(scene: &Scene) -> Running {
 }
 
 #[test]
-fn c063_a_silent_source_holds_nobody_and_what_it_says_afterwards_is_late() {
+fn c63_a_silent_source_holds_nobody_and_what_it_says_afterwards_is_late() {
     let scene = Scene::new();
     let ticks = "\
 [[source]]
@@ -193,7 +193,7 @@ watermark = { out-of-orderness = \"0s\", interval = \"1ms\" }
 }
 
 #[test]
-fn c064_an_input_that_has_ended_holds_nobody_and_does_not_end_the_others() {
+fn c64_an_input_that_has_ended_holds_nobody_and_does_not_end_the_others() {
     let scene = Scene::new();
     write(&scene, "r-1", &[1000, 2000]);
     let watermark =
@@ -225,7 +225,7 @@ fn c064_an_input_that_has_ended_holds_nobody_and_does_not_end_the_others() {
 }
 
 #[test]
-fn c064_every_source_ends_with_the_highest_watermark_also_without_the_key() {
+fn c64_every_source_ends_with_the_highest_watermark_also_without_the_key() {
     let scene = Scene::new();
     write(&scene, "r-1", &[1000]);
     scene.write("job.toml", job_of_files(""));
@@ -234,7 +234,7 @@ fn c064_every_source_ends_with_the_highest_watermark_also_without_the_key() {
 }
 
 #[test]
-fn c076_a_record_without_an_event_time_that_can_be_used_is_named_by_file_and_line() {
+fn c76_a_record_without_an_event_time_that_can_be_used_is_named_by_file_and_line() {
     let cases = [
         (
             "{\"k\":1,\"time\":5}\n{\"k\":2}\n",
@@ -269,7 +269,7 @@ fn c076_a_record_without_an_event_time_that_can_be_used_is_named_by_file_and_lin
 }
 
 #[test]
-fn c076_what_is_wrong_with_watermarks_is_said_before_the_start_all_at_once() {
+fn c76_what_is_wrong_with_watermarks_is_said_before_the_start_all_at_once() {
     let scene = Scene::new();
     write(&scene, "r-1", &[1000]);
     let wrong = files(
@@ -299,7 +299,7 @@ fn c076_what_is_wrong_with_watermarks_is_said_before_the_start_all_at_once() {
 }
 
 #[test]
-fn c077_a_file_that_runs_ahead_is_paused_and_nothing_stalls_at_an_end() {
+fn c77_a_file_that_runs_ahead_is_paused_and_nothing_stalls_at_an_end() {
     // A record a second each; the third one begins later, and ends last.
     let seconds = |from: i64, to: i64| -> Vec<i64> { (from..to).map(|it| it * 1000).collect() };
     let all = [seconds(0, 9_000), seconds(0, 5_000), seconds(4_000, 20_000)];

@@ -139,7 +139,7 @@ fn many() -> (Commands, Vec<String>) {
 }
 
 #[test]
-fn c065_timers_fire_in_the_order_of_time_each_once() {
+fn c65_timers_fire_in_the_order_of_time_each_once() {
     let (commands, mut expected) = many();
     let scene = scene(&commands);
     start(&scene, 1, AT_ONCE, "").wait().with_code(0);
@@ -163,7 +163,7 @@ fn c065_timers_fire_in_the_order_of_time_each_once() {
 }
 
 #[test]
-fn c043_c066_timers_survive_kills_and_rescaling_and_each_fires_once() {
+fn c43_c66_timers_survive_kills_and_rescaling_and_each_fires_once() {
     let (commands, mut expected) = many();
     let timers = expected.len() as u64;
     let scene = scene(&commands);
@@ -183,7 +183,7 @@ fn c043_c066_timers_survive_kills_and_rescaling_and_each_fires_once() {
 }
 
 #[test]
-fn c065_a_timer_that_fails_is_named() {
+fn c65_a_timer_that_fails_is_named() {
     let commands: Commands = [("a", "at 5 1"), ("b", "fail 7"), ("c", "at 9 1")]
         .map(|(key, command)| (key.to_owned(), command.to_owned()))
         .into();
@@ -207,7 +207,7 @@ const LINES: u64 = 150_000;
 const KILLS: u64 = 12;
 
 #[test]
-fn c066_timers_fire_once_each_however_often_the_process_is_killed() {
+fn c66_timers_fire_once_each_however_often_the_process_is_killed() {
     let (mut input, mut expected) = ("key,time,command\n".to_owned(), BTreeSet::new());
     let mut moments = Moments::new();
     for line in 0..LINES {
@@ -253,7 +253,7 @@ watermark = { out-of-orderness = \"5ms\", interval = \"1ms\" }
 }
 
 #[test]
-fn c078_timers_are_shown_exported_and_compared() {
+fn c78_timers_are_shown_exported_and_compared() {
     let commands: Commands = [("a", "at 1700000000000 7"), ("b", "at -5 0")]
         .map(|(key, command)| (key.to_owned(), command.to_owned()))
         .into();
@@ -281,7 +281,7 @@ fn c078_timers_are_shown_exported_and_compared() {
 }
 
 #[test]
-fn c072_timers_of_processing_time_fire_while_the_job_runs() {
+fn c72_timers_of_processing_time_fire_while_the_job_runs() {
     let commands = vec![("a".to_owned(), "in 40 3".to_owned())];
     let scene = scene(&commands);
     let mut running = start(&scene, 1, SLOWLY, "");
@@ -322,7 +322,7 @@ fn overdue() -> Scene {
 }
 
 #[test]
-fn c048_c072_overdue_timers_fire_once_at_a_restore_or_are_skipped() {
+fn c48_c72_overdue_timers_fire_once_at_a_restore_or_are_skipped() {
     for (more, fires) in [
         ("", 1),
         ("timers = { overdue = \"fire\" }", 1),

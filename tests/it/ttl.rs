@@ -115,7 +115,7 @@ fn feed_until(scene: &Scene, running: &mut Running, line: &str, lines: usize) {
 }
 
 #[test]
-fn c074_values_entries_and_elements_expire_and_are_in_no_full_checkpoint_any_more() {
+fn c74_values_entries_and_elements_expire_and_are_in_no_full_checkpoint_any_more() {
     let scene = Scene::new();
     let options = ["-D", "checkpoint.incremental=false"];
     let mut running = start(&scene, &job("", SHORT), &options);
@@ -149,7 +149,7 @@ fn c074_values_entries_and_elements_expire_and_are_in_no_full_checkpoint_any_mor
 }
 
 #[test]
-fn c049_what_has_expired_does_not_come_back_with_a_restore() {
+fn c49_what_has_expired_does_not_come_back_with_a_restore() {
     let scene = Scene::new();
     let mut running = start(&scene, &job("", SHORT), &[]);
     feed_until(&scene, &mut running, "a,1,0", 1);
@@ -171,7 +171,7 @@ fn c049_what_has_expired_does_not_come_back_with_a_restore() {
 }
 
 #[test]
-fn c074_a_ttl_is_switched_on_and_off_and_changed_over_restores() {
+fn c74_a_ttl_is_switched_on_and_off_and_changed_over_restores() {
     let scene = Scene::new();
     let runs = [
         // What was there before there was a TTL lives on from the restore.
@@ -220,7 +220,7 @@ fn c074_a_ttl_is_switched_on_and_off_and_changed_over_restores() {
 }
 
 #[test]
-fn c074_entries_expire_with_the_watermark() {
+fn c74_entries_expire_with_the_watermark() {
     let source = "timestamp = { field = \"at\", format = \"unix-ms\" }\n\
                   watermark = { out-of-orderness = \"0s\", interval = \"10ms\" }";
     // The clock does not come by this in a test.

@@ -132,7 +132,7 @@ fn sessions(records: &[(String, i64)], gap: i64) -> Vec<String> {
 }
 
 #[test]
-fn c070_sessions_merge_and_fire_once_whatever_happens() {
+fn c70_sessions_merge_and_fire_once_whatever_happens() {
     let records = records(400_000, 4000);
     let scene = scene(&records);
     let config = "window = \"session\", gap = \"2min\", aggregates = [\"count\"]";
@@ -152,7 +152,7 @@ fn c070_sessions_merge_and_fire_once_whatever_happens() {
 }
 
 #[test]
-fn c069_closed_windows_leave_no_state_and_no_timers() {
+fn c69_closed_windows_leave_no_state_and_no_timers() {
     let records = records(200_000, 40);
     for config in [
         "window = \"tumbling\", size = \"5min\", early-every = \"1h\"",
@@ -229,7 +229,7 @@ fn late_records(ended: &Ended) -> f64 {
 }
 
 #[test]
-fn c067_late_records_are_counted_or_go_to_their_output() {
+fn c67_late_records_are_counted_or_go_to_their_output() {
     let scene = Scene::new();
     let mut running = begin(&scene, &from_stdin("late = \"drop\""));
     for late in [3, 4, 5] {
@@ -258,7 +258,7 @@ fn c067_late_records_are_counted_or_go_to_their_output() {
 }
 
 #[test]
-fn c067_within_the_allowed_lateness_results_come_again() {
+fn c67_within_the_allowed_lateness_results_come_again() {
     let scene = Scene::new();
     let mut running = begin(&scene, &from_stdin("allowed-lateness = \"15min\""));
     feed(&mut running, 9, 3);
@@ -284,7 +284,7 @@ fn c067_within_the_allowed_lateness_results_come_again() {
 }
 
 #[test]
-fn c078_what_windows_hold_is_exported_as_what_it_is() {
+fn c78_what_windows_hold_is_exported_as_what_it_is() {
     let scene = Scene::new();
     let job = from_stdin("late = \"drop\"");
     scene.write("job.toml", job);

@@ -402,7 +402,7 @@ fn what_a_version_of_the_world_cannot_declare_is_refused_by_name() {
 }
 
 #[test]
-fn c073_operator_state_that_was_not_declared_is_refused_in_every_function_and_phase() {
+fn c73_operator_state_that_was_not_declared_is_refused_in_every_function_and_phase() {
     let bench = Bench::new();
     // No cells: no bytes, and the one offset 0 at a place that is zero.
     let cells = "(i32.const 0) (i32.const 0) (i32.const 1024) (i32.const 1)";

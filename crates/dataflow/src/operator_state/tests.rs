@@ -217,7 +217,7 @@ proptest! {
     }
 
     #[test]
-    fn c073_elements_are_conserved_at_any_parallelism(
+    fn c73_elements_are_conserved_at_any_parallelism(
         lists in vec(vec(bytes(), 0..9), 1..6),
         parallelisms in vec(1..7_u32, 1..5),
     ) {

@@ -839,7 +839,7 @@ impl Operator for Own {
 }
 
 #[test]
-fn c073_state_of_a_subtask_is_kept_whatever_the_keys() {
+fn c73_state_of_a_subtask_is_kept_whatever_the_keys() {
     let mut own = Harness::<Own>::open().unwrap();
     let mut process = |records: &[(&str, &str)]| own.process(records);
     process(&[

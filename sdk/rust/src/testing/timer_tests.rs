@@ -65,7 +65,7 @@ fn alarm() -> Harness<Alarm> {
 }
 
 #[test]
-fn c065_timers_fire_in_order_of_time_before_the_watermark_moves_on() {
+fn c65_timers_fire_in_order_of_time_before_the_watermark_moves_on() {
     let mut alarm = alarm();
     let records = [
         ("b", "at 20 0"),
@@ -107,7 +107,7 @@ fn c065_timers_fire_in_order_of_time_before_the_watermark_moves_on() {
 }
 
 #[test]
-fn c065_timers_registered_and_deleted_while_firing_count_in_the_same_round() {
+fn c65_timers_registered_and_deleted_while_firing_count_in_the_same_round() {
     let mut alarm = alarm();
     alarm
         .process(&[
@@ -140,7 +140,7 @@ fn c065_timers_registered_and_deleted_while_firing_count_in_the_same_round() {
 }
 
 #[test]
-fn c065_a_call_has_at_most_1024_timers_and_each_key_once() {
+fn c65_a_call_has_at_most_1024_timers_and_each_key_once() {
     struct Calls(Timers);
     impl Operator for Calls {
         fn open(ctx: &mut OpenContext) -> Result<Self> {

@@ -567,7 +567,7 @@ proptest! {
 
     /// Sessions once more, and close to each other: they have the most to go wrong.
     #[test]
-    fn c067_c069_sessions_join_as_those_of_the_reference(
+    fn c67_c69_sessions_join_as_those_of_the_reference(
         gap in 4..12i64,
         lateness in 10..40i64,
         setup in setups(),
@@ -577,7 +577,7 @@ proptest! {
     }
 
     #[test]
-    fn c067_c069_windows_give_the_results_of_the_reference(setup in setups(), steps in steps()) {
+    fn c67_c69_windows_give_the_results_of_the_reference(setup in setups(), steps in steps()) {
         run_kind(setup, &steps);
     }
 }

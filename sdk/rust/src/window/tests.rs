@@ -181,7 +181,7 @@ fn at(minute: i64, values: &[&'static str]) -> Vec<(&'static str, &'static str, 
 }
 
 #[test]
-fn c067_late_records_are_dropped_and_counted() {
+fn c67_late_records_are_dropped_and_counted() {
     make!(Plain: Tumbling = |ctx| ctx.window("w", Tumbling::minutes(10), Collect));
     let mut plain = Harness::<Made<Plain>>::open().unwrap();
     plain.process_timed(&at(1, &["a"])).unwrap();
@@ -198,7 +198,7 @@ fn c067_late_records_are_dropped_and_counted() {
 }
 
 #[test]
-fn c067_late_records_go_to_their_output_as_they_came() {
+fn c67_late_records_go_to_their_output_as_they_came() {
     make!(Sent: Tumbling = |ctx| ctx.window("w", Tumbling::minutes(10), Collect).late_to("late"));
     let mut sent = Harness::<Made<Sent>>::open().unwrap();
     assert_eq!(sent.outputs(), ["out", "late"]);
@@ -218,7 +218,7 @@ fn c067_late_records_go_to_their_output_as_they_came() {
 }
 
 #[test]
-fn c067_within_the_allowed_lateness_results_come_again_updated() {
+fn c67_within_the_allowed_lateness_results_come_again_updated() {
     make!(Lenient: Tumbling = |ctx| ctx.window("w", Tumbling::minutes(10), Collect).allowed_lateness(Duration::from_secs(300)));
     let mut lenient = Harness::<Made<Lenient>>::open().unwrap();
     lenient.process_timed(&at(1, &["a"])).unwrap();

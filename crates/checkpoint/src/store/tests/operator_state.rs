@@ -88,7 +88,7 @@ fn options(inline_threshold: u64) -> Options {
 }
 
 #[test]
-fn c073_operator_state_is_stored_in_full_and_read_back_wherever_it_is() {
+fn c73_operator_state_is_stored_in_full_and_read_back_wherever_it_is() {
     for (inline_threshold, files) in [(1 << 20, 0), (0, 1)] {
         let directory = tempfile::tempdir().unwrap();
         let root = directory.path().to_str().unwrap();
@@ -155,7 +155,7 @@ fn c073_operator_state_is_stored_in_full_and_read_back_wherever_it_is() {
 }
 
 #[test]
-fn c073_differences_of_operator_state_are_told_by_entry() {
+fn c73_differences_of_operator_state_are_told_by_entry() {
     let directory = tempfile::tempdir().unwrap();
     let root = directory.path().to_str().unwrap();
     let kept = Options {
@@ -176,7 +176,7 @@ fn c073_differences_of_operator_state_are_told_by_entry() {
 }
 
 #[test]
-fn c073_operator_state_that_was_damaged_or_swapped_is_found() {
+fn c73_operator_state_that_was_damaged_or_swapped_is_found() {
     let directory = tempfile::tempdir().unwrap();
     let root = directory.path().to_str().unwrap();
     let store = CheckpointStore::open(root, "job", options(0)).unwrap();
