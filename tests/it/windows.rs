@@ -293,7 +293,8 @@ fn c78_what_windows_hold_is_exported_as_what_it_is() {
     running.feed("key,time,number");
     feed(&mut running, 21, 1);
     feed(&mut running, 22, 2);
-    let value = r#"{"first":1200000,"last":null,"late":false,"early":null,"aggregate":{"count":{"kind":0,"kept":2}}}"#;
+    let value =
+        r#"{"first":1200000,"more":null,"aggregate":{"all":1,"count":{"kind":0,"kept":2}}}"#;
     let expected = format!(r#""state":"windows","kind":"value","key":"r","value":[{value}]}}"#);
     loop {
         running.checkpoints(1);

@@ -49,6 +49,10 @@ enum Type {
         size: usize,
         is_signed: bool,
     },
+    /// A whole number of 64 bits in as few bytes as it needs; whether it is folded around 0.
+    Varint {
+        is_signed: bool,
+    },
     F32,
     F64,
     Bool,
@@ -161,7 +165,7 @@ impl Type {
             Self::Whole { size, .. } => *size as u64,
             Self::F32 | Self::Bytes | Self::List(_) => 4,
             Self::F64 => 8,
-            Self::Bool | Self::Optional(_) => 1,
+            Self::Bool | Self::Optional(_) | Self::Varint { .. } => 1,
             Self::Unit => 0,
             Self::Array(inner, count) => inner.size_min().saturating_mul(u64::from(*count)),
             Self::Tuple(parts) => all(&mut parts.iter()),
@@ -183,6 +187,13 @@ impl Type {
                 let mut number = [0; 16];
                 number[..*size].copy_from_slice(bytes);
                 push_whole(u128::from_le_bytes(number), *size, *is_signed, json);
+            }
+            Self::Varint { is_signed } => {
+                let number = varint(bytes)?;
+                let _ = match is_signed {
+                    true => write!(json, "{}", (number >> 1) as i64 ^ -((number & 1) as i64)),
+                    false => write!(json, "{number}"),
+                };
             }
             Self::F32 => {
                 let number: [u8; 4] = bytes.split_off(..4)?.try_into().ok()?;
@@ -296,6 +307,23 @@ fn flag(bytes: &mut &[u8]) -> Option<bool> {
         1 => Some(true),
         _ => None,
     }
+}
+
+/// Seven bits in each byte, the lowest first, and the highest bit of each but the last.
+fn varint(bytes: &mut &[u8]) -> Option<u64> {
+    let mut number = 0;
+    for shift in (0..64).step_by(7) {
+        let byte = *bytes.split_off_first()?;
+        let bits = u64::from(byte & 0x7f);
+        if bits << shift >> shift != bits {
+            return None;
+        }
+        number |= bits << shift;
+        if byte < 0x80 {
+            return Some(number);
+        }
+    }
+    None
 }
 
 /// Bytes that have their length before them.
@@ -459,6 +487,8 @@ fn named(name: &str) -> Option<Type> {
         "i32" => whole(4, true),
         "i64" => whole(8, true),
         "i128" => whole(16, true),
+        "varint" => Type::Varint { is_signed: false },
+        "svarint" => Type::Varint { is_signed: true },
         "f32" => Type::F32,
         "f64" => Type::F64,
         "bool" => Type::Bool,
@@ -534,6 +564,13 @@ mod tests {
                 "[{\"a\":9},{\"r#type\":false}]",
             ),
             ("[u16]", &[], "[]"),
+            ("varint", &[0xac, 2], "300"),
+            ("(svarint,varint)", &[3, 127], "[-2,127]"),
+            (
+                "svarint",
+                &[255, 255, 255, 255, 255, 255, 255, 255, 255, 1],
+                "-9223372036854775808",
+            ),
             ("[u16]", &[1, 0, 2, 0], "[1,2]"),
             ("[[u8]]", &[0, 0, 0, 0, 1, 0, 0, 0, 7], "[[],[7]]"),
             (
@@ -582,6 +619,12 @@ mod tests {
             ("(string,u8)", &[255, 255, 255, 255, 1]),
             ("{a:u8}", &[]),
             ("[u16]", &[1, 0, 2]),
+            ("varint", &[0x80]),
+            ("varint", &[255, 255, 255, 255, 255, 255, 255, 255, 255, 2]),
+            (
+                "varint",
+                &[128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 0],
+            ),
             ("[[u8]]", &[2, 0, 0, 0, 1]),
         ] {
             assert_eq!(value(schema, bytes), None, "{schema}");

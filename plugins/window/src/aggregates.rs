@@ -3,6 +3,7 @@
 use datasketches::hash::value::raw_bytes;
 use datasketches::hll::{HllSketch, HllType, HllUnion};
 use datasketches::tdigest::TDigestMut;
+use highwater::codec::Varint;
 use highwater::{
     Aggregate, Codec, Column, Error, FieldRef, Kind, OpenContext, Record, Result, Row, RowWriter,
 };
@@ -14,6 +15,9 @@ use crate::values::{Number, Total};
 const DISTINCT_LG_K: u8 = 12;
 /// Compression of the digests: quantiles are off by less than 1 % of the records, and by less near 0 and 1.
 const QUANTILE_K: u16 = 200;
+
+/// The most aggregates of a window.
+const AGGREGATES_MAX: usize = 100;
 
 /// A longer schema is replaced by its hash: hosts limit how long one is.
 const SCHEMA_LEN_MAX: usize = 800;
@@ -153,6 +157,12 @@ impl Aggregates {
         if config.aggregates.is_empty() {
             return Err(Error::config(format_args!(
                 "config: `aggregates` is empty: name one at least, like {FUNCTIONS}"
+            )));
+        }
+        if config.aggregates.len() > AGGREGATES_MAX {
+            return Err(Error::config(format_args!(
+                "config: `aggregates` are {}, and at most {AGGREGATES_MAX} are computed",
+                config.aggregates.len()
             )));
         }
         let mut all = Vec::new();
@@ -417,7 +427,7 @@ impl Aggregate for Aggregates {
     fn schema(&self) -> String {
         let parts = self.all.iter().map(|one| {
             let kept = match one.function {
-                Function::Count => "u64",
+                Function::Count => "varint",
                 Function::Sum | Function::Mean => "(whole:i128,fraction:f64?,count:u64)",
                 Function::Min | Function::Max => "(i64?,f64?)?",
                 Function::First | Function::Last => "(i64,bytes)?",
@@ -425,7 +435,7 @@ impl Aggregate for Aggregates {
             };
             format!("{}:(kind:u8,kept:{kept})", one.id())
         });
-        let schema = format!("{{{}}}", parts.collect::<Vec<_>>().join(","));
+        let schema = format!("(all:u8,{})", parts.collect::<Vec<_>>().join(","));
         if schema.len() <= SCHEMA_LEN_MAX {
             return schema;
         }
@@ -466,18 +476,33 @@ impl Row for Results {
     }
 }
 
-/// Each aggregate: a byte for its kind, and what is kept.
+/// How many there are, and each: a byte for its kind, and what is kept.
 impl Codec for Accumulator {
     fn schema() -> String {
         "aggregates".to_owned()
     }
 
     fn encode(&self, to: &mut Vec<u8>) {
+        self.encode_part(to);
+    }
+
+    fn decode(mut bytes: &[u8]) -> Result<Self> {
+        let all = Self::decode_part(&mut bytes)?;
+        if bytes.is_empty() {
+            Ok(all)
+        } else {
+            Err(Error::config("the state holds more than the aggregates"))
+        }
+    }
+
+    fn encode_part(&self, to: &mut Vec<u8>) {
+        // There are at most `AGGREGATES_MAX`.
+        to.push(self.0.len() as u8);
         for kept in &self.0 {
             match kept {
                 Kept::Count(count) => {
                     to.push(0);
-                    count.encode_part(to);
+                    Varint(*count).encode_part(to);
                 }
                 Kept::Total(total) => {
                     to.push(1);
@@ -504,20 +529,16 @@ impl Codec for Accumulator {
         }
     }
 
-    fn decode(mut bytes: &[u8]) -> Result<Self> {
+    fn decode_part(bytes: &mut &[u8]) -> Result<Self> {
         let mut all = Vec::new();
-        while !bytes.is_empty() {
-            all.push(match u8::decode_part(&mut bytes)? {
-                0 => Kept::Count(u64::decode_part(&mut bytes)?),
-                1 => Kept::Total(Total::of(Codec::decode_part(&mut bytes)?)),
-                2 => Kept::Extreme(Option::decode_part(&mut bytes)?.map(Number::of)),
-                3 => Kept::Text(Option::decode_part(&mut bytes)?),
-                4 => Kept::Distinct(HllSketch::deserialize(&Vec::<u8>::decode_part(
-                    &mut bytes,
-                )?)?),
-                5 => Kept::Digest(TDigestMut::deserialize(&Vec::<u8>::decode_part(
-                    &mut bytes,
-                )?)?),
+        for _ in 0..u8::decode_part(bytes)? {
+            all.push(match u8::decode_part(bytes)? {
+                0 => Kept::Count(Varint::decode_part(bytes)?.0),
+                1 => Kept::Total(Total::of(Codec::decode_part(bytes)?)),
+                2 => Kept::Extreme(Option::decode_part(bytes)?.map(Number::of)),
+                3 => Kept::Text(Option::decode_part(bytes)?),
+                4 => Kept::Distinct(HllSketch::deserialize(&Vec::<u8>::decode_part(bytes)?)?),
+                5 => Kept::Digest(TDigestMut::deserialize(&Vec::<u8>::decode_part(bytes)?)?),
                 other => {
                     return Err(Error::config(format_args!(
                         "there is no aggregate of kind {other} in state"

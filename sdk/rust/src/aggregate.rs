@@ -13,7 +13,7 @@ pub use order::{First, Last};
 
 use std::marker::PhantomData;
 
-use crate::codec::Codec;
+use crate::codec::{Codec, Varint};
 use crate::error::Result;
 use crate::fields::FromField;
 use crate::record::{Column, Record};
@@ -87,29 +87,29 @@ pub trait Aggregate: 'static {
 pub struct Count;
 
 impl Aggregate for Count {
-    type Accumulator = u64;
+    type Accumulator = Varint;
     type Result = u64;
 
     #[inline]
-    fn create(&self) -> u64 {
-        0
+    fn create(&self) -> Varint {
+        Varint(0)
     }
 
     #[inline]
-    fn add(&self, to: &mut u64, _record: Record<'_>) -> Result<()> {
-        *to += 1;
+    fn add(&self, to: &mut Varint, _record: Record<'_>) -> Result<()> {
+        to.0 += 1;
         Ok(())
     }
 
     #[inline]
-    fn merge(&self, into: &mut u64, from: &u64) -> Result<()> {
-        *into += from;
+    fn merge(&self, into: &mut Varint, from: &Varint) -> Result<()> {
+        into.0 += from.0;
         Ok(())
     }
 
     #[inline]
-    fn result(&self, of: &u64) -> Result<u64> {
-        Ok(*of)
+    fn result(&self, of: &Varint) -> Result<u64> {
+        Ok(of.0)
     }
 }
 

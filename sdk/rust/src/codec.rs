@@ -4,11 +4,13 @@
 //! UTF-8. Their names are part of every checkpoint, which so can be read without the operator.
 
 mod map_key;
+mod varint;
 
 #[cfg(feature = "serde")]
 mod json;
 
 pub use map_key::MapKey;
+pub use varint::{SignedVarint, Varint};
 
 #[cfg(feature = "serde")]
 pub use json::Json;

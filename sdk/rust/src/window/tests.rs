@@ -365,8 +365,8 @@ fn the_schema_names_the_lengths() {
         plain.states(),
         [(
             "w",
-            "sliding_60000_60000_30000[(first:i64,last:i64?,late:bool,\
-             early:(records:u32,changed:bool,due:i64?)?,aggregate:[(i64,bytes)])]"
+            "sliding_60000_60000_30000[(first:svarint,more:(last:i64?,late:bool,\
+             early:(records:u32,changed:bool,due:i64?)?)?,aggregate:[(i64,bytes)])]"
         )]
     );
 }
