@@ -31,7 +31,12 @@ pub(crate) enum Kind {
     Relay,
     /// A timer after each record's time, which registers up to two more while firing: a record for each.
     /// `decoys`: records also register one for the end, which the next of their key and split deletes.
-    Alarm { decoys: bool },
+    Alarm {
+        decoys: bool,
+        /// One of its sources falls silent. When the others have ended nobody waits for the alarm, so what it emits
+        /// for their records may be late, too.
+        falls_silent: bool,
+    },
     /// Tumbling windows of this length; on the second output what comes after they have fired.
     Tumble { length: i64 },
     /// Sessions with this gap, which merge; on the second output what is late.
@@ -209,7 +214,7 @@ impl ClockedSubtask {
     fn record(&self, event: &Event, number: u32, call: &mut Call) {
         match self.kind {
             Kind::Relay => emit_at(call, 0, event),
-            Kind::Alarm { decoys } => {
+            Kind::Alarm { decoys, .. } => {
                 let (rings, first) = alarm(event);
                 let tag = tag_of(&event.id) | (rings - 1);
                 let armed = format!("{rings} {}", event.value());
@@ -257,6 +262,15 @@ impl ClockedSubtask {
                     .unwrap();
             }
         }
+    }
+
+    /// What it emits for one timer of a record.
+    fn ring(&self, event: &Event, number: u32, call: &mut Call) {
+        let mut ring = rings(&self.id, event, number);
+        if let Kind::Alarm { falls_silent, .. } = self.kind {
+            ring.may_be_late |= falls_silent;
+        }
+        emit_at(call, 0, &ring);
     }
 
     fn decoy(&self, event: &Event, number: u32, call: &mut Call) {
@@ -323,9 +337,9 @@ impl ClockedSubtask {
                     return Some("is a decoy without an entry".to_owned());
                 };
                 let armed = text(armed);
-                let event = Event::read(key, armed[own.len()..].as_bytes());
+                let event = Event::read(key, &armed.as_bytes()[own.len()..]);
                 remove_entry(&mut call.state, 1, number, &text(split));
-                emit_at(call, 0, &rings(&self.id, &event, 0));
+                self.ring(&event, 0, call);
             }
             Kind::Alarm { .. } => {
                 let field = (tag >> 2).to_string();
@@ -335,15 +349,16 @@ impl ClockedSubtask {
                 let (all, event) = armed.split_once(' ').unwrap();
                 let event = Event::read(key, event.as_bytes());
                 let left = tag & 3;
-                let ring = rings(&self.id, &event, all.parse::<u32>().unwrap() - left);
-                if ring.time != time {
-                    return Some(format!("is one of {}", ring.time));
+                let number_of_ring = all.parse::<u32>().unwrap() - left;
+                let expected = rings(&self.id, &event, number_of_ring).time;
+                if expected != time {
+                    return Some(format!("is one of {expected}"));
                 }
                 match left {
                     0 => remove_entry(&mut call.state, 0, number, &field),
                     _ => register(call, number, time + AGAIN_MS, tag - 1),
                 }
-                emit_at(call, 0, &ring);
+                self.ring(&event, number_of_ring, call);
             }
             Kind::Tumble { length } => {
                 let start = time + 1 - length;

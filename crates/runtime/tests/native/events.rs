@@ -85,7 +85,7 @@ pub(crate) struct Feed {
 impl Feed {
     /// Draws one.
     pub(crate) fn draw(id: String, random: &mut Random) -> Self {
-        let most = [3, 12, 30, 60][random.below(4) as usize];
+        let most = [3, 10, 20, 40][random.below(4) as usize];
         let splits = 1 + random.below(4);
         let mut feed = Self {
             id,
@@ -130,6 +130,11 @@ impl Feed {
     pub(crate) fn can_wait(&self) -> bool {
         let last = self.last_split().map(|split| self.splits[split]);
         self.silent_after.is_none() && !self.endless && last.is_some_and(|count| count > 1)
+    }
+
+    /// Whether its splits fall silent, and nobody waits for them then.
+    pub(crate) fn falls_silent(&self) -> bool {
+        self.silent_after.is_some()
     }
 
     fn last_split(&self) -> Option<usize> {

@@ -67,6 +67,8 @@ struct Stream {
     origins: BTreeSet<usize>,
     /// Records of one key and split come in order.
     ordered: bool,
+    /// A source of it falls silent.
+    falls_silent: bool,
     taken: bool,
 }
 
@@ -107,7 +109,10 @@ impl Shape {
                 .collect();
             let (inputs, ordered) = shape.connect(&chosen, true, random, &mut streams);
             let kind = match random.below(4) {
-                0 => Kind::Alarm { decoys: ordered },
+                0 => Kind::Alarm {
+                    decoys: ordered,
+                    falls_silent: falls_silent(&inputs, &streams),
+                },
                 1 => Kind::Tumble {
                     length: [1, 20, 100, 500][random.below(4) as usize],
                 },
@@ -174,11 +179,8 @@ impl Shape {
         let from = self.nodes.len();
         let origins = match role {
             Role::Step(Kind::Relay) => {
-                let of = |edge: &Edge| {
-                    let stream = streams.iter().find(|stream| stream.from == edge.from);
-                    stream.unwrap().origins.clone()
-                };
-                inputs.iter().flat_map(of).collect()
+                let read = inputs.iter().flat_map(|edge| of(edge, streams));
+                read.flat_map(|stream| stream.origins.clone()).collect()
             }
             _ => [from].into(),
         };
@@ -187,10 +189,15 @@ impl Shape {
             role,
             Role::Source(_) | Role::Step(Kind::Relay | Kind::Alarm { .. })
         ) {
+            let falls_silent = match &role {
+                Role::Source(feed) => feed.falls_silent(),
+                _ => falls_silent(&inputs, streams),
+            };
             streams.push(Stream {
                 from,
                 origins,
                 ordered,
+                falls_silent,
                 taken: false,
             });
         }
@@ -361,7 +368,15 @@ impl Shape {
         let inputs = inputs.flat_map(|edge| self.events(edge.from)).collect();
         match &node.role {
             Role::Source(feed) => feed.events(),
-            Role::Step(Kind::Alarm { decoys }) => all_rings(&node.id, inputs, *decoys),
+            Role::Step(Kind::Alarm {
+                decoys,
+                falls_silent,
+            }) => {
+                let mut rung = all_rings(&node.id, inputs, *decoys);
+                let may_be_late = |event: &mut Event| event.may_be_late |= *falls_silent;
+                rung.iter_mut().for_each(may_be_late);
+                rung
+            }
             Role::Step(_) | Role::Sink => inputs,
         }
     }
@@ -397,6 +412,17 @@ impl Shape {
         }
         Ok(())
     }
+}
+
+/// The stream that an edge reads.
+fn of<'a>(edge: &Edge, streams: &'a [Stream]) -> Option<&'a Stream> {
+    streams.iter().find(|stream| stream.from == edge.from)
+}
+
+/// Whether a source falls silent that is read by these.
+fn falls_silent(inputs: &[Edge], streams: &[Stream]) -> bool {
+    let mut read = inputs.iter().flat_map(|edge| of(edge, streams));
+    read.any(|stream| stream.falls_silent)
 }
 
 /// What an alarm emits.
