@@ -721,7 +721,7 @@ class Parser:
 
 
 WHOLE = {f"{sign}{8 * size}": (size, sign == "i") for sign in "ui" for size in (1, 2, 4, 8, 16)}
-OTHER = ["f32", "f64", "bool", "unit", "string", "bytes", "json"]
+OTHER = ["varint", "svarint", "f32", "f64", "bool", "unit", "string", "bytes", "json"]
 TEXTS = ["string", "bytes", "json"]
 
 
@@ -749,7 +749,7 @@ def least(value):
         return sum(map(least, value[1]))
     if kind in ("struct", "named"):
         return sum(least(part) for _, part in value[1]) + (4 if kind == "struct" else 0)
-    return {"f64": 8, "bool": 1, "optional": 1, "unit": 0}.get(kind, 4)
+    return {"f64": 8, "bool": 1, "optional": 1, "varint": 1, "svarint": 1, "unit": 0}.get(kind, 4)
 
 
 def taken(data, length):
@@ -770,6 +770,18 @@ def prefixed(data):
     return taken(data, int.from_bytes(length, "little"))
 
 
+def varint(data):
+    number = 0
+    for shift in range(0, 64, 7):
+        byte, data = taken(data, 1)
+        number |= (byte[0] & 127) << shift
+        if number >= 1 << 64:
+            raise Misfit
+        if byte[0] < 128:
+            return number, data
+    raise Misfit
+
+
 def decode(value, data):
     """The value that data begins with, as JSON has it, and what is left of data."""
     kind = value[0]
@@ -777,6 +789,9 @@ def decode(value, data):
         size, signed = WHOLE[kind]
         number, data = taken(data, size)
         return int.from_bytes(number, "little", signed=signed), data
+    if kind in ("varint", "svarint"):
+        number, data = varint(data)
+        return number if kind == "varint" else number >> 1 ^ -(number & 1), data
     if kind in ("f32", "f64"):
         number, data = taken(data, 4 if kind == "f32" else 8)
         (number,) = struct.unpack("<f" if kind == "f32" else "<d", number)

@@ -72,7 +72,10 @@ fn encoded<'e, T: Codec + 'e>(elements: impl IntoIterator<Item = &'e T>) -> Cell
 /// Change it only when handling records that every subtask gets: those of an input with `partition = "broadcast"`.
 /// When the job starts from a checkpoint every subtask goes on with the copy of one subtask, and the host warns if
 /// the copies differ. Every method is a call to the host.
-pub struct BroadcastState<K, V>(Access, PhantomData<fn(K, V) -> (K, V)>);
+pub struct BroadcastState<K, V>(Access, PhantomData<fn() -> Entry<K, V>>);
+
+/// A field and its value.
+type Entry<K, V> = (K, V);
 
 impl<K: MapKey, V: Codec> BroadcastState<K, V> {
     pub(crate) fn new(access: Access) -> Self {
