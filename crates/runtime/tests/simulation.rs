@@ -31,6 +31,8 @@ mod judge;
 mod native;
 #[path = "native/reference.rs"]
 mod reference;
+#[path = "native/results.rs"]
+mod results;
 #[path = "native/seeds.rs"]
 mod seeds;
 #[path = "native/shapes.rs"]
@@ -136,7 +138,7 @@ struct Tally {
     /// How often each kind of node was there.
     nodes: BTreeMap<String, u64>,
     /// What was seen in the results of operators with time.
-    seen: timed::Seen,
+    seen: results::Seen,
     traces: Vec<u64>,
 }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use runtime::simulation::Random;
 
 use super::judge::{Promise, judge};
+use super::results::Seen;
 use super::shapes::{self, Role, Shape};
 use super::steps::Kind;
 use super::timed;
@@ -77,7 +78,7 @@ impl Drawn {
         &self,
         outputs: &Outputs,
         promise: Promise,
-        seen: &mut timed::Seen,
+        seen: &mut Seen,
     ) -> Result<(), String> {
         match self {
             Self::Plain(shape) => shape
