@@ -110,6 +110,59 @@ fn operator_state(
     Ok(own)
 }
 
+/// The keyed state of a subtask, restored if it starts from a checkpoint.
+fn keyed_state(
+    seed: &Seed,
+    node: &Node,
+    operator: &OperatorNode,
+    index: u32,
+    now: i64,
+) -> Result<KeyedState, Error> {
+    let groups = seed.graph.key_groups;
+    let range = groups.range_of(index, node.parallelism);
+    let mut state = KeyedState::new(operator.states.clone(), range, groups);
+    if let Some(memory) = &operator.state_memory {
+        let scratch = Scratch::create(&memory.scratch_dir).map_err(|error| Error::Scratch {
+            operator: node.id.clone(),
+            subtask: index,
+            source: error,
+        })?;
+        state.set_memory_budget(memory.bytes, Box::new(scratch));
+    }
+    state.set_now(now);
+    if let Some(checkpoint) = &seed.restore {
+        restore::keyed_state(checkpoint, &node.id, index, range, &mut state)?;
+        if operator.skip_overdue_timers {
+            skip_overdue_timers(node, index, now, &mut state)?;
+        }
+    }
+    state.set_limit(operator.state_limit);
+    Ok(state)
+}
+
+/// Removes timers of processing time that fell due while the job was down, and says how many.
+fn skip_overdue_timers(
+    node: &Node,
+    index: u32,
+    now: i64,
+    state: &mut KeyedState,
+) -> Result<(), Error> {
+    let skipped = state.skip_timers(TimeDomain::Processing, now);
+    let skipped = skipped.map_err(|source| Error::State {
+        operator: node.id.clone(),
+        subtask: index,
+        source,
+    })?;
+    if skipped > 0 {
+        tracing::warn!(
+            operator = node.id,
+            subtask = index,
+            "{skipped} timers fell due while the job was down and are skipped"
+        );
+    }
+    Ok(())
+}
+
 fn make_member(
     seed: &Seed,
     node_index: usize,
@@ -154,44 +207,11 @@ fn make_member(
             Body::Sink(sink.map_err(|source| failed("sink", source))?)
         }
         NodeKind::Operator(operator) => {
-            let range = seed.graph.key_groups.range_of(index, node.parallelism);
             let keyed = !operator.states.is_empty();
-            let mut state = if keyed {
-                KeyedState::new(operator.states.clone(), range, seed.graph.key_groups)
-            } else {
-                KeyedState::default()
+            let state = match keyed {
+                true => keyed_state(seed, node, operator, index, now)?,
+                false => KeyedState::default(),
             };
-            if keyed {
-                if let Some(memory) = &operator.state_memory {
-                    let scratch = Scratch::create(&memory.scratch_dir);
-                    let scratch = scratch.map_err(|error| Error::Scratch {
-                        operator: node.id.clone(),
-                        subtask: index,
-                        source: error,
-                    })?;
-                    state.set_memory_budget(memory.bytes, Box::new(scratch));
-                }
-                state.set_now(now);
-                if let Some(checkpoint) = &seed.restore {
-                    restore::keyed_state(checkpoint, &node.id, index, range, &mut state)?;
-                    if operator.skip_overdue_timers {
-                        let skipped = state.skip_timers(TimeDomain::Processing, now);
-                        let skipped = skipped.map_err(|source| Error::State {
-                            operator: node.id.clone(),
-                            subtask: index,
-                            source,
-                        })?;
-                        if skipped > 0 {
-                            tracing::warn!(
-                                operator = node.id,
-                                subtask = index,
-                                "{skipped} timers fell due while the job was down and are skipped"
-                            );
-                        }
-                    }
-                }
-                state.set_limit(operator.state_limit);
-            }
             let restored = restored_parts.is_some();
             let failed = |failure| Error::Operator {
                 operator: node.id.clone(),
