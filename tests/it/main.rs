@@ -84,6 +84,7 @@ mod soak; // many checkpoints: nothing grows
 mod standby; // a process that waits for the owner of a job directory
 mod time_sql; // windows give what an SQL engine gives
 mod storage; // where checkpoints are, and what they consist of
+mod subtask_state; // lists and maps of a subtask, at any parallelism
 mod versions; // checkpoints of every format version
 mod warnings; // settings that switch protection off
 mod worlds; // components of every version of the contract

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use dataflow::state::Resolved;
+use dataflow::state::{Fired, Resolved};
 use dataflow::{Batch, CheckpointId};
 use operator::source::Part;
 use operator::{BoxError, Call, Failure, Operator, OperatorFactory, Sink, SubtaskContext};
@@ -97,6 +97,14 @@ impl Operator for Begins {
         step.began = Some(Instant::now());
         drop(step);
         self.inner.process(input, batch, keys, call)
+    }
+
+    fn on_timers(&mut self, fired: &Fired, call: &mut Call) -> Result<(), Failure> {
+        self.inner.on_timers(fired, call)
+    }
+
+    fn on_watermark(&mut self, call: &mut Call) -> Result<(), Failure> {
+        self.inner.on_watermark(call)
     }
 
     fn end_of_input(&mut self, input: u32, call: &mut Call) -> Result<(), Failure> {
