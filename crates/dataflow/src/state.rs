@@ -225,6 +225,8 @@ pub struct KeyedState {
     timers: Option<[u32; 2]>,
     /// Scratch memory: the slots in a batch of timers.
     in_batch: InBatch,
+    /// Scratch memory: the slots of the timers that come next.
+    due_next: Vec<u32>,
     /// For how many chunks of slots the tables have places.
     chunks: usize,
     /// The slots of the resolved keys.
@@ -293,6 +295,7 @@ impl KeyedState {
             tables,
             timers: has_timers.then_some([declared, declared + 1]),
             in_batch: InBatch::default(),
+            due_next: Vec::new(),
             descriptors: states.into(),
             chunks: 0,
             range,

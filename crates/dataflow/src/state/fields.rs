@@ -1,7 +1,7 @@
 //! The fields of one key's map, in order.
 //!
-//! Holds the numbers of entries only; what an entry's field is, the caller knows. A few entries take
-//! one sorted list, many take a list of such lists (leaves): finding is a binary search, and inserting
+//! Holds the numbers of entries only; what an entry's field is, the caller knows. Up to three entries stand in
+//! place, more take one sorted list, many take a list of such lists (leaves): finding is a binary search, and inserting
 //! moves some hundred numbers. With millions of entries the leaves grow with their number, so that
 //! neither the list of leaves nor a leaf is long to move.
 //!
@@ -14,6 +14,9 @@ use std::cmp::Ordering;
 /// The most entries of a leaf, unless there are more leaves than that.
 const LEAF_MAX: usize = if cfg!(test) { 4 } else { 256 };
 
+/// The most entries in place.
+const FEW: usize = 3;
+
 /// The numbers of a map's entries, ordered by field.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[expect(
@@ -24,13 +27,15 @@ pub(super) enum Fields {
     /// No entry.
     #[default]
     None,
-    /// One entry, as most small maps have at times.
-    One(u32),
+    /// Some entries in place, at least one: most maps are as small, those of timers above all.
+    Few { len: u8, entries: [u32; FEW] },
     /// Sorted leaves, none of them empty, at least one.
     Many(Box<Vec<Vec<u32>>>),
     /// Entries as they came, while a restore brings them.
     Unsorted(Box<Vec<u32>>),
 }
+
+const _: () = assert!(size_of::<Fields>() == 16, "there is one of these per key");
 
 const SORTED: &str = "a restore sorts what it has brought";
 
@@ -47,11 +52,27 @@ impl Fields {
     pub(super) fn find(&self, mut compare: impl FnMut(u32) -> Ordering) -> (Option<u32>, Cursor) {
         match self {
             Self::None => (None, Cursor { leaf: 0, at: 0 }),
-            Self::One(entry) => match compare(*entry) {
-                Ordering::Less => (None, Cursor { leaf: 0, at: 1 }),
-                Ordering::Equal => (Some(*entry), Cursor { leaf: 0, at: 0 }),
-                Ordering::Greater => (None, Cursor { leaf: 0, at: 0 }),
-            },
+            Self::Few { len, entries } => {
+                let entries = &entries[..usize::from(*len)];
+                let end = Cursor {
+                    leaf: 0,
+                    at: entries.len(),
+                };
+                // Fields that arrive in order (times, mostly) come after the last.
+                if let [.., last] = entries
+                    && compare(*last) == Ordering::Less
+                {
+                    return (None, end);
+                }
+                for (at, entry) in entries.iter().enumerate() {
+                    match compare(*entry) {
+                        Ordering::Less => {}
+                        Ordering::Equal => return (Some(*entry), Cursor { leaf: 0, at }),
+                        Ordering::Greater => return (None, Cursor { leaf: 0, at }),
+                    }
+                }
+                (None, end)
+            }
             Self::Many(leaves) => {
                 // The last leaf that does not start after the wanted field.
                 let behind = leaves.partition_point(|leaf| compare(leaf[0]) != Ordering::Greater);
@@ -70,14 +91,18 @@ impl Fields {
     /// Inserts an entry at a place that `find` gave.
     pub(super) fn insert(&mut self, place: Cursor, entry: u32) {
         match self {
-            Self::None => *self = Self::One(entry),
-            Self::One(other) => {
-                let leaf = if place.at == 0 {
-                    vec![entry, *other]
+            Self::None => *self = Self::few(&[entry]),
+            Self::Few { len, entries } => {
+                let held = usize::from(*len);
+                if held < FEW {
+                    entries.copy_within(place.at..held, place.at + 1);
+                    entries[place.at] = entry;
+                    *len += 1;
                 } else {
-                    vec![*other, entry]
-                };
-                *self = Self::Many(Box::new(vec![leaf]));
+                    let mut leaf = entries.to_vec();
+                    leaf.insert(place.at, entry);
+                    *self = Self::Many(Box::new(vec![leaf]));
+                }
             }
             Self::Many(leaves) => {
                 let max = LEAF_MAX.max(leaves.len());
@@ -97,7 +122,7 @@ impl Fields {
     /// Whether there are enough entries that sorting those of a restore once pays.
     pub(super) fn is_long(&self) -> bool {
         match self {
-            Self::None | Self::One(_) => false,
+            Self::None | Self::Few { .. } => false,
             Self::Many(leaves) => leaves.len() > 1,
             Self::Unsorted(_) => true,
         }
@@ -156,11 +181,7 @@ impl Fields {
             }
             if first > 0 {
                 let end = leaves.split_off(first);
-                if let [leaf] = leaves.as_slice()
-                    && let [entry] = leaf.as_slice()
-                {
-                    *self = Self::One(*entry);
-                }
+                self.shrink();
                 return Self::Many(Box::new(end));
             }
         }
@@ -175,7 +196,7 @@ impl Fields {
         }
         let leaves = |fields: Self| match fields {
             Self::None => Vec::new(),
-            Self::One(entry) => vec![vec![entry]],
+            Self::Few { len, entries } => vec![entries[..usize::from(len)].to_vec()],
             Self::Many(leaves) => *leaves,
             Self::Unsorted(_) => unreachable!("{SORTED}"),
         };
@@ -188,19 +209,50 @@ impl Fields {
     pub(super) fn remove(&mut self, place: Cursor) {
         match self {
             Self::None => {}
-            Self::One(_) => *self = Self::None,
+            Self::Few { len: 1, .. } => *self = Self::None,
+            Self::Few { len, entries } => {
+                entries.copy_within(place.at + 1..usize::from(*len), place.at);
+                *len -= 1;
+            }
             Self::Many(leaves) => {
                 leaves[place.leaf].remove(place.at);
                 if leaves[place.leaf].is_empty() {
                     leaves.remove(place.leaf);
                 }
-                match leaves.as_slice() {
-                    [] => *self = Self::None,
-                    [leaf] if leaf.len() == 1 => *self = Self::One(leaf[0]),
-                    _ => {}
-                }
+                self.shrink();
             }
             Self::Unsorted(_) => unreachable!("{SORTED}"),
+        }
+    }
+
+    /// Entries in place, at most [`FEW`].
+    fn few(entries: &[u32]) -> Self {
+        let mut held = [0; FEW];
+        held[..entries.len()].copy_from_slice(entries);
+        Self::Few {
+            len: entries.len() as u8,
+            entries: held,
+        }
+    }
+
+    /// Puts entries in place if they are few: one less than fit there, so that a map that has as many again and
+    /// again does not move each time.
+    fn shrink(&mut self) {
+        if let Self::Many(leaves) = self {
+            match leaves.as_slice() {
+                [] => *self = Self::None,
+                [leaf] if leaf.len() < FEW => *self = Self::few(leaf),
+                _ => {}
+            }
+        }
+    }
+
+    /// The entries in place: those that [`Fields::find`] will look at, as far as is known without waiting.
+    #[inline]
+    pub(super) fn in_place(&self) -> &[u32] {
+        match self {
+            Self::Few { len, entries } => &entries[..usize::from(*len)],
+            Self::None | Self::Many(_) | Self::Unsorted(_) => &[],
         }
     }
 
@@ -211,17 +263,17 @@ impl Fields {
 
     /// The entries in order from a place on.
     pub(super) fn from(&self, place: Cursor) -> impl Iterator<Item = u32> {
-        let (one, leaves) = match self {
-            Self::None => (None, [].as_slice()),
-            Self::One(entry) => (Some(*entry).filter(|_| place.at == 0), [].as_slice()),
-            Self::Many(leaves) => (None, leaves.as_slice()),
+        let (few, leaves) = match self {
+            Self::None => ([].as_slice(), [].as_slice()),
+            Self::Few { len, entries } => (&entries[place.at..usize::from(*len)], [].as_slice()),
+            Self::Many(leaves) => ([].as_slice(), leaves.as_slice()),
             Self::Unsorted(_) => unreachable!("{SORTED}"),
         };
         let first = leaves
             .get(place.leaf)
             .map_or([].as_slice(), |leaf| &leaf[place.at..]);
         let rest = leaves.iter().skip(place.leaf + 1).flatten();
-        one.into_iter().chain(first.iter().chain(rest).copied())
+        few.iter().chain(first).chain(rest).copied()
     }
 
     /// All entries in order.

@@ -110,14 +110,19 @@ impl Maps {
         self.fields(slot).find(compare)
     }
 
+    /// Fetches what a look at the maps of many slots will need: all at a time, for each is a wait of its own
+    /// otherwise.
+    pub(super) fn touch(&self, slots: impl Iterator<Item = u32> + Clone) {
+        let len = |slot| self.fields(slot).in_place().len();
+        std::hint::black_box(slots.clone().fold(0, |all, slot| all ^ len(slot)));
+        let entries = slots.flat_map(|slot| self.fields(slot).in_place());
+        let versions = entries.map(|entry| self.entry(*entry).version);
+        std::hint::black_box(versions.fold(0, |all, some| all ^ some));
+    }
+
     /// The value at `field` of the key in `slot`.
     pub(super) fn get<'a>(&'a self, slot: u32, field: &[u8], heap: &'a Heap) -> Option<&'a [u8]> {
         self.entry(self.find(slot, field, heap).0?).value.get(heap)
-    }
-
-    /// The interval in which the entry at `field` was written last.
-    pub(super) fn version(&self, slot: u32, field: &[u8], heap: &Heap) -> Option<u32> {
-        Some(self.entry(self.find(slot, field, heap).0?).version)
     }
 
     /// The entries of the key in `slot` from field `from` on, in order.
@@ -162,24 +167,46 @@ impl Maps {
                 false,
             );
         }
-        let first = self.fields(slot).is_empty();
         let new = Entry {
             owner: slot,
             version,
             field: Bytes::new(field, heap),
             value,
         };
+        (self.insert(place, new), true)
+    }
+
+    /// Adds an entry without a value, unless there is one at the field: returns `None` then.
+    pub(super) fn add(
+        &mut self,
+        slot: u32,
+        field: &[u8],
+        version: u32,
+        heap: &mut Heap,
+    ) -> Option<Change> {
+        let (None, place) = self.find(slot, field, heap) else {
+            return None;
+        };
+        let new = Entry {
+            owner: slot,
+            version,
+            field: Bytes::new(field, heap),
+            value: Bytes::new(&[], heap),
+        };
+        Some(self.insert(place, new))
+    }
+
+    /// Adds an entry at the place that its field has.
+    fn insert(&mut self, place: Cursor, new: Entry) -> Change {
+        let change = Change {
+            appeared: self.fields(new.owner).is_empty(),
+            vanished: false,
+            bytes: (new.field.len() + new.value.len()) as i64,
+        };
         let number = self.place_entry(new);
-        self.fields_mut(slot).insert(place, number);
+        self.fields_mut(new.owner).insert(place, number);
         self.undo.push(Undo::Inserted(number));
-        (
-            Change {
-                appeared: first,
-                vanished: false,
-                bytes: (field.len() + value.len()) as i64,
-            },
-            true,
-        )
+        change
     }
 
     /// Puts a new entry into the arena.
@@ -254,21 +281,35 @@ impl Maps {
         version: u32,
         heap: &Heap,
     ) -> Option<Change> {
+        let (change, _) = self.take(slot, field, version, heap)?;
+        Some(change)
+    }
+
+    /// The same; also returns the interval in which the entry was written last.
+    pub(super) fn take(
+        &mut self,
+        slot: u32,
+        field: &[u8],
+        version: u32,
+        heap: &Heap,
+    ) -> Option<(Change, u32)> {
         let (found, place) = self.find(slot, field, heap);
         let number = found?;
         self.fields_mut(slot).remove(place);
         let entry = self.entry_mut(number, version);
         entry.owner = NOBODY;
         let bytes = (entry.field.len() + entry.value.len()) as i64;
+        let written = entry.version;
         self.undo.push(Undo::Removed {
             entry: number,
             owner: slot,
         });
-        Some(Change {
+        let change = Change {
             appeared: false,
             vanished: self.fields(slot).is_empty(),
             bytes: -bytes,
-        })
+        };
+        Some((change, written))
     }
 
     /// Removes entries of the key in `slot`, from the end: at least `at_least` and not many more, or all
