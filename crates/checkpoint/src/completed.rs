@@ -202,7 +202,8 @@ impl Completed {
     /// The operator state of all subtasks of an operator; `None` if it has none.
     ///
     /// # Errors
-    /// As [`Completed::subtask_operator_state`].
+    /// [`Error::Corrupt`] if it is not what was written, or of states that the metadata does not have,
+    /// [`Error::Storage`] if it cannot be read.
     pub fn operator_state(&self, operator: &Operator) -> Result<Option<Pieces>> {
         if operator.operator_states.is_empty() {
             return Ok(None);

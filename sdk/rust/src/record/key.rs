@@ -99,7 +99,7 @@ impl<'a> Key<'a> {
         }
     }
 
-    /// The key as one text; see [`Record::text`].
+    /// The key as one text; see [`Record::text`](crate::Record::text).
     pub fn text(self) -> Result<Cow<'a, str>> {
         text(self.bytes(), self.form == Form::Row)
     }
@@ -174,7 +174,7 @@ impl CurrentKey {
         self.cell as usize >= self.call.keys().count()
     }
 
-    /// The key as one text; see [`Record::text`].
+    /// The key as one text; see [`Record::text`](crate::Record::text).
     pub fn text(&self) -> Result<String> {
         if self.is_none() {
             return Ok(String::new());
@@ -213,7 +213,7 @@ impl fmt::Debug for CurrentKey {
     }
 }
 
-/// A whole value, to be passed on; see [`Record::whole`].
+/// A whole value, to be passed on; see [`Record::whole`](crate::Record::whole).
 #[derive(Clone, Copy, Debug)]
 pub struct Whole<'a> {
     pub(super) bytes: &'a [u8],
