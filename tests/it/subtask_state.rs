@@ -57,7 +57,7 @@ fn elements(scene: &Scene, list: &str) -> Vec<String> {
 }
 
 #[test]
-fn c73_lists_are_dealt_again_and_what_is_broadcast_is_equal_everywhere() {
+fn c43_c73_lists_are_dealt_again_and_what_is_broadcast_is_equal_everywhere() {
     let undisturbed = Scene::new();
     undisturbed.write("job.toml", job());
     host::run(undisturbed.path(), &["run", "job.toml", "-p", "1"]).with_code(0);
@@ -70,7 +70,8 @@ fn c73_lists_are_dealt_again_and_what_is_broadcast_is_equal_everywhere() {
     killed(&scene, &["--resume", "-p", "2"]);
     killed(&scene, &["--resume", "-p", "4"]);
     // What the checkpoint holds is what the last run starts with.
-    let all = ["checkpoints", "export", "latest"];
+    let newest = scene.newest_checkpoint("shares").expect("a checkpoint");
+    let all = ["checkpoints", "export", &newest.path];
     let exported = host::run(scene.path(), &all).with_code(0).stdout;
     let of = |state: &str| {
         let state = format!("\"state\":\"{state}\"");
@@ -80,8 +81,8 @@ fn c73_lists_are_dealt_again_and_what_is_broadcast_is_equal_everywhere() {
             .count()
     };
     assert_eq!(of("split"), of("union"));
-    host::run(scene.path(), &["checkpoints", "verify", "latest"]).with_code(0);
-    let shown = host::run(scene.path(), &["checkpoints", "show", "latest"]);
+    host::run(scene.path(), &["checkpoints", "verify", &newest.path]).with_code(0);
+    let shown = host::run(scene.path(), &["checkpoints", "show", &newest.path]);
     let shown = shown.with_code(0).stdout;
     for state in [
         "`split` (operator-split",
