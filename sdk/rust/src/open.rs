@@ -314,7 +314,8 @@ impl OpenContext {
     /// they are removed.
     ///
     /// ```
-    /// #     /// # use highwater::{MapState, OpenContext, Ttl, ValueState};
+    /// # use std::time::Duration;
+    /// # use highwater::{MapState, OpenContext, Ttl, ValueState};
     /// # fn open(ctx: &mut OpenContext) {
     /// let seen: ValueState<u64> = ctx.value_state("seen");
     /// ctx.ttl("seen", Duration::from_secs(3600));
