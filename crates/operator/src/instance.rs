@@ -97,21 +97,11 @@ impl OperatorInstance {
         // Settling may take the batch's keys along.
         let records = batch.len() as u64;
         let done = operator.process(input, batch, resolved, call);
-        match done.and_then(|()| call.settle(resolved, batch)) {
-            Ok(()) => call.commit(),
-            Err(failure) => {
-                self.call.take_back();
-                let position = blame::locate(
-                    self.operator.as_mut(),
-                    &mut self.call,
-                    &failure,
-                    input,
-                    batch,
-                    self.received,
-                );
-                let failure = Box::new(failure);
-                return Err(Unprocessed::Failed { failure, position });
-            }
+        if let Err(failure) = call.end(done, resolved, batch) {
+            let (operator, received) = (operator.as_mut(), self.received);
+            let position = blame::locate(operator, call, &failure, input, batch, received);
+            let failure = Box::new(failure);
+            return Err(Unprocessed::Failed { failure, position });
         }
         self.received += records;
         Ok(())
@@ -138,24 +128,12 @@ impl OperatorInstance {
             return Ok(0);
         }
         let done = operator.on_timers(fired, call);
-        match done.and_then(|()| call.settle(&fired.keys, &mut Batch::default())) {
-            Ok(()) => {
-                call.commit();
-                Ok(fired.len())
-            }
-            Err(failure) => {
-                self.call.take_back();
-                let Self {
-                    operator,
-                    call,
-                    fired,
-                    ..
-                } = self;
-                let position = blame::locate_timer(operator.as_mut(), call, &failure, until, fired);
-                let failure = Box::new(failure);
-                Err(Unprocessed::Failed { failure, position })
-            }
+        if let Err(failure) = call.end(done, &fired.keys, &mut Batch::default()) {
+            let position = blame::locate_timer(operator.as_mut(), call, &failure, until, fired);
+            let failure = Box::new(failure);
+            return Err(Unprocessed::Failed { failure, position });
         }
+        Ok(fired.len())
     }
 
     /// When the next processing-time timer is due, or a time before that; `None` if there is none.
@@ -189,16 +167,7 @@ impl OperatorInstance {
         call.begin(now);
         call.state.resolve_none();
         let done = run(self.operator.as_mut(), call);
-        match done.and_then(|()| call.settle(&Resolved::default(), &mut Batch::default())) {
-            Ok(()) => {
-                call.commit();
-                Ok(())
-            }
-            Err(failure) => {
-                self.call.take_back();
-                Err(failure)
-            }
-        }
+        call.end(done, &Resolved::default(), &mut Batch::default())
     }
 
     /// Takes what calls have emitted on a port; `None` if nothing. `spare` gives an empty batch to go on

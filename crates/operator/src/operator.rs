@@ -118,6 +118,22 @@ impl Call {
         self.state.set_now(now);
     }
 
+    /// Ends a call that has come to `done`: what it has changed and emitted takes effect if that is ok and what it
+    /// has emitted can be settled, and is taken back otherwise. See [`Output::settle`].
+    pub(crate) fn end(
+        &mut self,
+        done: Result<(), Failure>,
+        resolved: &Resolved,
+        batch: &mut Batch,
+    ) -> Result<(), Failure> {
+        let ended = done.and_then(|()| self.settle(resolved, batch));
+        match ended {
+            Ok(()) => self.commit(),
+            Err(_) => self.take_back(),
+        }
+        ended
+    }
+
     /// Makes what was changed final.
     pub(crate) fn commit(&mut self) {
         self.state.commit();
@@ -131,8 +147,7 @@ impl Call {
         self.output.clear();
     }
 
-    /// Ends a call that has returned ok; see [`Output::settle`].
-    pub(crate) fn settle(&mut self, resolved: &Resolved, batch: &mut Batch) -> Result<(), Failure> {
+    fn settle(&mut self, resolved: &Resolved, batch: &mut Batch) -> Result<(), Failure> {
         self.output.settle(resolved, batch).map_err(|error| {
             let kind = match error {
                 EmitError::TooMuch { .. } => FailureKind::MemoryLimit,
