@@ -85,6 +85,14 @@ impl Table {
         }
     }
 
+    /// The timers that it holds. It must be a table of timers.
+    pub(super) fn timers(&mut self) -> &mut Timers {
+        match &mut self.store {
+            Store::Timers(timers) => timers,
+            _ => unreachable!("it is a table of timers"),
+        }
+    }
+
     /// Makes places for another chunk of slots.
     pub(super) fn grow(&mut self) {
         each_kind!(&mut self.store, store => store.grow());

@@ -12,7 +12,6 @@ use std::fmt;
 use super::change::Tally;
 use super::heap::Heap;
 use super::maps::Maps;
-use super::table::{Store, Table};
 use super::{KeyedState, Resolved, StateDescriptor, StateError, StateKind};
 
 /// What the time of a timer is measured in.
@@ -302,10 +301,7 @@ impl KeyedState {
     fn timers(&mut self, domain: TimeDomain) -> Result<usize, StateError> {
         let table = self.timers_table(domain).ok_or(StateError::NoTimers)?;
         let Self { tables, heap, .. } = self;
-        let Store::Timers(store) = &mut tables[table].store else {
-            unreachable!("it is a table of timers")
-        };
-        store.build(heap);
+        tables[table].timers().build(heap);
         Ok(table)
     }
 
@@ -344,9 +340,7 @@ impl KeyedState {
             version,
             ..
         } = self;
-        let Store::Timers(store) = &mut tables[table].store else {
-            unreachable!("it is a table of timers")
-        };
+        let store = tables[table].timers();
         let of = |number: &u32| slots[*number as usize];
         store.maps.touch(numbers.iter().map(of));
         let mut tally = Tally::default();
@@ -393,10 +387,10 @@ impl KeyedState {
 
     fn remove_timers(
         &mut self,
-        table: usize,
+        number: usize,
         timers: impl Iterator<Item = (u32, [u8; FIELD])>,
     ) -> Result<(), StateError> {
-        let before = self.before(table as u32);
+        let before = self.before(number as u32);
         let logged = !self.seals.is_empty();
         let Self {
             tables,
@@ -405,40 +399,33 @@ impl KeyedState {
             version,
             ..
         } = self;
-        let Table {
-            store: Store::Timers(store),
-            removals,
-            ..
-        } = &mut tables[table]
-        else {
-            unreachable!("it is a table of timers")
-        };
+        let table = &mut tables[number];
         let mut tally = Tally::default();
         for (slot, field) in timers {
             // A timer is written once. One of this interval is in no snapshot, and its removal in no delta.
-            let Some((change, written)) = store.maps.take(slot, &field, *version, heap) else {
+            let maps = &mut table.timers().maps;
+            let Some((change, written)) = maps.take(slot, &field, *version, heap) else {
                 continue;
             };
             let is_new = written == *version;
             tally.entries -= 1;
             tally.add(slot, change);
             if logged && !is_new {
-                removals.fields.push(rows.key(slot, heap));
-                removals.fields.push(&field);
+                let removed = &mut table.removals.fields;
+                removed.push(rows.key(slot, heap));
+                removed.push(&field);
                 tally.removed = true;
             }
         }
         self.open = true;
-        self.finish(table as u32, before, tally)
+        self.finish(number as u32, before, tally)
     }
 
     /// The time of the next timer of a domain, or an earlier one; `None` if there is none.
     pub fn next_timer(&mut self, domain: TimeDomain) -> Option<i64> {
         let table = self.timers(domain).ok()?;
-        let Store::Timers(store) = &self.tables[table].store else {
-            unreachable!("it is a table of timers")
-        };
-        store.queue.times.keys().next().copied()
+        let queue = &self.tables[table].timers().queue;
+        queue.times.keys().next().copied()
     }
 
     /// Takes timers that are due at `now` (at or before it) into `fired`: at most `count`, in the order of
@@ -473,10 +460,7 @@ impl KeyedState {
             due_next: next,
             ..
         } = self;
-        let Store::Timers(store) = &mut tables[table].store else {
-            unreachable!("it is a table of timers")
-        };
-        let Timers { maps, queue } = store;
+        let Timers { maps, queue } = tables[table].timers();
         queue.next(now, ahead, next);
         maps.touch(next.iter().copied());
         let rows_touched = next.iter().map(|slot| rows.get(*slot).cell.version[0]);

@@ -343,9 +343,7 @@ fn timers_that_are_moved_again_and_again_leave_little_behind() {
             .unwrap();
         state.commit();
     }
-    let Store::Timers(timers) = &state.tables[1].store else {
-        panic!("it holds timers");
-    };
+    let timers = state.tables[1].timers();
     assert!(timers.queue.len < 2 * STALE_MAX, "{}", timers.queue.len);
     assert!(state.next_timer(TimeDomain::Event).is_some());
 }
