@@ -100,6 +100,9 @@ impl Fired {
 const FIELD: usize = 12;
 /// Entries of the queue that may be without a timer, beside as many as there are timers.
 const STALE_MAX: usize = 4096;
+/// After how many timers that have to wait for others of their keys a call ends: each call looks at them again, so
+/// that a key with very many timers of one time would cost the square of their number.
+const WAITING_MAX: usize = 64;
 /// For how many timers at least memory is fetched ahead.
 const AHEAD_MIN: usize = 64;
 
@@ -429,7 +432,7 @@ impl KeyedState {
     }
 
     /// Takes timers that are due at `now` (at or before it) into `fired`: at most `count`, in the order of
-    /// time, each key once, as many as there are until a key would come twice. So what a timer does to others
+    /// time, each key once, until a key would come twice (among those of one time a little longer). So what a timer does to others
     /// of its key is done before these fire. Those of one key and time come in the order of their tags, as far
     /// as they were registered before the first of that time was taken. By the numbers of `fired` their keys are
     /// accessed, as those of a batch; what was taken is back after a rollback.
@@ -475,6 +478,7 @@ impl KeyedState {
             let mut again = Vec::new();
             let mut looked_at = 0;
             while timers.len() < count
+                && again.len() < WAITING_MAX
                 && let Some(due) = bucket.pop()
             {
                 looked_at += 1;

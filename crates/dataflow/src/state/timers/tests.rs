@@ -331,6 +331,40 @@ fn those_of_one_time_fire_as_they_came_and_those_of_a_key_by_their_tags() {
 }
 
 #[test]
+fn a_call_looks_at_few_timers_that_have_to_wait_for_the_next() {
+    let mut state = empty(0, 8);
+    let numbers = resolve(&mut state, &[key(1), key(2)]).numbers;
+    let many = 3 * WAITING_MAX as u32;
+    for tag in 0..many {
+        state
+            .register_timers(TimeDomain::Event, &numbers[..1], &[7], &[tag])
+            .unwrap();
+    }
+    state
+        .register_timers(TimeDomain::Event, &numbers[1..], &[7], &[many])
+        .unwrap();
+    state.commit();
+    let (mut order, mut fired) = (Vec::new(), Fired::default());
+    for _ in 0..many {
+        state
+            .take_timers(TimeDomain::Event, 7, 1024, &mut fired)
+            .unwrap();
+        order.push(fired.tags.clone());
+        state.commit();
+    }
+    // As long as more of the first key are before it than a call looks at, that of the second one waits, too.
+    let with_second = 2 * WAITING_MAX as u32 + 1;
+    for (tag, tags) in (0..many).zip(order) {
+        let expected = match tag == with_second - 1 {
+            true => vec![tag, many],
+            false => vec![tag],
+        };
+        assert_eq!(tags, expected);
+    }
+    assert_eq!(state.timers_held(), 0);
+}
+
+#[test]
 fn timers_that_are_moved_again_and_again_leave_little_behind() {
     let mut state = empty(0, 8);
     for time in 0..50_000_i64 {
