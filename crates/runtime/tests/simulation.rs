@@ -51,6 +51,7 @@ mod trouble;
 mod user;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Debug;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, OnceLock};
 
@@ -850,23 +851,28 @@ fn try_all(seeds: Range<u64>, mistake: Mistake) -> Result<Tally, (u64, String)> 
     try_seeds(seeds, |seed| simulate(seed, mistake), Tally::add)
 }
 
-/// No seed finds a difference.
-fn none_differs(seeds: Range<u64>) -> Tally {
-    let all = try_all(seeds, Mistake::None).unwrap_or_else(|(seed, difference)| {
+/// No seed finds a difference; `filter` is that of the test which tries one again.
+fn none_differs<T: Debug>(tried: Result<T, (u64, String)>, filter: &str) -> T {
+    let all = tried.unwrap_or_else(|(seed, difference)| {
         panic!(
             "{difference}\nseed {seed}: replay with\n    \
-             HIGHWATER_SEED={seed} cargo test -p runtime --test simulation every_seed"
+             HIGHWATER_SEED={seed} cargo test -p runtime --test simulation {filter}"
         )
     });
     println!("{all:?}");
     all
 }
 
+/// No seed of the plain jobs finds a difference.
+fn none_differs_plain(seeds: Range<u64>) -> Tally {
+    none_differs(try_all(seeds, Mistake::None), "every_seed")
+}
+
 #[test]
 fn every_seed_commits_what_the_reference_says() {
-    none_differs(new_seeds(SEEDS));
+    none_differs_plain(new_seeds(SEEDS));
     let seeds = seeds(SEEDS);
-    let all = none_differs(seeds.clone());
+    let all = none_differs_plain(seeds.clone());
     // All this has really happened, many times.
     let seeds = seeds.end - seeds.start;
     if seeds >= SEEDS {
@@ -950,15 +956,10 @@ fn metadata_that_is_durable_before_its_data_is_found() {
 /// Jobs with event time and timers: see [`timed`].
 fn none_differs_in_time(seeds: Range<u64>) -> Tally {
     let simulate = |seed| simulate_time(seed, Mistake::None);
-    let all = try_seeds(seeds, simulate, Tally::add);
-    let all = all.unwrap_or_else(|(seed, difference)| {
-        panic!(
-            "{difference}\nseed {seed}: replay with\n    \
-             HIGHWATER_SEED={seed} cargo test -p runtime --test simulation every_seed_with_time"
-        )
-    });
-    println!("{all:?}");
-    all
+    none_differs(
+        try_seeds(seeds, simulate, Tally::add),
+        "every_seed_with_time",
+    )
 }
 
 #[test]
@@ -1024,15 +1025,7 @@ fn on_hosts(seeds: Range<u64>, mistake: hosts::Mistake) -> Result<hosts::Tally, 
 
 /// No seed on several hosts finds a difference.
 fn none_differs_on_hosts(seeds: Range<u64>) -> hosts::Tally {
-    let all = on_hosts(seeds, hosts::Mistake::None);
-    let all = all.unwrap_or_else(|(seed, difference)| {
-        panic!(
-            "{difference}\nseed {seed}: replay with\n    \
-             HIGHWATER_SEED={seed} cargo test -p runtime --test simulation several_hosts"
-        )
-    });
-    println!("{all:?}");
-    all
+    none_differs(on_hosts(seeds, hosts::Mistake::None), "several_hosts")
 }
 
 #[test]
