@@ -577,7 +577,8 @@ fn disturb_control(fault: Fault, ask: impl Fn(SavepointTarget) -> Order) {
             break;
         }
     }
-    assert!(done > 5 && not_done > 0, "{done} {not_done}");
+    // The last run, which nothing breaks, is done in any case.
+    assert!(done > 1 && not_done > 0, "{done} {not_done}");
 }
 
 const FAULTS: [Fault; 4] = [
