@@ -433,6 +433,8 @@ impl Mover for Simulation {
     }
 
     fn wait(&mut self, job: &Job, delay_ms: u64) -> Option<Stop> {
+        // Closing slots gives checkpoints up: they are deleted before anything goes on.
+        job.store().wait_for_cleaning();
         self.before_turns.call();
         job.refuse_commands();
         if self.storage.has_crashed() {

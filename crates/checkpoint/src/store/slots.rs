@@ -66,12 +66,20 @@ impl Inner {
     /// [`Error::Storage`] if the storage does not answer: nothing is decided about the slots that are
     /// left, and this is to be called again. [`Error::Fenced`] if the job directory is another's.
     pub(super) fn close_slots(&self) -> Result<()> {
+        let mut deletions = Vec::new();
+        let closed = self.close_each(&mut deletions);
+        // Once all is known, so that the cleaner does nothing beside it, and a simulation does the same each time.
+        self.clean(deletions);
+        closed
+    }
+
+    fn close_each(&self, deletions: &mut Vec<Deletion>) -> Result<()> {
         loop {
             let Some(slot) = self.slots().first() else {
                 return Ok(());
             };
             let id = slot.checkpoint.metadata().id;
-            let deletions = match self.close(id, &slot)? {
+            let deletable = match self.close(id, &slot)? {
                 true => {
                     // What goes on from it must not outlive it.
                     self.confirm()?;
@@ -81,7 +89,7 @@ impl Inner {
                 false => self.retained().give_up(slot.checkpoint),
             };
             self.slots().remove(id);
-            self.clean(deletions);
+            deletions.extend(deletable);
         }
     }
 
