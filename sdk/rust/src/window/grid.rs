@@ -5,6 +5,11 @@
 //!
 //! A key has one timer for the next end of a window that has records of it: when it fires, it registers the next
 //! one. A slice that is new registers one only if its first end is before that of all others.
+//!
+//! With an allowed lateness it has one more, at or before the time when its first slice is removed. The end of a
+//! window registers it, and so does a slice that only windows that have ended have: never sooner, because the
+//! operator may allow another lateness after a restart. For the same reason it registers the next one for what it
+//! does not remove.
 
 use std::cell::Cell;
 
@@ -182,9 +187,6 @@ impl Grid {
         at: usize,
         (last_end, fired): (i64, i64),
     ) -> Result<()> {
-        if cx.lateness() > 0 {
-            cx.register(Alarm::Clean, closing(last_end, cx.lateness()))?;
-        }
         let next = |pane: &Pane<G::Accumulator>| self.next_end(pane.first, fired);
         // The next end of a pane is never before that of a pane before it.
         match next(&panes[at]) {
@@ -194,7 +196,21 @@ impl Grid {
             {
                 cx.register(Alarm::End, end - 1)
             }
-            _ => Ok(()),
+            Some(_) => Ok(()),
+            None => cx.clean_after(last_end),
+        }
+    }
+
+    /// Registers the removal of the first slice.
+    fn register_clean<G: Aggregate>(
+        &self,
+        cx: &Context<'_, G>,
+        panes: &Panes<G::Accumulator>,
+    ) -> Result<()> {
+        let first = panes.as_slice().first();
+        match first.and_then(|pane| self.last_end(pane.first)) {
+            Some(end) => cx.clean_after(end),
+            None => Ok(()),
         }
     }
 
@@ -324,6 +340,8 @@ impl Plan for Grid {
                 self.emit(cx, panes, (end, Firing::OnTime), emit)?;
                 if lateness == 0 {
                     panes.retain(|pane| self.last_end(pane.first).is_some_and(|last| last > end));
+                } else {
+                    self.register_clean(cx, panes)?;
                 }
                 let next = |pane: &Pane<_>| self.next_end(pane.first, end);
                 match panes.as_slice().iter().find_map(next) {
@@ -343,7 +361,7 @@ impl Plan for Grid {
                     self.last_end(pane.first)
                         .is_some_and(|last| closing(last, lateness) > time)
                 });
-                Ok(())
+                self.register_clean(cx, panes)
             }
             Alarm::Early => {
                 let bounds = (cx.fired(), i64::MAX, Firing::Early);

@@ -160,6 +160,11 @@ impl<G: Aggregate> Context<'_, G> {
             .register_event_time(time, alarm.tag(self.window))
     }
 
+    /// Registers the removal of what is kept until the windows up to `end` are closed.
+    pub(super) fn clean_after(&self, end: i64) -> Result<()> {
+        self.register(Alarm::Clean, closing(end, self.lateness()))
+    }
+
     /// A record was added to the pane at this place, whose window has not ended: an early result is due some time.
     pub(super) fn changed(&self, panes: &mut Panes<G::Accumulator>, at: usize) -> Result<()> {
         let interval = self.settings.early_every.get();

@@ -81,7 +81,7 @@ impl Sessions {
     fn emitted<G: Aggregate>(&self, cx: &Context<'_, G>, end: i64) -> Result<()> {
         match cx.lateness() {
             0 => Ok(()),
-            lateness => cx.register(Alarm::Clean, closing(end, lateness)),
+            _ => cx.clean_after(end),
         }
     }
 }
@@ -181,7 +181,11 @@ impl Plan for Sessions {
             }
             Alarm::Clean => {
                 panes.retain(|pane| closing(self.end(pane), cx.lateness()) > time);
-                Ok(())
+                // Since the timer was registered, the session may have grown, and the lateness with a restart.
+                match panes.as_slice().first() {
+                    Some(pane) => cx.clean_after(self.end(pane)),
+                    None => Ok(()),
+                }
             }
             Alarm::Early => {
                 let fired = cx.fired();

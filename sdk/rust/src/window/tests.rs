@@ -1,3 +1,4 @@
+use std::cell::Cell;
 use std::time::Duration;
 
 use super::*;
@@ -233,6 +234,49 @@ fn c67_within_the_allowed_lateness_results_come_again_updated() {
     assert_eq!(lenient.entries(), 0, "closed");
     lenient.process_timed(&at(2, &["late"])).unwrap();
     assert_eq!(lenient.take_metric("late-records"), [1.0]);
+}
+
+thread_local! {
+    /// The minutes of lateness that `Growing` and `GrowingVisits` allow.
+    static LATENESS: Cell<u64> = const { Cell::new(0) };
+}
+
+fn lateness() -> Duration {
+    Duration::from_secs(60 * LATENESS.get())
+}
+
+#[test]
+fn windows_are_removed_though_more_lateness_is_allowed_after_a_restart() {
+    make!(Growing: Tumbling = |ctx| ctx.window("w", Tumbling::minutes(10), Collect).allowed_lateness(lateness()));
+    make!(GrowingVisits: Session = |ctx| ctx.window("w", Session::minutes(9), Collect).allowed_lateness(lateness()));
+    fn run<M: Make>(before: u64, restart_at: i64) {
+        LATENESS.set(before);
+        let mut windows = Harness::<Made<M>>::open().unwrap();
+        windows
+            .process_timed(&[("k", "a", MINUTE), ("k", "b", 11 * MINUTE)])
+            .unwrap();
+        windows.set_watermark(restart_at * MINUTE).unwrap();
+        LATENESS.set(30);
+        windows.restart().unwrap();
+        windows.set_watermark(50 * MINUTE - 2).unwrap();
+        assert_eq!(windows.take().len(), 2);
+        assert_ne!(
+            windows.entries(),
+            0,
+            "the second window is still open for late records"
+        );
+        windows.set_watermark(50 * MINUTE - 1).unwrap();
+        assert_eq!(
+            windows.entries(),
+            0,
+            "{before}, {restart_at}: {:?}",
+            windows.timers()
+        );
+    }
+    for (before, restart_at) in [(0, 5), (0, 15), (5, 5), (5, 12), (5, 17), (5, 22)] {
+        run::<Growing>(before, restart_at);
+        run::<GrowingVisits>(before, restart_at);
+    }
 }
 
 #[test]
