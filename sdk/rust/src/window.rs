@@ -202,16 +202,11 @@ impl<A: Assigner, G: Aggregate> Window<A, G> {
         out: &mut Emitter,
         mut emit: impl FnMut(Span, G::Result, &mut Emitter) -> Result<()>,
     ) -> Result<()> {
-        let call = &self.0.call;
-        let timestamp = call.timestamp();
-        let placed = self
-            .0
+        let inner = &*self.0;
+        let placed = inner
             .plan
             .add(&self.context(), record, &mut |span, result| {
-                call.set_timestamp(span.timestamp());
-                let emitted = emit(span, result, out);
-                call.set_timestamp(timestamp);
-                emitted
+                inner.emitting(span, || emit(span, result, out))
             })?;
         if placed == Placed::Late {
             self.late(record, out)?;
@@ -253,12 +248,24 @@ impl<A: Assigner, G: Aggregate> Window<A, G> {
             inner
                 .plan
                 .fire(&cx, (alarm, timer.time()), panes, &mut |span, result| {
-                    inner.call.set_timestamp(span.timestamp());
-                    emit(span, result, out)
+                    inner.emitting(span, || emit(span, result, out))
                 })?;
             cx.forget_if_empty(held)
         })??;
         Ok(true)
+    }
+}
+
+impl<P, G: Aggregate> Inner<P, G> {
+    /// Calls `emit` with the event time of the window's results. Afterwards the call has its own again, that of
+    /// its record or timer.
+    #[inline]
+    fn emitting(&self, span: Span, emit: impl FnOnce() -> Result<()>) -> Result<()> {
+        let timestamp = self.call.timestamp();
+        self.call.set_timestamp(span.timestamp());
+        let emitted = emit();
+        self.call.set_timestamp(timestamp);
+        emitted
     }
 }
 

@@ -335,6 +335,39 @@ fn early_results_come_by_the_clock_and_by_records() {
     );
 }
 
+/// A window whose operator emits something after its results.
+struct AfterResults {
+    window: Window<Tumbling, Collect>,
+}
+
+impl Operator for AfterResults {
+    fn open(ctx: &mut OpenContext) -> Result<Self> {
+        let window = ctx.window("w", Tumbling::minutes(10), Collect);
+        Ok(Self {
+            window: window.early_every(Duration::from_secs(1)),
+        })
+    }
+
+    fn process(&mut self, record: Record<'_>, out: &mut Emitter) -> Result<()> {
+        self.window.add(record, out, show)
+    }
+
+    fn on_timer(&mut self, timer: Timer<'_>, out: &mut Emitter) -> Result<()> {
+        self.window.on_timer(timer, out, show)?;
+        out.emit(timer.key(), "after")
+    }
+}
+
+#[test]
+fn what_is_emitted_after_results_has_the_time_of_the_timer() {
+    let mut operator = Harness::<AfterResults>::open().unwrap();
+    operator.process_timed(&at(1, &["a"])).unwrap();
+    operator.set_time(1000).unwrap();
+    let emitted = operator.take().into_iter();
+    let times: Vec<_> = emitted.map(|record| record.timestamp).collect();
+    assert_eq!(times, [Some(10 * MINUTE - 1), None]);
+}
+
 #[test]
 fn windows_of_a_number_of_records_need_no_time() {
     make!(Pairs: Every = |ctx| ctx.window("w", Every::records(2), Collect));
