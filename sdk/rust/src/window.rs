@@ -242,8 +242,11 @@ impl<A: Assigner, G: Aggregate> Window<A, G> {
             let Some(panes) = held else {
                 return Ok(());
             };
-            if alarm == Alarm::Early && panes.early_at.take() != Some(timer.time()) {
-                return Ok(());
+            if alarm == Alarm::Early {
+                if panes.early_at != Some(timer.time()) {
+                    return Ok(());
+                }
+                panes.early_at = None;
             }
             inner
                 .plan

@@ -70,7 +70,7 @@ const WINDOWS: u32 = 1 << 31;
 
 impl Alarm {
     /// The tag of window `window`.
-    fn tag(self, window: u32) -> u32 {
+    pub(super) fn tag(self, window: u32) -> u32 {
         WINDOWS | window << 2 | self as u32
     }
 

@@ -335,9 +335,10 @@ fn early_results_come_by_the_clock_and_by_records() {
     );
 }
 
-/// A window whose operator emits something after its results.
+/// A window with timers of the operator's own, which emits something after the window's results too.
 struct AfterResults {
     window: Window<Tumbling, Collect>,
+    timers: Timers,
 }
 
 impl Operator for AfterResults {
@@ -345,10 +346,15 @@ impl Operator for AfterResults {
         let window = ctx.window("w", Tumbling::minutes(10), Collect);
         Ok(Self {
             window: window.early_every(Duration::from_secs(1)),
+            timers: ctx.timers(),
         })
     }
 
     fn process(&mut self, record: Record<'_>, out: &mut Emitter) -> Result<()> {
+        if record.text()? == "timer of the window" {
+            let tag = Alarm::Early.tag(0);
+            return self.timers.register_processing_time(100, tag);
+        }
         self.window.add(record, out, show)
     }
 
@@ -366,6 +372,22 @@ fn what_is_emitted_after_results_has_the_time_of_the_timer() {
     let emitted = operator.take().into_iter();
     let times: Vec<_> = emitted.map(|record| record.timestamp).collect();
     assert_eq!(times, [Some(10 * MINUTE - 1), None]);
+}
+
+#[test]
+fn a_timer_of_another_time_leaves_the_early_result_due() {
+    let mut operator = Harness::<AfterResults>::open().unwrap();
+    operator.process_timed(&at(1, &["a"])).unwrap();
+    operator
+        .process_timed(&at(1, &["timer of the window"]))
+        .unwrap();
+    operator.set_time(100).unwrap();
+    assert_eq!(operator.take_rows(), ["k,after"]);
+    operator.set_time(1000).unwrap();
+    assert_eq!(operator.take_rows(), ["k,Early,0,10,a", "k,after"]);
+    operator.process_timed(&at(1, &["b"])).unwrap();
+    operator.set_watermark(10 * MINUTE).unwrap();
+    assert_eq!(operator.entries(), 0, "{:?}", operator.timers());
 }
 
 #[test]
