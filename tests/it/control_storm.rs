@@ -30,7 +30,7 @@ const REQUESTS: u64 = 20;
 /// How many numbers a job passes on.
 const NUMBERS: u64 = 60_000;
 
-/// From every so many savepoints a job goes on elsewhere.
+/// A job resumes elsewhere from one savepoint of this many.
 const RESTORED: usize = 4;
 
 /// What is done to a job.

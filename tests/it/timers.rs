@@ -29,7 +29,7 @@ const TICKS: u32 = 10_000;
 /// The lines of the file: a key and its command.
 type Commands = Vec<(String, String)>;
 
-/// A job that does what the commands say, with this parallelism and so many ticks a second.
+/// A job that does what the commands say, with this parallelism and this many ticks a second.
 fn job(parallelism: u32, ticks: u32, more: &str) -> String {
     let sources = format!(
         "\
@@ -320,6 +320,7 @@ fn overdue() -> Scene {
         assert!(running.kill().is_some(), "it was killed");
         let newest = scene.newest_checkpoint("alarms").expect("a checkpoint");
         if timers_in(&scene, &newest) == Some(1) {
+            // No process runs that could say when the timer is overdue: only the clock does.
             thread::sleep(Duration::from_millis(ms));
             return scene;
         }
@@ -336,8 +337,7 @@ fn c48_c72_overdue_timers_fire_once_at_a_restore_or_are_skipped() {
     ] {
         let scene = overdue();
         let mut running = start(&scene, 1, SLOWLY, more);
-        let checkpoint = checkpoint_with(&scene, &mut running, 0);
-        assert!(checkpoint.id > 0);
+        checkpoint_with(&scene, &mut running, 0);
         assert!(running.kill().is_some(), "it was killed");
         let ended = start(&scene, 1, AT_ONCE, more).wait().with_code(0);
         let lines = scene.output("out");

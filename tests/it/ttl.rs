@@ -80,7 +80,7 @@ fn states_of(entries: &[Value], key: &str) -> Vec<String> {
     states
 }
 
-/// Waits for a checkpoint that has entries of a key in so many states.
+/// Waits for a checkpoint that has entries of a key in this many states.
 fn checkpoint_with(
     scene: &Scene,
     running: &mut Running,
