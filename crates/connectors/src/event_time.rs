@@ -21,7 +21,7 @@ pub(crate) struct WatermarkOptions {
     /// How far a record's event time may be below the highest one before it; a record below that is late.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) out_of_orderness: Option<String>,
-    /// How long a split is silent before nobody waits for it. Unset: for ever.
+    /// How long a split is silent before the others go on without it. Unset: they wait forever.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) idle: Option<String>,
     /// The least time between two watermarks.

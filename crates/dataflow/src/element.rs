@@ -22,8 +22,8 @@ pub struct Barrier {
     pub id: CheckpointId,
     /// What is taken at it.
     pub kind: SnapshotKind,
-    /// The job is about to stop: whoever it reaches begins nothing by itself after it, reads nothing and lets no
-    /// timer of processing time fire, until the job resumes.
+    /// The job is about to stop. After its snapshot at this barrier a subtask starts nothing by itself: it reads no
+    /// source and fires no timer of processing time until the job resumes.
     pub pause: bool,
 }
 

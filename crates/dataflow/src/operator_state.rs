@@ -25,7 +25,7 @@ pub use deal::{Pieces, differing};
 /// The most bytes that the operator state of one subtask may grow to: all of it is written by every checkpoint.
 pub const BYTES_MAX: u64 = 256 << 20;
 
-/// The most bytes that the operator state of one subtask takes in a checkpoint: whoever reads it holds all of it.
+/// The most bytes that the operator state of one subtask takes in a checkpoint: a restore holds all of it in memory.
 /// It is more than [`BYTES_MAX`], because a list that was united may have grown beyond that.
 pub const STORED_BYTES_MAX: u64 = 1 << 30;
 

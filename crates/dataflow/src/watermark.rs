@@ -13,7 +13,7 @@ pub const END: i64 = i64::MAX;
 /// Combines the watermarks of a subtask's input channels.
 ///
 /// A channel that has had no watermark yet holds the others back. One that is idle does not, nor does one that
-/// has ended. The common watermark never goes back: a channel that becomes active again behind it holds it where
+/// has ended. The common watermark never goes back: a channel that becomes active again below it holds it where
 /// it is until that channel has caught up.
 #[derive(Clone, Debug)]
 pub struct CombinedWatermark {

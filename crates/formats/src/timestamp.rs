@@ -105,7 +105,7 @@ impl TimestampFormat {
         let shown = || String::from_utf8_lossy(&text[..text.len().min(60)]).into_owned();
         match ms {
             Some(ms) if RANGE.contains(&ms) => Ok(ms),
-            // One such time would be the highest watermark for good, and everything after it late.
+            // One such time would make the highest watermark there is, and all later records late.
             Some(_) => Err(format!(
                 "`{}` is beyond the range of event times, the years 0000 to 9999, in the format {}",
                 shown(),

@@ -28,5 +28,5 @@ pub struct Options {
 }
 
 /// What a job has, unless it is a test: an operator that registers a timer for a time that has passed whenever one
-/// fires would never come to an end. One that fires every second may be 48 days behind.
+/// fires would never come to an end. One that fires every second may be 48 days late.
 pub const TIMER_CALLS_MAX: u64 = 1 << 22;

@@ -131,7 +131,7 @@ pub(crate) struct Tasks {
 }
 
 impl Writers {
-    /// Queues for so many tasks of checkpoints and of savepoints, and where to take them from.
+    /// Queues that hold up to `checkpoints` and `savepoints` tasks, and where to take those from.
     pub(crate) fn queues(checkpoints: usize, savepoints: usize) -> (Self, Tasks) {
         let (checkpoints, checkpoint_tasks) = sync_channel(checkpoints);
         let (savepoints, savepoint_tasks) = sync_channel(savepoints);

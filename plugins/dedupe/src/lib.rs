@@ -7,7 +7,8 @@
 //! Records are equal if they have the same key, or, with `identity`, the same key and the same fields in
 //! these columns. The columns that are passed on are those of the input; `columns` names them where it declares
 //! none. `format` is what the values are (`row`, which is the default, `text`, `json`). What was seen is remembered for as
-//! long as the job file says (`state.seen = { ttl = "24h" }`, from the last of the equal records on), or else for ever.
+//! long as the job file says (`state.seen = { ttl = "24h" }`, from the last of the equal records on), or forever if it
+//! says nothing.
 
 use highwater::{
     Column, Emitter, Error, Input, Kind, MapState, OpenContext, Operator, Record, Result,

@@ -12,10 +12,10 @@
 //! - `aggregates`: `count`, and `sum`, `min`, `max`, `mean`, `first`, `last`, `distinct` of a column, as in
 //!   `"sum(distance)"`, or `"quantile(dep_delay, 0.95)"`; with another name by `as`. `distinct` and `quantile` are
 //!   approximate: of sketches.
-//! - `missing`: a text that is no value in any column, like `"NA"`. An empty field never is one.
+//! - `missing`: a text that stands for no value, like `"NA"`, in every column. An empty field has no value either.
 //! - `allowed-lateness`: windows are kept for this long, and their results come again.
 //! - `late`: `"drop"`, or `"output"` for an output `late`.
-//! - `early-every`, `early-after`: results of windows that have not ended, by the clock or every so many records.
+//! - `early-every`, `early-after`: results of windows that have not ended, by the clock or with every n records.
 //! - `firing = true` adds a column `firing`: `early`, `on-time` or `late`.
 //! - `key-columns`: names of the key's columns, for sinks that write names.
 

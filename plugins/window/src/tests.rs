@@ -14,7 +14,7 @@ fn open(config: &str) -> Harness<Windowed> {
     setup(config).open().unwrap()
 }
 
-/// Flights at so many minutes.
+/// Adds flights: the minute of each, its carrier, and its value.
 fn fly(windows: &mut Harness<Windowed>, flights: &[(i64, &str, &str)]) {
     let flights: Vec<_> = flights
         .iter()

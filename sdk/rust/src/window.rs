@@ -136,9 +136,12 @@ impl OpenContext {
 }
 
 impl<A: Assigner, G: Aggregate> Window<A, G> {
-    /// Keeps windows for this long after their end. Records that come meanwhile are added, and the results of the
-    /// windows they fall into are emitted again with the next watermark, as [`Firing::Late`]. A session that grows
-    /// beyond the watermark gives its result at its new end.
+    /// Keeps windows for this long after their end. A record that comes within this time is added to its windows.
+    /// Those that have ended emit their results again with the next watermark, as [`Firing::Late`]. A session that
+    /// such a record moves the end of beyond the watermark is open again: it emits its result at its new end, as
+    /// [`Firing::OnTime`].
+    ///
+    /// It may change when the job restarts. Windows that were removed before do not come back.
     #[must_use]
     pub fn allowed_lateness(self, lateness: Duration) -> Self {
         let settings = &self.0.settings;
@@ -148,8 +151,9 @@ impl<A: Assigner, G: Aggregate> Window<A, G> {
         self
     }
 
-    /// Emits records that are late on this output, as they came, in place of counting them. The output is
-    /// declared here, as one of rows whose columns have no names, unless `ctx.output` has declared it before.
+    /// Emits late records on this output, with their keys, values and event times unchanged. They are not counted in
+    /// `late-records` then. This declares the output, as rows whose columns have no names, unless `ctx.output` has
+    /// declared it before.
     #[must_use]
     pub fn late_to(self, output: &str) -> Self {
         *self.0.settings.late_to.borrow_mut() = Some(output.into());

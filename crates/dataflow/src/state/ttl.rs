@@ -5,8 +5,8 @@
 //! for a part of the value. Only what reads for somebody else looks through a [`View`], which hides them, and
 //! what has expired.
 //!
-//! What has expired goes for good when somebody writes over it, when a sweep comes by (a few entries with
-//! each commit), and when a full snapshot is written, which leaves it out.
+//! What has expired is removed when it is overwritten, when a sweep reaches it (a few entries with each commit),
+//! and when a full snapshot is written, which leaves it out.
 //!
 //! Times never go back here: neither with a clock that does, nor below those of the checkpoint that was
 //! restored. So what nobody could see any more is never seen again.

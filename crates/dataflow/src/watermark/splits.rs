@@ -9,7 +9,7 @@ use super::NO_WATERMARK;
 pub struct Policy {
     /// How far a record's timestamp may be below the highest one before it.
     pub out_of_orderness_ms: i64,
-    /// How long a split is silent before nobody waits for it. `None`: for ever.
+    /// How long a split is silent before the others go on without it. `None`: they wait forever.
     pub idle_ms: Option<i64>,
     /// The least time between two watermarks.
     pub interval_ms: i64,

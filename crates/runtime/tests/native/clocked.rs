@@ -1,6 +1,6 @@
 //! Native operators over timers, for simulated jobs: alarms, windows, sessions, and timers of processing time.
 //!
-//! Each complains, as a record that nobody expects, about what must not be: a record behind the watermark that was
+//! Each complains, as a record that nobody expects, about what must not be: a record below the watermark that was
 //! not to be late, a timer before its time or out of order, a timer without its entry of state and the other way
 //! round.
 

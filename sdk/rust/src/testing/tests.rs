@@ -790,7 +790,7 @@ fn an_operator_that_passes_records_on_declares_the_columns_of_its_input() {
     assert!(unknown.key_columns.is_empty() && unknown.keyed);
 }
 
-/// Keeps what it is told for its subtask, and rules that all subtasks have.
+/// Keeps positions of its own subtask, and rules that all subtasks have.
 struct Own {
     positions: crate::OperatorList<u64>,
     all: crate::OperatorList<String>,

@@ -72,25 +72,25 @@ impl Tumbling {
         }
     }
 
-    /// Windows of so many seconds.
+    /// Windows of `count` seconds.
     #[must_use]
     pub const fn seconds(count: u64) -> Self {
         Self::of(seconds(count, 1))
     }
 
-    /// Windows of so many minutes.
+    /// Windows of `count` minutes.
     #[must_use]
     pub const fn minutes(count: u64) -> Self {
         Self::of(seconds(count, 60))
     }
 
-    /// Windows of so many hours.
+    /// Windows of `count` hours.
     #[must_use]
     pub const fn hours(count: u64) -> Self {
         Self::of(seconds(count, 3600))
     }
 
-    /// Windows of so many days.
+    /// Windows of `count` days.
     #[must_use]
     pub const fn days(count: u64) -> Self {
         Self::of(seconds(count, 86_400))
@@ -136,19 +136,19 @@ impl Sliding {
         }
     }
 
-    /// Windows of so many seconds, one each `slide` seconds.
+    /// Windows of `count` seconds, one each `slide` seconds.
     #[must_use]
     pub const fn seconds(count: u64, slide: u64) -> Self {
         Self::of(seconds(count, 1), seconds(slide, 1))
     }
 
-    /// Windows of so many minutes, one each `slide` minutes.
+    /// Windows of `count` minutes, one each `slide` minutes.
     #[must_use]
     pub const fn minutes(count: u64, slide: u64) -> Self {
         Self::of(seconds(count, 60), seconds(slide, 60))
     }
 
-    /// Windows of so many hours, one each `slide` hours.
+    /// Windows of `count` hours, one each `slide` hours.
     #[must_use]
     pub const fn hours(count: u64, slide: u64) -> Self {
         Self::of(seconds(count, 3600), seconds(slide, 3600))
@@ -193,13 +193,13 @@ impl Cumulative {
         }
     }
 
-    /// Windows that grow to so many minutes, by `step` minutes.
+    /// Windows that grow to `count` minutes, by `step` minutes.
     #[must_use]
     pub const fn minutes(count: u64, step: u64) -> Self {
         Self::of(seconds(count, 60), seconds(step, 60))
     }
 
-    /// Windows that grow to so many hours, by `step` hours.
+    /// Windows that grow to `count` hours, by `step` hours.
     #[must_use]
     pub const fn hours(count: u64, step: u64) -> Self {
         Self::of(seconds(count, 3600), seconds(step, 3600))
@@ -238,19 +238,19 @@ impl Session {
         Self { gap }
     }
 
-    /// Sessions that end after so many seconds of silence.
+    /// Sessions that end after `count` seconds of silence.
     #[must_use]
     pub const fn seconds(count: u64) -> Self {
         Self::gap(seconds(count, 1))
     }
 
-    /// Sessions that end after so many minutes of silence.
+    /// Sessions that end after `count` minutes of silence.
     #[must_use]
     pub const fn minutes(count: u64) -> Self {
         Self::gap(seconds(count, 60))
     }
 
-    /// Sessions that end after so many hours of silence.
+    /// Sessions that end after `count` hours of silence.
     #[must_use]
     pub const fn hours(count: u64) -> Self {
         Self::gap(seconds(count, 3600))
@@ -273,7 +273,7 @@ pub struct Every {
 }
 
 impl Every {
-    /// Windows of so many records.
+    /// Windows of `count` records.
     #[must_use]
     pub const fn records(count: u32) -> Self {
         Self { records: count }

@@ -130,8 +130,8 @@ impl Grid {
     fn within<'a, A>(&self, panes: &'a [Pane<A>], end: i64) -> &'a [Pane<A>] {
         let start = self.start_of(end);
         let first = panes.partition_point(|pane| pane.first < start);
-        let behind = panes.partition_point(|pane| pane.first < end);
-        &panes[first..behind]
+        let end = panes.partition_point(|pane| pane.first < end);
+        &panes[first..end]
     }
 
     /// Emits the result of the window with this end, unless there is nothing in it.

@@ -1,7 +1,7 @@
 //! Windows against a reference.
 //!
 //! Goal: every window gives the results it should, once, in spite of records out of order, late ones, restarts and
-//! early results; and what is closed leaves nothing behind. Method: random batches, watermarks, times of the clock and
+//! early results; and nothing of a closed window stays in state. Method: random batches, watermarks, times of the clock and
 //! restarts; a model that keeps all records and looks at every window there can be, without slices, panes or
 //! timers, says after each step what has to be emitted.
 

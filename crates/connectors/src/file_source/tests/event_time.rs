@@ -36,7 +36,7 @@ fn files(
     (options.prepare(directory.path(), &clock).ok().unwrap(), now)
 }
 
-/// Polls with a batch that has room for so many records, and returns their times.
+/// Polls with a batch that has room for `room` records, and returns their times.
 fn poll(source: &mut dyn Source, room: usize) -> (Vec<i64>, SourceStatus) {
     let mut batch = Batch::default();
     let filled = Batch::TARGET_RECORDS - room;

@@ -76,7 +76,7 @@ impl Sweep {
         self.cold_owed = (self.cold_owed + entries).min(COLD_MAX);
     }
 
-    /// The next numbers of cold keys to be looked at, of so many.
+    /// The numbers of the cold keys to look at next, of `keys` in all.
     pub(in super::super) fn next_cold(&mut self, keys: u32) -> Range<u32> {
         let steps = (COLD_STEPS + std::mem::take(&mut self.cold_owed)) as u32;
         let start = if self.cold < keys { self.cold } else { 0 };

@@ -791,7 +791,7 @@ fn c49_what_has_expired_never_comes_back_though_a_clock_does() {
 
 #[test]
 fn c49_what_had_expired_by_one_watermark_stays_away_under_a_lower_one() {
-    // Two subtasks, of which one is far behind: merged they go on from the lower watermark.
+    // Two subtasks, of which one has a much lower watermark: merged they go on from that one.
     let ttls = hour(TtlTime::Event);
     let mut merged = new_state(ttls, None);
     let mut ahead = 0;
