@@ -116,6 +116,7 @@ impl<T: Codec> ValueState<T> {
         let mut cache = self.0.cache()?;
         cache.read(key, access)?;
         let slot = cache.slot(key, access)?;
+        let was_absent = matches!(slot, Slot::Absent);
         let mut value = match std::mem::replace(slot, Slot::Absent) {
             Slot::Value(value) | Slot::Changed(value) => Some(value),
             Slot::Removed | Slot::Absent | Slot::Raw => None,
@@ -123,6 +124,8 @@ impl<T: Codec> ValueState<T> {
         let result = update(&mut value);
         *slot = match value {
             Some(value) => Slot::Changed(value),
+            // The host has none either.
+            None if was_absent => return Ok(result),
             None => Slot::Removed,
         };
         cache.dirty = true;

@@ -100,12 +100,26 @@ impl<A> Panes<A> {
 
     /// Takes out the pane at this place.
     pub(crate) fn remove(&mut self, at: usize) -> Pane<A> {
-        self.many().remove(at)
+        match std::mem::replace(&mut self.panes, Few::Many(Vec::new())) {
+            Few::One(pane) => {
+                assert_eq!(at, 0, "there is one pane");
+                pane
+            }
+            Few::Many(mut panes) => {
+                let removed = panes.remove(at);
+                self.panes = Few::Many(panes);
+                removed
+            }
+        }
     }
 
     /// Removes all panes that `keep` does not want.
-    pub(crate) fn retain(&mut self, keep: impl FnMut(&Pane<A>) -> bool) {
-        self.many().retain(keep);
+    pub(crate) fn retain(&mut self, mut keep: impl FnMut(&Pane<A>) -> bool) {
+        match &mut self.panes {
+            Few::One(pane) if keep(pane) => {}
+            Few::One(_) => self.panes = Few::Many(Vec::new()),
+            Few::Many(panes) => panes.retain(keep),
+        }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
