@@ -23,6 +23,8 @@ pub(crate) struct Instance<T> {
     operator: T,
     call: Rc<Call>,
     inputs: Vec<Input>,
+    /// What stands for an input that is not among them.
+    unknown: Input,
     states: Vec<String>,
     buffers: Vec<Rc<dyn Buffered>>,
     metrics: Rc<Metrics>,
@@ -42,7 +44,7 @@ pub(crate) fn describe<T: Operator>(
         inputs: declared.inputs,
         outputs: declared.outputs,
         states: declared.states,
-        uses_timers: declared.uses_timers,
+        uses_timers: declared.timers.is_some(),
     })
 }
 
@@ -58,6 +60,7 @@ impl<T: Operator> Instance<T> {
             operator,
             call,
             inputs,
+            unknown: Input::unknown(),
             states,
             buffers: declared.buffers,
             metrics,
@@ -73,14 +76,8 @@ impl<T: Operator> Instance<T> {
 
     pub(crate) fn process(&mut self, mut batch: wit::Batch) -> Result<()> {
         let keys = std::mem::take(&mut batch.keys);
-        let unknown;
-        let input = match self.inputs.get(batch.input as usize) {
-            Some(input) => input,
-            None => {
-                unknown = Input::unknown();
-                &unknown
-            }
-        };
+        let input = self.inputs.get(batch.input as usize);
+        let input = input.unwrap_or(&self.unknown);
         // Keys that were not numbered are not distinct: there is no keyed state to ask about them.
         self.call.begin(keys, input.rows);
         let call = Rc::clone(&self.call);
@@ -94,16 +91,10 @@ impl<T: Operator> Instance<T> {
 
     pub(crate) fn on_timers(&mut self, mut fired: wit::Fired) -> Result<()> {
         let keys = std::mem::take(&mut fired.keys);
-        let unknown;
         // A timer comes from no input. Keys of all inputs are encoded alike, unless some are rows and some are
         // texts: then nobody knows which they are here.
-        let input = match self.inputs.iter().find(|input| input.keyed) {
-            Some(input) => input,
-            None => {
-                unknown = Input::unknown();
-                &unknown
-            }
-        };
+        let input = self.inputs.iter().find(|input| input.is_keyed());
+        let input = input.unwrap_or(&self.unknown);
         self.call.begin(keys, input.rows);
         let call = Rc::clone(&self.call);
         let keys = call.keys();

@@ -45,7 +45,6 @@ pub(crate) struct Declared {
     pub(crate) outputs: Vec<wit::Port>,
     pub(crate) states: Vec<wit_guest::StateDescriptor>,
     pub(crate) buffers: Vec<Rc<dyn Buffered>>,
-    pub(crate) uses_timers: bool,
     /// The one handle that collects timers, once asked for.
     pub(crate) timers: Option<Timers>,
     pub(crate) windows: Vec<Rc<Settings>>,
@@ -289,22 +288,23 @@ impl OpenContext {
 
     /// Declares one value per key.
     pub fn value_state<T: Codec>(&mut self, name: &str) -> ValueState<T> {
-        let state = ValueState::new(self.declare(name, StateKind::Value, T::schema(), T::VERSION));
-        self.declared.buffers.push(state.buffered());
-        state
+        self.value_state_as(name, T::schema(), T::VERSION)
     }
 
     /// Declares a map per key.
     pub fn map_state<K: MapKey, V: Codec>(&mut self, name: &str) -> MapState<K, V> {
-        let schema = format!("{}={}", K::key_schema(), V::schema());
-        let state = MapState::new(self.declare(name, StateKind::Map, schema, V::VERSION));
+        let schema = (map_schema::<K, V>(), V::VERSION);
+        let access = self.declare(name, StateKind::Map, StateScope::Keyed, schema);
+        let state = MapState::new(access);
         self.declared.buffers.push(state.buffered());
         state
     }
 
     /// Declares a list per key.
     pub fn list_state<T: Codec>(&mut self, name: &str) -> ListState<T> {
-        let state = ListState::new(self.declare(name, StateKind::List, T::schema(), T::VERSION));
+        let schema = (T::schema(), T::VERSION);
+        let access = self.declare(name, StateKind::List, StateScope::Keyed, schema);
+        let state = ListState::new(access);
         self.declared.buffers.push(state.buffered());
         state
     }
@@ -350,33 +350,22 @@ impl OpenContext {
     }
 
     fn own_list<T: Codec>(&mut self, name: &str, scope: StateScope) -> OperatorList<T> {
-        let access = self.declare(name, StateKind::List, T::schema(), T::VERSION);
-        self.scoped(name, scope);
-        OperatorList::new(access)
+        let schema = (T::schema(), T::VERSION);
+        OperatorList::new(self.declare(name, StateKind::List, scope, schema))
     }
 
     /// Declares a map that is the same on every subtask; see [`BroadcastState`].
     pub fn broadcast<K: MapKey, V: Codec>(&mut self, name: &str) -> BroadcastState<K, V> {
-        let schema = format!("{}={}", K::key_schema(), V::schema());
-        let access = self.declare(name, StateKind::Map, schema, V::VERSION);
-        self.scoped(name, StateScope::Broadcast);
-        BroadcastState::new(access)
-    }
-
-    /// The state that was declared last has this scope.
-    fn scoped(&mut self, name: &str, scope: StateScope) {
-        if let Some(state) = self.declared.states.last_mut() {
-            debug_assert_eq!(state.name, name, "it was just declared");
-            state.scope = scope;
-        }
+        let schema = (map_schema::<K, V>(), V::VERSION);
+        BroadcastState::new(self.declare(name, StateKind::Map, StateScope::Broadcast, schema))
     }
 
     fn declare(
         &mut self,
         name: &str,
         kind: StateKind,
-        schema: String,
-        schema_version: u32,
+        scope: StateScope,
+        (schema, schema_version): (String, u32),
     ) -> Access {
         let Declared {
             states, problems, ..
@@ -401,7 +390,7 @@ impl OpenContext {
         states.push(wit_guest::StateDescriptor {
             name: name.to_string(),
             kind,
-            scope: StateScope::Keyed,
+            scope,
             schema,
             schema_version,
             ttl: None,
@@ -422,7 +411,6 @@ impl OpenContext {
             host,
             ..
         } = self;
-        declared.uses_timers = true;
         let timers = declared.timers.get_or_insert_with(|| {
             let timers = Timers::new(Rc::clone(call), host.clone());
             declared.buffers.push(timers.buffered());
@@ -460,7 +448,9 @@ impl OpenContext {
         schema: String,
         version: u32,
     ) -> ValueState<T> {
-        let state = ValueState::new(self.declare(name, StateKind::Value, schema, version));
+        let schema = (schema, version);
+        let access = self.declare(name, StateKind::Value, StateScope::Keyed, schema);
+        let state = ValueState::new(access);
         self.declared.buffers.push(state.buffered());
         state
     }
@@ -500,6 +490,10 @@ impl OpenContext {
             host: self.host.clone(),
         }
     }
+}
+
+fn map_schema<K: MapKey, V: Codec>() -> String {
+    format!("{}={}", K::key_schema(), V::schema())
 }
 
 /// The host's clocks. Reading one for the first time in a call is a call to the host.

@@ -18,8 +18,6 @@ use key::{Form, text};
 /// What is known about the records of one input.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Input {
-    pub(crate) name: String,
-    pub(crate) keyed: bool,
     pub(crate) rows: bool,
     pub(crate) columns: Vec<String>,
     pub(crate) port: wit::Port,
@@ -32,8 +30,6 @@ impl Input {
             _ => Vec::new(),
         };
         Self {
-            name: port.name.clone(),
-            keyed: port.keyed,
             rows: matches!(port.format, wit::Format::Row(_)),
             columns,
             port: port.clone(),
@@ -53,13 +49,13 @@ impl Input {
     /// The name of what feeds it.
     #[must_use]
     pub fn name(&self) -> &str {
-        &self.name
+        &self.port.name
     }
 
     /// Whether its records have keys.
     #[must_use]
     pub fn is_keyed(&self) -> bool {
-        self.keyed
+        self.port.keyed
     }
 
     /// Names of the value's columns, empty where they are not declared.
@@ -102,12 +98,12 @@ impl Input {
             return Err(Error::config(format_args!(
                 "`{}` declares no columns, so there is no column `{name}` in it; a source declares them \
                  with `format = \"csv\"`, an operator where it declares its output",
-                self.name
+                self.name()
             )));
         }
         Err(Error::config(format_args!(
             "`{}` has no column `{name}`; it has {}{}",
-            self.name,
+            self.name(),
             listed(&self.columns),
             separated_by(&self.columns)
         )))

@@ -27,7 +27,7 @@ pub enum TimeDomain {
 }
 
 impl TimeDomain {
-    fn from_wit(domain: wit::TimeDomain) -> Self {
+    pub(crate) fn from_wit(domain: wit::TimeDomain) -> Self {
         match domain {
             wit::TimeDomain::EventTime => Self::EventTime,
             wit::TimeDomain::ProcessingTime => Self::ProcessingTime,
@@ -348,19 +348,15 @@ impl<'a> Iterator for FiredTimers<'a> {
             return None;
         };
         self.next += 1;
-        let domain = self.fired.domain();
         // What a timer emits has its time; that of the clock says nothing about the event.
-        let timestamp = match domain {
+        let timestamp = match self.fired.domain() {
             TimeDomain::EventTime => time,
             TimeDomain::ProcessingTime => NO_TIMESTAMP,
         };
         call.enter_timer(key, timestamp);
         Some(Timer {
-            keys: self.fired.keys,
-            input: self.fired.input,
-            call,
+            fired: self.fired,
             key,
-            domain,
             time,
             tag,
         })
@@ -370,11 +366,8 @@ impl<'a> Iterator for FiredTimers<'a> {
 /// A timer that fired.
 #[derive(Clone, Copy)]
 pub struct Timer<'a> {
-    keys: &'a Cells,
-    input: &'a Input,
-    call: &'a Call,
+    fired: Fired<'a>,
     key: u32,
-    domain: TimeDomain,
     time: i64,
     tag: u32,
 }
@@ -384,13 +377,16 @@ impl<'a> Timer<'a> {
     #[must_use]
     #[inline]
     pub fn key(self) -> Key<'a> {
-        Key::numbered(self.keys, self.key, self.input, self.call)
+        let Fired {
+            keys, input, call, ..
+        } = self.fired;
+        Key::numbered(keys, self.key, input, call)
     }
 
     /// What its time is measured in.
     #[must_use]
     pub fn domain(self) -> TimeDomain {
-        self.domain
+        self.fired.domain()
     }
 
     /// The time it was registered for, in milliseconds since 1970-01-01 UTC.
@@ -427,7 +423,7 @@ impl fmt::Debug for Timer<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Timer")
             .field("key", &self.key())
-            .field("domain", &self.domain)
+            .field("domain", &self.domain())
             .field("time", &self.time)
             .field("tag", &self.tag)
             .finish()

@@ -73,10 +73,7 @@ impl<T: Operator> Harness<T> {
         let pending = self.host.pending_timers().into_iter();
         pending
             .map(|timer| PendingTimer {
-                domain: match timer.domain {
-                    WitDomain::EventTime => TimeDomain::EventTime,
-                    WitDomain::ProcessingTime => TimeDomain::ProcessingTime,
-                },
+                domain: TimeDomain::from_wit(timer.domain),
                 time: timer.time,
                 key: String::from_utf8_lossy(&timer.key).into_owned(),
                 tag: timer.tag,

@@ -35,17 +35,17 @@ const LENGTH_MAX: u128 = 1 << 60;
 /// A length in milliseconds.
 fn milliseconds(what: &str, length: Duration) -> Result<i64, String> {
     match length.as_millis() {
-        0 if length.is_zero() => Err(format!("{what} is 0")),
-        0 => Err(format!("{what} is less than a millisecond")),
         LENGTH_MAX.. => Err(format!("{what} is too long")),
         length => Ok(length as i64),
     }
 }
 
-fn offset(length: Duration) -> Result<i64, String> {
-    match length.as_millis() {
-        LENGTH_MAX.. => Err("the offset is too long".to_owned()),
-        length => Ok(length as i64),
+/// A length of at least one millisecond.
+fn positive(what: &str, length: Duration) -> Result<i64, String> {
+    match milliseconds(what, length)? {
+        0 if length.is_zero() => Err(format!("{what} is 0")),
+        0 => Err(format!("{what} is less than a millisecond")),
+        length => Ok(length),
     }
 }
 
@@ -108,8 +108,8 @@ impl Assigner for Tumbling {
     type Plan = Grid;
 
     fn plan(&self) -> Result<Grid, String> {
-        let size = milliseconds("the window's length", self.size)?;
-        Grid::sliding(size, size, offset(self.offset)?)
+        let size = positive("the window's length", self.size)?;
+        Grid::sliding(size, size, milliseconds("the offset", self.offset)?)
     }
 }
 
@@ -166,9 +166,9 @@ impl Assigner for Sliding {
     type Plan = Grid;
 
     fn plan(&self) -> Result<Grid, String> {
-        let size = milliseconds("the window's length", self.size)?;
-        let slide = milliseconds("the slide", self.slide)?;
-        Grid::sliding(size, slide, offset(self.offset)?)
+        let size = positive("the window's length", self.size)?;
+        let slide = positive("the slide", self.slide)?;
+        Grid::sliding(size, slide, milliseconds("the offset", self.offset)?)
     }
 }
 
@@ -217,9 +217,9 @@ impl Assigner for Cumulative {
     type Plan = Grid;
 
     fn plan(&self) -> Result<Grid, String> {
-        let size = milliseconds("the window's length", self.size)?;
-        let step = milliseconds("the step", self.step)?;
-        Grid::cumulative(size, step, offset(self.offset)?)
+        let size = positive("the window's length", self.size)?;
+        let step = positive("the step", self.step)?;
+        Grid::cumulative(size, step, milliseconds("the offset", self.offset)?)
     }
 }
 
@@ -261,7 +261,7 @@ impl Assigner for Session {
     type Plan = Sessions;
 
     fn plan(&self) -> Result<Sessions, String> {
-        milliseconds("the gap", self.gap).map(Sessions::new)
+        positive("the gap", self.gap).map(Sessions::new)
     }
 }
 

@@ -1,8 +1,8 @@
 //! Windows against a reference.
 //!
 //! Goal: every window gives the results it should, once, in spite of records out of order, late ones, restarts and
-//! early results; and nothing of a closed window stays in state. Method: random batches, watermarks, times of the clock and
-//! restarts; a model that keeps all records and looks at every window there can be, without slices, panes or
+//! early results; and nothing of a closed window stays in state. Method: random batches, watermarks, times of the
+//! clock and restarts; a model that keeps all records and looks at every window there can be, without slices, panes or
 //! timers, says after each step what has to be emitted.
 
 use std::cell::Cell;
