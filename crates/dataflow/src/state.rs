@@ -225,8 +225,8 @@ pub struct KeyedState {
     timers: Option<[u32; 2]>,
     /// Scratch memory: the slots in a batch of timers.
     in_batch: InBatch,
-    /// Scratch memory: the slots of the timers that come next.
-    due_next: Vec<u32>,
+    /// Scratch memory: the timers that come next.
+    due_next: Vec<timers::Due>,
     /// For how many chunks of slots the tables have places.
     chunks: usize,
     /// The slots of the resolved keys.

@@ -256,6 +256,13 @@ impl Fields {
         }
     }
 
+    /// The place in front of an entry in place; `None` if it is not one of those.
+    #[inline]
+    pub(super) fn place_of(&self, entry: u32) -> Option<Cursor> {
+        let at = self.in_place().iter().position(|other| *other == entry)?;
+        Some(Cursor { leaf: 0, at })
+    }
+
     /// Whether there is no entry.
     pub(super) fn is_empty(&self) -> bool {
         matches!(self, Self::None)

@@ -12,6 +12,8 @@ use super::rows::{SLOTS, place};
 
 /// Entries per chunk: 20 KiB.
 const ENTRIES: usize = 512;
+/// The most places for what takes changes back that are kept from call to call: 256 KiB.
+const UNDO_KEPT: usize = 8192;
 /// Owner of what is no entry.
 const NOBODY: u32 = u32::MAX;
 
@@ -120,6 +122,14 @@ impl Maps {
         std::hint::black_box(versions.fold(0, |all, some| all ^ some));
     }
 
+    /// The same for entries whose numbers are known.
+    pub(super) fn touch_entries(&self, entries: impl Iterator<Item = (u32, u32)>) {
+        let both = entries.map(|(slot, entry)| {
+            self.fields(slot).in_place().len() as u32 ^ self.entry(entry).version
+        });
+        std::hint::black_box(both.fold(0, |all, some| all ^ some));
+    }
+
     /// The value at `field` of the key in `slot`.
     pub(super) fn get<'a>(&'a self, slot: u32, field: &[u8], heap: &'a Heap) -> Option<&'a [u8]> {
         self.entry(self.find(slot, field, heap).0?).value.get(heap)
@@ -173,17 +183,19 @@ impl Maps {
             field: Bytes::new(field, heap),
             value,
         };
-        (self.insert(place, new), true)
+        let (change, _) = self.insert(place, new);
+        (change, true)
     }
 
-    /// Adds an entry without a value, unless there is one at the field: returns `None` then.
+    /// Adds an entry without a value, unless there is one at the field: returns `None` then. Else also returns its
+    /// number.
     pub(super) fn add(
         &mut self,
         slot: u32,
         field: &[u8],
         version: u32,
         heap: &mut Heap,
-    ) -> Option<Change> {
+    ) -> Option<(Change, u32)> {
         let (None, place) = self.find(slot, field, heap) else {
             return None;
         };
@@ -196,8 +208,8 @@ impl Maps {
         Some(self.insert(place, new))
     }
 
-    /// Adds an entry at the place that its field has.
-    fn insert(&mut self, place: Cursor, new: Entry) -> Change {
+    /// Adds an entry at the place that its field has. Also returns its number.
+    fn insert(&mut self, place: Cursor, new: Entry) -> (Change, u32) {
         let change = Change {
             appeared: self.fields(new.owner).is_empty(),
             vanished: false,
@@ -206,7 +218,7 @@ impl Maps {
         let number = self.place_entry(new);
         self.fields_mut(new.owner).insert(place, number);
         self.undo.push(Undo::Inserted(number));
-        change
+        (change, number)
     }
 
     /// Puts a new entry into the arena.
@@ -294,12 +306,32 @@ impl Maps {
         heap: &Heap,
     ) -> Option<(Change, u32)> {
         let (found, place) = self.find(slot, field, heap);
-        let number = found?;
-        self.fields_mut(slot).remove(place);
+        Some(self.take_at(found?, place, version))
+    }
+
+    /// Whether entry `number` is that of the key in `slot` at `field`.
+    pub(super) fn is_at(&self, number: u32, slot: u32, field: &[u8], heap: &Heap) -> bool {
+        let entry = self.entry(number);
+        entry.owner == slot && entry.field.get(heap) == Some(field)
+    }
+
+    /// Removes an entry of some key. Also returns the interval in which it was written last.
+    pub(super) fn take_entry(&mut self, number: u32, version: u32, heap: &Heap) -> (Change, u32) {
+        let Entry { owner, field, .. } = *self.entry(number);
+        let in_place = self.fields(owner).place_of(number);
+        let place = in_place.unwrap_or_else(|| {
+            let (_, place) = self.find(owner, field.get(heap).unwrap_or_default(), heap);
+            place
+        });
+        self.take_at(number, place, version)
+    }
+
+    fn take_at(&mut self, number: u32, place: Cursor, version: u32) -> (Change, u32) {
         let entry = self.entry_mut(number, version);
-        entry.owner = NOBODY;
+        let slot = std::mem::replace(&mut entry.owner, NOBODY);
         let bytes = (entry.field.len() + entry.value.len()) as i64;
         let written = entry.version;
+        self.fields_mut(slot).remove(place);
         self.undo.push(Undo::Removed {
             entry: number,
             owner: slot,
@@ -309,7 +341,7 @@ impl Maps {
             vanished: self.fields(slot).is_empty(),
             bytes: -bytes,
         };
-        Some((change, written))
+        (change, written)
     }
 
     /// Removes entries of the key in `slot`, from the end: at least `at_least` and not many more, or all
@@ -356,12 +388,25 @@ impl Maps {
         })
     }
 
+    /// All entries: their numbers, slots and fields.
+    pub(super) fn fields_by_entry<'a>(
+        &'a self,
+        heap: &'a Heap,
+    ) -> impl Iterator<Item = (u32, u32, &'a [u8])> {
+        (0..self.used).filter_map(move |number| {
+            let entry = self.entry(number);
+            let held = entry.owner != NOBODY;
+            held.then_some((number, entry.owner, entry.field.get(heap)?))
+        })
+    }
+
     pub(super) fn mark(&self) -> usize {
         self.undo.len()
     }
 
     pub(super) fn commit(&mut self, heap: &mut Heap) {
-        for undo in std::mem::take(&mut self.undo) {
+        let mut undo = std::mem::take(&mut self.undo);
+        for undo in undo.drain(..) {
             match undo {
                 Undo::Inserted(_) => {}
                 Undo::Replaced { value, .. } => value.release(heap),
@@ -370,6 +415,10 @@ impl Maps {
                     fields.iter().for_each(|entry| self.vacate(entry, heap))
                 }
             }
+        }
+        // The next call does not have to make room again, unless this one was out of the ordinary.
+        if undo.capacity() <= UNDO_KEPT {
+            self.undo = undo;
         }
     }
 

@@ -87,8 +87,13 @@ impl Table {
 
     /// The timers that it holds. It must be a table of timers.
     pub(super) fn timers(&mut self) -> &mut Timers {
+        self.timers_and_removals().0
+    }
+
+    /// The same with what was removed from it.
+    pub(super) fn timers_and_removals(&mut self) -> (&mut Timers, &mut Removals) {
         match &mut self.store {
-            Store::Timers(timers) => timers,
+            Store::Timers(timers) => (timers, &mut self.removals),
             _ => unreachable!("it is a table of timers"),
         }
     }

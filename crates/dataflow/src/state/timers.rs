@@ -5,13 +5,14 @@
 //! not part of a snapshot: it is built when it is first needed. The map is the truth. An entry of the queue
 //! whose timer is not in the map (deleted, or taken back) is passed over when its time comes.
 
-use std::cmp::Reverse;
-use std::collections::BTreeMap;
 use std::fmt;
 
+pub(super) use self::queue::Due;
+use self::queue::Queue;
 use super::change::Tally;
 use super::heap::Heap;
 use super::maps::Maps;
+use super::removals::Removals;
 use super::{KeyedState, Resolved, StateDescriptor, StateError, StateKind};
 
 /// What the time of a timer is measured in.
@@ -124,6 +125,13 @@ pub fn timer_of_field(field: &[u8]) -> Option<(i64, u32)> {
     Some((time as i64, u32::from_be_bytes(tag)))
 }
 
+/// Logs the removal of a timer of an earlier interval. A timer is written once: one of this interval is in no snapshot,
+/// and its removal in no delta.
+fn log_removal(removals: &mut Removals, key: &[u8], field: &[u8; FIELD]) {
+    removals.fields.push(key);
+    removals.fields.push(field);
+}
+
 /// Whether a map entry is that of a timer.
 pub(super) fn is_timer(field: &[u8], value: &[u8]) -> bool {
     field.len() == FIELD && value.is_empty()
@@ -134,90 +142,6 @@ pub(super) fn is_timer(field: &[u8], value: &[u8]) -> bool {
 pub(super) struct Timers {
     pub(super) maps: Maps,
     queue: Queue,
-}
-
-/// Timers in the order of time.
-#[derive(Debug, Default)]
-struct Queue {
-    times: BTreeMap<i64, Bucket>,
-    /// How many entries there are, with those that have no timer any more.
-    len: usize,
-    /// Whether it has what the map has. Not after a restore.
-    built: bool,
-    /// What was taken out in the current call.
-    taken: Vec<(i64, Due)>,
-}
-
-/// The timers of one time.
-#[derive(Debug, Default)]
-struct Bucket {
-    /// Once the first of them is taken, in the reverse order of their firing.
-    due: Vec<Due>,
-    /// Those that came after that.
-    later: Vec<Due>,
-    is_sorted: bool,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Due {
-    slot: u32,
-    tag: u32,
-}
-
-impl Bucket {
-    fn push(&mut self, due: Due) {
-        match self.is_sorted {
-            true => self.later.push(due),
-            false => self.due.push(due),
-        }
-    }
-
-    /// The next to fire. Those that were registered before the first was taken come first, as they were
-    /// registered, but by their tags where these differ.
-    fn pop(&mut self) -> Option<Due> {
-        if self.due.is_empty() {
-            self.due = std::mem::take(&mut self.later);
-            self.is_sorted = false;
-        }
-        if !self.is_sorted {
-            self.is_sorted = true;
-            self.due.reverse();
-            let is_mixed = self.due.windows(2).any(|pair| pair[0].tag != pair[1].tag);
-            if is_mixed {
-                self.due.sort_by_key(|due| Reverse(due.tag));
-            }
-        }
-        self.due.pop()
-    }
-
-    /// The slots of those that fire next, in about this order.
-    fn next(&self) -> impl Iterator<Item = u32> {
-        // From the end if they are in reverse, which is all of one or none of the other.
-        let (reversed, as_they_came) = self.due.split_at(match self.is_sorted {
-            true => self.due.len(),
-            false => 0,
-        });
-        let due = reversed.iter().rev().chain(as_they_came);
-        due.chain(&self.later).map(|due| due.slot)
-    }
-
-    fn is_empty(&self) -> bool {
-        self.due.is_empty() && self.later.is_empty()
-    }
-}
-
-impl Queue {
-    fn push(&mut self, time: i64, due: Due) {
-        self.times.entry(time).or_default().push(due);
-        self.len += 1;
-    }
-
-    /// The slots of what is due at `now`, at most `count` of them.
-    fn next(&self, now: i64, count: usize, slots: &mut Vec<u32>) {
-        let due = self.times.range(..=now);
-        slots.clear();
-        slots.extend(due.flat_map(|(_, bucket)| bucket.next()).take(count));
-    }
 }
 
 /// Which slots are in a batch of timers.
@@ -248,25 +172,17 @@ impl Timers {
     /// The call is over; `timers`: how many there are now.
     pub(super) fn commit(&mut self, timers: u64, heap: &mut Heap) {
         self.maps.commit(heap);
-        self.queue.taken.clear();
+        self.queue.commit();
         // Not within a call: what it has deleted may come back.
         if self.queue.len > 2 * timers as usize + STALE_MAX {
-            self.queue.built = false;
+            self.queue.is_built = false;
             self.build(heap);
         }
     }
 
     /// The call has failed and its changes to the map are taken back: so is what it has taken out.
     pub(super) fn put_back(&mut self) {
-        for (time, due) in std::mem::take(&mut self.queue.taken).into_iter().rev() {
-            let bucket = self.queue.times.entry(time).or_insert_with(|| Bucket {
-                is_sorted: true,
-                ..Bucket::default()
-            });
-            // The next to be taken, as it was before.
-            bucket.due.push(due);
-            self.queue.len += 1;
-        }
+        self.queue.rollback();
     }
 
     /// As it is now, for a writer, who has no use for the queue.
@@ -279,16 +195,13 @@ impl Timers {
 
     /// Gives the queue what the map has, if it does not have it.
     fn build(&mut self, heap: &Heap) {
-        if self.queue.built {
+        if self.queue.is_built {
             return;
         }
-        let mut queue = Queue {
-            built: true,
-            ..Queue::default()
-        };
-        for (slot, field, _) in self.maps.since(None, heap) {
+        let mut queue = Queue::to_build();
+        for (entry, slot, field) in self.maps.fields_by_entry(heap) {
             if let Some((time, tag)) = timer_of_field(field) {
-                queue.push(time, Due { slot, tag });
+                queue.push(Due::new(time, slot, tag, entry));
             }
         }
         self.queue = queue;
@@ -349,14 +262,15 @@ impl KeyedState {
         let mut tally = Tally::default();
         for ((number, time), tag) in numbers.iter().zip(times).zip(tags) {
             let slot = of(number);
-            let Some(change) = store.maps.add(slot, &field(*time, *tag), *version, heap) else {
+            let added = store.maps.add(slot, &field(*time, *tag), *version, heap);
+            let Some((change, entry)) = added else {
                 continue;
             };
             tally.entries += 1;
             tally.written.0 += 1;
             tally.written.1 += FIELD as u64;
             tally.add(slot, change);
-            store.queue.push(*time, Due { slot, tag: *tag });
+            store.queue.push(Due::new(*time, slot, *tag, entry));
         }
         self.open = true;
         self.finish(table as u32, before, tally)
@@ -373,13 +287,35 @@ impl KeyedState {
         times: &[i64],
         tags: &[u32],
     ) -> Result<(), StateError> {
-        let table = self.timers(domain)?;
+        let number = self.timers(domain)?;
         self.check_timers(numbers, times, tags)?;
-        let timers = numbers.iter().zip(times).zip(tags);
-        let timers: Vec<(u32, [u8; FIELD])> = timers
-            .map(|((number, time), tag)| (self.slots[*number as usize], field(*time, *tag)))
-            .collect();
-        self.remove_timers(table, timers.into_iter())
+        let before = self.before(number as u32);
+        let logged = !self.seals.is_empty();
+        let Self {
+            tables,
+            heap,
+            rows,
+            slots,
+            version,
+            ..
+        } = self;
+        let table = &mut tables[number];
+        let mut tally = Tally::default();
+        for ((key, time), tag) in numbers.iter().zip(times).zip(tags) {
+            let (slot, field) = (slots[*key as usize], field(*time, *tag));
+            let maps = &mut table.timers().maps;
+            let Some((change, written)) = maps.take(slot, &field, *version, heap) else {
+                continue;
+            };
+            tally.entries -= 1;
+            tally.add(slot, change);
+            if logged && written != *version {
+                log_removal(&mut table.removals, rows.key(slot, heap), &field);
+                tally.removed = true;
+            }
+        }
+        self.open = true;
+        self.finish(number as u32, before, tally)
     }
 
     fn check_timers(&self, numbers: &[u32], times: &[i64], tags: &[u32]) -> Result<(), StateError> {
@@ -388,54 +324,17 @@ impl KeyedState {
         self.check_numbers(numbers)
     }
 
-    fn remove_timers(
-        &mut self,
-        number: usize,
-        timers: impl Iterator<Item = (u32, [u8; FIELD])>,
-    ) -> Result<(), StateError> {
-        let before = self.before(number as u32);
-        let logged = !self.seals.is_empty();
-        let Self {
-            tables,
-            heap,
-            rows,
-            version,
-            ..
-        } = self;
-        let table = &mut tables[number];
-        let mut tally = Tally::default();
-        for (slot, field) in timers {
-            // A timer is written once. One of this interval is in no snapshot, and its removal in no delta.
-            let maps = &mut table.timers().maps;
-            let Some((change, written)) = maps.take(slot, &field, *version, heap) else {
-                continue;
-            };
-            let is_new = written == *version;
-            tally.entries -= 1;
-            tally.add(slot, change);
-            if logged && !is_new {
-                let removed = &mut table.removals.fields;
-                removed.push(rows.key(slot, heap));
-                removed.push(&field);
-                tally.removed = true;
-            }
-        }
-        self.open = true;
-        self.finish(number as u32, before, tally)
-    }
-
     /// The time of the next timer of a domain, or an earlier one; `None` if there is none.
     pub fn next_timer(&mut self, domain: TimeDomain) -> Option<i64> {
         let table = self.timers(domain).ok()?;
         let queue = &self.tables[table].timers().queue;
-        queue.times.keys().next().copied()
+        queue.next_time()
     }
 
-    /// Takes timers that are due at `now` (at or before it) into `fired`: at most `count`, in the order of
-    /// time, each key once, until a key would come twice (among those of one time a little longer). So what a timer does to others
-    /// of its key is done before these fire. Those of one key and time come in the order of their tags, as far
-    /// as they were registered before the first of that time was taken. By the numbers of `fired` their keys are
-    /// accessed, as those of a batch; what was taken is back after a rollback.
+    /// Takes timers that are due at `now` (at or before it) into `fired`: at most `count`, in the order of time and
+    /// tag, each key once, until a key would come twice (among those of one time a little longer). So what a timer
+    /// does to others of its key is done before these fire. By the numbers of `fired` their keys are accessed, as
+    /// those of a batch; what was taken is back after a rollback.
     ///
     /// # Errors
     /// Cold state cannot be written. Nothing is taken then.
@@ -451,65 +350,64 @@ impl KeyedState {
         fired.clear();
         fired.domain = domain;
         self.slots.clear();
-        let table = self.timers(domain)?;
+        let number = self.timers(domain)?;
         self.release_idle();
         self.evict()?;
+        let before = self.before(number as u32);
+        let logged = !self.seals.is_empty();
         let Self {
             tables,
             heap,
             rows,
             slots,
+            version,
             in_batch,
             due_next: next,
             ..
         } = self;
-        let Timers { maps, queue } = tables[table].timers();
+        let (Timers { maps, queue }, removals) = tables[number].timers_and_removals();
         queue.next(now, ahead, next);
-        maps.touch(next.iter().copied());
-        let rows_touched = next.iter().map(|slot| rows.get(*slot).cell.version[0]);
-        std::hint::black_box(rows_touched.fold(0, |all, some| all ^ some));
-        let mut timers = Vec::new();
-        while let Some(mut first) = queue.times.first_entry() {
-            let time = *first.key();
-            if time > now || timers.len() >= count {
+        maps.touch_entries(next.iter().map(|due| (due.slot, due.entry)));
+        let versions = next.iter().map(|due| rows.get(due.slot).cell.version[0]);
+        std::hint::black_box(versions.fold(0, |all, some| all ^ some));
+        let mut tally = Tally::default();
+        // Those of keys that have one in the batch. They end it once all others of their time are in it.
+        let mut waiting: Vec<Due> = Vec::new();
+        while slots.len() < count && waiting.len() < WAITING_MAX {
+            let until = waiting.first().map_or(now, |due| due.time);
+            let Some(due) = queue.pop(until) else {
                 break;
+            };
+            let field = field(due.time, due.tag);
+            if !maps.is_at(due.entry, due.slot, &field, heap) {
+                continue;
             }
-            let bucket = first.get_mut();
-            let mut again = Vec::new();
-            let mut looked_at = 0;
-            while timers.len() < count
-                && again.len() < WAITING_MAX
-                && let Some(due) = bucket.pop()
-            {
-                looked_at += 1;
-                let name = field(time, due.tag);
-                if maps.get(due.slot, &name, heap).is_none() {
-                    continue;
-                }
-                if !in_batch.insert(due.slot) {
-                    again.push(due);
-                    continue;
-                }
-                queue.taken.push((time, due));
-                timers.push((due.slot, name));
-                slots.push(due.slot);
-                fired.keys.keys.push(rows.key(due.slot, heap));
-                fired.times.push(time);
-                fired.tags.push(due.tag);
+            if !in_batch.insert(due.slot) {
+                waiting.push(due);
+                continue;
             }
-            queue.len -= looked_at - again.len();
-            let is_done = again.is_empty();
-            bucket.due.extend(again.into_iter().rev());
-            if bucket.is_empty() {
-                first.remove();
+            let (change, written) = maps.take_entry(due.entry, *version, heap);
+            queue.take(due);
+            tally.entries -= 1;
+            tally.add(due.slot, change);
+            let key = rows.key(due.slot, heap);
+            if logged && written != *version {
+                log_removal(removals, key, &field);
+                tally.removed = true;
             }
-            if !is_done {
-                break;
-            }
+            slots.push(due.slot);
+            fired.keys.keys.push(key);
+            fired.times.push(due.time);
+            fired.tags.push(due.tag);
         }
+        waiting
+            .into_iter()
+            .rev()
+            .for_each(|due| queue.put_back(due));
         in_batch.forget(slots);
-        fired.keys.numbers.extend(0..timers.len() as u32);
-        self.remove_timers(table, timers.into_iter())
+        fired.keys.numbers.extend(0..slots.len() as u32);
+        self.open = true;
+        self.finish(number as u32, before, tally)
     }
 
     /// Removes the timers of a domain that are due at `now`, without firing them. Returns how many. Only
@@ -534,5 +432,6 @@ impl KeyedState {
 
 const SKIPPED_AT_ONCE: usize = 4096;
 
+mod queue;
 #[cfg(test)]
 mod tests;
