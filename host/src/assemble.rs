@@ -256,6 +256,19 @@ impl Prepared {
         all
     }
 
+    /// The operators that keep state by key: id, and the memory for it, if what does not fit goes to disk.
+    pub(crate) fn state_memory(&self) -> Vec<(&str, Option<u64>)> {
+        let prepared = self.nodes.iter().enumerate();
+        let operators = prepared.filter_map(|(index, node)| match node {
+            PreparedNode::Operator(operator) => {
+                let id = &self.wiring.order[index].node(&self.job).id;
+                Some((id.as_str(), operator.state_memory()?))
+            }
+            _ => None,
+        });
+        operators.collect()
+    }
+
     /// Whether all sources end.
     pub(crate) fn is_bounded(&self) -> bool {
         self.nodes.iter().all(|node| match node {

@@ -101,7 +101,7 @@ pub(crate) struct Serve {
     /// Job files, and directories with job files
     #[arg(value_name = "JOBS", required = true)]
     pub(crate) places: Vec<PathBuf>,
-    /// Global configuration: defaults for [checkpoint] and [restart], also under Flink's names
+    /// Global configuration: defaults for job.state-backend, [checkpoint] and [restart], also under Flink's names
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
     /// Print one JSON object a line on stdout for every event, with the job's id as `job`
@@ -125,7 +125,7 @@ pub(crate) struct JobArguments {
     /// keys of [checkpoint] and [restart] also under Flink's names
     #[arg(short = 'D', value_name = "KEY=VALUE")]
     pub(crate) overrides: Vec<String>,
-    /// Global configuration: defaults for [checkpoint] and [restart], also under Flink's names
+    /// Global configuration: defaults for job.state-backend, [checkpoint] and [restart], also under Flink's names
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
 }

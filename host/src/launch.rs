@@ -140,6 +140,9 @@ pub(crate) fn launch(
         claimed,
     } = begun;
     audience.say(&settings::storage_line(&file.checkpoint, &id));
+    if let Some(line) = settings::state_line(&file.job, &prepared.state_memory()) {
+        audience.say(&line);
+    }
     if let Some(report) = &report {
         audience.tell(&restore::event(report));
     }

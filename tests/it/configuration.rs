@@ -128,6 +128,107 @@ fn a_global_configuration_that_is_wrong_is_refused_by_its_name() {
     assert!(scene.output("out").is_empty(), "nothing was processed");
 }
 
+#[test]
+fn c154_flinks_configuration_has_its_effect_and_the_start_says_what_it_means() {
+    let scene = scene();
+    let flink = |backend: &str, storage: &str, retention: &str| {
+        format!(
+            "state.checkpoints.dir = \"kept\"\nstate.backend.type = {backend:?}\n\
+             execution.checkpointing.storage = {storage:?}\nexecution.checkpointing.interval = \"20 ms\"\n\
+             execution.checkpointing.externalized-checkpoint-retention = {retention:?}\n"
+        )
+    };
+    let run = |config: String| {
+        scene.write("etc/flink.toml", config);
+        let arguments = [
+            "run",
+            "job.toml",
+            "--fresh",
+            "--config",
+            "etc/flink.toml",
+            "-D",
+            "checkpoint.retain-on-finish=true",
+        ];
+        host::run(scene.path(), &arguments).with_code(0)
+    };
+    let kept = |scene: &Scene| {
+        let files = all_files(&scene.at("etc/kept"));
+        files.iter().any(|file| file.ends_with("_metadata"))
+    };
+    run(flink("rocksdb", "filesystem", "RETAIN_ON_CANCELLATION")).saying(&[
+        "state backend: disk: in files below",
+        "`count` (256.0 MiB)",
+        "checkpoint storage: filesystem, every 20ms",
+        "etc/kept",
+    ]);
+    assert!(kept(&scene));
+    run(flink("hashmap", "filesystem", "RETAIN_ON_CANCELLATION"))
+        .saying(&["state backend: memory: all keyed state stays there"]);
+    fs::remove_dir_all(scene.at("etc/kept")).expect("they can be removed");
+    scene.write(
+        "etc/flink.toml",
+        flink("hashmap", "jobmanager", "RETAIN_ON_CANCELLATION"),
+    );
+    let config = ["run", "job.toml", "--config", "etc/flink.toml"];
+    host::run(scene.path(), &config)
+        .with_code(0)
+        .saying(&["checkpoint storage: memory"]);
+    assert!(!kept(&scene), "nothing was written");
+    for retention in [
+        "RETAIN_ON_CANCELLATION",
+        "DELETE_ON_CANCELLATION",
+        "NO_EXTERNALIZED_CHECKPOINTS",
+    ] {
+        scene.write("etc/flink.toml", flink("hashmap", "filesystem", retention));
+        let check = ["check", "job.toml", "--config", "etc/flink.toml"];
+        let checked = host::run(scene.path(), &check).with_code(0);
+        let ours = format!("{:?}", retention.to_lowercase().replace('_', "-"));
+        assert_eq!(effective(&checked, "checkpoint", "retention"), ours);
+    }
+    let checked = host::run(
+        scene.path(),
+        &["check", "job.toml", "-D", "state.backend.type=rocksdb"],
+    )
+    .with_code(0);
+    assert_eq!(effective(&checked, "job", "state-backend"), "\"disk\"");
+    assert!(checked.stdout.contains("state-memory = \"256MiB\""));
+}
+
+#[test]
+fn c154_flinks_other_keys_are_refused_wherever_they_stand() {
+    let scene = scene();
+    let job = fs::read_to_string(scene.at("job.toml")).expect("the job");
+    for (key, instead) in [
+        (
+            "high-availability.storageDir",
+            "all that a successor needs is in `checkpoint.dir`",
+        ),
+        ("high-availability.type", "`host run --standby`"),
+        (
+            "state.backend.rocksdb.memory.managed",
+            "state-backend = \"disk\"",
+        ),
+        ("execution.state-recovery.path", "`host run -s CHECKPOINT`"),
+        ("rest.port", "a socket that only their user can open"),
+    ] {
+        let line = format!("{key} = \"x\"\n");
+        scene.write("flink.toml", &line);
+        scene.write("in-job.toml", format!("{line}{job}"));
+        let option = format!("{key}=x");
+        for arguments in [
+            ["check", "job.toml", "--config", "flink.toml"].as_slice(),
+            &["check", "job.toml", "-D", &option],
+            &["check", "in-job.toml"],
+        ] {
+            host::run(scene.path(), arguments).with_code(2).saying(&[
+                key,
+                "is a key of Flink's that is not taken here",
+                instead,
+            ]);
+        }
+    }
+}
+
 /// A word count whose components are built by these commands.
 fn built_by(scene: &Scene, split: &str, count: &str) {
     fs::create_dir(scene.at("source")).expect("a directory can be made");

@@ -30,15 +30,18 @@ fn latest_and_fresh_contradict_each_other() {
 fn a_name_of_flinks_that_is_not_taken_says_what_to_write() {
     let scene = verses(jobs::word_count("flink"));
     for (option, saying) in [
-        ("parallelism.default=4", "write `-D job.parallelism=…`"),
+        (
+            "parallelism.default=4",
+            "write `job.parallelism` in the job file, or start with `-p`",
+        ),
         (
             "taskmanager.numberOfTaskSlots=4",
-            "Flink's names are accepted only for the keys of `[checkpoint]`",
+            "write `job.parallelism` in the job file: each subtask is a thread of the one process",
         ),
     ] {
         host::run(scene.path(), &["check", "job.toml", "-D", option])
             .with_code(2)
-            .saying(&["unknown key", saying]);
+            .saying(&["not taken here", saying]);
     }
 }
 

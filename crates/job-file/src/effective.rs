@@ -8,7 +8,6 @@ use std::time::Duration;
 use dataflow::Partition;
 use toml::Value;
 
-use super::JobFile;
 use super::checkpoint::{COMPRESSIONS, CheckpointSection, MODES, PERMISSIONS, RETENTIONS, Storage};
 use super::node::{Inputs, PARTITIONS};
 use super::operator::{OFF, OVERDUE, OperatorSection, REFRESHES, StateSection, TIMES};
@@ -16,6 +15,7 @@ use super::options::Options;
 use super::restart::RestartStrategy;
 use super::units::exact_size;
 use super::wiring::NodeRef;
+use super::{JobFile, STATE_BACKENDS};
 
 /// What is only known once the job is assembled.
 #[derive(Clone, Debug, Default)]
@@ -53,6 +53,10 @@ pub fn to_toml(job: &JobFile, settled: &Settled) -> String {
     match &job.job.scratch_dir {
         Some(path) => out.path("scratch-dir", path),
         None => out.comment("scratch-dir is not set: the system's directory for temporary files"),
+    }
+    match job.job.state_backend {
+        Some(backend) => out.key("state-backend", word(STATE_BACKENDS, backend)),
+        None => out.comment("state-backend is not set: memory"),
     }
     checkpoint(&mut out, &job.checkpoint);
     restart(&mut out, &job.restart);

@@ -1,4 +1,4 @@
-//! The global configuration: defaults for `[checkpoint]` and `[restart]` that the jobs of a machine
+//! The global configuration: defaults for `job.state-backend`, `[checkpoint]` and `[restart]` that the jobs of a machine
 //! share, in our words or under the names that Flink gives them.
 //!
 //! What the job file or `-D` sets goes before. Flink allows the parameters of several restart
@@ -9,13 +9,18 @@ use std::sync::Arc;
 
 use super::checkpoint::resolve_dir;
 use super::document::{self, Item, KeyValue, Table, Value};
+use super::flink;
 use super::hints::{did_you_mean, nearest};
-use super::keys::{CHECKPOINT, FromFlink, Key, RESTART, flink_names, from_flink, value_from_flink};
+use super::keys::{
+    CHECKPOINT, FromFlink, JOB, Key, RESTART, flink_names, from_flink, value_from_flink,
+};
 use super::problem::Problems;
 
 /// The sections that a global configuration may have, as they would be written in a job file.
 #[derive(Debug, Default)]
 pub(crate) struct Global {
+    /// The keys of it that a machine may have an answer to.
+    job: Table,
     checkpoint: Table,
     restart: Table,
     /// Parameters by Flink's names, each with the strategy that it belongs to.
@@ -37,10 +42,13 @@ impl Global {
                 ("restart", Value::Table(table)) => {
                     global.section(table, name, RESTART, problems);
                 }
+                ("job", Value::Table(table)) => global.job(table, problems),
                 _ => global.flink(name, entry, problems),
             }
         }
-        make_absolute(&mut global.checkpoint, "dir", base);
+        for key in ["dir", "savepoint-dir"] {
+            make_absolute(&mut global.checkpoint, key, base);
+        }
         global
     }
 
@@ -53,17 +61,32 @@ impl Global {
     ) {
         for (key, entry) in table.iter() {
             if keys.iter().any(|known| known.name == key) {
-                let into = if name == "checkpoint" {
-                    &mut self.checkpoint
-                } else {
-                    &mut self.restart
-                };
-                into.insert(key, entry.clone());
+                self.table_of(name).insert(key, entry.clone());
             } else {
                 let hint = did_you_mean(key, keys.iter().map(|known| known.name));
                 let path = format!("{name}.{key}");
                 problems.push(entry.key_place.clone(), path, "unknown key", hint);
             }
+        }
+    }
+
+    /// The keys of a job that are no matter of one job alone: those that have a name of Flink's.
+    fn job(&mut self, table: &Table, problems: &mut Problems) {
+        for (key, entry) in table.iter() {
+            let shared = |known: &&Key| !known.flink.is_empty();
+            if JOB.iter().filter(shared).any(|known| known.name == key) {
+                self.job.insert(key, entry.clone());
+            } else {
+                self.flink(&format!("job.{key}"), entry, problems);
+            }
+        }
+    }
+
+    fn table_of(&mut self, section: &str) -> &mut Table {
+        match section {
+            "job" => &mut self.job,
+            "checkpoint" => &mut self.checkpoint,
+            _ => &mut self.restart,
         }
     }
 
@@ -84,8 +107,13 @@ impl Global {
         let place = entry.key_place.clone();
         let top = path.split('.').next().unwrap_or(path);
         if matches!(top, "job" | "source" | "operator" | "sink") {
-            let hint = "it has `[checkpoint]`, `[restart]` and Flink's names for their keys".into();
+            let hint = "it has `job.state-backend`, `[checkpoint]`, `[restart]` and Flink's names for their keys";
+            let hint = hint.to_owned();
             problems.push(place, path, "belongs in a job file", Some(hint));
+            return;
+        }
+        if let Some((message, hint)) = flink::instead(path) {
+            problems.push(place, path, message, Some(hint));
             return;
         }
         let names = flink_names();
@@ -112,11 +140,7 @@ impl Global {
             self.parameters.push((strategy, key.key, entry));
             return;
         }
-        let into = if key.section == "checkpoint" {
-            &mut self.checkpoint
-        } else {
-            &mut self.restart
-        };
+        let into = self.table_of(key.section);
         if into.get(key.key).is_some() {
             let message = format!("`{}.{}` is set twice under two names", key.section, key.key);
             problems.push(entry.key_place, path, message, None);
@@ -127,6 +151,10 @@ impl Global {
 
     /// Adds the defaults to a job file's tree, after what is set there.
     pub(crate) fn apply(mut self, root: &mut Table) {
+        // A job file without `[job]` is wrong, which is said of the job file.
+        if root.get("job").is_some() {
+            add_defaults(root, "job", &self.job);
+        }
         add_defaults(root, "checkpoint", &self.checkpoint);
         let ours = string_at(&self.restart, "strategy");
         let theirs = match root.get("restart").map(|entry| &entry.item.value) {

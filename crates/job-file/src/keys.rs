@@ -35,6 +35,7 @@ pub const JOB: &[Key] = &[
     key("key-groups"),
     key("id"),
     key("scratch-dir"),
+    flink("state-backend", &["state.backend.type", "state.backend"]),
 ];
 
 /// `[checkpoint]`.
@@ -208,7 +209,7 @@ pub const SINK: &[Key] = &[
 /// What a Flink name stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FromFlink {
-    /// `checkpoint` or `restart`.
+    /// `job`, `checkpoint` or `restart`.
     pub section: &'static str,
     /// The key in it.
     pub key: &'static str,
@@ -216,9 +217,16 @@ pub struct FromFlink {
     pub strategy: Option<&'static str>,
 }
 
+/// The sections with keys that have a name of Flink's.
+const SECTIONS: [(&str, &[Key]); 3] = [
+    ("job", JOB),
+    ("checkpoint", CHECKPOINT),
+    ("restart", RESTART),
+];
+
 /// Looks up one of Flink's names.
 pub fn from_flink(name: &str) -> Option<FromFlink> {
-    for (section, keys) in [("checkpoint", CHECKPOINT), ("restart", RESTART)] {
+    for (section, keys) in SECTIONS {
         if let Some(key) = keys.iter().find(|key| key.flink.contains(&name)) {
             return Some(FromFlink {
                 section,
@@ -239,7 +247,8 @@ pub fn from_flink(name: &str) -> Option<FromFlink> {
 
 /// All of Flink's names that have a meaning here.
 pub fn flink_names() -> Vec<String> {
-    let plain = CHECKPOINT.iter().chain(RESTART).flat_map(|key| key.flink);
+    let keys = SECTIONS.iter().flat_map(|(_, keys)| *keys);
+    let plain = keys.flat_map(|key| key.flink);
     let parameters = RESTART_PARAMETERS.iter().flat_map(|(strategy, keys)| {
         keys.iter()
             .map(move |key| format!("restart-strategy.{strategy}.{key}"))
@@ -250,11 +259,28 @@ pub fn flink_names() -> Vec<String> {
         .collect()
 }
 
+/// A size as Flink writes it: its `kb`, `mb` and `gb` are powers of 1024, and a number alone is bytes.
+fn size_from_flink(value: &str) -> String {
+    let plain = value.trim().to_lowercase();
+    let number = plain.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = match &plain[number.len()..] {
+        "k" | "kb" | "kibibytes" => "KiB",
+        "m" | "mb" | "mebibytes" => "MiB",
+        "g" | "gb" | "gibibytes" => "GiB",
+        "bytes" => "B",
+        _ => return value.to_owned(),
+    };
+    format!("{}{unit}", number.trim_end())
+}
+
 /// A value as Flink writes it, in our words: `EXACTLY_ONCE`, `jobmanager`, `fixeddelay`.
 pub fn value_from_flink(key: &FromFlink, value: &str) -> String {
     let plain = value.to_lowercase().replace('_', "-");
     match (key.key, plain.as_str()) {
         ("storage", "jobmanager") => "memory".to_owned(),
+        ("state-backend", "hashmap") => "memory".to_owned(),
+        ("state-backend", "rocksdb") => "disk".to_owned(),
+        ("inline-threshold", _) => size_from_flink(value),
         ("strategy", "off" | "disable" | "disabled") => "none".to_owned(),
         ("strategy", "fixeddelay") => "fixed-delay".to_owned(),
         ("strategy", "failurerate") => "failure-rate".to_owned(),

@@ -20,6 +20,7 @@
 pub mod checkpoint;
 pub mod document;
 pub mod effective;
+mod flink;
 mod global;
 pub mod hints;
 pub mod keys;
@@ -104,7 +105,27 @@ pub struct JobSection {
     pub id: Option<String>,
     /// Where state lies that does not fit in memory, absolute, if it is set.
     pub scratch_dir: Option<PathBuf>,
+    /// Where the keyed state of operators is kept that do not say so themselves, if it is set.
+    pub state_backend: Option<StateBackend>,
 }
+
+/// Where keyed state is kept, of operators without a `limits.state-memory` of their own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StateBackend {
+    /// All of it in memory.
+    Memory,
+    /// What is not used for longest in files, where an operator has state that can be there.
+    Disk,
+}
+
+/// The values of `state-backend`.
+pub const STATE_BACKENDS: &[(&str, StateBackend)] = &[
+    ("memory", StateBackend::Memory),
+    ("disk", StateBackend::Disk),
+];
+
+/// `limits.state-memory` of operators that do not set it, with `state-backend = "disk"`.
+pub const DISK_STATE_MEMORY: u64 = 256 << 20;
 
 /// A text and the name under which problems with it are reported.
 #[derive(Clone, Debug)]
@@ -224,6 +245,7 @@ impl JobSection {
             scratch_dir: section
                 .string("scratch-dir")
                 .map(|path| absolute(&base.join(path))),
+            state_backend: read_state_backend(&mut section),
         }
     }
 
@@ -231,6 +253,17 @@ impl JobSection {
     pub fn scratch_dir(&self) -> PathBuf {
         self.scratch_dir.clone().unwrap_or_else(std::env::temp_dir)
     }
+}
+
+fn read_state_backend(section: &mut Section<'_, '_>) -> Option<StateBackend> {
+    let text = section.string("state-backend")?;
+    let known = STATE_BACKENDS.iter().find(|(word, _)| *word == text);
+    if known.is_none() {
+        let message = format!("`{text}` is not one of its values");
+        let hint = "write `memory` (Flink's `hashmap`) or `disk` (Flink's `rocksdb`)";
+        section.problem("state-backend", message, Some(hint.into()));
+    }
+    known.map(|(_, backend)| *backend)
 }
 
 /// Reports tables that a job file does not have. Flink's names get a word on where they belong.
@@ -256,6 +289,8 @@ fn report_flink_names(path: &str, entry: &KeyValue, problems: &mut Problems) {
     } else if let Some(key) = keys::from_flink(path) {
         let hint = format!("it is called `{}.{}` in a job file", key.section, key.key);
         let message = "is Flink's name, which only the global configuration and -D take";
+        problems.push(entry.key_place.clone(), path, message, Some(hint));
+    } else if let Some((message, hint)) = flink::instead(path) {
         problems.push(entry.key_place.clone(), path, message, Some(hint));
     }
 }

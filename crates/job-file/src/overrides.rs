@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use super::document::{Item, KeyValue, Table, Value, parse_key, parse_value};
+use super::flink;
 use super::hints::did_you_mean;
 use super::keys::{TOP, from_flink, value_from_flink};
 use super::problem::{Place, Problems};
@@ -49,9 +50,13 @@ pub fn set(root: &mut Table, parts: &[String], item: Item, problems: &mut Proble
     let path = parts.join(".");
     let [first, rest @ ..] = parts else { return };
     if !TOP.iter().any(|key| key.name == first) {
-        let hint =
-            ours_for_flinks(&path).or_else(|| did_you_mean(first, TOP.iter().map(|key| key.name)));
-        problems.push(place, path, "unknown key", hint);
+        match flink::instead(&path) {
+            Some((message, hint)) => problems.push(place, path, message, Some(hint)),
+            None => {
+                let hint = did_you_mean(first, TOP.iter().map(|key| key.name));
+                problems.push(place, path, "unknown key", hint);
+            }
+        }
         return;
     }
     let is_list = matches!(first.as_str(), "source" | "operator" | "sink");
@@ -106,53 +111,6 @@ pub fn set(root: &mut Table, parts: &[String], item: Item, problems: &mut Proble
             item,
         },
     );
-}
-
-/// What to write in place of a name of Flink's that is not taken.
-fn ours_for_flinks(path: &str) -> Option<String> {
-    // What the job file says in one place, Flink often says for a whole cluster: so these are hints only.
-    const OURS: &[(&str, &str)] = &[
-        ("pipeline.name", "job.name"),
-        ("parallelism.default", "job.parallelism"),
-        ("pipeline.max-parallelism", "job.key-groups"),
-        ("$internal.pipeline.job-id", "job.id"),
-        ("io.tmp.dirs", "job.scratch-dir"),
-        (
-            "taskmanager.memory.managed.size",
-            "operator.ID.limits.state-memory",
-        ),
-    ];
-    const FAMILIES: &[&str] = &[
-        "akka",
-        "client",
-        "cluster",
-        "env",
-        "execution",
-        "fs",
-        "heartbeat",
-        "high-availability",
-        "io",
-        "jobmanager",
-        "metrics",
-        "parallelism",
-        "pekko",
-        "pipeline",
-        "rest",
-        "restart-strategy",
-        "state",
-        "table",
-        "taskmanager",
-        "yarn",
-        "kubernetes",
-    ];
-    if let Some((_, ours)) = OURS.iter().find(|(flinks, _)| *flinks == path) {
-        return Some(format!("write `-D {ours}=…`"));
-    }
-    let family = path.split('.').next().unwrap_or(path);
-    FAMILIES.contains(&family).then(|| {
-        "Flink's names are accepted only for the keys of `[checkpoint]` and `[restart]`: see docs/job-file.md"
-            .to_owned()
-    })
 }
 
 /// The table with this id in a list of tables; otherwise a hint at those that the file has.

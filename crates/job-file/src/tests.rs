@@ -718,6 +718,59 @@ fn parameters_of_a_global_strategy_are_no_defaults_for_another() {
 }
 
 #[test]
+fn c154_what_flink_says_of_state_and_checkpoints_has_its_effect() {
+    let text = r#"
+state.checkpoints.dir = "kept"
+state.savepoints.dir = "saved"
+state.backend.type = "rocksdb"
+[execution.checkpointing]
+data-inline-threshold = "20 kb"
+externalized-checkpoint-retention = "DELETE_ON_CANCELLATION"
+storage = "filesystem"
+"#;
+    let job = fine(FINE, &global(text));
+    let under = |path: &str| Directory::Path(format!("/etc/highwater/{path}").into());
+    assert_eq!(job.checkpoint.storage, Storage::Filesystem(under("kept")));
+    assert_eq!(job.checkpoint.savepoint_dir, Some(under("saved")));
+    assert_eq!(job.checkpoint.inline_threshold, 20 << 10);
+    assert_eq!(job.checkpoint.retention, Retention::DeleteOnCancellation);
+    assert_eq!(job.job.state_backend, Some(StateBackend::Disk));
+
+    let text = "state.backend = \"hashmap\"\nexecution.checkpointing.storage = \"jobmanager\"\nexecution.checkpointing.externalized-checkpoint-retention = \"NO_EXTERNALIZED_CHECKPOINTS\"\n";
+    let job = fine(&with(""), &global(text));
+    assert_eq!(job.checkpoint.storage, Storage::Memory);
+    assert_eq!(job.checkpoint.retention, Retention::NoExternalized);
+    assert_eq!(job.job.state_backend, Some(StateBackend::Memory));
+    let text = "[job]\nstate-backend = \"disk\"\n";
+    let job = fine(&with(""), &global(text));
+    assert_eq!(job.job.state_backend, Some(StateBackend::Disk));
+}
+
+#[test]
+fn c154_other_keys_of_flinks_are_refused_with_what_to_do() {
+    let text = "state.backend.type = \"forst\"\nhigh-availability.type = \"zookeeper\"\nhigh-availability.storageDir = \"/ha\"\n\
+        state.backend.rocksdb.memory.managed = true\nexecution.checkpointing.unaligned.enabled = true\ncolour = 1\n";
+    let problems = report(FINE, &global(text));
+    assert_eq!(
+        format!("{problems}\n"),
+        r#"
+error: conf.toml:1:15: job.state-backend: `forst` is not one of its values
+  hint: write `memory` (Flink's `hashmap`) or `disk` (Flink's `rocksdb`)
+error: conf.toml:2:19: high-availability.type: is a key of Flink's that is not taken here
+  hint: leave it out and start the job twice with `host run --standby`: the second one takes over when the first is gone; the lease in `checkpoint.dir` decides who runs, so no other service is needed (docs/standby.md)
+error: conf.toml:3:19: high-availability.storageDir: is a key of Flink's that is not taken here
+  hint: leave it out: all that a successor needs is in `checkpoint.dir` (Flink's `state.checkpoints.dir`), which the machines share
+error: conf.toml:4:30: state.backend.rocksdb.memory.managed: is a key of Flink's that is not taken here
+  hint: write `state-backend = "disk"` (Flink's `state.backend.type: rocksdb`), and `limits.state-memory` to operators whose budget should be another
+error: conf.toml:5:35: execution.checkpointing.unaligned.enabled: is a key of Flink's that is not taken here
+  hint: leave it out: barriers are always aligned, and nothing in flight is part of a checkpoint; `mode = "at-least-once"` waits for no barrier
+error: conf.toml:6:1: colour: unknown key
+"#
+        .trim_start()
+    );
+}
+
+#[test]
 fn a_global_configuration_is_as_strict_as_a_job_file() {
     let text = "[checkpoint]\nintervall = \"1s\"\nretained = 0\n[job]\nname = \"x\"\n[state]\ncheckpoint.dir = \"/x\"\ncheckpoints.num-retained = 2\n";
     let problems = report(FINE, &global(text));
@@ -728,7 +781,7 @@ error: conf.toml:2:1: checkpoint.intervall: unknown key
   hint: did you mean `interval`?
 error: conf.toml:3:1: checkpoint.retained: must be at least 1, not 0
 error: conf.toml:5:1: job.name: belongs in a job file
-  hint: it has `[checkpoint]`, `[restart]` and Flink's names for their keys
+  hint: it has `job.state-backend`, `[checkpoint]`, `[restart]` and Flink's names for their keys
 error: conf.toml:7:12: state.checkpoint.dir: unknown key
   hint: did you mean `state.checkpoints.dir`?
 error: conf.toml:8:13: state.checkpoints.num-retained: `checkpoint.retained` is set twice under two names

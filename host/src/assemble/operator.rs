@@ -6,10 +6,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use dataflow::KeyGroups;
 use dataflow::port::Port;
 use dataflow::state::StateKind;
-use job_file::JobFile;
 use job_file::operator::{OperatorSection, Overdue};
 use job_file::problem::Problems;
 use job_file::units::exact_size;
+use job_file::{DISK_STATE_MEMORY, JobFile, StateBackend};
 use operator::{Failure, FailureKind};
 use runtime::graph::{OperatorNode, StateMemory};
 use wasm::{
@@ -108,6 +108,8 @@ pub(crate) fn prepare(
         );
         return None;
     }
+    let on_disk = job.job.state_backend == Some(StateBackend::Disk) && has_values;
+    let budget = on_disk.then_some(DISK_STATE_MEMORY);
     Some(PreparedOperator {
         component,
         description,
@@ -116,10 +118,14 @@ pub(crate) fn prepare(
         grants,
         skip_overdue_timers: section.overdue == Overdue::Skip,
         state_limit: section.limits.state,
-        state_memory: section.limits.state_memory.map(|bytes| StateMemory {
-            bytes,
-            scratch_dir: job.job.scratch_dir(),
-        }),
+        state_memory: section
+            .limits
+            .state_memory
+            .or(budget)
+            .map(|bytes| StateMemory {
+                bytes,
+                scratch_dir: job.job.scratch_dir(),
+            }),
         factory: Mutex::default(),
     })
 }
@@ -214,6 +220,16 @@ impl PreparedOperator {
         }
         table.insert("trusted".into(), self.limits.trusted.into());
         table
+    }
+
+    /// Whether it keeps state by key, and the memory for it, if what does not fit goes to disk.
+    pub(crate) fn state_memory(&self) -> Option<Option<u64>> {
+        let states = self.description.states.iter();
+        let keyed = states
+            .filter(|state| state.kind != StateKind::Timers)
+            .count()
+            > 0;
+        keyed.then(|| self.state_memory.as_ref().map(|memory| memory.bytes))
     }
 
     /// Opens it once as a subtask does, and drops it again: its inputs are known only in a graph, so what

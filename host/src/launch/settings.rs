@@ -8,9 +8,9 @@ use std::time::Duration;
 use checkpoint::lease::{Holder, Terms};
 use checkpoint::storage::{environment, weakened};
 use dataflow::alignment;
-use job_file::JobFile;
 use job_file::checkpoint::{CheckpointSection, Directory, Mode, Storage};
 use job_file::restart::RestartStrategy;
+use job_file::{JobFile, JobSection, StateBackend};
 use operator::clock::Clock;
 use operator::text::size;
 use runtime::clock::LeaseTime;
@@ -102,6 +102,42 @@ pub(crate) fn storage_line(section: &CheckpointSection, id: &str) -> String {
             format!("checkpoint storage: {kind}, {periodic}, in {dir}")
         }
     }
+}
+
+/// The line that says where keyed state is kept, if the job or the machine says something of it. `operators` are those
+/// that have some, each with the memory for it, if what does not fit goes to disk.
+pub(crate) fn state_line(job: &JobSection, operators: &[(&str, Option<u64>)]) -> Option<String> {
+    let named = |wanted: &dyn Fn(&Option<u64>) -> bool| {
+        let some = operators.iter().filter(|(_, memory)| wanted(memory));
+        let names: Vec<String> = some
+            .map(|(id, memory)| match memory {
+                Some(bytes) => format!("`{id}` ({})", size(*bytes)),
+                None => format!("`{id}`"),
+            })
+            .collect();
+        names.join(", ")
+    };
+    let (on_disk, in_memory) = (named(&Option::is_some), named(&Option::is_none));
+    let scratch = job.scratch_dir();
+    let spills = format!(
+        "in files below {} beyond the memory for each subtask: {on_disk}",
+        scratch.display()
+    );
+    let line = match (job.state_backend?, on_disk.is_empty(), in_memory.is_empty()) {
+        (StateBackend::Memory, true, _) => "memory: all keyed state stays there".to_owned(),
+        (StateBackend::Memory, false, _) => {
+            format!("memory; by `limits.state-memory` {spills}")
+        }
+        (StateBackend::Disk, true, true) => "disk: no operator has keyed state".to_owned(),
+        (StateBackend::Disk, false, true) => format!("disk: {spills}"),
+        (StateBackend::Disk, true, false) => {
+            format!("disk, but no value state is there to leave memory: {in_memory}")
+        }
+        (StateBackend::Disk, false, false) => {
+            format!("disk: {spills}; in memory, without value state: {in_memory}")
+        }
+    };
+    Some(format!("state backend: {line}"))
 }
 
 /// What makes the job less safe: settings that switch protection off, of the job file and of the
