@@ -40,7 +40,11 @@ pub(crate) enum Command {
     ///
     /// Components are loaded, and each operator is opened once as a run does it, so that a missing column
     /// is reported. Nothing is processed and nothing is written.
-    Check(JobArguments),
+    ///
+    /// With `--from` it says instead what a start from a checkpoint would do: for each source, operator, state and
+    /// sink what would be restored, migrated, dropped or refused. The checkpoint is only read, and it does not
+    /// matter whether the job runs. Exit codes: 0 it would start; 2 it would be refused; 3 the checkpoint is corrupt.
+    Check(Check),
     /// Look at checkpoints and remove them: in any directory, file:// or s3:// URL, no job needed
     #[command(subcommand)]
     Checkpoints(Checkpoints),
@@ -92,6 +96,35 @@ pub(crate) struct Run {
     pub(crate) restore: RestoreArguments,
     /// Print one JSON object a line on stdout for every event
     #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// `host check`.
+#[derive(Debug, Args)]
+pub(crate) struct Check {
+    /// The job and what overrides it.
+    #[command(flatten)]
+    pub(crate) job: JobArguments,
+    /// Say what a start from this checkpoint would do: named as for `host run -s`
+    #[arg(
+        short = 's',
+        long = "from",
+        visible_alias = "from-savepoint",
+        visible_alias = "from-checkpoint",
+        value_name = "CHECKPOINT"
+    )]
+    pub(crate) from: Option<String>,
+    /// What may become of state that does not fit.
+    #[command(flatten)]
+    pub(crate) upgrade: UpgradeArguments,
+    /// As for `host run`
+    #[arg(long, requires = "from")]
+    pub(crate) allow_drained: bool,
+    /// As for `host run`
+    #[arg(long, requires = "from")]
+    pub(crate) fallback: bool,
+    /// Print JSON
+    #[arg(long, requires = "from")]
     pub(crate) json: bool,
 }
 
@@ -148,7 +181,7 @@ pub(crate) struct RestoreArguments {
     pub(crate) resume: bool,
     /// Wait as long as another process runs the job, and take over when it is gone; implies `--resume`, and `-s`
     /// counts only if the job has never run. Checkpoints, inputs and outputs must be shared by both
-    #[arg(long, conflicts_with_all = ["fresh", "rewind"])]
+    #[arg(long, conflicts_with_all = ["fresh", "rewind", "drop_state", "map_operator"])]
     pub(crate) standby: bool,
     /// Give up an earlier run that did not finish: its checkpoints are deleted when the first new one
     /// completes
@@ -158,10 +191,9 @@ pub(crate) struct RestoreArguments {
     /// happens to that output
     #[arg(long, value_name = "MODE", value_enum)]
     pub(crate) rewind: Option<Rewind>,
-    /// Start even if the checkpoint holds state that the job does not declare, and drop that state;
-    /// prepared output is still published
-    #[arg(short = 'n', long)]
-    pub(crate) allow_non_restored_state: bool,
+    /// What may become of state that does not fit.
+    #[command(flatten)]
+    pub(crate) upgrade: UpgradeArguments,
     /// Start even if all input was ended before the checkpoint (`host stop --drain`): operators have seen the end of
     /// their inputs, and see it again
     #[arg(long)]
@@ -172,6 +204,45 @@ pub(crate) struct RestoreArguments {
     /// When the chosen checkpoint is corrupt, use the newest good older one
     #[arg(long)]
     pub(crate) fallback: bool,
+}
+
+/// What may become of state that does not fit.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct UpgradeArguments {
+    /// Start even if the checkpoint holds state that the job does not declare, and drop that state;
+    /// prepared output is still published
+    #[arg(short = 'n', long)]
+    pub(crate) allow_non_restored_state: bool,
+    /// Drop this state of the checkpoint, by its names there. If the job declares it, it starts empty. May be given
+    /// several times
+    #[arg(long, value_name = "OPERATOR/STATE", value_parser = dropped_state)]
+    pub(crate) drop_state: Vec<(String, String)>,
+    /// What is OLD in the checkpoint is NEW in the job, which goes on with its state. Also for sources and sinks; may
+    /// be given several times
+    #[arg(long, value_name = "OLD=NEW", value_parser = mapped_operator)]
+    pub(crate) map_operator: Vec<(String, String)>,
+}
+
+/// Ids have no slash, names of states may.
+fn dropped_state(text: &str) -> Result<(String, String), String> {
+    match text.split_once('/') {
+        Some((operator, state)) if !operator.is_empty() && !state.is_empty() => {
+            Ok((operator.to_owned(), state.to_owned()))
+        }
+        _ => Err("the id of an operator, a slash and the name of a state are expected".to_owned()),
+    }
+}
+
+fn mapped_operator(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((old, new)) if old == new => {
+            Err("it has the same id on both sides, and no effect".to_owned())
+        }
+        Some((old, new)) if !old.is_empty() && !new.is_empty() => {
+            Ok((old.to_owned(), new.to_owned()))
+        }
+        _ => Err("the id in the checkpoint, `=` and the id in the job are expected".to_owned()),
+    }
 }
 
 /// What happens to output that was published after the checkpoint that a job goes back to.
@@ -474,7 +545,38 @@ mod tests {
         assert_eq!(run.job.overrides, ["a=b", "c.d=e=f"]);
         assert_eq!(run.job.parallelism, Some(3));
         assert_eq!(run.restore.claim_mode, Some(ClaimMode::Claim));
-        assert!(run.json && run.restore.resume && run.restore.allow_non_restored_state);
+        assert!(run.json && run.restore.resume && run.restore.upgrade.allow_non_restored_state);
+    }
+
+    #[test]
+    fn c89_states_are_dropped_and_operators_mapped_by_name() {
+        let line = "host run --resume --drop-state a/b --drop-state a/timers/event-time --map-operator x=y job.toml";
+        let cli = Cli::try_parse_from(line.split(' ')).unwrap();
+        let Command::Run(run) = cli.command else {
+            panic!("`run` is run")
+        };
+        let pair = |one: &str, other: &str| (one.to_owned(), other.to_owned());
+        let upgrade = run.restore.upgrade;
+        assert_eq!(
+            upgrade.drop_state,
+            [pair("a", "b"), pair("a", "timers/event-time")]
+        );
+        assert_eq!(upgrade.map_operator, [pair("x", "y")]);
+        for refused in [
+            "host run --drop-state a job.toml",
+            "host run --drop-state a/ job.toml",
+            "host run --map-operator a job.toml",
+            "host run --map-operator a= job.toml",
+            "host run --map-operator a=a job.toml",
+            "host run --standby --map-operator a=b job.toml",
+            "host run --standby --drop-state a/b job.toml",
+            "host check --json job.toml",
+        ] {
+            assert!(
+                Cli::try_parse_from(refused.split(' ')).is_err(),
+                "{refused}"
+            );
+        }
     }
 
     #[test]

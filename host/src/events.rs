@@ -77,7 +77,7 @@ pub(crate) enum Event {
         checkpoint: u64,
         /// Its metadata file.
         path: Option<String>,
-        /// A line per source, operator and sink.
+        /// A line per source, operator, state and sink.
         report: Vec<RestoredNode>,
     },
     /// A checkpoint is complete.
@@ -399,7 +399,13 @@ pub(crate) struct RestoredNode {
     /// The state that this is about, where it is about one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) state: Option<String>,
-    /// Entries of keyed state that are restored or dropped.
+    /// The version of a state's schema in the checkpoint, if it is migrated.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) from_version: Option<u32>,
+    /// The version that is declared.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) to_version: Option<u32>,
+    /// Entries of state that are restored, dropped or refused.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) entries: Option<u64>,
     /// Their bytes.

@@ -4,9 +4,9 @@
 //! Modules in reading order.
 
 pub(crate) mod settings;
-mod restore;
+pub(crate) mod restore;
 mod orphans;
-mod start;
+pub(crate) mod start;
 pub(crate) mod standby;
 mod retention;
 

@@ -163,6 +163,7 @@ fn every_event_has_the_fields_that_are_documented() {
     events.extend(events_of_failures());
     events.extend(events_in_memory());
     events.extend(events_of_a_state_that_is_dropped());
+    events.extend(events_of_a_state_that_is_migrated());
     events.extend(events_of_standbys());
     events.extend(events_of_savepoints_and_stops());
     let mut seen: BTreeMap<String, Seen> = BTreeMap::new();
@@ -356,6 +357,26 @@ fn events_of_standbys() -> Vec<Value> {
     let second = second.wait().with_code(0);
     let first = first.kill().expect("killed in the middle");
     [first.events(), second.events()].concat()
+}
+
+/// A job that starts from the checkpoint of one whose operator was older.
+fn events_of_a_state_that_is_migrated() -> Vec<Value> {
+    let scene = Scene::new();
+    let source = "[[source]]\nid = \"numbers\"\nconnector = \"generator\"\ncount = 20\n\n";
+    let job = |name: &str, version: u32| {
+        let config = format!("version = {version}");
+        jobs::head(name, "1h")
+            + source
+            + &jobs::operator("tally", "tally", "numbers", &config)
+            + &jobs::discard("nowhere", "tally")
+    };
+    scene.write("old.toml", job("old", 1));
+    scene.write("new.toml", job("new", 2));
+    let keep = ["-D", "checkpoint.retain-on-finish=true"];
+    host::run(scene.path(), &[&["run", "old.toml"], &keep[..]].concat()).with_code(0);
+    let from = scene.newest_checkpoint("old").expect("it is kept").path;
+    let run = ["run", "new.toml", "--json", "-s", &from];
+    host::run(scene.path(), &run).with_code(0).events()
 }
 
 /// A job that starts from the checkpoint of one that has a state more.

@@ -76,6 +76,7 @@ mod terminal; // what others wrote does not steer a terminal
 mod timers; // they fire in order, each once, whatever happens
 mod ttl; // entries expire, and do not come back
 mod windows; // their results, late records, and what is left of them
+mod upgrade; // a job goes on after its operators changed
 mod unfinished; // what does not work yet is refused by name, everything else has an effect
 mod signals; // a job that is stopped at an unlucky moment
 mod shapes; // input that is broken, or made to hurt

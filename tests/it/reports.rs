@@ -351,10 +351,13 @@ fn c41_the_report_says_what_becomes_of_every_operator() {
         "  `verses`: # records read, # of # files done, continues in input/#.txt at byte #
   `split` had no state
   `count` continues with # entries, # bytes, rescaled from # to # subtasks
+  `count` state `count` is the same: # entries, # bytes
   `new` is not in the checkpoint and starts empty
+  `new` state `count` is new and starts empty
   `totals` has nothing to commit
   `nowhere` has nothing to commit
   `old` is not in the job: its state of # bytes is dropped
+  `old` state `count` is not declared any more: # entries, # bytes, dropped
 ",
         "{}",
         ended.transcript()

@@ -75,7 +75,10 @@ impl Claim {
         let in_storage = name_beneath(&storage.location(""), checkpoint);
         let same_storage = in_storage.is_some();
         let checkpoint = match in_storage {
-            Some(name) => Completed::open(Arc::clone(storage), &name)?,
+            // Opened again for where it is, but seen as it was.
+            Some(name) => {
+                Completed::open(Arc::clone(storage), &name)?.changed(checkpoint.changes().clone())
+            }
             None => checkpoint.clone(),
         };
         let contents = checkpoint.contents();

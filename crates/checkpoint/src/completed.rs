@@ -44,6 +44,44 @@ pub(crate) struct Contents {
     pub(crate) bytes_written: u64,
     /// Whether it has a path that outlives this process.
     pub(crate) lasting: bool,
+    /// How a job sees it that has changed.
+    pub(crate) changes: Changes,
+}
+
+/// How a job that has changed sees a checkpoint: operators under other ids, and without some of their states.
+/// Nothing that is stored changes by it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// Ids of sources, operators and sinks in the checkpoint, each with the one that it has in the job.
+    pub renamed: Vec<(String, String)>,
+    /// States that are dropped: the id of the operator in the checkpoint, and the name of the state.
+    pub dropped: Vec<(String, String)>,
+}
+
+impl Changes {
+    /// Whether everything stays as it is.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.renamed.is_empty() && self.dropped.is_empty()
+    }
+
+    /// The id in the job of what has this one in the checkpoint.
+    #[must_use]
+    pub fn id_of<'a>(&'a self, old: &'a str) -> &'a str {
+        let mut renamed = self.renamed.iter();
+        renamed
+            .find(|(from, _)| from == old)
+            .map_or(old, |(_, to)| to)
+    }
+
+    /// The id in the checkpoint of what has this one in the job.
+    #[must_use]
+    pub fn old_id_of<'a>(&'a self, id: &'a str) -> &'a str {
+        let mut renamed = self.renamed.iter();
+        renamed
+            .find(|(_, to)| to == id)
+            .map_or(id, |(from, _)| from)
+    }
 }
 
 impl Completed {
@@ -84,7 +122,43 @@ impl Completed {
             metadata_bytes: bytes.len() as u64,
             bytes_written: bytes.len() as u64,
             lasting: true,
+            changes: Changes::default(),
         }))
+    }
+
+    /// The same checkpoint, as a job sees it that has changed. Its operators have the ids that they have in the job.
+    #[must_use]
+    pub fn changed(&self, changes: Changes) -> Self {
+        if changes.is_empty() {
+            return self.clone();
+        }
+        let contents = &*self.0;
+        let mut metadata = contents.metadata.clone();
+        for operator in &mut metadata.operators {
+            operator.id = changes.id_of(&operator.id).to_owned();
+        }
+        Self::new(Contents {
+            storage: Arc::clone(&contents.storage),
+            directory: contents.directory.clone(),
+            metadata,
+            inline: contents.inline.clone(),
+            changes,
+            ..*contents
+        })
+    }
+
+    /// How it is seen by a job that has changed.
+    #[must_use]
+    pub fn changes(&self) -> &Changes {
+        &self.0.changes
+    }
+
+    /// Whether a state of an operator, by its id in the job, is dropped.
+    #[must_use]
+    pub fn drops(&self, operator: &str, state: &str) -> bool {
+        let old = self.0.changes.old_id_of(operator);
+        let mut dropped = self.0.changes.dropped.iter();
+        dropped.any(|(of, name)| of == old && name == state)
     }
 
     /// Its metadata.

@@ -227,7 +227,9 @@ pub(crate) fn restore_error(error: RestoreError, object: String, start: u64) -> 
             object,
             what: format!("{what}, in the segment at byte {start}, at its byte {offset}"),
         },
-        error @ (RestoreError::KindChanged { .. } | RestoreError::Cold(_)) => Error::Corrupt {
+        error @ (RestoreError::KindChanged { .. }
+        | RestoreError::Cold(_)
+        | RestoreError::Migrate { .. }) => Error::Corrupt {
             object,
             what: error.to_string(),
         },

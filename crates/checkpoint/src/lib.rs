@@ -100,7 +100,7 @@ pub mod diff;
 mod fixture;
 
 pub use catalog::list;
-pub use completed::Completed;
+pub use completed::{Changes, Completed};
 pub use history::{Fallback, Rejected};
 pub use locate::{Located, locate, locate_fallback};
 pub use location::{is_bucket, shown};

@@ -225,6 +225,12 @@ impl OperatorState {
         &self.descriptors
     }
 
+    /// The number that calls have for the first one.
+    #[must_use]
+    pub fn first(&self) -> u32 {
+        self.first
+    }
+
     /// Whether none is declared.
     #[must_use]
     pub fn is_none(&self) -> bool {

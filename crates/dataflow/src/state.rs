@@ -30,6 +30,7 @@ mod index;
 mod keys;
 mod lists;
 mod maps;
+mod migrate;
 mod removals;
 mod resolve;
 mod restore;
@@ -54,6 +55,7 @@ use crate::key::{KeyGroupRange, KeyGroups};
 
 pub use cold::{ColdFile, ColdStats, ColdStorage};
 pub use header::{Origin, OriginState, check_segment};
+pub use migrate::Upgrade;
 pub use snapshot::SealedState;
 pub use timers::{Fired, TimeDomain, timer_of_field, timer_states};
 pub use ttl::{Refresh, Times, Ttl, TtlTime};
@@ -591,4 +593,15 @@ pub enum RestoreError {
     /// What does not fit in memory could not be written, or read back.
     #[error(transparent)]
     Cold(StateError),
+    /// Values that were written under an older version of their schema could not be rewritten.
+    #[error("state `{name}`: its values of version {from} could not be migrated")]
+    Migrate {
+        /// The state's name.
+        name: String,
+        /// The version.
+        from: u32,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
 }

@@ -8,7 +8,7 @@
 
 use dataflow::operator_state::OperatorState;
 use dataflow::state::{Fired, KeyedState, Resolved};
-use dataflow::{Batch, CheckpointId};
+use dataflow::{Batch, Cells, CheckpointId};
 
 use crate::output::{EmitError, Output};
 use crate::{BoxError, SubtaskContext};
@@ -69,6 +69,16 @@ pub trait Operator: Send {
         Ok(())
     }
 
+    /// Rewrites values of a state, by its number, that were written under an older version of its schema: one for
+    /// each, in their order. Called while state is restored, before anything else.
+    ///
+    /// # Errors
+    /// Why they cannot be rewritten. The job does not start then.
+    fn migrate(&mut self, state: u32, from_version: u32, values: &Cells) -> Result<Cells, Failure> {
+        let _ = (state, values);
+        Err(Failure::cannot_migrate(from_version))
+    }
+
     /// The job ends in order; nothing is called afterwards. Not called when it fails.
     ///
     /// # Errors
@@ -89,6 +99,22 @@ pub trait OperatorFactory: Send + Sync {
         context: &SubtaskContext,
         restored: bool,
     ) -> Result<Box<dyn Operator>, Failure>;
+
+    /// As [`Operator::migrate`], on an instance that is made for it and dropped: to find out before the job starts
+    /// whether it can. `parallelism` is that of the operator.
+    ///
+    /// # Errors
+    /// Why it cannot.
+    fn try_migrate(
+        &self,
+        parallelism: u32,
+        state: u32,
+        from_version: u32,
+        values: &Cells,
+    ) -> Result<Cells, Failure> {
+        let _ = (parallelism, state, values);
+        Err(Failure::cannot_migrate(from_version))
+    }
 }
 
 /// What an operator may touch during a call.
@@ -194,6 +220,12 @@ pub enum FailureKind {
 }
 
 impl Failure {
+    /// That of an operator that knows nothing of older versions.
+    fn cannot_migrate(from_version: u32) -> Self {
+        let message = format!("the operator cannot read values of version {from_version}");
+        Self::new(FailureKind::Config, message)
+    }
+
     /// A failure without backtrace or record.
     pub fn new(kind: FailureKind, message: impl Into<String>) -> Self {
         Self {

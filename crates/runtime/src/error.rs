@@ -165,7 +165,7 @@ impl Error {
 fn restore_class(error: &RestoreError) -> Class {
     match error {
         RestoreError::Corrupt { .. } => Class::Corrupt,
-        RestoreError::KindChanged { .. } => Class::Refused,
+        RestoreError::KindChanged { .. } | RestoreError::Migrate { .. } => Class::Refused,
         RestoreError::Cold(_) => Class::Retry,
         RestoreError::Io(error) => error
             .get_ref()

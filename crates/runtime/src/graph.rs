@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use dataflow::state::StateDescriptor;
+use dataflow::state::{StateDescriptor, StateKind};
 use dataflow::{KeyGroups, Partition, operator_state};
 use operator::{OperatorFactory, SinkFactory, SourceFactory};
 
@@ -76,6 +76,15 @@ pub struct OperatorNode {
     pub state_memory: Option<StateMemory>,
     /// What metadata records about it: component digest, world version.
     pub labels: BTreeMap<String, String>,
+}
+
+impl OperatorNode {
+    /// The number that calls have for the first of its operator states.
+    pub(crate) fn first_operator_state(&self) -> u32 {
+        let declared = self.states.iter();
+        let numbered = declared.filter(|state| state.kind != StateKind::Timers);
+        numbered.count() as u32
+    }
 }
 
 /// A budget of memory for the state of a subtask.

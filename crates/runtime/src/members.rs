@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use checkpoint::store::Completed;
-use dataflow::CheckpointId;
 use dataflow::operator_state::OperatorState;
-use dataflow::state::{KeyedState, StateKind, TimeDomain};
+use dataflow::state::{KeyedState, TimeDomain};
+use dataflow::{Cells, CheckpointId};
 use operator::source::Waker;
 use operator::{JobIdentity, OperatorInstance, Position, SubtaskContext};
 
@@ -99,12 +99,12 @@ fn operator_state(
     node: &Node,
     operator: &OperatorNode,
     context: &SubtaskContext,
+    migrate: &mut restore::Migrate<'_>,
 ) -> Result<OperatorState, Error> {
-    let declared = operator.states.iter();
-    let numbered = declared.filter(|state| state.kind != StateKind::Timers);
-    let mut own = OperatorState::new(operator.operator_states.clone(), numbered.count() as u32);
+    let first = operator.first_operator_state();
+    let mut own = OperatorState::new(operator.operator_states.clone(), first);
     if let Some(checkpoint) = &seed.restore {
-        restore::operator_state(checkpoint, &node.id, context, &mut own)?;
+        restore::operator_state(checkpoint, &node.id, context, &mut own, migrate)?;
     }
     own.set_limit(operator.state_limit);
     Ok(own)
@@ -117,6 +117,7 @@ fn keyed_state(
     operator: &OperatorNode,
     index: u32,
     now: i64,
+    migrate: &mut restore::Migrate<'_>,
 ) -> Result<KeyedState, Error> {
     let groups = seed.graph.key_groups;
     let range = groups.range_of(index, node.parallelism);
@@ -131,7 +132,7 @@ fn keyed_state(
     }
     state.set_now(now);
     if let Some(checkpoint) = &seed.restore {
-        restore::keyed_state(checkpoint, &node.id, index, range, &mut state)?;
+        restore::keyed_state(checkpoint, &node.id, index, range, &mut state, migrate)?;
         if operator.skip_overdue_timers {
             skip_overdue_timers(node, index, now, &mut state)?;
         }
@@ -208,10 +209,6 @@ fn make_member(
         }
         NodeKind::Operator(operator) => {
             let keyed = !operator.states.is_empty();
-            let state = match keyed {
-                true => keyed_state(seed, node, operator, index, now)?,
-                false => KeyedState::default(),
-            };
             let restored = restored_parts.is_some();
             let failed = |failure| Error::Operator {
                 operator: node.id.clone(),
@@ -223,12 +220,18 @@ fn make_member(
                 .factory
                 .create(&context, restored)
                 .map_err(failed)?;
+            // It is there before its state, because it rewrites what is of an older version.
+            let mut migrate = |state, from, values: &Cells| instance.migrate(state, from, values);
+            let state = match keyed {
+                true => keyed_state(seed, node, operator, index, now, &mut migrate)?,
+                false => KeyedState::default(),
+            };
+            let own = operator_state(seed, node, operator, &context, &mut migrate)?;
             // A process that was killed right after the completion may not have reported it.
             if let Some(checkpoint) = seed.restore.as_ref().filter(|_| restored) {
                 let id = CheckpointId(checkpoint.metadata().id);
                 instance.checkpoint_complete(id).map_err(failed)?;
             }
-            let own = operator_state(seed, node, operator, &context)?;
             let instance = OperatorInstance::new(instance, state, keyed, operator.outputs);
             let mut instance = instance.with_operator_state(own);
             if let Some(checkpoint) = &undrained {

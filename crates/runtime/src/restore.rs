@@ -3,19 +3,23 @@
 //! A snapshot addresses state by operator id. Every mismatch is found at once: state whose operator is
 //! gone, states that changed their kind, key groups that differ. Keyed state is dealt by key group
 //! range, so any parallelism up to the number of key groups will do.
+//!
+//! A state that was written under an older version of its schema is migrated while it is restored, by the operator
+//! itself. Whether it can is tried before anything runs, with some of the values that there are.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use checkpoint::metadata::{self, Metadata, Role, State, Subtask};
 use checkpoint::store::Completed;
-use dataflow::KeyGroupRange;
 use dataflow::key::KEY_HASH_NAME;
 use dataflow::operator_state::{self, OperatorState, differing};
-use dataflow::state::{KeyedState, StateDescriptor};
+use dataflow::state::{KeyedState, RestoreError, StateDescriptor, Upgrade};
 use dataflow::watermark::NO_WATERMARK;
-use operator::SubtaskContext;
+use dataflow::{Cells, KeyGroupRange, KeyGroups};
 use operator::source::{InputChanged, Part};
 use operator::text::counted;
+use operator::{BoxError, Failure, SubtaskContext};
 
 use crate::error::Error;
 use crate::graph::{JobGraph, Node, NodeKind, OperatorNode};
@@ -30,7 +34,7 @@ pub struct Report {
     pub checkpoint: u64,
     /// Where it is; `None` in memory.
     pub path: Option<String>,
-    /// One entry per node of the job, and one per dropped operator.
+    /// Entries for each node of the job, for each of its states, and for each dropped operator and its states.
     pub entries: Vec<ReportEntry>,
 }
 
@@ -72,12 +76,54 @@ pub enum Verdict {
         /// Positions of a source, prepared outputs of a sink.
         parts: usize,
     },
+    /// It cannot be restored: the job does not start. Why, in words.
+    Refused(String),
     /// It is a sink that is not in the job any more; what became of the output that was prepared for it.
     Output(String),
-    /// One of its states is not declared any more; its entries are dropped, as allowed.
+    /// One of its states is as it was.
+    StateSame {
+        /// The state.
+        state: String,
+        /// Entries.
+        entries: u64,
+        /// Bytes.
+        bytes: u64,
+    },
+    /// One of its states was written under an older version of its schema: the operator rewrites its values.
+    StateMigrated {
+        /// The state.
+        state: String,
+        /// The version in the checkpoint.
+        from: u32,
+        /// The version that is declared.
+        to: u32,
+        /// Entries.
+        entries: u64,
+        /// Bytes.
+        bytes: u64,
+    },
+    /// One of its states is not in the checkpoint and starts empty.
+    StateNew {
+        /// The state.
+        state: String,
+    },
+    /// One of its states cannot be restored: the job does not start.
+    StateRefused {
+        /// The state.
+        state: String,
+        /// Why, in words.
+        why: String,
+        /// Entries.
+        entries: u64,
+        /// Bytes.
+        bytes: u64,
+    },
+    /// Entries of one of its states are dropped, as allowed.
     StateDropped {
         /// The state.
         state: String,
+        /// Whether it is declared all the same: then it starts empty.
+        declared: bool,
         /// Entries.
         entries: u64,
         /// Bytes.
@@ -105,7 +151,12 @@ impl Verdict {
             Self::StartsEmpty => "starts-empty",
             Self::Nothing => "nothing",
             Self::Dropped { .. } => "dropped",
+            Self::Refused(_) => "refused",
             Self::Output(_) => "output",
+            Self::StateSame { .. } => "state-same",
+            Self::StateMigrated { .. } => "state-migrated",
+            Self::StateNew { .. } => "state-new",
+            Self::StateRefused { .. } => "state-refused",
             Self::StateDropped { .. } => "state-dropped",
             Self::Changed { .. } => "changed",
         }
@@ -160,24 +211,104 @@ impl fmt::Display for ReportEntry {
                     parts => format!("{parts} positions or prepared outputs are"),
                 }
             ),
+            Verdict::Refused(why) => write!(f, "`{id}` is refused: it {why}"),
             Verdict::Output(fate) => write!(f, "`{id}` is not in the job: {fate}"),
-            Verdict::StateDropped {
+            Verdict::StateSame {
                 state,
                 entries,
                 bytes,
+            } => write!(
+                f,
+                "`{id}` state `{state}` is the same: {}",
+                Amount(*entries, *bytes)
+            ),
+            Verdict::StateMigrated {
+                state,
+                from,
+                to,
+                entries,
+                bytes,
+            } => write!(
+                f,
+                "`{id}` state `{state}` is migrated from version {from} to {to}: {}",
+                Amount(*entries, *bytes)
+            ),
+            Verdict::StateNew { state } => {
+                write!(f, "`{id}` state `{state}` is new and starts empty")
+            }
+            Verdict::StateRefused {
+                state,
+                why,
+                entries,
+                bytes,
+            } => write!(
+                f,
+                "`{id}` state `{state}` is refused: it {why}: {}",
+                Amount(*entries, *bytes)
+            ),
+            Verdict::StateDropped {
+                state,
+                declared,
+                entries,
+                bytes,
             } => {
-                write!(
-                    f,
-                    "`{id}` does not declare state `{state}` any more: {}, {}, dropped",
-                    counted(*entries, "entry"),
-                    counted(*bytes, "byte")
-                )
+                let (verb, then) = match declared {
+                    true => ("is dropped as asked", ", and it starts empty"),
+                    false => ("is not declared any more", ", dropped"),
+                };
+                let amount = Amount(*entries, *bytes);
+                write!(f, "`{id}` state `{state}` {verb}: {amount}{then}")
             }
             Verdict::Changed { label, was, now } => {
                 write!(f, "`{id}` changed its {label} from {was} to {now}")
             }
         }
     }
+}
+
+/// How much there is of a state.
+struct Amount(u64, u64);
+
+impl fmt::Display for Amount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(entries, bytes) = *self;
+        write!(
+            f,
+            "{}, {}",
+            counted(entries, "entry"),
+            counted(bytes, "byte")
+        )
+    }
+}
+
+/// Why a state cannot be read as it is declared.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unreadable {
+    /// It is of another kind, or its schema has another name.
+    Other,
+    /// It was written under a version that the operator does not have yet.
+    Newer,
+    /// The operator does not migrate it.
+    NotMigrated(String),
+}
+
+impl fmt::Display for Unreadable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Other => Ok(()),
+            Self::Newer => f.write_str(", which is older"),
+            Self::NotMigrated(why) => write!(f, ", and the operator cannot migrate it: {why}"),
+        }
+    }
+}
+
+/// A job that does not fit a checkpoint: all that is wrong, and what would become of everything.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Refusal {
+    /// What is wrong.
+    pub mismatches: Vec<Mismatch>,
+    /// The whole report.
+    pub report: Report,
 }
 
 /// Why a job cannot be restored from a checkpoint.
@@ -244,7 +375,7 @@ pub enum Mismatch {
         bytes: u64,
     },
     /// A state that cannot be read as it is declared now.
-    #[error("state `{state}` of operator `{operator}` was {was} and is declared as {now}")]
+    #[error("state `{state}` of operator `{operator}` was {was} and is declared as {now}{why}")]
     StateChanged {
         /// The operator.
         operator: String,
@@ -254,6 +385,8 @@ pub enum Mismatch {
         was: String,
         /// In the job.
         now: String,
+        /// What keeps it from being read.
+        why: Unreadable,
     },
     /// The input of a source is not what it was.
     #[error("source `{operator}`: its input has changed since the checkpoint{}", listed(&changed.differences))]
@@ -342,17 +475,23 @@ pub(crate) fn role(kind: &NodeKind) -> Role {
     }
 }
 
-/// Compares a job with a checkpoint.
+/// Compares a job with a checkpoint. Where a state is to be migrated, the operator is asked to rewrite some of its
+/// values, on an instance of its own.
 ///
 /// # Errors
 /// All mismatches at once; with `allow_non_restored` only those that dropping state does not heal.
 pub fn check(
     graph: &JobGraph,
-    metadata: &Metadata,
-    path: Option<String>,
+    checkpoint: &Completed,
     allow_non_restored: bool,
-) -> Result<Report, Vec<Mismatch>> {
-    let mut found = Comparison::default();
+) -> Result<Report, Box<Refusal>> {
+    let metadata = checkpoint.metadata();
+    let mut found = Comparison {
+        checkpoint,
+        allow_non_restored,
+        entries: Vec::new(),
+        mismatches: Vec::new(),
+    };
     if metadata.key_groups != graph.key_groups.count() {
         found.mismatches.push(Mismatch::KeyGroups {
             checkpoint: metadata.key_groups,
@@ -367,7 +506,12 @@ pub fn check(
     for node in &graph.nodes {
         match metadata.operators.iter().find(|old| old.id == node.id) {
             Some(old) => found.node(node, old),
-            None => found.push(&node.id, Verdict::StartsEmpty),
+            None => {
+                found.push(&node.id, Verdict::StartsEmpty);
+                if let NodeKind::Operator(operator) = &node.kind {
+                    found.new_states(&node.id, operator, |_| false);
+                }
+            }
         }
     }
     for old in &metadata.operators {
@@ -375,23 +519,24 @@ pub fn check(
             found.gone(graph, metadata, old);
         }
     }
-    if allow_non_restored {
-        found
-            .mismatches
-            .retain(|mismatch| !mismatch.may_be_dropped());
-    }
+    let report = Report {
+        checkpoint: metadata.id,
+        path: checkpoint.path(),
+        entries: found.entries,
+    };
     match found.mismatches.is_empty() {
-        true => Ok(Report {
-            checkpoint: metadata.id,
-            path,
-            entries: found.entries,
-        }),
-        false => Err(found.mismatches),
+        true => Ok(report),
+        false => Err(Box::new(Refusal {
+            mismatches: found.mismatches,
+            report,
+        })),
     }
 }
 
 /// A state as the job declares it.
 struct Declared<'a> {
+    /// Its number in calls.
+    number: u32,
     /// As metadata calls it.
     kind: &'static str,
     schema: &'a str,
@@ -399,16 +544,18 @@ struct Declared<'a> {
 }
 
 impl<'a> Declared<'a> {
-    fn keyed(state: &'a StateDescriptor) -> Self {
+    fn keyed((number, state): (usize, &'a StateDescriptor)) -> Self {
         Self {
+            number: number as u32,
             kind: state.kind.name(),
             schema: &state.schema,
             schema_version: state.schema_version,
         }
     }
 
-    fn of_operator(state: &'a operator_state::Descriptor) -> Self {
+    fn of_operator((number, state): (usize, &'a operator_state::Descriptor), first: u32) -> Self {
         Self {
+            number: first + number as u32,
             kind: state.scope.name(),
             schema: &state.schema,
             schema_version: state.schema_version,
@@ -417,13 +564,15 @@ impl<'a> Declared<'a> {
 }
 
 /// What comparing a job with a checkpoint has found so far.
-#[derive(Default)]
-struct Comparison {
+struct Comparison<'a> {
+    checkpoint: &'a Completed,
+    /// Whether what does not fit may be dropped.
+    allow_non_restored: bool,
     entries: Vec<ReportEntry>,
     mismatches: Vec<Mismatch>,
 }
 
-impl Comparison {
+impl Comparison<'_> {
     fn push(&mut self, operator: &str, verdict: Verdict) {
         self.entries.push(ReportEntry {
             operator: operator.to_owned(),
@@ -434,10 +583,13 @@ impl Comparison {
     /// A node that is in both.
     fn node(&mut self, node: &Node, old: &metadata::Operator) {
         if old.role != role(&node.kind) {
+            let (was, now) = (name(old.role), name(role(&node.kind)));
+            let why = format!("was {} and is {}", with_article(was), with_article(now));
+            self.push(&node.id, Verdict::Refused(why));
             self.mismatches.push(Mismatch::RoleChanged {
                 operator: node.id.clone(),
-                was: name(old.role),
-                now: name(role(&node.kind)),
+                was,
+                now,
             });
             return;
         }
@@ -448,16 +600,19 @@ impl Comparison {
             .collect();
         match &node.kind {
             NodeKind::Source(source) => {
-                self.push(
-                    &node.id,
-                    Verdict::Continues(source.describe_position(&parts)),
-                );
-                if let Err(changed) = source.compare(&node.id, &parts) {
-                    self.mismatches.push(Mismatch::InputChanged {
-                        operator: node.id.clone(),
-                        changed,
-                    });
-                }
+                let position = source.describe_position(&parts);
+                let verdict = match source.compare(&node.id, &parts) {
+                    Ok(()) => Verdict::Continues(position),
+                    Err(changed) => {
+                        self.mismatches.push(Mismatch::InputChanged {
+                            operator: node.id.clone(),
+                            changed,
+                        });
+                        let why = format!("has other input than in the checkpoint ({position})");
+                        Verdict::Refused(why)
+                    }
+                };
+                self.push(&node.id, verdict);
             }
             NodeKind::Sink(_) => self.push(&node.id, Verdict::Commits(parts.len())),
             NodeKind::Operator(operator) => self.operator(node, operator, old),
@@ -474,90 +629,172 @@ impl Comparison {
                 _ => {}
             }
         }
-        let declared = |state: &State| operator.states.iter().find(|it| it.name == state.name);
-        for state in &old.states {
-            match declared(state) {
-                Some(declared) => self.state(node, state, Declared::keyed(declared)),
-                None => self.state_gone(node, old, state),
-            }
-        }
-        let of_operator = |state: &State| {
-            let mut states = operator.operator_states.iter();
-            states.find(|it| it.name == state.name)
+        // The operator comes first, then its states.
+        let at = self.entries.len();
+        let declared = |state: &State| {
+            let mut states = operator.states.iter().enumerate();
+            states.find(|(_, it)| it.name == state.name)
         };
-        for state in &old.operator_states {
-            match of_operator(state) {
-                Some(declared) => self.state(node, state, Declared::of_operator(declared)),
-                None => self.state_gone(node, old, state),
-            }
-        }
-        let verdict = match has_state(old) {
-            true => {
-                // What is dropped has an entry of its own.
-                let keyed = || old.states.iter().filter(|state| declared(state).is_some());
-                let own = || {
-                    old.operator_states
-                        .iter()
-                        .filter(|it| of_operator(it).is_some())
-                };
-                let kept = || keyed().chain(own());
-                Verdict::Restored {
-                    from_parallelism: old.parallelism,
-                    to_parallelism: node.parallelism,
-                    entries: kept().map(|state| state.entries).sum(),
-                    bytes: kept().map(|state| state.bytes).sum(),
+        let of_operator = |state: &State| {
+            let mut states = operator.operator_states.iter().enumerate();
+            states.find(|(_, it)| it.name == state.name)
+        };
+        let first = operator.first_operator_state();
+        let keyed = old.states.iter();
+        let keyed = keyed.map(|state| (state, declared(state).map(Declared::keyed)));
+        let own = old.operator_states.iter().map(|state| {
+            let declared = of_operator(state);
+            let declared = declared.map(|declared| Declared::of_operator(declared, first));
+            (state, declared)
+        });
+        let (mut entries, mut bytes) = (0, 0);
+        for (state, declared) in keyed.chain(own) {
+            let is_dropped = self.checkpoint.drops(&node.id, &state.name);
+            match declared {
+                Some(declared) if !is_dropped => {
+                    self.state(node, operator, old, state, &declared);
+                    entries += state.entries;
+                    bytes += state.bytes;
+                }
+                declared => {
+                    let is_declared = declared.is_some();
+                    self.state_gone(&node.id, old, state, is_dropped, is_declared);
                 }
             }
+        }
+        self.new_states(&node.id, operator, |name| {
+            let mut states = old.states.iter().chain(&old.operator_states);
+            states.any(|state| state.name == name)
+        });
+        let verdict = match has_state(old) {
+            true => Verdict::Restored {
+                from_parallelism: old.parallelism,
+                to_parallelism: node.parallelism,
+                entries,
+                bytes,
+            },
             false => Verdict::Nothing,
         };
-        self.push(&node.id, verdict);
+        let operator = node.id.clone();
+        self.entries.insert(at, ReportEntry { operator, verdict });
     }
 
-    fn state(&mut self, node: &Node, was: &State, now: Declared<'_>) {
-        let old = format!(
-            "{} state of `{}` version {}",
-            was.kind, was.schema, was.schema_version
-        );
-        let new = format!(
-            "{} state of `{}` version {}",
-            now.kind, now.schema, now.schema_version
-        );
-        if old != new {
-            self.mismatches.push(Mismatch::StateChanged {
-                operator: node.id.clone(),
-                state: was.name.clone(),
-                was: old,
-                now: new,
-            });
+    /// The states that an operator declares and the checkpoint does not have.
+    fn new_states(&mut self, id: &str, operator: &OperatorNode, is_old: impl Fn(&str) -> bool) {
+        let keyed = operator.states.iter().map(|state| &state.name);
+        let own = operator.operator_states.iter().map(|state| &state.name);
+        for name in keyed.chain(own).filter(|name| !is_old(name)) {
+            let state = name.clone();
+            self.push(id, Verdict::StateNew { state });
         }
     }
 
-    /// A state that the operator no longer declares.
-    fn state_gone(&mut self, node: &Node, old: &metadata::Operator, state: &State) {
+    /// A state that is in both.
+    fn state(
+        &mut self,
+        node: &Node,
+        operator: &OperatorNode,
+        old: &metadata::Operator,
+        was: &State,
+        now: &Declared<'_>,
+    ) {
+        let (state, entries, bytes) = (was.name.clone(), was.entries, was.bytes);
+        let (from, to) = (was.schema_version, now.schema_version);
+        let why = if was.kind != now.kind || was.schema != now.schema {
+            Unreadable::Other
+        } else if from > to {
+            Unreadable::Newer
+        } else if from == to {
+            let verdict = Verdict::StateSame {
+                state,
+                entries,
+                bytes,
+            };
+            return self.push(&node.id, verdict);
+        } else {
+            match try_migration(self.checkpoint, node, operator, old, was, now.number) {
+                Ok(()) => {
+                    let verdict = Verdict::StateMigrated {
+                        state,
+                        from,
+                        to,
+                        entries,
+                        bytes,
+                    };
+                    return self.push(&node.id, verdict);
+                }
+                Err(failure) => Unreadable::NotMigrated(failure.message),
+            }
+        };
+        let described = |kind: &str, schema: &str, version: u32| {
+            format!("{kind} state of `{schema}` version {version}")
+        };
+        let mismatch = Mismatch::StateChanged {
+            operator: node.id.clone(),
+            state: state.clone(),
+            was: described(&was.kind, &was.schema, from),
+            now: described(now.kind, now.schema, to),
+            why,
+        };
+        if let Mismatch::StateChanged { was, now, why, .. } = &mismatch {
+            let verdict = Verdict::StateRefused {
+                state,
+                why: format!("was {was} and is declared as {now}{why}"),
+                entries,
+                bytes,
+            };
+            self.push(&node.id, verdict);
+        }
+        self.mismatches.push(mismatch);
+    }
+
+    /// A state that the operator no longer declares, or that is dropped as asked.
+    fn state_gone(
+        &mut self,
+        id: &str,
+        old: &metadata::Operator,
+        state: &State,
+        as_asked: bool,
+        declared: bool,
+    ) {
         // Of what deltas hold of it, nothing is known before they are read.
         let mut segments = old.subtasks.iter().flat_map(|subtask| &subtask.segments);
-        if state.entries == 0 && !segments.any(|segment| segment.delta) {
+        if !as_asked && state.entries == 0 && !segments.any(|segment| segment.delta) {
             return;
         }
-        self.mismatches.push(Mismatch::StateGone {
-            operator: node.id.clone(),
-            state: state.name.clone(),
-            bytes: state.bytes,
-        });
+        if !as_asked && !self.allow_non_restored {
+            self.mismatches.push(Mismatch::StateGone {
+                operator: id.to_owned(),
+                state: state.name.clone(),
+                bytes: state.bytes,
+            });
+            return self.state_refused(id, state, "is not declared any more");
+        }
         self.push(
-            &node.id,
+            id,
             Verdict::StateDropped {
                 state: state.name.clone(),
+                declared,
                 entries: state.entries,
                 bytes: state.bytes,
             },
         );
     }
 
+    fn state_refused(&mut self, id: &str, state: &State, why: &str) {
+        let verdict = Verdict::StateRefused {
+            state: state.name.clone(),
+            why: why.to_owned(),
+            entries: state.entries,
+            bytes: state.bytes,
+        };
+        self.push(id, verdict);
+    }
+
     /// A node of the checkpoint that the job does not have.
     fn gone(&mut self, graph: &JobGraph, metadata: &Metadata, old: &metadata::Operator) {
-        let states = old.states.iter().chain(&old.operator_states);
-        let bytes = states.map(|state| state.bytes).sum();
+        let states = || old.states.iter().chain(&old.operator_states);
+        let bytes = states().map(|state| state.bytes).sum();
         let parts = old.subtasks.iter().map(|subtask| subtask.parts.len()).sum();
         let new = || {
             let of_its_kind = graph
@@ -568,23 +805,152 @@ impl Comparison {
             let known = |id: &String| metadata.operators.iter().any(|old| old.id == *id);
             of_its_kind.filter(|id| !known(id)).collect()
         };
+        let checkpoint = self.checkpoint;
+        let is_dropped = |state: &State| checkpoint.drops(&old.id, &state.name);
+        // Each of its states may be dropped by its name.
+        let is_allowed = self.allow_non_restored || (has_state(old) && states().all(is_dropped));
+        let mut refused = None;
         if has_state(old) {
-            self.mismatches.push(Mismatch::OperatorGone {
+            let left = states().filter(|state| !is_dropped(state));
+            refused = Some(Mismatch::OperatorGone {
                 operator: old.id.clone(),
-                bytes,
+                bytes: left.map(|state| state.bytes).sum(),
                 new: new(),
             });
         } else if parts > 0 {
-            self.mismatches.push(Mismatch::ConnectorGone {
+            refused = Some(Mismatch::ConnectorGone {
                 role: name(old.role),
                 operator: old.id.clone(),
                 parts,
                 new: new(),
             });
-        } else {
+        } else if states().all(|state| !is_dropped(state)) {
             return;
         }
-        self.push(&old.id, Verdict::Dropped { bytes, parts });
+        let refused = refused.filter(|_| !is_allowed);
+        let verdict = match &refused {
+            Some(_) => Verdict::Refused("is not in the job".to_owned()),
+            None => Verdict::Dropped { bytes, parts },
+        };
+        self.push(&old.id, verdict);
+        for state in states() {
+            match refused.is_some() && !is_dropped(state) {
+                true => {
+                    self.state_refused(&old.id, state, "is of an operator that is not in the job")
+                }
+                false => {
+                    let verdict = Verdict::StateDropped {
+                        state: state.name.clone(),
+                        declared: false,
+                        entries: state.entries,
+                        bytes: state.bytes,
+                    };
+                    self.push(&old.id, verdict);
+                }
+            }
+        }
+        self.mismatches.extend(refused);
+    }
+}
+
+/// Rewrites values that were written under an older version of their schema: the number of the state, the version,
+/// the values.
+pub(crate) type Migrate<'a> = dyn FnMut(u32, u32, &Cells) -> Result<Cells, Failure> + 'a;
+
+/// Has an operator rewrite some values of a state, to find out whether it can. What cannot be read is found when
+/// all is restored.
+fn try_migration(
+    checkpoint: &Completed,
+    node: &Node,
+    operator: &OperatorNode,
+    old: &metadata::Operator,
+    state: &State,
+    number: u32,
+) -> Result<(), Failure> {
+    let Some(values) = some_values(checkpoint, old, state) else {
+        return Ok(());
+    };
+    let factory = &operator.factory;
+    let tried = factory.try_migrate(node.parallelism, number, state.schema_version, &values);
+    tried.map(drop)
+}
+
+/// Some values of a state, as many as are read at once; `None` if it has none, or they cannot be read.
+fn some_values(checkpoint: &Completed, old: &metadata::Operator, state: &State) -> Option<Cells> {
+    if old.operator_states.iter().any(|it| it.name == state.name) {
+        let pieces = checkpoint.operator_state(old).ok().flatten()?;
+        let values = pieces.entries(&state.name).map(|(_, _, value)| value);
+        let values: Cells = values.take(SOME_VALUES).collect();
+        return (!values.is_empty()).then_some(values);
+    }
+    let groups = KeyGroups::new(checkpoint.metadata().key_groups)?;
+    for subtask in (0..).take(old.subtasks.len()) {
+        for (segment, origin) in checkpoint.keyed(old, subtask).ok()? {
+            let mut first = FirstValues {
+                state,
+                values: None,
+            };
+            let mut states = origin.states.iter();
+            let descriptor = StateDescriptor {
+                name: state.name.clone(),
+                kind: states.find(|it| it.name == state.name)?.kind,
+                schema: state.schema.clone(),
+                schema_version: state.schema_version,
+                ttl: None,
+            };
+            let mut read = checkpoint.read(segment).ok()?;
+            let mut keyed = KeyedState::new(vec![descriptor], groups.range_of(0, 1), groups);
+            // It ends with the first values that it finds.
+            let ended = keyed.restore_upgraded(&mut read, &origin, &mut first);
+            if first.values.is_some() {
+                return first.values;
+            }
+            ended.ok()?;
+        }
+    }
+    None
+}
+
+/// How many values of operator state are rewritten to find out whether that can be done.
+const SOME_VALUES: usize = 256;
+
+/// Takes the first values of a state and no more.
+struct FirstValues<'a> {
+    state: &'a State,
+    values: Option<Cells>,
+}
+
+impl Upgrade for FirstValues<'_> {
+    fn older(&self, state: &str) -> Option<u32> {
+        (state == self.state.name).then_some(self.state.schema_version)
+    }
+
+    fn migrate(&mut self, _: u32, _: u32, values: &Cells) -> Result<Cells, BoxError> {
+        self.values = Some(values.clone());
+        Err("these are enough".into())
+    }
+}
+
+/// What is done with the states of an operator while they are restored.
+struct Upgrading<'a, 'm> {
+    checkpoint: &'a Completed,
+    operator: &'a str,
+    /// The states of older versions.
+    older: BTreeMap<&'a str, u32>,
+    migrate: &'a mut Migrate<'m>,
+}
+
+impl Upgrade for Upgrading<'_, '_> {
+    fn drops(&self, state: &str) -> bool {
+        self.checkpoint.drops(self.operator, state)
+    }
+
+    fn older(&self, state: &str) -> Option<u32> {
+        self.older.get(state).copied()
+    }
+
+    fn migrate(&mut self, state: u32, from: u32, values: &Cells) -> Result<Cells, BoxError> {
+        Ok((self.migrate)(state, from, values)?)
     }
 }
 
@@ -662,6 +1028,7 @@ pub(crate) fn operator_state(
     id: &str,
     context: &SubtaskContext,
     state: &mut OperatorState,
+    migrate: &mut Migrate<'_>,
 ) -> Result<(), Error> {
     if state.is_none() {
         return Ok(());
@@ -675,9 +1042,13 @@ pub(crate) fn operator_state(
         subtask: context.subtask,
         source,
     })?;
-    let Some(pieces) = pieces else {
+    let Some(mut pieces) = pieces else {
         return Ok(());
     };
+    let dropped = operator.operator_states.iter();
+    for dropped in dropped.filter(|it| checkpoint.drops(id, &it.name)) {
+        pieces.drop_state(&dropped.name);
+    }
     // Every subtask finds the same; one of them says it. The job goes on: its copies were as they are before the
     // checkpoint too, and refusing it would leave no way to continue.
     if context.subtask == 0 {
@@ -691,6 +1062,26 @@ pub(crate) fn operator_state(
         }
     }
     state.restore(&pieces, context.subtask, context.parallelism);
+    for (at, declared) in state.states().to_vec().iter().enumerate() {
+        let mut old = operator.operator_states.iter();
+        let Some(old) = old
+            .find(|old| old.name == declared.name && old.schema_version < declared.schema_version)
+        else {
+            continue;
+        };
+        let (number, from) = (state.first() + at as u32, old.schema_version);
+        let migrated: Result<(), BoxError> =
+            state.migrate(at, |values| Ok(migrate(number, from, values)?));
+        migrated.map_err(|source| Error::Restore {
+            operator: id.to_owned(),
+            subtask: context.subtask,
+            source: RestoreError::Migrate {
+                name: declared.name.clone(),
+                from,
+                source,
+            },
+        })?;
+    }
     Ok(())
 }
 
@@ -702,6 +1093,7 @@ pub(crate) fn keyed_state(
     subtask: u32,
     range: KeyGroupRange,
     state: &mut KeyedState,
+    migrate: &mut Migrate<'_>,
 ) -> Result<(), Error> {
     let Some(operator) = checkpoint.operator(id) else {
         return Ok(());
@@ -711,6 +1103,18 @@ pub(crate) fn keyed_state(
         subtask,
         source,
     };
+    let declared = state.states().to_vec();
+    let older = operator.states.iter().filter_map(|old| {
+        let declared = declared.iter().find(|declared| declared.name == old.name)?;
+        let is_older = old.schema_version < declared.schema_version;
+        is_older.then_some((&*old.name, old.schema_version))
+    });
+    let mut upgrading = Upgrading {
+        checkpoint,
+        operator: id,
+        older: older.collect(),
+        migrate,
+    };
     let groups = checkpoint.key_groups().map_err(unreadable)?;
     let parallelism = u32::try_from(operator.subtasks.len()).unwrap_or(u32::MAX);
     for old in 0..parallelism {
@@ -719,17 +1123,21 @@ pub(crate) fn keyed_state(
         }
         for (segment, origin) in checkpoint.keyed(operator, old).map_err(unreadable)? {
             let mut read = checkpoint.read(segment).map_err(unreadable)?;
-            let restored = state.restore_as(&mut read, &origin);
+            let restored = state.restore_upgraded(&mut read, &origin, &mut upgrading);
             let stats = restored.map_err(|source| Error::Restore {
                 operator: id.to_owned(),
                 subtask,
                 source,
             })?;
             for (name, entries) in stats.dropped {
+                let why = match checkpoint.drops(id, &name) {
+                    true => "as asked",
+                    false => "which is not declared any more",
+                };
                 tracing::warn!(
                     operator = id,
                     subtask,
-                    "dropped {} of state `{name}`, which is not declared any more",
+                    "dropped {} of state `{name}`, {why}",
                     counted(entries, "entry")
                 );
             }

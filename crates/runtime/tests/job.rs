@@ -184,7 +184,7 @@ fn a_job_continues_from_a_checkpoint_at_another_parallelism() {
         let id = latest.metadata().id;
         let store = CheckpointStore::open(dir, "second", store_options()).unwrap();
         let graph = graph(60_000, to, no_fault(), &sink);
-        runtime::restore::check(&graph, latest.metadata(), None, false).unwrap();
+        runtime::restore::check(&graph, &latest, false).unwrap();
         let (outcome, events) = run(
             graph,
             options("second", Some(5), Strategy::None),

@@ -61,7 +61,7 @@ fn texts(mismatches: &[Mismatch]) -> String {
 #[test]
 fn the_report_has_a_verdict_for_each_and_says_from_where_sources_continue() {
     let checkpoint = checkpoint();
-    let report = check(&job(), checkpoint.metadata(), None, false).unwrap();
+    let report = check(&job(), &checkpoint, false).unwrap();
     let position = verdicts(&report, "numbers");
     let [Verdict::Continues(position)] = position.as_slice() else {
         panic!("{report:?}")
@@ -76,11 +76,15 @@ fn the_report_has_a_verdict_for_each_and_says_from_where_sources_continue() {
             entries,
             bytes,
         },
+        Verdict::StateSame { state, .. },
     ] = sum.as_slice()
     else {
         panic!("{report:?}")
     };
-    assert!(*entries == 100 && *bytes > 1600, "{report:?}");
+    assert!(
+        *entries == 100 && *bytes > 1600 && state == "sums",
+        "{report:?}"
+    );
     assert!(matches!(
         verdicts(&report, "sink")[..],
         [Verdict::Commits(_)]
@@ -94,7 +98,7 @@ fn c40_state_of_an_operator_that_is_gone_is_refused_with_its_bytes_or_dropped_al
     // The sink takes what `pass` emits.
     graph.nodes.remove(2);
     graph.nodes[2].inputs[0].from = 1;
-    let mismatches = check(&graph, checkpoint.metadata(), None, false).unwrap_err();
+    let mismatches = check(&graph, &checkpoint, false).unwrap_err().mismatches;
     let [
         Mismatch::OperatorGone {
             operator,
@@ -111,13 +115,18 @@ fn c40_state_of_an_operator_that_is_gone_is_refused_with_its_bytes_or_dropped_al
         text.contains("`sum`") && text.contains(&operator::text::counted(*bytes, "byte")),
         "{text}"
     );
-    let report = check(&graph, checkpoint.metadata(), None, true).unwrap();
+    let report = check(&graph, &checkpoint, true).unwrap();
+    let dropped = verdicts(&report, "sum");
     assert_eq!(
-        verdicts(&report, "sum"),
-        [Verdict::Dropped {
+        dropped[0],
+        Verdict::Dropped {
             bytes: *bytes,
             parts: 0
-        }]
+        }
+    );
+    assert!(
+        matches!(&dropped[1..], [Verdict::StateDropped { state, .. }] if state == "sums"),
+        "{dropped:?}"
     );
 }
 
@@ -127,7 +136,7 @@ fn c41_a_renamed_operator_is_reported_as_gone_and_as_new() {
     let mut graph = job();
     graph.nodes[0].id = "digits".into();
     graph.nodes[2].id = "total".into();
-    let mismatches = check(&graph, checkpoint.metadata(), None, false).unwrap_err();
+    let mismatches = check(&graph, &checkpoint, false).unwrap_err().mismatches;
     let text = texts(&mismatches);
     for part in [
         "operator `sum` is not in the job",
@@ -137,12 +146,15 @@ fn c41_a_renamed_operator_is_reported_as_gone_and_as_new() {
     ] {
         assert!(text.contains(part), "{part} in {text}");
     }
-    let report = check(&graph, checkpoint.metadata(), None, true).unwrap();
-    assert_eq!(verdicts(&report, "total"), [Verdict::StartsEmpty]);
+    let report = check(&graph, &checkpoint, true).unwrap();
+    let new = Verdict::StateNew {
+        state: "sums".to_owned(),
+    };
+    assert_eq!(verdicts(&report, "total"), [Verdict::StartsEmpty, new]);
     assert_eq!(verdicts(&report, "digits"), [Verdict::StartsEmpty]);
     assert!(matches!(
         verdicts(&report, "sum")[..],
-        [Verdict::Dropped { .. }]
+        [Verdict::Dropped { .. }, Verdict::StateDropped { .. }]
     ));
     assert!(matches!(
         verdicts(&report, "numbers")[..],
@@ -163,7 +175,7 @@ fn c40_every_mismatch_is_told_at_once() {
     // An id that stood for an operator stands for a sink.
     graph.nodes[1].id = "sink".into();
     graph.nodes[3].id = "pass".into();
-    let mismatches = check(&graph, checkpoint.metadata(), None, false).unwrap_err();
+    let mismatches = check(&graph, &checkpoint, false).unwrap_err().mismatches;
     let text = texts(&mismatches);
     for part in [
         "128 key groups",
@@ -176,7 +188,7 @@ fn c40_every_mismatch_is_told_at_once() {
         assert!(text.contains(part), "{part} in {text}");
     }
     // Only what can be dropped is let pass.
-    let mismatches = check(&graph, checkpoint.metadata(), None, true).unwrap_err();
+    let mismatches = check(&graph, &checkpoint, true).unwrap_err().mismatches;
     assert!(mismatches.iter().all(|mismatch| !mismatch.may_be_dropped()));
     assert_eq!(mismatches.len(), 4, "{mismatches:?}");
 }

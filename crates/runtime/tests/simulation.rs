@@ -519,7 +519,7 @@ impl World {
         }
         self.tally.resumed += u64::from(restore.is_some());
         if let Some(restore) = &restore {
-            runtime::restore::check(&graph, restore.metadata(), None, false)
+            runtime::restore::check(&graph, restore, false)
                 .map_err(|mismatches| format!("{mismatches:?}"))?;
         }
         let store = CheckpointStore::with_storage(Arc::new(storage.clone()), &id, store_options);
@@ -733,7 +733,7 @@ impl World {
         let process = 1_000 + number as u32;
         let graph = self.graph(process, true, &storage, &trouble);
         let options = self.options("restored", false, true);
-        runtime::restore::check(&graph, found.metadata(), None, false)
+        runtime::restore::check(&graph, &found, false)
             .map_err(|mismatches| format!("{mismatches:?}"))?;
         let store_options = StoreOptions::default();
         let store =

@@ -7,7 +7,7 @@ use std::thread;
 
 use dataflow::port::Port;
 use dataflow::state::{Fired, Resolved, StateKind};
-use dataflow::{Batch, CheckpointId, KeyGroups};
+use dataflow::{Batch, Cells, CheckpointId, KeyGroups};
 use operator::{Call, Failure, FailureKind, Operator, OperatorFactory, SubtaskContext};
 
 use super::component::Component;
@@ -16,7 +16,7 @@ use super::grants::Grants;
 use super::instance::{Blueprint, Functions, Instance};
 use super::metrics::{Metric, Metrics, lock};
 use super::phase::Phase;
-use super::wire::{BatchArg, FiredArg, OpenContext, WirePort};
+use super::wire::{BatchArg, CellsArg, CellsReturned, FiredArg, OpenContext, WirePort};
 
 /// An operator of a job: a component with its place in the job file.
 #[derive(Clone, Debug)]
@@ -105,6 +105,16 @@ impl Factory {
     /// # Errors
     /// As of a start: it cannot be instantiated, or does not open.
     pub fn try_open(&self, parallelism: u32) -> Result<(), Failure> {
+        self.apart(parallelism, false, |operator| operator.instance().map(drop))
+    }
+
+    /// Does something with the first of `parallelism` instances, which is made for it and dropped.
+    fn apart<T: Send>(
+        &self,
+        parallelism: u32,
+        restored: bool,
+        run: impl FnOnce(&mut GuestOperator) -> Result<T, Failure> + Send,
+    ) -> Result<T, Failure> {
         let opening = || {
             let mut operator = GuestOperator {
                 shared: Arc::clone(&self.shared),
@@ -113,11 +123,11 @@ impl Factory {
                 // Not the job's: nothing runs.
                 metrics: Arc::default(),
                 instance: None,
-                restored: false,
+                restored,
                 spare: Some(Box::default()),
                 now_ms: 0,
             };
-            operator.instance().map(drop)
+            run(&mut operator)
         };
         // On a thread of its own, as `describe`: callers may be in an async task.
         thread::scope(|scope| {
@@ -157,6 +167,18 @@ impl OperatorFactory for Factory {
         };
         operator.instance()?;
         Ok(Box::new(operator))
+    }
+
+    fn try_migrate(
+        &self,
+        parallelism: u32,
+        state: u32,
+        from_version: u32,
+        values: &Cells,
+    ) -> Result<Cells, Failure> {
+        self.apart(parallelism, true, |operator| {
+            operator.migrate(state, from_version, values)
+        })
     }
 }
 
@@ -351,6 +373,21 @@ impl Operator for GuestOperator {
         })?;
         self.recycle_if_large();
         Ok(())
+    }
+
+    fn migrate(&mut self, state: u32, from_version: u32, values: &Cells) -> Result<Cells, Failure> {
+        let mut migrated = Cells::new();
+        self.run(Phase::Migrate, |instance, phase| {
+            let returned: CellsReturned = instance.call(
+                phase,
+                |functions: &Functions| functions.migrate,
+                (state, from_version, CellsArg::from(values)),
+            )?;
+            migrated = returned.read(values.len())?;
+            Ok(())
+        })?;
+        self.recycle_if_large();
+        Ok(migrated)
     }
 
     fn close(&mut self) -> Result<(), Failure> {

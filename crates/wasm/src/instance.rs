@@ -58,6 +58,7 @@ pub(super) struct Functions {
     pub(super) on_watermark: Func,
     pub(super) end_of_input: Func,
     pub(super) on_checkpoint_complete: Func,
+    pub(super) migrate: Func,
     pub(super) close: Func,
 }
 
@@ -119,6 +120,7 @@ impl Instance {
             on_watermark: function("on-watermark")?,
             end_of_input: function("end-of-input")?,
             on_checkpoint_complete: function("on-checkpoint-complete")?,
+            migrate: function("migrate")?,
             close: function("close")?,
         };
         let set_clock = match blueprint.is_adapted {
@@ -235,7 +237,7 @@ fn named(phase: Phase, failure: Failure) -> Failure {
             message: format!("`{}` failed: {}", phase.name(), failure.message),
             ..failure
         },
-        Phase::Start | Phase::Describe | Phase::Open | Phase::Process => failure,
+        Phase::Start | Phase::Describe | Phase::Open | Phase::Process | Phase::Migrate => failure,
     }
 }
 

@@ -19,6 +19,8 @@ pub(super) enum Phase {
     EndOfInput,
     /// `on-checkpoint-complete`.
     CheckpointComplete,
+    /// `migrate`.
+    Migrate,
     /// `close`.
     Close,
 }
@@ -35,6 +37,7 @@ impl Phase {
             Self::OnWatermark => "on-watermark",
             Self::EndOfInput => "end-of-input",
             Self::CheckpointComplete => "on-checkpoint-complete",
+            Self::Migrate => "migrate",
             Self::Close => "close",
         }
     }

@@ -93,6 +93,35 @@ impl CellsView {
     }
 }
 
+/// `cells`, returned by an exported function.
+#[derive(ComponentType, Lift)]
+#[component(record)]
+pub(super) struct CellsReturned {
+    data: Vec<u8>,
+    offsets: Vec<u32>,
+}
+
+impl CellsReturned {
+    /// The cells, once their offsets are known to be right, and there are as many as there should be.
+    pub(super) fn read(self, count: usize) -> Result<Cells, Failure> {
+        let cells = Cells::from_parts(self.data, self.offsets)
+            .map_err(|error| protocol(format!("values: {error}")))?;
+        if cells.len() != count {
+            let message = format!("{count} values became {}", cells.len());
+            return Err(protocol(message));
+        }
+        let is_large = |cell: &[u8]| cell.len() > CellsView::CELL_BYTES_MAX;
+        let some_large = cells.iter().any(is_large);
+        match some_large {
+            false => Ok(cells),
+            true => Err(protocol(format!(
+                "values: one of them is larger than {} MiB",
+                CellsView::CELL_BYTES_MAX >> 20
+            ))),
+        }
+    }
+}
+
 /// A failure that is the guest's fault: it passed something that does not fit.
 pub(super) fn protocol(message: impl Into<String>) -> Failure {
     Failure::new(FailureKind::Protocol, message)

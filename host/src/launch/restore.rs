@@ -1,16 +1,20 @@
 //! The checkpoint that the command line names: found, and compared with the job before anything runs.
 
+use std::collections::BTreeSet;
+
 use anyhow::anyhow;
 use checkpoint::Fallback;
 use checkpoint::locate::LATEST;
-use checkpoint::{Completed, locate, locate_fallback};
+use checkpoint::metadata::Operator;
+use checkpoint::{Changes, Completed, locate, locate_fallback};
 use dataflow::KeyGroups;
 use job_file::JobFile;
 use job_file::checkpoint::{Retention, Storage};
+use job_file::hints::did_you_mean;
 use runtime::JobGraph;
-use runtime::restore::{Mismatch, Report, ReportEntry, Verdict};
+use runtime::restore::{Mismatch, Refusal, Report, ReportEntry, Verdict};
 
-use crate::cli::{ClaimMode, RestoreArguments};
+use crate::cli::{ClaimMode, RestoreArguments, UpgradeArguments};
 use crate::events::{Event, RestoredNode};
 use crate::exit::{Error, Exit};
 
@@ -64,8 +68,8 @@ pub(crate) fn check_options(arguments: &RestoreArguments, job: &JobFile) -> Resu
     }
     let option = if arguments.allow_drained {
         "--allow-drained"
-    } else if arguments.allow_non_restored_state {
-        "-n"
+    } else if let Some(option) = upgrade_option(&arguments.upgrade) {
+        option
     } else if arguments.fallback {
         "--fallback"
     } else if arguments.claim_mode.is_some() {
@@ -77,6 +81,141 @@ pub(crate) fn check_options(arguments: &RestoreArguments, job: &JobFile) -> Resu
     };
     let error = anyhow!("{option} has an effect only on a start from a checkpoint");
     Err(Error::refused(error).hint("add `-s PATH`, `-s latest` or `--resume`"))
+}
+
+/// One of the options that say what may become of state that does not fit, if one is given.
+pub(crate) fn upgrade_option(upgrade: &UpgradeArguments) -> Option<&'static str> {
+    if upgrade.allow_non_restored_state {
+        Some("-n")
+    } else if !upgrade.drop_state.is_empty() {
+        Some("--drop-state")
+    } else if !upgrade.map_operator.is_empty() {
+        Some("--map-operator")
+    } else {
+        None
+    }
+}
+
+/// Refuses names of what is in a checkpoint where there is none.
+pub(crate) fn refuse_for_nothing(upgrade: &UpgradeArguments) -> Result<(), Error> {
+    let option = match (upgrade.drop_state.first(), upgrade.map_operator.first()) {
+        (Some(_), _) => "--drop-state",
+        (None, Some(_)) => "--map-operator",
+        (None, None) => return Ok(()),
+    };
+    let error = anyhow!("{option} has no effect: the job has no checkpoint to start from");
+    Err(Error::refused(error).hint("leave it out"))
+}
+
+/// The changes that the options ask for.
+pub(crate) fn changes(upgrade: &UpgradeArguments) -> Changes {
+    Changes {
+        renamed: upgrade.map_operator.clone(),
+        dropped: upgrade.drop_state.clone(),
+    }
+}
+
+/// The checkpoint as the job sees it, with what `--map-operator` and `--drop-state` say.
+///
+/// # Errors
+/// All that they name and is not there, and what contradicts itself, with exit code 2.
+pub(crate) fn changed(
+    checkpoint: &Completed,
+    graph: &JobGraph,
+    upgrade: &UpgradeArguments,
+) -> Result<Completed, Error> {
+    let operators = &checkpoint.metadata().operators;
+    let mut problems = Vec::new();
+    mapping_problems(operators, graph, &upgrade.map_operator, &mut problems);
+    dropping_problems(operators, upgrade, &mut problems);
+    if problems.is_empty() {
+        return Ok(checkpoint.changed(changes(upgrade)));
+    }
+    let error = anyhow!(
+        "what is asked of checkpoint {} cannot be done",
+        checkpoint.metadata().id
+    );
+    let refused = Error::refused(error);
+    Err(problems.into_iter().fold(refused, Error::detail))
+}
+
+/// What something does not have, and what may have been meant.
+fn unknown<'a>(what: &str, name: &str, names: impl IntoIterator<Item = &'a str> + Clone) -> String {
+    match did_you_mean(name, names) {
+        Some(hint) => format!("{what}; {hint}"),
+        None => what.to_owned(),
+    }
+}
+
+fn mapping_problems(
+    operators: &[Operator],
+    graph: &JobGraph,
+    mapped: &[(String, String)],
+    problems: &mut Vec<String>,
+) {
+    let old_ids = || operators.iter().map(|operator| operator.id.as_str());
+    let new_ids = || graph.nodes.iter().map(|node| node.id.as_str());
+    let (mut from, mut to) = (BTreeSet::new(), BTreeSet::new());
+    for (old, new) in mapped {
+        let option = format!("--map-operator {old}={new}");
+        if !old_ids().any(|id| id == old) {
+            let what = format!("{option}: the checkpoint has no `{old}`");
+            problems.push(unknown(&what, old, old_ids().collect::<Vec<_>>()));
+        }
+        if !new_ids().any(|id| id == new) {
+            let what = format!("{option}: the job has no `{new}`");
+            problems.push(unknown(&what, new, new_ids().collect::<Vec<_>>()));
+        }
+        if !from.insert(old) {
+            problems.push(format!("{option}: `{old}` is mapped twice"));
+        }
+        if !to.insert(new) {
+            problems.push(format!(
+                "{option}: another one is mapped to `{new}`, and two cannot become one"
+            ));
+        }
+        // Unless it makes room.
+        let stays = old_ids().any(|id| id == new) && !mapped.iter().any(|(from, _)| from == new);
+        if stays {
+            problems.push(format!(
+                "{option}: the checkpoint has a `{new}` of its own, and two cannot become one"
+            ));
+        }
+    }
+}
+
+fn dropping_problems(
+    operators: &[Operator],
+    upgrade: &UpgradeArguments,
+    problems: &mut Vec<String>,
+) {
+    for (id, state) in &upgrade.drop_state {
+        let option = format!("--drop-state {id}/{state}");
+        let Some(operator) = operators.iter().find(|operator| operator.id == *id) else {
+            let what = format!("{option}: the checkpoint has no operator `{id}`");
+            let mut renamed = upgrade.map_operator.iter();
+            problems.push(match renamed.find(|(_, new)| new == id) {
+                Some((old, _)) => format!("{what}; it is `{old}` there"),
+                None => {
+                    let ids: Vec<&str> = operators
+                        .iter()
+                        .filter(|it| !it.states.is_empty() || !it.operator_states.is_empty())
+                        .map(|it| it.id.as_str())
+                        .collect();
+                    unknown(&what, id, ids)
+                }
+            });
+            continue;
+        };
+        let states = operator.states.iter().chain(&operator.operator_states);
+        let names: Vec<&str> = states.map(|state| state.name.as_str()).collect();
+        if names.is_empty() {
+            problems.push(format!("{option}: `{id}` has no state in the checkpoint"));
+        } else if !names.contains(&state.as_str()) {
+            let what = format!("{option}: `{id}` has no state `{state}` in the checkpoint");
+            problems.push(unknown(&what, state, names));
+        }
+    }
 }
 
 /// Finds the checkpoint that `spec` names.
@@ -180,45 +319,78 @@ pub(crate) fn check(
              their inputs again",
         ));
     }
-    let allowed = arguments.allow_non_restored_state;
-    runtime::restore::check(graph, checkpoint.metadata(), checkpoint.path(), allowed).map_err(
-        |mismatches| {
-            let id = checkpoint.metadata().id;
-            let mut text = format!("the job does not fit checkpoint {id}");
-            if let Some(path) = checkpoint.path() {
-                text.push_str(&format!(" ({path})"));
-            }
-            let mut error = mismatches
-                .iter()
-                .flat_map(|mismatch| {
-                    let text = mismatch.to_string();
-                    text.lines().map(str::to_owned).collect::<Vec<_>>()
-                })
-                .fold(Error::refused(anyhow!(text)), |error, line| {
-                    error.detail(line)
-                });
-            let is_schema = |mismatch: &Mismatch| matches!(mismatch, Mismatch::StateChanged { .. });
-            if mismatches.iter().any(is_schema) {
-                error = error.hint(
-                    "declare the state as it was; or give the new one another name and drop the old one with `-n`; \
-                     or start afresh with `--fresh`",
-                );
-            }
-            for mismatch in &mismatches {
-                if let Mismatch::InputChanged { changed, .. } = mismatch {
-                    error = error.hint(&changed.choices);
-                }
-            }
-            if mismatches.iter().all(|mismatch| mismatch.may_be_dropped()) {
-                error.hint(
-                    "`-n` starts the job and drops the state that does not fit; prepared output of a removed \
-                     sink is published where it is staged",
-                )
-            } else {
-                error
-            }
-        },
-    )
+    compared(graph, checkpoint, &arguments.upgrade).map_err(|refusal| refused(checkpoint, &refusal))
+}
+
+/// The same without words for what does not fit.
+pub(crate) fn compared(
+    graph: &JobGraph,
+    checkpoint: &Completed,
+    upgrade: &UpgradeArguments,
+) -> Result<Report, Box<Refusal>> {
+    runtime::restore::check(graph, checkpoint, upgrade.allow_non_restored_state)
+}
+
+/// In words: what does not fit, and then what would become of the rest.
+fn refused(checkpoint: &Completed, refusal: &Refusal) -> Error {
+    let mismatches = &refusal.mismatches;
+    let id = checkpoint.metadata().id;
+    let mut text = format!("the job does not fit checkpoint {id}");
+    if let Some(path) = checkpoint.path() {
+        text.push_str(&format!(" ({path})"));
+    }
+    let mut error = mismatches
+        .iter()
+        .flat_map(|mismatch| {
+            let text = mismatch.to_string();
+            text.lines().map(str::to_owned).collect::<Vec<_>>()
+        })
+        .fold(Error::refused(anyhow!(text)), |error, line| {
+            error.detail(line)
+        });
+    for entry in &refusal.report.entries {
+        // What was named above is not said again. Of an operator that is gone, its states were not.
+        let is_said = match &entry.verdict {
+            Verdict::Refused(_) => true,
+            Verdict::StateRefused { .. } => !mismatches.iter().any(|mismatch| {
+                matches!(mismatch, Mismatch::OperatorGone { operator, .. } if *operator == entry.operator)
+            }),
+            _ => false,
+        };
+        if !is_said {
+            error = error.detail(entry.to_string());
+        }
+    }
+    let is_schema = |mismatch: &Mismatch| matches!(mismatch, Mismatch::StateChanged { .. });
+    if mismatches.iter().any(is_schema) {
+        error = error.hint(
+            "declare the state as it was; or raise the version of its schema and let the operator migrate \
+             it; or let it start empty with `--drop-state`; or start afresh with `--fresh`",
+        );
+    }
+    for mismatch in mismatches {
+        if let Mismatch::InputChanged { changed, .. } = mismatch {
+            error = error.hint(&changed.choices);
+        }
+    }
+    for mismatch in mismatches {
+        if let Mismatch::OperatorGone { operator, new, .. }
+        | Mismatch::ConnectorGone { operator, new, .. } = mismatch
+            && let [new] = new.as_slice()
+        {
+            error = error.hint(format!(
+                "if it was renamed: `--map-operator {operator}={new}`"
+            ));
+        }
+    }
+    if mismatches.iter().all(|mismatch| mismatch.may_be_dropped()) {
+        error.hint(
+            "`-n` starts the job and drops the state that does not fit; prepared output of a removed \
+             sink is published where it is staged",
+        )
+    } else {
+        error
+    }
 }
 
 /// The event that tells what is restored.
@@ -230,7 +402,7 @@ pub(crate) fn event(report: &Report) -> Event {
     }
 }
 
-fn node(entry: &ReportEntry) -> RestoredNode {
+pub(crate) fn node(entry: &ReportEntry) -> RestoredNode {
     let node = RestoredNode {
         operator: entry.operator.clone(),
         verdict: entry.verdict.code(),
@@ -255,18 +427,50 @@ fn node(entry: &ReportEntry) -> RestoredNode {
             bytes: Some(*bytes),
             ..node
         },
-        Verdict::StateDropped {
+        Verdict::StateMigrated {
+            state,
+            from,
+            to,
+            entries,
+            bytes,
+        } => RestoredNode {
+            state: Some(state.clone()),
+            from_version: Some(*from),
+            to_version: Some(*to),
+            entries: Some(*entries),
+            bytes: Some(*bytes),
+            ..node
+        },
+        Verdict::StateNew { state } => RestoredNode {
+            state: Some(state.clone()),
+            ..node
+        },
+        Verdict::StateSame {
             state,
             entries,
             bytes,
+        }
+        | Verdict::StateRefused {
+            state,
+            entries,
+            bytes,
+            ..
+        }
+        | Verdict::StateDropped {
+            state,
+            entries,
+            bytes,
+            ..
         } => RestoredNode {
             state: Some(state.clone()),
             entries: Some(*entries),
             bytes: Some(*bytes),
             ..node
         },
-        Verdict::StartsEmpty | Verdict::Nothing | Verdict::Changed { .. } | Verdict::Output(_) => {
-            node
-        }
+        Verdict::StartsEmpty
+        | Verdict::Nothing
+        | Verdict::Changed { .. }
+        | Verdict::Refused(_)
+        | Verdict::Output(_) => node,
     }
 }

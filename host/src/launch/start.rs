@@ -18,7 +18,7 @@ use operator::text::counted;
 use operator::{Delivery, JobIdentity, Origin, SinkFactory};
 use runtime::clock::LeaseTime;
 use runtime::graph::NodeKind;
-use runtime::restore::Report;
+use runtime::restore::{Report, ReportEntry};
 use runtime::{JobGraph, Keeper};
 
 use super::orphans::{self, Owed};
@@ -116,11 +116,11 @@ fn in_memory(
     let job = &prepared.job;
     let run = settings::new_token();
     let job_id = settings::memory_job_id(job, &run);
-    let from = match restore::spec(arguments) {
+    let mut from = match restore::spec(arguments) {
         None => None,
         Some(spec) => Some(restore::named(spec, arguments, None, &job_id)?),
     };
-    let (graph, mut report) = fitted(prepared, from.as_ref(), arguments)?;
+    let (graph, mut report) = fitted(prepared, &mut from, arguments)?;
     check_output(&graph, from.as_ref(), &run)?;
     orphaned(&graph, from.as_ref(), report.as_mut(), &run, audience)?.publish(&run)?;
     Ok(Begun {
@@ -136,23 +136,72 @@ fn in_memory(
     })
 }
 
-/// The graph for a checkpoint, and how the checkpoint fits it. The checkpoint is durable then.
+/// What a start from a checkpoint would do. Nothing changes by it, and nothing is written.
+///
+/// # Errors
+/// Why there would be none.
+pub(crate) fn tried(
+    prepared: &Prepared,
+    from: &Completed,
+    arguments: &RestoreArguments,
+) -> Result<Report, Error> {
+    let graph = prepared.graph(Some(restore::key_groups(from)?))?;
+    let from = restore::changed(from, &graph, &arguments.upgrade)?;
+    let mut report = restore::check(&graph, &from, arguments)?;
+    // A run that goes on keeps its token; another one has none of the output of the one that took the checkpoint.
+    let run = match &prepared.job.checkpoint.storage {
+        Storage::Filesystem(dir) => {
+            let own = format!(
+                "{}/{}/",
+                dir.to_string().trim_end_matches('/'),
+                settings::job_id(&prepared.job)
+            );
+            let is_own = from.path().is_some_and(|path| path.starts_with(&own));
+            from.metadata().run.clone().filter(|_| is_own)
+        }
+        Storage::Memory => None,
+    };
+    let run = run.unwrap_or_else(settings::new_token);
+    check_output(&graph, Some(&from), &run)?;
+    orphans::find(&graph, &from, &mut report, &run, Audience::Person)?;
+    Ok(report)
+}
+
+/// What a start from a checkpoint that is refused would do to each part of it, if that is known.
+pub(crate) fn refusal(
+    prepared: &Prepared,
+    from: &Completed,
+    arguments: &RestoreArguments,
+) -> Result<Vec<ReportEntry>, Error> {
+    let graph = prepared.graph(Some(restore::key_groups(from)?))?;
+    let Ok(from) = restore::changed(from, &graph, &arguments.upgrade) else {
+        return Ok(Vec::new());
+    };
+    Ok(match restore::compared(&graph, &from, &arguments.upgrade) {
+        Ok(report) => report.entries,
+        Err(refusal) => refusal.report.entries,
+    })
+}
+
+/// The graph for a checkpoint, and how the checkpoint fits it. The checkpoint is durable then, and is seen as the job
+/// sees it.
 fn fitted(
     prepared: &Prepared,
-    from: Option<&Completed>,
+    from: &mut Option<Completed>,
     arguments: &RestoreArguments,
 ) -> Result<(JobGraph, Option<Report>), Error> {
-    let groups = from.map(restore::key_groups).transpose()?;
+    let groups = from.as_ref().map(restore::key_groups).transpose()?;
     let graph = prepared.graph(groups)?;
-    let report = from
-        .map(|checkpoint| restore::check(&graph, checkpoint, arguments))
-        .transpose()?;
+    let Some(checkpoint) = from else {
+        restore::refuse_for_nothing(&arguments.upgrade)?;
+        return Ok((graph, None));
+    };
+    *checkpoint = restore::changed(checkpoint, &graph, &arguments.upgrade)?;
+    let report = Some(restore::check(&graph, checkpoint, arguments)?);
     // Before anything is built on it: output is committed in its name.
-    if let Some(checkpoint) = from {
-        checkpoint
-            .settle()
-            .map_err(|error| Error::checkpoint(error, "making the checkpoint durable"))?;
-    }
+    checkpoint
+        .settle()
+        .map_err(|error| Error::checkpoint(error, "making the checkpoint durable"))?;
     Ok((graph, report))
 }
 
@@ -236,10 +285,10 @@ impl Owning<'_> {
             let base = self.base_of_rewind(&lease);
             self.finish_rewind(&lease, &store, &graph, base.as_ref())?;
         }
-        let Some(decided) = self.decide(&lease, spec)? else {
+        let Some(mut decided) = self.decide(&lease, spec)? else {
             return Ok(None);
         };
-        let (graph, mut report) = fitted(self.prepared, decided.from.as_ref(), self.arguments)?;
+        let (graph, mut report) = fitted(self.prepared, &mut decided.from, self.arguments)?;
         check_output(&graph, decided.from.as_ref(), &decided.token)?;
         let owed = orphaned(
             &graph,
@@ -733,7 +782,8 @@ impl Owning<'_> {
             Start::Own { id } => History::of(lease).ok()?.checkpoint(id).ok().map(Some),
             start => self.started_from(&start).ok(),
         };
-        from.map(Base)
+        let changes = restore::changes(&self.arguments.upgrade);
+        from.map(|from| Base(from.map(|from| from.changed(changes))))
     }
 
     /// Takes over what the run starts from, and what earlier processes left. Returns whether that is a

@@ -4149,8 +4149,10 @@ pub mod exports {
                     fn on_checkpoint_complete(
                         checkpoint: u64,
                     ) -> ::core::result::Result<(), Failure>;
-                    /// Values of a state (a number as above) written under an older schema version, in the current one. Not
-                    /// called yet: a checkpoint with another schema version is refused.
+                    /// Values of a state (a number as above) written under an older schema version, in the current one: as many, in
+                    /// the same order. Of map state they are what the fields have, of list state the elements. Called after `open`
+                    /// while state is restored, and once more to find out whether the job can start; no state, no output. A failure
+                    /// keeps the job from starting.
                     #[allow(async_fn_in_trait)]
                     fn migrate(
                         state: u32,

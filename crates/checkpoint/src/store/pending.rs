@@ -391,6 +391,7 @@ impl Pending {
             metadata_bytes,
             bytes_written: self.bytes_written.load(Ordering::Relaxed) + metadata_bytes,
             lasting: !store.volatile || self.savepoint.is_some(),
+            changes: crate::Changes::default(),
         });
         Ok(Slot {
             encoded,

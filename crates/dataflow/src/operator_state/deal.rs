@@ -9,12 +9,20 @@ use std::sync::Arc;
 
 use super::codec::{Author, Corrupt, Decoded, decode};
 use super::{ENTRY_BYTES, OperatorState, Scope, Shared, Table};
+use crate::cells::Cells;
 
 /// The operator state of all subtasks of one operator in a checkpoint.
 #[derive(Clone, Debug, Default)]
 pub struct Pieces(Vec<Vec<Decoded>>);
 
 impl Pieces {
+    /// Removes a state, as if no subtask had had it.
+    pub fn drop_state(&mut self, name: &str) {
+        for states in &mut self.0 {
+            states.retain(|state| state.name != name);
+        }
+    }
+
     /// Adds the state of the next subtask, as it was written.
     ///
     /// # Errors
@@ -107,6 +115,54 @@ impl OperatorState {
                 }
             };
         }
+        self.count();
+    }
+
+    /// Has the values of the state at `at`, counted from the first one, rewritten by `migrate`: elements of lists
+    /// and what fields of maps have. Their order and the fields stay. Only after [`OperatorState::restore`].
+    ///
+    /// # Errors
+    /// That of `migrate`, also if it returns another number of values; the state must not be used then.
+    pub fn migrate<E: From<String>>(
+        &mut self,
+        at: usize,
+        mut migrate: impl FnMut(&Cells) -> Result<Cells, E>,
+    ) -> Result<(), E> {
+        /// How many values, and about how many bytes of them, are rewritten at a time.
+        const VALUES_MAX: usize = 1024;
+        const BYTES_MAX: usize = 1 << 20;
+        let Some(table) = self.tables.get_mut(at) else {
+            return Ok(());
+        };
+        let mut values: Vec<&mut Shared> = match table {
+            Table::List(list) => Arc::make_mut(list).iter_mut().collect(),
+            Table::Map(map) => Arc::make_mut(map).values_mut().collect(),
+        };
+        let mut rest = &mut values[..];
+        while !rest.is_empty() {
+            let mut old = Cells::new();
+            for value in rest.iter().take(VALUES_MAX) {
+                old.push(value);
+                if old.byte_len() >= BYTES_MAX {
+                    break;
+                }
+            }
+            let new = migrate(&old)?;
+            if new.len() != old.len() {
+                return Err(format!("{} values became {}", old.len(), new.len()).into());
+            }
+            let (some, left) = rest.split_at_mut(old.len());
+            for (value, new) in some.iter_mut().zip(new.iter()) {
+                **value = Shared::from(new);
+            }
+            rest = left;
+        }
+        self.count();
+        Ok(())
+    }
+
+    /// Counts what it holds.
+    fn count(&mut self) {
         let held = self.tables.iter().map(Table::amount);
         self.bytes = held
             .map(|(entries, bytes)| entries * ENTRY_BYTES + bytes)

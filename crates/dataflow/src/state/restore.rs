@@ -10,10 +10,11 @@ use super::change::Tally;
 use super::codec::{Block, BlockKind, BlockReader, Entry};
 use super::header::{FIELD_TWICE, Header, KEY_TWICE, NO_TIMER, Origin, is_timers};
 use super::index::{Index, SHARDS};
+use super::migrate::Older;
 use super::table::Store;
 use super::timers::{Timers, is_timer};
 use super::ttl::{Conversion, Converted, TOO_SHORT};
-use super::{KeyedState, RestoreError, RestoreStats, StateKind, Times};
+use super::{KeyedState, RestoreError, RestoreStats, StateKind, Times, Upgrade};
 use crate::key::{self, KeyGroupRange};
 
 /// For how many keys room is made at once because a segment says that it has that many; for more only
@@ -37,6 +38,8 @@ struct Stored {
     dropped: u64,
     /// What becomes of its values, if they have an expiry or get one.
     conversion: Option<Conversion>,
+    /// The version under which its values were written, if they are rewritten.
+    older: Option<u32>,
 }
 
 /// The keys that a segment says it has.
@@ -98,7 +101,7 @@ impl KeyedState {
     /// The segment cannot be read, is not what was written, or a state has another kind. Part of it
     /// may have been restored then: this state must not be used.
     pub fn restore(&mut self, segment: &mut dyn io::Read) -> Result<RestoreStats, RestoreError> {
-        self.restore_from(segment, None)
+        self.restore_from(segment, None, None)
     }
 
     /// As [`KeyedState::restore`], for a segment of which it is known where it comes from.
@@ -110,13 +113,27 @@ impl KeyedState {
         segment: &mut dyn io::Read,
         origin: &Origin,
     ) -> Result<RestoreStats, RestoreError> {
-        self.restore_from(segment, Some(origin))
+        self.restore_from(segment, Some(origin), None)
+    }
+
+    /// As [`KeyedState::restore_as`], with states that are dropped, or whose values are rewritten.
+    ///
+    /// # Errors
+    /// As [`KeyedState::restore_as`]; also if values cannot be rewritten.
+    pub fn restore_upgraded(
+        &mut self,
+        segment: &mut dyn io::Read,
+        origin: &Origin,
+        upgrade: &mut dyn Upgrade,
+    ) -> Result<RestoreStats, RestoreError> {
+        self.restore_from(segment, Some(origin), Some(upgrade))
     }
 
     fn restore_from(
         &mut self,
         segment: &mut dyn io::Read,
         origin: Option<&Origin>,
+        mut upgrade: Option<&mut dyn Upgrade>,
     ) -> Result<RestoreStats, RestoreError> {
         self.commit();
         self.forget_bases();
@@ -131,10 +148,11 @@ impl KeyedState {
         let taken = origin.map_or_else(Times::default, |origin| origin.taken);
         // The clock may have gone back since, or be that of another machine.
         self.set_now(taken.processing);
-        let mut stored = self.declared(&reader, &header, taken)?;
+        let mut stored = self.declared(&reader, &header, taken, upgrade.as_deref())?;
         let mut expected = self.expected(&header, origin);
-        // Keys that are not in the index cannot become cold.
-        let mut unindexed = Unindexed::new(header.full && self.cold.is_none());
+        // Keys that are not in the index cannot become cold, and values that are rewritten come the other way.
+        let as_they_are = stored.iter().all(|state| state.older.is_none());
+        let mut unindexed = Unindexed::new(header.full && self.cold.is_none() && as_they_are);
         let mut stats = RestoreStats::default();
         while let Some(block) = reader.next()? {
             blocks.admit(block).map_err(|what| reader.corrupt(what))?;
@@ -151,7 +169,11 @@ impl KeyedState {
                 self.index_all(&mut reader, &mut unindexed, &mut expected)?;
                 self.make_room(&mut expected, 0);
                 let stored = &mut stored[block.state as usize];
-                self.restore_block(&mut reader, block, &header, stored, &mut stats)?;
+                let upgrade = match &mut upgrade {
+                    Some(upgrade) => Some(&mut **upgrade),
+                    None => None,
+                };
+                self.restore_block(&mut reader, block, &header, stored, upgrade, &mut stats)?;
             }
         }
         self.index_all(&mut reader, &mut unindexed, &mut expected)?;
@@ -221,15 +243,17 @@ impl KeyedState {
         reader: &BlockReader<'_>,
         header: &Header,
         taken: Times,
+        upgrade: Option<&dyn Upgrade>,
     ) -> Result<Vec<Stored>, RestoreError> {
         if header.key_groups != self.key_groups {
             return Err(reader.corrupt("the segment has another number of key groups"));
         }
         let stored = header.states.iter().map(|state| {
+            let is_dropped = upgrade.is_some_and(|upgrade| upgrade.drops(&state.name));
             let declared = self
                 .descriptors
                 .iter()
-                .position(|descriptor| descriptor.name == state.name);
+                .position(|descriptor| descriptor.name == state.name && !is_dropped);
             let now = declared.map(|index| self.descriptors[index].kind);
             match now {
                 Some(now) if now != state.kind => Err(RestoreError::KindChanged {
@@ -243,6 +267,9 @@ impl KeyedState {
                     dropped: 0,
                     conversion: declared
                         .and_then(|table| self.conversion(table, state.expires_by, taken)),
+                    older: upgrade
+                        .filter(|_| declared.is_some())
+                        .and_then(|upgrade| upgrade.older(&state.name)),
                 }),
             }
         });
@@ -321,6 +348,7 @@ impl KeyedState {
         block: Block,
         header: &Header,
         state: &mut Stored,
+        mut upgrade: Option<&mut (dyn Upgrade + '_)>,
         stats: &mut RestoreStats,
     ) -> Result<(), RestoreError> {
         let written = header.range;
@@ -367,9 +395,23 @@ impl KeyedState {
             {
                 return Err(entries.corrupt(NO_TIMER));
             }
+            let migrated = match (state.declared, state.older, upgrade.as_deref_mut()) {
+                (Some(table), Some(from), Some(upgrade)) if !removal => {
+                    let older = Older {
+                        name: &state.name,
+                        table: table as u32,
+                        from,
+                        is_dated: self.tables[table].ttl.is_some(),
+                    };
+                    let converted = older.values(block.kind, &some, state.conversion);
+                    let converted = converted.ok_or_else(|| entries.corrupt(TOO_SHORT))?;
+                    Some(older.migrate(converted, upgrade)?)
+                }
+                _ => None,
+            };
             let mut tally = Tally::default();
             let mut once = true;
-            for (entry, hash) in some.iter().zip(hashes.drain(..)) {
+            for (position, (entry, hash)) in some.iter().zip(hashes.drain(..)).enumerate() {
                 let count = |entry: &Entry<'_>| match block.kind {
                     BlockKind::ListElements => entry.count,
                     _ => u64::from(!removal),
@@ -379,16 +421,21 @@ impl KeyedState {
                     continue;
                 };
                 let full = header.full;
-                let (kind, entry) =
-                    match convert(state.conversion, block.kind, *entry, &mut scratch) {
-                        Some(Converted::Entry(entry)) => {
-                            stats.entries += count(&entry);
-                            (block.kind, entry)
-                        }
-                        Some(Converted::Expired) if full => continue,
-                        Some(Converted::Expired) => (removal_of(block.kind), *entry),
-                        None => return Err(entries.corrupt(TOO_SHORT)),
-                    };
+                let converted = match &migrated {
+                    None => convert(state.conversion, block.kind, *entry, &mut scratch),
+                    Some(migrated) => {
+                        Some(migrated.entry(position, block.kind, *entry, &mut scratch))
+                    }
+                };
+                let (kind, entry) = match converted {
+                    Some(Converted::Entry(entry)) => {
+                        stats.entries += count(&entry);
+                        (block.kind, entry)
+                    }
+                    Some(Converted::Expired) if full => continue,
+                    Some(Converted::Expired) => (removal_of(block.kind), *entry),
+                    None => return Err(entries.corrupt(TOO_SHORT)),
+                };
                 once &= self.restore_entry(table, kind, full, hash, entry, &mut tally);
             }
             if !once {
@@ -641,6 +688,93 @@ mod tests {
         };
         assert_eq!(values(&restored, 0), values(&whole, 1));
         assert_eq!(values(&restored, 1), values(&whole, 2));
+    }
+
+    /// Drops the first state and appends a byte to the values of the others; loses a value if it is told so.
+    struct Appending {
+        loses: bool,
+    }
+
+    impl Upgrade for Appending {
+        fn drops(&self, state: &str) -> bool {
+            state == "first"
+        }
+
+        fn older(&self, state: &str) -> Option<u32> {
+            (state != "first").then_some(1)
+        }
+
+        fn migrate(
+            &mut self,
+            state: u32,
+            from: u32,
+            values: &Cells,
+        ) -> Result<Cells, Box<dyn std::error::Error + Send + Sync>> {
+            assert!(state > 0 && from == 1, "{state} from {from}");
+            let lost = usize::from(self.loses);
+            let mut new = Cells::new();
+            for value in values.iter().skip(lost) {
+                new.push(&[value, b"!"].concat());
+            }
+            Ok(new)
+        }
+    }
+
+    #[test]
+    fn c50_values_are_rewritten_and_states_dropped_while_they_are_restored() {
+        let mut whole = filled();
+        let segment = segment(&mut whole);
+        let mut restored = state(&STATES, groups().range_of(0, 1));
+        let mut appending = Appending { loses: false };
+        let stats = restored
+            .restore_from(&mut segment.as_slice(), None, Some(&mut appending))
+            .unwrap();
+        assert_eq!(stats.dropped, [("first".to_owned(), 800)]);
+        let entries = |state: &KeyedState, more: &[u8]| {
+            let entries = state.walk().filter(|entry| entry.state > 0);
+            let entries = entries.map(|entry| {
+                let field = entry.field.map(<[u8]>::to_vec);
+                let value = [entry.value, more].concat();
+                (entry.key.to_vec(), entry.state, field, value)
+            });
+            entries.collect::<Vec<_>>()
+        };
+        assert_eq!(entries(&restored, b""), entries(&whole, b"!"));
+        assert_eq!(restored.walk().filter(|entry| entry.state == 0).count(), 0);
+        // Who loses a value is refused.
+        let mut restored = state(&STATES, groups().range_of(0, 1));
+        let mut losing = Appending { loses: true };
+        let refused = restored.restore_from(&mut segment.as_slice(), None, Some(&mut losing));
+        assert!(
+            matches!(&refused, Err(RestoreError::Migrate { name, from: 1, .. }) if name == "second"),
+            "{refused:?}"
+        );
+    }
+
+    #[test]
+    fn c50_what_is_rewritten_expires_as_it_would_have() {
+        let mut whole = filled();
+        let segment = segment(&mut whole);
+        let mut descriptors = whole.states().to_vec();
+        descriptors[1].ttl = Some(crate::state::Ttl {
+            millis: 1000,
+            refresh: crate::state::Refresh::Write,
+            time: crate::state::TtlTime::Processing,
+        });
+        let mut restored = KeyedState::new(descriptors, groups().range_of(0, 1), groups());
+        restored.set_now(5000);
+        let mut appending = Appending { loses: false };
+        restored
+            .restore_from(&mut segment.as_slice(), None, Some(&mut appending))
+            .unwrap();
+        let (key, value) = {
+            let mut seconds = whole.walk().filter(|entry| entry.state == 1);
+            let entry = seconds.next().unwrap();
+            (entry.key.to_vec(), [entry.value, b"!"].concat())
+        };
+        assert_eq!(restored.get(1, &key), Ok(Some(&value[..])));
+        restored.set_now(6000);
+        assert_eq!(restored.get(1, &key), Ok(None));
     }
 
     #[test]

@@ -872,7 +872,7 @@ impl Process {
         let graph = self.graph();
         let options = self.options(run);
         if let Some(from) = &from {
-            runtime::restore::check(&graph, from.metadata(), None, false)
+            runtime::restore::check(&graph, from, false)
                 .map_err(|mismatches| Err(format!("{mismatches:?}")))?;
         }
         let ends_early = !healthy && (self.outside.shape.is_endless() || self.random.one_in(2));
