@@ -53,6 +53,13 @@ impl<T: Operator> Harness<T> {
         self.fire(WitDomain::ProcessingTime, milliseconds)
     }
 
+    /// Starts a new instance, and drops the timers of processing time that fell due while the job was down.
+    #[cfg(test)]
+    pub(crate) fn restart_without_overdue_timers(&mut self) -> Result<()> {
+        self.host.skip_overdue_timers();
+        self.restart()
+    }
+
     fn fire(&mut self, domain: WitDomain, time: i64) -> Result<()> {
         for _ in 0..CALLS_MAX {
             let Some(fired) = self.host.begin_timers(domain, time) else {

@@ -172,16 +172,18 @@ impl<G: Aggregate> Context<'_, G> {
             return Ok(());
         }
         panes.as_mut_slice()[at].changed = true;
-        if panes.early_at.is_none() {
-            let time = self
-                .call
-                .processing_time(self.host)
-                .saturating_add(interval);
-            panes.early_at = Some(time);
-            self.timers
-                .register_processing_time(time, Alarm::Early.tag(self.window))?;
-        }
-        Ok(())
+        let now = self.call.processing_time(self.host);
+        let time = match panes.early_at {
+            // It is still to come.
+            Some(time) if time > now => return Ok(()),
+            // It fires after this call, or a host that skips what fell due while the job was down has dropped it. To
+            // register it twice is the same as once, and it must not be put off.
+            Some(time) => time,
+            None => now.saturating_add(interval),
+        };
+        panes.early_at = Some(time);
+        self.timers
+            .register_processing_time(time, Alarm::Early.tag(self.window))
     }
 
     /// Removes what is left of a key without panes.

@@ -335,6 +335,51 @@ fn early_results_come_by_the_clock_and_by_records() {
     );
 }
 
+#[test]
+fn an_early_result_whose_timer_was_skipped_comes_after_the_next_record() {
+    make!(Tumbled: Tumbling = |ctx| ctx.window("w", Tumbling::minutes(10), Collect).early_every(Duration::from_secs(1)));
+    make!(Visits: Session = |ctx| ctx.window("w", Session::minutes(9), Collect).early_every(Duration::from_secs(1)));
+    make!(All: Global = |ctx| ctx.window("w", Global, Collect).early_every(Duration::from_secs(1)));
+    fn run<M: Make>() {
+        let mut early = Harness::<Made<M>>::open().unwrap();
+        early.process_timed(&at(1, &["a"])).unwrap();
+        early.set_processing_time(1500);
+        early.restart_without_overdue_timers().unwrap();
+        early.set_time(1500).unwrap();
+        assert!(early.take_rows().is_empty(), "the timer was dropped");
+        early.process_timed(&at(1, &["b"])).unwrap();
+        early.set_time(1501).unwrap();
+        let rows = early.take_rows();
+        assert_eq!(rows.len(), 1, "{rows:?}");
+        assert!(rows[0].starts_with("k,Early,") && rows[0].ends_with(",a b"));
+        early.process_timed(&at(1, &["c"])).unwrap();
+        early.set_time(2500).unwrap();
+        assert!(early.take_rows().is_empty(), "it is due after a second");
+        early.set_time(2501).unwrap();
+        assert_eq!(early.take_rows().len(), 1);
+        early.end_of_input(0).unwrap();
+        assert_eq!(early.entries(), 0);
+    }
+    run::<Tumbled>();
+    run::<Visits>();
+    run::<All>();
+}
+
+#[test]
+fn an_early_result_that_is_due_is_not_put_off_by_records() {
+    make!(Due: Tumbling = |ctx| ctx.window("w", Tumbling::minutes(10), Collect).early_every(Duration::from_secs(1)));
+    let mut early = Harness::<Made<Due>>::open().unwrap();
+    early.process_timed(&at(1, &["a"])).unwrap();
+    // Batches come before the host looks at its timers.
+    early.set_processing_time(1000);
+    early.process_timed(&at(1, &["b"])).unwrap();
+    early.set_processing_time(1900);
+    early.process_timed(&at(1, &["c"])).unwrap();
+    early.set_time(1900).unwrap();
+    assert_eq!(early.take_rows(), ["k,Early,0,10,a b c"]);
+    assert_eq!(early.timers().len(), 1, "that of the end");
+}
+
 /// A window with timers of the operator's own, which emits something after the window's results too.
 struct AfterResults {
     window: Window<Tumbling, Collect>,

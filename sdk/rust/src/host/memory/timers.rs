@@ -111,6 +111,16 @@ impl Host {
         self.set_event_time(watermark);
     }
 
+    /// Drops the timers of processing time up to now, as a host does at a restore if it is to skip what is overdue.
+    #[cfg(test)]
+    pub(crate) fn skip_overdue_timers(&self) {
+        let now = self.processing_time();
+        let mut timers = self.0.timers.borrow_mut();
+        let is_overdue =
+            |timer: &Pending| timer.domain == TimeDomain::ProcessingTime && timer.time <= now;
+        timers.pending.retain(|timer| !is_overdue(timer));
+    }
+
     /// All timers that have not fired, those of event time first.
     pub(crate) fn pending_timers(&self) -> Vec<Pending> {
         self.0.timers.borrow().pending.iter().cloned().collect()
