@@ -141,7 +141,8 @@ impl<A: Assigner, G: Aggregate> Window<A, G> {
     /// such a record moves the end of beyond the watermark is open again: it emits its result at its new end, as
     /// [`Firing::OnTime`].
     ///
-    /// It may change when the job restarts. Windows that were removed before do not come back.
+    /// It may change when the job restarts. If it is longer then, a record may come for a window that was removed
+    /// before: it begins the window anew, and the late result lacks what the window had.
     #[must_use]
     pub fn allowed_lateness(self, lateness: Duration) -> Self {
         let settings = &self.0.settings;
