@@ -2477,7 +2477,7 @@ pub mod exports {
                     pub schema: _rt::String,
                     pub schema_version: u32,
                     /// Entries (values, fields of maps, elements of lists) that are older are gone. Only for the scope `keyed`.
-                    /// No host supports it yet: a description that has it is refused.
+                    /// A description with one of 0 milliseconds is refused.
                     pub ttl: ::core::option::Option<Ttl>,
                 }
                 impl ::core::fmt::Debug for StateDescriptor {
