@@ -45,10 +45,10 @@ pub(crate) enum Command {
     /// sink what would be restored, migrated, dropped or refused. The checkpoint is only read, and it does not
     /// matter whether the job runs. Exit codes: 0 it would start; 2 it would be refused; 3 the checkpoint is corrupt.
     Check(Check),
-    /// Look at checkpoints and remove them: in any directory, file:// or s3:// URL, no job needed
+    /// Look at checkpoints and remove them: in any directory, file://, s3:// or az:// URL, no job needed
     #[command(subcommand)]
     Checkpoints(Checkpoints),
-    /// Remove savepoints: in any directory, file:// or s3:// URL, no job needed
+    /// Remove savepoints: in any directory, file://, s3:// or az:// URL, no job needed
     #[command(subcommand)]
     Savepoints(Savepoints),
     /// List the running hosts of this user and their jobs
@@ -167,7 +167,7 @@ pub(crate) struct JobArguments {
 #[derive(Clone, Debug, Default, Args)]
 pub(crate) struct RestoreArguments {
     /// Resume from a checkpoint: its _metadata file or directory, a job directory (newest checkpoint
-    /// in it), each as a path, file:// or s3:// URL, or `latest` (newest one of this job)
+    /// in it), each as a path, file://, s3:// or az:// URL, or `latest` (newest one of this job)
     #[arg(
         short = 's',
         long = "from-savepoint",
@@ -310,7 +310,7 @@ pub(crate) enum Savepoints {
 /// `host savepoints dispose`.
 #[derive(Debug, Args)]
 pub(crate) struct Dispose {
-    /// A savepoint's directory, its _metadata file, or a file:// or s3:// URL of one
+    /// A savepoint's directory, its _metadata file, or a file://, s3:// or az:// URL of one
     #[arg(value_name = "PATH", required = true)]
     pub(crate) places: Vec<String>,
     /// Print JSON
@@ -378,7 +378,7 @@ pub(crate) struct Gc {
 /// Which checkpoints.
 #[derive(Debug, Args)]
 pub(crate) struct Target {
-    /// A directory, a _metadata file, or a file:// or s3:// URL of one
+    /// A directory, a _metadata file, or a file://, s3:// or az:// URL of one
     #[arg(value_name = "PATH")]
     pub(crate) place: String,
     /// Print JSON
@@ -437,7 +437,7 @@ pub(crate) struct Savepoint {
     /// Of which job.
     #[command(flatten)]
     pub(crate) job: RunningJob,
-    /// In which directory the savepoint gets one of its own, as a path, file:// or s3:// URL; the job file's
+    /// In which directory the savepoint gets one of its own, as a path, file://, s3:// or az:// URL; the job file's
     /// checkpoint.savepoint-dir by default
     #[arg(value_name = "DIR")]
     pub(crate) directory: Option<String>,
@@ -455,7 +455,7 @@ pub(crate) struct Stop {
     /// End all input first, as if there were no more records
     #[arg(long)]
     pub(crate) drain: bool,
-    /// Take a savepoint too, in this directory: a path, file:// or s3:// URL; the job file's
+    /// Take a savepoint too, in this directory: a path, file://, s3:// or az:// URL; the job file's
     /// checkpoint.savepoint-dir by default
     #[arg(long, value_name = "DIR")]
     pub(crate) savepoint_path: Option<String>,

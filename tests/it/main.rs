@@ -71,6 +71,7 @@ mod restore; // from which checkpoint, into what
 mod rewind; // a start that takes back what came later
 mod retention; // what is left when a job ends, and how it is ended
 mod rows; // rows and the columns that are declared for them
+mod remote; // checkpoints in Azure
 mod s3; // checkpoints in a bucket
 mod terminal; // what others wrote does not steer a terminal
 mod timers; // they fire in order, each once, whatever happens

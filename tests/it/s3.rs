@@ -98,7 +98,7 @@ fn c37_a_checkpoint_in_a_bucket_is_named_by_its_url() {
         ("s3://checkpoints/jobs/c73", "does not exist"),
         ("s3://checkpoints/jobs", "no completed checkpoint"),
         ("s3://elsewhere/jobs", "NoSuchBucket"),
-        ("gs://checkpoints/jobs", "not built into this version"),
+        ("wasbs://checkpoints/jobs", "is written az://"),
         ("s3://key:password@checkpoints/x", "AWS_ACCESS_KEY_ID"),
     ] {
         let ended = run(&scene, &server, &["run", "job.toml", "-s", spec])

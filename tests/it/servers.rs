@@ -1,4 +1,4 @@
-//! S3 servers on loopback, for the tests here and for those of `crates/checkpoint`.
+//! Servers of S3 and Azure on loopback, for the tests here and for those of `crates/checkpoint`.
 //!
 //! `cargo xtask tools` installs them below `target/`. Each test starts its own, on a port that is free, and
 //! it ends with the test, whatever happens to that: the server ends when its standard input does.
@@ -19,6 +19,8 @@ pub(crate) enum Kind {
     Moto,
     /// Ignores them.
     S3rver,
+    /// Speaks Azure's protocol, and checks signatures.
+    Azurite,
 }
 
 /// What a request to moto's server has to have: it does not check signatures, but wants to see one.
@@ -60,6 +62,36 @@ const server = new S3rver({
 server.run().then(({ port }) => console.error('Running on http://127.0.0.1:' + port));
 ";
 
+/// A container is made by a signed request. What is in it can be listed by anybody, so that tests can look at it.
+const AZURITE: &str = "\
+process.stdin.on('end', () => process.exit()).resume();
+const [container, account, key] = process.argv.slice(1);
+process.argv = [...process.argv.slice(0, 1), 'azurite', '--blobPort', '0', '--inMemoryPersistence',
+  '--disableTelemetry', '--skipApiVersionCheck'];
+console.log = (line) => {
+  const port = /listens on http:..127.0.0.1:(\\d+)/.exec(line)?.[1];
+  if (port) create(port).then(() => console.error('Running on http://127.0.0.1:' + port));
+};
+async function create(port) {
+  const headers = { 'x-ms-blob-public-access': 'container', 'x-ms-date': new Date().toUTCString(),
+    'x-ms-version': '2023-11-03' };
+  const named = Object.keys(headers).sort().map((name) => name + ':' + headers[name]).join('\\n');
+  const signed = ['PUT', ...Array(11).fill(''), named,
+    `/${account}/${account}/${container}`, 'restype:container'].join('\\n');
+  const signature = require('crypto').createHmac('sha256', Buffer.from(key, 'base64'))
+    .update(signed).digest('base64');
+  const answer = await fetch(`http://127.0.0.1:${port}/${account}/${container}?restype=container`, {
+    method: 'PUT', headers: { ...headers, authorization: `SharedKey ${account}:${signature}` } });
+  if (!answer.ok) throw new Error(answer.status + await answer.text());
+}
+require('azurite/dist/src/blob/main.js');
+";
+
+/// The account and the key that every emulator of Azure has. They are no secret, and are not shown all the same.
+const AZURE_ACCOUNT: &str = "devstoreaccount1";
+pub(crate) const AZURE_KEY: &str =
+    "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==";
+
 /// A server that is running. It ends with the drop.
 pub(crate) struct Server {
     kind: Kind,
@@ -86,6 +118,17 @@ impl Server {
                     .args(["-e", S3RVER])
                     .arg(directory.path())
                     .arg(BUCKET);
+                command
+            }
+            Kind::Azurite => {
+                let mut command = Command::new("node");
+                command.current_dir(installed("azure/azurite")).args([
+                    "-e",
+                    AZURITE,
+                    BUCKET,
+                    AZURE_ACCOUNT,
+                    AZURE_KEY,
+                ]);
                 command
             }
         };
@@ -115,7 +158,10 @@ impl Server {
 
     /// Its address.
     pub(crate) fn endpoint(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
+        match self.kind {
+            Kind::Azurite => format!("http://127.0.0.1:{}/{AZURE_ACCOUNT}", self.port),
+            Kind::Moto | Kind::S3rver => format!("http://127.0.0.1:{}", self.port),
+        }
     }
 
     /// Its port.
@@ -125,6 +171,9 @@ impl Server {
 
     /// The environment in which a program finds it.
     pub(crate) fn variables(&self) -> Vec<(String, String)> {
+        if matches!(self.kind, Kind::Azurite) {
+            return azure_variables(&self.endpoint());
+        }
         let mut variables = variables(&self.endpoint());
         if matches!(self.kind, Kind::S3rver) {
             // The only ones that it knows.
@@ -139,6 +188,16 @@ impl Server {
 
     /// The keys of all objects in the bucket that begin like this.
     pub(crate) fn keys(&self, prefix: &str) -> Vec<String> {
+        if matches!(self.kind, Kind::Azurite) {
+            let list =
+                format!("/{AZURE_ACCOUNT}/{BUCKET}?restype=container&comp=list&prefix={prefix}");
+            let answer = self.request("GET", &list);
+            assert!(answer.contains(" 200 "), "no list: {answer}");
+            let names = answer.split("<Name>").skip(1);
+            return names
+                .filter_map(|rest| Some(rest.split_once("</Name>")?.0.to_owned()))
+                .collect();
+        }
         let answer = self.request("GET", &format!("/{BUCKET}?list-type=2&prefix={prefix}"));
         assert!(answer.contains(" 200 "), "no list: {answer}");
         let keys = answer.split("<Key>").skip(1);
@@ -190,7 +249,7 @@ impl Server {
         let signed = match self.kind {
             Kind::Moto => SIGNED,
             // It checks them: nothing is sent to it but what needs none.
-            Kind::S3rver => "",
+            Kind::S3rver | Kind::Azurite => "",
         };
         let head = format!(
             "{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n{signed}{header}Content-Length: {}\r\n\r\n",
@@ -240,6 +299,18 @@ pub(crate) fn variables(endpoint: &str) -> Vec<(String, String)> {
         ("AWS_ACCESS_KEY_ID", "test-key"),
         ("AWS_SECRET_ACCESS_KEY", "test-secret-never-shown"),
         ("AWS_REGION", "us-east-1"),
+    ]
+    .map(|(name, value)| (name.to_owned(), value.to_owned()))
+    .to_vec()
+}
+
+/// The environment in which a program finds Azurite at this address.
+pub(crate) fn azure_variables(endpoint: &str) -> Vec<(String, String)> {
+    [
+        ("AZURE_STORAGE_ENDPOINT", endpoint),
+        ("AZURE_ALLOW_HTTP", "true"),
+        ("AZURE_STORAGE_ACCOUNT_NAME", AZURE_ACCOUNT),
+        ("AZURE_STORAGE_ACCOUNT_KEY", AZURE_KEY),
     ]
     .map(|(name, value)| (name.to_owned(), value.to_owned()))
     .to_vec()

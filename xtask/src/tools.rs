@@ -1,5 +1,5 @@
 //! What tests need beside the host, below `target/`: the S3 servers that they talk to (moto's, which honours
-//! conditional writes, and s3rver, which does not), the packages of the reader of checkpoints in
+//! conditional writes, and s3rver, which does not), one of Azure (Azurite), the packages of the reader of checkpoints in
 //! `tests/reader/`, the SQL engine of `tests/sql/` and what builds the counters of `tests/guests/`, from PyPI and npm,
 //! and the maker of random components in `tests/smith/`.
 //!
@@ -14,6 +14,7 @@ use crate::{Result, root, story};
 
 const MOTO: &str = "moto[server]==5.2.5";
 const S3RVER: &str = "s3rver@3.7.1";
+const AZURITE: &str = "azurite@3.37.0";
 
 /// What the reader of checkpoints needs, with versions.
 const READER: &str = "tests/reader/requirements.txt";
@@ -36,6 +37,12 @@ pub(crate) fn install() -> Result<()> {
         S3RVER,
         &for_tests(S3RVER),
         |place| node(place, S3RVER),
+    )?;
+    install_one(
+        &root().join("target/azure/azurite"),
+        AZURITE,
+        &for_tests(AZURITE),
+        |place| node(place, AZURITE),
     )?;
     smith()?;
     for (requirements, place) in [(READER, "target/reader"), (SQL, "target/sql")] {

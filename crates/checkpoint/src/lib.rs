@@ -103,7 +103,7 @@ pub use catalog::list;
 pub use completed::{Changes, Completed};
 pub use history::{Fallback, Rejected};
 pub use locate::{Located, locate, locate_fallback};
-pub use location::{is_bucket, shown};
+pub use location::{is_remote, shown};
 pub use metadata::Metadata;
 pub use savepoint::SavepointTarget;
 pub use store::{CheckpointStore, Pending};

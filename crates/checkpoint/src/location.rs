@@ -8,16 +8,8 @@ use std::time::Duration;
 use url::Url;
 
 use crate::names;
-use crate::storage::{Bucket, FileStorage, Permissions, S3Storage, Storage, environment};
+use crate::storage::{FileStorage, Permissions, Remote, Scheme, Storage, environment};
 use crate::{Error, Result};
-
-/// URL schemes that have a storage in some build of this program.
-const REMOTE_SCHEMES: [&str; 9] = [
-    "gs", "gcs", "az", "azure", "adl", "abfs", "abfss", "wasb", "wasbs",
-];
-
-/// What some programs call S3.
-const S3_ALIASES: [&str; 2] = ["s3a", "s3n"];
 
 /// How long looking around may take, in a storage that is reached over a network.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -28,8 +20,8 @@ pub(crate) enum Location {
     /// An absolute path.
     Path(PathBuf),
     /// A key in a bucket, and how its bucket is reached.
-    Bucket {
-        bucket: Bucket,
+    Remote {
+        bucket: Remote,
         storage: Arc<dyn Storage>,
         key: String,
     },
@@ -46,14 +38,14 @@ pub(crate) enum Found {
 impl Location {
     /// The place that a path or URL means. `what` is named in messages.
     pub(crate) fn parse(spec: &str, what: &str) -> Result<Self> {
-        if !is_bucket(spec) {
+        if !is_remote(spec) {
             return Ok(Self::Path(path(spec, what)?));
         }
-        let bucket = Bucket::parse(spec, what)?;
+        let bucket = Remote::parse(spec, what)?;
         // The whole bucket, for references lead up.
         let root = bucket.root();
-        Ok(Self::Bucket {
-            storage: Arc::new(S3Storage::open(&root, PATIENCE, &environment())?),
+        Ok(Self::Remote {
+            storage: root.open(PATIENCE, &environment())?,
             key: bucket.key().to_owned(),
             bucket: root,
         })
@@ -68,7 +60,7 @@ impl Location {
             Self::Path(path) if path.is_file() => Ok(Found::File),
             Self::Path(path) if path.exists() => Ok(Found::Directory),
             Self::Path(_) => Ok(Found::Nothing),
-            Self::Bucket { storage, key, .. } => {
+            Self::Remote { storage, key, .. } => {
                 if !key.is_empty() {
                     match storage.read(key, 0..0) {
                         Ok(_) => return Ok(Found::File),
@@ -91,7 +83,7 @@ impl Location {
     pub(crate) fn open_directory(&self) -> Result<(Arc<dyn Storage>, String)> {
         match self {
             Self::Path(path) => open_directory(path),
-            Self::Bucket { storage, key, .. } => Ok((Arc::clone(storage), key.clone())),
+            Self::Remote { storage, key, .. } => Ok((Arc::clone(storage), key.clone())),
         }
     }
 
@@ -99,11 +91,11 @@ impl Location {
     pub(crate) fn join(&self, leaf: &str) -> Self {
         match self {
             Self::Path(path) => Self::Path(path.join(leaf)),
-            Self::Bucket {
+            Self::Remote {
                 bucket,
                 storage,
                 key,
-            } => Self::Bucket {
+            } => Self::Remote {
                 bucket: bucket.clone(),
                 storage: Arc::clone(storage),
                 key: names::join(key, leaf),
@@ -115,12 +107,12 @@ impl Location {
     pub(crate) fn parent(&self) -> Option<Self> {
         match self {
             Self::Path(path) => path.parent().map(|parent| Self::Path(parent.to_owned())),
-            Self::Bucket { key, .. } if key.is_empty() => None,
-            Self::Bucket {
+            Self::Remote { key, .. } if key.is_empty() => None,
+            Self::Remote {
                 bucket,
                 storage,
                 key,
-            } => Some(Self::Bucket {
+            } => Some(Self::Remote {
                 bucket: bucket.clone(),
                 storage: Arc::clone(storage),
                 key: names::parent(key).to_owned(),
@@ -132,7 +124,7 @@ impl Location {
     pub(crate) fn real(&self) -> Option<Self> {
         match self {
             Self::Path(path) => path.canonicalize().ok().map(Self::Path),
-            Self::Bucket { .. } => Some(self.clone()),
+            Self::Remote { .. } => Some(self.clone()),
         }
     }
 
@@ -140,7 +132,7 @@ impl Location {
     pub(crate) fn leaf(&self) -> Option<&str> {
         match self {
             Self::Path(path) => path.file_name()?.to_str(),
-            Self::Bucket { key, .. } => Some(names::leaf(key)),
+            Self::Remote { key, .. } => Some(names::leaf(key)),
         }
     }
 }
@@ -149,8 +141,8 @@ impl fmt::Display for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Path(path) => write!(f, "{}", path.display()),
-            Self::Bucket { bucket, key, .. } if key.is_empty() => write!(f, "{bucket}"),
-            Self::Bucket { bucket, key, .. } => write!(f, "{bucket}/{key}"),
+            Self::Remote { bucket, key, .. } if key.is_empty() => write!(f, "{bucket}"),
+            Self::Remote { bucket, key, .. } => write!(f, "{bucket}/{key}"),
         }
     }
 }
@@ -168,10 +160,10 @@ pub fn shown(spec: &str) -> String {
     }
 }
 
-/// Whether what a user names is in a bucket.
+/// Whether what a user names is reached over a network: in a bucket, or in HDFS.
 #[must_use]
-pub fn is_bucket(spec: &str) -> bool {
-    scheme(spec).is_some_and(|scheme| scheme == "s3")
+pub fn is_remote(spec: &str) -> bool {
+    scheme(spec).is_some_and(|scheme| Scheme::of(&scheme).is_some())
 }
 
 /// The absolute path that a path or `file:` URL means. `what` is named in messages.
@@ -184,17 +176,12 @@ pub(crate) fn path(spec: &str, what: &str) -> Result<PathBuf> {
         return std::path::absolute(spec)
             .map_err(|error| refuse(format!("is not a path: {error}")));
     };
-    if S3_ALIASES.contains(&scheme.as_str()) {
-        return Err(refuse("is written s3:// here".to_owned()));
-    }
-    if REMOTE_SCHEMES.contains(&scheme.as_str()) {
-        return Err(refuse(format!(
-            "is in `{scheme}` storage, which is not built into this version (a path, a file:// or an s3:// URL is expected)"
-        )));
+    if let Some(meant) = Scheme::meant(&scheme) {
+        return Err(refuse(format!("is written {} here", meant.example())));
     }
     if scheme != "file" {
         return Err(refuse(format!(
-            "has the unknown scheme `{scheme}` (a path, a file:// or an s3:// URL is expected)"
+            "has the unknown scheme `{scheme}` (a path, or a file://, s3:// or az:// URL is expected)"
         )));
     }
     let url = Url::parse(spec).map_err(|error| refuse(format!("is not a valid URL: {error}")))?;
@@ -230,13 +217,8 @@ pub(crate) fn create_root(
     patience: Duration,
     permissions: Permissions,
 ) -> Result<Arc<dyn Storage>> {
-    if is_bucket(dir) {
-        let bucket = Bucket::parse(dir, what)?;
-        return Ok(Arc::new(S3Storage::create(
-            &bucket,
-            patience,
-            &environment(),
-        )?));
+    if is_remote(dir) {
+        return Remote::parse(dir, what)?.create(patience, &environment());
     }
     let path = path(dir, what)?;
     refuse_file_system_root(dir, what, &path)?;
@@ -250,10 +232,9 @@ pub(crate) fn create_root(
 /// As [`create_root`], to be looked at only: nothing is made, and nothing is sent yet. `None` if there is no
 /// such directory.
 pub(crate) fn existing_root(dir: &str, patience: Duration) -> Result<Option<Arc<dyn Storage>>> {
-    if is_bucket(dir) {
-        let bucket = Bucket::parse(dir, "checkpoint directory")?;
-        let storage = S3Storage::open(&bucket, patience, &environment())?;
-        return Ok(Some(Arc::new(storage)));
+    if is_remote(dir) {
+        let remote = Remote::parse(dir, "checkpoint directory")?;
+        return Ok(Some(remote.open(patience, &environment())?));
     }
     let path = path(dir, "checkpoint directory")?;
     refuse_file_system_root(dir, "checkpoint directory", &path)?;
@@ -352,17 +333,22 @@ mod tests {
         ] {
             assert_eq!(shown(spec), expected);
         }
-        assert!(!refused("gs://key:password@b/x").contains("password"));
+        assert!(!refused("ftp://key:password@b/x").contains("password"));
     }
 
     #[test]
     fn what_is_not_reachable_says_why() {
         assert_eq!(refused(" "), "directory is empty");
-        assert_eq!(
-            refused("gs://bucket/x"),
-            "directory `gs://bucket/x` is in `gs` storage, which is not built into this version (a path, a file:// or an s3:// URL is expected)"
-        );
-        assert!(refused("s3a://bucket/x").ends_with("is written s3:// here"));
+        for (spec, expected) in [
+            ("s3a://bucket/x", "is written s3://bucket/directory here"),
+            (
+                "abfss://c@a.dfs.core.windows.net/x",
+                "is written az://container/directory here",
+            ),
+            ("gcs://bucket/x", "is written gs://bucket/directory here"),
+        ] {
+            assert!(refused(spec).ends_with(expected), "{spec}");
+        }
         assert!(refused("ftp://x/y").contains("unknown scheme `ftp`"));
         assert!(refused("file://host/x").contains("not a path on this machine"));
         assert!(refused("file:///x#1").contains("%23"));

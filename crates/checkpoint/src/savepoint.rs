@@ -49,13 +49,13 @@ impl SavepointTarget {
     ) -> Result<Self> {
         // The id first: a refusal makes no directory.
         JobDirectory::new(job_id)?;
-        let is_bucket = location::is_bucket(dir);
-        if !is_bucket {
+        let is_remote = location::is_remote(dir);
+        if !is_remote {
             refuse_inside_of_a_job(dir)?;
         }
         let storage = location::create_root(dir, DIRECTORY, patience, permissions)?;
         // Only a bucket that can be reached is looked at, and opening one makes no directory.
-        if is_bucket {
+        if is_remote {
             refuse_inside_of_a_job(dir)?;
         }
         let target = Self::with_storage(storage, job_id)?;

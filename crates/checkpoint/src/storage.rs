@@ -8,13 +8,14 @@
 
 #[cfg(feature = "testing")]
 pub mod contract;
+mod cloud;
 mod executor;
 #[cfg(feature = "testing")]
 pub mod faults;
 mod file;
 mod memory;
 mod object;
-mod s3;
+mod remote;
 
 use std::fmt;
 use std::ops::Range;
@@ -23,12 +24,13 @@ use bytes::Bytes;
 
 use crate::Result;
 
+pub use cloud::{CloudStorage, Weakened, environment, weakened};
 #[cfg(feature = "testing")]
 pub use faults::FaultyStorage;
 pub use file::{FileStorage, Permissions};
 pub use memory::MemoryStorage;
 pub use object::ObjectStorage;
-pub use s3::{Bucket, S3Storage, Weakened, environment, weakened};
+pub use remote::{Remote, Scheme};
 
 /// A place for immutable objects. Every call blocks until the storage has answered; all of them may
 /// be called from any thread, also from one that belongs to an async runtime, though an async worker

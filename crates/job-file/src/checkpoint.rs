@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
-use checkpoint::storage::{Bucket, Permissions};
+use checkpoint::storage::{Permissions, Remote, Scheme};
 use checkpoint::store::Compression;
 
 use super::section::Section;
@@ -75,8 +75,8 @@ pub enum Storage {
 pub enum Directory {
     /// An absolute path.
     Path(PathBuf),
-    /// A place in a bucket.
-    Bucket(Bucket),
+    /// A place in a bucket, or in HDFS.
+    Remote(Remote),
 }
 
 impl Directory {
@@ -84,7 +84,7 @@ impl Directory {
     pub fn join(&self, leaf: &str) -> String {
         match self {
             Self::Path(path) => path.join(leaf).display().to_string(),
-            Self::Bucket(bucket) => format!("{bucket}/{leaf}"),
+            Self::Remote(remote) => format!("{remote}/{leaf}"),
         }
     }
 }
@@ -93,7 +93,7 @@ impl fmt::Display for Directory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Path(path) => write!(f, "{}", path.display()),
-            Self::Bucket(bucket) => bucket.fmt(f),
+            Self::Remote(remote) => remote.fmt(f),
         }
     }
 }
@@ -251,8 +251,8 @@ fn read_dir(section: &mut Section<'_, '_>, key: &str, base: &Path) -> Option<Dir
     }
 }
 
-/// A directory for checkpoints, given as a path relative to `base`, an absolute path, a `file://` or
-/// an `s3://` URL; or what is wrong with it, and a hint.
+/// A directory for checkpoints, given as a path relative to `base`, an absolute path, a `file://` URL, or one with
+/// a [`Scheme`]; or what is wrong with it, and a hint.
 pub fn resolve_dir(text: &str, base: &Path) -> Result<Directory, (String, Option<String>)> {
     let path = match scheme_of(text) {
         None => match slashes_lacking(text) {
@@ -270,23 +270,19 @@ pub fn resolve_dir(text: &str, base: &Path) -> Result<Directory, (String, Option
                 let hint = "file URLs look like `file:///var/lib/highwater`".to_owned();
                 (format!("`{text}` is not a usable file URL"), Some(hint))
             })?,
-        Some(scheme) if scheme.eq_ignore_ascii_case("s3") => {
-            return Bucket::parse(text, "directory")
-                .map(Directory::Bucket)
+        Some(scheme) if Scheme::of(scheme).is_some() => {
+            return Remote::parse(text, "directory")
+                .map(Directory::Remote)
                 .map_err(|error| (error.to_string(), None));
         }
-        Some(scheme @ ("s3a" | "s3n")) => {
-            let hint = Some("write `s3://bucket/directory`".to_owned());
-            return Err((format!("`{scheme}://` is written `s3://` here"), hint));
-        }
-        Some(scheme @ ("gs" | "az")) => {
-            let message = format!("`{scheme}://` is not supported by this version");
-            let hint = "use a path, a `file://` or an `s3://` URL".to_owned();
-            return Err((message, Some(hint)));
-        }
         Some(scheme) => {
-            let hint = "use a path, a `file://` or an `s3://` URL".to_owned();
-            return Err((format!("unknown scheme `{scheme}://`"), Some(hint)));
+            let Some(meant) = Scheme::meant(scheme) else {
+                let hint = "use a path, or a `file://`, `s3://` or `az://` URL";
+                let message = format!("unknown scheme `{scheme}://`");
+                return Err((message, Some(hint.to_owned())));
+            };
+            let message = format!("`{scheme}://` is written `{}://` here", meant.word());
+            return Err((message, Some(format!("write `{}`", meant.example()))));
         }
     };
     let path = absolute(&path);
@@ -302,10 +298,12 @@ pub fn resolve_dir(text: &str, base: &Path) -> Result<Directory, (String, Option
 /// make a directory `s3:`, where nobody looks for it.
 fn slashes_lacking(text: &str) -> Option<String> {
     let (scheme, rest) = text.split_once(':')?;
-    let is_known = ["s3", "s3a", "s3n"]
-        .iter()
-        .any(|known| scheme.eq_ignore_ascii_case(known));
-    is_known.then(|| format!("s3://{}", rest.trim_start_matches('/')))
+    let meant = Scheme::of(scheme).or_else(|| Scheme::meant(scheme))?;
+    Some(format!(
+        "{}://{}",
+        meant.word(),
+        rest.trim_start_matches('/')
+    ))
 }
 
 fn scheme_of(text: &str) -> Option<&str> {
@@ -355,6 +353,13 @@ mod tests {
         assert_eq!(resolved("a:b").unwrap(), "/jobs/wc/a:b");
         assert_eq!(resolved("s3://b/p/q/").unwrap(), "s3://b/p/q");
         assert_eq!(resolved("s3://b").unwrap(), "s3://b");
+        for url in [
+            "az://container/flink",
+            "gs://bucket/flink",
+            "hdfs://namenode:40010/flink/checkpoints",
+        ] {
+            assert_eq!(resolved(url).unwrap(), url);
+        }
     }
 
     #[test]
@@ -363,23 +368,25 @@ mod tests {
             assert!(resolved(root).unwrap_err().contains("root"), "{root}");
         }
         assert_eq!(
-            resolved("hdfs://x/y").unwrap_err(),
-            "unknown scheme `hdfs://`"
+            resolved("ftp://x/y").unwrap_err(),
+            "unknown scheme `ftp://`"
         );
         for (text, meant) in [
             ("s3:/b/p", "s3://b/p"),
             ("S3:b", "s3://b"),
             ("s3a:/b", "s3://b"),
+            ("hdfs:/namenode:9000/x", "hdfs://namenode:9000/x"),
         ] {
             let (_, hint) = resolve_dir(text, Path::new("/jobs/wc")).unwrap_err();
             assert_eq!(hint, Some(format!("did you mean `{meant}`?")));
         }
-        assert!(resolved("gs://b/p").unwrap_err().contains("not supported"));
-        assert!(
-            resolved("s3a://b/p")
-                .unwrap_err()
-                .contains("written `s3://`")
-        );
+        for (text, meant) in [
+            ("s3a://b/p", "written `s3://`"),
+            ("wasbs://c@a.blob.core.windows.net/p", "written `az://`"),
+            ("gcs://b/p", "written `gs://`"),
+        ] {
+            assert!(resolved(text).unwrap_err().contains(meant), "{text}");
+        }
         let with_password = resolved("s3://key:password@b/p").unwrap_err();
         assert!(!with_password.contains("password"), "{with_password}");
         assert!(resolved("file://host/x").unwrap_err().contains("file URL"));

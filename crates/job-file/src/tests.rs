@@ -326,10 +326,10 @@ error: job.toml:1:2: checkpoint.dir: is missing: `storage = "filesystem"` needs 
 #[test]
 fn c04_bad_directories_are_refused_where_they_stand() {
     check(
-        &with("[checkpoint]\ndir = \"hdfs://namenode/x\"\n"),
+        &with("[checkpoint]\ndir = \"ftp://server/x\"\n"),
         r#"
-error: job.toml:2:1: checkpoint.dir: unknown scheme `hdfs://`
-  hint: use a path, a `file://` or an `s3://` URL
+error: job.toml:2:1: checkpoint.dir: unknown scheme `ftp://`
+  hint: use a path, or a `file://`, `s3://` or `az://` URL
 "#,
     );
     check(

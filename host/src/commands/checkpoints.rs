@@ -41,7 +41,7 @@ pub(crate) fn run(command: &Checkpoints) -> Result<Exit, Error> {
 
 /// Says which checks of a bucket the environment has switched off, if one of these is in a bucket.
 pub(super) fn warn_of_weakened<'a>(places: impl IntoIterator<Item = &'a str>) {
-    if places.into_iter().any(checkpoint::is_bucket) {
+    if places.into_iter().any(checkpoint::is_remote) {
         for weakened in weakened(&environment()) {
             tracing::warn!("{}=true: {}", weakened.variable, weakened.what);
         }

@@ -96,7 +96,7 @@ pub(crate) fn storage_line(section: &CheckpointSection, id: &str) -> String {
         Storage::Filesystem(dir) => {
             let kind = match dir {
                 Directory::Path(_) => "filesystem",
-                Directory::Bucket(_) => "S3",
+                Directory::Remote(remote) => remote.scheme().title(),
             };
             let dir = dir.join(id);
             format!("checkpoint storage: {kind}, {periodic}, in {dir}")
@@ -145,10 +145,10 @@ pub(crate) fn state_line(job: &JobSection, operators: &[(&str, Option<u64>)]) ->
 pub(crate) fn warnings(job: &JobFile, from: Option<&str>) -> Vec<Event> {
     let in_bucket = matches!(
         job.checkpoint.storage,
-        Storage::Filesystem(Directory::Bucket(_))
+        Storage::Filesystem(Directory::Remote(_))
     );
     let mut warnings = Vec::new();
-    if in_bucket || from.is_some_and(checkpoint::is_bucket) {
+    if in_bucket || from.is_some_and(checkpoint::is_remote) {
         let weakened = weakened(&environment()).into_iter();
         warnings.extend(weakened.map(|it| Event::Warning {
             about: format!("{}=true", it.variable),

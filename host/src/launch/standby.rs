@@ -14,7 +14,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use anyhow::anyhow;
 use checkpoint::history::History;
 use checkpoint::lease::{self, Held, Lease, Run, Sight, Vacancy, Watch};
-use checkpoint::{CheckpointStore, is_bucket};
+use checkpoint::{CheckpointStore, is_remote};
 use job_file::checkpoint::Storage;
 use operator::clock::Clock;
 use operator::text::{line, name};
@@ -239,7 +239,7 @@ impl Standby<'_> {
     fn read_ahead(&self, watch: &Watch) -> Option<ReadAhead> {
         let reader = watch.reader()?;
         // What is read over a network is kept by nobody.
-        ReadAhead::start(Box::new(reader), !is_bucket(&self.dir))
+        ReadAhead::start(Box::new(reader), !is_remote(&self.dir))
     }
 
     fn tell_waiting(&self, held: &Held, first: bool) {

@@ -26,6 +26,7 @@ pub fn check(make: &dyn Fn() -> Arc<dyn Storage>) {
     a_stream_appears_whole_at_its_end(&*make());
     an_abandoned_stream_leaves_nothing(&*make());
     a_stream_does_not_overwrite(&*make());
+    a_large_stream_does_not_overwrite(&*make());
     ranges_end_with_the_object(&*make());
     reads_may_be_begun_early(&*make());
     a_listing_has_one_level(&*make());
@@ -148,6 +149,22 @@ fn a_stream_does_not_overwrite(storage: &dyn Storage) {
     let mut writer = storage.create("s/x").expect("a stream can be started");
     writer.append(b"late").expect("a stream takes bytes");
     put(storage, "s/x", "first");
+    let finished = writer.finish();
+    assert!(
+        matches!(finished, Err(Error::AlreadyExists { .. })),
+        "a taken name is refused, got {finished:?}"
+    );
+    assert_eq!(whole(storage, "s/x"), "first", "what stood there stays");
+    assert_eq!(names(storage, "s"), ["s/x"], "nothing is left beside it");
+}
+
+fn a_large_stream_does_not_overwrite(storage: &dyn Storage) {
+    let mut writer = storage.create("s/x").expect("a stream can be started");
+    put(storage, "s/x", "first");
+    // More than one part of an upload.
+    writer
+        .append(&vec![1; 9 << 20])
+        .expect("a stream takes bytes");
     let finished = writer.finish();
     assert!(
         matches!(finished, Err(Error::AlreadyExists { .. })),

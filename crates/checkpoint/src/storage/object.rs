@@ -15,8 +15,8 @@ use object_store::{
     PutPayload,
 };
 
+use super::cloud::Endpoint;
 use super::executor::{Executor, Running};
-use super::s3::Endpoint;
 use super::{Listing, Object, ObjectWriter, Reading, Storage};
 use crate::names;
 use crate::{Error, Result};

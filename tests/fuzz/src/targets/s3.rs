@@ -21,7 +21,7 @@ use std::thread;
 use std::time::Duration;
 
 use checkpoint::metadata::{Kind, Metadata, Operator, Role, State, Subtask};
-use checkpoint::storage::{Bucket, MemoryStorage, S3Storage, Storage};
+use checkpoint::storage::{CloudStorage, MemoryStorage, Remote, Storage};
 use checkpoint::store::Options;
 use checkpoint::{CheckpointStore, Completed, Error, verify};
 use dataflow::state::{KeyedState, StateDescriptor, StateKind};
@@ -530,14 +530,14 @@ fn metadata() -> Metadata {
 
 /// A storage that was opened before, patient or not.
 fn opened(server: &Server, patient: bool) -> Arc<dyn Storage> {
-    static OPENED: [OnceLock<S3Storage>; 2] = [OnceLock::new(), OnceLock::new()];
+    static OPENED: [OnceLock<CloudStorage>; 2] = [OnceLock::new(), OnceLock::new()];
     let patience = if patient { LONG_PATIENCE } else { PATIENCE };
     let storage = OPENED[usize::from(patient)]
         .get_or_init(|| open(server, patience, false).expect("nothing is sent yet"));
     Arc::new(storage.clone())
 }
 
-fn open(server: &Server, patience: Duration, create: bool) -> Result<S3Storage, Error> {
+fn open(server: &Server, patience: Duration, create: bool) -> Result<CloudStorage, Error> {
     let endpoint = format!(
         "http://127.0.0.1:{}",
         server.port.get().copied().unwrap_or_default()
@@ -550,10 +550,10 @@ fn open(server: &Server, patience: Duration, create: bool) -> Result<S3Storage, 
         ("AWS_REGION", "us-east-1"),
     ]
     .map(|(name, value)| (name.to_owned(), value.to_owned()));
-    let bucket = Bucket::parse("s3://bucket/dir", "directory")?;
+    let bucket = Remote::parse("s3://bucket/dir", "directory")?;
     match create {
-        true => S3Storage::create(&bucket, patience, &variables),
-        false => S3Storage::open(&bucket, patience, &variables),
+        true => CloudStorage::create(&bucket, patience, &variables),
+        false => CloudStorage::open(&bucket, patience, &variables),
     }
 }
 

@@ -3,13 +3,12 @@
 use std::error::Error as StdError;
 use std::time::Duration;
 
-use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::client::{HttpError, HttpErrorKind};
 use object_store::{
     BackoffConfig, ClientConfigKey, ClientOptions, Error as StoreError, RetryConfig,
 };
 
-use super::Bucket;
+use super::Remote;
 use crate::{Error, Result};
 
 /// The longest foreign text that a message repeats.
@@ -40,7 +39,15 @@ impl Limits {
         }
     }
 
-    fn retries(&self) -> RetryConfig {
+    /// For a client.
+    pub(super) fn options(&self) -> ClientOptions {
+        let milliseconds = |limit: Duration| format!("{}ms", limit.as_millis().max(1));
+        ClientOptions::new()
+            .with_config(ClientConfigKey::Timeout, milliseconds(self.request))
+            .with_config(ClientConfigKey::ConnectTimeout, milliseconds(self.connect))
+    }
+
+    pub(super) fn retries(&self) -> RetryConfig {
         RetryConfig {
             backoff: BackoffConfig {
                 max_backoff: self.retry / 4,
@@ -53,100 +60,68 @@ impl Limits {
     }
 }
 
-/// Clients for a bucket by those of the environment's `variables` that begin with `AWS_`: one for
-/// everything, one whose requests are all on the condition that there is no such object.
-pub(super) fn connect(
-    bucket: &Bucket,
-    limits: &Limits,
-    variables: &[(String, String)],
-) -> Result<(AmazonS3, AmazonS3, Endpoint)> {
-    let milliseconds = |limit: Duration| format!("{}ms", limit.as_millis().max(1));
-    let mut options = ClientOptions::new()
-        .with_config(ClientConfigKey::Timeout, milliseconds(limits.request))
-        .with_config(
-            ClientConfigKey::ConnectTimeout,
-            milliseconds(limits.connect),
-        );
-    let mut builder = AmazonS3Builder::new();
-    for (name, value) in variables {
-        if !name.starts_with("AWS_") {
-            continue;
-        }
-        match name.to_ascii_lowercase().parse() {
-            Ok(AmazonS3ConfigKey::Client(key)) => options = options.with_config(key, value),
-            Ok(key) => builder = builder.with_config(key, value),
-            // Other programs have variables of their own.
-            Err(_) => {}
-        }
-    }
-    let endpoint = Endpoint::of(&builder, &options, bucket);
-    endpoint.check()?;
-    let builder = builder
-        .with_bucket_name(bucket.name())
-        // One object at a time is deleted, in the way that every storage knows.
-        .with_disable_bulk_delete(true)
-        .with_retry(limits.retries());
-    let condition = "if-none-match".parse().ok().zip("*".parse().ok());
-    let conditional = options
-        .clone()
-        .with_default_headers(condition.into_iter().collect());
-    let build = |options| {
-        let built = builder.clone().with_client_options(options).build();
-        built.map_err(|error| {
-            let why = Endpoint::shortened(&error.to_string());
-            Error::Incompatible(format!("{bucket} cannot be reached: {why}"))
-        })
-    };
-    Ok((build(options)?, build(conditional)?, endpoint))
+/// What differs between those who keep buckets, as far as messages and requests need it.
+#[derive(Debug)]
+pub(super) struct Provider {
+    /// The variable with the address of the server.
+    pub(super) endpoint: &'static str,
+    /// The variable that allows it to be reached without encryption.
+    pub(super) allow_http: &'static str,
+    /// The variables that credentials belong in.
+    pub(super) credentials: &'static str,
+    /// What is said when there are none.
+    pub(super) no_credentials: &'static str,
+    /// Part of the address at which the machine is asked for credentials.
+    pub(super) machine: &'static str,
+    /// The code that says that there is no such bucket.
+    pub(super) no_bucket: &'static str,
+    /// The user metadata that holds the token of a put.
+    pub(super) token: &'static str,
+    /// Whether an upload in parts can be completed on condition that there is no such object.
+    pub(super) completes_on_condition: bool,
 }
 
 /// Where requests go, as far as messages need it.
 #[derive(Clone, Debug)]
 pub(in crate::storage) struct Endpoint {
-    url: String,
-    allows_http: bool,
+    pub(super) provider: &'static Provider,
+    pub(super) url: String,
+    pub(super) allows_http: bool,
     /// Whether there are no credentials in the environment, so that they are asked of the machine.
-    asks_for_credentials: bool,
+    pub(super) asks_for_credentials: bool,
 }
 
 impl Endpoint {
-    fn of(builder: &AmazonS3Builder, options: &ClientOptions, bucket: &Bucket) -> Self {
-        let value = |key| builder.get_config_value(&key);
-        let set = |key| value(key).is_some();
-        let region = value(AmazonS3ConfigKey::Region).unwrap_or_else(|| "us-east-1".to_owned());
-        let allows_http = options.get_config_value(&ClientConfigKey::AllowHttp);
-        Self {
-            url: value(AmazonS3ConfigKey::S3Endpoint)
-                .or_else(|| value(AmazonS3ConfigKey::Endpoint))
-                .unwrap_or_else(|| format!("https://s3.{region}.amazonaws.com/{}", bucket.name())),
-            allows_http: is_true(allows_http),
-            asks_for_credentials: !set(AmazonS3ConfigKey::AccessKeyId)
-                && !set(AmazonS3ConfigKey::SecretAccessKey)
-                && !set(AmazonS3ConfigKey::WebIdentityTokenFile)
-                && !set(AmazonS3ConfigKey::ContainerCredentialsRelativeUri)
-                && !set(AmazonS3ConfigKey::ContainerCredentialsFullUri)
-                && !is_true(value(AmazonS3ConfigKey::SkipSignature)),
-        }
+    /// The error of a client that cannot be made.
+    pub(super) fn unusable(&self, remote: &Remote, error: &StoreError) -> Error {
+        let why = Self::shortened(&error.to_string());
+        Error::Incompatible(format!("{remote} cannot be reached: {why}"))
     }
 
     /// Refuses what would only fail later, and with a worse message.
-    fn check(&self) -> Result<()> {
+    pub(super) fn check(&self) -> Result<()> {
+        let Provider {
+            endpoint,
+            allow_http,
+            credentials,
+            ..
+        } = self.provider;
         let authority = self.url.split_once("://").map_or("", |(_, rest)| rest);
         let authority = authority.split('/').next().unwrap_or_default();
         if authority.contains('@') {
-            return Err(Error::Incompatible(
-                "the URL of AWS_ENDPOINT_URL has a user name in it; credentials are set by AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY".to_owned(),
-            ));
+            return Err(Error::Incompatible(format!(
+                "the URL of {endpoint} has a user name in it; credentials are set by {credentials}"
+            )));
         }
         if authority.is_empty() {
             return Err(Error::Incompatible(format!(
-                "AWS_ENDPOINT_URL=`{}` is not a URL (http://host:port or https://host is expected)",
+                "{endpoint}=`{}` is not a URL (http://host:port or https://host is expected)",
                 self.url
             )));
         }
         if self.url.starts_with("http://") && !self.allows_http {
             return Err(Error::Incompatible(format!(
-                "AWS_ENDPOINT_URL=`{}` is not encrypted; AWS_ALLOW_HTTP=true allows that",
+                "{endpoint}=`{}` is not encrypted; {allow_http}=true allows that",
                 self.url
             )));
         }
@@ -161,7 +136,7 @@ impl Endpoint {
         source: &StoreError,
     ) -> Error {
         let why = self.cause(source);
-        let no_bucket = why.contains("NoSuchBucket");
+        let no_bucket = why.contains(self.provider.no_bucket);
         match source {
             // Of an object. When the bucket is missing, so is it for every other call.
             StoreError::NotFound { .. } if action == "reading" && !no_bucket => {
@@ -179,13 +154,15 @@ impl Endpoint {
         }
     }
 
-    /// What happened, in few words and without a secret: what S3 says about a wrong signature repeats
+    /// What happened, in few words and without a secret: what is said about a wrong signature repeats
     /// what was signed, tokens included.
     fn cause(&self, source: &StoreError) -> String {
         let text = source.to_string();
-        // The path that credentials are asked at, on every cloud.
-        if self.asks_for_credentials && text.contains("/latest/") {
-            return "there are no credentials: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are not set, and the machine does not provide any".to_owned();
+        if self.asks_for_credentials && text.contains(self.provider.machine) {
+            return format!(
+                "there are no credentials: {}, and the machine does not provide any",
+                self.provider.no_credentials
+            );
         }
         if let Some(error) = http_error(source) {
             let mut innermost: &dyn StdError = error;
@@ -271,9 +248,11 @@ pub(super) fn is_unknown_to_it(error: &StoreError) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::storage::cloud::aws;
 
     fn endpoint() -> Endpoint {
         Endpoint {
+            provider: &aws::PROVIDER,
             url: "http://127.0.0.1:1".to_owned(),
             allows_http: true,
             asks_for_credentials: false,
@@ -307,9 +286,9 @@ mod tests {
         let asks = |variables: &[(&str, &str)]| {
             let text = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
             let variables: Vec<(String, String)> = variables.iter().map(text).collect();
-            let bucket = Bucket::parse("s3://b/x", "directory").unwrap();
+            let bucket = Remote::parse("s3://b/x", "directory").unwrap();
             let limits = Limits::within(Duration::from_secs(60));
-            let (_, _, endpoint) = connect(&bucket, &limits, &variables).unwrap();
+            let (_, endpoint) = aws::connect(&bucket, &limits, &variables).unwrap();
             endpoint.asks_for_credentials
         };
         assert!(asks(&[("AWS_REGION", "eu-central-1"), ("HOME", "/")]));

@@ -7,10 +7,10 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
-use object_store::aws::AmazonS3;
-use object_store::list::{PaginatedListOptions, PaginatedListStore};
+use object_store::list::PaginatedListOptions;
 use object_store::{Error as StoreError, Result};
 
+use super::Client;
 use crate::storage::{Listing, Object};
 
 /// The most objects and directories that one directory may have. They are held in memory: some hundred
@@ -19,7 +19,7 @@ pub(super) const LISTED_MAX: usize = if cfg!(test) { 20_000 } else { 1_000_000 }
 
 /// Lists `directory`, a key with a slash at its end, or nothing for the bucket itself. Names in the listing are
 /// without `prefix`.
-pub(super) async fn list(client: &AmazonS3, directory: &str, prefix: &str) -> Result<Listing> {
+pub(super) async fn list(client: &dyn Client, directory: &str, prefix: &str) -> Result<Listing> {
     let mut directories = BTreeSet::new();
     let mut objects = BTreeMap::new();
     let mut listed = 0;
@@ -78,7 +78,7 @@ pub(super) async fn list(client: &AmazonS3, directory: &str, prefix: &str) -> Re
 
 fn refused(why: String) -> StoreError {
     StoreError::Generic {
-        store: "S3",
+        store: "cloud",
         source: why.into(),
     }
 }

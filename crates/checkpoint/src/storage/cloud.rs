@@ -1,10 +1,11 @@
-//! Objects in a bucket of S3, or of anything that speaks its protocol.
+//! Objects in a bucket of S3 (or of anything that speaks its protocol), in a container of Azure, or in a bucket
+//! of Google.
 //!
-//! What only S3 has is here; the rest goes through [`ObjectStorage`].
+//! What these have in common is here; the rest goes through [`ObjectStorage`].
 //!
 //! - An object comes into being by one conditional request (`If-None-Match: *`): a `PUT`, or for what
-//!   is larger than a part the completion of a multipart upload. So there is no staged object, and
-//!   nothing has to be copied.
+//!   is larger than a part the completion of an upload in parts. So there is no staged object, and
+//!   nothing has to be copied; except with Google, where such a completion knows no condition.
 //! - Every object carries a token of the put that made it, as user metadata. A request whose answer got
 //!   lost is sent again, and may meet what it made itself: that is recognised by the token, not by the
 //!   bytes, which a rival may have put as well.
@@ -13,8 +14,13 @@
 //! - A storage that ignores conditions would let two hosts overwrite each other. It is found out when a
 //!   directory is opened for writing, and refused.
 
-mod bucket;
+mod aws;
+#[cfg(feature = "azure")]
+mod azure;
+mod conditional;
 mod endpoint;
+#[cfg(feature = "gcs")]
+mod google;
 mod listing;
 mod upload;
 mod weakened;
@@ -28,7 +34,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
-use object_store::aws::AmazonS3;
+use object_store::list::PaginatedListStore;
 use object_store::path::Path;
 use object_store::prefix::PrefixStore;
 use object_store::{
@@ -37,46 +43,47 @@ use object_store::{
 };
 
 use super::executor::Executor;
+use super::object::Staging;
+use super::remote::{Remote, Scheme};
 use super::{Listing, ObjectStorage, ObjectWriter, Reading, Storage};
 use crate::names;
 use crate::{Error, Result};
 
-pub use bucket::Bucket;
 pub(super) use endpoint::Endpoint;
 pub use weakened::{Weakened, weakened};
 
 use upload::Upload;
 
-/// The user metadata that holds the token of a put.
-const TOKEN: &str = "highwater-put";
-
 /// How often a conditional put is sent at most, where it is open what became of it.
 const PUTS_MAX: usize = 4;
 
-/// A [`Storage`] in a bucket. Cheap to clone.
+/// What a client can do.
+trait Client: ObjectStore + PaginatedListStore {}
+
+impl<T: ObjectStore + PaginatedListStore> Client for T {}
+
+/// A [`Storage`] in a bucket or container. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct S3Storage {
+pub struct CloudStorage {
     objects: ObjectStorage,
     connection: Arc<Connection>,
     /// What stands before every name in the bucket: nothing, or a directory.
     prefix: String,
     tokens: Arc<Tokens>,
+    staging: Arc<Staging>,
 }
 
 /// Reaches a bucket. Storages of one process share it, and with it what it keeps open.
 #[derive(Debug)]
 struct Connection {
-    client: Arc<AmazonS3>,
-    /// The same with `If-None-Match: *` on every request: the only way to complete an upload on that
-    /// condition.
-    committer: Arc<AmazonS3>,
+    client: Arc<dyn Client>,
     endpoint: Endpoint,
 }
 
 /// What a connection was made from.
 #[derive(PartialEq, Eq)]
 struct Origin {
-    bucket: String,
+    root: Remote,
     patience: Duration,
     variables: Vec<(String, String)>,
 }
@@ -87,13 +94,13 @@ static CONNECTIONS: Mutex<Vec<(Origin, Weak<Connection>)>> = Mutex::new(Vec::new
 impl Connection {
     /// One that lives already, or a new one.
     fn open(
-        bucket: &Bucket,
+        remote: &Remote,
         patience: Duration,
         limits: &endpoint::Limits,
         variables: &[(String, String)],
     ) -> Result<Arc<Self>> {
         let origin = Origin {
-            bucket: bucket.name().to_owned(),
+            root: remote.root(),
             patience,
             variables: variables.to_vec(),
         };
@@ -103,12 +110,20 @@ impl Connection {
         if let Some(connection) = known.find_map(|(_, connection)| connection.upgrade()) {
             return Ok(connection);
         }
-        let (client, committer, endpoint) = endpoint::connect(bucket, limits, variables)?;
-        let connection = Arc::new(Self {
-            client: Arc::new(client),
-            committer: Arc::new(committer),
-            endpoint,
-        });
+        let (client, endpoint) = match remote.scheme() {
+            Scheme::S3 => aws::connect(remote, limits, variables)?,
+            #[cfg(feature = "azure")]
+            Scheme::Azure => azure::connect(remote, limits, variables)?,
+            #[cfg(feature = "gcs")]
+            Scheme::Google => google::connect(remote, limits, variables)?,
+            // `Remote::open` has sent it elsewhere, or refused it.
+            _ => {
+                return Err(Error::Incompatible(format!(
+                    "{remote} is not in a bucket that this program reaches"
+                )));
+            }
+        };
+        let connection = Arc::new(Self { client, endpoint });
         connections.push((origin, Arc::downgrade(&connection)));
         Ok(connection)
     }
@@ -121,61 +136,63 @@ enum Put {
     Taken,
 }
 
-impl S3Storage {
-    /// The directory that `bucket` names, with credentials and endpoint from those of `variables` whose
-    /// names begin with `AWS_` ([`environment`], as a rule). No call takes longer than half of
+impl CloudStorage {
+    /// The directory that `remote` names, with credentials and endpoint from those of `variables` whose
+    /// names begin with `AWS_`, `AZURE_` or `GOOGLE_` ([`environment`], as a rule). No call takes longer than half of
     /// `patience`. Nothing is sent yet.
     ///
     /// # Errors
     /// [`Error::Incompatible`] if the variables do not make sense, [`Error::Storage`] if no thread can
     /// be started.
     pub fn open(
-        bucket: &Bucket,
+        remote: &Remote,
         patience: Duration,
         variables: &[(String, String)],
     ) -> Result<Self> {
         let limits = endpoint::Limits::within(patience);
-        let connection = Connection::open(bucket, patience, &limits, variables)?;
+        let connection = Connection::open(remote, patience, &limits, variables)?;
         let executor = Executor::new(Some(limits.call)).map_err(|source| Error::Storage {
             action: "starting threads for",
-            object: bucket.to_string(),
+            object: remote.to_string(),
             source: source.into(),
         })?;
-        let prefix = Path::parse(bucket.key()).map_err(|error| {
-            Error::Incompatible(format!("{bucket} cannot be a directory: {error}"))
+        let prefix = Path::parse(remote.key()).map_err(|error| {
+            Error::Incompatible(format!("{remote} cannot be a directory: {error}"))
         })?;
-        let store = PrefixStore::new(Arc::clone(&connection.client), prefix);
+        let client: Arc<dyn ObjectStore> = Arc::clone(&connection.client) as _;
+        let store = PrefixStore::new(client, prefix);
         Ok(Self {
             objects: ObjectStorage::with(
                 Arc::new(store),
-                &bucket.to_string(),
+                &remote.to_string(),
                 executor,
                 Some(connection.endpoint.clone()),
             ),
             connection,
-            prefix: bucket.key().to_owned(),
+            prefix: remote.key().to_owned(),
             tokens: Arc::new(Tokens::new()),
+            staging: Arc::new(Staging::new()),
         })
     }
 
-    /// As [`S3Storage::open`], for writing: makes sure that the bucket exists, that it may be written,
+    /// As [`CloudStorage::open`], for writing: makes sure that the bucket exists, that it may be written,
     /// and that it honours conditions.
     ///
     /// # Errors
-    /// As [`S3Storage::open`]; [`Error::Incompatible`] if the storage ignores conditions or does not
+    /// As [`CloudStorage::open`]; [`Error::Incompatible`] if the storage ignores conditions or does not
     /// know them, [`Error::Storage`] if it cannot be reached or refuses.
     pub fn create(
-        bucket: &Bucket,
+        remote: &Remote,
         patience: Duration,
         variables: &[(String, String)],
     ) -> Result<Self> {
-        let storage = Self::open(bucket, patience, variables)?;
-        storage.probe(bucket)?;
+        let storage = Self::open(remote, patience, variables)?;
+        storage.probe(remote)?;
         Ok(storage)
     }
 
     /// Puts a small object twice under a new name. The second time it must be refused.
-    fn probe(&self, bucket: &Bucket) -> Result<()> {
+    fn probe(&self, remote: &Remote) -> Result<()> {
         let name = names::probe(&self.tokens.next());
         // A crash from here on leaves an empty object that nothing looks at.
         let outcomes = [(); 2].map(|()| self.put_if_absent(&name, PutPayload::new()));
@@ -185,12 +202,12 @@ impl S3Storage {
                 Ok(put) if put == expected => {}
                 Ok(_) => {
                     return Err(Error::Incompatible(format!(
-                        "{bucket} is in a storage that ignores conditional writes (If-None-Match): two hosts could overwrite each other's checkpoints, so it cannot be used"
+                        "{remote} is in a storage that ignores conditional writes (If-None-Match): two hosts could overwrite each other's checkpoints, so it cannot be used"
                     )));
                 }
                 Err(error) if endpoint::is_unknown_to_it(&error) => {
                     return Err(Error::Incompatible(format!(
-                        "{bucket} is in a storage without conditional writes (If-None-Match): two hosts could overwrite each other's checkpoints, so it cannot be used"
+                        "{remote} is in a storage without conditional writes (If-None-Match): two hosts could overwrite each other's checkpoints, so it cannot be used"
                     )));
                 }
                 Err(error) => return Err(self.objects.failed("opening", "", error)),
@@ -206,15 +223,15 @@ impl S3Storage {
 
     fn put_if_absent(&self, name: &str, payload: PutPayload) -> object_store::Result<Put> {
         let path = Path::parse(names::join(&self.prefix, name))?;
-        let client = Arc::clone(&self.connection.client);
+        let connection = Arc::clone(&self.connection);
         let token = self.tokens.next();
         self.objects
             .executor()
-            .run(async move { put_if_absent(&client, &path, payload, &token).await })
+            .run(async move { put_if_absent(&connection, &path, payload, &token).await })
     }
 }
 
-impl Storage for S3Storage {
+impl Storage for CloudStorage {
     fn create(&self, name: &str) -> Result<Box<dyn ObjectWriter>> {
         Ok(Box::new(Upload::new(self.clone(), name)?))
     }
@@ -242,14 +259,14 @@ impl Storage for S3Storage {
             "" => String::new(),
             directory => format!("{directory}/"),
         };
-        let client = Arc::clone(&self.connection.client);
+        let connection = Arc::clone(&self.connection);
         let (key, prefix) = (
             beneath(self.path(directory)?.as_ref()),
             beneath(&self.prefix),
         );
         self.objects
             .executor()
-            .run(async move { listing::list(&client, &key, &prefix).await })
+            .run(async move { listing::list(&*connection.client, &key, &prefix).await })
             .map_err(|source| self.objects.failed("listing", directory, source))
     }
 
@@ -280,14 +297,37 @@ pub fn environment() -> Vec<(String, String)> {
     std::env::vars_os().filter_map(text).collect()
 }
 
-fn attributes(token: &str) -> Attributes {
-    Attributes::from_iter([(Attribute::Metadata(TOKEN.into()), token.to_owned())])
+impl Connection {
+    /// The user metadata that holds the token of a put.
+    fn attribute(&self) -> Attribute {
+        Attribute::Metadata(self.endpoint.provider.token.into())
+    }
+
+    fn attributes(&self, token: &str) -> Attributes {
+        Attributes::from_iter([(self.attribute(), token.to_owned())])
+    }
+
+    /// Who made the object that exists.
+    async fn maker(&self, path: &Path) -> object_store::Result<Maker> {
+        let options = GetOptions {
+            head: true,
+            ..GetOptions::default()
+        };
+        match self.client.get_opts(path, options).await {
+            Ok(found) => Ok(found
+                .attributes
+                .get(&self.attribute())
+                .map_or(Maker::Other, |token| Maker::Token(token.to_string()))),
+            Err(StoreError::NotFound { .. }) => Ok(Maker::Nobody),
+            Err(error) => Err(error),
+        }
+    }
 }
 
 /// Puts an object if there is none. Sent again where the answer was lost or undecided, until it is
 /// known who made the object that exists.
 async fn put_if_absent(
-    client: &AmazonS3,
+    connection: &Connection,
     path: &Path,
     payload: PutPayload,
     token: &str,
@@ -296,12 +336,16 @@ async fn put_if_absent(
     for _ in 0..PUTS_MAX {
         let options = PutOptions {
             mode: PutMode::Create,
-            attributes: attributes(token),
+            attributes: connection.attributes(token),
             ..PutOptions::default()
         };
-        match client.put_opts(path, payload.clone(), options).await {
+        match connection
+            .client
+            .put_opts(path, payload.clone(), options)
+            .await
+        {
             Ok(_) => return Ok(Put::Done),
-            Err(error) if endpoint::is_condition(&error) => match maker(client, path).await? {
+            Err(error) if endpoint::is_condition(&error) => match connection.maker(path).await? {
                 Maker::Nobody => last = Some(error),
                 Maker::Other => return Ok(Put::Taken),
                 Maker::Token(found) if found == token => return Ok(Put::Done),
@@ -314,7 +358,7 @@ async fn put_if_absent(
     }
     Err(last.unwrap_or(StoreError::NotImplemented {
         operation: "a put that is never sent".to_owned(),
-        implementer: "S3Storage".to_owned(),
+        implementer: "CloudStorage".to_owned(),
     }))
 }
 
@@ -324,21 +368,6 @@ enum Maker {
     Token(String),
     /// Another program, or the storage does not keep user metadata.
     Other,
-}
-
-async fn maker(client: &AmazonS3, path: &Path) -> object_store::Result<Maker> {
-    let options = GetOptions {
-        head: true,
-        ..GetOptions::default()
-    };
-    match client.get_opts(path, options).await {
-        Ok(found) => Ok(found
-            .attributes
-            .get(&Attribute::Metadata(TOKEN.into()))
-            .map_or(Maker::Other, |token| Maker::Token(token.to_string()))),
-        Err(StoreError::NotFound { .. }) => Ok(Maker::Nobody),
-        Err(error) => Err(error),
-    }
 }
 
 /// Makes tokens that no other put has, in this process or another. They decide nothing but whose an

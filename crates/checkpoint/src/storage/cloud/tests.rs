@@ -3,6 +3,8 @@
 #[path = "../../../../../tests/it/servers.rs"]
 mod servers;
 
+#[cfg(feature = "azure")]
+mod azure;
 mod pages;
 mod proxy;
 
@@ -27,12 +29,12 @@ use servers::{BUCKET, Kind, Server};
 
 const PATIENCE: Duration = Duration::from_secs(240);
 
-fn bucket(prefix: &str) -> Bucket {
-    Bucket::parse(&format!("s3://{BUCKET}/{prefix}"), "directory").unwrap()
+fn bucket(prefix: &str) -> Remote {
+    Remote::parse(&format!("s3://{BUCKET}/{prefix}"), "directory").unwrap()
 }
 
-fn storage(endpoint: &str, prefix: &str) -> S3Storage {
-    S3Storage::open(&bucket(prefix), PATIENCE, &servers::variables(endpoint)).unwrap()
+fn storage(endpoint: &str, prefix: &str) -> CloudStorage {
+    CloudStorage::open(&bucket(prefix), PATIENCE, &servers::variables(endpoint)).unwrap()
 }
 
 fn bytes(text: &'static str) -> Vec<Bytes> {
@@ -78,7 +80,7 @@ fn names_are_stored_as_they_are_and_listed_page_by_page() {
         format!("s3://{BUCKET}/a b/100%ä/my job ~0/chk-7")
     );
     // By its full name from the bucket's root, as `-s` does it.
-    let root = S3Storage::open(
+    let root = CloudStorage::open(
         &bucket("").root(),
         PATIENCE,
         &servers::variables(&server.endpoint()),
@@ -301,7 +303,7 @@ fn an_upload_that_fails_or_is_given_up_leaves_nothing() {
 #[test]
 fn a_storage_that_ignores_conditions_is_refused() {
     let create = |server: &Server| {
-        S3Storage::create(&bucket("probe"), PATIENCE, &server.variables()).map(drop)
+        CloudStorage::create(&bucket("probe"), PATIENCE, &server.variables()).map(drop)
     };
     let moto = Server::start(Kind::Moto);
     create(&moto).unwrap();
@@ -320,7 +322,7 @@ fn a_storage_that_ignores_conditions_is_refused() {
         false => Fate::Passed,
     });
     let variables = servers::variables(&proxy.endpoint());
-    let created = S3Storage::create(&bucket("probe"), PATIENCE, &variables);
+    let created = CloudStorage::create(&bucket("probe"), PATIENCE, &variables);
     assert!(
         matches!(created, Err(Error::Incompatible(_))),
         "{created:?}"
@@ -329,8 +331,8 @@ fn a_storage_that_ignores_conditions_is_refused() {
 
 #[test]
 fn what_cannot_be_reached_is_named_with_its_cause_and_without_a_secret() {
-    let said = |bucket: &Bucket, variables: &[(String, String)]| {
-        let error = S3Storage::create(bucket, Duration::from_secs(4), variables).unwrap_err();
+    let said = |bucket: &Remote, variables: &[(String, String)]| {
+        let error = CloudStorage::create(bucket, Duration::from_secs(4), variables).unwrap_err();
         assert!(matches!(error, Error::Storage { .. }), "{error:?}");
         let cause = StdError::source(&error).unwrap().to_string();
         let said = format!("{error}: {cause}");
@@ -339,7 +341,7 @@ fn what_cannot_be_reached_is_named_with_its_cause_and_without_a_secret() {
         said
     };
     let server = Server::start(Kind::Moto);
-    let missing = Bucket::parse("s3://nobodys/x", "directory").unwrap();
+    let missing = Remote::parse("s3://nobodys/x", "directory").unwrap();
     let missing = said(&missing, &server.variables());
     assert!(missing.contains("NoSuchBucket"), "{missing}");
     assert!(missing.ends_with(&server.endpoint()), "{missing}");

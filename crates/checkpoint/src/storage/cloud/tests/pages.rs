@@ -8,7 +8,7 @@ use std::thread;
 
 use super::storage;
 use crate::storage::Storage;
-use crate::storage::s3::listing::LISTED_MAX;
+use crate::storage::cloud::listing::LISTED_MAX;
 use crate::{Error, Result};
 
 /// Lists against a server whose `page`, by its number, is an answer with everything but its frame. Returns how
