@@ -25,7 +25,9 @@ use job_file::options::{OneOrMany, Options};
 use job_file::problem::Problem;
 use operator::source::Part;
 use operator::text::{counted, grouped, name};
-use operator::{BoxError, InputChanged, Source, SourceFactory, SourceStatus, SubtaskContext};
+use operator::{
+    BoxError, InputChanged, Permanent, Source, SourceFactory, SourceStatus, SubtaskContext,
+};
 
 use self::inputs::InputFile;
 use self::position::Position;
@@ -720,7 +722,7 @@ impl Reading {
         let failed = |error: DecodeError, line: u64| match error {
             DecodeError::Read(error) => anyhow::Error::new(error).context(opened()),
             DecodeError::Record(message) => {
-                anyhow!("file `{}`, line {line}: {message}", split.file)
+                unreadable(format!("file `{}`, line {line}: {message}", split.file))
             }
         };
         let mut blocks = if plan.format == RecordFormat::Csv
@@ -854,13 +856,19 @@ impl Reading {
             }
             // Another subtask counts the lines before the split.
             DecodeError::Record(message) if self.split.start > 0 => {
-                anyhow!("file `{file}`, line at byte {offset}: {message}")
+                unreadable(format!("file `{file}`, line at byte {offset}: {message}"))
             }
             DecodeError::Record(message) => {
-                anyhow!("file `{file}`, line {}: {message}", self.counts.lines + 1)
+                let line = self.counts.lines + 1;
+                unreadable(format!("file `{file}`, line {line}: {message}"))
             }
         }
     }
+}
+
+/// A line that is no record: it will be the same the next time.
+fn unreadable(message: String) -> anyhow::Error {
+    anyhow::Error::new(Permanent::new(message))
 }
 
 /// Opens a file that is not packed at the position of a split that is begun. The bytes before it are

@@ -24,7 +24,9 @@ use job_file::options::Options;
 use job_file::problem::Problem;
 use operator::source::{Part, Waker};
 use operator::text::counted;
-use operator::{BoxError, InputChanged, Source, SourceFactory, SourceStatus, SubtaskContext};
+use operator::{
+    BoxError, InputChanged, Permanent, Source, SourceFactory, SourceStatus, SubtaskContext,
+};
 use serde::{Deserialize, Serialize};
 
 use super::changed::Changed;
@@ -410,7 +412,8 @@ impl Source for StdinSource {
             }
             Err(DecodeError::Record(message)) => {
                 let line = stream.counts.lines + 1;
-                return Err(format!("standard input, line {line}: {message}").into());
+                let message = format!("standard input, line {line}: {message}");
+                return Err(Permanent::new(message).into());
             }
         };
         let status = match stopped {
