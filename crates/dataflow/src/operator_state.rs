@@ -30,7 +30,7 @@ pub const BYTES_MAX: u64 = 256 << 20;
 pub const STORED_BYTES_MAX: u64 = 1 << 30;
 
 /// What an entry takes beside its bytes, as far as the limit goes.
-const ENTRY_BYTES: u64 = 16;
+const ENTRY_BYTES: u64 = 48;
 
 /// The most bytes that a page of a scan returns, unless one entry has more.
 const PAGE_BYTES: usize = 1 << 20;
@@ -355,6 +355,10 @@ impl OperatorState {
     /// No such list, or too many bytes.
     pub fn list_append(&mut self, state: u32, elements: CellsRef<'_>) -> Result<(), AccessError> {
         let (at, list) = self.list(state)?;
+        // Nothing to take back: a call may do this without end.
+        if elements.is_empty() {
+            return Ok(());
+        }
         self.check_room(elements.len(), elements.byte_len(), 0)?;
         self.undo.push(Undo::Length(at, list.len()));
         self.bytes += elements.len() as u64 * ENTRY_BYTES + elements.byte_len() as u64;
@@ -371,6 +375,9 @@ impl OperatorState {
     /// No such list.
     pub fn list_clear(&mut self, state: u32) -> Result<(), AccessError> {
         let (at, list) = self.list(state)?;
+        if list.is_empty() {
+            return Ok(());
+        }
         let old = Arc::clone(list);
         let (entries, bytes) = self.tables[at].amount();
         self.bytes -= entries * ENTRY_BYTES + bytes;

@@ -350,7 +350,12 @@ fn accesses_that_do_not_fit_are_refused_by_name_and_change_nothing() {
     state.set_limit(Some(2 * ENTRY_BYTES + 3));
     state.list_append(SPLIT, two.as_ref()).unwrap();
     let error = state.list_append(UNION, one.as_ref()).unwrap_err();
-    assert_eq!(error, AccessError::Limit { limit: 35 });
+    assert_eq!(
+        error,
+        AccessError::Limit {
+            limit: 2 * ENTRY_BYTES + 3
+        }
+    );
     // Replacing it takes no more.
     state.list_clear(SPLIT).unwrap();
     state.list_append(SPLIT, two.as_ref()).unwrap();
