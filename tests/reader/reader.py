@@ -179,6 +179,7 @@ STATE = {
 SUBTASK = {
     "segments": (array, False), "parts": (anything, False), "ended-inputs": (array, False),
     "watermark": (signed, True),
+    "event-time": (signed, True),
 }  # fmt: skip
 SEGMENT = {
     "file": (text, True), "offset": (number, False), "length": (number, False),
@@ -574,9 +575,11 @@ def apply_to(state):
 def expire(body, operator, subtask, groups, state):
     """Takes the expiry off the values of a subtask, and those away that had expired at the checkpoint."""
     watermark = subtask["watermark"]
+    if watermark == NUMBER_MAX:
+        # That of the end of all input is no time.
+        watermark = subtask["event-time"]
     now = {
-        # The watermark after all input is no time.
-        "event": -NUMBER_MAX - 1 if watermark in (None, NUMBER_MAX) else watermark,
+        "event": -NUMBER_MAX - 1 if watermark is None else watermark,
         "processing": body["triggered-at"] + body["duration-ms"],
     }
     clocks = {one["name"].encode(): one["ttl-time"] for one in operator["states"]}

@@ -265,7 +265,7 @@ impl Completed {
                     .map_or(segment.length, |it| it.raw_length),
                 taken: Times {
                     processing: self.metadata().completed_at(),
-                    watermark: found.watermark.unwrap_or(NO_WATERMARK),
+                    watermark: found.event_time().unwrap_or(NO_WATERMARK),
                 },
             };
             (segment, origin)

@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 
 use dataflow::operator_state::Scope;
 use dataflow::state::{self, StateDescriptor, StateKind};
+use dataflow::watermark;
 use serde::{Deserialize, Deserializer, Serialize};
 
 pub use codec::{FORMAT_VERSION, MAGIC, METADATA_BYTES_MAX};
@@ -222,9 +223,21 @@ pub struct Subtask {
     pub ended_inputs: Vec<u32>,
     /// Highest watermark seen.
     pub watermark: Option<i64>,
+    /// The highest one before that of the end of all input, where `watermark` is that: entries of states expire by it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub event_time: Option<i64>,
 }
 
 impl Subtask {
+    /// The time by which entries of states expire whose time is event time; `None` if there is none.
+    #[must_use]
+    pub fn event_time(&self) -> Option<i64> {
+        match self.watermark {
+            Some(watermark::END) => self.event_time,
+            other => other,
+        }
+    }
+
     /// All of its state that is stored somewhere, keyed and operator state.
     pub fn stored(&self) -> impl Iterator<Item = &Segment> {
         self.segments.iter().chain(&self.operator_state)

@@ -919,6 +919,7 @@ impl<'a> Driver<'a> {
             subtask.parts = member.rest.parts;
             subtask.ended_inputs = member.rest.ended_inputs;
             subtask.watermark = member.rest.watermark;
+            subtask.event_time = member.rest.event_time;
             let of_member = member.written.into_iter();
             written.extend(of_member.map(|it| (member.node, member.index, it)));
         }

@@ -235,6 +235,9 @@ fn make_member(
             let instance = OperatorInstance::new(instance, state, keyed, operator.outputs);
             let mut instance = instance.with_operator_state(own);
             if let Some(checkpoint) = &undrained {
+                // First, because that of the end of all input is no time by which entries expire.
+                let time = restore::event_time(checkpoint, &node.id, index, node.parallelism);
+                instance.set_watermark(time);
                 let watermark = restore::watermark(checkpoint, &node.id, index, node.parallelism);
                 instance.set_watermark(watermark);
             }

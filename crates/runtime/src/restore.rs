@@ -1013,7 +1013,24 @@ pub(crate) fn watermark(checkpoint: &Completed, id: &str, index: u32, parallelis
     let Some(operator) = checkpoint.operator(id) else {
         return NO_WATERMARK;
     };
-    let reached = |subtask: &Subtask| subtask.watermark.unwrap_or(NO_WATERMARK);
+    lowest(operator, index, parallelism, |subtask| subtask.watermark)
+}
+
+/// The time by which entries expired whose time is event time, in the same way.
+pub(crate) fn event_time(checkpoint: &Completed, id: &str, index: u32, parallelism: u32) -> i64 {
+    let Some(operator) = checkpoint.operator(id) else {
+        return NO_WATERMARK;
+    };
+    lowest(operator, index, parallelism, Subtask::event_time)
+}
+
+fn lowest(
+    operator: &metadata::Operator,
+    index: u32,
+    parallelism: u32,
+    of: impl Fn(&Subtask) -> Option<i64>,
+) -> i64 {
+    let reached = |subtask: &Subtask| of(subtask).unwrap_or(NO_WATERMARK);
     if operator.parallelism == parallelism {
         let subtask = operator.subtasks.get(index as usize);
         return subtask.map_or(NO_WATERMARK, reached);

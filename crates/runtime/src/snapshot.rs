@@ -34,6 +34,8 @@ pub(crate) struct SmallState {
     pub(crate) parts: Vec<Part>,
     pub(crate) ended_inputs: Vec<u32>,
     pub(crate) watermark: Option<i64>,
+    /// See [`checkpoint::metadata::Subtask::event_time`].
+    pub(crate) event_time: Option<i64>,
 }
 
 /// What has become of a subtask's snapshot.

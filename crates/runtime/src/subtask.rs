@@ -549,8 +549,10 @@ impl Subtask {
                 Body::Operator(instance) => {
                     operator_state = instance.operator_state().map(OperatorState::seal);
                     rest.watermark = Some(instance.watermark()).filter(|it| *it != NO_WATERMARK);
+                    let has_ended = instance.watermark() == watermark::END;
                     let now = self.clock.now_ms();
                     state = instance.state().map(|keyed| {
+                        rest.event_time = keyed.event_time().filter(|_| has_ended);
                         // What has expired since the last call is not in it.
                         keyed.set_now(now);
                         match kind {

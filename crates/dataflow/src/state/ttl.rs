@@ -177,6 +177,12 @@ impl KeyedState {
         });
     }
 
+    /// The highest watermark that was set, without that of the end of all input; `None` if there was none.
+    #[must_use]
+    pub fn event_time(&self) -> Option<i64> {
+        Some(self.times.watermark).filter(|time| *time != NO_TIME)
+    }
+
     /// What a state's readers see. It must be one that there is.
     #[inline]
     pub(super) fn view(&self, state: u32) -> View {

@@ -62,6 +62,7 @@ fn sample() -> (Metadata, Vec<Bytes>) {
                     ],
                     parts: vec![serde_json::json!({"file": "a.txt", "line": 12})],
                     ended_inputs: vec![0],
+                    event_time: None,
                     watermark: Some(i64::MAX),
                 },
                 Subtask {
@@ -540,6 +541,7 @@ fn any_subtask() -> impl Strategy<Value = Subtask> {
         any::<Option<i64>>(),
     )
         .prop_map(|(segments, parts, ended_inputs, watermark)| Subtask {
+            event_time: watermark.filter(|time| time % 2 == 0),
             operator_state: None,
             segments: segments
                 .map(|(full, deltas)| std::iter::once(full).chain(deltas).collect())
