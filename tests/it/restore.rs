@@ -652,3 +652,44 @@ fn resume_starts_afresh_or_where_the_job_was_killed() {
         .saying(&["restoring from checkpoint"]);
     assert_totals(&scene, "output of a resumed service");
 }
+
+#[test]
+fn c38_a_start_from_the_end_of_all_input_goes_on_where_there_is_more_by_then() {
+    let source = "\
+[[source]]
+id = \"in\"
+connector = \"generator\"
+count = 100
+keys = 2
+timestamp = { start = \"2026-01-01T00:00:00Z\", interval = \"10ms\" }
+watermark = { out-of-orderness = \"0s\" }
+
+";
+    let config = "window = \"tumbling\", size = \"500ms\", aggregates = [\"count as n\"]";
+    let job = jobs::head("goes-on", "30ms")
+        + source
+        + &jobs::count("in")
+        + &jobs::operator("windows", "window", "in", config)
+        + &jobs::files("totals", "count", "totals", "csv")
+        + &jobs::files("counts", "windows", "counts", "csv");
+    // With nothing more, nothing is emitted again; else the totals of all keys, and the windows of the second hundred.
+    for (count, totals) in [(100, 100), (200, 100 + 200)] {
+        let scene = Scene::new();
+        scene.write("job.toml", &job);
+        let keep = ["run", "job.toml", "-D", "checkpoint.retain-on-finish=true"];
+        let ended = host::run(scene.path(), &keep).with_code(0);
+        let last = ended.completions().pop().expect("the last checkpoint");
+        let sum = |directory: &str| {
+            let lines = scene.output(directory);
+            let counts = lines
+                .iter()
+                .filter_map(|line| line.rsplit(',').find_map(|it| it.parse::<u64>().ok()));
+            counts.sum::<u64>()
+        };
+        assert_eq!((sum("totals"), sum("counts")), (100, 100));
+        let more = format!("source.in.count={count}");
+        let from = ["run", "job.toml", "-s", &last.path, "-D", &more];
+        host::run(scene.path(), &from).with_code(0);
+        assert_eq!((sum("totals"), sum("counts")), (totals, count));
+    }
+}

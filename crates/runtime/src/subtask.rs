@@ -326,7 +326,14 @@ impl Subtask {
                 return Ok(());
             }
             Body::Operator(instance) => {
-                let done = instance.process(input, &mut batch, self.clock.now_ms());
+                if !entry.ended_inputs.is_empty() {
+                    reopen(instance, &mut entry.ended_inputs, input);
+                }
+                let now = self.clock.now_ms();
+                let done = match entry.bad_records {
+                    None => instance.process(input, &mut batch, now),
+                    Some(_) => instance.try_process(input, &mut batch, now),
+                };
                 if let Some(state) = instance.state() {
                     self.events.count_recalled(state.take_recalled());
                 }
@@ -698,5 +705,15 @@ impl Subtask {
             failure: Box::new(failure),
             position,
         }
+    }
+}
+
+/// A record has come on an input that had ended before the snapshot that was restored: there is more to read than
+/// there was then. The input ends again, and time goes on from where the records say.
+#[cold]
+fn reopen(instance: &mut OperatorInstance, ended_inputs: &mut Vec<u32>, input: u32) {
+    ended_inputs.retain(|ended| *ended != input);
+    if instance.watermark() == watermark::END {
+        instance.set_watermark(NO_WATERMARK);
     }
 }
