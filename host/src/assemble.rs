@@ -171,7 +171,8 @@ impl Prepared {
                 PreparedNode::Operator(operator) => {
                     let inputs = self.input_ports(index);
                     let place = (node.node(&self.job), node.path(&self.job, "grants"));
-                    match operator.node(&place.0.id, inputs, key_groups) {
+                    let upstream = self.upstream(index);
+                    match operator.node(&self.job, &place.0.id, inputs, upstream, key_groups) {
                         Ok(operator) => NodeKind::Operator(operator),
                         Err(failure) => {
                             let at = place.0.place_of("grants");
@@ -300,6 +301,20 @@ impl Prepared {
             key_groups: key_groups.count(),
             nodes,
         }
+    }
+
+    /// What feeds each input of the operator at `index`.
+    fn upstream(&self, index: usize) -> Vec<Vec<String>> {
+        let mut upstream = Vec::new();
+        for edge in &self.edges[index] {
+            let input = edge.input as usize;
+            if upstream.len() <= input {
+                upstream.resize(input + 1, Vec::new());
+            }
+            let port = arriving(&self.job, &self.wiring, &self.facts, edge.from, edge.port);
+            upstream[input].extend(port.map(|port| port.name));
+        }
+        upstream
     }
 
     /// What arrives on each input of the operator at `index`; of a union, what the first one gives.

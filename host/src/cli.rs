@@ -45,6 +45,11 @@ pub(crate) enum Command {
     /// sink what would be restored, migrated, dropped or refused. The checkpoint is only read, and it does not
     /// matter whether the job runs. Exit codes: 0 it would start; 2 it would be refused; 3 the checkpoint is corrupt.
     Check(Check),
+    /// Try records again that are in capsules: what `on-error = "dead-letter"` wrote
+    ///
+    /// Each is processed alone, by the operator of its job file, with the states that its key had. Nothing else of the
+    /// job runs, and nothing is written. Exit codes: 0 none fails any more; 1 some fail; 2 it could not be tried.
+    Replay(Replay),
     /// Look at checkpoints and remove them: in any directory, file://, s3:// or az:// URL, no job needed
     #[command(subcommand)]
     Checkpoints(Checkpoints),
@@ -159,6 +164,29 @@ pub(crate) struct JobArguments {
     #[arg(short = 'D', value_name = "KEY=VALUE")]
     pub(crate) overrides: Vec<String>,
     /// Global configuration: defaults for job.state-backend, [checkpoint] and [restart], also under Flink's names
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+}
+
+/// Which capsules, and what to try them with.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Replay {
+    /// Files with a capsule on each line, as a sink of dead letters writes them
+    #[arg(value_name = "CAPSULE", required = true)]
+    pub(crate) files: Vec<PathBuf>,
+    /// Only the capsule on this line of each file, counted from 1
+    #[arg(long, value_name = "N")]
+    pub(crate) line: Option<usize>,
+    /// Another component in place of the job file's, such as one in which the mistake is mended
+    #[arg(long, value_name = "FILE")]
+    pub(crate) component: Option<PathBuf>,
+    /// The job file, where it is not any more at the place that the capsule names
+    #[arg(long, value_name = "JOB.toml")]
+    pub(crate) job: Option<PathBuf>,
+    /// Set a key of the job file, as for `run`
+    #[arg(short = 'D', value_name = "KEY=VALUE")]
+    pub(crate) overrides: Vec<String>,
+    /// Global configuration, as for `run`
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
 }

@@ -4,6 +4,7 @@ pub(crate) mod check;
 pub(crate) mod checkpoints;
 pub(crate) mod control;
 pub(crate) mod job;
+pub(crate) mod replay;
 pub(crate) mod run;
 pub(crate) mod savepoints;
 pub(crate) mod serve;
@@ -19,6 +20,7 @@ pub(crate) fn run(cli: &Cli) -> Result<Exit, Error> {
         Command::Run(arguments) => run::run(arguments),
         Command::Serve(arguments) => serve::serve(arguments),
         Command::Check(arguments) => check::check(arguments),
+        Command::Replay(arguments) => replay::replay(arguments),
         Command::Checkpoints(arguments) => checkpoints::run(arguments),
         Command::Savepoints(arguments) => savepoints::run(arguments),
         Command::List(arguments) => control::list(arguments),

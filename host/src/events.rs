@@ -186,6 +186,9 @@ pub(crate) struct Work {
     pub(crate) sources: Vec<NodeWork>,
     /// Each sink.
     pub(crate) sinks: Vec<NodeWork>,
+    /// Each operator that could not process something and went on.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) bad_records: Vec<NodeBadRecords>,
 }
 
 /// What a source has read, or a sink has taken.
@@ -199,6 +202,18 @@ pub(crate) struct NodeWork {
     /// Of a sink: where it publishes, if that is a place.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) place: Option<String>,
+}
+
+/// What an operator could not process.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) struct NodeBadRecords {
+    /// Its id.
+    pub(crate) id: String,
+    /// Records and timers that were left out.
+    pub(crate) left_out: u64,
+    /// Batches that failed and whose records succeeded in parts.
+    pub(crate) recovered_batches: u64,
 }
 
 /// The metrics of all operators that have some, by operator and name.
@@ -264,6 +279,19 @@ fn push_work(text: &mut String, within: &str, work: &Work, all_published: bool) 
                 .map(|place| format!(" to {}", line(place)));
             let to = to.unwrap_or_default();
             let _ = write!(text, "\n  `{}`: {records} written{to}", name(&sink.id));
+        }
+    }
+    push_bad_records(text, &work.bad_records);
+}
+
+/// What operators could not process, a line for each of them; each begins with a line break.
+fn push_bad_records(text: &mut String, all: &[NodeBadRecords]) {
+    for bad in all {
+        let left_out = counted(bad.left_out, "bad record");
+        let _ = write!(text, "\n  `{}`: {left_out} left out", name(&bad.id));
+        if bad.recovered_batches > 0 {
+            let batches = grouped(bad.recovered_batches);
+            let _ = write!(text, "; {batches} failed together and succeeded apart");
         }
     }
 }
@@ -810,6 +838,7 @@ mod tests {
             records_written: sinks.iter().map(|node| node.1).sum(),
             sources: nodes(sources),
             sinks: nodes(sinks),
+            bad_records: Vec::new(),
         }
     }
 

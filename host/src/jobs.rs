@@ -301,6 +301,12 @@ impl Entry {
                 records: node.records,
             });
         }
+        let bad = self.handle.bad_records().into_iter();
+        let of_operator = |bad: runtime::NodeBadRecords| server::api::BadRecords {
+            id: bad.id,
+            left_out: bad.left_out,
+            recovered_batches: bad.recovered_batches,
+        };
         JobStatus {
             name: job.job.name.clone(),
             id: self.id.clone(),
@@ -321,6 +327,7 @@ impl Entry {
             checkpoint_failure: board.checkpoint_failure.clone(),
             sources,
             sinks,
+            bad_records: bad.map(of_operator).collect(),
         }
     }
 

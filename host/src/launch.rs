@@ -29,7 +29,7 @@ use self::start::Begun;
 use crate::assemble::Prepared;
 use crate::cli::{JobArguments, RestoreArguments};
 use crate::commands::job::Loader;
-use crate::events::{Audience, Event, NodeWork, Work};
+use crate::events::{Audience, Event, NodeBadRecords, NodeWork, Work};
 use crate::exit::{Error, causes};
 use crate::jobs::Entry;
 
@@ -289,6 +289,14 @@ impl JobThread {
                 records: node.records,
             });
         }
+        let bad = self.job.handle().bad_records().into_iter();
+        work.bad_records = bad
+            .map(|bad| NodeBadRecords {
+                id: bad.id,
+                left_out: bad.left_out,
+                recovered_batches: bad.recovered_batches,
+            })
+            .collect();
         work
     }
 

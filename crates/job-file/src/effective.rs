@@ -8,8 +8,9 @@ use std::time::Duration;
 use dataflow::Partition;
 use toml::Value;
 
+use super::bad_records::{BadRecords, DEAD_LETTER};
 use super::checkpoint::{COMPRESSIONS, CheckpointSection, MODES, PERMISSIONS, RETENTIONS, Storage};
-use super::node::{Inputs, PARTITIONS};
+use super::node::{InputRef, Inputs, PARTITIONS};
 use super::operator::{OFF, OVERDUE, OperatorSection, REFRESHES, StateSection, TIMES};
 use super::options::Options;
 use super::restart::RestartStrategy;
@@ -165,7 +166,7 @@ fn node(out: &mut Writer, job: &JobFile, settled: &SettledNode) {
         out.key("connector", connector);
     }
     if let Some(inputs) = settled.node.inputs(job) {
-        self::inputs(out, inputs);
+        self::inputs(out, job, &node.id, inputs);
     }
     if let Some(partition) = settled.partition {
         out.key("partition", word(PARTITIONS, partition));
@@ -186,7 +187,7 @@ fn node(out: &mut Writer, job: &JobFile, settled: &SettledNode) {
         if !operator.states.is_empty() {
             out.key("state", operator_states(operator));
         }
-        out.key("on-error", "fail");
+        on_error(out, operator.bad_records.as_ref());
         let overdue: toml::Table = [("overdue".to_owned(), word(OVERDUE, operator.overdue).into())]
             .into_iter()
             .collect();
@@ -204,16 +205,43 @@ fn operator(out: &mut Writer, operator: &OperatorSection) {
     }
 }
 
-fn inputs(out: &mut Writer, inputs: &Inputs) {
-    let names: Vec<Value> = inputs
-        .refs
-        .iter()
+fn on_error(out: &mut Writer, bad_records: Option<&BadRecords>) {
+    let Some(bad_records) = bad_records else {
+        out.key("on-error", "fail");
+        return;
+    };
+    match &bad_records.dead_letter {
+        None => out.key("on-error", "skip"),
+        Some((sink, _)) => {
+            out.key("on-error", DEAD_LETTER);
+            out.key(DEAD_LETTER, sink.as_str());
+        }
+    }
+    out.key("retries", i64::from(bad_records.retries));
+    match &bad_records.limit {
+        Some(limit) => out.key("on-error-limit", limit.text.as_str()),
+        None => out.comment("on-error-limit is not set: any number"),
+    }
+}
+
+fn inputs(out: &mut Writer, job: &JobFile, id: &str, inputs: &Inputs) {
+    // What a sink of dead letters reads is said where they come from.
+    let is_said_there = |input: &&InputRef| {
+        let mut operators = job.operators.iter();
+        let from = operators.find(|operator| operator.node.id == input.node);
+        let letters = from.and_then(|operator| operator.bad_records.as_ref()?.dead_letter.as_ref());
+        input.port.as_deref() == Some(DEAD_LETTER) && letters.is_some_and(|(sink, _)| sink == id)
+    };
+    let refs = inputs.refs.iter();
+    let names: Vec<Value> = refs
+        .filter(|input| !is_said_there(input))
         .map(|input| match &input.port {
             Some(port) => format!("{}.{port}", input.node).into(),
             None => input.node.as_str().into(),
         })
         .collect();
     match names.as_slice() {
+        [] => {}
         [one] => out.key("input", one.clone()),
         _ => out.key("inputs", names),
     }

@@ -160,6 +160,9 @@ pub const OPERATOR: &[Key] = &[
     key("limits"),
     key("grants"),
     key("on-error"),
+    key("retries"),
+    key("on-error-limit"),
+    key("dead-letter"),
     key("state"),
     key("timers"),
 ];

@@ -17,6 +17,7 @@
     )
 )]
 
+pub mod bad_records;
 pub mod checkpoint;
 pub mod document;
 pub mod effective;
@@ -207,7 +208,7 @@ fn read_tree(job: &NamedText<'_>, root: &Table, problems: &mut Problems) -> JobF
         }
     }
     let place = |path: &str| root.place_of(path).unwrap_or_else(|| start.clone());
-    JobFile {
+    let mut read = JobFile {
         file: Arc::clone(&job.file),
         base: job.base.to_owned(),
         job: job_section,
@@ -221,7 +222,9 @@ fn read_tree(job: &NamedText<'_>, root: &Table, problems: &mut Problems) -> JobF
             key_groups: place("job.key-groups"),
             checkpoint_dir: place("checkpoint.dir"),
         },
-    }
+    };
+    bad_records::feed_sinks(&mut read, problems);
+    read
 }
 
 impl JobSection {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use dataflow::Partition;
 use dataflow::state::{Refresh, Ttl, TtlTime};
 
+use super::bad_records::BadRecords;
 use super::checkpoint::absolute;
 use super::document::{Item, Table, Value};
 use super::keys::{GRANTED_DIR, GRANTS, LIMITS, STATE, TIMERS};
@@ -38,6 +39,8 @@ pub struct OperatorSection {
     pub grants: Grants,
     /// What becomes of timers of processing time that fell due while the job was down.
     pub overdue: Overdue,
+    /// What becomes of records that it cannot process; `None`: the job fails.
+    pub bad_records: Option<BadRecords>,
 }
 
 /// What becomes of timers of processing time that fell due while the job was down.
@@ -137,7 +140,7 @@ impl OperatorSection {
         if build_dir.is_some() && build.is_none() {
             section.problem("build-dir", "is set, but `build` is not", None);
         }
-        refuse_on_error(&mut section);
+        let bad_records = BadRecords::read(&mut section);
         let example = "ttl = \"24h\"";
         let states = section.named_tables("state", STATE, example, StateSection::read);
         let inputs = Inputs::read(&mut section);
@@ -165,6 +168,7 @@ impl OperatorSection {
             limits: limits.unwrap_or_default(),
             grants: grants.unwrap_or_default(),
             overdue: overdue.unwrap_or_default(),
+            bad_records,
         })
     }
 }
@@ -206,24 +210,6 @@ impl Grants {
             clock: section.boolean("clock").unwrap_or_default(),
             random: section.boolean("random").unwrap_or_default(),
         }
-    }
-}
-
-fn refuse_on_error(section: &mut Section<'_, '_>) {
-    let Some(policy) = section.choice(
-        "on-error",
-        &[
-            ("fail", "fail"),
-            ("skip", "skip"),
-            ("dead-letter", "dead-letter"),
-        ],
-    ) else {
-        return;
-    };
-    if policy != "fail" {
-        let message = format!("`{policy}` is not supported by this version");
-        let hint = "use `on-error = \"fail\"`, or leave it out".to_owned();
-        section.problem("on-error", message, Some(hint));
     }
 }
 

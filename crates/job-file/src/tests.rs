@@ -370,15 +370,52 @@ error: job.toml:2:1: checkpoint.savepoint-dir: `/` is the root of the file syste
 }
 
 #[test]
-fn what_this_version_lacks_is_refused_not_ignored() {
-    check(
-        &FINE.replace(
+fn c91_what_is_said_of_bad_records_is_checked() {
+    let operator = |lines: &str| {
+        FINE.replace(
             "component = \"count.wasm\"",
-            "component = \"count.wasm\"\non-error = \"skip\"",
-        ),
+            &format!("component = \"count.wasm\"\n{lines}"),
+        )
+    };
+    check(
+        &operator("on-error = \"dead-letters\""),
         r#"
-error: job.toml:18:1: operator.count.on-error: `skip` is not supported by this version
-  hint: use `on-error = "fail"`, or leave it out
+error: job.toml:18:1: operator.count.on-error: `dead-letters` is not one of its values
+  hint: did you mean `dead-letter`?
+"#,
+    );
+    check(
+        &operator("retries = 2\non-error-limit = \"100\"\ndead-letter = \"bad\""),
+        r#"
+error: job.toml:18:1: operator.count.retries: has no effect, because the job fails at the first bad record
+  hint: set `on-error = "skip"` or `"dead-letter"`, or leave it out
+error: job.toml:19:1: operator.count.on-error-limit: `100` is not a number in a time
+  hint: write how many in which time: `on-error-limit = "100/min"`
+error: job.toml:19:1: operator.count.on-error-limit: has no effect, because the job fails at the first bad record
+  hint: set `on-error = "skip"` or `"dead-letter"`, or leave it out
+error: job.toml:20:1: operator.count.dead-letter: has no effect, because the job fails at the first bad record
+  hint: set `on-error = "skip"` or `"dead-letter"`, or leave it out
+"#,
+    );
+    check(
+        &operator("on-error = \"skip\"\ndead-letter = \"bad\""),
+        r#"
+error: job.toml:19:1: operator.count.dead-letter: has no effect with `on-error = "skip"`
+  hint: set `on-error = "dead-letter"`, or leave it out
+"#,
+    );
+    check(
+        &operator("on-error = \"dead-letter\""),
+        r#"
+error: job.toml:15:1: operator.count.dead-letter: is missing
+  hint: name the sink that gets bad records: `dead-letter = "<sink>"`
+"#,
+    );
+    check(
+        &operator("on-error = \"dead-letter\"\ndead-letter = \"outt\""),
+        r#"
+error: job.toml:19:1: operator.count.dead-letter: there is no sink `outt`
+  hint: did you mean `out`?
 "#,
     );
 }

@@ -57,6 +57,39 @@ pub enum Position {
     },
 }
 
+impl Position {
+    /// The record at `index` of a batch.
+    pub(crate) fn record(number: u64, input: u32, batch: &Batch, index: usize) -> Self {
+        Self::Record {
+            number,
+            input,
+            origin: None,
+            key: batch.is_keyed().then(|| shorten(batch.keys.get(index))),
+            value: shorten(batch.values.get(index)),
+        }
+    }
+
+    /// The timer at `index`.
+    pub(crate) fn timer(fired: &Fired, index: usize) -> Self {
+        Self::Timer {
+            domain: fired.domain,
+            time: fired.times[index],
+            tag: fired.tags[index],
+            key: shorten(fired.keys.keys.get(index)),
+        }
+    }
+
+    /// Somewhere in timers.
+    pub(crate) fn timers(fired: &Fired) -> Self {
+        Self::Timers {
+            domain: fired.domain,
+            first: fired.times.first().copied().unwrap_or_default(),
+            last: fired.times.last().copied().unwrap_or_default(),
+            count: fired.len(),
+        }
+    }
+}
+
 impl fmt::Display for Position {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -124,13 +157,7 @@ pub(crate) fn locate(
                 .flatten()
         });
     match record {
-        Some(record) => Position::Record {
-            number: received + record as u64,
-            input,
-            origin: None,
-            key: batch.is_keyed().then(|| shorten(batch.keys.get(record))),
-            value: shorten(batch.values.get(record)),
-        },
+        Some(record) => Position::record(received + record as u64, input, batch, record),
         None => Position::Batch {
             first: received,
             records: batch.len(),
@@ -168,18 +195,8 @@ pub(crate) fn locate_timer(
         found
     });
     match index {
-        Some(index) => Position::Timer {
-            domain: fired.domain,
-            time: fired.times[index],
-            tag: fired.tags[index],
-            key: shorten(fired.keys.keys.get(index)),
-        },
-        None => Position::Timers {
-            domain: fired.domain,
-            first: fired.times.first().copied().unwrap_or_default(),
-            last: fired.times.last().copied().unwrap_or_default(),
-            count: fired.len(),
-        },
+        Some(index) => Position::timer(fired, index),
+        None => Position::timers(fired),
     }
 }
 

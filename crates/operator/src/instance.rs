@@ -75,6 +75,24 @@ impl OperatorInstance {
     /// # Errors
     /// Why it could not be processed; the record to blame was searched for.
     pub fn process(&mut self, input: u32, batch: &mut Batch, now: i64) -> Result<(), Unprocessed> {
+        let mut error = self.try_process(input, batch, now);
+        if let Err(Unprocessed::Failed { failure, position }) = &mut error {
+            let (operator, call) = (self.operator.as_mut(), &mut self.call);
+            *position = blame::locate(operator, call, failure, input, batch, self.received);
+        }
+        error
+    }
+
+    /// The same; no record to blame is searched for.
+    ///
+    /// # Errors
+    /// Why it could not be processed.
+    pub fn try_process(
+        &mut self,
+        input: u32,
+        batch: &mut Batch,
+        now: i64,
+    ) -> Result<(), Unprocessed> {
         let Self {
             operator,
             call,
@@ -98,13 +116,40 @@ impl OperatorInstance {
         let records = batch.len() as u64;
         let done = operator.process(input, batch, resolved, call);
         if let Err(failure) = call.end(done, resolved, batch) {
-            let (operator, received) = (operator.as_mut(), self.received);
-            let position = blame::locate(operator, call, &failure, input, batch, received);
+            let position = Position::Batch {
+                first: self.received,
+                records: batch.len(),
+            };
             let failure = Box::new(failure);
             return Err(Unprocessed::Failed { failure, position });
         }
         self.received += records;
         Ok(())
+    }
+
+    /// Records that came are not processed. Returns the number of the first.
+    pub(crate) fn pass_over(&mut self, records: u64) -> u64 {
+        let number = self.received;
+        self.received += records;
+        number
+    }
+
+    /// Whether the calls that follow repeat parts of one that has failed: see [`Call::quiet`].
+    pub(crate) fn set_quiet(&mut self, quiet: bool) {
+        self.call.quiet = quiet;
+    }
+
+    /// Makes the operator ready for a call, such that what fails while an instance is made is not taken for a failure
+    /// of the call. With `fresh` the instance is a new one.
+    ///
+    /// # Errors
+    /// Why it could not be made.
+    pub fn make_ready(&mut self, fresh: bool) -> Result<(), Unprocessed> {
+        let ready = self.operator.make_ready(fresh);
+        ready.map_err(|failure| Unprocessed::Failed {
+            failure: Box::new(failure),
+            position: Position::None,
+        })
     }
 
     /// Lets timers fire that are due at `until`: one call of at most [`TIMERS_MAX`]. Returns how many they
@@ -113,6 +158,25 @@ impl OperatorInstance {
     /// # Errors
     /// Why the operator failed; the timer to blame was searched for, and all of them are as they were.
     pub fn fire(&mut self, domain: TimeDomain, until: i64, now: i64) -> Result<usize, Unprocessed> {
+        let mut fired = self.try_fire(domain, until, TIMERS_MAX, now);
+        if let Err(Unprocessed::Failed { failure, position }) = &mut fired {
+            let (operator, call) = (self.operator.as_mut(), &mut self.call);
+            *position = blame::locate_timer(operator, call, failure, until, &self.fired);
+        }
+        fired
+    }
+
+    /// The same with at most `most` timers; none to blame is searched for.
+    ///
+    /// # Errors
+    /// Why the operator failed; all timers are as they were.
+    pub fn try_fire(
+        &mut self,
+        domain: TimeDomain,
+        until: i64,
+        most: usize,
+        now: i64,
+    ) -> Result<usize, Unprocessed> {
         let Self {
             operator,
             call,
@@ -121,7 +185,7 @@ impl OperatorInstance {
         } = self;
         call.begin(now);
         call.state
-            .take_timers(domain, until, TIMERS_MAX, fired)
+            .take_timers(domain, until, most, fired)
             .map_err(Unprocessed::State)?;
         if fired.is_empty() {
             call.commit();
@@ -129,11 +193,32 @@ impl OperatorInstance {
         }
         let done = operator.on_timers(fired, call);
         if let Err(failure) = call.end(done, &fired.keys, &mut Batch::default()) {
-            let position = blame::locate_timer(operator.as_mut(), call, &failure, until, fired);
+            let position = Position::timers(fired);
             let failure = Box::new(failure);
             return Err(Unprocessed::Failed { failure, position });
         }
         Ok(fired.len())
+    }
+
+    /// How many timers the last call of timers was about.
+    pub(crate) fn fired_last(&self) -> usize {
+        self.fired.len()
+    }
+
+    /// Removes the timer that fires next, without firing it, and returns it.
+    pub(crate) fn remove_next_timer(
+        &mut self,
+        domain: TimeDomain,
+        until: i64,
+        now: i64,
+    ) -> Result<Fired, Unprocessed> {
+        let Self { call, fired, .. } = self;
+        call.begin(now);
+        call.state
+            .take_timers(domain, until, 1, fired)
+            .map_err(Unprocessed::State)?;
+        call.commit();
+        Ok(fired.clone())
     }
 
     /// When the next processing-time timer is due, or a time before that; `None` if there is none.

@@ -23,6 +23,8 @@ pub mod output;
 pub mod sink;
 mod instance;
 mod blame;
+pub mod isolation;
+pub mod capsule;
 mod error;
 pub mod clock;
 pub mod text;

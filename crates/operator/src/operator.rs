@@ -79,6 +79,16 @@ pub trait Operator: Send {
         Err(Failure::cannot_migrate(from_version))
     }
 
+    /// Makes it ready for the next call: with `fresh` as if it had just been created, with nothing in its memory that an
+    /// earlier call has left there. What it has in its state stays.
+    ///
+    /// # Errors
+    /// Why it cannot be created again.
+    fn make_ready(&mut self, fresh: bool) -> Result<(), Failure> {
+        let _ = fresh;
+        Ok(())
+    }
+
     /// The job ends in order; nothing is called afterwards. Not called when it fails.
     ///
     /// # Errors
@@ -133,6 +143,9 @@ pub struct Call {
     /// The call only looks for the record that made a batch fail; whatever it does is taken back, and
     /// what it says has been said.
     pub probing: bool,
+    /// The call repeats a part of one that has failed: what the operator logs is dropped, because it was logged, or
+    /// is of no use.
+    pub quiet: bool,
     /// The highest watermark that has arrived on all inputs; `i64::MIN` for none.
     pub watermark: i64,
 }

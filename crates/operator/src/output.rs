@@ -272,9 +272,9 @@ impl Output {
     }
 
     /// Takes the records of a port that has some, once they have their keys, and leaves `empty` in their
-    /// place.
+    /// place. `None` of a port that there is not.
     pub fn take(&mut self, port: usize, empty: impl FnOnce() -> Batch) -> Option<Batch> {
-        let batch = &mut self.ports[port].batch;
+        let batch = &mut self.ports.get_mut(port)?.batch;
         (!batch.is_empty()).then(|| std::mem::replace(batch, empty()))
     }
 

@@ -20,6 +20,23 @@ pub enum Error {
         /// The record that was to blame, if it is known.
         position: Position,
     },
+    /// More records than `on-error-limit` allows were to blame.
+    #[error(
+        "operator `{operator}` subtask {subtask}: more bad records than on-error-limit = \"{limit}\" allows; the last: \
+         {failure}{position}"
+    )]
+    TooManyBadRecords {
+        /// The operator.
+        operator: String,
+        /// Its subtask.
+        subtask: u32,
+        /// The limit.
+        limit: String,
+        /// What the last one made fail.
+        failure: Box<Failure>,
+        /// Which it was.
+        position: Position,
+    },
     /// A source or sink failed.
     #[error("{operator} subtask {subtask}: {action}")]
     Connector {
@@ -154,6 +171,7 @@ impl Error {
             Self::ReadState { source, .. } => checkpoint_class(source),
             Self::Fenced(_) => Class::Fenced,
             Self::Operator { failure, .. } if failure.kind == FailureKind::Config => Class::Refused,
+            Self::TooManyBadRecords { .. } => Class::Permanent,
             _ if initial => Class::Refused,
             Self::Connector { source, .. } if Permanent::is_in(source.as_ref()) => Class::Permanent,
             Self::Connector { .. } if InputChanged::find(self).is_some() => Class::Permanent,
@@ -199,7 +217,9 @@ pub fn causes(error: &(dyn std::error::Error + 'static)) -> String {
             text.push_str(": ");
             text.push_str(&words);
         }
-        if let Some(Error::Operator { failure, .. }) = error.downcast_ref::<Error>() {
+        if let Some(Error::Operator { failure, .. } | Error::TooManyBadRecords { failure, .. }) =
+            error.downcast_ref::<Error>()
+        {
             backtrace = failure.backtrace.as_deref().or(backtrace);
         }
         next = error.source();

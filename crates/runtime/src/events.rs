@@ -54,23 +54,53 @@ pub(crate) struct Events {
 pub(crate) struct Counters {
     /// Records of each node of the graph: those that a source has read or a sink has taken.
     nodes: Box<[AtomicU64]>,
+    /// Records and timers of each node that were left out because they were to blame for a failure.
+    blamed: Box<[AtomicU64]>,
+    /// Batches of each node that failed and whose parts all succeeded.
+    recovered: Box<[AtomicU64]>,
     /// Keys that were read back from disk.
     pub(crate) recalled: AtomicU64,
+}
+
+fn zeros(count: usize) -> Box<[AtomicU64]> {
+    (0..count).map(|_| AtomicU64::new(0)).collect()
+}
+
+fn read(counters: &[AtomicU64], index: usize) -> u64 {
+    let counter = counters.get(index);
+    counter.map_or(0, |counter| counter.load(Ordering::Relaxed))
+}
+
+fn count(counters: &[AtomicU64], index: usize, count: u64) {
+    if let Some(counter) = counters.get(index) {
+        counter.fetch_add(count, Ordering::Relaxed);
+    }
 }
 
 impl Counters {
     /// For a graph of this many nodes.
     pub(crate) fn new(nodes: usize) -> Self {
         Self {
-            nodes: (0..nodes).map(|_| AtomicU64::new(0)).collect(),
+            nodes: zeros(nodes),
+            blamed: zeros(nodes),
+            recovered: zeros(nodes),
             recalled: AtomicU64::new(0),
         }
     }
 
     /// What the node at `index` has counted.
     pub(crate) fn records(&self, index: usize) -> u64 {
-        let node = self.nodes.get(index);
-        node.map_or(0, |node| node.load(Ordering::Relaxed))
+        read(&self.nodes, index)
+    }
+
+    /// How many records and timers of the node at `index` were to blame.
+    pub(crate) fn blamed(&self, index: usize) -> u64 {
+        read(&self.blamed, index)
+    }
+
+    /// How many batches of the node at `index` failed and blame nobody.
+    pub(crate) fn recovered(&self, index: usize) -> u64 {
+        read(&self.recovered, index)
     }
 }
 
@@ -82,9 +112,19 @@ impl Events {
 
     /// Counts records that the source or sink at this place of the graph has read or taken.
     pub(crate) fn count_records(&self, node: usize, records: u64) {
-        if let Some(node) = self.counters.nodes.get(node) {
-            node.fetch_add(records, Ordering::Relaxed);
-        }
+        count(&self.counters.nodes, node, records);
+    }
+
+    /// Counts a record or timer that was to blame. Returns how many there were before.
+    pub(crate) fn count_blamed(&self, node: usize) -> u64 {
+        let before = self.counters.blamed(node);
+        count(&self.counters.blamed, node, 1);
+        before
+    }
+
+    /// Counts a batch that failed and blames nobody.
+    pub(crate) fn count_recovered(&self, node: usize) {
+        count(&self.counters.recovered, node, 1);
     }
 
     pub(crate) fn count_recalled(&self, keys: u64) {

@@ -8,6 +8,8 @@ use dataflow::state::{StateDescriptor, StateKind};
 use dataflow::{KeyGroups, Partition, operator_state};
 use operator::{OperatorFactory, SinkFactory, SourceFactory};
 
+use crate::bad_records::BadRecords;
+
 /// A validated job, ready to run. Node ids are unique, edges lead from earlier nodes to later ones
 /// (so there is no cycle), forward edges join equal parallelisms, no parallelism exceeds
 /// `key_groups`, only sources have no input and only sinks have no output.
@@ -68,8 +70,10 @@ pub struct OperatorNode {
     pub operator_states: Vec<operator_state::Descriptor>,
     /// Whether timers of processing time that fell due while the job was down are removed without firing.
     pub skip_overdue_timers: bool,
-    /// How many outputs it has.
+    /// How many outputs it has, without that for dead letters.
     pub outputs: u32,
+    /// What becomes of records that it cannot process; `None`: the job fails.
+    pub bad_records: Option<Arc<BadRecords>>,
     /// The most bytes of state that one subtask may hold, if limited.
     pub state_limit: Option<u64>,
     /// How much memory the state of one subtask may take, if limited.
@@ -84,6 +88,13 @@ impl OperatorNode {
         let declared = self.states.iter();
         let numbered = declared.filter(|state| state.kind != StateKind::Timers);
         numbered.count() as u32
+    }
+
+    /// How many ports edges may lead from.
+    #[must_use]
+    pub fn ports(&self) -> usize {
+        let has_dead_letters = |bad: &Arc<BadRecords>| bad.has_dead_letters;
+        self.outputs as usize + usize::from(self.bad_records.as_ref().is_some_and(has_dead_letters))
     }
 }
 

@@ -14,7 +14,7 @@ use crate::error::{Class, Error};
 use crate::events::{Counters, Event, Events};
 use crate::graph::{JobGraph, NodeKind};
 use crate::options::Options;
-use crate::report::{JobEvent, NodeRecords, Outcome};
+use crate::report::{JobEvent, NodeBadRecords, NodeRecords, Outcome};
 use crate::requests::{After, Requests, Stop};
 use crate::restart::{Decision, Restarts};
 
@@ -44,6 +44,8 @@ pub struct JobHandle {
     counters: Arc<Counters>,
     /// Ids of the sources and sinks, with their places in the graph.
     ends: Arc<[EndNode]>,
+    /// Places in the graph and ids of the operators.
+    operators: Arc<[(usize, String)]>,
     requests: Arc<Requests>,
 }
 
@@ -106,6 +108,20 @@ impl JobHandle {
         self.ends.iter().map(of).collect()
     }
 
+    /// What operators could not process at first or at all, in the order of the graph; those that had nothing such are
+    /// left out.
+    #[must_use]
+    pub fn bad_records(&self) -> Vec<NodeBadRecords> {
+        let of = |(index, id): &(usize, String)| NodeBadRecords {
+            id: id.clone(),
+            left_out: self.counters.blamed(*index),
+            recovered_batches: self.counters.recovered(*index),
+        };
+        let all = self.operators.iter().map(of);
+        all.filter(|bad| bad.left_out > 0 || bad.recovered_batches > 0)
+            .collect()
+    }
+
     /// Keys whose state had left memory and was read back, since the job was started.
     #[must_use]
     pub fn recalled(&self) -> u64 {
@@ -160,10 +176,16 @@ impl Job {
                 is_source,
             })
         });
+        let nodes = self.graph.nodes.iter().enumerate();
+        let operators = nodes.filter_map(|(index, node)| match &node.kind {
+            NodeKind::Operator(_) => Some((index, node.id.clone())),
+            NodeKind::Source(_) | NodeKind::Sink(_) => None,
+        });
         JobHandle {
             sender: self.sender.clone(),
             counters: Arc::clone(&self.counters),
             ends: ends.collect(),
+            operators: operators.collect(),
             requests: Arc::clone(&self.requests),
         }
     }

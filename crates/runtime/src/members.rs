@@ -255,5 +255,9 @@ fn make_member(
         outputs: outputs.to_vec(),
         ended_inputs,
         chain: DeltaChain::default(),
+        bad_records: match &node.kind {
+            NodeKind::Operator(operator) => operator.bad_records.clone(),
+            NodeKind::Source(_) | NodeKind::Sink(_) => None,
+        },
     })
 }

@@ -65,7 +65,7 @@ impl ExecutionPlan {
         for (index, node) in graph.nodes.iter().enumerate() {
             let ports = match &node.kind {
                 NodeKind::Source(_) => 1,
-                NodeKind::Operator(operator) => operator.outputs as usize,
+                NodeKind::Operator(operator) => operator.ports(),
                 NodeKind::Sink(_) => 0,
             };
             let member = Member {
@@ -186,6 +186,7 @@ mod tests {
             states: Vec::new(),
             operator_states: Vec::new(),
             outputs: 1,
+            bad_records: None,
             state_limit: None,
             skip_overdue_timers: false,
             state_memory: None,

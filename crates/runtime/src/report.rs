@@ -82,6 +82,18 @@ pub enum Outcome {
     },
 }
 
+/// What an operator could not process, since the job was started in this process. What was done again after a
+/// restart counts again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeBadRecords {
+    /// Its id.
+    pub id: String,
+    /// Records and timers that were left out.
+    pub left_out: u64,
+    /// Batches that failed and whose records succeeded, one by one or in parts: nothing was left out.
+    pub recovered_batches: u64,
+}
+
 /// What a source has read, or a sink has taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeRecords {

@@ -16,6 +16,7 @@ use operator::clock::Clock;
 use operator::{Failure, OperatorInstance, Position, Sink, Source, SourceStatus, Unprocessed};
 
 use crate::abort::{Kind, Reason};
+use crate::bad_records::BadRecords;
 use crate::delta_chain::DeltaChain;
 use crate::error::{Error, causes};
 use crate::events::{Event, Events};
@@ -97,6 +98,8 @@ pub(crate) struct Member {
     pub(crate) outputs: Vec<Vec<plan::Target>>,
     /// Inputs that have ended, now or before the snapshot that was restored.
     pub(crate) ended_inputs: Vec<u32>,
+    /// What becomes of records that an operator cannot process; `None`: the job fails.
+    pub(crate) bad_records: Option<Arc<BadRecords>>,
     /// What the next delta of its state may build on.
     pub(crate) chain: DeltaChain,
 }
@@ -337,7 +340,9 @@ impl Subtask {
                 if let Some(state) = instance.state() {
                     self.events.count_recalled(state.take_recalled());
                 }
-                done.map_err(|error| self.unprocessed(member, error))?;
+                if let Err(error) = done {
+                    return self.isolate(member, input, batch, error);
+                }
             }
         }
         self.spares.give(batch);
@@ -371,32 +376,43 @@ impl Subtask {
     /// The error of an operator that takes its records from the source in this subtask, with the place where the
     /// source has read the record to blame.
     fn with_origin(&self, mut error: Error) -> Error {
-        let Error::Operator {
+        if let Error::Operator {
+            operator,
+            position: Position::Record { number, origin, .. },
+            ..
+        }
+        | Error::TooManyBadRecords {
             operator,
             position: Position::Record { number, origin, .. },
             ..
         } = &mut error
-        else {
-            return error;
-        };
+        {
+            *origin = self.origin(operator, *number);
+        }
+        error
+    }
+
+    /// Where the source has read a record, if the operator takes its records from the source in this subtask;
+    /// `number` is how many records the operator had received before it.
+    pub(crate) fn origin(&self, operator: &str, number: u64) -> Option<String> {
         let takes_from_source = |target: &plan::Target| match target {
             plan::Target::Member { member, .. } => self.members[*member].id.as_ref() == operator,
             plan::Target::Edge { .. } => false,
         };
         let mut targets = self.members[0].outputs.iter().flatten();
-        if let (Head::Source { delivered, .. }, Body::Source(source)) =
-            (&self.head, &self.members[0].body)
-            && targets.any(takes_from_source)
-            // Both count from the start of the attempt.
-            && let Some(back) = delivered.checked_sub(*number + 1)
-        {
-            *origin = source.origin(back);
+        match (&self.head, &self.members[0].body) {
+            (Head::Source { delivered, .. }, Body::Source(source))
+                if targets.any(takes_from_source) =>
+            {
+                // Both count from the start of the attempt.
+                source.origin(delivered.checked_sub(number + 1)?)
+            }
+            _ => None,
         }
-        error
     }
 
     /// Hands a batch to everything that consumes a port.
-    fn emit(&mut self, member: usize, port: usize, batch: Batch) -> Result<(), Error> {
+    pub(crate) fn emit(&mut self, member: usize, port: usize, batch: Batch) -> Result<(), Error> {
         let targets = self.members[member].outputs[port].len();
         let mut batch = Some(batch);
         for index in 0..targets {

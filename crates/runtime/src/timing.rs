@@ -160,8 +160,7 @@ impl Subtask {
                 continue;
             };
             if instance.next_due().is_some_and(|due| due <= now) {
-                let fired = instance.fire(TimeDomain::Processing, now, now);
-                fired.map_err(|error| self.unprocessed(index, error))?;
+                self.fire_some(index, TimeDomain::Processing, now, now)?;
                 self.emit_output(index)?;
             }
         }
@@ -213,9 +212,7 @@ impl Subtask {
                     watermark,
                 });
             };
-            let fired = instance.fire(TimeDomain::Event, watermark, now);
-            let fired = fired.map_err(|error| self.unprocessed(member, error))?;
-            if fired > 0 {
+            if self.fire_some(member, TimeDomain::Event, watermark, now)? > 0 {
                 self.timing.passing = Some(Passing {
                     calls_left: Some(left),
                     ..passing

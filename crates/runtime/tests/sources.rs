@@ -161,6 +161,7 @@ fn job(partition: Partition, sources: u32, operators: u32) -> (Seen, Waiting, Ve
         states: Vec::new(),
         operator_states: Vec::new(),
         outputs: 1,
+        bad_records: None,
         state_limit: None,
         skip_overdue_timers: false,
         state_memory: None,

@@ -248,6 +248,7 @@ fn watch(sources: Vec<Vec<Vec<Do>>>, relay: bool) -> Seen {
             operator_states: Vec::new(),
             skip_overdue_timers: false,
             outputs: 1,
+            bad_records: None,
             state_limit: None,
             state_memory: None,
             labels: BTreeMap::new(),

@@ -407,6 +407,22 @@ pub struct JobStatus {
     pub sources: Vec<Node>,
     /// What each sink has written.
     pub sinks: Vec<Node>,
+    /// What operators could not process that go on after bad records; those that had none are left out.
+    #[serde(default)]
+    pub bad_records: Vec<BadRecords>,
+}
+
+/// What an operator could not process, since the host started the job. What was done again after a restart counts
+/// again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct BadRecords {
+    /// Its id.
+    pub id: String,
+    /// Records and timers that were left out.
+    pub left_out: u64,
+    /// Batches that failed and whose records succeeded in parts.
+    pub recovered_batches: u64,
 }
 
 /// What a job does.

@@ -115,6 +115,7 @@ fn job(name: &str, id: &str, state: JobState) -> JobStatus {
             records: 12,
         }],
         sinks: Vec::new(),
+        bad_records: Vec::new(),
     }
 }
 

@@ -248,7 +248,7 @@ impl GuestOperator {
         let guest = instance.guest();
         slot.state.set_access_limit(guest.memory.limit());
         slot.output.set_limit(guest.writes.limit());
-        guest.console.set_quiet(slot.probing);
+        guest.console.set_quiet(slot.probing || slot.quiet);
         guest.clock.set(slot.processing_time);
         guest.watermark = slot.watermark;
         guest.call = Some(slot);
@@ -388,6 +388,13 @@ impl Operator for GuestOperator {
         })?;
         self.recycle_if_large();
         Ok(migrated)
+    }
+
+    fn make_ready(&mut self, fresh: bool) -> Result<(), Failure> {
+        if fresh {
+            self.instance = None;
+        }
+        self.instance().map(drop)
     }
 
     fn close(&mut self) -> Result<(), Failure> {

@@ -1,16 +1,20 @@
 //! An operator's component: found, loaded, and asked what it is for its configuration.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use dataflow::KeyGroups;
-use dataflow::port::Port;
+use dataflow::port::{Format, Port};
 use dataflow::state::StateKind;
+use job_file::bad_records::{BadRecords, DEAD_LETTER, Rate};
 use job_file::operator::{OperatorSection, Overdue};
 use job_file::problem::Problems;
 use job_file::units::exact_size;
 use job_file::{DISK_STATE_MEMORY, JobFile, StateBackend};
+use operator::capsule::Subject;
 use operator::{Failure, FailureKind};
+use runtime::bad_records::RateLimit;
 use runtime::graph::{OperatorNode, StateMemory};
 use wasm::{
     self, Component, Description, DirGrant, Factory, Grants, Host, Limits, MetricKind, OperatorSpec,
@@ -31,6 +35,8 @@ pub(crate) struct PreparedOperator {
     state_memory: Option<StateMemory>,
     /// See [`OperatorNode::skip_overdue_timers`].
     skip_overdue_timers: bool,
+    /// What becomes of records that it cannot process; `None`: the job fails.
+    bad_records: Option<BadRecords>,
     /// What makes its instances, once the job has a graph: it knows their metrics.
     factory: Mutex<Option<Arc<Factory>>>,
 }
@@ -95,6 +101,15 @@ pub(crate) fn prepare(
     if !set_ttls(section, &mut description, &mut problem) {
         return None;
     }
+    let outputs = &mut description.outputs.iter();
+    if has_dead_letters(section.bad_records.as_ref())
+        && outputs.any(|output| output.name == DEAD_LETTER)
+    {
+        let message = "the component has an output `dead-letter` of its own";
+        let hint = "use `on-error = \"skip\"`, or rename that output";
+        problem("on-error", message.into(), Some(hint.into()));
+        return None;
+    }
     let has_values = description
         .states
         .iter()
@@ -117,6 +132,7 @@ pub(crate) fn prepare(
         limits,
         grants,
         skip_overdue_timers: section.overdue == Overdue::Skip,
+        bad_records: section.bad_records.clone(),
         state_limit: section.limits.state,
         state_memory: section
             .limits
@@ -191,9 +207,18 @@ pub(super) fn push_failure(job: &JobFile, id: &str, failure: &Failure, problems:
 impl PreparedOperator {
     /// What its place in the graph depends on.
     pub(crate) fn facts(&self) -> Facts {
+        let mut outputs = self.description.outputs.clone();
+        if has_dead_letters(self.bad_records.as_ref()) {
+            outputs.push(Port {
+                name: DEAD_LETTER.to_owned(),
+                keyed: false,
+                key_columns: Vec::new(),
+                format: Format::Json,
+            });
+        }
         Facts {
             inputs: self.description.inputs.clone(),
-            outputs: self.description.outputs.clone(),
+            outputs,
             keyed_state: !self.description.states.is_empty(),
             max_parallelism: None,
         }
@@ -257,14 +282,16 @@ impl PreparedOperator {
             .collect()
     }
 
-    /// What the runtime needs of it.
+    /// What the runtime needs of it. `upstream`: what feeds each of its inputs.
     ///
     /// # Errors
     /// A grant cannot be given now.
     pub(crate) fn node(
         &self,
+        job: &JobFile,
         id: &str,
         inputs: Vec<Port>,
+        upstream: Vec<Vec<String>>,
         key_groups: KeyGroups,
     ) -> Result<OperatorNode, Failure> {
         let factory = self.component.factory(OperatorSpec {
@@ -276,8 +303,26 @@ impl PreparedOperator {
             key_groups,
         })?;
         *self.factory.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&factory));
+        let digest = format!("sha256:{}", self.component.digest());
+        let bad_records = self.bad_records.as_ref().map(|bad| {
+            let file = std::path::absolute(&*job.file);
+            let file = file.unwrap_or_else(|_| PathBuf::from(&*job.file));
+            let subject = Subject {
+                job: job.job.name.clone(),
+                job_file: file.display().to_string(),
+                operator: id.to_owned(),
+                component: Some(digest.clone()),
+            };
+            Arc::new(runtime::bad_records::BadRecords {
+                tries: bad.retries,
+                limit: bad.limit.as_ref().map(rate_limit),
+                has_dead_letters: bad.dead_letter.is_some(),
+                subject,
+                upstream,
+            })
+        });
         let labels = [
-            ("component", format!("sha256:{}", self.component.digest())),
+            ("component", digest),
             ("world", self.component.world_version().to_owned()),
         ];
         Ok(OperatorNode {
@@ -286,6 +331,7 @@ impl PreparedOperator {
             operator_states: self.description.operator_states.clone(),
             skip_overdue_timers: self.skip_overdue_timers,
             outputs: self.description.outputs.len() as u32,
+            bad_records,
             state_limit: self.state_limit,
             state_memory: self.state_memory.clone(),
             labels: labels
@@ -294,6 +340,15 @@ impl PreparedOperator {
                 .collect::<BTreeMap<_, _>>(),
         })
     }
+}
+
+fn has_dead_letters(bad_records: Option<&BadRecords>) -> bool {
+    bad_records.is_some_and(|bad| bad.dead_letter.is_some())
+}
+
+fn rate_limit(rate: &Rate) -> RateLimit {
+    let period = i64::try_from(rate.period.as_millis()).unwrap_or(i64::MAX);
+    RateLimit::new(rate.count, period, rate.text.clone())
 }
 
 fn reported(metric: &wasm::Metric) -> Metric {

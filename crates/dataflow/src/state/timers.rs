@@ -13,6 +13,7 @@ use super::change::Tally;
 use super::heap::Heap;
 use super::maps::Maps;
 use super::removals::Removals;
+use super::table::Store;
 use super::{KeyedState, Resolved, StateDescriptor, StateError, StateKind};
 
 /// What the time of a timer is measured in.
@@ -322,6 +323,26 @@ impl KeyedState {
         super::access::check_even(numbers, times.len(), "times")?;
         super::access::check_even(numbers, tags.len(), "tags")?;
         self.check_numbers(numbers)
+    }
+
+    /// The timers of key `number`, by time and tag.
+    ///
+    /// # Errors
+    /// No such key, or the operator has no timers.
+    pub fn timers_of(
+        &self,
+        domain: TimeDomain,
+        number: u32,
+    ) -> Result<Vec<(i64, u32)>, StateError> {
+        let table = self.timers_table(domain).ok_or(StateError::NoTimers)?;
+        self.check_numbers(&[number])?;
+        let Store::Timers(Timers { maps, .. }) = &self.tables[table].store else {
+            unreachable!("it is a table of timers")
+        };
+        let held = maps.scan(self.slots[number as usize], &[], &self.heap);
+        Ok(held
+            .filter_map(|(field, _)| timer_of_field(field))
+            .collect())
     }
 
     /// The time of the next timer of a domain, or an earlier one; `None` if there is none.

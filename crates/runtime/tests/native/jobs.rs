@@ -642,6 +642,7 @@ pub(crate) fn graph_with(
             states,
             operator_states: Vec::new(),
             outputs: 1,
+            bad_records: None,
             state_limit: None,
             skip_overdue_timers: false,
             state_memory: None,

@@ -210,6 +210,7 @@ impl Shape {
                     states: kind.states(),
                     operator_states: Vec::new(),
                     outputs: kind.outputs(),
+                    bad_records: None,
                     state_limit: None,
                     // In one of three nothing stays in memory for longer than a batch.
                     skip_overdue_timers: false,

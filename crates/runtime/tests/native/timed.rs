@@ -328,6 +328,7 @@ impl Shape {
                     states: kind.states(),
                     operator_states: Vec::new(),
                     outputs: kind.outputs(),
+                    bad_records: None,
                     state_limit: None,
                     skip_overdue_timers: matches!(
                         kind,

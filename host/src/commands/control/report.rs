@@ -92,6 +92,11 @@ pub(super) mod tests {
                 id: "out".to_owned(),
                 records: 1200,
             }],
+            bad_records: vec![server::api::BadRecords {
+                id: "sum".into(),
+                left_out: 2,
+                recovered_batches: 0,
+            }],
         }
     }
 

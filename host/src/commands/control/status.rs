@@ -141,6 +141,13 @@ fn describe(job: &JobStatus) -> String {
     };
     add_all("source", "read", &job.sources);
     add_all("sink", "written", &job.sinks);
+    for bad in &job.bad_records {
+        let left_out = counted(bad.left_out, "bad record");
+        add(format!(
+            "  operator `{}`: {left_out} left out",
+            name(&bad.id)
+        ));
+    }
     text
 }
 
@@ -162,6 +169,7 @@ mod tests {
             "  newest       7: 2.0 KiB, in 34ms, completed 1970-01-01T00:00:00Z\n",
             "  source `in`: 1 record read\n",
             "  sink `out`: 1,200 records written\n",
+            "  operator `sum`: 2 bad records left out\n",
         ] {
             assert!(text.contains(part), "{part:?} is not in {text}");
         }
