@@ -10,6 +10,7 @@ pub(crate) mod build;
 pub(crate) mod operator;
 pub(crate) mod partition;
 pub(crate) mod ports;
+mod secrets;
 
 #[cfg(test)]
 mod tests;

@@ -81,6 +81,7 @@ mod windows; // their results, late records, and what is left of them
 mod upgrade; // a job goes on after its operators changed
 mod unfinished; // what does not work yet is refused by name, everything else has an effect
 mod signals; // a job that is stopped at an unlucky moment
+mod secrets; // nobody sees them but the operator that they are for
 mod shapes; // input that is broken, or made to hurt
 mod serve; // several jobs in one host
 mod soak; // many checkpoints: nothing grows

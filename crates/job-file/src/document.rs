@@ -128,6 +128,13 @@ impl Table {
             .map(|(key, entry)| (key.as_str(), entry))
     }
 
+    /// The entries in the order of their keys, to be changed.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = (&str, &mut KeyValue)> {
+        self.entries
+            .iter_mut()
+            .map(|(key, entry)| (key.as_str(), entry))
+    }
+
     /// The table that `key` is set to; an empty one is made if it is not set. `None` if it is set to
     /// something else.
     pub fn table_mut(&mut self, key: &str, place: &Place) -> Option<&mut Self> {

@@ -31,6 +31,7 @@ pub mod options;
 pub mod overrides;
 pub mod problem;
 pub mod restart;
+pub mod secret;
 pub mod section;
 pub mod sink;
 pub mod source;

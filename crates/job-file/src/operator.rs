@@ -12,6 +12,7 @@ use super::document::{Item, Table, Value};
 use super::keys::{GRANTED_DIR, GRANTS, LIMITS, STATE, TIMERS};
 use super::node::{Inputs, Node, PARTITIONS};
 use super::problem::Place;
+use super::secret::{self, Secret};
 use super::section::Section;
 
 /// An operator.
@@ -29,8 +30,10 @@ pub struct OperatorSection {
     pub inputs: Option<Inputs>,
     /// How records are dealt to its subtasks, if it says so.
     pub partition: Option<Partition>,
-    /// What the component gets when it is opened, as JSON.
+    /// What the component gets when it is opened, as JSON; in the place of a secret it has where that is.
     pub config: serde_json::Value,
+    /// The secrets in it.
+    pub secrets: Vec<Secret>,
     /// What is said of its states.
     pub states: Vec<StateSection>,
     /// What it may use up.
@@ -145,9 +148,6 @@ impl OperatorSection {
         let states = section.named_tables("state", STATE, example, StateSection::read);
         let inputs = Inputs::read(&mut section);
         let partition = section.choice("partition", PARTITIONS);
-        let config = section
-            .item("config")
-            .map_or_else(|| serde_json::json!({}), |item| item.value.to_json());
         let limits = section.table("limits", LIMITS).map(Limits::read);
         let grants = section
             .table("grants", GRANTS)
@@ -155,7 +155,12 @@ impl OperatorSection {
         let overdue = section
             .table("timers", TIMERS)
             .and_then(|mut timers| timers.choice("overdue", OVERDUE));
-        let node = Node::read(&mut section, table, "count")?;
+        let mut node = Node::read(&mut section, table, "count")?;
+        let secrets = secret::of_config(&mut node.table, base, &mut section);
+        let config = node
+            .table
+            .get("config")
+            .map_or_else(|| serde_json::json!({}), |entry| entry.item.value.to_json());
         Some(Self {
             node,
             component: component.map(|path| absolute(&base.join(path))),
@@ -164,6 +169,7 @@ impl OperatorSection {
             inputs,
             partition,
             config,
+            secrets,
             states,
             limits: limits.unwrap_or_default(),
             grants: grants.unwrap_or_default(),

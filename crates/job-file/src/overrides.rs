@@ -11,10 +11,11 @@ use super::flink;
 use super::hints::did_you_mean;
 use super::keys::{TOP, from_flink, value_from_flink};
 use super::problem::{Place, Problems};
+use super::secret::has_written_down;
 
 /// Applies an option of the form `KEY=VALUE` to the job file's tree.
 pub fn apply(option: &str, root: &mut Table, problems: &mut Problems) {
-    let place = Place::Option(Arc::from(format!("-D {option}")));
+    let place = Place::Option(Arc::from(format!("-D {}", shown(option))));
     let Some((key, text)) = option.split_once('=') else {
         let hint = "options look like `-D checkpoint.interval=500ms`".to_owned();
         problems.push(place, "", "it has no `=`", Some(hint));
@@ -42,6 +43,21 @@ pub fn apply(option: &str, root: &mut Table, problems: &mut Problems) {
         parts = vec![flink.section.to_owned(), flink.key.to_owned()];
     }
     set(root, &parts, item, problems);
+}
+
+/// An option as a message shows it: without a secret that is written down in it.
+fn shown(option: &str) -> String {
+    let Some((key, text)) = option.split_once('=') else {
+        return option.to_owned();
+    };
+    let place = Place::Option(Arc::from(""));
+    let item = parse_value(text.trim(), &place, &mut Problems::default());
+    let value = item.map_or_else(|| Value::String(text.trim().to_owned()), |item| item.value);
+    let last = parse_key(key.trim()).and_then(|mut parts| parts.pop());
+    match has_written_down(last.as_deref().unwrap_or(key.trim()), &value) {
+        true => format!("{key}=…"),
+        false => option.to_owned(),
+    }
 }
 
 /// Sets what a path of at least one key leads to.

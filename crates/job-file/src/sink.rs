@@ -5,6 +5,7 @@ use dataflow::Partition;
 use super::document::Table;
 use super::node::{Inputs, Node, PARTITIONS};
 use super::options::Options;
+use super::secret;
 use super::section::Section;
 use super::source::connector_options;
 
@@ -29,6 +30,7 @@ impl SinkSection {
         let connector = section.required("connector", "file");
         let inputs = Inputs::read(&mut section);
         let partition = section.choice("partition", PARTITIONS);
+        secret::refuse_in_connector(table, &mut section);
         let node = Node::read(&mut section, table, "results")?;
         Some(Self {
             node,

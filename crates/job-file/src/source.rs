@@ -3,6 +3,7 @@
 use super::document::Table;
 use super::node::Node;
 use super::options::Options;
+use super::secret;
 use super::section::Section;
 
 /// A source.
@@ -20,6 +21,7 @@ impl SourceSection {
     /// Reads a source; `None` if it has no id.
     pub fn read(mut section: Section<'_, '_>, table: &Table) -> Option<Self> {
         let connector = section.required("connector", "file");
+        secret::refuse_in_connector(table, &mut section);
         let node = Node::read(&mut section, table, "words")?;
         Some(Self {
             node,

@@ -10,6 +10,7 @@ use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
 
 use super::complaint::{COMPLAINT_BYTES_MAX, one_line};
+use super::secrets::Secrets;
 use super::wire::Level;
 
 /// The log of one instance. Cheap to clone; clones are the same log.
@@ -19,6 +20,7 @@ pub(super) struct Console(Arc<Mutex<Inner>>);
 struct Inner {
     operator: String,
     subtask: Option<u32>,
+    secrets: Secrets,
     /// Bytes after the last line break, for standard output and standard error.
     partial: [Vec<u8>; 2],
     allowance: Allowance,
@@ -55,10 +57,11 @@ const DENIALS_MAX: usize = 16;
 
 impl Console {
     /// The log of a subtask, or of the operator as such while it is only asked for its description.
-    pub(super) fn new(operator: &str, subtask: Option<u32>) -> Self {
+    pub(super) fn new(operator: &str, subtask: Option<u32>, secrets: Secrets) -> Self {
         let inner = Inner {
             operator: operator.to_owned(),
             subtask,
+            secrets,
             partial: Default::default(),
             allowance: Allowance::default(),
             complaint: None,
@@ -105,10 +108,11 @@ impl Console {
     /// A call of the `log` import.
     pub(super) fn log(&self, level: Level, message: &str) {
         let mut inner = self.inner();
+        let message = inner.secrets.hidden(message);
         if matches!(level, Level::Error) {
-            inner.complaint = Some(one_line(message));
+            inner.complaint = Some(one_line(&message));
         }
-        inner.line(level, None, &shown(message, LINE_BYTES_MAX));
+        inner.line(level, None, &shown(&message, LINE_BYTES_MAX));
     }
 
     /// Bytes that the guest printed.
@@ -172,12 +176,12 @@ impl Inner {
     fn end_line(&mut self, stream: Stream) {
         let mut line = std::mem::take(&mut self.partial[stream as usize]);
         let text = String::from_utf8_lossy(&line);
-        let text = text.trim_end();
+        let text = self.secrets.hidden(text.trim_end());
         if !text.is_empty() {
             if stream == Stream::Err {
-                self.note_panic(text);
+                self.note_panic(&text);
             }
-            self.line(Level::Info, Some(stream), &shown(text, LINE_BYTES_MAX));
+            self.line(Level::Info, Some(stream), &shown(&text, LINE_BYTES_MAX));
         }
         line.clear();
         self.partial[stream as usize] = line;
@@ -352,7 +356,7 @@ mod tests {
 
     #[test]
     fn a_printed_panic_is_remembered_for_the_failure() {
-        let console = Console::new("count", Some(0));
+        let console = Console::new("count", Some(0), Secrets::default());
         console.begin_call(0);
         console.print(
             Stream::Err,
@@ -372,7 +376,7 @@ mod tests {
 
     #[test]
     fn lines_without_end_are_cut_and_bounded() {
-        let console = Console::new("count", Some(0));
+        let console = Console::new("count", Some(0), Secrets::default());
         console.print(Stream::Out, &vec![b'x'; 3 * LINE_BYTES_MAX + 5]);
         assert_eq!(console.inner().partial[0].len(), 5);
         console.end_call();

@@ -74,7 +74,8 @@ impl Component {
                 .join()
                 .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         })?;
-        check(described).map_err(unusable)
+        let secrets = &blueprint.granted.secrets;
+        check(described).map_err(|problem| unusable(secrets.hidden(&problem).into_owned()))
     }
 }
 

@@ -18,8 +18,9 @@ use super::metrics::{Metric, Metrics, lock};
 use super::phase::Phase;
 use super::wire::{BatchArg, CellsArg, CellsReturned, FiredArg, OpenContext, WirePort};
 
-/// An operator of a job: a component with its place in the job file.
-#[derive(Clone, Debug)]
+/// An operator of a job: a component with its place in the job file. Not to be shown: there may be secrets in its
+/// configuration.
+#[derive(Clone)]
 pub struct OperatorSpec {
     /// Its id in the job file.
     pub id: String,

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use super::grant_error::GrantError;
 use super::network::{Endpoint, Network};
+use super::secrets::{Secret, Secrets};
 
 /// The grants of an operator, as the job file gives them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -21,6 +22,8 @@ pub struct Grants {
     pub clock: bool,
     /// Real randomness instead of the same numbers in every run.
     pub random: bool,
+    /// What it gets with all that, and with its configuration, and what the host does not show.
+    pub secrets: Vec<Secret>,
 }
 
 /// A directory that a guest can reach.
@@ -42,6 +45,7 @@ pub(super) struct Granted {
     pub(super) network: Network,
     pub(super) clock: bool,
     pub(super) random: bool,
+    pub(super) secrets: Secrets,
 }
 
 impl Grants {
@@ -97,6 +101,7 @@ impl Grants {
             network: Network::default(),
             clock: self.clock,
             random: self.random,
+            secrets: Secrets::new(&self.secrets),
         })
     }
 

@@ -69,7 +69,7 @@ impl Guest {
         let share = can_open
             .then(|| descriptors.take(u64::from(limits.resources)))
             .transpose()?;
-        let console = Console::new(operator, subtask);
+        let console = Console::new(operator, subtask, granted.secrets.clone());
         let clock = Arc::new(CallClock::default());
         let ambient = Ambient::new(operator, subtask, &granted, &clock);
         let wasi = ambient::context(operator, subtask, &granted, &clock, &console);

@@ -202,7 +202,12 @@ impl Instance {
         };
         let ended = outcome.and_then(|(returned,)| {
             self.alive = true;
-            returned.map_err(|failure| with_denial(self.store.data(), named(phase, failure.into())))
+            returned.map_err(|failure| {
+                let guest = self.store.data();
+                // Before it is cut: nobody would find the beginning of a secret.
+                let failure = failure.without(&guest.granted.secrets);
+                with_denial(guest, named(phase, failure.into()))
+            })
         });
         // What was recorded counts as everything else that a call does: if it returns ok.
         let mut metrics = lock(&self.store.data().metrics);

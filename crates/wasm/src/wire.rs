@@ -3,6 +3,7 @@
 //! What goes to the guest borrows from the host's columns; what comes from the guest is a view of
 //! the guest's memory where it is on the data path, and owned where it is not.
 
+use super::secrets::Secrets;
 use dataflow::operator_state::Scope;
 use dataflow::port::{Column, ColumnKind, Format, Port};
 use dataflow::state::{Fired, Refresh, StateKind, TimeDomain, Ttl, TtlTime};
@@ -212,6 +213,14 @@ pub(super) enum WireFailureKind {
     Failed,
     #[component(name = "config")]
     Config,
+}
+
+impl WireFailure {
+    /// The same without the secrets that the guest was given.
+    pub(super) fn without(self, secrets: &Secrets) -> Self {
+        let message = secrets.hidden(&self.message).into_owned();
+        Self { message, ..self }
+    }
 }
 
 impl From<WireFailure> for Failure {

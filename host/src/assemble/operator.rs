@@ -17,10 +17,12 @@ use operator::{Failure, FailureKind};
 use runtime::bad_records::RateLimit;
 use runtime::graph::{OperatorNode, StateMemory};
 use wasm::{
-    self, Component, Description, DirGrant, Factory, Grants, Host, Limits, MetricKind, OperatorSpec,
+    self, Component, Description, DirGrant, Factory, Grants, Host, Limits, MetricKind,
+    OperatorSpec, Secret,
 };
 
 use super::ports::Facts;
+use super::secrets;
 use crate::events::Metric;
 use crate::exit::causes;
 
@@ -51,6 +53,7 @@ pub(crate) fn prepare(
     problems: &mut Problems,
 ) -> Option<PreparedOperator> {
     let path = section.component.as_deref()?;
+    let configuration = secrets::configuration(section, problems);
     let mut problem = |key: &str, message: String, hint: Option<String>| {
         let place = section.node.place_of(key);
         let key = format!("operator.{}.{key}", section.node.id);
@@ -73,7 +76,8 @@ pub(crate) fn prepare(
             return None;
         }
     };
-    let grants = grants(section);
+    let (config, secrets) = configuration?;
+    let grants = grants(section, secrets);
     let grant_problems = grants.problems();
     for error in &grant_problems {
         problem("grants", error.to_string(), None);
@@ -81,7 +85,6 @@ pub(crate) fn prepare(
     if !grant_problems.is_empty() {
         return None;
     }
-    let config = section.config.to_string();
     let mut description = match component.describe(&config, inputs, &grants) {
         Ok(description) => description,
         Err(failure) => {
@@ -383,7 +386,7 @@ fn limits(section: &OperatorSection) -> Limits {
     }
 }
 
-fn grants(section: &OperatorSection) -> Grants {
+fn grants(section: &OperatorSection, secrets: Vec<Secret>) -> Grants {
     let grants = &section.grants;
     let dirs = grants.dirs.iter().map(|dir| DirGrant {
         host: dir.host.clone(),
@@ -397,5 +400,6 @@ fn grants(section: &OperatorSection) -> Grants {
         private_network: grants.private_network.clone(),
         clock: grants.clock,
         random: grants.random,
+        secrets,
     }
 }

@@ -31,7 +31,10 @@ struct Config {
     /// For `read`, `wait`, `open-files` and `list-directories`.
     #[serde(default)]
     file: std::path::PathBuf,
-    /// How many: entries of `store-many` and `load-large`, files of `open-files`, directories of
+    /// For `tell` and `tell-and-trap`.
+    #[serde(default)]
+    secret: String,
+    /// How many: bytes of `leak`, entries of `store-many` and `load-large`, files of `open-files`, directories of
     /// `list-directories`, records of `emit-numbered` on each output.
     #[serde(default)]
     count: u32,

@@ -83,6 +83,12 @@ pub(crate) enum Misdeed {
     Log,
     /// Returns an error with such a text.
     ErrorText,
+    /// Says its `secret` in every way that there is, and returns an error with it.
+    Tell,
+    /// The same, and panics with it.
+    TellAndTrap,
+    /// Loses `count` bytes of memory, and does nothing else.
+    Leak,
     /// Gives its state a time to live.
     Ttl,
     /// Fails in `open`, but lets itself be described.
@@ -294,6 +300,17 @@ impl Misdeed {
                 println!("{HOSTILE}");
             }
             Misdeed::ErrorText => bail!("{HOSTILE}"),
+            Misdeed::Tell | Misdeed::TellAndTrap => {
+                let secret = &config.secret;
+                highwater::warn!("logged {secret}");
+                println!("printed {secret}");
+                eprintln!("complained {secret:?}");
+                match self {
+                    Misdeed::Tell => bail!("returned {secret}"),
+                    _ => panic!("trapped with {secret}"),
+                }
+            }
+            Misdeed::Leak => std::mem::forget(black_box(vec![1_u8; config.count as usize])),
         }
         Ok(())
     }
