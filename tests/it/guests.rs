@@ -392,3 +392,77 @@ fn c150_a_call_that_writes_too_much_fails_the_job_by_its_restart_strategy() {
         &["call-writes", "1.0 MiB", "subtask 0", "raise that limit"],
     );
 }
+
+#[test]
+fn c94_a_fresh_instance_that_does_not_open_fails_the_job() {
+    let scene = Scene::new();
+    scene.write("input/0.txt", oracle::verses(2000));
+    fs::create_dir_all(scene.at(MARKERS)).expect("directories can be made");
+    let more = format!(
+        "limits = {{ recycle-memory = \"8MiB\" }}\n\
+         grants = {{ dirs = [{{ host = {:?}, guest = \"/markers\", write = true }}] }}",
+        scene.at(MARKERS)
+    );
+    let config = "misdeed = \"leak\", count = 4096, file = \"/markers/opened\"";
+    let job = jobs::head("fresh", "1h")
+        + jobs::VERSES
+        + &jobs::split()
+        + &jobs::operator_with("leaky", "faulty", "split", config, &more)
+        + &jobs::discard("nowhere", "leaky");
+    scene.write("job.toml", job.replace(jobs::RESTART, NO_RESTART));
+    host::run(scene.path(), &["run", "job.toml"])
+        .with_code(1)
+        .saying(&[
+            "leaky",
+            "`open` failed in the fresh instance after the last one was recycled",
+        ]);
+}
+
+/// Loses 4 KiB with each of many thousand words.
+#[test]
+fn c94_an_operator_that_leaks_is_recycled_and_nothing_else_changes() {
+    let scene = Scene::new();
+    scene.write("input/0.txt", oracle::verses(2000));
+    let run = |name: &str, limits: &str| {
+        let job = jobs::head(name, "1h").replace("dir =", "retain-on-finish = true\ndir =")
+            + jobs::VERSES
+            + &jobs::split()
+            + &jobs::operator_with(
+                "leaky",
+                "faulty",
+                "split",
+                "misdeed = \"leak\", count = 4096",
+                &format!("limits = {{ {limits} }}"),
+            )
+            + &jobs::count("leaky")
+            + &jobs::files("totals", "count", &format!("out-{name}"), "csv");
+        scene.write(
+            &format!("{name}.toml"),
+            job.replace(jobs::RESTART, NO_RESTART),
+        );
+        host::run(scene.path(), &["run", &format!("{name}.toml"), "--json"])
+    };
+    let exported = |name: &str| {
+        let job = format!("checkpoints/{name}");
+        let exported = host::run(scene.path(), &["checkpoints", "export", &job]);
+        exported.with_code(0).stdout
+    };
+    run("undisturbed", "memory = \"1GiB\"").with_code(0);
+    let recycled = run("recycled", "memory = \"16MiB\", recycle-memory = \"8MiB\"").with_code(0);
+    let finished = recycled.events().pop().expect("an event");
+    let count = &finished["metrics"]["leaky"]["recycled-instances"]["value"];
+    assert!(count.as_f64() > Some(2.0), "{finished}");
+    assert_same_lines(
+        &scene.output("out-recycled"),
+        &scene.output("out-undisturbed"),
+        "recycled or not",
+    );
+    assert_eq!(exported("recycled"), exported("undisturbed"));
+    // What would be without an effect, or without an end.
+    run("high", "recycle-memory = \"256MiB\"")
+        .with_code(2)
+        .saying(&["limits.recycle-memory", "less than limits.memory = 256MiB"]);
+    run("low", "recycle-memory = \"1MiB\"")
+        .with_code(2)
+        .saying(&["a fresh instance takes", "limits.recycle-memory = 1.0 MiB"]);
+}

@@ -208,6 +208,7 @@ const OTHER_VALUES: &[(&str, &[&str])] = &[
         "limits",
         &[
             "memory = \"3MiB\"",
+            "recycle-memory = \"3MiB\"",
             "call-time = \"3s\"",
             "call-writes = \"3MiB\"",
             "compile-time = \"3s\"",

@@ -173,6 +173,7 @@ pub const TIMERS: &[Key] = &[key("overdue")];
 /// `limits` of an operator.
 pub const LIMITS: &[Key] = &[
     key("memory"),
+    key("recycle-memory"),
     key("call-time"),
     key("call-writes"),
     key("compile-time"),

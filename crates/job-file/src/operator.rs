@@ -88,6 +88,8 @@ pub(crate) const OFF: &str = "off";
 pub struct Limits {
     /// Bytes of the component's own memory.
     pub memory: Option<u64>,
+    /// Bytes of it beyond which an instance is replaced between batches.
+    pub recycle_memory: Option<u64>,
     /// How long one call may take.
     pub call_time: Option<Duration>,
     /// Bytes of state and output that one call may write.
@@ -183,6 +185,7 @@ impl Limits {
     fn read(mut section: Section<'_, '_>) -> Self {
         Self {
             memory: section.positive_size("memory"),
+            recycle_memory: section.positive_size("recycle-memory"),
             call_time: section.positive_duration("call-time"),
             call_writes: section.positive_size("call-writes"),
             compile_time: section.positive_duration("compile-time"),

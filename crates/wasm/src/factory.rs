@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::mem;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use dataflow::port::Port;
 use dataflow::state::{Fired, Resolved, StateKind};
 use dataflow::{Batch, Cells, CheckpointId, KeyGroups};
+use operator::text::size;
 use operator::{Call, Failure, FailureKind, Operator, OperatorFactory, SubtaskContext};
 
 use super::component::Component;
@@ -41,7 +43,12 @@ pub struct Factory {
     shared: Arc<Shared>,
     /// Of each subtask, across restarts within this process.
     metrics: Mutex<BTreeMap<u32, Arc<Mutex<Metrics>>>>,
+    /// How many instances were replaced because of their memory, of all subtasks.
+    recycled: Arc<AtomicU64>,
 }
+
+/// The name of that among the operator's metrics.
+const RECYCLED: &str = "recycled-instances";
 
 struct Shared {
     blueprint: Blueprint,
@@ -80,12 +87,14 @@ impl Component {
         Ok(Arc::new(Factory {
             shared: Arc::new(shared),
             metrics: Mutex::default(),
+            recycled: Arc::default(),
         }))
     }
 }
 
 impl Factory {
-    /// The operator's metrics as they are now, by name, its subtasks taken together.
+    /// The operator's metrics as they are now, by name, its subtasks taken together. Instances that were recycled
+    /// are among them, unless the operator has a metric of that name.
     pub fn metrics(&self) -> BTreeMap<String, Metric> {
         let mut all: BTreeMap<String, Metric> = BTreeMap::new();
         let subtasks = self.metrics.lock().unwrap_or_else(PoisonError::into_inner);
@@ -94,6 +103,11 @@ impl Factory {
                 Some(sum) => sum.merge(&metric),
                 None => drop(all.insert(metric.name.clone(), metric)),
             }
+        }
+        let recycled = self.recycled.load(Ordering::Relaxed);
+        if recycled > 0 {
+            let metric = Metric::counter(RECYCLED, recycled);
+            all.entry(metric.name.clone()).or_insert(metric);
         }
         all
     }
@@ -123,6 +137,8 @@ impl Factory {
                 parallelism,
                 // Not the job's: nothing runs.
                 metrics: Arc::default(),
+                recycled: Arc::default(),
+                after_recycling: false,
                 instance: None,
                 restored,
                 spare: Some(Box::default()),
@@ -161,6 +177,8 @@ impl OperatorFactory for Factory {
             subtask: context.subtask,
             parallelism: context.parallelism,
             metrics,
+            recycled: Arc::clone(&self.recycled),
+            after_recycling: false,
             instance: None,
             restored,
             spare: Some(Box::default()),
@@ -189,6 +207,10 @@ struct GuestOperator {
     subtask: u32,
     parallelism: u32,
     metrics: Arc<Mutex<Metrics>>,
+    /// See [`Factory`].
+    recycled: Arc<AtomicU64>,
+    /// Whether the instance before was replaced because of its memory.
+    after_recycling: bool,
     /// `None` after a call that did not return: made again at the next call.
     instance: Option<Instance>,
     /// Whether the next instance finds state.
@@ -202,32 +224,65 @@ struct GuestOperator {
 impl GuestOperator {
     /// The instance, made and opened if there is none.
     fn instance(&mut self) -> Result<&mut Instance, Failure> {
-        let shared = &self.shared;
         // Not `match self.instance`: the borrow checker would hold it to the end of the function.
         if self.instance.is_none() {
-            let mut instance = Instance::new(
-                &shared.blueprint,
-                &shared.id,
-                Some(self.subtask),
-                Arc::clone(&self.metrics),
-            )?;
-            instance.guest().clock.set(self.now_ms);
-            let context = OpenContext {
-                config: &shared.config,
-                operator: &shared.id,
-                subtask: self.subtask,
-                parallelism: self.parallelism,
-                key_groups: shared.key_groups,
-                inputs: &shared.inputs,
-                states: &shared.states,
-                restored: self.restored,
-            };
-            instance.call::<_, ()>(Phase::Open, |functions| functions.open, (context,))?;
+            let instance = self.opened().map_err(|failure| self.of_fresh(failure))?;
             // A later instance finds what this one has stored.
             self.restored = true;
+            self.after_recycling = false;
             self.instance = Some(instance);
         }
         Ok(self.instance.as_mut().expect("it was just made"))
+    }
+
+    /// A new instance, opened.
+    fn opened(&self) -> Result<Instance, Failure> {
+        let shared = &self.shared;
+        let mut instance = Instance::new(
+            &shared.blueprint,
+            &shared.id,
+            Some(self.subtask),
+            Arc::clone(&self.metrics),
+        )?;
+        instance.guest().clock.set(self.now_ms);
+        let context = OpenContext {
+            config: &shared.config,
+            operator: &shared.id,
+            subtask: self.subtask,
+            parallelism: self.parallelism,
+            key_groups: shared.key_groups,
+            inputs: &shared.inputs,
+            states: &shared.states,
+            restored: self.restored,
+        };
+        instance.call::<_, ()>(Phase::Open, |functions| functions.open, (context,))?;
+        let used = instance.guest().memory.used();
+        match shared.blueprint.limits.recycle_memory {
+            // Each batch would have one of its own.
+            Some(most) if used > most => {
+                let message = format!(
+                    "a fresh instance takes {} of memory, more than limits.recycle-memory = {}",
+                    size(used),
+                    size(most)
+                );
+                Err(Failure::new(FailureKind::MemoryLimit, message))
+            }
+            _ => Ok(instance),
+        }
+    }
+
+    /// A failure to make an instance. Of one that takes the place of another nobody would expect it at a batch.
+    fn of_fresh(&self, failure: Failure) -> Failure {
+        match self.after_recycling {
+            true => Failure {
+                message: format!(
+                    "`open` failed in the fresh instance after the last one was recycled: {}",
+                    failure.message
+                ),
+                ..failure
+            },
+            false => failure,
+        }
     }
 
     /// Runs `run` on the instance while the guest can reach `call`.
@@ -264,6 +319,9 @@ impl GuestOperator {
         mem::swap(call, &mut slot);
         self.spare = Some(slot);
         self.drop_dead();
+        if let Some(most) = self.shared.blueprint.limits.recycle_memory {
+            self.recycle_beyond(most);
+        }
         result
     }
 
@@ -290,17 +348,25 @@ impl GuestOperator {
     /// Linear memory never shrinks, and some guests leak. Their state is with us, so a new instance
     /// costs microseconds where a failed call would cost a restart.
     fn recycle_if_large(&mut self) {
+        let limit = self.shared.blueprint.limits.memory;
+        self.recycle_beyond(limit / 4 * 3);
+    }
+
+    /// Drops the instance if it has more than this many bytes. The next call makes a new one.
+    fn recycle_beyond(&mut self, most: u64) {
         let Some(instance) = &mut self.instance else {
             return;
         };
-        let memory = &instance.guest().memory;
-        if memory.used() > memory.limit() / 4 * 3 {
+        let bytes = instance.guest().memory.used();
+        if bytes > most {
             tracing::debug!(
                 operator = self.shared.id,
                 subtask = self.subtask,
-                bytes = memory.used(),
-                "the instance is replaced before it reaches its memory limit"
+                bytes,
+                "the instance is recycled because of its memory"
             );
+            self.recycled.fetch_add(1, Ordering::Relaxed);
+            self.after_recycling = true;
             self.instance = None;
         }
     }

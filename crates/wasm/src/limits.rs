@@ -12,6 +12,9 @@ pub struct Limits {
     /// The most bytes that one subtask's instance may have: linear memories, tables, core instances and
     /// its stack together. Less may stop an operator with large batches or a large heap; the default is 256 MiB.
     pub memory: u64,
+    /// Beyond this many bytes, counted as those of `memory`, an instance is replaced between batches. Less recycles
+    /// more often, for the price of opening the operator each time; by default none is replaced for that.
+    pub recycle_memory: Option<u64>,
     /// The longest that one call may take, waiting included. Longer means that a hung operator is
     /// noticed later; the default is 10 s.
     pub call_time: Duration,
@@ -36,6 +39,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             memory: 256 << 20,
+            recycle_memory: None,
             call_time: Duration::from_secs(10),
             call_writes: 256 << 20,
             compile_time: Duration::from_secs(60),

@@ -62,6 +62,18 @@ pub(super) fn lock(metrics: &Mutex<Metrics>) -> MutexGuard<'_, Metrics> {
 }
 
 impl Metric {
+    /// A counter of the host's own about an operator.
+    pub(crate) fn counter(name: &str, count: u64) -> Self {
+        Self {
+            name: name.to_owned(),
+            kind: MetricKind::Counter,
+            value: count as f64,
+            count,
+            min: 1.0,
+            max: 1.0,
+        }
+    }
+
     /// Adds what another subtask has under the same name.
     pub(crate) fn merge(&mut self, other: &Self) {
         self.value += other.value;

@@ -69,6 +69,17 @@ pub(crate) fn prepare(
         return None;
     }
     let limits = limits(section);
+    if limits
+        .recycle_memory
+        .is_some_and(|most| most >= limits.memory)
+    {
+        let message = format!(
+            "must be less than limits.memory = {}, or no instance is ever recycled",
+            exact_size(limits.memory)
+        );
+        problem("limits.recycle-memory", message, None);
+        return None;
+    }
     let component = match host.load(path, &limits) {
         Ok(component) => component,
         Err(error) => {
@@ -231,6 +242,9 @@ impl PreparedOperator {
     pub(crate) fn limits(&self) -> toml::Table {
         let mut table = toml::Table::new();
         table.insert("memory".into(), exact_size(self.limits.memory).into());
+        if let Some(bytes) = self.limits.recycle_memory {
+            table.insert("recycle-memory".into(), exact_size(bytes).into());
+        }
         let call_time = humantime::format_duration(self.limits.call_time);
         table.insert("call-time".into(), call_time.to_string().into());
         let call_writes = exact_size(self.limits.call_writes);
@@ -377,6 +391,7 @@ fn limits(section: &OperatorSection) -> Limits {
     let limits = &section.limits;
     Limits {
         memory: limits.memory.unwrap_or(default.memory),
+        recycle_memory: limits.recycle_memory,
         call_time: limits.call_time.unwrap_or(default.call_time),
         call_writes: limits.call_writes.unwrap_or(default.call_writes),
         compile_time: limits.compile_time.unwrap_or(default.compile_time),

@@ -28,7 +28,7 @@ struct Config {
     /// For `sleep`.
     #[serde(default)]
     milliseconds: u64,
-    /// For `read`, `wait`, `open-files` and `list-directories`.
+    /// For `read`, `wait`, `open-files` and `list-directories`; with `leak` it must not be there in `open`, which makes it.
     #[serde(default)]
     file: std::path::PathBuf,
     /// For `tell` and `tell-and-trap`.
@@ -42,7 +42,7 @@ struct Config {
 
 struct Faulty {
     config: Config,
-    /// Only for `grow` and `hold`, so that other misdeeds are those of an operator without state.
+    /// Only for `grow`, `hold` and `leak`, so that other misdeeds are those of an operator without state.
     hoard: Option<ValueState<Vec<u8>>>,
 }
 
@@ -51,7 +51,14 @@ impl Operator for Faulty {
         let config: Config = ctx.config()?;
         ctx.output("out");
         config.misdeed.in_open(ctx)?;
-        let hoards = matches!(config.misdeed, Misdeed::Grow | Misdeed::Hold);
+        let opens_once = config.misdeed == Misdeed::Leak && !config.file.as_os_str().is_empty();
+        if opens_once && !ctx.is_described() {
+            std::fs::File::create_new(&config.file)?;
+        }
+        let hoards = matches!(
+            config.misdeed,
+            Misdeed::Grow | Misdeed::Hold | Misdeed::Leak
+        );
         let hoard = hoards.then(|| ctx.value_state("hoard"));
         Ok(Self { config, hoard })
     }

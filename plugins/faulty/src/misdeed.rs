@@ -87,7 +87,7 @@ pub(crate) enum Misdeed {
     Tell,
     /// The same, and panics with it.
     TellAndTrap,
-    /// Loses `count` bytes of memory, and does nothing else.
+    /// Loses `count` bytes of memory, and keeps the last value of each key in its state.
     Leak,
     /// Gives its state a time to live.
     Ttl,
@@ -310,7 +310,12 @@ impl Misdeed {
                     _ => panic!("trapped with {secret}"),
                 }
             }
-            Misdeed::Leak => std::mem::forget(black_box(vec![1_u8; config.count as usize])),
+            Misdeed::Leak => {
+                std::mem::forget(black_box(vec![1_u8; config.count as usize]));
+                if let Some(hoard) = hoard {
+                    hoard.set(&record.text()?.as_bytes().to_vec())?;
+                }
+            }
         }
         Ok(())
     }
