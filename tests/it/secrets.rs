@@ -132,7 +132,24 @@ fn c158_what_an_operator_says_of_its_secret_is_hidden() {
     write_secret(&scene, "secret.txt", 0o640);
     let by_line = start("misdeed = \"tell\", secret = { file = \"secret.txt\" }").with_code(1);
     let by_line = by_line.saying(&["logged { file = ", "secret.txt"]);
-    assert_hidden(&scene, &[&told, &trapped, &quoted, &by_line]);
+    // A capsule has the error.
+    let job = jobs::head("letters", "20ms")
+        + jobs::VERSES
+        + &jobs::operator_with(
+            "tells",
+            "faulty",
+            "verses",
+            &format!("misdeed = \"tell\", {CONFIG}"),
+            "on-error = \"dead-letter\"\ndead-letter = \"letters\"",
+        )
+        + &jobs::discard("kept", "tells")
+        + "[[sink]]\nid = \"letters\"\nconnector = \"file\"\npath = \"letters\"\nformat = \"json-lines\"\n";
+    scene.write("job.toml", job);
+    let sent = run(&scene, &["run", "job.toml"]).with_code(0);
+    let letters = scene.output("letters");
+    assert_eq!(letters.len(), 2, "{}", sent.transcript());
+    assert!(letters[0].contains("FAULTY_SECRET"), "{letters:?}");
+    assert_hidden(&scene, &[&told, &trapped, &quoted, &by_line, &sent]);
 }
 
 #[test]
