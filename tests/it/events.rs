@@ -164,6 +164,7 @@ fn every_event_has_the_fields_that_are_documented() {
     events.extend(events_in_memory());
     events.extend(events_of_a_state_that_is_dropped());
     events.extend(events_of_a_state_that_is_migrated());
+    events.extend(events_of_bad_records());
     events.extend(events_of_standbys());
     events.extend(events_of_savepoints_and_stops());
     let mut seen: BTreeMap<String, Seen> = BTreeMap::new();
@@ -377,6 +378,29 @@ fn events_of_a_state_that_is_migrated() -> Vec<Value> {
     let from = scene.newest_checkpoint("old").expect("it is kept").path;
     let run = ["run", "new.toml", "--json", "-s", &from];
     host::run(scene.path(), &run).with_code(0).events()
+}
+
+/// A job that leaves bad records out, and one that has too many of them.
+fn events_of_bad_records() -> Vec<Value> {
+    let scene = Scene::new();
+    scene.write("input/some.txt", oracle::verses(3));
+    let skip = "on-error = \"skip\"\nretries = 1\n";
+    let job = jobs::head("skips", "1h")
+        + jobs::VERSES
+        + &jobs::split()
+        + &jobs::operator_with("faulty", "faulty", "split", "misdeed = \"error\"", skip)
+        + &jobs::discard("nowhere", "faulty");
+    scene.write("job.toml", job);
+    let run = ["run", "job.toml", "--json"];
+    let finished = host::run(scene.path(), &run).with_code(0);
+    let limit = [
+        "-D",
+        "job.id=other",
+        "-D",
+        "operator.faulty.on-error-limit=1/h",
+    ];
+    let failed = host::run(scene.path(), &[&run[..], &limit].concat()).with_code(1);
+    [finished.events(), failed.events()].concat()
 }
 
 /// A job that starts from the checkpoint of one that has a state more.

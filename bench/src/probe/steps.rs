@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use dataflow::state::{Fired, Resolved};
-use dataflow::{Batch, CheckpointId};
+use dataflow::{Batch, Cells, CheckpointId};
 use operator::source::Part;
 use operator::{BoxError, Call, Failure, Operator, OperatorFactory, Sink, SubtaskContext};
 use runtime::JobGraph;
@@ -113,6 +113,14 @@ impl Operator for Begins {
 
     fn checkpoint_complete(&mut self, id: CheckpointId) -> Result<(), Failure> {
         self.inner.checkpoint_complete(id)
+    }
+
+    fn migrate(&mut self, state: u32, from_version: u32, values: &Cells) -> Result<Cells, Failure> {
+        self.inner.migrate(state, from_version, values)
+    }
+
+    fn make_ready(&mut self, fresh: bool) -> Result<(), Failure> {
+        self.inner.make_ready(fresh)
     }
 
     fn close(&mut self) -> Result<(), Failure> {

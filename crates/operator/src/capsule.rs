@@ -344,21 +344,16 @@ impl Capsule {
                 let numbers = vec![0; state.elements.len()];
                 keyed.list_append(number, &numbers, elements.as_ref())?;
             }
-            let domain = TimeDomain::ALL.into_iter();
-            if let Some(domain) = domain
-                .filter(|it| it.state_name() == state.name)
-                .next_back()
-            {
+            let mut domains = TimeDomain::ALL.into_iter();
+            if let Some(domain) = domains.find(|it| it.state_name() == state.name) {
                 for (time, tag) in &state.timers {
                     keyed.register_timers(domain, &[0], &[*time], &[*tag])?;
                 }
             }
         }
         if let Some(timer) = &self.timer {
-            let domain = TimeDomain::ALL.into_iter();
-            let domain = domain
-                .filter(|it| it.to_string() == timer.domain)
-                .next_back();
+            let mut domains = TimeDomain::ALL.into_iter();
+            let domain = domains.find(|it| it.to_string() == timer.domain);
             let domain =
                 domain.ok_or_else(|| format!("`{}` is no domain of time", timer.domain))?;
             keyed.register_timers(domain, &[0], &[timer.time], &[timer.tag])?;

@@ -39,7 +39,7 @@ pub enum Isolated {
     /// It was processed. Its output is there to be taken.
     Processed,
     /// A record was not processed, and never will be. It had no effect.
-    Blamed(BadRecord),
+    Blamed(Box<BadRecord>),
 }
 
 /// A record that is to blame.
@@ -182,12 +182,12 @@ impl Isolation {
             return Ok(Isolated::Processed);
         };
         let number = instance.pass_over(1);
-        Ok(Isolated::Blamed(BadRecord {
+        Ok(Isolated::Blamed(Box::new(BadRecord {
             failure,
             number,
             input: self.input,
             record,
-        }))
+        })))
     }
 }
 
@@ -215,7 +215,7 @@ pub enum Firing {
     /// So many have fired, in one call; 0 if none was due.
     Fired(usize),
     /// One did not fire, and never will. It is removed, and had no effect.
-    Blamed(BadTimer),
+    Blamed(Box<BadTimer>),
 }
 
 /// A timer that is to blame.
@@ -280,7 +280,7 @@ fn fire_fewer(
         None => Ok(Firing::Fired(fired)),
         Some(failure) => {
             let timer = instance.remove_next_timer(domain, until, now)?;
-            Ok(Firing::Blamed(BadTimer { failure, timer }))
+            Ok(Firing::Blamed(Box::new(BadTimer { failure, timer })))
         }
     }
 }

@@ -72,7 +72,8 @@ impl RateLimit {
 
 impl Subtask {
     /// Processes a batch that has failed, without the records that are to blame. Where the job is to fail because of
-    /// them, only one that has reached a limit of memory is processed in parts: these may be within it.
+    /// them, only one that has reached a limit of memory is processed in parts, because these may be within it; and
+    /// only after a restart, so that a limit that is reached is known of.
     #[cold]
     pub(crate) fn isolate(
         &mut self,
@@ -82,7 +83,8 @@ impl Subtask {
         error: Unprocessed,
     ) -> Result<(), Error> {
         let policy = self.members[member].bad_records.clone();
-        let may_be_too_much = batch.len() > 1 && isolation::is_memory_limit(&error);
+        let may_be_too_much =
+            batch.len() > 1 && self.was_restarted() && isolation::is_memory_limit(&error);
         if policy.is_none() && !may_be_too_much {
             return Err(self.unprocessed(member, error));
         }
@@ -113,6 +115,11 @@ impl Subtask {
             self.events.count_recovered(self.members[member].node);
         }
         Ok(())
+    }
+
+    /// Whether the job was started again in this process.
+    fn was_restarted(&self) -> bool {
+        self.events.attempt > 0
     }
 
     fn leave_out_record(
@@ -147,6 +154,7 @@ impl Subtask {
         until: i64,
         now: i64,
     ) -> Result<usize, Error> {
+        let was_restarted = self.was_restarted();
         let entry = &mut self.members[member];
         let Body::Operator(instance) = &mut entry.body else {
             return Ok(0);
@@ -155,7 +163,7 @@ impl Subtask {
         let firing = match &policy {
             Some(policy) => isolation::fire(instance, domain, until, now, policy.tries),
             None => match instance.fire(domain, until, now) {
-                Err(error) if isolation::is_memory_limit(&error) => {
+                Err(error) if was_restarted && isolation::is_memory_limit(&error) => {
                     isolation::fire(instance, domain, until, now, 1)
                 }
                 fired => fired.map(Firing::Fired),
@@ -215,8 +223,8 @@ impl Subtask {
         failure: &Failure,
         position: Position,
     ) -> Result<(), Error> {
-        let member = &self.members[member];
-        let number = self.events.count_blamed(member.node) + 1;
+        let node = &self.members[member];
+        let number = self.events.count_blamed(node.node) + 1;
         if number.is_power_of_two() {
             let what = match policy.has_dead_letters {
                 true => "is a dead letter",
@@ -224,7 +232,7 @@ impl Subtask {
             };
             let words = operator::text::line(&format!("{failure}{position}")).into_owned();
             tracing::warn!(
-                operator = member.id.as_ref(),
+                operator = node.id.as_ref(),
                 subtask = self.index,
                 bad_records = number,
                 "a bad record {what}: {words}"
@@ -232,11 +240,8 @@ impl Subtask {
         }
         match &policy.limit {
             Some(limit) if !limit.allows(self.clock.now_ms()) => Err(Error::TooManyBadRecords {
-                operator: member.id.to_string(),
-                subtask: self.index,
                 limit: limit.text.clone(),
-                failure: Box::new(failure.clone()),
-                position,
+                last: Box::new(self.operator_failed(member, failure.clone(), position)),
             }),
             _ => Ok(()),
         }

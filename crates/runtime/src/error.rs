@@ -21,21 +21,12 @@ pub enum Error {
         position: Position,
     },
     /// More records than `on-error-limit` allows were to blame.
-    #[error(
-        "operator `{operator}` subtask {subtask}: more bad records than on-error-limit = \"{limit}\" allows; the last: \
-         {failure}{position}"
-    )]
+    #[error("more bad records than on-error-limit = \"{limit}\" allows; the last: {last}")]
     TooManyBadRecords {
-        /// The operator.
-        operator: String,
-        /// Its subtask.
-        subtask: u32,
         /// The limit.
         limit: String,
         /// What the last one made fail.
-        failure: Box<Failure>,
-        /// Which it was.
-        position: Position,
+        last: Box<Error>,
     },
     /// A source or sink failed.
     #[error("{operator} subtask {subtask}: {action}")]
@@ -217,9 +208,11 @@ pub fn causes(error: &(dyn std::error::Error + 'static)) -> String {
             text.push_str(": ");
             text.push_str(&words);
         }
-        if let Some(Error::Operator { failure, .. } | Error::TooManyBadRecords { failure, .. }) =
-            error.downcast_ref::<Error>()
-        {
+        let inner = match error.downcast_ref::<Error>() {
+            Some(Error::TooManyBadRecords { last, .. }) => Some(last.as_ref()),
+            other => other,
+        };
+        if let Some(Error::Operator { failure, .. }) = inner {
             backtrace = failure.backtrace.as_deref().or(backtrace);
         }
         next = error.source();

@@ -376,16 +376,15 @@ impl Subtask {
     /// The error of an operator that takes its records from the source in this subtask, with the place where the
     /// source has read the record to blame.
     fn with_origin(&self, mut error: Error) -> Error {
+        let inner = match &mut error {
+            Error::TooManyBadRecords { last, .. } => last.as_mut(),
+            other => other,
+        };
         if let Error::Operator {
             operator,
             position: Position::Record { number, origin, .. },
             ..
-        }
-        | Error::TooManyBadRecords {
-            operator,
-            position: Position::Record { number, origin, .. },
-            ..
-        } = &mut error
+        } = inner
         {
             *origin = self.origin(operator, *number);
         }

@@ -169,10 +169,7 @@ impl KeyedState {
                 self.index_all(&mut reader, &mut unindexed, &mut expected)?;
                 self.make_room(&mut expected, 0);
                 let stored = &mut stored[block.state as usize];
-                let upgrade = match &mut upgrade {
-                    Some(upgrade) => Some(&mut **upgrade),
-                    None => None,
-                };
+                let upgrade = upgrade.as_deref_mut();
                 self.restore_block(&mut reader, block, &header, stored, upgrade, &mut stats)?;
             }
         }
