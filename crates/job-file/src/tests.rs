@@ -412,10 +412,10 @@ error: job.toml:15:1: operator.count.dead-letter: is missing
 "#,
     );
     check(
-        &operator("on-error = \"dead-letter\"\ndead-letter = \"outt\""),
+        &operator("on-error = \"dead-letter\"\ndead-letter = \"countz\""),
         r#"
-error: job.toml:19:1: operator.count.dead-letter: there is no sink `outt`
-  hint: did you mean `out`?
+error: job.toml:19:1: operator.count.dead-letter: there is no sink `countz`
+  hint: did you mean `counts`?
 "#,
     );
 }
