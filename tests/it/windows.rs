@@ -6,6 +6,7 @@
 //! test needs it. Conformance 67, 69, 70, 78.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::process::Stdio;
 
 use serde_json::Value;
@@ -87,6 +88,21 @@ fn results(scene: &Scene) -> Vec<String> {
     let mut lines = scene.output("out");
     lines.retain(|line| line.starts_with('r'));
     lines
+}
+
+/// The results of one subtask in the order in which it gave them, without headers.
+fn in_order(scene: &Scene) -> Vec<String> {
+    let files = fs::read_dir(scene.at("out")).expect("there is output");
+    let mut paths: Vec<_> = files.map(|file| file.expect("a file").path()).collect();
+    paths.sort();
+    let texts = paths
+        .iter()
+        .filter(|path| path.extension().is_some_and(|extension| extension == "csv"))
+        .map(|path| fs::read_to_string(path).expect("a file of text"));
+    texts
+        .flat_map(|text| text.lines().map(str::to_owned).collect::<Vec<_>>())
+        .filter(|line| line.starts_with('r'))
+        .collect()
 }
 
 /// How many entries of state and timers the operator has in a checkpoint.
@@ -175,6 +191,47 @@ fn c69_closed_windows_leave_no_state_and_no_timers() {
         }
         assert!(most > 0, "no checkpoint was taken in between: {config}");
         assert!(running.kill().is_some(), "it was killed");
+    }
+}
+
+#[test]
+fn many_windows_of_a_key_that_end_at_once_take_few_calls() {
+    // A batch of timers has each key once. So one result a call would give those of two keys in turn.
+    const WINDOWS: i64 = 5000;
+    let records: Vec<_> = (0..WINDOWS)
+        .flat_map(|minute| ["r1", "r2"].map(|key| (key.to_owned(), minute * 60_000)))
+        .collect();
+    for (config, each) in [
+        ("window = \"tumbling\", size = \"1min\"", 1),
+        (
+            "window = \"sliding\", size = \"10min\", slide = \"1min\"",
+            10,
+        ),
+        ("window = \"session\", gap = \"30s\"", 1),
+        (
+            "window = \"tumbling\", size = \"1min\", allowed-lateness = \"1h\"",
+            1,
+        ),
+    ] {
+        let scene = scene(&records);
+        let config = format!("{config}, aggregates = [\"count\"]");
+        let job = job(1, AT_ONCE, &config).replace("10min\", interval", "10000h\", interval");
+        start(&scene, &job).wait().with_code(0);
+        let lines = in_order(&scene);
+        let windows = usize::try_from(WINDOWS + each - 1).expect("a small number");
+        assert_eq!(lines.len(), 2 * windows, "{config}");
+        let mut ends: BTreeMap<&str, Vec<i64>> = BTreeMap::new();
+        let mut turns = 0;
+        let mut before = "";
+        for line in &lines {
+            let fields: Vec<&str> = line.split(',').collect();
+            let end = fields[2].parse().expect("a time");
+            ends.entry(fields[0]).or_default().push(end);
+            turns += usize::from(fields[0] != before);
+            before = fields[0];
+        }
+        assert!(ends.values().all(|ends| ends.is_sorted()), "{config}");
+        assert!(turns < 50, "the keys took {turns} turns: {config}");
     }
 }
 

@@ -27,6 +27,8 @@ pub(crate) struct Call {
     /// The clocks, once the call has asked for them.
     watermark: Cell<Option<i64>>,
     processing_time: Cell<Option<i64>>,
+    /// Whether an output grew so large that the host has a part of it already.
+    handed_over: Cell<bool>,
     /// Whether keys are rows on the current input.
     key_rows: Cell<bool>,
     /// Whether no key, or no value, of the batch needs quotes in a row, once that was asked.
@@ -49,6 +51,7 @@ impl Call {
             timestamp: Cell::new(NO_TIMESTAMP),
             watermark: Cell::new(None),
             processing_time: Cell::new(None),
+            handed_over: Cell::new(false),
             key_rows: Cell::new(true),
             plain_keys: Cell::new(None),
             plain_values: Cell::new(None),
@@ -64,6 +67,7 @@ impl Call {
         self.leave_record();
         self.watermark.set(None);
         self.processing_time.set(None);
+        self.handed_over.set(false);
         self.key_rows.set(key_rows);
         self.plain_keys.set(None);
         self.plain_values.set(None);
@@ -182,6 +186,18 @@ impl Call {
     #[inline]
     pub(crate) fn set_timestamp(&self, timestamp: i64) {
         self.timestamp.set(timestamp);
+    }
+
+    /// An output grew so large that a part of it is handed over before the call ends.
+    #[cold]
+    pub(crate) fn hand_over(&self) {
+        self.handed_over.set(true);
+    }
+
+    /// Whether that has happened.
+    #[inline]
+    pub(crate) fn has_handed_over(&self) -> bool {
+        self.handed_over.get()
     }
 
     /// The time of the host's clock, which stands still within a call: the host is asked once.

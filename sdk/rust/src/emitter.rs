@@ -211,6 +211,7 @@ impl Buffer {
         value.write(&mut RowWriter::new(&mut self.values.bytes, self.rows));
         self.values.seal();
         if self.keys.bytes.len() + self.values.bytes.len() + self.values.count() * 8 > FLUSH_BYTES {
+            shared.call.hand_over();
             self.flush(&shared.host);
         }
     }

@@ -20,7 +20,7 @@ use crate::state::{
 };
 use crate::timer::Timers;
 use crate::ttl::Ttl;
-use crate::window::Settings;
+use crate::window::{AHEAD_RESULTS_MAX, Settings};
 
 /// Where an operator declares its states, inputs, outputs and metrics, and reads its configuration.
 ///
@@ -47,6 +47,8 @@ pub(crate) struct Declared {
     pub(crate) buffers: Vec<Rc<dyn Buffered>>,
     /// The one handle that collects timers, once asked for.
     pub(crate) timers: Option<Timers>,
+    /// Whether the operator has asked for it, and not only its windows.
+    has_own_timers: bool,
     pub(crate) windows: Vec<Rc<Settings>>,
     /// Mistakes in the declarations, told when `open` has returned.
     pub(crate) problems: Vec<String>,
@@ -114,7 +116,11 @@ impl OpenContext {
         if self.declared.outputs.is_empty() {
             self.output("out");
         }
-        for window in std::mem::take(&mut self.declared.windows) {
+        let windows = std::mem::take(&mut self.declared.windows);
+        let is_alone = windows.len() == 1 && !self.declared.has_own_timers;
+        let ahead_max = if is_alone { AHEAD_RESULTS_MAX } else { 0 };
+        for window in windows {
+            window.ahead_max.set(ahead_max);
             if let Some(late) = &*window.late_to.borrow() {
                 self.output(late);
             }
@@ -405,6 +411,12 @@ impl OpenContext {
 
     /// Where timers are registered and deleted. An operator that does not ask for it gets none.
     pub fn timers(&mut self) -> Timers {
+        self.declared.has_own_timers = true;
+        self.window_timers()
+    }
+
+    /// The same for a window.
+    pub(crate) fn window_timers(&mut self) -> Timers {
         let Self {
             declared,
             call,

@@ -25,8 +25,9 @@ pub use span::{Firing, Span};
 #[doc(hidden)]
 pub use operator::{add, add_batch, on_timers};
 
-pub(crate) use plan::Settings;
+pub(crate) use plan::{AHEAD_RESULTS_MAX, Settings};
 
+use std::cell::Cell;
 use std::fmt;
 use std::rc::Rc;
 use std::time::Duration;
@@ -43,7 +44,7 @@ use crate::record::Record;
 use crate::state::ValueState;
 use crate::timer::{Timer, Timers};
 use pane::Panes;
-use plan::{Alarm, Context, Placed, Plan};
+use plan::{Ahead, Alarm, Context, Placed, Plan};
 
 /// A declared window; see [`OpenContext::window`](crate::OpenContext::window). Clones are the same window.
 ///
@@ -90,6 +91,7 @@ struct Inner<P, G: Aggregate> {
     call: Rc<Call>,
     host: Host,
     number: u32,
+    ahead: Cell<Ahead>,
 }
 
 impl OpenContext {
@@ -126,7 +128,8 @@ impl OpenContext {
             aggregate,
             settings,
             state,
-            timers: self.timers(),
+            timers: self.window_timers(),
+            ahead: Cell::default(),
             late_records: self.counter("late-records"),
             call,
             host,
@@ -195,6 +198,7 @@ impl<A: Assigner, G: Aggregate> Window<A, G> {
             call: &inner.call,
             host: &inner.host,
             window: inner.number,
+            ahead: &inner.ahead,
         }
     }
 
@@ -232,6 +236,10 @@ impl<A: Assigner, G: Aggregate> Window<A, G> {
 
     /// Handles a timer that fired, the current one, if it belongs to this window: calls `emit` with the results that
     /// are due. Returns whether it does.
+    ///
+    /// If the operator has no other window and no timers of its own, a timer also gives the results of windows of its
+    /// key that end after it, as far as the watermark has come, in order of their ends. So the times of a result are
+    /// those of its [`Span`], not that of the timer.
     pub fn on_timer(
         &self,
         timer: Timer<'_>,
@@ -243,6 +251,10 @@ impl<A: Assigner, G: Aggregate> Window<A, G> {
             return Ok(false);
         };
         let cx = self.context();
+        if alarm == Alarm::End && cx.is_ahead_enough() {
+            cx.register(alarm, timer.time())?;
+            return Ok(true);
+        }
         inner.state.update(|held| {
             let Some(panes) = held else {
                 return Ok(());

@@ -4,7 +4,10 @@
 //! window's result is merged from its slices when it ends.
 //!
 //! A key has one timer for the next end of a window that has records of it: when it fires, it registers the next
-//! one. A slice that is new registers one only if its first end is before that of all others.
+//! one. A slice that is new registers one only if its first end is before that of all others. If the watermark has
+//! reached further ends, the timer does the work of all of them, because each call reads and writes all slices of the
+//! key. A timer of such an end, which a slice may have registered when it was the first, is deleted. A timer of an end
+//! without slices does nothing.
 //!
 //! With an allowed lateness it has one more, at or before the time when its first slice is removed. The end of a
 //! window registers it, and so does a slice that only windows that have ended have: never sooner, because the
@@ -134,7 +137,28 @@ impl Grid {
         &panes[first..end]
     }
 
-    /// Emits the result of the window with this end, unless there is nothing in it.
+    /// The result of a window with these panes.
+    fn result<G: Aggregate>(
+        &self,
+        cx: &Context<'_, G>,
+        panes: &[Pane<G::Accumulator>],
+    ) -> Result<G::Result> {
+        if let [one] = panes {
+            return cx.aggregate.result(&one.accumulator);
+        }
+        let mut all = cx.aggregate.create();
+        for pane in panes {
+            cx.aggregate.merge(&mut all, &pane.accumulator)?;
+        }
+        cx.aggregate.result(&all)
+    }
+
+    /// The window with this end.
+    fn span(&self, end: i64, firing: Firing) -> Span {
+        Span::new(self.start_of(end), end, firing)
+    }
+
+    /// Emits the result of the window with this end, which has panes.
     fn emit<G: Aggregate>(
         &self,
         cx: &Context<'_, G>,
@@ -142,18 +166,40 @@ impl Grid {
         (end, firing): (i64, Firing),
         emit: &mut impl FnMut(Span, G::Result) -> Result<()>,
     ) -> Result<()> {
-        let result = match self.within(panes.as_slice(), end) {
-            [] => return Ok(()),
-            [one] => cx.aggregate.result(&one.accumulator)?,
-            several => {
-                let mut all = cx.aggregate.create();
-                for pane in several {
-                    cx.aggregate.merge(&mut all, &pane.accumulator)?;
+        let result = self.result(cx, self.within(panes.as_slice(), end))?;
+        emit(self.span(end, firing), result)
+    }
+
+    /// Emits the window with this end and those after it that the watermark has reached. Returns the last end that it
+    /// has come to, and the next one.
+    fn emit_ended<G: Aggregate>(
+        &self,
+        cx: &Context<'_, G>,
+        panes: &Panes<G::Accumulator>,
+        end: i64,
+        emit: &mut impl FnMut(Span, G::Result) -> Result<()>,
+    ) -> Result<(i64, Option<i64>)> {
+        let now = cx.now(end - 1);
+        let mut reached = end;
+        self.emit(cx, panes, (reached, Firing::OnTime), emit)?;
+        // The next end of a pane is never before that of a pane before it. A pane without one never has one again, and
+        // is not looked at twice.
+        for pane in panes.as_slice() {
+            while let Some(next) = self.next_end(pane.first, reached) {
+                let within = self.within(panes.as_slice(), next);
+                if next - 1 > now || !cx.may_go_ahead(within.len()) {
+                    return Ok((reached, Some(next)));
                 }
-                cx.aggregate.result(&all)?
+                // A window that has no result fails when its own timer fires, and takes no other along.
+                let Ok(result) = self.result(cx, within) else {
+                    return Ok((reached, Some(next)));
+                };
+                emit(self.span(next, Firing::OnTime), result)?;
+                cx.skip_end(next)?;
+                reached = next;
             }
-        };
-        emit(Span::new(self.start_of(end), end, firing), result)
+        }
+        Ok((reached, None))
     }
 
     /// Emits the windows that end after `after` and no later than `until`, and that have a pane that `is_due`.
@@ -165,17 +211,17 @@ impl Grid {
         is_due: impl Fn(&Pane<G::Accumulator>) -> bool,
         emit: &mut impl FnMut(Span, G::Result) -> Result<()>,
     ) -> Result<()> {
-        loop {
-            let due = panes.as_slice().iter().filter(|pane| is_due(pane));
-            let end = due
-                .filter_map(|pane| self.next_end(pane.first, after))
-                .min();
-            let Some(end) = end.filter(|&end| end <= until) else {
-                return Ok(());
-            };
-            self.emit(cx, panes, (end, firing), emit)?;
-            after = end;
+        // As above, the next end of a pane is never before that of a pane before it.
+        for pane in panes.as_slice().iter().filter(|pane| is_due(pane)) {
+            while let Some(end) = self.next_end(pane.first, after) {
+                if end > until {
+                    return Ok(());
+                }
+                self.emit(cx, panes, (end, firing), emit)?;
+                after = end;
+            }
         }
+        Ok(())
     }
 
     /// Registers the timers of a pane that is new, if no other pane has them already.
@@ -188,10 +234,13 @@ impl Grid {
         (last_end, fired): (i64, i64),
     ) -> Result<()> {
         let next = |pane: &Pane<G::Accumulator>| self.next_end(pane.first, fired);
-        // The next end of a pane is never before that of a pane before it.
+        // The next end of a pane is never before that of a pane before it. If a pane has none, those before it have none.
         match next(&panes[at]) {
             Some(end)
-                if !panes[..at].iter().any(|pane| next(pane).is_some())
+                if at
+                    .checked_sub(1)
+                    .and_then(|before| next(&panes[before]))
+                    .is_none()
                     && panes.get(at + 1).and_then(next) != Some(end) =>
             {
                 cx.register(Alarm::End, end - 1)
@@ -337,14 +386,20 @@ impl Plan for Grid {
         let lateness = cx.lateness();
         match alarm {
             Alarm::End => {
-                self.emit(cx, panes, (end, Firing::OnTime), emit)?;
-                if lateness == 0 {
-                    panes.retain(|pane| self.last_end(pane.first).is_some_and(|last| last > end));
-                } else {
+                if self.within(panes.as_slice(), end).is_empty() {
+                    // A time to live has removed what the timer was registered for. The slices that came afterwards have
+                    // a timer of their own, which may have given their results already.
+                    return Ok(());
+                }
+                let (reached, next) = self.emit_ended(cx, panes, end, emit)?;
+                panes.retain(|pane| {
+                    self.last_end(pane.first)
+                        .is_some_and(|last| closing(last, lateness) >= reached)
+                });
+                if lateness > 0 {
                     self.register_clean(cx, panes)?;
                 }
-                let next = |pane: &Pane<_>| self.next_end(pane.first, end);
-                match panes.as_slice().iter().find_map(next) {
+                match next {
                     Some(next) => cx.register(Alarm::End, next - 1),
                     None => Ok(()),
                 }
@@ -357,9 +412,11 @@ impl Plan for Grid {
                 Ok(())
             }
             Alarm::Clean => {
+                // A window that ends later may not have given its result yet.
+                let now = cx.now(time);
                 panes.retain(|pane| {
                     self.last_end(pane.first)
-                        .is_some_and(|last| closing(last, lateness) > time)
+                        .is_some_and(|last| last > end || closing(last, lateness) > now)
                 });
                 self.register_clean(cx, panes)
             }

@@ -94,6 +94,9 @@ pub(crate) struct Settings {
     pub(crate) early_after: Cell<u32>,
     /// The output of late records.
     pub(crate) late_to: RefCell<Option<Rc<str>>>,
+    /// The most results that a call gives ahead of their timers. 0 if the operator has other windows or timers of its
+    /// own, which have their turn between them.
+    pub(crate) ahead_max: Cell<usize>,
     /// Mistakes, which are reported when the operator has been opened.
     pub(crate) problems: RefCell<Vec<String>>,
 }
@@ -123,7 +126,26 @@ pub struct Context<'a, G: Aggregate> {
     pub(super) call: &'a Call,
     pub(super) host: &'a Host,
     pub(super) window: u32,
+    pub(super) ahead: &'a Cell<Ahead>,
 }
+
+/// What the timers of a call have given ahead of their time: the results of windows whose own timers would have come
+/// later.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Ahead {
+    /// The number of the call.
+    call: u64,
+    results: usize,
+    /// The panes that were merged for these results.
+    panes: usize,
+}
+
+/// The most results that a call gives ahead: as many as it has timers at most, so that it emits at most twice what it
+/// would.
+pub(crate) const AHEAD_RESULTS_MAX: usize = 1024;
+
+/// The most panes that are merged for them, because a call's time is limited. Ten windows may have as many.
+const AHEAD_PANES_MAX: usize = 100_000;
 
 /// Event times are refused outside of this, so that no sum of times is too large.
 const TIME_MAX: u64 = 1 << 61;
@@ -158,6 +180,59 @@ impl<G: Aggregate> Context<'_, G> {
     pub(super) fn register(&self, alarm: Alarm, time: i64) -> Result<()> {
         self.timers
             .register_event_time(time, alarm.tag(self.window))
+    }
+
+    /// Until when a timer for `time` may do the work of those that follow it: the key's state is read and written once
+    /// for all of them. Other timers of the operator may be due between them, and keep their turn.
+    pub(super) fn now(&self, time: i64) -> i64 {
+        if self.settings.ahead_max.get() > 0 {
+            self.call.watermark(self.host).max(time)
+        } else {
+            time
+        }
+    }
+
+    fn ahead(&self) -> Ahead {
+        let ahead = self.ahead.get();
+        let call = self.call.id();
+        if ahead.call == call {
+            ahead
+        } else {
+            Ahead {
+                call,
+                ..Ahead::default()
+            }
+        }
+    }
+
+    /// Whether timers of the call have given so much ahead that those after them are put off until the next call.
+    /// Otherwise each of them would read and write all windows of its key to give one result.
+    pub(super) fn is_ahead_enough(&self) -> bool {
+        let ahead = self.ahead();
+        ahead.results > 0
+            && (ahead.results >= self.settings.ahead_max.get() || self.call.has_handed_over())
+    }
+
+    /// Whether one more result, of this many panes, may be given ahead of its timer in this call. Counts it.
+    ///
+    /// A call whose output has grown so large that the host has some of it already gives no more ahead.
+    pub(super) fn may_go_ahead(&self, panes: usize) -> bool {
+        let mut ahead = self.ahead();
+        ahead.results += 1;
+        ahead.panes += panes;
+        let may = ahead.results <= self.settings.ahead_max.get()
+            && ahead.panes <= AHEAD_PANES_MAX
+            && !self.call.has_handed_over();
+        if may {
+            self.ahead.set(ahead);
+        }
+        may
+    }
+
+    /// Deletes the timer of an end that was reached without it.
+    pub(super) fn skip_end(&self, end: i64) -> Result<()> {
+        self.timers
+            .delete_event_time(end - 1, Alarm::End.tag(self.window))
     }
 
     /// Registers the removal of what is kept until the windows up to `end` are closed.

@@ -13,11 +13,12 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::{
-    Assigner, Cumulative, Every, Firing, Global, Session, Sliding, Span, Tumbling, Window,
+    AHEAD_RESULTS_MAX, Assigner, Cumulative, Every, Firing, Global, Session, Sliding, Span,
+    Tumbling, Window,
 };
 use crate::aggregate::{Collect, Collected, Count, Sum};
 use crate::testing::Harness;
-use crate::{Column, Emitter, OpenContext, Operator, Record, Result, Timer};
+use crate::{Column, Emitter, OpenContext, Operator, Record, Result, Timer, Ttl};
 
 #[derive(Clone, Copy, Debug)]
 enum Kind {
@@ -34,6 +35,10 @@ struct Setup {
     lateness: i64,
     early_after: u32,
     early_every: i64,
+    /// The most results that a call gives ahead of their timers. With 0 the operator asks for timers of its own, so that
+    /// each end of a window has its turn.
+    ahead_max: usize,
+    ttl: Option<(i64, bool)>,
 }
 
 #[derive(Clone, Debug)]
@@ -105,11 +110,18 @@ fn show(span: Span, (kept, count, sum): (Collected, u64, i64), out: &mut Emitter
 impl<A: Made> Operator for Kept<A> {
     fn open(ctx: &mut OpenContext) -> Result<Self> {
         let setup = SETUP.get().unwrap();
+        if setup.ahead_max == 0 {
+            ctx.timers();
+        }
         let aggregate = (Collect, Count, Sum::of(Column::at(0)));
         let mut window = ctx
             .window("kept", A::made(setup.kind), aggregate)
             .allowed_lateness(ms(setup.lateness))
             .late_to("late");
+        if let Some((length, event_time)) = setup.ttl {
+            let ttl = Ttl::of(ms(length));
+            ctx.ttl("kept", if event_time { ttl.in_event_time() } else { ttl });
+        }
         if setup.early_after > 0 {
             window = window.early_after(setup.early_after);
         }
@@ -124,6 +136,8 @@ impl<A: Made> Operator for Kept<A> {
     }
 
     fn on_timer(&mut self, timer: Timer<'_>, out: &mut Emitter) -> Result<()> {
+        let ahead_max = SETUP.get().unwrap().ahead_max;
+        self.0.0.settings.ahead_max.set(ahead_max);
         assert!(self.0.on_timer(timer, out, show)?);
         Ok(())
     }
@@ -421,7 +435,13 @@ impl Model {
     }
 }
 
+/// Whether this is a result that comes in the order of the windows' ends.
+fn is_ordered(value: &str, kind: Kind) -> bool {
+    value.contains("OnTime") && !matches!(kind, Kind::Every { .. } | Kind::Global)
+}
+
 fn compare<A: Made>(harness: &mut Harness<Kept<A>>, model: &mut Model, step: &str) {
+    let mut last_ends = BTreeMap::new();
     let mut emitted: Vec<String> = harness
         .take()
         .into_iter()
@@ -432,6 +452,10 @@ fn compare<A: Made>(harness: &mut Harness<Kept<A>>, model: &mut Model, step: &st
             }
             let end: i64 = record.value.split(',').nth(1).unwrap().parse().unwrap();
             assert_eq!(record.timestamp, Some(end - 1), "{record:?}");
+            if is_ordered(&record.value, model.setup.kind) {
+                let before = last_ends.insert(key.clone(), end);
+                assert!(before < Some(end), "{record:?} comes after {before:?}");
+            }
             format!("{key},{}", record.value)
         })
         .collect();
@@ -507,6 +531,63 @@ fn run<A: Made>(setup: Setup, steps: &[Step]) {
     compare(&mut harness, &mut model, "the end of input");
 }
 
+/// What was emitted for each key, in order.
+fn by_key<A: Made>(harness: &mut Harness<Kept<A>>) -> BTreeMap<Option<String>, Vec<String>> {
+    let mut all: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    for record in harness.take() {
+        let key = record.key.clone();
+        all.entry(key).or_default().push(format!("{record:?}"));
+    }
+    all
+}
+
+/// Runs the same with and without results ahead of their timers.
+fn run_both<A: Made>(setup: Setup, steps: &[Step]) {
+    let setups = [
+        setup,
+        Setup {
+            ahead_max: 0,
+            ..setup
+        },
+    ];
+    let mut both = setups.map(|setup| {
+        SETUP.set(Some(setup));
+        Harness::<Kept<A>>::open().unwrap()
+    });
+    let (mut watermark, mut clock, mut number) = (-50, 0, 0);
+    for step in steps.iter().map(Some).chain([None]) {
+        let (since, first) = (watermark, number);
+        match step {
+            Some(Step::Batch(records)) => number += records.len(),
+            Some(Step::Watermark(by)) => watermark += by,
+            Some(Step::Clock(by)) => clock += by,
+            Some(Step::Restart(_)) | None => {}
+        }
+        let [ahead, one_by_one] = [0, 1].map(|index| {
+            let harness = &mut both[index];
+            SETUP.set(Some(setups[index]));
+            match step {
+                Some(Step::Batch(records)) => {
+                    let records = records.iter().zip(first..);
+                    let batch: Vec<_> = records
+                        .map(|((key, time), number)| {
+                            (key.to_string(), number.to_string(), since + time)
+                        })
+                        .collect();
+                    harness.process_timed(&batch)
+                }
+                Some(Step::Watermark(_)) => harness.set_watermark(watermark),
+                Some(Step::Clock(_)) => harness.set_time(clock),
+                Some(Step::Restart(_)) => harness.restart(),
+                None => harness.end_of_input(0),
+            }
+            .unwrap();
+            by_key(harness)
+        });
+        assert_eq!(ahead, one_by_one, "after {step:?} with {setup:?}");
+    }
+}
+
 fn run_kind(setup: Setup, steps: &[Step]) {
     match setup.kind {
         Kind::Sliding { size, slide, .. } if size == slide => {
@@ -559,8 +640,9 @@ fn setups() -> impl Strategy<Value = Setup> {
     let lateness = prop_oneof![Just(0), 0..40i64, Just(i64::MAX)];
     let early_after = prop_oneof![2 => Just(0), 1 => 1..4u32];
     let early_every = prop_oneof![2 => Just(0), 1 => 1..20i64];
-    (kinds(), lateness, early_after, early_every).prop_map(
-        |(kind, lateness, early_after, early_every)| Setup {
+    let ahead_max = prop_oneof![0..5usize, Just(AHEAD_RESULTS_MAX)];
+    (kinds(), lateness, early_after, early_every, ahead_max).prop_map(
+        |(kind, lateness, early_after, early_every, ahead_max)| Setup {
             kind,
             lateness,
             // With sessions the model does not know how the counts of two add up.
@@ -570,6 +652,8 @@ fn setups() -> impl Strategy<Value = Setup> {
                 early_after
             },
             early_every,
+            ahead_max,
+            ttl: None,
         },
     )
 }
@@ -586,6 +670,23 @@ proptest! {
         steps in steps(),
     ) {
         run_kind(Setup { kind: Kind::Session { gap }, lateness, early_after: 0, ..setup }, &steps);
+    }
+
+    /// Also for windows that a TTL removes before they end, of which only timers are left.
+    #[test]
+    fn what_is_given_ahead_is_what_comes_one_by_one(
+        setup in setups(),
+        steps in steps(),
+        ahead_max in prop_oneof![1..5usize, Just(AHEAD_RESULTS_MAX)],
+        ttl in prop_oneof![Just(None), (1..40i64, any::<bool>()).prop_map(Some)],
+    ) {
+        let setup = Setup { ahead_max, ttl, ..setup };
+        match setup.kind {
+            Kind::Session { .. } => run_both::<Session>(setup, &steps),
+            Kind::Cumulative { .. } => run_both::<Cumulative>(setup, &steps),
+            Kind::Sliding { .. } => run_both::<Sliding>(setup, &steps),
+            Kind::Every { .. } | Kind::Global => {}
+        }
     }
 
     #[test]

@@ -3,6 +3,10 @@
 //! A key has one timer at or before the end of its first session that has not ended. A session that grows leaves
 //! it where it is: when it fires too early, it is registered for what is then the end. So a record costs no
 //! timer, and none has to be deleted.
+//!
+//! If the watermark has reached the ends of more sessions, and they are not kept after their ends, the timer does the
+//! work of all of them, because each call reads and writes all sessions of the key. A timer of an end that a session
+//! has outgrown finds nothing afterwards. Sessions that are kept would give their results twice.
 
 use super::pane::{Pane, Panes};
 use super::plan::{Alarm, Context, Placed, Plan, closing};
@@ -31,8 +35,8 @@ impl Sessions {
     /// The first end after `after`.
     fn next_end<A>(&self, panes: &[Pane<A>], after: i64) -> Option<i64> {
         // Sessions are apart, so the order of their starts is that of their ends.
-        let ends = panes.iter().map(|pane| self.end(pane));
-        ends.into_iter().find(|&end| end > after)
+        let at = panes.partition_point(|pane| self.end(pane) <= after);
+        panes.get(at).map(|pane| self.end(pane))
     }
 
     /// Puts a time into the session it touches, joins all that it touches, or begins one. Returns its place.
@@ -73,8 +77,50 @@ impl Sessions {
         firing: Firing,
         emit: &mut impl FnMut(Span, G::Result) -> Result<()>,
     ) -> Result<()> {
-        let span = Span::new(pane.first, self.end(pane), firing);
-        emit(span, cx.aggregate.result(&pane.accumulator)?)
+        emit(
+            self.span(pane, firing),
+            cx.aggregate.result(&pane.accumulator)?,
+        )
+    }
+
+    fn span<A>(&self, pane: &Pane<A>, firing: Firing) -> Span {
+        Span::new(pane.first, self.end(pane), firing)
+    }
+
+    /// Emits the session with this end, if there is one, and those after it that the watermark has reached unless they
+    /// are kept. Returns the end up to which it has.
+    fn emit_ended<G: Aggregate>(
+        &self,
+        cx: &Context<'_, G>,
+        panes: &Panes<G::Accumulator>,
+        end: i64,
+        emit: &mut impl FnMut(Span, G::Result) -> Result<()>,
+    ) -> Result<i64> {
+        let now = match cx.lateness() {
+            0 => cx.now(end - 1),
+            _ => end - 1,
+        };
+        let all = panes.as_slice();
+        let from = all.partition_point(|pane| self.end(pane) < end);
+        let mut until = end;
+        for pane in &all[from..] {
+            let next = self.end(pane);
+            if next > end && (next - 1 > now || !cx.may_go_ahead(1)) {
+                break;
+            }
+            let result = match cx.aggregate.result(&pane.accumulator) {
+                // A session that has no result fails when its own timer fires, and takes no other along.
+                Err(_) if next > end => break,
+                result => result?,
+            };
+            emit(self.span(pane, Firing::OnTime), result)?;
+            self.emitted(cx, next)?;
+            if next > end {
+                cx.skip_end(next)?;
+            }
+            until = next;
+        }
+        Ok(until)
     }
 
     /// A session has given its result: it is removed when it is closed.
@@ -106,10 +152,9 @@ impl Plan for Sessions {
         let (fired, lateness) = (cx.fired(), cx.lateness());
         let closed = fired.saturating_sub(lateness);
         cx.state.update(|held| {
-            let touches = |pane: &Pane<_>| pane.first <= time + self.gap && time <= self.end(pane);
-            let is_alone = !held
-                .as_ref()
-                .is_some_and(|panes| panes.as_slice().iter().any(touches));
+            let all = held.as_ref().map_or(&[][..], Panes::as_slice);
+            let at = all.partition_point(|pane| self.end(pane) < time);
+            let is_alone = all.get(at).is_none_or(|pane| pane.first > time + self.gap);
             if is_alone && time + self.gap <= closed {
                 return Ok(Placed::Late);
             }
@@ -155,18 +200,11 @@ impl Plan for Sessions {
         match alarm {
             Alarm::End => {
                 let end = time.saturating_add(1);
-                let ended = panes
-                    .as_slice()
-                    .iter()
-                    .position(|pane| self.end(pane) == end);
-                if let Some(at) = ended {
-                    self.emit(cx, &panes.as_slice()[at], Firing::OnTime, emit)?;
-                    self.emitted(cx, end)?;
-                    if cx.lateness() == 0 {
-                        panes.remove(at);
-                    }
+                let until = self.emit_ended(cx, panes, end, emit)?;
+                if cx.lateness() == 0 {
+                    panes.retain(|pane| !(end..=until).contains(&self.end(pane)));
                 }
-                match self.next_end(panes.as_slice(), end) {
+                match self.next_end(panes.as_slice(), until) {
                     Some(next) => cx.register(Alarm::End, next - 1),
                     None => Ok(()),
                 }

@@ -1,9 +1,13 @@
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::*;
 use crate::aggregate::{Collect, Count, First, Last, Max, Mean, Min, Sum};
+use crate::error::Error;
+use crate::metrics::Gauge;
 use crate::testing::Harness;
+use crate::timer::Fired;
 use crate::{Operator, WindowOperator};
 
 const MINUTE: i64 = 60_000;
@@ -570,4 +574,234 @@ fn windows_and_timers_share_an_operator() {
         ]
     );
     assert_eq!(both.entries(), 0);
+}
+
+/// Counts its calls for timers, and says how many results each has given.
+struct Fires<M: Make>(Window<M::Assigner, Collect>, Gauge);
+
+impl<M: Make> Operator for Fires<M> {
+    fn open(ctx: &mut OpenContext) -> Result<Self> {
+        Ok(Self(M::make(ctx), ctx.gauge("results")))
+    }
+
+    fn process(&mut self, record: Record<'_>, out: &mut Emitter) -> Result<()> {
+        self.0.add(record, out, show)
+    }
+
+    fn on_timers(&mut self, fired: Fired<'_>, out: &mut Emitter) -> Result<()> {
+        let mut results = 0;
+        for timer in fired.timers() {
+            self.0.on_timer(timer, out, |span, kept, out| {
+                results += 1;
+                show(span, kept, out)
+            })?;
+        }
+        self.1.set(f64::from(results));
+        Ok(())
+    }
+}
+
+/// The windows of this many records of a key, a minute apart.
+const RECORDS: i64 = 2500;
+
+/// Ends many windows with one watermark, and then the rest with the input. Returns how many results each call gave.
+fn fire_many<M: Make>(keys: &[&str], value: &str, windows: usize) -> Vec<f64> {
+    let mut fires = Harness::<Fires<M>>::open().unwrap();
+    // Each batch is before all others, so its first window has a timer that the next batch leaves behind.
+    for from in (0..RECORDS / 100).rev().map(|n| n * 100) {
+        let batch: Vec<_> = (from..from + 100)
+            .flat_map(|n| keys.iter().map(move |key| (*key, value, n * MINUTE)))
+            .collect();
+        fires.process_timed(&batch).unwrap();
+    }
+    let mut ends: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    let mut results = Vec::new();
+    for watermark in [(RECORDS - 10) * MINUTE - 1, i64::MAX] {
+        fires.set_watermark(watermark).unwrap();
+        for emitted in fires.take() {
+            ends.entry(emitted.key).or_default().push(emitted.timestamp);
+        }
+        results.extend(fires.take_metric("results"));
+    }
+    assert_eq!(ends.len(), keys.len());
+    for ends in ends.values() {
+        assert_eq!(ends.len(), windows);
+        assert!(ends.is_sorted());
+    }
+    assert_eq!(fires.entries(), 0);
+    results
+}
+
+#[test]
+fn windows_that_end_with_one_watermark_take_few_calls() {
+    let many = usize::try_from(RECORDS).unwrap();
+    make!(Minutes: Tumbling = |ctx| ctx.window("w", Tumbling::minutes(1), Collect));
+    let results = fire_many::<Minutes>(&["k"], "x", many);
+    assert_eq!(results, [1025.0, 1025.0, 440.0, 10.0]);
+    make!(Overlapping: Sliding = |ctx| ctx.window("w", Sliding::minutes(3, 1), Collect));
+    let results = fire_many::<Overlapping>(&["k"], "x", many + 2);
+    assert_eq!(results, [1025.0, 1025.0, 440.0, 12.0]);
+    make!(Sessions: Session = |ctx| ctx.window("w", Session::seconds(20), Collect));
+    let results = fire_many::<Sessions>(&["k"], "x", many);
+    assert_eq!(results.iter().filter(|&&given| given > 0.0).count(), 4);
+    make!(Kept: Tumbling = |ctx| {
+        let window = ctx.window("w", Tumbling::minutes(1), Collect);
+        window.allowed_lateness(Duration::from_secs(3600))
+    });
+    let results = fire_many::<Kept>(&["k"], "x", many);
+    assert_eq!(results.iter().filter(|&&given| given > 0.0).count(), 4);
+    assert!(results.len() < 10, "{results:?}");
+}
+
+#[test]
+fn a_call_that_gives_results_ahead_of_one_key_puts_off_the_others() {
+    make!(Minutes: Tumbling = |ctx| ctx.window("w", Tumbling::minutes(1), Collect));
+    let many = usize::try_from(RECORDS).unwrap();
+    let results = fire_many::<Minutes>(&["a", "b", "c"], "x", many);
+    assert!(
+        results.iter().all(|&given| given <= 1024.0 + 3.0),
+        "{results:?}"
+    );
+    assert!(results.len() < 12, "{results:?}");
+}
+
+#[test]
+fn a_call_gives_no_more_ahead_when_its_output_is_large() {
+    make!(Minutes: Tumbling = |ctx| ctx.window("w", Tumbling::minutes(1), Collect));
+    let value = "x".repeat(1000);
+    let many = usize::try_from(RECORDS).unwrap();
+    let results = fire_many::<Minutes>(&["k"], &value, many);
+    assert!(results.iter().all(|&given| given < 270.0), "{results:?}");
+    assert!(results.len() < 15, "{results:?}");
+}
+
+#[test]
+fn an_operator_with_two_windows_gives_nothing_ahead() {
+    struct Two(Window<Tumbling, Collect>, Window<Tumbling, Collect>);
+    impl Operator for Two {
+        fn open(ctx: &mut OpenContext) -> Result<Self> {
+            let mut minutes =
+                |name: &str, minutes| ctx.window(name, Tumbling::minutes(minutes), Collect);
+            Ok(Self(minutes("one", 1), minutes("two", 2)))
+        }
+        fn process(&mut self, record: Record<'_>, out: &mut Emitter) -> Result<()> {
+            self.0.add(record, out, show)?;
+            self.1.add(record, out, show)
+        }
+        fn on_timer(&mut self, timer: Timer<'_>, out: &mut Emitter) -> Result<()> {
+            let _ = self.0.on_timer(timer, out, show)? || self.1.on_timer(timer, out, show)?;
+            Ok(())
+        }
+    }
+    let mut two = Harness::<Two>::open().unwrap();
+    let batch: Vec<_> = (0..20).map(|n| ("k", "x", n * MINUTE)).collect();
+    two.process_timed(&batch).unwrap();
+    two.end_of_input(0).unwrap();
+    let ends: Vec<_> = two.take().iter().map(|emitted| emitted.timestamp).collect();
+    assert_eq!(ends.len(), 30);
+    assert!(ends.is_sorted());
+}
+
+#[test]
+fn what_fails_while_results_are_given_ahead_is_reported() {
+    struct Fails(Window<Tumbling, Collect>);
+    impl Operator for Fails {
+        fn open(ctx: &mut OpenContext) -> Result<Self> {
+            Ok(Self(ctx.window("w", Tumbling::minutes(1), Collect)))
+        }
+        fn process(&mut self, record: Record<'_>, out: &mut Emitter) -> Result<()> {
+            self.0.add(record, out, show)
+        }
+        fn on_timer(&mut self, timer: Timer<'_>, out: &mut Emitter) -> Result<()> {
+            let emit = |span: Span, kept, out: &mut Emitter| match span.start() {
+                start if start == 7 * MINUTE => Err(Error::new("no")),
+                _ => show(span, kept, out),
+            };
+            self.0.on_timer(timer, out, emit).map(drop)
+        }
+    }
+    let mut fails = Harness::<Fails>::open().unwrap();
+    let batch: Vec<_> = (0..20).map(|n| ("k", "x", n * MINUTE)).collect();
+    fails.process_timed(&batch).unwrap();
+    let (entries, timers) = (fails.entries(), fails.timers());
+    assert_eq!(fails.end_of_input(0).unwrap_err().message(), "no");
+    // The call is taken back as a whole.
+    assert!(fails.take().is_empty());
+    assert_eq!((fails.entries(), fails.timers()), (entries, timers));
+}
+
+/// Sums numbers, and has no result for 7.
+struct NoSeven;
+
+impl Aggregate for NoSeven {
+    type Accumulator = u64;
+    type Result = u64;
+
+    fn create(&self) -> u64 {
+        0
+    }
+
+    fn add(&self, to: &mut u64, record: Record<'_>) -> Result<()> {
+        *to += record.text()?.parse::<u64>().unwrap();
+        Ok(())
+    }
+
+    fn merge(&self, into: &mut u64, from: &u64) -> Result<()> {
+        *into += from;
+        Ok(())
+    }
+
+    fn result(&self, of: &u64) -> Result<u64> {
+        match of {
+            7 => Err(Error::new("7 is no result")),
+            of => Ok(*of),
+        }
+    }
+}
+
+struct Sums<A: Assigner>(Window<A, NoSeven>);
+
+trait Declared: Assigner {
+    fn declared() -> Self;
+}
+
+impl Declared for Tumbling {
+    fn declared() -> Self {
+        Self::minutes(1)
+    }
+}
+
+impl Declared for Session {
+    fn declared() -> Self {
+        Self::seconds(20)
+    }
+}
+
+impl<A: Declared> Operator for Sums<A> {
+    fn open(ctx: &mut OpenContext) -> Result<Self> {
+        Ok(Self(ctx.window("w", A::declared(), NoSeven)))
+    }
+
+    fn process(&mut self, record: Record<'_>, out: &mut Emitter) -> Result<()> {
+        self.0.add(record, out, |_, _, _| Ok(()))
+    }
+
+    fn on_timer(&mut self, timer: Timer<'_>, out: &mut Emitter) -> Result<()> {
+        let emit = |_: Span, sum: u64, out: &mut Emitter| out.emit(out.key(), sum);
+        self.0.on_timer(timer, out, emit).map(drop)
+    }
+}
+
+#[test]
+fn a_window_without_a_result_fails_alone() {
+    fn check<A: Declared>() {
+        let mut sums = Harness::<Sums<A>>::open().unwrap();
+        let batch: Vec<_> = (0..20).map(|n| ("k", n.to_string(), n * MINUTE)).collect();
+        sums.process_timed(&batch).unwrap();
+        let error = sums.end_of_input(0).unwrap_err();
+        assert_eq!(error.message(), "7 is no result");
+        assert_eq!(sums.take().len(), 7);
+    }
+    check::<Tumbling>();
+    check::<Session>();
 }
