@@ -231,7 +231,7 @@ fn many_windows_of_a_key_that_end_at_once_take_few_calls() {
             before = fields[0];
         }
         assert!(ends.values().all(|ends| ends.is_sorted()), "{config}");
-        assert!(turns < 50, "the keys took {turns} turns: {config}");
+        assert!(turns < 300, "the keys took {turns} turns: {config}");
     }
 }
 

@@ -44,7 +44,7 @@ use crate::record::Record;
 use crate::state::ValueState;
 use crate::timer::{Timer, Timers};
 use pane::Panes;
-use plan::{Ahead, Alarm, Context, Placed, Plan};
+use plan::{AHEAD_FROM, Ahead, Alarm, Context, Placed, Plan};
 
 /// A declared window; see [`OpenContext::window`](crate::OpenContext::window). Clones are the same window.
 ///
@@ -111,6 +111,7 @@ impl OpenContext {
     ) -> Window<A, G> {
         let settings = Rc::new(Settings {
             name: name.to_owned(),
+            ahead_from: Cell::new(AHEAD_FROM),
             ..Settings::default()
         });
         let plan = assigner.plan().unwrap_or_else(|problem| {
@@ -237,8 +238,8 @@ impl<A: Assigner, G: Aggregate> Window<A, G> {
     /// Handles a timer that fired, the current one, if it belongs to this window: calls `emit` with the results that
     /// are due. Returns whether it does.
     ///
-    /// If the operator has no other window and no timers of its own, a timer also gives the results of windows of its
-    /// key that end after it, as far as the watermark has come, in order of their ends. So the times of a result are
+    /// If a hundred windows of the key or more are open, and the operator has no other window and no timers of its own, a
+    /// timer also gives the results of windows that end after it, as far as the watermark has come, in order of their ends. So the times of a result are
     /// those of its [`Span`], not that of the timer.
     pub fn on_timer(
         &self,

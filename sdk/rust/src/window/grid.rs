@@ -4,8 +4,8 @@
 //! window's result is merged from its slices when it ends.
 //!
 //! A key has one timer for the next end of a window that has records of it: when it fires, it registers the next
-//! one. A slice that is new registers one only if its first end is before that of all others. If the watermark has
-//! reached further ends, the timer does the work of all of them, because each call reads and writes all slices of the
+//! one. A slice that is new registers one only if its first end is before that of all others. If the key has
+//! many slices and the watermark has reached further ends, the timer does the work of all of them, because each call reads and writes all slices of the
 //! key. A timer of such an end, which a slice may have registered when it was the first, is deleted. A timer of an end
 //! without slices does nothing.
 //!
@@ -179,7 +179,7 @@ impl Grid {
         end: i64,
         emit: &mut impl FnMut(Span, G::Result) -> Result<()>,
     ) -> Result<(i64, Option<i64>)> {
-        let now = cx.now(end - 1);
+        let now = cx.now(end - 1, panes.as_slice().len());
         let mut reached = end;
         self.emit(cx, panes, (reached, Firing::OnTime), emit)?;
         // The next end of a pane is never before that of a pane before it. A pane without one never has one again, and
@@ -413,7 +413,7 @@ impl Plan for Grid {
             }
             Alarm::Clean => {
                 // A window that ends later may not have given its result yet.
-                let now = cx.now(time);
+                let now = cx.now(time, panes.as_slice().len());
                 panes.retain(|pane| {
                     self.last_end(pane.first)
                         .is_some_and(|last| last > end || closing(last, lateness) > now)

@@ -97,6 +97,8 @@ pub(crate) struct Settings {
     /// The most results that a call gives ahead of their timers. 0 if the operator has other windows or timers of its
     /// own, which have their turn between them.
     pub(crate) ahead_max: Cell<usize>,
+    /// A key with fewer panes gives none ahead.
+    pub(crate) ahead_from: Cell<usize>,
     /// Mistakes, which are reported when the operator has been opened.
     pub(crate) problems: RefCell<Vec<String>>,
 }
@@ -140,6 +142,9 @@ pub(super) struct Ahead {
     panes: usize,
 }
 
+/// With fewer panes a key's state is read and written fast, and results come in the order of time over all keys.
+pub(super) const AHEAD_FROM: usize = 100;
+
 /// The most results that a call gives ahead: as many as it has timers at most, so that it emits at most twice what it
 /// would.
 pub(crate) const AHEAD_RESULTS_MAX: usize = 1024;
@@ -182,10 +187,11 @@ impl<G: Aggregate> Context<'_, G> {
             .register_event_time(time, alarm.tag(self.window))
     }
 
-    /// Until when a timer for `time` may do the work of those that follow it: the key's state is read and written once
-    /// for all of them. Other timers of the operator may be due between them, and keep their turn.
-    pub(super) fn now(&self, time: i64) -> i64 {
-        if self.settings.ahead_max.get() > 0 {
+    /// Until when a timer for `time` may do the work of those that follow it, where there are many `panes`: the key's
+    /// state is read and written once for all of them. Other timers of the operator may be due between them, and keep
+    /// their turn.
+    pub(super) fn now(&self, time: i64, panes: usize) -> i64 {
+        if self.settings.ahead_max.get() > 0 && panes >= self.settings.ahead_from.get() {
             self.call.watermark(self.host).max(time)
         } else {
             time

@@ -138,6 +138,7 @@ impl<A: Made> Operator for Kept<A> {
     fn on_timer(&mut self, timer: Timer<'_>, out: &mut Emitter) -> Result<()> {
         let ahead_max = SETUP.get().unwrap().ahead_max;
         self.0.0.settings.ahead_max.set(ahead_max);
+        self.0.0.settings.ahead_from.set(ahead_max % 3);
         assert!(self.0.on_timer(timer, out, show)?);
         Ok(())
     }

@@ -4,7 +4,7 @@
 //! it where it is: when it fires too early, it is registered for what is then the end. So a record costs no
 //! timer, and none has to be deleted.
 //!
-//! If the watermark has reached the ends of more sessions, and they are not kept after their ends, the timer does the
+//! If a key has many sessions, the watermark has reached the ends of more of them, and they are not kept after their ends, the timer does the
 //! work of all of them, because each call reads and writes all sessions of the key. A timer of an end that a session
 //! has outgrown finds nothing afterwards. Sessions that are kept would give their results twice.
 
@@ -97,7 +97,7 @@ impl Sessions {
         emit: &mut impl FnMut(Span, G::Result) -> Result<()>,
     ) -> Result<i64> {
         let now = match cx.lateness() {
-            0 => cx.now(end - 1),
+            0 => cx.now(end - 1, panes.as_slice().len()),
             _ => end - 1,
         };
         let all = panes.as_slice();

@@ -637,20 +637,20 @@ fn windows_that_end_with_one_watermark_take_few_calls() {
     let many = usize::try_from(RECORDS).unwrap();
     make!(Minutes: Tumbling = |ctx| ctx.window("w", Tumbling::minutes(1), Collect));
     let results = fire_many::<Minutes>(&["k"], "x", many);
-    assert_eq!(results, [1025.0, 1025.0, 440.0, 10.0]);
+    assert_eq!(results, [&[1025.0, 1025.0, 440.0][..], &[1.0; 10]].concat());
     make!(Overlapping: Sliding = |ctx| ctx.window("w", Sliding::minutes(3, 1), Collect));
     let results = fire_many::<Overlapping>(&["k"], "x", many + 2);
-    assert_eq!(results, [1025.0, 1025.0, 440.0, 12.0]);
+    assert_eq!(results, [&[1025.0, 1025.0, 440.0][..], &[1.0; 12]].concat());
     make!(Sessions: Session = |ctx| ctx.window("w", Session::seconds(20), Collect));
     let results = fire_many::<Sessions>(&["k"], "x", many);
-    assert_eq!(results.iter().filter(|&&given| given > 0.0).count(), 4);
+    assert_eq!(results.iter().filter(|&&given| given > 1.0).count(), 3);
     make!(Kept: Tumbling = |ctx| {
         let window = ctx.window("w", Tumbling::minutes(1), Collect);
         window.allowed_lateness(Duration::from_secs(3600))
     });
     let results = fire_many::<Kept>(&["k"], "x", many);
-    assert_eq!(results.iter().filter(|&&given| given > 0.0).count(), 4);
-    assert!(results.len() < 10, "{results:?}");
+    assert_eq!(results.iter().filter(|&&given| given > 1.0).count(), 3);
+    assert!(results.len() < 90, "{results:?}");
 }
 
 #[test]
@@ -662,7 +662,7 @@ fn a_call_that_gives_results_ahead_of_one_key_puts_off_the_others() {
         results.iter().all(|&given| given <= 1024.0 + 3.0),
         "{results:?}"
     );
-    assert!(results.len() < 12, "{results:?}");
+    assert!(results.len() < 30, "{results:?}");
 }
 
 #[test]
@@ -672,7 +672,7 @@ fn a_call_gives_no_more_ahead_when_its_output_is_large() {
     let many = usize::try_from(RECORDS).unwrap();
     let results = fire_many::<Minutes>(&["k"], &value, many);
     assert!(results.iter().all(|&given| given < 270.0), "{results:?}");
-    assert!(results.len() < 15, "{results:?}");
+    assert!(results.len() < 30, "{results:?}");
 }
 
 #[test]
@@ -694,11 +694,11 @@ fn an_operator_with_two_windows_gives_nothing_ahead() {
         }
     }
     let mut two = Harness::<Two>::open().unwrap();
-    let batch: Vec<_> = (0..20).map(|n| ("k", "x", n * MINUTE)).collect();
+    let batch: Vec<_> = (0..200).map(|n| ("k", "x", n * MINUTE)).collect();
     two.process_timed(&batch).unwrap();
     two.end_of_input(0).unwrap();
     let ends: Vec<_> = two.take().iter().map(|emitted| emitted.timestamp).collect();
-    assert_eq!(ends.len(), 30);
+    assert_eq!(ends.len(), 300);
     assert!(ends.is_sorted());
 }
 
@@ -721,7 +721,7 @@ fn what_fails_while_results_are_given_ahead_is_reported() {
         }
     }
     let mut fails = Harness::<Fails>::open().unwrap();
-    let batch: Vec<_> = (0..20).map(|n| ("k", "x", n * MINUTE)).collect();
+    let batch: Vec<_> = (0..200).map(|n| ("k", "x", n * MINUTE)).collect();
     fails.process_timed(&batch).unwrap();
     let (entries, timers) = (fails.entries(), fails.timers());
     assert_eq!(fails.end_of_input(0).unwrap_err().message(), "no");
@@ -796,7 +796,7 @@ impl<A: Declared> Operator for Sums<A> {
 fn a_window_without_a_result_fails_alone() {
     fn check<A: Declared>() {
         let mut sums = Harness::<Sums<A>>::open().unwrap();
-        let batch: Vec<_> = (0..20).map(|n| ("k", n.to_string(), n * MINUTE)).collect();
+        let batch: Vec<_> = (0..200).map(|n| ("k", n.to_string(), n * MINUTE)).collect();
         sums.process_timed(&batch).unwrap();
         let error = sums.end_of_input(0).unwrap_err();
         assert_eq!(error.message(), "7 is no result");
@@ -804,4 +804,22 @@ fn a_window_without_a_result_fails_alone() {
     }
     check::<Tumbling>();
     check::<Session>();
+}
+
+#[test]
+fn few_windows_of_each_key_end_in_the_order_of_time() {
+    make!(Minutes: Tumbling = |ctx| ctx.window("w", Tumbling::minutes(1), Collect));
+    let mut fires = Harness::<Fires<Minutes>>::open().unwrap();
+    let batch: Vec<_> = (0..90)
+        .flat_map(|n| ["a", "b"].map(|key| (key, "x", n * MINUTE)))
+        .collect();
+    fires.process_timed(&batch).unwrap();
+    fires.end_of_input(0).unwrap();
+    let ends: Vec<_> = fires
+        .take()
+        .iter()
+        .map(|emitted| emitted.timestamp)
+        .collect();
+    assert_eq!(ends.len(), 180);
+    assert!(ends.is_sorted());
 }
