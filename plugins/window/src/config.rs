@@ -12,17 +12,17 @@ use crate::aggregates::Aggregates;
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct Config {
     window: WindowKind,
-    size: Option<String>,
-    slide: Option<String>,
-    step: Option<String>,
-    gap: Option<String>,
-    offset: Option<String>,
+    size: Option<Length>,
+    slide: Option<Length>,
+    step: Option<Length>,
+    gap: Option<Length>,
+    offset: Option<Length>,
     pub(crate) aggregates: Vec<String>,
     pub(crate) missing: Option<String>,
-    allowed_lateness: Option<String>,
+    allowed_lateness: Option<Length>,
     #[serde(default)]
     late: Late,
-    early_every: Option<String>,
+    early_every: Option<Length>,
     early_after: Option<u32>,
     #[serde(default)]
     pub(crate) firing: bool,
@@ -57,8 +57,24 @@ pub(crate) enum Windows {
 /// The most milliseconds of a length: 1000 years and some.
 const LENGTH_MAX: u128 = 1 << 45;
 
-/// A length as it stands at `key`.
-fn length(key: &str, text: &str) -> Result<Duration> {
+/// A length as it was written: a text, or a number, to which a unit is missing.
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "expected a length of time like \"15min\"")]
+enum Length {
+    Text(String),
+    Number(f64),
+}
+
+/// The length that stands at `key`.
+fn length(key: &str, given: &Length) -> Result<Duration> {
+    let text = match given {
+        Length::Text(text) => text,
+        Length::Number(number) => {
+            return Err(Error::config(format_args!(
+                "config: `{key}` is `{number}`, which has no unit: write it like `{key} = \"{number}s\"`"
+            )));
+        }
+    };
     let length = humantime::parse_duration(text).map_err(|error| {
         Error::config(format_args!(
             "config: `{key}` is `{text}`, which is no length of time ({error}): write it like \"90s\", \"15min\" or \
@@ -70,18 +86,26 @@ fn length(key: &str, text: &str) -> Result<Duration> {
             "config: `{key}` is `{text}`, which is too long"
         )));
     }
+    if !length.subsec_nanos().is_multiple_of(1_000_000) {
+        let rule = match length.as_millis() {
+            0 => "at least 1ms",
+            _ => "a whole number of milliseconds",
+        };
+        return Err(Error::config(format_args!(
+            "config: `{key}` is `{text}`: it must be {rule}"
+        )));
+    }
     Ok(length)
 }
 
 /// A length that must be a millisecond at least.
-fn positive(key: &str, text: &str) -> Result<Duration> {
-    let length = length(key, text)?;
-    if length.as_millis() == 0 {
-        return Err(Error::config(format_args!(
+fn positive(key: &str, given: &Length) -> Result<Duration> {
+    match (length(key, given)?, given) {
+        (Duration::ZERO, Length::Text(text)) => Err(Error::config(format_args!(
             "config: `{key}` is `{text}`: it must be at least 1ms"
-        )));
+        ))),
+        (length, _) => Ok(length),
     }
-    Ok(length)
 }
 
 impl WindowKind {

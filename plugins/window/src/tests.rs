@@ -194,7 +194,15 @@ fn wrong_configurations_are_refused_with_the_key() {
         ),
         (
             with(r#""window": "tumbling", "size": 10"#),
-            "config: invalid type: integer `10`, expected a string",
+            "config: `size` is `10`, which has no unit: write it like `size = \"10s\"`",
+        ),
+        (
+            with(r#""window": "tumbling", "size": [1]"#),
+            "config: expected a length of time like \"15min\"",
+        ),
+        (
+            with(r#""window": "tumbling", "size": "1ms 500us""#),
+            "config: `size` is `1ms 500us`: it must be a whole number of milliseconds",
         ),
         (
             with(r#""window": "tumbling", "size": "1h", "slide": "1m""#),
@@ -271,6 +279,10 @@ fn wrong_configurations_are_refused_with_the_key() {
         (
             tumbling(r#""aggregates": ["count"], "allowed-lateness": "-1s""#),
             "config: `allowed-lateness` is `-1s`",
+        ),
+        (
+            tumbling(r#""aggregates": ["count"], "allowed-lateness": "500us""#),
+            "config: `allowed-lateness` is `500us`: it must be at least 1ms",
         ),
         (
             tumbling(r#""aggregates": ["count"], "late": "keep""#),

@@ -36,15 +36,28 @@ const LENGTH_MAX: u128 = 1 << 60;
 fn milliseconds(what: &str, length: Duration) -> Result<i64, String> {
     match length.as_millis() {
         LENGTH_MAX.. => Err(format!("{what} is too long")),
+        _ if has_fraction(length) => Err(fraction(what, length)),
         length => Ok(length as i64),
+    }
+}
+
+/// Whether there is less than a millisecond in it, which times do not have.
+pub(super) fn has_fraction(length: Duration) -> bool {
+    !length.subsec_nanos().is_multiple_of(1_000_000)
+}
+
+pub(super) fn fraction(what: &str, length: Duration) -> String {
+    if length.as_millis() == 0 {
+        format!("{what} is less than a millisecond")
+    } else {
+        format!("{what} of {length:?} is not a whole number of milliseconds")
     }
 }
 
 /// A length of at least one millisecond.
 fn positive(what: &str, length: Duration) -> Result<i64, String> {
     match milliseconds(what, length)? {
-        0 if length.is_zero() => Err(format!("{what} is 0")),
-        0 => Err(format!("{what} is less than a millisecond")),
+        0 => Err(format!("{what} is 0")),
         length => Ok(length),
     }
 }

@@ -5,6 +5,7 @@ use std::fmt;
 use std::rc::Rc;
 use std::time::Duration;
 
+use super::assign::{fraction, has_fraction};
 use super::pane::Panes;
 use super::span::Span;
 use crate::aggregate::Aggregate;
@@ -110,8 +111,11 @@ impl Settings {
         self.problems.borrow_mut().push(problem);
     }
 
-    /// A length in milliseconds, 0 if it is too long.
+    /// A length in milliseconds, 0 if it is none.
     pub(super) fn milliseconds(&self, what: &str, length: Duration) -> i64 {
+        if has_fraction(length) {
+            self.problem(fraction(what, length));
+        }
         i64::try_from(length.as_millis()).unwrap_or_else(|_| {
             self.problem(format!("{what} is too long"));
             0

@@ -471,6 +471,10 @@ fn wrong_windows_are_refused_with_their_names() {
     make!(Fine: Sliding = |ctx| ctx.window("w", Sliding::of(Duration::from_millis(86_400_001), Duration::from_secs(60)), Collect));
     make!(Never: Every = |ctx| ctx.window("w", Every::records(0), Collect));
     make!(Long: Session = |ctx| ctx.window("w", Session::gap(Duration::MAX), Collect));
+    make!(Fraction: Session = |ctx| {
+        let window = ctx.window("w", Session::gap(Duration::from_micros(1500)), Collect);
+        window.allowed_lateness(Duration::from_micros(2500)).early_every(Duration::from_micros(1))
+    });
     make!(Early: Global = |ctx| ctx.window("w", Global, Collect).early_after(0).early_every(Duration::ZERO));
     fn problem<M: Make>() -> String {
         let error = Harness::<Made<M>>::open().unwrap_err();
@@ -496,6 +500,12 @@ fn wrong_windows_are_refused_with_their_names() {
             "window `w`: a window of 0 records never ends",
         ),
         (problem::<Long>(), "window `w`: the gap is too long"),
+        (
+            problem::<Fraction>(),
+            "window `w`: the gap of 1.5ms is not a whole number of milliseconds; window `w`: the allowed lateness of \
+             2.5ms is not a whole number of milliseconds; window `w`: the interval of early results is less than a \
+             millisecond",
+        ),
         (
             problem::<Early>(),
             "window `w`: early results come after 1 record at least, not 0; window `w`: the interval of early results is less than a millisecond",
