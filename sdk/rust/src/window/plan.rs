@@ -292,7 +292,8 @@ impl<G: Aggregate> Context<'_, G> {
 #[cold]
 fn no_time(window: &str, time: Option<i64>) -> Error {
     match time {
-        None => Error::new(format_args!(
+        // All records of a source have one or none has: neither a restart helps nor leaving out this one.
+        None => Error::config(format_args!(
             "the record has no event time, so it falls into no window of `{window}`: give its source a `timestamp`, \
              or emit it with `emit_at`"
         )),

@@ -114,6 +114,8 @@ fn records_need_an_event_time_that_makes_sense() {
             .starts_with("the record has no event time, so it falls into no window of `all`"),
         "{error}"
     );
+    // A restart does not give the records an event time.
+    assert_eq!(error.kind(), crate::ErrorKind::Config);
     for time in [i64::MIN + 1, i64::MAX, 1 << 62] {
         let error = all.process_timed(&[("a", "1", time)]).unwrap_err();
         assert!(error.message().contains("out of range"), "{time}: {error}");
