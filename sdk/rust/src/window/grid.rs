@@ -171,35 +171,42 @@ impl Grid {
     }
 
     /// Emits the window with this end and those after it that the watermark has reached. Returns the last end that it
-    /// has come to, and the next one.
+    /// has come to, and the next one; nothing if there is no such window.
     fn emit_ended<G: Aggregate>(
         &self,
         cx: &Context<'_, G>,
         panes: &Panes<G::Accumulator>,
         end: i64,
         emit: &mut impl FnMut(Span, G::Result) -> Result<()>,
-    ) -> Result<(i64, Option<i64>)> {
+    ) -> Result<Option<(i64, Option<i64>)>> {
+        let within = self.within(panes.as_slice(), end);
+        if within.is_empty() {
+            return Ok(None);
+        }
         let now = cx.now(end - 1, panes.as_slice().len());
         let mut reached = end;
-        self.emit(cx, panes, (reached, Firing::OnTime), emit)?;
+        emit(self.span(end, Firing::OnTime), self.result(cx, within)?)?;
         // The next end of a pane is never before that of a pane before it. A pane without one never has one again, and
         // is not looked at twice.
         for pane in panes.as_slice() {
             while let Some(next) = self.next_end(pane.first, reached) {
+                if next - 1 > now {
+                    return Ok(Some((reached, Some(next))));
+                }
                 let within = self.within(panes.as_slice(), next);
-                if next - 1 > now || !cx.may_go_ahead(within.len()) {
-                    return Ok((reached, Some(next)));
+                if !cx.may_go_ahead(within.len()) {
+                    return Ok(Some((reached, Some(next))));
                 }
                 // A window that has no result fails when its own timer fires, and takes no other along.
                 let Ok(result) = self.result(cx, within) else {
-                    return Ok((reached, Some(next)));
+                    return Ok(Some((reached, Some(next))));
                 };
                 emit(self.span(next, Firing::OnTime), result)?;
                 cx.skip_end(next)?;
                 reached = next;
             }
         }
-        Ok((reached, None))
+        Ok(Some((reached, None)))
     }
 
     /// Emits the windows that end after `after` and no later than `until`, and that have a pane that `is_due`.
@@ -386,12 +393,11 @@ impl Plan for Grid {
         let lateness = cx.lateness();
         match alarm {
             Alarm::End => {
-                if self.within(panes.as_slice(), end).is_empty() {
+                let Some((reached, next)) = self.emit_ended(cx, panes, end, emit)? else {
                     // A time to live has removed what the timer was registered for. The slices that came afterwards have
                     // a timer of their own, which may have given their results already.
                     return Ok(());
-                }
-                let (reached, next) = self.emit_ended(cx, panes, end, emit)?;
+                };
                 panes.retain(|pane| {
                     self.last_end(pane.first)
                         .is_some_and(|last| closing(last, lateness) >= reached)
