@@ -6,6 +6,7 @@
 //!
 //! Modules in reading order.
 
+mod bad_records;
 pub(crate) mod build;
 pub(crate) mod operator;
 pub(crate) mod partition;
@@ -26,6 +27,7 @@ use job_file::JobFile;
 use job_file::effective::{Settled, SettledNode};
 use job_file::problem::{Problem, Problems};
 use job_file::wiring::{NodeRef, Wiring, wire};
+use runtime::bad_records::BadRecords;
 use runtime::graph::{Edge, JobGraph, Node, NodeKind};
 
 use self::operator::PreparedOperator;
@@ -85,7 +87,9 @@ pub(crate) fn prepare(
             // Sinks need to know what they are fed with.
             NodeRef::Sink(_) => None,
         };
-        facts[index] = prepared.as_ref().map(PreparedNode::facts);
+        facts[index] = prepared
+            .as_ref()
+            .map(|prepared| prepared.facts(*node, &job));
         nodes.push(prepared);
     }
     let links: Vec<Vec<Link>> = (0..count)
@@ -102,7 +106,9 @@ pub(crate) fn prepare(
                 .all(|link| matches!(wiring.order[link.from], NodeRef::Source(_)));
             let connectors = environment.connectors;
             let prepared = prepare_sink(&job, *sink, &ports, from_sources, connectors, problems);
-            facts[index] = prepared.as_ref().map(PreparedNode::facts);
+            facts[index] = prepared
+                .as_ref()
+                .map(|prepared| prepared.facts(*node, &job));
             nodes[index] = prepared;
         } else {
             ports::check_union(&job, &wiring, &facts, index, &links[index], problems);
@@ -172,8 +178,7 @@ impl Prepared {
                 PreparedNode::Operator(operator) => {
                     let inputs = self.input_ports(index);
                     let place = (node.node(&self.job), node.path(&self.job, "grants"));
-                    let upstream = self.upstream(index);
-                    match operator.node(&self.job, &place.0.id, inputs, upstream, key_groups) {
+                    match operator.node(&self.job, &place.0.id, inputs, key_groups) {
                         Ok(operator) => NodeKind::Operator(operator),
                         Err(failure) => {
                             let at = place.0.place_of("grants");
@@ -188,6 +193,7 @@ impl Prepared {
                 parallelism: self.parallelism[index],
                 inputs: self.edges[index].clone(),
                 kind,
+                bad_records: self.bad_records(index),
             });
         }
         problems.or(JobGraph { nodes, key_groups })
@@ -212,7 +218,7 @@ impl Prepared {
             };
             let found = prepare_source(&self.job, *source, connectors, clock, &mut problems);
             if let Some(found) = found.map(PreparedNode::Source) {
-                is_same &= self.facts[index].as_ref() == Some(&found.facts());
+                is_same &= self.facts[index].as_ref() == Some(&found.facts(*node, &self.job));
                 self.nodes[index] = found;
             }
         }
@@ -304,6 +310,19 @@ impl Prepared {
         }
     }
 
+    /// What becomes of bad records of the node at `index`, if they are left out.
+    fn bad_records(&self, index: usize) -> Option<Arc<BadRecords>> {
+        let node = self.wiring.order[index];
+        let bad = node.bad_records(&self.job)?;
+        let component = match &self.nodes[index] {
+            PreparedNode::Operator(operator) => Some(operator.digest()),
+            PreparedNode::Source(_) | PreparedNode::Sink(_) => None,
+        };
+        let (job, id) = (&self.job, &node.node(&self.job).id);
+        let upstream = self.upstream(index);
+        Some(bad_records::policy(job, id, bad, component, upstream))
+    }
+
     /// What feeds each input of the operator at `index`.
     fn upstream(&self, index: usize) -> Vec<Vec<String>> {
         let mut upstream = Vec::new();
@@ -329,8 +348,8 @@ impl Prepared {
 }
 
 impl PreparedNode {
-    fn facts(&self) -> Facts {
-        match self {
+    fn facts(&self, node: NodeRef, job: &JobFile) -> Facts {
+        let mut facts = match self {
             Self::Source(source) => Facts {
                 outputs: vec![source.port.clone()],
                 max_parallelism: source.max_parallelism,
@@ -338,7 +357,11 @@ impl PreparedNode {
             },
             Self::Operator(operator) => operator.facts(),
             Self::Sink(_) => Facts::default(),
+        };
+        if bad_records::has_dead_letters(node.bad_records(job)) {
+            facts.outputs.push(bad_records::port());
         }
+        facts
     }
 }
 
@@ -357,7 +380,15 @@ fn prepare_source(
         clock: Arc::new(move || clock.now_ms()),
     };
     match connectors.source(connector, source.options.clone(), &context) {
-        Ok(source) => Some(source),
+        Ok(prepared) => {
+            if source.bad_records.is_some() && !prepared.reads_text {
+                let message = format!("`{connector}` makes no records that it cannot read");
+                let problem = Problem::new("on-error", message).hint("leave it out");
+                problems.extend(placed(job, NodeRef::Source(index), vec![problem]));
+                return None;
+            }
+            Some(prepared)
+        }
         Err(found) => {
             problems.extend(placed(job, NodeRef::Source(index), found));
             None

@@ -263,7 +263,10 @@ fn c92_a_capsule_fails_again_with_the_same_error_until_the_operator_is_mended() 
 #[test]
 fn c93_more_bad_records_than_the_limit_fail_the_job_which_is_not_restarted() {
     let scene = scene(RECORDS, BAD);
+    // It may have published something before it fails.
+    let kept = "[checkpoint]\nretention = \"retain-on-cancellation\"\n";
     let job = with_letters("error", "on-error-limit = \"20/h\"\n");
+    let job = job.replace("[checkpoint]\n", kept);
     let ended = run(&scene, &job).with_code(1);
     ended.without_panic().saying(&[
         "more bad records than on-error-limit = \"20/h\" allows",

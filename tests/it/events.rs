@@ -363,7 +363,8 @@ fn events_of_standbys() -> Vec<Value> {
 /// A job that starts from the checkpoint of one whose operator was older.
 fn events_of_a_state_that_is_migrated() -> Vec<Value> {
     let scene = Scene::new();
-    let source = "[[source]]\nid = \"numbers\"\nconnector = \"generator\"\ncount = 20\nkeys = 3\n\n";
+    let source =
+        "[[source]]\nid = \"numbers\"\nconnector = \"generator\"\ncount = 20\nkeys = 3\n\n";
     let job = |name: &str, version: u32| {
         let config = format!("version = {version}");
         jobs::head(name, "1h")

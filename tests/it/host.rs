@@ -279,6 +279,14 @@ impl Running {
         writeln!(stdin, "{line}").expect("it reads its input");
     }
 
+    /// Gives it a piece of a line to read.
+    pub(crate) fn feed_text(&mut self, text: &str) {
+        let stdin = self.child.stdin.as_mut().expect("stdin is piped");
+        stdin
+            .write_all(text.as_bytes())
+            .expect("it reads its input");
+    }
+
     /// Lets it see the end of its input.
     pub(crate) fn end_input(&mut self) {
         drop(self.child.stdin.take());

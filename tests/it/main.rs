@@ -26,6 +26,7 @@ mod scene; // a directory for a test alone
 mod servers; // S3 on loopback
 
 // The tests.
+mod bad_lines; // lines that a source cannot read
 mod bad_records; // records that an operator cannot process
 mod budget; // what one call of a guest may cost
 mod checkpoints; // looking at checkpoints without their job

@@ -26,6 +26,8 @@ pub struct PreparedSource {
     pub bounded: bool,
     /// The most subtasks it can have, if limited.
     pub max_parallelism: Option<u32>,
+    /// Whether it reads what may be no record, and can leave that out.
+    pub reads_text: bool,
     /// Its options with all defaults, for showing the effective job.
     pub options: Options,
 }

@@ -23,7 +23,7 @@ use formats::text_limits::TextLimits;
 use job_file::hints::listed;
 use job_file::options::{OneOrMany, Options};
 use job_file::problem::Problem;
-use operator::source::Part;
+use operator::source::{Part, Unreadable};
 use operator::text::{counted, grouped, name};
 use operator::{
     BoxError, InputChanged, Permanent, Source, SourceFactory, SourceStatus, SubtaskContext,
@@ -57,6 +57,7 @@ fn prepare(options: Options, context: &SourceContext<'_>) -> Result<PreparedSour
             factory: Arc::new(factory),
             bounded: true,
             max_parallelism: None,
+            reads_text: true,
             options: Options::effective(&options.effective()),
         })
     })
@@ -266,6 +267,8 @@ impl FileSourceFactory {
             done,
             files,
             first,
+            leaves_out: false,
+            unreadable: None,
         })
     }
 
@@ -497,6 +500,10 @@ pub(crate) struct FileSource {
     files: Vec<InputFile>,
     /// Whether this is the first subtask.
     first: bool,
+    /// Whether what is no record is left out.
+    leaves_out: bool,
+    /// What was left out and not taken yet.
+    unreadable: Option<Unreadable>,
 }
 
 /// A split that is not open.
@@ -583,7 +590,15 @@ impl FileSource {
                 counts,
                 ..
             } = &mut reading;
-            let result = decoder.decode(blocks, end, batch, counts);
+            let result = match decoder.decode(blocks, end, batch, counts) {
+                Err(DecodeError::Record(message)) if self.leaves_out => {
+                    let left_out = reading.leave_out(message);
+                    self.reading = Some(reading);
+                    self.unreadable = Some(left_out?);
+                    return Ok(SourceStatus::More);
+                }
+                other => other,
+            };
             let stopped = result.map_err(|error| reading.locate(error));
             if let Some(event_time) = &mut self.event_time {
                 let read = batch.timestamps.get(before..).unwrap_or_default();
@@ -842,6 +857,25 @@ impl Reading {
         })
     }
 
+    /// Goes on after what is no record for this reason.
+    fn leave_out(&mut self, message: String) -> anyhow::Result<Unreadable> {
+        let file = name(&self.split.file);
+        let origin = match self.split.start {
+            0 => format!("line {} of `{file}`", self.counts.lines + 1),
+            _ => format!("line at byte {} of `{file}`", self.blocks.offset()),
+        };
+        let left_out = self.decoder.leave_out(&mut self.blocks, &mut self.counts);
+        match left_out.map_err(|error| self.locate(error.into()))? {
+            Some(text) => Ok(Unreadable {
+                message,
+                origin,
+                is_whole: text.bytes.len() as u64 == text.len,
+                bytes: text.bytes,
+            }),
+            None => bail!("{origin} has no end yet, but a file has all that it will have"),
+        }
+    }
+
     /// Adds the place to an error.
     fn locate(&self, error: DecodeError) -> anyhow::Error {
         let file = &self.split.file;
@@ -927,6 +961,14 @@ impl Source for FileSource {
 
     fn watermark(&self) -> Option<i64> {
         self.event_time.as_ref()?.marks.watermark()
+    }
+
+    fn leave_out_unreadable(&mut self) {
+        self.leaves_out = true;
+    }
+
+    fn take_unreadable(&mut self) -> Option<Unreadable> {
+        self.unreadable.take()
     }
 
     fn origin(&self, mut back: u64) -> Option<String> {

@@ -50,6 +50,7 @@ fn prepare(options: Options, context: &SourceContext<'_>) -> Result<PreparedSour
             bounded: factory.is_bounded(),
             factory: Arc::new(factory),
             max_parallelism: None,
+            reads_text: false,
             options: Options::effective(&GeneratorOptions {
                 watermark: event_time::effective(options.watermark.as_ref()),
                 ..options.clone()

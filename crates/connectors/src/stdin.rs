@@ -22,7 +22,7 @@ use formats::plan::Plan;
 use formats::read_as::ReadAs;
 use job_file::options::Options;
 use job_file::problem::Problem;
-use operator::source::{Part, Waker};
+use operator::source::{Part, Unreadable, Waker};
 use operator::text::counted;
 use operator::{
     BoxError, InputChanged, Permanent, Source, SourceFactory, SourceStatus, SubtaskContext,
@@ -55,6 +55,7 @@ fn prepare(options: Options, context: &SourceContext<'_>) -> Result<PreparedSour
             factory: Arc::new(factory),
             bounded: false,
             max_parallelism: Some(1),
+            reads_text: true,
             options: Options::effective(&options.effective()),
         })
     })
@@ -120,6 +121,8 @@ struct Stream {
     begun: bool,
     /// The highest event time of what was handed over, where watermarks are made.
     highest: Option<i64>,
+    /// Why what comes next is no record, while its end has not come.
+    leaving_out: Option<String>,
 }
 
 /// What a checkpoint records.
@@ -183,6 +186,7 @@ impl StdinFactory {
             counts: Counts::default(),
             begun: false,
             highest: None,
+            leaving_out: None,
         })
     }
 }
@@ -305,6 +309,8 @@ impl SourceFactory for StdinFactory {
             event_time,
             stream: Arc::clone(&self.stream),
             read_as: self.plan.read_as.clone(),
+            leaves_out: false,
+            unreadable: None,
         }))
     }
 
@@ -374,6 +380,10 @@ struct StdinSource {
     event_time: Option<EventTime>,
     stream: Arc<Mutex<Option<Stream>>>,
     read_as: ReadAs,
+    /// Whether what is no record is left out.
+    leaves_out: bool,
+    /// What was left out and not taken yet.
+    unreadable: Option<Unreadable>,
 }
 
 impl Stream {
@@ -396,6 +406,21 @@ impl Stream {
         self.decoder
             .decode(&mut self.blocks, u64::MAX, batch, &mut self.counts)
     }
+
+    /// Goes on after what is no record for this reason; `None` if its end has not come yet.
+    fn leave_out(&mut self, message: String) -> io::Result<Option<Unreadable>> {
+        let line = self.counts.lines + 1;
+        let Some(text) = self.decoder.leave_out(&mut self.blocks, &mut self.counts)? else {
+            self.leaving_out = Some(message);
+            return Ok(None);
+        };
+        Ok(Some(Unreadable {
+            message,
+            origin: format!("line {line} of standard input"),
+            is_whole: text.bytes.len() as u64 == text.len,
+            bytes: text.bytes,
+        }))
+    }
 }
 
 impl Source for StdinSource {
@@ -405,10 +430,21 @@ impl Source for StdinSource {
             return Ok(SourceStatus::Ended);
         };
         let before = batch.len();
-        let stopped = match stream.poll(batch) {
+        let unreadable = |error| format!("cannot read standard input: {error}").into();
+        let polled = match stream.leaving_out.take() {
+            Some(message) => Err(DecodeError::Record(message)),
+            None => stream.poll(batch),
+        };
+        let stopped = match polled {
             Ok(stopped) => stopped,
-            Err(DecodeError::Read(error)) => {
-                return Err(format!("cannot read standard input: {error}").into());
+            Err(DecodeError::Read(error)) => return Err(unreadable(error)),
+            // Without a header there is nothing to go on with.
+            Err(DecodeError::Record(message)) if self.leaves_out && stream.begun => {
+                self.unreadable = stream.leave_out(message).map_err(unreadable)?;
+                match self.unreadable {
+                    Some(_) => Stopped::Full,
+                    None => Stopped::Blocked,
+                }
             }
             Err(DecodeError::Record(message)) => {
                 let line = stream.counts.lines + 1;
@@ -435,6 +471,14 @@ impl Source for StdinSource {
 
     fn watermark(&self) -> Option<i64> {
         self.event_time.as_ref()?.marks.watermark()
+    }
+
+    fn leave_out_unreadable(&mut self) {
+        self.leaves_out = true;
+    }
+
+    fn take_unreadable(&mut self) -> Option<Unreadable> {
+        self.unreadable.take()
     }
 
     fn is_idle(&self) -> bool {

@@ -8,6 +8,7 @@
 //! a row is at most a few times as long as a record may be.
 
 use std::collections::HashSet;
+use std::io;
 
 use csv_core::ReadRecordResult;
 use dataflow::batch::NO_TIMESTAMP;
@@ -16,7 +17,7 @@ use job_file::hints::{excerpt, listed, suggest};
 use memchr::{memchr, memchr_iter, memchr3};
 
 use super::blocks::Blocks;
-use super::outcome::{Counts, DecodeError, Stopped};
+use super::outcome::{Counts, DecodeError, LeftOut, Stopped};
 use super::plan::Plan;
 use super::text_limits::TextLimits;
 
@@ -72,16 +73,12 @@ enum Row {
 impl CsvRows {
     /// Rows of a stream whose header names at most `columns` columns.
     pub fn new(columns: usize) -> Self {
-        let mut reader = csv_core::Reader::new();
-        // csv-core skips a byte order mark at its first call, but that call may come in the middle
-        // of the stream. An empty line makes it the second.
-        reader.read_record(b"\n", &mut [0], &mut [0]);
         Self {
             width: columns,
             has_header: false,
             key: Vec::new(),
             timestamp: None,
-            reader,
+            reader: row_reader(),
             scanned: 0,
             quoted: None,
             fields: Vec::new(),
@@ -213,6 +210,38 @@ impl CsvRows {
             }
         }
         Ok(Stopped::Full)
+    }
+
+    /// Consumes the row that comes next whatever it holds, if its end can be told. `None`, and nothing is consumed,
+    /// if it cannot: a quote is not closed before the end or within the longest record.
+    ///
+    /// # Errors
+    /// The stream cannot be read; of kind [`ErrorKind::WouldBlock`]: the end has not come yet.
+    pub(crate) fn leave_out(
+        &mut self,
+        blocks: &mut Blocks,
+        counts: &mut Counts,
+    ) -> io::Result<Option<LeftOut>> {
+        let mut end = RowEnd::default();
+        let found = loop {
+            let data = blocks.data();
+            if let Some(found) = end.find(data, blocks.ended()) {
+                break Some(found);
+            }
+            if blocks.ended() || data.len() > blocks.record_bytes() {
+                break None;
+            }
+            blocks.fill()?;
+        };
+        self.reader = row_reader();
+        (self.scanned, self.quoted) = (0, None);
+        let Some((len, consumed)) = found else {
+            return Ok(None);
+        };
+        let mut row = LeftOut::default();
+        row.push(&blocks.data()[..len]);
+        self.consume(blocks, consumed, counts);
+        Ok(Some(row))
     }
 
     /// Consumes a row that may span lines.
@@ -429,6 +458,61 @@ impl CsvRows {
             }
         });
         Ok(())
+    }
+}
+
+/// A reader in the middle of a stream.
+fn row_reader() -> csv_core::Reader {
+    let mut reader = csv_core::Reader::new();
+    // csv-core skips a byte order mark at its first call, but that call may come in the middle
+    // of the stream. An empty line makes it the second.
+    reader.read_record(b"\n", &mut [0], &mut [0]);
+    reader
+}
+
+/// Looks for the end of a row by its quotes alone, as csv-core does.
+#[derive(Default)]
+struct RowEnd {
+    /// How much was looked at.
+    at: usize,
+    field: Field,
+}
+
+/// Where in a field a place is.
+#[derive(Clone, Copy, Default)]
+enum Field {
+    /// At its beginning: only here a quote opens it.
+    #[default]
+    Start,
+    Unquoted,
+    Quoted,
+    /// After a quote in a quoted one: the end, unless another quote follows.
+    Closed,
+}
+
+impl RowEnd {
+    /// How long the row is and how much it takes with its line end, if it ends in `data`, which begins with the row
+    /// and is not shorter than before. `is_all`: nothing comes after it.
+    fn find(&mut self, data: &[u8], is_all: bool) -> Option<(usize, usize)> {
+        while let Some(byte) = data.get(self.at) {
+            self.field = match (self.field, byte) {
+                (Field::Start | Field::Closed, b'"') => Field::Quoted,
+                (Field::Quoted, b'"') => Field::Closed,
+                (Field::Quoted, _) => Field::Quoted,
+                (_, b'\n') => return Some((self.at, self.at + 1)),
+                (_, b'\r') => {
+                    return match data.get(self.at + 1) {
+                        Some(b'\n') => Some((self.at, self.at + 2)),
+                        None if !is_all => None,
+                        _ => Some((self.at, self.at + 1)),
+                    };
+                }
+                (_, b',') => Field::Start,
+                _ => Field::Unquoted,
+            };
+            self.at += 1;
+        }
+        None
     }
 }
 

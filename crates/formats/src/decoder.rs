@@ -5,20 +5,20 @@
 //! it is in the batch and not before, so the stream's offset is the source's position. A record
 //! that cannot be read is reported by a call of its own, after all records before it.
 
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::ops::Range;
 use std::sync::Arc;
 
 use dataflow::batch::NO_TIMESTAMP;
 use dataflow::{Batch, row};
-use memchr::memchr_iter;
+use memchr::{memchr, memchr_iter, memchr2};
 use serde::de::IgnoredAny;
 
 use super::blocks::{Blocks, Filled};
 use super::csv_rows::CsvRows;
 use super::format::RecordFormat;
 use super::json_fields;
-use super::outcome::{Counts, DecodeError, Stopped};
+use super::outcome::{Counts, DecodeError, LeftOut, Stopped};
 use super::plan::Plan;
 use super::text_limits::TextLimits;
 
@@ -28,6 +28,8 @@ pub struct Decoder {
     rows: CsvRows,
     json: JsonLines,
     failed: Option<DecodeError>,
+    /// A line that is left out and whose end has not come yet.
+    leaving_out: Option<LeftOut>,
 }
 
 impl Decoder {
@@ -46,6 +48,7 @@ impl Decoder {
             plan,
             json,
             failed: None,
+            leaving_out: None,
         }
     }
 
@@ -95,6 +98,60 @@ impl Decoder {
                 Ok(Stopped::Full)
             }
             result => result,
+        }
+    }
+
+    /// Consumes the record that [`Decoder::decode`] could not decode: a row of CSV, otherwise a line. A row whose
+    /// end cannot be told, because a quote is not closed or because it is too long, is the line that it begins on.
+    /// Returns what it was; `None` if its end has not come yet, and then this is to be called again before anything
+    /// else is decoded.
+    ///
+    /// # Errors
+    /// The stream cannot be read.
+    pub fn leave_out(
+        &mut self,
+        blocks: &mut Blocks,
+        counts: &mut Counts,
+    ) -> io::Result<Option<LeftOut>> {
+        if self.leaving_out.is_none() && self.plan.format == RecordFormat::Csv {
+            match self.rows.leave_out(blocks, counts) {
+                Ok(Some(row)) => return Ok(Some(row)),
+                Ok(None) => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(None),
+                Err(error) => return Err(error),
+            }
+        }
+        let mut line = self.leaving_out.take().unwrap_or_default();
+        loop {
+            let data = blocks.data();
+            let end = match self.plan.format {
+                RecordFormat::Csv => memchr2(b'\n', b'\r', data),
+                RecordFormat::Lines | RecordFormat::JsonLines => memchr(b'\n', data),
+            };
+            if let Some(at) = end {
+                line.push(&data[..at]);
+                let consumed = match &data[at..] {
+                    [b'\r', b'\n', ..] => at + 2,
+                    _ => at + 1,
+                };
+                blocks.consume(consumed);
+                counts.lines += 1;
+                line.strip_carriage_return();
+                return Ok(Some(line));
+            }
+            // There may be more than memory holds.
+            line.push(blocks.data());
+            let len = blocks.data().len();
+            blocks.consume(len);
+            match blocks.fill() {
+                Ok(Filled::Ended) if blocks.data().is_empty() => return Ok(Some(line)),
+                Ok(_) => {}
+                Err(error) => {
+                    let blocked = error.kind() == ErrorKind::WouldBlock;
+                    self.leaving_out = Some(line);
+                    return if blocked { Ok(None) } else { Err(error) };
+                }
+            }
         }
     }
 

@@ -22,6 +22,36 @@ pub enum Stopped {
     Blocked,
 }
 
+/// A piece of text that is no record and was left out.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LeftOut {
+    /// Its bytes without the line end, at most [`LeftOut::BYTES_MAX`].
+    pub bytes: Vec<u8>,
+    /// How many bytes it had.
+    pub len: u64,
+}
+
+impl LeftOut {
+    /// As many bytes of a longer piece are kept.
+    pub const BYTES_MAX: usize = 1 << 20;
+
+    /// Adds what comes next.
+    pub(crate) fn push(&mut self, bytes: &[u8]) {
+        let room = Self::BYTES_MAX - self.bytes.len();
+        self.bytes
+            .extend_from_slice(&bytes[..bytes.len().min(room)]);
+        self.len += bytes.len() as u64;
+    }
+
+    /// Takes the first half of a line end of two bytes away.
+    pub(crate) fn strip_carriage_return(&mut self) {
+        if self.bytes.len() as u64 == self.len && self.bytes.last() == Some(&b'\r') {
+            self.bytes.pop();
+            self.len -= 1;
+        }
+    }
+}
+
 /// Why no record can be decoded.
 #[derive(Debug)]
 pub enum DecodeError {

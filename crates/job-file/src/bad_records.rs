@@ -1,4 +1,4 @@
-//! `on-error` and what goes with it: what becomes of records that cannot be processed.
+//! `on-error` and what goes with it: what becomes of records that cannot be processed, or read.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ pub const DEAD_LETTER: &str = "dead-letter";
 /// How often a record is tried alone before it is to blame, where `retries` does not say so.
 pub const RETRIES: u32 = 3;
 
-/// What becomes of records that cannot be processed. `None` of the whole: the job fails.
+/// What becomes of records that cannot be processed, or read. `None` of the whole: the job fails.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BadRecords {
     /// How often a record is tried alone before it is to blame.
@@ -51,9 +51,24 @@ const ON_ERROR: &[(&str, OnError)] = &[
 ];
 
 impl BadRecords {
-    /// Reads the keys of a node. `None` if the job is to fail, or what is given is wrong, which has been noted.
-    pub(crate) fn read(section: &mut Section<'_, '_>) -> Option<Self> {
+    /// Reads the keys of an operator. `None` if the job is to fail, or what is given is wrong, which has been noted.
+    pub(crate) fn of_operator(section: &mut Section<'_, '_>) -> Option<Self> {
         let retries = section.integer("retries", 1..=100);
+        let others = &["retries", "on-error-limit", DEAD_LETTER];
+        let read = Self::read(section, others)?;
+        Some(Self {
+            retries: retries.unwrap_or(RETRIES),
+            ..read
+        })
+    }
+
+    /// Reads the keys of a source: what it cannot read once it can never read.
+    pub(crate) fn of_source(section: &mut Section<'_, '_>) -> Option<Self> {
+        Self::read(section, &["on-error-limit", DEAD_LETTER])
+    }
+
+    /// `others` are the keys that go with `on-error`.
+    fn read(section: &mut Section<'_, '_>, others: &[&str]) -> Option<Self> {
         let limit = section
             .string("on-error-limit")
             .map(|text| parse_rate(&text));
@@ -73,7 +88,7 @@ impl BadRecords {
         match on_error {
             None if was_given => return None,
             None | Some(OnError::Fail) => {
-                for key in ["retries", "on-error-limit", DEAD_LETTER] {
+                for key in others.iter().copied() {
                     if section.has(key) {
                         let message =
                             "has no effect, because the job fails at the first bad record";
@@ -100,7 +115,7 @@ impl BadRecords {
         }
         let place = section.place_of(DEAD_LETTER);
         Some(Self {
-            retries: retries.unwrap_or(RETRIES),
+            retries: 1,
             limit,
             dead_letter: sink
                 .filter(|_| on_error == Some(OnError::DeadLetter))
@@ -135,19 +150,23 @@ fn parse_rate(text: &str) -> Result<Rate, String> {
 
 /// Gives each sink of dead letters the outputs that it reads. What is wrong goes to `problems`.
 pub(crate) fn feed_sinks(job: &mut JobFile, problems: &mut Problems) {
+    let sources = job.sources.iter();
+    let sources = sources.map(|it| ("source", &it.node.id, it.bad_records.as_ref()));
     let operators = job.operators.iter();
-    let letters: Vec<(String, String, Place)> = operators
-        .filter_map(|operator| {
-            let (sink, place) = operator.bad_records.as_ref()?.dead_letter.clone()?;
-            Some((operator.node.id.clone(), sink, place))
+    let operators = operators.map(|it| ("operator", &it.node.id, it.bad_records.as_ref()));
+    let letters: Vec<(&str, String, String, Place)> = sources
+        .chain(operators)
+        .filter_map(|(kind, node, bad_records)| {
+            let (sink, place) = bad_records?.dead_letter.clone()?;
+            Some((kind, node.clone(), sink, place))
         })
         .collect();
-    for (node, sink, place) in letters {
+    for (kind, node, sink, place) in letters {
         let Some(found) = job.sinks.iter_mut().find(|it| it.node.id == sink) else {
             let sinks = job.sinks.iter().map(|it| it.node.id.as_str());
             problems.push(
                 place,
-                format!("operator.{node}.{DEAD_LETTER}"),
+                format!("{kind}.{node}.{DEAD_LETTER}"),
                 format!("there is no sink `{sink}`"),
                 did_you_mean(&sink, sinks),
             );

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use super::Surroundings;
+use super::bad_records::BadRecords;
 use super::checkpoint::CheckpointSection;
 use super::keys::{self, Key};
 use super::restart::RestartStrategy;
@@ -171,7 +172,14 @@ const OTHER_VALUES: &[(&str, &[&str])] = &[
     ),
     (
         "[[source]]",
-        &["id = \"other\"", "connector = \"stdin\"", "parallelism = 3"],
+        &[
+            "id = \"other\"",
+            "connector = \"stdin\"",
+            "parallelism = 3",
+            "on-error = \"skip\"",
+            "on-error-limit = \"1/s\"\non-error = \"skip\"",
+            "dead-letter = \"other\"\non-error = \"dead-letter\"",
+        ],
     ),
     (
         "[[operator]]",
@@ -301,19 +309,28 @@ fn meaning(job: &super::JobFile) -> String {
         refs.map(|input| format!("{}.{:?}", input.node, input.port))
             .collect::<Vec<_>>()
     };
+    let bad_records = |bad: &Option<BadRecords>| {
+        let bad = bad.as_ref();
+        bad.map(|bad| {
+            let sink = bad.dead_letter.as_ref().map(|(sink, _)| sink.clone());
+            (bad.retries, bad.limit.clone(), sink)
+        })
+    };
     let mut text = format!("{:?} {:?} {:?}", job.job, job.checkpoint, job.restart);
     for source in &job.sources {
         let node = &source.node;
-        text += &format!("{} {:?} {:?}", node.id, node.parallelism, source.connector);
+        text += &format!(
+            "{} {:?} {:?} {:?}",
+            node.id,
+            node.parallelism,
+            source.connector,
+            bad_records(&source.bad_records)
+        );
     }
     for operator in &job.operators {
         let node = &operator.node;
         let states = operator.states.iter();
         let states: Vec<_> = states.map(|state| (&state.name, state.ttl)).collect();
-        let bad_records = operator.bad_records.as_ref().map(|bad| {
-            let sink = bad.dead_letter.as_ref().map(|(sink, _)| sink);
-            (bad.retries, &bad.limit, sink)
-        });
         text += &format!(
             "{} {:?} {:?} {:?} {:?} {:?} {:?} {} {:?} {:?} {:?} {:?} {:?}",
             node.id,
@@ -328,7 +345,7 @@ fn meaning(job: &super::JobFile) -> String {
             operator.grants,
             operator.overdue,
             states,
-            bad_records
+            bad_records(&operator.bad_records)
         );
     }
     for sink in &job.sinks {

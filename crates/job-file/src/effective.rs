@@ -177,6 +177,9 @@ fn node(out: &mut Writer, job: &JobFile, settled: &SettledNode) {
             out.key(key, value.clone());
         }
     }
+    if let NodeRef::Source(index) = settled.node {
+        on_error(out, job.sources[index].bad_records.as_ref(), false);
+    }
     if let NodeRef::Operator(index) = settled.node {
         let operator = &job.operators[index];
         if let Some(config) = operator_config(operator) {
@@ -187,7 +190,7 @@ fn node(out: &mut Writer, job: &JobFile, settled: &SettledNode) {
         if !operator.states.is_empty() {
             out.key("state", operator_states(operator));
         }
-        on_error(out, operator.bad_records.as_ref());
+        on_error(out, operator.bad_records.as_ref(), true);
         let overdue: toml::Table = [("overdue".to_owned(), word(OVERDUE, operator.overdue).into())]
             .into_iter()
             .collect();
@@ -205,7 +208,8 @@ fn operator(out: &mut Writer, operator: &OperatorSection) {
     }
 }
 
-fn on_error(out: &mut Writer, bad_records: Option<&BadRecords>) {
+/// `has_retries`: what fails once may succeed the next time.
+fn on_error(out: &mut Writer, bad_records: Option<&BadRecords>, has_retries: bool) {
     let Some(bad_records) = bad_records else {
         out.key("on-error", "fail");
         return;
@@ -217,7 +221,9 @@ fn on_error(out: &mut Writer, bad_records: Option<&BadRecords>) {
             out.key(DEAD_LETTER, sink.as_str());
         }
     }
-    out.key("retries", i64::from(bad_records.retries));
+    if has_retries {
+        out.key("retries", i64::from(bad_records.retries));
+    }
     match &bad_records.limit {
         Some(limit) => out.key("on-error-limit", limit.text.as_str()),
         None => out.comment("on-error-limit is not set: any number"),
@@ -227,9 +233,12 @@ fn on_error(out: &mut Writer, bad_records: Option<&BadRecords>) {
 fn inputs(out: &mut Writer, job: &JobFile, id: &str, inputs: &Inputs) {
     // What a sink of dead letters reads is said where they come from.
     let is_said_there = |input: &&InputRef| {
-        let mut operators = job.operators.iter();
-        let from = operators.find(|operator| operator.node.id == input.node);
-        let letters = from.and_then(|operator| operator.bad_records.as_ref()?.dead_letter.as_ref());
+        let sources = job.sources.iter().map(|it| (&it.node, &it.bad_records));
+        let operators = job.operators.iter().map(|it| (&it.node, &it.bad_records));
+        let mut from = sources
+            .chain(operators)
+            .filter(|(node, _)| node.id == input.node);
+        let letters = from.find_map(|(_, bad_records)| bad_records.as_ref()?.dead_letter.as_ref());
         input.port.as_deref() == Some(DEAD_LETTER) && letters.is_some_and(|(sink, _)| sink == id)
     };
     let refs = inputs.refs.iter();

@@ -144,7 +144,14 @@ pub const RESTART_PARAMETERS: &[(&str, &[&str])] = &[
 ];
 
 /// `[[source]]`; the rest of its keys are its connector's.
-pub const SOURCE: &[Key] = &[key("id"), key("connector"), key("parallelism")];
+pub const SOURCE: &[Key] = &[
+    key("id"),
+    key("connector"),
+    key("parallelism"),
+    key("on-error"),
+    key("on-error-limit"),
+    key("dead-letter"),
+];
 
 /// `[[operator]]`.
 pub const OPERATOR: &[Key] = &[

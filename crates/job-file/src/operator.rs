@@ -145,7 +145,7 @@ impl OperatorSection {
         if build_dir.is_some() && build.is_none() {
             section.problem("build-dir", "is set, but `build` is not", None);
         }
-        let bad_records = BadRecords::read(&mut section);
+        let bad_records = BadRecords::of_operator(&mut section);
         let example = "ttl = \"24h\"";
         let states = section.named_tables("state", STATE, example, StateSection::read);
         let inputs = Inputs::read(&mut section);

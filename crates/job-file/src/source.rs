@@ -1,5 +1,6 @@
 //! `[[source]]`: where records come from. What its connector understands is the connector's to read.
 
+use super::bad_records::BadRecords;
 use super::document::Table;
 use super::node::Node;
 use super::options::Options;
@@ -13,6 +14,8 @@ pub struct SourceSection {
     pub node: Node,
     /// The connector's name. `None` if that is wrong, which has been noted.
     pub connector: Option<String>,
+    /// What becomes of what it cannot read as a record. `None`: the job fails.
+    pub bad_records: Option<BadRecords>,
     /// The keys that are the connector's.
     pub options: Options,
 }
@@ -22,10 +25,12 @@ impl SourceSection {
     pub fn read(mut section: Section<'_, '_>, table: &Table) -> Option<Self> {
         let connector = section.required("connector", "file");
         secret::refuse_in_connector(table, &mut section);
+        let bad_records = BadRecords::of_source(&mut section);
         let node = Node::read(&mut section, table, "words")?;
         Some(Self {
             node,
             connector,
+            bad_records,
             options: connector_options(table, super::keys::SOURCE),
         })
     }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::JobFile;
+use super::bad_records::BadRecords;
 use super::hints::did_you_mean;
 use super::node::{InputRef, Inputs, Node};
 use super::problem::{Place, Problems};
@@ -51,6 +52,15 @@ impl NodeRef {
             Self::Source(_) => None,
             Self::Operator(index) => job.operators[index].inputs.as_ref(),
             Self::Sink(index) => job.sinks[index].inputs.as_ref(),
+        }
+    }
+
+    /// What becomes of records that it cannot process or read, if they are left out.
+    pub fn bad_records(self, job: &JobFile) -> Option<&BadRecords> {
+        match self {
+            Self::Source(index) => job.sources[index].bad_records.as_ref(),
+            Self::Operator(index) => job.operators[index].bad_records.as_ref(),
+            Self::Sink(_) => None,
         }
     }
 

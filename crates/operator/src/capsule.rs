@@ -13,6 +13,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::instance::OperatorInstance;
 use crate::isolation::{BadRecord, BadTimer};
 use crate::operator::{Failure, FailureKind};
+use crate::source::Unreadable;
 
 /// The version of the document that this host writes.
 pub const VERSION: u32 = 1;
@@ -249,6 +250,22 @@ impl Capsule {
         let key = bad.record.is_keyed().then(|| bad.record.keys.get(0));
         capsule.fill(&bad.failure, key, instance)?;
         Ok(capsule)
+    }
+
+    /// For a piece of a source's input.
+    #[must_use]
+    pub fn of_line(subject: &Subject, subtask: u32, line: &Unreadable) -> Self {
+        let mut capsule = Self::new(subject, subtask, Kind::Line);
+        capsule.position.origin = Some(line.origin.clone());
+        capsule.error = Error {
+            kind: "unreadable".to_owned(),
+            message: capsule.shortened_text(&line.message, MESSAGE_MAX, "error"),
+            backtrace: None,
+        };
+        capsule.note_unless(line.is_whole && line.bytes.len() <= VALUE_MAX, "value");
+        let bytes = &line.bytes[..line.bytes.len().min(VALUE_MAX)];
+        capsule.value = Some(Bytes(bytes.to_vec()));
+        capsule
     }
 
     /// For a timer; `instance` is as it was before the call, but for the timer.

@@ -53,6 +53,17 @@ pub trait Source: Send {
         Ok(())
     }
 
+    /// From now on a piece of its input that it cannot read as a record is left out and is to be had from
+    /// [`Source::take_unreadable`], where it made [`Source::poll`] fail before. What cannot be read at all still does.
+    /// Called before the first poll, and only for sources of connectors that know of it.
+    fn leave_out_unreadable(&mut self) {}
+
+    /// What the last poll has left out, which was at most one: it follows the records of that poll. The position
+    /// is after it.
+    fn take_unreadable(&mut self) -> Option<Unreadable> {
+        None
+    }
+
     /// Where a record was read, in words for a person: ``line 7 of `in/a.csv` ``. `back` counts backwards from
     /// the record that was polled last, which is 0. `None` if that is not known any more, or records are in no
     /// place that can be looked at.
@@ -60,6 +71,19 @@ pub trait Source: Send {
         let _ = back;
         None
     }
+}
+
+/// A piece of a source's input that is no record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unreadable {
+    /// Why.
+    pub message: String,
+    /// Where it is, in words as of [`Source::origin`].
+    pub origin: String,
+    /// Its bytes, or as many as are kept.
+    pub bytes: Vec<u8>,
+    /// Whether these are all.
+    pub is_whole: bool,
 }
 
 /// What a [`Source`] has to say after a poll.

@@ -1,4 +1,4 @@
-//! Records and timers that an operator cannot process: left out, counted, and handed to a sink of dead letters.
+//! Records and timers that an operator cannot process, and lines that a source cannot read: left out, counted, and handed to a sink of dead letters.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,12 +8,14 @@ use dataflow::batch::NO_TIMESTAMP;
 use dataflow::state::TimeDomain;
 use operator::capsule::{self, Capsule, Subject};
 use operator::isolation::{self, BadRecord, BadTimer, Firing, Isolated, Isolation};
-use operator::{Failure, Position, Unprocessed};
+use operator::source::Unreadable;
+use operator::{BoxError, Permanent, Unprocessed};
 
 use crate::error::Error;
 use crate::subtask::{Body, Subtask};
 
-/// What becomes of records and timers of an operator that are to blame for a failure: they are left out.
+/// What becomes of records and timers of an operator that are to blame for a failure, and of what a source cannot read
+/// as a record: they are left out.
 #[derive(Debug, Default)]
 pub struct BadRecords {
     /// How often one is tried alone before it is to blame, at least once.
@@ -139,10 +141,47 @@ impl Subtask {
                 unreachable!("an operator has failed")
             };
             let capsule = Capsule::of_record(&policy.subject, self.index, bad, position, instance);
+            let capsule =
+                capsule.map_err(|error| self.unprocessed(member, Unprocessed::State(error)))?;
             let timestamp = bad.record.timestamps.first().copied();
-            self.emit_capsule(member, capsule, timestamp.unwrap_or(NO_TIMESTAMP))?;
+            self.emit_capsule(member, &capsule, timestamp.unwrap_or(NO_TIMESTAMP))?;
         }
-        self.count_bad(member, policy, &bad.failure, bad.position())
+        let words = format!("{}{}", bad.failure, bad.position());
+        self.count_bad(member, policy, &words, || {
+            self.operator_failed(member, bad.failure.clone(), bad.position())
+        })
+    }
+
+    /// What the source could not read becomes a dead letter, if it is to.
+    pub(crate) fn leave_out_unreadable(&mut self) -> Result<(), Error> {
+        let head = &mut self.members[0];
+        let (Body::Source(source), Some(policy)) = (&mut head.body, &head.bad_records) else {
+            return Ok(());
+        };
+        match source.take_unreadable() {
+            Some(unreadable) => {
+                let policy = Arc::clone(policy);
+                self.leave_out_line(&policy, &unreadable)
+            }
+            None => Ok(()),
+        }
+    }
+
+    #[cold]
+    fn leave_out_line(
+        &mut self,
+        policy: &BadRecords,
+        unreadable: &Unreadable,
+    ) -> Result<(), Error> {
+        if policy.has_dead_letters {
+            let capsule = Capsule::of_line(&policy.subject, self.index, unreadable);
+            self.emit_capsule(0, &capsule, NO_TIMESTAMP)?;
+        }
+        let words = format!("{}: {}", unreadable.origin, unreadable.message);
+        self.count_bad(0, policy, &words, || {
+            let error = BoxError::from(Permanent::new(words.clone()));
+            self.connector(0, "reading", error)
+        })
     }
 
     /// Lets timers of a member fire, in one call. Returns how many have fired or were left out. As for batches, fewer
@@ -195,33 +234,36 @@ impl Subtask {
                 unreachable!("an operator has failed")
             };
             let capsule = Capsule::of_timer(&policy.subject, self.index, bad, instance);
-            self.emit_capsule(member, capsule, NO_TIMESTAMP)?;
+            let capsule =
+                capsule.map_err(|error| self.unprocessed(member, Unprocessed::State(error)))?;
+            self.emit_capsule(member, &capsule, NO_TIMESTAMP)?;
         }
-        self.count_bad(member, policy, &bad.failure, bad.position())
+        let words = format!("{}{}", bad.failure, bad.position());
+        self.count_bad(member, policy, &words, || {
+            self.operator_failed(member, bad.failure.clone(), bad.position())
+        })
     }
 
     fn emit_capsule(
         &mut self,
         member: usize,
-        capsule: Result<Capsule, dataflow::state::StateError>,
+        capsule: &Capsule,
         timestamp: i64,
     ) -> Result<(), Error> {
-        let capsule = capsule
-            .map_err(Unprocessed::State)
-            .map_err(|error| self.unprocessed(member, error))?;
         let mut batch = self.spares.take();
         batch.push(None, capsule.to_json().as_bytes(), timestamp);
         let port = self.members[member].outputs.len() - 1;
         self.emit(member, port, batch)
     }
 
-    /// Counts one that was left out, and says so: of many some.
+    /// Counts one that was left out, and says so in these words: of many some. `error` is what it would have made the
+    /// job fail with.
     fn count_bad(
         &self,
         member: usize,
         policy: &BadRecords,
-        failure: &Failure,
-        position: Position,
+        words: &str,
+        error: impl FnOnce() -> Error,
     ) -> Result<(), Error> {
         let node = &self.members[member];
         let number = self.events.count_blamed(node.node) + 1;
@@ -230,9 +272,9 @@ impl Subtask {
                 true => "is a dead letter",
                 false => "is skipped",
             };
-            let words = operator::text::line(&format!("{failure}{position}")).into_owned();
+            let words = operator::text::line(words).into_owned();
             tracing::warn!(
-                operator = node.id.as_ref(),
+                node = node.id.as_ref(),
                 subtask = self.index,
                 bad_records = number,
                 "a bad record {what}: {words}"
@@ -241,7 +283,7 @@ impl Subtask {
         match &policy.limit {
             Some(limit) if !limit.allows(self.clock.now_ms()) => Err(Error::TooManyBadRecords {
                 limit: limit.text.clone(),
-                last: Box::new(self.operator_failed(member, failure.clone(), position)),
+                last: Box::new(error()),
             }),
             _ => Ok(()),
         }

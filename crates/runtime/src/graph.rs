@@ -32,6 +32,22 @@ pub struct Node {
     pub inputs: Vec<Edge>,
     /// What it is.
     pub kind: NodeKind,
+    /// What becomes of records that it cannot process or, of a source, read; `None`: the job fails. A sink has none.
+    pub bad_records: Option<Arc<BadRecords>>,
+}
+
+impl Node {
+    /// How many ports edges may lead from: its outputs, and after them that for dead letters.
+    #[must_use]
+    pub fn ports(&self) -> usize {
+        let outputs = match &self.kind {
+            NodeKind::Source(_) => 1,
+            NodeKind::Operator(operator) => operator.outputs as usize,
+            NodeKind::Sink(_) => 0,
+        };
+        let has_dead_letters = |bad: &Arc<BadRecords>| bad.has_dead_letters;
+        outputs + usize::from(self.bad_records.as_ref().is_some_and(has_dead_letters))
+    }
 }
 
 /// One input of a node. Several edges may stand for one input of an operator (a union): then their
@@ -72,8 +88,6 @@ pub struct OperatorNode {
     pub skip_overdue_timers: bool,
     /// How many outputs it has, without that for dead letters.
     pub outputs: u32,
-    /// What becomes of records that it cannot process; `None`: the job fails.
-    pub bad_records: Option<Arc<BadRecords>>,
     /// The most bytes of state that one subtask may hold, if limited.
     pub state_limit: Option<u64>,
     /// How much memory the state of one subtask may take, if limited.
@@ -88,13 +102,6 @@ impl OperatorNode {
         let declared = self.states.iter();
         let numbered = declared.filter(|state| state.kind != StateKind::Timers);
         numbered.count() as u32
-    }
-
-    /// How many ports edges may lead from.
-    #[must_use]
-    pub fn ports(&self) -> usize {
-        let has_dead_letters = |bad: &Arc<BadRecords>| bad.has_dead_letters;
-        self.outputs as usize + usize::from(self.bad_records.as_ref().is_some_and(has_dead_letters))
     }
 }
 

@@ -44,8 +44,8 @@ pub struct JobHandle {
     counters: Arc<Counters>,
     /// Ids of the sources and sinks, with their places in the graph.
     ends: Arc<[EndNode]>,
-    /// Places in the graph and ids of the operators.
-    operators: Arc<[(usize, String)]>,
+    /// Places in the graph and ids of the sources and operators.
+    processing: Arc<[(usize, String)]>,
     requests: Arc<Requests>,
 }
 
@@ -108,7 +108,7 @@ impl JobHandle {
         self.ends.iter().map(of).collect()
     }
 
-    /// What operators could not process at first or at all, in the order of the graph; those that had nothing such are
+    /// What operators could not process, or sources read, at first or at all, in the order of the graph; those that had nothing such are
     /// left out.
     #[must_use]
     pub fn bad_records(&self) -> Vec<NodeBadRecords> {
@@ -117,7 +117,7 @@ impl JobHandle {
             left_out: self.counters.blamed(*index),
             recovered_batches: self.counters.recovered(*index),
         };
-        let all = self.operators.iter().map(of);
+        let all = self.processing.iter().map(of);
         all.filter(|bad| bad.left_out > 0 || bad.recovered_batches > 0)
             .collect()
     }
@@ -177,15 +177,15 @@ impl Job {
             })
         });
         let nodes = self.graph.nodes.iter().enumerate();
-        let operators = nodes.filter_map(|(index, node)| match &node.kind {
-            NodeKind::Operator(_) => Some((index, node.id.clone())),
-            NodeKind::Source(_) | NodeKind::Sink(_) => None,
+        let processing = nodes.filter_map(|(index, node)| match &node.kind {
+            NodeKind::Source(_) | NodeKind::Operator(_) => Some((index, node.id.clone())),
+            NodeKind::Sink(_) => None,
         });
         JobHandle {
             sender: self.sender.clone(),
             counters: Arc::clone(&self.counters),
             ends: ends.collect(),
-            operators: operators.collect(),
+            processing: processing.collect(),
             requests: Arc::clone(&self.requests),
         }
     }

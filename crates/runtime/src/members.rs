@@ -201,7 +201,11 @@ fn make_member(
     let body = match &node.kind {
         NodeKind::Source(factory) => {
             let source = factory.create(&context, restored_parts.as_deref());
-            Body::Source(source.map_err(|source| failed("source", source))?)
+            let mut source = source.map_err(|source| failed("source", source))?;
+            if node.bad_records.is_some() {
+                source.leave_out_unreadable();
+            }
+            Body::Source(source)
         }
         NodeKind::Sink(factory) => {
             let sink = factory.create(&context, restored_parts.as_deref());
@@ -255,9 +259,6 @@ fn make_member(
         outputs: outputs.to_vec(),
         ended_inputs,
         chain: DeltaChain::default(),
-        bad_records: match &node.kind {
-            NodeKind::Operator(operator) => operator.bad_records.clone(),
-            NodeKind::Source(_) | NodeKind::Sink(_) => None,
-        },
+        bad_records: node.bad_records.clone(),
     })
 }

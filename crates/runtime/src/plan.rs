@@ -7,7 +7,7 @@
 
 use dataflow::Partition;
 
-use crate::graph::{JobGraph, NodeKind};
+use crate::graph::JobGraph;
 
 /// Subtasks to run, vertex by vertex.
 #[derive(Debug)]
@@ -63,14 +63,9 @@ impl ExecutionPlan {
         let mut places: Vec<(usize, usize)> = Vec::new();
         let mut edges_out: Vec<usize> = Vec::new();
         for (index, node) in graph.nodes.iter().enumerate() {
-            let ports = match &node.kind {
-                NodeKind::Source(_) => 1,
-                NodeKind::Operator(operator) => operator.ports(),
-                NodeKind::Sink(_) => 0,
-            };
             let member = Member {
                 node: index,
-                outputs: vec![Vec::new(); ports],
+                outputs: vec![Vec::new(); node.ports()],
             };
             let chained = match node.inputs.as_slice() {
                 [edge]
@@ -186,7 +181,6 @@ mod tests {
             states: Vec::new(),
             operator_states: Vec::new(),
             outputs: 1,
-            bad_records: None,
             state_limit: None,
             skip_overdue_timers: false,
             state_memory: None,
@@ -211,6 +205,7 @@ mod tests {
                 .into_iter()
                 .collect(),
             kind,
+            bad_records: None,
         });
         let graph = JobGraph {
             nodes: nodes.collect(),

@@ -214,6 +214,7 @@ impl Subtask {
             *watermark = advanced.or(before);
             *idle = is_idle;
         }
+        self.leave_out_unreadable()?;
         self.watermark_changed(change);
         match status {
             SourceStatus::More => {
@@ -677,7 +678,12 @@ impl Subtask {
         }
     }
 
-    fn connector(&self, member: usize, action: &'static str, source: operator::BoxError) -> Error {
+    pub(crate) fn connector(
+        &self,
+        member: usize,
+        action: &'static str,
+        source: operator::BoxError,
+    ) -> Error {
         let member = &self.members[member];
         let kind = if matches!(member.body, Body::Source(_)) {
             "source"

@@ -155,13 +155,13 @@ fn job(partition: Partition, sources: u32, operators: u32) -> (Seen, Waiting, Ve
         parallelism,
         inputs,
         kind,
+        bad_records: None,
     };
     let operator = OperatorNode {
         factory: Arc::new(seen.clone()),
         states: Vec::new(),
         operator_states: Vec::new(),
         outputs: 1,
-        bad_records: None,
         state_limit: None,
         skip_overdue_timers: false,
         state_memory: None,

@@ -186,6 +186,7 @@ fn job(script: &[Given], partition: Partition, again: Option<i64>) -> (Vec<Strin
         parallelism: 1,
         inputs,
         kind,
+        bad_records: None,
     };
     let notes = |name, again| {
         NodeKind::Operator(OperatorNode {
@@ -198,7 +199,6 @@ fn job(script: &[Given], partition: Partition, again: Option<i64>) -> (Vec<Strin
             skip_overdue_timers: false,
             operator_states: Vec::new(),
             outputs: 1,
-            bad_records: None,
             state_limit: None,
             state_memory: None,
             labels: BTreeMap::new(),

@@ -248,7 +248,6 @@ fn watch(sources: Vec<Vec<Vec<Do>>>, relay: bool) -> Seen {
             operator_states: Vec::new(),
             skip_overdue_timers: false,
             outputs: 1,
-            bad_records: None,
             state_limit: None,
             state_memory: None,
             labels: BTreeMap::new(),
@@ -261,6 +260,7 @@ fn watch(sources: Vec<Vec<Vec<Do>>>, relay: bool) -> Seen {
             parallelism: parallelism as u32,
             inputs,
             kind,
+            bad_records: None,
         });
         nodes.len() - 1
     };

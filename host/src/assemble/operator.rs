@@ -1,26 +1,24 @@
 //! An operator's component: found, loaded, and asked what it is for its configuration.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use dataflow::KeyGroups;
-use dataflow::port::{Format, Port};
+use dataflow::port::Port;
 use dataflow::state::StateKind;
-use job_file::bad_records::{BadRecords, DEAD_LETTER, Rate};
+use job_file::bad_records::DEAD_LETTER;
 use job_file::operator::{OperatorSection, Overdue};
 use job_file::problem::Problems;
 use job_file::units::exact_size;
 use job_file::{DISK_STATE_MEMORY, JobFile, StateBackend};
-use operator::capsule::Subject;
 use operator::{Failure, FailureKind};
-use runtime::bad_records::RateLimit;
 use runtime::graph::{OperatorNode, StateMemory};
 use wasm::{
     self, Component, Description, DirGrant, Factory, Grants, Host, Limits, MetricKind,
     OperatorSpec, Secret,
 };
 
+use super::bad_records::has_dead_letters;
 use super::ports::Facts;
 use super::secrets;
 use crate::events::Metric;
@@ -37,8 +35,6 @@ pub(crate) struct PreparedOperator {
     state_memory: Option<StateMemory>,
     /// See [`OperatorNode::skip_overdue_timers`].
     skip_overdue_timers: bool,
-    /// What becomes of records that it cannot process; `None`: the job fails.
-    bad_records: Option<BadRecords>,
     /// What makes its instances, once the job has a graph: it knows their metrics.
     factory: Mutex<Option<Arc<Factory>>>,
 }
@@ -146,7 +142,6 @@ pub(crate) fn prepare(
         limits,
         grants,
         skip_overdue_timers: section.overdue == Overdue::Skip,
-        bad_records: section.bad_records.clone(),
         state_limit: section.limits.state,
         state_memory: section
             .limits
@@ -219,20 +214,16 @@ pub(super) fn push_failure(job: &JobFile, id: &str, failure: &Failure, problems:
 }
 
 impl PreparedOperator {
+    /// The component's digest.
+    pub(crate) fn digest(&self) -> String {
+        format!("sha256:{}", self.component.digest())
+    }
+
     /// What its place in the graph depends on.
     pub(crate) fn facts(&self) -> Facts {
-        let mut outputs = self.description.outputs.clone();
-        if has_dead_letters(self.bad_records.as_ref()) {
-            outputs.push(Port {
-                name: DEAD_LETTER.to_owned(),
-                keyed: false,
-                key_columns: Vec::new(),
-                format: Format::Json,
-            });
-        }
         Facts {
             inputs: self.description.inputs.clone(),
-            outputs,
+            outputs: self.description.outputs.clone(),
             keyed_state: !self.description.states.is_empty(),
             max_parallelism: None,
         }
@@ -308,7 +299,6 @@ impl PreparedOperator {
         job: &JobFile,
         id: &str,
         inputs: Vec<Port>,
-        upstream: Vec<Vec<String>>,
         key_groups: KeyGroups,
     ) -> Result<OperatorNode, Failure> {
         let factory = self.component.factory(OperatorSpec {
@@ -320,26 +310,8 @@ impl PreparedOperator {
             key_groups,
         })?;
         *self.factory.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&factory));
-        let digest = format!("sha256:{}", self.component.digest());
-        let bad_records = self.bad_records.as_ref().map(|bad| {
-            let file = std::path::absolute(&*job.file);
-            let file = file.unwrap_or_else(|_| PathBuf::from(&*job.file));
-            let subject = Subject {
-                job: job.job.name.clone(),
-                job_file: file.display().to_string(),
-                operator: id.to_owned(),
-                component: Some(digest.clone()),
-            };
-            Arc::new(runtime::bad_records::BadRecords {
-                tries: bad.retries,
-                limit: bad.limit.as_ref().map(rate_limit),
-                has_dead_letters: bad.dead_letter.is_some(),
-                subject,
-                upstream,
-            })
-        });
         let labels = [
-            ("component", digest),
+            ("component", self.digest()),
             ("world", self.component.world_version().to_owned()),
         ];
         Ok(OperatorNode {
@@ -348,7 +320,6 @@ impl PreparedOperator {
             operator_states: self.description.operator_states.clone(),
             skip_overdue_timers: self.skip_overdue_timers,
             outputs: self.description.outputs.len() as u32,
-            bad_records,
             state_limit: self.state_limit,
             state_memory: self.state_memory.clone(),
             labels: labels
@@ -357,15 +328,6 @@ impl PreparedOperator {
                 .collect::<BTreeMap<_, _>>(),
         })
     }
-}
-
-fn has_dead_letters(bad_records: Option<&BadRecords>) -> bool {
-    bad_records.is_some_and(|bad| bad.dead_letter.is_some())
-}
-
-fn rate_limit(rate: &Rate) -> RateLimit {
-    let period = i64::try_from(rate.period.as_millis()).unwrap_or(i64::MAX);
-    RateLimit::new(rate.count, period, rate.text.clone())
 }
 
 fn reported(metric: &wasm::Metric) -> Metric {

@@ -23,6 +23,8 @@ const SEEDS: u64 = 1000;
 struct Outcome {
     records: Vec<Vec<Vec<u8>>>,
     is_refused: bool,
+    /// How many were left out, where they are.
+    left_out: usize,
 }
 
 /// Gives out a text in pieces of any size; sometimes it has nothing for the moment.
@@ -64,6 +66,7 @@ fn plan(format: RecordFormat, key: Option<&str>, limits: TextLimits) -> Arc<Plan
 fn decoded(
     plan: &Arc<Plan>,
     input: Box<dyn Read + Send>,
+    leaves_out: bool,
     fields: impl Fn(&Batch, usize) -> Vec<Vec<u8>>,
 ) -> Outcome {
     let mut blocks = Blocks::new(input, 0, plan.limits.record_bytes);
@@ -72,6 +75,7 @@ fn decoded(
     let mut outcome = Outcome {
         records: Vec::new(),
         is_refused: false,
+        left_out: 0,
     };
     let blocked = |error: &DecodeError| matches!(error, DecodeError::Read(error) if error.kind() == ErrorKind::WouldBlock);
     loop {
@@ -94,6 +98,14 @@ fn decoded(
         match stopped {
             Ok(Stopped::Full | Stopped::Blocked) => {}
             Ok(Stopped::Ended) => return outcome,
+            Err(DecodeError::Record(_)) if leaves_out => {
+                while decoder
+                    .leave_out(&mut blocks, &mut counts)
+                    .unwrap()
+                    .is_none()
+                {}
+                outcome.left_out += 1;
+            }
             Err(DecodeError::Record(_)) => {
                 outcome.is_refused = true;
                 return outcome;
@@ -172,11 +184,12 @@ fn check(
     text: &[u8],
     plan: &Arc<Plan>,
     expected: &Outcome,
+    leaves_out: bool,
     fields: impl Fn(&Batch, usize) -> Vec<Vec<u8>>,
 ) {
     let mut random = Random(seed);
     for input in inputs_of(text, &mut random) {
-        let found = decoded(plan, input, &fields);
+        let found = decoded(plan, input, leaves_out, &fields);
         let shown = text.escape_ascii();
         assert_eq!(&found, expected, "seed {seed}, text \"{shown}\"");
     }
@@ -216,31 +229,51 @@ fn c164_lines_are_the_same_however_they_come() {
         let expected = Outcome {
             is_refused: records.len() < lines.len(),
             records,
+            left_out: 0,
         };
-        check(seed, &text, &plan, &expected, value);
+        check(seed, &text, &plan, &expected, false, value);
+        let short = lines
+            .iter()
+            .filter(|line| line.len() <= limits.record_bytes);
+        let records: Vec<_> = short.map(|line| vec![line.to_vec()]).collect();
+        let expected = Outcome {
+            is_refused: false,
+            left_out: lines.len() - records.len(),
+            records,
+        };
+        check(seed, &text, &plan, &expected, true, value);
     }
 }
 
 /// A reader of CSV as simple as can be: rows of fields, and the error of a quote that is not closed.
-/// `None` in place of a row for the error.
-fn rows(text: &[u8]) -> Vec<Option<Vec<Vec<u8>>>> {
+/// `None` in place of a row for the error. With `goes_on` what follows the line on which such a row begins comes after
+/// it.
+fn rows(text: &[u8], goes_on: bool) -> Vec<Option<Vec<Vec<u8>>>> {
     let mut text = text.to_vec();
     if !text.is_empty() && !text.ends_with(b"\n") {
         text.push(b'\n');
     }
     let mut rows = Vec::new();
     let mut at = 0;
-    while at < text.len() {
+    'rows: while at < text.len() {
         if matches!(text[at], b'\n' | b'\r') {
             at += 1;
             continue;
         }
         let mut row = vec![Vec::new()];
         let mut starts = true;
+        let end = text[at..]
+            .iter()
+            .position(|byte| matches!(byte, b'\n' | b'\r'));
+        let after_line = at + end.unwrap() + 1;
         loop {
             let Some(byte) = text.get(at) else {
                 rows.push(None);
-                return rows;
+                if !goes_on {
+                    return rows;
+                }
+                at = after_line;
+                continue 'rows;
             };
             at += 1;
             let field = row.last_mut().unwrap();
@@ -249,10 +282,7 @@ fn rows(text: &[u8]) -> Vec<Option<Vec<Vec<u8>>>> {
                     starts = false;
                     loop {
                         match (text.get(at), text.get(at + 1)) {
-                            (None, _) => {
-                                rows.push(None);
-                                return rows;
-                            }
+                            (None, _) => break,
                             (Some(b'"'), Some(b'"')) => {
                                 field.push(b'"');
                                 at += 2;
@@ -302,7 +332,7 @@ fn c164_csv_is_the_same_however_it_comes() {
         b"a,b\n",
         b"\"a\",b\r\n",
     ];
-    let mut whole = 0;
+    let (mut whole, mut left_out) = (0, 0);
     for seed in 1..=SEEDS {
         let mut random = Random(seed);
         let good: &[&[u8]] = &[
@@ -324,10 +354,18 @@ fn c164_csv_is_the_same_however_it_comes() {
         let mut text = header[random.below(headers) as usize].as_bytes().to_vec();
         text.extend(draw(&mut random, pieces));
         let plan = plan(RecordFormat::Csv, Some("k"), TextLimits::default());
-        let mut rows = rows(without_mark(&text)).into_iter();
+        let all = rows(without_mark(&text), true);
+        let mut rows = rows(without_mark(&text), false).into_iter();
         let mut expected = Outcome {
             records: Vec::new(),
             is_refused: false,
+            left_out: 0,
+        };
+        // The same where bad rows are left out.
+        let mut good = Outcome {
+            records: Vec::new(),
+            is_refused: false,
+            left_out: 0,
         };
         match rows.next() {
             None => {}
@@ -346,14 +384,25 @@ fn c164_csv_is_the_same_however_it_comes() {
                             row.push(row[key].clone());
                             expected.records.push(row);
                         }
+                        for row in all.into_iter().skip(1) {
+                            match row.filter(|row| row.len() == names.len()) {
+                                Some(mut row) => {
+                                    row.push(row[key].clone());
+                                    good.records.push(row);
+                                }
+                                None => good.left_out += 1,
+                            }
+                        }
                     }
                 }
             }
             Some(None) => expected.is_refused = true,
         }
         whole += usize::from(!expected.is_refused && expected.records.len() > 1);
+        good.is_refused = expected.is_refused && good.records.is_empty() && good.left_out == 0;
+        left_out += good.left_out;
         // The fields of the row, and the key.
-        check(seed, &text, &plan, &expected, |batch, index| {
+        let fields = |batch: &Batch, index: usize| {
             let mut fields = Vec::new();
             row::for_each_field(batch.values.get(index), |_, field| {
                 fields.push(field.to_vec())
@@ -363,8 +412,11 @@ fn c164_csv_is_the_same_however_it_comes() {
                 fields.push(field.to_vec())
             });
             fields
-        });
+        };
+        check(seed, &text, &plan, &expected, false, fields);
+        check(seed, &text, &plan, &good, true, fields);
     }
+    assert!(left_out > SEEDS as usize, "only {left_out} were left out");
     assert!(
         whole > SEEDS as usize / 50,
         "only {whole} texts were read wholly"
@@ -386,7 +438,7 @@ fn c164_json_lines_are_the_same_however_they_come() {
         b"{\"k\":\"\xff\"}\n",
         b"{\"k\":[[[[[1]]]]]}\n",
     ];
-    let mut whole = 0;
+    let (mut whole, mut left_out) = (0, 0);
     for seed in 1..=SEEDS {
         let mut random = Random(seed);
         // Most lines are good, or no text would get far.
@@ -400,6 +452,12 @@ fn c164_json_lines_are_the_same_however_they_come() {
         let mut expected = Outcome {
             records: Vec::new(),
             is_refused: false,
+            left_out: 0,
+        };
+        let mut good = Outcome {
+            records: Vec::new(),
+            is_refused: false,
+            left_out: 0,
         };
         for line in lines(&text) {
             let line = line.trim_ascii();
@@ -407,21 +465,31 @@ fn c164_json_lines_are_the_same_however_they_come() {
                 continue;
             }
             match json_key(line, limits.depth) {
-                Some(key) => expected.records.push(vec![line.to_vec(), key.into_bytes()]),
+                Some(key) => good.records.push(vec![line.to_vec(), key.into_bytes()]),
                 None => {
-                    expected.is_refused = true;
-                    break;
+                    if good.left_out == 0 {
+                        expected.records.clone_from(&good.records);
+                        expected.is_refused = true;
+                    }
+                    good.left_out += 1;
                 }
             }
         }
+        if good.left_out == 0 {
+            expected.records.clone_from(&good.records);
+        }
+        left_out += good.left_out;
         whole += usize::from(!expected.is_refused && expected.records.len() > 1);
-        check(seed, &text, &plan, &expected, |batch, index| {
+        let fields = |batch: &Batch, index: usize| {
             vec![
                 batch.values.get(index).to_vec(),
                 batch.keys.get(index).to_vec(),
             ]
-        });
+        };
+        check(seed, &text, &plan, &expected, false, fields);
+        check(seed, &text, &plan, &good, true, fields);
     }
+    assert!(left_out > SEEDS as usize, "only {left_out} were left out");
     assert!(
         whole > SEEDS as usize / 50,
         "only {whole} texts were read wholly"
@@ -470,7 +538,7 @@ fn c164_work_is_linear_in_the_size_of_the_input() {
             }),
         };
         let begun = std::time::Instant::now();
-        let outcome = decoded(plan, input, |_, _| Vec::new());
+        let outcome = decoded(plan, input, false, |_, _| Vec::new());
         assert!(!outcome.is_refused);
         begun.elapsed().as_secs_f64()
     }

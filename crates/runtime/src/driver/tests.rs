@@ -105,6 +105,7 @@ fn with_scene(settings: Settings, test: impl FnOnce(Scene<'_>, &CheckpointStore)
             parallelism: 1,
             inputs: vec![],
             kind: NodeKind::Source(Arc::new(NeverMade)),
+            bad_records: None,
         }],
         key_groups: KeyGroups::new(128).unwrap(),
     };

@@ -642,7 +642,6 @@ pub(crate) fn graph_with(
             states,
             operator_states: Vec::new(),
             outputs: 1,
-            bad_records: None,
             state_limit: None,
             skip_overdue_timers: false,
             state_memory: None,
@@ -662,6 +661,7 @@ pub(crate) fn graph_with(
             .into_iter()
             .collect(),
         kind,
+        bad_records: None,
     };
     JobGraph {
         nodes: vec![

@@ -199,6 +199,7 @@ impl Shape {
             id: node.id.clone(),
             parallelism: *parallelism,
             inputs: node.inputs.clone(),
+            bad_records: None,
             kind: match &node.role {
                 Role::Source(feed) => NodeKind::Source(source(feed)),
                 Role::Sink => NodeKind::Sink(sink(&node.id)),
@@ -210,7 +211,6 @@ impl Shape {
                     states: kind.states(),
                     operator_states: Vec::new(),
                     outputs: kind.outputs(),
-                    bad_records: None,
                     state_limit: None,
                     // In one of three nothing stays in memory for longer than a batch.
                     skip_overdue_timers: false,

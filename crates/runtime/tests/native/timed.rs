@@ -315,6 +315,7 @@ impl Shape {
             id: node.id.clone(),
             parallelism: *parallelism,
             inputs: node.inputs.clone(),
+            bad_records: None,
             kind: match &node.role {
                 Role::Source(feed) => NodeKind::Source(source(feed)),
                 Role::Sink => NodeKind::Sink(sink(&node.id)),
@@ -328,7 +329,6 @@ impl Shape {
                     states: kind.states(),
                     operator_states: Vec::new(),
                     outputs: kind.outputs(),
-                    bad_records: None,
                     state_limit: None,
                     skip_overdue_timers: matches!(
                         kind,
