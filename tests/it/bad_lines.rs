@@ -244,16 +244,16 @@ fn c93_more_lines_than_the_limit_allows_fail_the_job_until_it_is_raised() {
     scene.write("job.toml", job("on-error-limit = \"20/h\"\n"));
     let run = ["run", "job.toml", "-p", "1"];
     let ended = host::run(scene.path(), &run).with_code(1);
-    ended.without_panic().saying(&[
-        "more bad records than on-error-limit = \"20/h\" allows",
-        "source `lines`",
-        "line 2051 of `input/0.json`",
-    ]);
     assert!(
         !ended.stderr.contains("restart 1"),
         "{}",
         ended.transcript()
     );
+    ended.without_panic().saying(&[
+        "more bad records than on-error-limit = \"20/h\" allows",
+        "source `lines`",
+        "line 2051 of `input/0.json`",
+    ]);
     let raised = ["-D", "source.lines.on-error-limit=60/h", "--resume"];
     host::run(scene.path(), &[&run[..], &raised].concat()).with_code(0);
     check(&scene, 1);
