@@ -42,7 +42,7 @@ const WRONG: [&str; 5] = [
     "has no field `at`",
     "field `at` `soon` is not an event time",
     "is not UTF-8",
-    "is longer than",
+    "a record is longer than",
 ];
 
 fn letters_sink() -> &'static str {
@@ -163,7 +163,7 @@ fn c91_a_row_that_is_none_is_left_out_as_a_whole() {
     let rows =
         "a,1\nshort\n\"b\",2\n\"many\nlines\",3,\"too\r\nmany\"\nc,3\r\nx,\"open\nd,4\ne,5\n";
     scene.write("input/a.csv", format!("name,number\n{rows}"));
-    let text = "path = \"input/*.csv\"\nformat = \"csv\"\nkey = \"name\"\n";
+    let text = "path = \"input/*.csv\"\nformat = \"csv\"\n";
     let job = jobs::head("rows", "1h")
         + &source("file", text)
         + &jobs::files("out", "lines", "out", "csv")
@@ -172,7 +172,7 @@ fn c91_a_row_that_is_none_is_left_out_as_a_whole() {
     host::run(scene.path(), &["run", "job.toml"]).with_code(0);
     let mut written = scene.output("out");
     written.retain(|line| line != "name,number");
-    assert_eq!(written, ["\"b\",2", "a,1", "c,3", "d,4", "e,5"]);
+    assert_eq!(written, ["a,1", "b,2", "c,3", "d,4", "e,5"]);
     let mut found: Vec<_> = capsules(&scene)
         .iter()
         .map(|capsule| {

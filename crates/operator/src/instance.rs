@@ -5,7 +5,7 @@ use dataflow::state::{Fired, KeyedState, Resolved, StateError, TimeDomain};
 use dataflow::{Batch, CheckpointId};
 
 use crate::blame::{self, Position};
-use crate::operator::{Call, Failure, Operator};
+use crate::operator::{Attention, Call, Failure, Operator};
 use crate::output::Output;
 
 /// An operator of one subtask with its keyed state. Each call is a transaction: what it changed and emitted
@@ -134,9 +134,9 @@ impl OperatorInstance {
         number
     }
 
-    /// Whether the calls that follow repeat parts of one that has failed: see [`Call::quiet`].
-    pub(crate) fn set_quiet(&mut self, quiet: bool) {
-        self.call.quiet = quiet;
+    /// How much of what the operator says in the calls that follow is of use.
+    pub(crate) fn set_attention(&mut self, attention: Attention) {
+        self.call.attention = attention;
     }
 
     /// Makes the operator ready for a call, such that what fails while an instance is made is not taken for a failure

@@ -12,23 +12,36 @@ use dataflow::state::{Fired, TimeDomain};
 
 use crate::blame::Position;
 use crate::instance::{OperatorInstance, TIMERS_MAX, Unprocessed};
-use crate::operator::{Failure, FailureKind};
+use crate::operator::{Attention, Failure, FailureKind};
 
 /// A batch that failed, on its way through an operator part by part.
+///
+/// What fails has been done for nothing. So records that nothing is known of are tried in runs that are short where
+/// bad records are many; and where a run has failed and its first half succeeds, the second half is divided without
+/// being tried.
 #[derive(Debug)]
 pub struct Isolation {
     input: u32,
     batch: Batch,
     /// What is still to be processed; the next part is the last.
     parts: Vec<Part>,
+    /// The most records of a run.
+    run_max: usize,
     /// How often a record is tried alone.
     tries: u32,
 }
 
+/// Shorter runs save nothing: a call has its price.
+const RUN_MIN: usize = 8;
+
 #[derive(Clone, Debug)]
 enum Part {
-    /// Records together.
-    Run(Range<usize>),
+    /// Records of which nothing is known: tried in runs.
+    Unknown(Range<usize>),
+    /// Records before the one that has failed: tried together.
+    Before(Range<usize>),
+    /// Records one of which has made them fail together.
+    Failed(Range<usize>),
     /// A record alone, in fresh instances.
     Alone(usize),
 }
@@ -101,34 +114,34 @@ impl Isolation {
             input,
             batch,
             parts: Vec::new(),
+            run_max: usize::MAX,
             tries: tries.max(1),
         };
-        isolation.divide(all, &failure);
+        isolation.failed(all, &failure);
         Ok(isolation)
     }
 
-    /// Notes the parts of a run that has failed: around the record that the operator names, or halves.
-    fn divide(&mut self, run: Range<usize>, failure: &Failure) {
+    /// Notes the parts of records that have failed together: around the one that the operator names, if it does.
+    fn failed(&mut self, run: Range<usize>, failure: &Failure) {
         let Range { start, end } = run;
-        let mut push = |part: Range<usize>| {
-            if !part.is_empty() {
-                self.parts.push(Part::Run(part));
-            }
-        };
         match failure.record.map(|record| start + record) {
-            _ if end - start <= 1 => self.parts.push(Part::Alone(start)),
             Some(named) if named < end => {
-                push(named + 1..end);
+                self.push_unknown(named + 1..end);
                 self.parts.push(Part::Alone(named));
-                if named > start {
-                    self.parts.push(Part::Run(start..named));
+                if start < named {
+                    self.parts.push(Part::Before(start..named));
                 }
             }
-            _ => {
-                let middle = start + (end - start) / 2;
-                push(middle..end);
-                push(start..middle);
-            }
+            _ => self.parts.push(Part::Failed(start..end)),
+        }
+    }
+
+    /// Notes records of which nothing is known, together with those that follow.
+    fn push_unknown(&mut self, records: Range<usize>) {
+        match self.parts.last_mut() {
+            Some(Part::Unknown(next)) if next.start == records.end => next.start = records.start,
+            _ if records.is_empty() => {}
+            _ => self.parts.push(Part::Unknown(records)),
         }
     }
 
@@ -141,9 +154,9 @@ impl Isolation {
         instance: &mut OperatorInstance,
         now: i64,
     ) -> Result<Option<Isolated>, Unprocessed> {
-        instance.set_quiet(true);
+        instance.set_attention(Attention::Repeated);
         let next = self.next_part(instance, now);
-        instance.set_quiet(false);
+        instance.set_attention(Attention::Full);
         next
     }
 
@@ -154,18 +167,66 @@ impl Isolation {
     ) -> Result<Option<Isolated>, Unprocessed> {
         while let Some(part) = self.parts.pop() {
             match part {
-                Part::Alone(record) => return self.alone(instance, record, now).map(Some),
-                Part::Run(run) => {
-                    instance.make_ready(false)?;
-                    let mut part = self.batch.slice(run.clone());
-                    match instance.try_process(self.input, &mut part, now) {
-                        Ok(()) => return Ok(Some(Isolated::Processed)),
-                        Err(error) => self.divide(run, &failure_of(error)?),
+                Part::Alone(record) => {
+                    if self.run_max == usize::MAX {
+                        // The first: bad ones may be as far from each other.
+                        self.run_max = record.max(RUN_MIN);
+                    }
+                    return self.alone(instance, record, now).map(Some);
+                }
+                Part::Unknown(records) => {
+                    let end = records.start + records.len().min(self.run_max);
+                    self.push_unknown(end..records.end);
+                    let run = records.start..end;
+                    match self.run(instance, run.clone(), now)? {
+                        None => {
+                            self.run_max = self.run_max.saturating_mul(2);
+                            return Ok(Some(Isolated::Processed));
+                        }
+                        Some(failure) => {
+                            self.run_max = (run.len() / 2).max(RUN_MIN);
+                            self.failed(run, &failure);
+                        }
+                    }
+                }
+                Part::Before(run) => match self.run(instance, run.clone(), now)? {
+                    None => return Ok(Some(Isolated::Processed)),
+                    Some(failure) => self.failed(run, &failure),
+                },
+                Part::Failed(records) if records.len() <= 1 => {
+                    self.parts.push(Part::Alone(records.start));
+                }
+                Part::Failed(Range { start, end }) => {
+                    let middle = start + (end - start) / 2;
+                    match self.run(instance, start..middle, now)? {
+                        None => {
+                            self.parts.push(Part::Failed(middle..end));
+                            return Ok(Some(Isolated::Processed));
+                        }
+                        Some(failure) => {
+                            self.push_unknown(middle..end);
+                            self.failed(start..middle, &failure);
+                        }
                     }
                 }
             }
         }
         Ok(None)
+    }
+
+    /// Processes records together. Returns why they have failed, if a record may be the reason.
+    fn run(
+        &self,
+        instance: &mut OperatorInstance,
+        run: Range<usize>,
+        now: i64,
+    ) -> Result<Option<Failure>, Unprocessed> {
+        instance.make_ready(false)?;
+        let mut part = self.batch.slice(run);
+        match instance.try_process(self.input, &mut part, now) {
+            Ok(()) => Ok(None),
+            Err(error) => failure_of(error).map(Some),
+        }
     }
 
     fn alone(
@@ -199,9 +260,15 @@ fn alone(
     mut run: impl FnMut(&mut OperatorInstance) -> Result<(), Unprocessed>,
 ) -> Result<Option<Failure>, Unprocessed> {
     let mut last = None;
-    for _ in 0..tries {
+    for left in (0..tries).rev() {
         instance.make_ready(true)?;
-        match run(instance) {
+        instance.set_attention(match left {
+            0 => Attention::Explained,
+            _ => Attention::Repeated,
+        });
+        let tried = run(instance);
+        instance.set_attention(Attention::Repeated);
+        match tried {
             Ok(()) => return Ok(None),
             Err(error) => last = Some(failure_of(error)?),
         }
@@ -245,9 +312,9 @@ pub fn fire(
         Ok(fired) => return Ok(Firing::Fired(fired)),
         Err(error) => failure_of(error)?,
     };
-    instance.set_quiet(true);
+    instance.set_attention(Attention::Repeated);
     let firing = fire_fewer(instance, (domain, until, now), failure, tries);
-    instance.set_quiet(false);
+    instance.set_attention(Attention::Full);
     firing
 }
 
@@ -298,5 +365,179 @@ impl BadTimer {
     #[must_use]
     pub fn position(&self) -> Position {
         Position::timer(&self.timer, 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+    use dataflow::Cells;
+    use dataflow::batch::NO_TIMESTAMP;
+    use dataflow::state::{KeyedState, Resolved};
+
+    use super::*;
+    use crate::operator::{Call, Operator};
+
+    /// How many records each call had, and whether the instance was fresh.
+    type Calls = Vec<(usize, bool)>;
+
+    fn lock(calls: &Mutex<Calls>) -> MutexGuard<'_, Calls> {
+        calls.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How a record is bad.
+    #[derive(Clone, Copy, Debug, PartialEq)]
+    enum Bad {
+        Not,
+        /// The operator returns an error and names it.
+        Named,
+        /// It traps.
+        Trapping,
+        /// It fails only together with others.
+        Together,
+        /// It fails the first time, and not in a fresh instance.
+        Once,
+    }
+
+    /// Copies records, each of which is two bytes: its number.
+    struct Copies {
+        bad: Vec<Bad>,
+        calls: Arc<Mutex<Calls>>,
+        is_fresh: bool,
+    }
+
+    impl Operator for Copies {
+        fn process(
+            &mut self,
+            _: u32,
+            batch: &Batch,
+            _: &Resolved,
+            call: &mut Call,
+        ) -> Result<(), Failure> {
+            let is_fresh = std::mem::replace(&mut self.is_fresh, false);
+            lock(&self.calls).push((batch.len(), is_fresh));
+            for index in 0..batch.len() {
+                let value = batch.values.get(index);
+                let number = usize::from(u16::from_be_bytes([value[0], value[1]]));
+                let fails = match self.bad[number] {
+                    Bad::Not => false,
+                    Bad::Named | Bad::Trapping => true,
+                    Bad::Together => batch.len() > 1,
+                    Bad::Once => !(is_fresh && batch.len() == 1),
+                };
+                if fails {
+                    let mut failure = Failure::new(FailureKind::Trap, "it is bad");
+                    if self.bad[number] == Bad::Named {
+                        failure.kind = FailureKind::Returned;
+                        failure.record = Some(index);
+                    }
+                    return Err(failure);
+                }
+                let (none, one) = (Cells::new(), std::iter::once(value).collect::<Cells>());
+                call.output
+                    .emit(0, none.as_ref(), one.as_ref(), &[])
+                    .expect("it is within all limits");
+            }
+            Ok(())
+        }
+
+        fn make_ready(&mut self, fresh: bool) -> Result<(), Failure> {
+            self.is_fresh |= fresh;
+            Ok(())
+        }
+    }
+
+    fn below(seed: &mut u64, bound: u64) -> u64 {
+        *seed ^= *seed << 13;
+        *seed ^= *seed >> 7;
+        *seed ^= *seed << 17;
+        *seed % bound
+    }
+
+    /// Processes a batch in which some records are bad. Returns those that were emitted, those that were blamed, and
+    /// the calls.
+    fn isolate(bad: &[Bad], tries: u32) -> (Vec<usize>, Vec<usize>, Calls) {
+        let calls = Arc::new(Mutex::new(Vec::new()));
+        let operator = Box::new(Copies {
+            bad: bad.to_vec(),
+            calls: Arc::clone(&calls),
+            is_fresh: false,
+        });
+        let mut instance = OperatorInstance::new(operator, KeyedState::default(), false, 1);
+        let mut batch = Batch::default();
+        for number in 0..bad.len() as u16 {
+            batch.push(None, &number.to_be_bytes(), NO_TIMESTAMP);
+        }
+        let (mut emitted, mut blamed) = (Vec::new(), Vec::new());
+        let error = instance.try_process(0, &mut batch.clone(), 0);
+        let error = error.expect_err("some are bad");
+        let mut isolation = Isolation::new(0, batch, error, tries).expect("one may be to blame");
+        let number = |value: &[u8]| usize::from(u16::from_be_bytes([value[0], value[1]]));
+        while let Some(part) = isolation.next(&mut instance, 0).expect("no state fails") {
+            match part {
+                Isolated::Processed => {
+                    let output = instance.take_output(0, Batch::default);
+                    let output = output.expect("each part emits something");
+                    emitted.extend((0..output.len()).map(|it| number(output.values.get(it))));
+                }
+                Isolated::Blamed(bad) => {
+                    assert_eq!(bad.number as usize, number(bad.record.values.get(0)));
+                    blamed.push(number(bad.record.values.get(0)));
+                }
+            }
+        }
+        (emitted, blamed, std::mem::take(&mut lock(&calls)))
+    }
+
+    #[test]
+    fn c91_all_but_the_bad_ones_are_processed_once_and_in_order() {
+        for seed in 1..=500_u64 {
+            let mut random = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+            let len = 1 + below(&mut random, 300) as usize;
+            let every = 1 + below(&mut random, 60);
+            let kinds = [Bad::Named, Bad::Trapping, Bad::Together, Bad::Once];
+            let mut bad: Vec<Bad> = (0..len)
+                .map(|_| match below(&mut random, every) {
+                    0 => kinds[below(&mut random, 4) as usize],
+                    _ => Bad::Not,
+                })
+                .collect();
+            if bad.iter().all(|it| matches!(it, Bad::Not)) || len == 1 {
+                bad[len / 2] = Bad::Trapping;
+            }
+            let tries = 1 + below(&mut random, 3) as u32;
+            let (emitted, blamed, calls) = isolate(&bad, tries);
+            let numbers = |is_bad: bool| -> Vec<usize> {
+                let fails = |bad: Bad| matches!(bad, Bad::Named | Bad::Trapping);
+                (0..len).filter(|it| fails(bad[*it]) == is_bad).collect()
+            };
+            assert_eq!(blamed, numbers(true), "seed {seed}");
+            assert_eq!(emitted, numbers(false), "seed {seed}");
+            let fresh = calls
+                .iter()
+                .filter(|(records, fresh)| *fresh && *records == 1);
+            assert!(
+                fresh.count() >= blamed.len() * tries as usize,
+                "seed {seed}"
+            );
+        }
+    }
+
+    #[test]
+    fn c91_one_bad_record_of_a_hundred_takes_a_few_calls_and_few_records_come_twice() {
+        for (kind, calls_max) in [(Bad::Named, 12), (Bad::Trapping, 18)] {
+            let bad: Vec<Bad> = (0..1000)
+                .map(|number| match number % 100 {
+                    50 => kind,
+                    _ => Bad::Not,
+                })
+                .collect();
+            let (_, blamed, calls) = isolate(&bad, 1);
+            assert_eq!(blamed.len(), 10);
+            assert!(calls.len() <= 10 * calls_max, "{kind:?}: {}", calls.len());
+            let records: usize = calls.iter().map(|(records, _)| records).sum();
+            assert!(records <= 4500, "{kind:?}: {records}");
+        }
     }
 }

@@ -143,11 +143,23 @@ pub struct Call {
     /// The call only looks for the record that made a batch fail; whatever it does is taken back, and
     /// what it says has been said.
     pub probing: bool,
-    /// The call repeats a part of one that has failed: what the operator logs is dropped, because it was logged, or
-    /// is of no use.
-    pub quiet: bool,
+    /// How much of what the operator says is of use.
+    pub attention: Attention,
     /// The highest watermark that has arrived on all inputs; `i64::MIN` for none.
     pub watermark: i64,
+}
+
+/// How much of what an operator says in a call is of use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Attention {
+    /// All of it.
+    #[default]
+    Full,
+    /// The call repeats a part of one that has failed. What the operator logs is dropped, because it was logged or is
+    /// of no use; if it fails, it does so for a known reason.
+    Explained,
+    /// The same, and nobody reads where in its code it fails: a failure needs no backtrace.
+    Repeated,
 }
 
 impl Call {

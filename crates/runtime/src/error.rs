@@ -21,11 +21,12 @@ pub enum Error {
         position: Position,
     },
     /// More records than `on-error-limit` allows were to blame.
-    #[error("more bad records than on-error-limit = \"{limit}\" allows; the last: {last}")]
+    #[error("more bad records than on-error-limit = \"{limit}\" allows")]
     TooManyBadRecords {
         /// The limit.
         limit: String,
         /// What the last one made fail.
+        #[source]
         last: Box<Error>,
     },
     /// A source or sink failed.
@@ -208,11 +209,7 @@ pub fn causes(error: &(dyn std::error::Error + 'static)) -> String {
             text.push_str(": ");
             text.push_str(&words);
         }
-        let inner = match error.downcast_ref::<Error>() {
-            Some(Error::TooManyBadRecords { last, .. }) => Some(last.as_ref()),
-            other => other,
-        };
-        if let Some(Error::Operator { failure, .. }) = inner {
+        if let Some(Error::Operator { failure, .. }) = error.downcast_ref() {
             backtrace = failure.backtrace.as_deref().or(backtrace);
         }
         next = error.source();

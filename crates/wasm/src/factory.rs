@@ -10,7 +10,7 @@ use dataflow::port::Port;
 use dataflow::state::{Fired, Resolved, StateKind};
 use dataflow::{Batch, Cells, CheckpointId, KeyGroups};
 use operator::text::size;
-use operator::{Call, Failure, FailureKind, Operator, OperatorFactory, SubtaskContext};
+use operator::{Attention, Call, Failure, FailureKind, Operator, OperatorFactory, SubtaskContext};
 
 use super::component::Component;
 use super::description::Description;
@@ -304,7 +304,10 @@ impl GuestOperator {
         let guest = instance.guest();
         slot.state.set_access_limit(guest.memory.limit());
         slot.output.set_limit(guest.writes.limit());
-        guest.console.set_quiet(slot.probing || slot.quiet);
+        guest
+            .console
+            .set_quiet(slot.probing || slot.attention != Attention::Full);
+        guest.has_backtraces = !slot.probing && slot.attention != Attention::Repeated;
         guest.clock.set(slot.processing_time);
         guest.watermark = slot.watermark;
         guest.call = Some(slot);

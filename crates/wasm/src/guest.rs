@@ -39,6 +39,8 @@ pub(super) struct Guest {
     /// The directories that it has listed, each by the number of its list in `table`: a list holds all names
     /// at once.
     pub(super) lists: Vec<u32>,
+    /// Whether anybody reads where in its code a call fails.
+    pub(super) has_backtraces: bool,
     /// Where log lines and printed text go.
     pub(super) console: Console,
     /// The subtask's metrics.
@@ -90,6 +92,7 @@ impl Guest {
             deadline: Deadline::begin(None),
             resources: limits.resources,
             lists: Vec::new(),
+            has_backtraces: true,
             console,
             metrics,
             granted,

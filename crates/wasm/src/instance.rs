@@ -338,7 +338,7 @@ fn too_much_memory(guest: &Guest) -> Failure {
 fn explain(guest: &Guest, limits: &Limits, error: &wasmtime::Error) -> Failure {
     let backtrace = error
         .downcast_ref::<WasmBacktrace>()
-        .filter(|trace| !trace.frames().is_empty())
+        .filter(|trace| guest.has_backtraces && !trace.frames().is_empty())
         .map(super::backtrace::text);
     let trap = error.downcast_ref::<Trap>();
     // The order matters: one cause often brings about another, and the first in this list is the one to name.
