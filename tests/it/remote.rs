@@ -41,3 +41,10 @@ fn c129_a_job_that_was_killed_resumes_from_azure() {
     let server = Server::start(Kind::Azurite);
     killed_and_resumed("az://checkpoints/flink", &server.variables());
 }
+
+#[test]
+fn c129_a_job_that_was_killed_resumes_from_hdfs() {
+    let server = Server::start(Kind::Hdfs);
+    let dir = format!("{}/flink/checkpoints", server.endpoint());
+    killed_and_resumed(&dir, &server.variables());
+}

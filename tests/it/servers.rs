@@ -1,4 +1,4 @@
-//! Servers of S3 and Azure on loopback, for the tests here and for those of `crates/checkpoint`.
+//! Servers of S3, Azure and HDFS on loopback, for the tests here and for those of `crates/checkpoint`.
 //!
 //! `cargo xtask tools` installs them below `target/`. Each test starts its own, on a port that is free, and
 //! it ends with the test, whatever happens to that: the server ends when its standard input does.
@@ -8,6 +8,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -21,6 +22,8 @@ pub(crate) enum Kind {
     S3rver,
     /// Speaks Azure's protocol, and checks signatures.
     Azurite,
+    /// Hadoop's own: a NameNode and a DataNode.
+    Hdfs,
 }
 
 /// What a request to moto's server has to have: it does not check signatures, but wants to see one.
@@ -87,6 +90,64 @@ async function create(port) {
 require('azurite/dist/src/blob/main.js');
 ";
 
+/// A NameNode on a port that is free, and a DataNode. Permissions are checked, and who runs it may do everything.
+/// The JVMs end with this process, however it ends.
+const HDFS: &str = r#"
+import ctypes, os, re, signal, subprocess, sys, threading
+jars, directory = sys.argv[1:]
+def write(name, text):
+    path = os.path.join(directory, 'conf', name)
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(path, 'w') as file:
+        file.write(text)
+def site(name, properties):
+    lines = [f'<property><name>{key}</name><value>{value}</value></property>'
+             for key, value in properties.items()]
+    write(name, '<configuration>' + ''.join(lines) + '</configuration>')
+for page in 'hdfs', 'datanode', 'secondary':
+    write(f'webapps/{page}/WEB-INF/web.xml', '<web-app/>')
+appender = 'log4j.appender.console'
+write('log4j.properties', '\n'.join(['log4j.rootLogger=INFO, console',
+    appender + '=org.apache.log4j.ConsoleAppender', appender + '.target=System.err',
+    appender + '.layout=org.apache.log4j.PatternLayout',
+    appender + '.layout.ConversionPattern=%p %c: %m%n']))
+site('core-site.xml', {'fs.defaultFS': 'hdfs://127.0.0.1:0', 'hadoop.tmp.dir': directory})
+site('hdfs-site.xml', {'dfs.replication': '1', 'dfs.webhdfs.enabled': 'false',
+    'dfs.namenode.http-address': '127.0.0.1:0', 'dfs.datanode.address': '127.0.0.1:0',
+    'dfs.datanode.ipc.address': '127.0.0.1:0', 'dfs.datanode.http.address': '127.0.0.1:0'})
+opens = ['java.base/java.lang', 'java.base/java.nio', 'java.base/sun.nio.ch',
+         'java.security.jgss/sun.security.krb5']
+java = ['java', '-Xmx256m', '-XX:+UseSerialGC', '-XX:TieredStopAtLevel=1']
+java += [f'--add-opens={it}=ALL-UNNAMED' for it in opens]
+java += [f'--add-exports={it}=ALL-UNNAMED' for it in opens[2:]]
+java += ['-cp', os.path.join(directory, 'conf') + ':' + os.path.join(jars, '*')]
+node = 'org.apache.hadoop.hdfs.server.'
+environment = {key: value for key, value in os.environ.items() if not key.startswith('HADOOP')}
+def end_with_this():
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+def run(*arguments):
+    return subprocess.Popen(java + list(arguments), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE, text=True, errors='replace', env=environment, preexec_fn=end_with_this)
+def until(process, wanted):
+    for line in process.stderr:
+        sys.stderr.write(line)
+        found = re.search(wanted, line)
+        if found:
+            threading.Thread(target=lambda: [None for _ in process.stderr], daemon=True).start()
+            return found
+    sys.exit(f'it ended and did not say: {wanted}')
+formatting = run(node + 'namenode.NameNode', '-format', '-nonInteractive')
+said = formatting.communicate()[1]
+if formatting.returncode:
+    sys.exit(said)
+name_node = run(node + 'namenode.NameNode')
+port = until(name_node, r'NameNode RPC up at: \S*?:(\d+)').group(1)
+data_node = run(node + 'datanode.DataNode', '-D', f'fs.defaultFS=hdfs://127.0.0.1:{port}')
+until(data_node, r'Successfully sent block report')
+print(f'Running on http://127.0.0.1:{port}', file=sys.stderr, flush=True)
+sys.stdin.read()
+"#;
+
 /// The account and the key that every emulator of Azure has. They are no secret, and are not shown all the same.
 const AZURE_ACCOUNT: &str = "devstoreaccount1";
 pub(crate) const AZURE_KEY: &str =
@@ -131,6 +192,16 @@ impl Server {
                 ]);
                 command
             }
+            Kind::Hdfs => {
+                let mut command = Command::new("python3");
+                command
+                    .args(["-c", HDFS])
+                    .arg(installed("hdfs/jars"))
+                    .arg(directory.path())
+                    // It has processes of its own, which are stopped with it.
+                    .process_group(0);
+                command
+            }
         };
         command
             .stdin(Stdio::piped())
@@ -161,6 +232,7 @@ impl Server {
         match self.kind {
             Kind::Azurite => format!("http://127.0.0.1:{}/{AZURE_ACCOUNT}", self.port),
             Kind::Moto | Kind::S3rver => format!("http://127.0.0.1:{}", self.port),
+            Kind::Hdfs => format!("hdfs://127.0.0.1:{}", self.port),
         }
     }
 
@@ -171,8 +243,11 @@ impl Server {
 
     /// The environment in which a program finds it.
     pub(crate) fn variables(&self) -> Vec<(String, String)> {
-        if matches!(self.kind, Kind::Azurite) {
-            return azure_variables(&self.endpoint());
+        match self.kind {
+            Kind::Azurite => return azure_variables(&self.endpoint()),
+            // It is found by its URL, and who runs the test has started it.
+            Kind::Hdfs => return Vec::new(),
+            Kind::Moto | Kind::S3rver => {}
         }
         let mut variables = variables(&self.endpoint());
         if matches!(self.kind, Kind::S3rver) {
@@ -249,7 +324,7 @@ impl Server {
         let signed = match self.kind {
             Kind::Moto => SIGNED,
             // It checks them: nothing is sent to it but what needs none.
-            Kind::S3rver | Kind::Azurite => "",
+            Kind::S3rver | Kind::Azurite | Kind::Hdfs => "",
         };
         let head = format!(
             "{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n{signed}{header}Content-Length: {}\r\n\r\n",
@@ -276,8 +351,13 @@ impl Server {
     }
 
     fn signal(&self, name: &str) {
+        let whom = match self.kind {
+            // All of its group.
+            Kind::Hdfs => format!("-{}", self.child.id()),
+            Kind::Moto | Kind::S3rver | Kind::Azurite => self.child.id().to_string(),
+        };
         let status = Command::new("sh")
-            .args(["-c", &format!("kill -{name} {}", self.child.id())])
+            .args(["-c", &format!("kill -s {name} -- {whom}")])
             .status();
         assert!(status.is_ok_and(|status| status.success()), "SIG{name}");
     }

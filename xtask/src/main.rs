@@ -16,6 +16,7 @@ mod demo;
 mod deny;
 mod fuzz;
 mod guests;
+mod hadoop;
 mod mutants;
 mod nightly;
 mod soak;

@@ -1,5 +1,5 @@
 //! What tests need beside the host, below `target/`: the S3 servers that they talk to (moto's, which honours
-//! conditional writes, and s3rver, which does not), one of Azure (Azurite), the packages of the reader of checkpoints in
+//! conditional writes, and s3rver, which does not), one of Azure (Azurite), Hadoop's own, the packages of the reader of checkpoints in
 //! `tests/reader/`, the SQL engine of `tests/sql/` and what builds the counters of `tests/guests/`, from PyPI and npm,
 //! and the maker of random components in `tests/smith/`.
 //!
@@ -10,7 +10,7 @@ use std::fs;
 use std::path::Path;
 
 use crate::build::{cargo, command, run};
-use crate::{Result, root, story};
+use crate::{Result, hadoop, root, story};
 
 const MOTO: &str = "moto[server]==5.2.5";
 const S3RVER: &str = "s3rver@3.7.1";
@@ -44,6 +44,7 @@ pub(crate) fn install() -> Result<()> {
         &for_tests(AZURITE),
         |place| node(place, AZURITE),
     )?;
+    hadoop::install(&root().join("target/hdfs"))?;
     smith()?;
     for (requirements, place) in [(READER, "target/reader"), (SQL, "target/sql")] {
         let packages = fs::read_to_string(root().join(requirements))?;

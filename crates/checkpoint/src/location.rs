@@ -181,7 +181,7 @@ pub(crate) fn path(spec: &str, what: &str) -> Result<PathBuf> {
     }
     if scheme != "file" {
         return Err(refuse(format!(
-            "has the unknown scheme `{scheme}` (a path, or a file://, s3:// or az:// URL is expected)"
+            "has the unknown scheme `{scheme}` (a path, or a file://, s3://, az:// or hdfs:// URL is expected)"
         )));
     }
     let url = Url::parse(spec).map_err(|error| refuse(format!("is not a valid URL: {error}")))?;
@@ -209,7 +209,7 @@ fn scheme(spec: &str) -> Option<String> {
 }
 
 /// The directory of all jobs' checkpoints, or of savepoints, made if need be; `what` is named in messages.
-/// On a file system what is made in it has these permissions; over a network no call takes longer than
+/// On a file system and in HDFS what is made in it has these permissions; over a network no call takes longer than
 /// half of `patience`.
 pub(crate) fn create_root(
     dir: &str,
@@ -218,7 +218,7 @@ pub(crate) fn create_root(
     permissions: Permissions,
 ) -> Result<Arc<dyn Storage>> {
     if is_remote(dir) {
-        return Remote::parse(dir, what)?.create(patience, &environment());
+        return Remote::parse(dir, what)?.create(patience, &environment(), permissions);
     }
     let path = path(dir, what)?;
     refuse_file_system_root(dir, what, &path)?;

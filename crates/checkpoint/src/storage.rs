@@ -13,9 +13,14 @@ mod executor;
 #[cfg(feature = "testing")]
 pub mod faults;
 mod file;
+#[cfg(feature = "hdfs")]
+mod hdfs;
 mod memory;
 mod object;
 mod remote;
+#[cfg(test)]
+#[path = "../../../tests/it/servers.rs"]
+mod servers;
 
 use std::fmt;
 use std::ops::Range;
@@ -28,6 +33,8 @@ pub use cloud::{CloudStorage, Weakened, environment, weakened};
 #[cfg(feature = "testing")]
 pub use faults::FaultyStorage;
 pub use file::{FileStorage, Permissions};
+#[cfg(feature = "hdfs")]
+pub use hdfs::HdfsStorage;
 pub use memory::MemoryStorage;
 pub use object::ObjectStorage;
 pub use remote::{Remote, Scheme};

@@ -39,7 +39,7 @@ pub enum Operation {
     Checkpoint,
     /// Take a savepoint.
     Savepoint {
-        /// Below which directory: an absolute path, a `file://`, `s3://` or `az://` URL. Unset: the job's
+        /// Below which directory: an absolute path, a `file://`, `s3://`, `az://` or `hdfs://` URL. Unset: the job's
         /// `checkpoint.savepoint-dir`.
         directory: Option<String>,
     },
@@ -176,14 +176,14 @@ impl Operation {
 
 /// A directory means the same to the client and to the host, which have other working directories.
 fn check_directory(directory: &str) -> Result<(), Failure> {
-    let schemes = ["file://", "s3://", "az://", "gs://"];
+    let schemes = ["file://", "s3://", "az://", "gs://", "hdfs://"];
     let is_url = schemes.iter().any(|scheme| directory.starts_with(scheme));
     let fits = directory.len() <= DIRECTORY_BYTES_MAX && !directory.contains('\0');
     if fits && (is_url || Path::new(directory).is_absolute()) {
         return Ok(());
     }
     Err(Failure::bad_request(format!(
-        "the directory `{}` is neither an absolute path nor a file://, s3:// or az:// URL of at most {DIRECTORY_BYTES_MAX} bytes",
+        "the directory `{}` is neither an absolute path nor a file://, s3://, az:// or hdfs:// URL of at most {DIRECTORY_BYTES_MAX} bytes",
         operator::text::name(directory)
     )))
 }

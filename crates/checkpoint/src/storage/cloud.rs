@@ -50,6 +50,9 @@ use crate::names;
 use crate::{Error, Result};
 
 pub(super) use endpoint::Endpoint;
+pub(super) use endpoint::Limits;
+#[cfg(feature = "hdfs")]
+pub(super) use endpoint::shortened;
 pub use weakened::{Weakened, weakened};
 
 use upload::Upload;
@@ -96,7 +99,7 @@ impl Connection {
     fn open(
         remote: &Remote,
         patience: Duration,
-        limits: &endpoint::Limits,
+        limits: &Limits,
         variables: &[(String, String)],
     ) -> Result<Arc<Self>> {
         let origin = Origin {
@@ -149,7 +152,7 @@ impl CloudStorage {
         patience: Duration,
         variables: &[(String, String)],
     ) -> Result<Self> {
-        let limits = endpoint::Limits::within(patience);
+        let limits = Limits::within(patience);
         let connection = Connection::open(remote, patience, &limits, variables)?;
         let executor = Executor::new(Some(limits.call)).map_err(|source| Error::Storage {
             action: "starting threads for",

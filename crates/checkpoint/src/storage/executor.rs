@@ -16,6 +16,21 @@ static SHARED: Mutex<Weak<Runtime>> = Mutex::new(Weak::new());
 /// Threads that move what waits. A call takes little of them, but one may check or sign many megabytes.
 const THREADS: usize = 2;
 
+/// An error that can also say that there was no answer.
+pub(super) trait Silence {
+    /// The error of a call that got no answer, and why.
+    fn silence(why: String) -> Self;
+}
+
+impl Silence for object_store::Error {
+    fn silence(why: String) -> Self {
+        Self::Generic {
+            store: "ObjectStorage",
+            source: why.into(),
+        }
+    }
+}
+
 /// Makes calls of a storage.
 #[derive(Debug)]
 pub(super) struct Executor {
@@ -49,10 +64,10 @@ impl Executor {
     }
 
     /// Starts a call.
-    pub(super) fn start<T: Send + 'static>(
+    pub(super) fn start<T: Send + 'static, E: Silence + Send + 'static>(
         &self,
-        future: impl Future<Output = object_store::Result<T>> + Send + 'static,
-    ) -> Running<T> {
+        future: impl Future<Output = Result<T, E>> + Send + 'static,
+    ) -> Running<T, E> {
         let (sender, receiver) = mpsc::sync_channel(1);
         let limit = self.limit;
         if let Some(runtime) = &self.runtime {
@@ -65,11 +80,17 @@ impl Executor {
     }
 
     /// Makes a call and waits for it.
-    pub(super) fn run<T: Send + 'static>(
+    pub(super) fn run<T: Send + 'static, E: Silence + Send + 'static>(
         &self,
-        future: impl Future<Output = object_store::Result<T>> + Send + 'static,
-    ) -> object_store::Result<T> {
+        future: impl Future<Output = Result<T, E>> + Send + 'static,
+    ) -> Result<T, E> {
         self.start(future).wait()
+    }
+
+    /// The runtime, for what starts tasks of its own.
+    #[cfg(feature = "hdfs")]
+    pub(super) fn handle(&self) -> Option<&tokio::runtime::Handle> {
+        self.runtime.as_deref().map(Runtime::handle)
     }
 }
 
@@ -84,34 +105,28 @@ impl Drop for Executor {
     }
 }
 
-async fn within<T>(
+async fn within<T, E: Silence>(
     limit: Option<Duration>,
-    future: impl Future<Output = object_store::Result<T>>,
-) -> object_store::Result<T> {
+    future: impl Future<Output = Result<T, E>>,
+) -> Result<T, E> {
     let Some(limit) = limit else {
         return future.await;
     };
     match tokio::time::timeout(limit, future).await {
         Ok(outcome) => outcome,
-        Err(_) => Err(object_store::Error::Generic {
-            store: "ObjectStorage",
-            source: format!("no answer within {limit:?}").into(),
-        }),
+        Err(_) => Err(E::silence(format!("no answer within {limit:?}"))),
     }
 }
 
 /// A call that was started.
 #[derive(Debug)]
-pub(super) struct Running<T>(mpsc::Receiver<object_store::Result<T>>);
+pub(super) struct Running<T, E = object_store::Error>(mpsc::Receiver<Result<T, E>>);
 
-impl<T> Running<T> {
+impl<T, E: Silence> Running<T, E> {
     /// Waits for its outcome.
-    pub(super) fn wait(self) -> object_store::Result<T> {
-        self.0.recv().unwrap_or_else(|_| {
-            Err(object_store::Error::Generic {
-                store: "ObjectStorage",
-                source: "the storage gave no answer".into(),
-            })
-        })
+    pub(super) fn wait(self) -> Result<T, E> {
+        self.0
+            .recv()
+            .unwrap_or_else(|_| Err(E::silence("the storage gave no answer".to_owned())))
     }
 }

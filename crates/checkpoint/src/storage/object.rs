@@ -355,6 +355,13 @@ impl Staging {
             self.counter.fetch_add(1, Ordering::Relaxed),
         )
     }
+
+    /// A number that no other writer has, in all likelihood.
+    #[cfg(feature = "hdfs")]
+    pub(super) fn number(&self) -> u64 {
+        let counter = self.counter.fetch_add(1, Ordering::Relaxed);
+        self.token.wrapping_add(counter)
+    }
 }
 
 #[cfg(test)]

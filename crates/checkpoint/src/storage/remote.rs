@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Storage;
+use super::{Permissions, Storage};
 use crate::{Error, Result};
 
 /// What a URL begins with, for what is reached over a network.
@@ -76,12 +76,14 @@ impl Scheme {
         }
     }
 
-    /// The feature that builds it in; `None`: no build of this version reaches it.
-    fn feature(self) -> Option<&'static str> {
+    /// The feature that builds it in.
+    #[cfg(not(all(feature = "azure", feature = "gcs", feature = "hdfs")))]
+    fn feature(self) -> &'static str {
         match self {
-            Self::S3 | Self::Hdfs => None,
-            Self::Azure => Some("azure"),
-            Self::Google => Some("gcs"),
+            Self::S3 => "default",
+            Self::Azure => "azure",
+            Self::Google => "gcs",
+            Self::Hdfs => "hdfs",
         }
     }
 
@@ -165,6 +167,9 @@ impl Remote {
             ));
         }
         let key = key.trim_end_matches('/');
+        if scheme == Scheme::Hdfs && key.contains(':') {
+            return refuse("has a colon in its directory, which HDFS does not take");
+        }
         if key.contains(['?', '#', '\\']) || key.chars().any(char::is_control) {
             return refuse("has a character that cannot be part of a directory's name");
         }
@@ -219,6 +224,11 @@ impl Remote {
         variables: &[(String, String)],
     ) -> Result<Arc<dyn Storage>> {
         match self.scheme {
+            #[cfg(feature = "hdfs")]
+            Scheme::Hdfs => Ok(Arc::new(super::HdfsStorage::open(
+                self, patience, variables,
+            )?)),
+            #[cfg(not(feature = "hdfs"))]
             Scheme::Hdfs => Err(self.not_built_in()),
             #[cfg(not(feature = "azure"))]
             Scheme::Azure => Err(self.not_built_in()),
@@ -231,7 +241,7 @@ impl Remote {
     }
 
     /// As [`Remote::open`], for writing: makes sure that it exists, that it may be written, and that of several
-    /// who make an object exactly one succeeds.
+    /// who make an object exactly one succeeds. What is made in HDFS has these `permissions`; buckets know none.
     ///
     /// # Errors
     /// As [`Remote::open`]; [`Error::Incompatible`] if the storage does not hold what it must,
@@ -240,8 +250,19 @@ impl Remote {
         &self,
         patience: Duration,
         variables: &[(String, String)],
+        permissions: Permissions,
     ) -> Result<Arc<dyn Storage>> {
+        #[cfg(not(feature = "hdfs"))]
+        let _ = permissions;
         match self.scheme {
+            #[cfg(feature = "hdfs")]
+            Scheme::Hdfs => Ok(Arc::new(super::HdfsStorage::create(
+                self,
+                patience,
+                variables,
+                permissions,
+            )?)),
+            #[cfg(not(feature = "hdfs"))]
             Scheme::Hdfs => Err(self.not_built_in()),
             #[cfg(not(feature = "azure"))]
             Scheme::Azure => Err(self.not_built_in()),
@@ -253,16 +274,12 @@ impl Remote {
         }
     }
 
+    #[cfg(not(all(feature = "azure", feature = "gcs", feature = "hdfs")))]
     fn not_built_in(&self) -> Error {
         let (title, feature) = (self.scheme.title(), self.scheme.feature());
-        Error::Incompatible(match feature {
-            Some(feature) => format!(
-                "{self} is in {title}, which this program was built without (cargo's feature `{feature}` adds it)"
-            ),
-            None => format!(
-                "{self} is in {title}, which this version does not reach (a path, or a file://, s3:// or az:// URL is expected)"
-            ),
-        })
+        Error::Incompatible(format!(
+            "{self} is in {title}, which this program was built without (cargo's feature `{feature}` adds it)"
+        ))
     }
 }
 

@@ -216,7 +216,13 @@ mod tests {
         let here = std::env::current_dir().unwrap();
         let below = here.join("sp").into_os_string().into_string().unwrap();
         assert_eq!(absolute("sp").unwrap(), below);
-        for same in ["/sp", "s3://bucket/sp", "az://container/sp", "file:///sp"] {
+        for same in [
+            "/sp",
+            "s3://bucket/sp",
+            "az://container/sp",
+            "hdfs://nn:8020/sp",
+            "file:///sp",
+        ] {
             assert_eq!(absolute(same).unwrap(), same);
         }
         assert_eq!(absolute("").unwrap_err().exit(), Exit::Refused);

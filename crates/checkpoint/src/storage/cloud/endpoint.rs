@@ -15,19 +15,20 @@ use crate::{Error, Result};
 const TEXT_CHARS_MAX: usize = 300;
 
 /// How long things may take.
-pub(super) struct Limits {
+#[derive(Clone, Copy)]
+pub(in crate::storage) struct Limits {
     /// One request with its answer.
-    request: Duration,
+    pub(in crate::storage) request: Duration,
     connect: Duration,
     /// For this long a call sends a request again, where that may help.
-    retry: Duration,
+    pub(in crate::storage) retry: Duration,
     /// A call, that is a request with all that is tried again.
-    pub(super) call: Duration,
+    pub(in crate::storage) call: Duration,
 }
 
 impl Limits {
     /// Such that a call fails well within `patience`, and says why.
-    pub(super) fn within(patience: Duration) -> Self {
+    pub(in crate::storage) fn within(patience: Duration) -> Self {
         let at_most = |seconds: u64, share: Duration| {
             Duration::from_secs(seconds).min(share.max(Duration::from_millis(10)))
         };
@@ -94,7 +95,7 @@ pub(in crate::storage) struct Endpoint {
 impl Endpoint {
     /// The error of a client that cannot be made.
     pub(super) fn unusable(&self, remote: &Remote, error: &StoreError) -> Error {
-        let why = Self::shortened(&error.to_string());
+        let why = shortened(&error.to_string());
         Error::Incompatible(format!("{remote} cannot be reached: {why}"))
     }
 
@@ -174,7 +175,7 @@ impl Endpoint {
                 HttpErrorKind::Timeout => "no answer in time",
                 _ => "the connection failed",
             };
-            return format!("{what}: {}", Self::shortened(&innermost.to_string()));
+            return format!("{what}: {}", shortened(&innermost.to_string()));
         }
         let status = text
             .split_once("status code: ")
@@ -187,20 +188,21 @@ impl Endpoint {
             (status, Some(code), message) => {
                 let parts = [status, Some(code), message];
                 let parts: Vec<&str> = parts.into_iter().flatten().collect();
-                Self::shortened(&parts.join(": "))
+                shortened(&parts.join(": "))
             }
-            (Some(status), None, _) => Self::shortened(status),
+            (Some(status), None, _) => shortened(status),
             (None, None, _) => match source {
-                StoreError::Generic { source, .. } => Self::shortened(&source.to_string()),
-                _ => Self::shortened(&text),
+                StoreError::Generic { source, .. } => shortened(&source.to_string()),
+                _ => shortened(&text),
             },
         }
     }
+}
 
-    fn shortened(text: &str) -> String {
-        let line: String = text.chars().take(TEXT_CHARS_MAX).collect();
-        line.replace(['\n', '\r'], " ")
-    }
+/// As much of a foreign text as a message repeats.
+pub(in crate::storage) fn shortened(text: &str) -> String {
+    let line: String = text.chars().take(TEXT_CHARS_MAX).collect();
+    line.replace(['\n', '\r'], " ")
 }
 
 /// As the crate below reads it.

@@ -1,8 +1,5 @@
 //! Against servers that speak S3: moto's, also behind a proxy that breaks what passes, and s3rver.
 
-#[path = "../../../../../tests/it/servers.rs"]
-mod servers;
-
 #[cfg(feature = "azure")]
 mod azure;
 mod pages;
@@ -20,12 +17,12 @@ use dataflow::CheckpointId;
 use crate::completed::Completed;
 use crate::fixture::{LARGE, metadata, noise, read, take, write};
 use crate::savepoint::dispose_in;
+use crate::storage::servers::{self, BUCKET, Kind, Server};
 use crate::storage::{FileStorage, contract};
 use crate::store::{Compression, Options};
 use crate::verify::verify_bytes as verify;
 use crate::{CheckpointStore, Pending, SavepointTarget};
 use proxy::{Fate, Proxy};
-use servers::{BUCKET, Kind, Server};
 
 const PATIENCE: Duration = Duration::from_secs(240);
 
