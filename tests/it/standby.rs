@@ -1,5 +1,5 @@
 //! `host run --standby`: a process that waits for the owner of a job directory, and takes its place.
-//! Conformance 85, 86, 144, 155.
+//! Conformance 85, 86, 129, 144, 155.
 //!
 //! Method: owners are killed (SIGKILL), stopped (SIGSTOP), signalled or left to their end while standbys wait
 //! for them. What a job must commit is what the same job commits alone, undisturbed. A storm kills one owner
@@ -136,7 +136,7 @@ fn c85_a_standby_takes_over_from_each_owner_that_is_killed() {
     });
 }
 
-/// With its checkpoints in a bucket, where no lock tells.
+/// Checkpoints in a bucket.
 const BUCKET: [&str; 4] = [
     "-D",
     "checkpoint.dir=s3://checkpoints/jobs",
@@ -144,16 +144,49 @@ const BUCKET: [&str; 4] = [
     "checkpoint.lease-timeout=2s",
 ];
 
-#[test]
-fn c85_a_standby_takes_over_from_each_owner_that_is_killed_in_a_bucket() {
-    let server = Server::start(Kind::Moto);
+/// A storm with its checkpoints in the server's `directory`, where no lock tells. An owner that is slower to
+/// checkpoint gets further in its input until it is killed: so `count` and `rate` go together.
+fn storm_over(server: &Server, directory: &str, lease: &str, count: u64, rate: u64) {
     let scene = Scene::new();
-    let count = numbers_of_a_storm();
-    scene.write("job.toml", job(count, "rate = 4000"));
-    let arguments = [&STANDBY[..], &BUCKET].concat();
+    scene.write("job.toml", job(count, &format!("rate = {rate}")));
+    let directory = format!("checkpoint.dir={directory}");
+    let lease = format!("checkpoint.lease-timeout={lease}");
+    let arguments = [&STANDBY[..], &["-D", &directory, "-D", &lease]].concat();
     storm(count, "silent", &scene, &|| {
         host::start_with_variables(scene.path(), &arguments, &server.variables())
     });
+}
+
+#[test]
+fn c85_a_standby_takes_over_from_each_owner_that_is_killed_in_a_bucket() {
+    let server = Server::start(Kind::Moto);
+    storm_over(
+        &server,
+        "s3://checkpoints/jobs",
+        "2s",
+        numbers_of_a_storm(),
+        4000,
+    );
+}
+
+#[test]
+fn c129_a_standby_takes_over_from_each_owner_that_is_killed_in_azure() {
+    let server = Server::start(Kind::Azurite);
+    storm_over(
+        &server,
+        "az://checkpoints/jobs",
+        "2s",
+        numbers_of_a_storm(),
+        4000,
+    );
+}
+
+#[test]
+fn c129_a_standby_takes_over_from_each_owner_that_is_killed_in_hdfs() {
+    let server = Server::start(Kind::Hdfs);
+    let directory = format!("{}/jobs", server.endpoint());
+    // A file takes half a second there: a lease has to bear some of them one after the other.
+    storm_over(&server, &directory, "5s", NUMBERS + kills() * 8_000, 1000);
 }
 
 #[test]

@@ -13,7 +13,7 @@ use crate::{Result, chores, fuzz, mutants, soak, story};
 const SEEDS: u64 = 20_000;
 /// Kills of each of the six jobs: more than 2,000 together.
 const KILLS: u64 = 340;
-/// Kills of an owner whose standby takes over, with checkpoints in files and in a bucket.
+/// Kills of an owner whose standby takes over, with checkpoints in files, in S3, in Azure and in HDFS.
 const STANDBY_KILLS: u64 = 50;
 /// Requests to a job under load, each of them after some milliseconds.
 const REQUESTS: u64 = 200;
@@ -71,7 +71,7 @@ pub(crate) fn nightly() -> Result<()> {
     run(kills)?;
 
     story::step(&format!(
-        "standbys: {STANDBY_KILLS} kills of an owner, on files and in a bucket"
+        "standbys: {STANDBY_KILLS} kills of an owner, in files, S3, Azure and HDFS each"
     ));
     let mut standbys = test(&["--package", "host", "--test", "it", "standby::"]);
     standbys.env("HIGHWATER_STANDBY_KILLS", STANDBY_KILLS.to_string());
