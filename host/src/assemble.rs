@@ -178,7 +178,7 @@ impl Prepared {
                 PreparedNode::Operator(operator) => {
                     let inputs = self.input_ports(index);
                     let place = (node.node(&self.job), node.path(&self.job, "grants"));
-                    match operator.node(&self.job, &place.0.id, inputs, key_groups) {
+                    match operator.node(&place.0.id, inputs, key_groups) {
                         Ok(operator) => NodeKind::Operator(operator),
                         Err(failure) => {
                             let at = place.0.place_of("grants");
@@ -308,6 +308,25 @@ impl Prepared {
             key_groups: key_groups.count(),
             nodes,
         }
+    }
+
+    /// The outputs of operators that nothing reads: id and output.
+    pub(crate) fn unread_outputs(&self) -> Vec<(&str, &str)> {
+        let mut unread = Vec::new();
+        for (index, facts) in self.facts.iter().enumerate() {
+            let NodeRef::Operator(_) = self.wiring.order[index] else {
+                continue;
+            };
+            let id = &self.wiring.order[index].node(&self.job).id;
+            let outputs = facts.iter().flat_map(|facts| &facts.outputs);
+            for (port, output) in (0..).zip(outputs) {
+                let mut edges = self.edges.iter().flatten();
+                if !edges.any(|edge| (edge.from, edge.port) == (index, port)) {
+                    unread.push((id.as_str(), output.name.as_str()));
+                }
+            }
+        }
+        unread
     }
 
     /// What becomes of bad records of the node at `index`, if they are left out.

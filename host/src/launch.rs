@@ -117,7 +117,7 @@ pub(crate) fn launch(
         before,
     } = options;
     let file = &prepared.job;
-    for warning in settings::warnings(file, arguments.from.as_deref()) {
+    for warning in settings::warnings(prepared, arguments.from.as_deref()) {
         audience.tell(&warning);
     }
     let (restore, owned) = match taken.map(|taken| *taken) {

@@ -286,6 +286,21 @@ fn late_records(ended: &Ended) -> f64 {
 }
 
 #[test]
+fn c67_an_output_for_late_records_that_nothing_reads_is_warned_of() {
+    let scene = Scene::new();
+    scene.write("job.toml", from_stdin("late = \"output\""));
+    let warning =
+        "warning: operator.windows, output `late`: nothing reads it, so its records are dropped";
+    for command in ["check", "run"] {
+        let ended = host::run(scene.path(), &[command, "job.toml"]).with_code(0);
+        ended.saying(&[warning, "input = \"windows.late\""]);
+    }
+    scene.write("job.toml", from_stdin("late = \"drop\""));
+    let ended = host::run(scene.path(), &["check", "job.toml"]).with_code(0);
+    assert!(!ended.stderr.contains("warning"), "{}", ended.transcript());
+}
+
+#[test]
 fn c67_late_records_are_counted_or_go_to_their_output() {
     let scene = Scene::new();
     let mut running = begin(&scene, &from_stdin("late = \"drop\""));

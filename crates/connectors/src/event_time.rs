@@ -316,7 +316,10 @@ mod tests {
         let problems = |text| read_text(text, &FILE).unwrap_err();
         assert_eq!(
             problems("out-of-orderness = 5"),
-            ["`watermark.out-of-orderness`: invalid type: integer `5`, expected a string"]
+            [concat!(
+                "`watermark.out-of-orderness`: invalid type: integer `5`, expected a string; hint: write it in quotes; a time or ",
+                "a size has its unit: `\"5s\"`, `\"5MiB\"`"
+            )]
         );
         assert_eq!(
             problems("out-of-orderness = \"5\""),

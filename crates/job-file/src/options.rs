@@ -127,6 +127,11 @@ fn explain(key: &str, value: &toml::Value, message: &str) -> Problem {
         ))
     } else if message.starts_with("missing field") {
         Problem::new(format!("{key}.{written}"), "is required")
+    } else if message.starts_with("invalid type: integer") && message.ends_with("expected a string")
+    {
+        Problem::new(key, message).hint(format!(
+            "write it in quotes; a time or a size has its unit: `\"{written}s\"`, `\"{written}MiB\"`"
+        ))
     } else {
         Problem::new(key, message)
     }
@@ -226,7 +231,10 @@ mod tests {
         );
         assert_eq!(
             problems("roll-size = 1"),
-            ["`roll-size`: invalid type: integer `1`, expected a string"]
+            [concat!(
+                "`roll-size`: invalid type: integer `1`, expected a string; hint: write it in quotes; a time or a size has its ",
+                "unit: `\"1s\"`, `\"1MiB\"`"
+            )]
         );
     }
 }

@@ -296,7 +296,6 @@ impl PreparedOperator {
     /// A grant cannot be given now.
     pub(crate) fn node(
         &self,
-        job: &JobFile,
         id: &str,
         inputs: Vec<Port>,
         key_groups: KeyGroups,

@@ -35,6 +35,9 @@ pub(crate) fn check(arguments: &Check) -> Result<Exit, Error> {
     }
     let graph = prepared.graph(None)?;
     prepared.try_open()?;
+    for warning in settings::warnings(&prepared, None) {
+        Audience::Person.tell(&warning);
+    }
     let settled = prepared.settled(graph.key_groups);
     print(&effective::to_toml(&prepared.job, &settled))?;
     Ok(Exit::Finished)

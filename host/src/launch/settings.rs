@@ -17,6 +17,7 @@ use runtime::clock::LeaseTime;
 use runtime::coordinator::Settings;
 use runtime::restart::Strategy;
 
+use crate::assemble::Prepared;
 use crate::events::Event;
 
 /// How the runtime is to run the job.
@@ -140,9 +141,10 @@ pub(crate) fn state_line(job: &JobSection, operators: &[(&str, Option<u64>)]) ->
     Some(format!("state backend: {line}"))
 }
 
-/// What makes the job less safe: settings that switch protection off, of the job file and of the
-/// environment. `from` is the checkpoint that it is to start from.
-pub(crate) fn warnings(job: &JobFile, from: Option<&str>) -> Vec<Event> {
+/// What the user should know before the job runs: outputs that nothing reads, and settings that switch protection off, of
+/// the job file and of the environment. `from` is the checkpoint that it is to start from.
+pub(crate) fn warnings(prepared: &Prepared, from: Option<&str>) -> Vec<Event> {
+    let job = &prepared.job;
     let in_bucket = matches!(
         job.checkpoint.storage,
         Storage::Filesystem(Directory::Remote(_))
@@ -155,6 +157,13 @@ pub(crate) fn warnings(job: &JobFile, from: Option<&str>) -> Vec<Event> {
             message: it.what.to_owned(),
         }));
     }
+    let unread = prepared.unread_outputs().into_iter();
+    warnings.extend(unread.map(|(operator, output)| Event::Warning {
+        about: format!("operator.{operator}, output `{output}`"),
+        message: format!(
+            "nothing reads it, so its records are dropped: give them to a sink with `input = \"{operator}.{output}\"`"
+        ),
+    }));
     for operator in job.operators.iter().filter(|it| it.limits.trusted) {
         warnings.push(Event::Warning {
             about: format!("operator.{}.limits.trusted=true", operator.node.id),
