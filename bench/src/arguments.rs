@@ -12,7 +12,7 @@ usage: cargo xtask bench [--full] [--only NAME,…] [--rounds N] [--seconds S] [
   --full     every workload, size and interval; without it those for which there are targets
   --only     of these parts only: workloads (map filter count count-zipf read update-100 update-1k
              update-hot update-cold words flights) and start, latency, changed, lost, pause, restore,
-             takeover, neighbours, windows
+             takeover, neighbours, windows, bad-records
   --rounds   rounds per case, each backend in turn (default 3)
   --seconds  how long each is measured once it is warm (default 4)
   --json     also write every figure to a file
@@ -30,7 +30,7 @@ pub(crate) struct Arguments {
 }
 
 /// Parts that are no workloads.
-pub(crate) const PARTS: [&str; 9] = [
+pub(crate) const PARTS: [&str; 10] = [
     "start",
     "latency",
     "changed",
@@ -40,6 +40,7 @@ pub(crate) const PARTS: [&str; 9] = [
     "takeover",
     "neighbours",
     "windows",
+    "bad-records",
 ];
 
 impl Arguments {

@@ -16,6 +16,7 @@
 )]
 
 mod arguments;
+mod bad_records;
 mod case;
 mod job;
 mod limit;

@@ -16,6 +16,7 @@ use runtime::restart::Strategy;
 use runtime::{Job, JobEvent, JobGraph, JobHandle, Options, Outcome};
 use serde::{Deserialize, Serialize};
 
+use crate::bad_records::{self, Bad};
 use crate::case::{Backend, Case, Workload};
 use crate::job::{self, Generated};
 use crate::measured::{Measured, Phases, Spread, Taken};
@@ -41,6 +42,8 @@ pub(crate) enum Task {
     },
     /// Run a job with windows, or what they are compared with, over whole panes.
     Windows { work: Work },
+    /// Run a job some of whose records are bad, or none.
+    BadRecords { bad: Bad, seconds: f64 },
     /// Count the keys that change between checkpoints.
     Changed { case: Case, seconds: f64 },
     /// See how much slower the job is in a second in which a checkpoint is taken than in those beside it.
@@ -103,6 +106,15 @@ pub(crate) fn run(task: &Task) -> Result<Measured> {
             let mut run = Run::new(&case, dir.path())?;
             run.warm_up_records = work.warm_up();
             run.window(graph, Long::Records(windows::MEASURED))?
+        }
+        Task::BadRecords { bad, seconds } => {
+            let graph = bad_records::graph(*bad, dir.path())?;
+            let case = Case::new(Workload::Map, 0);
+            let mut run = Run::new(&case, dir.path())?;
+            // The slowest has not many records in a second.
+            run.warm_up_records = 0;
+            run.warm_up = Duration::from_millis(500);
+            run.window(graph, Long::Seconds(*seconds))?
         }
         Task::Changed { case, seconds } => {
             let mut graph = job::graph(case, Backend::Wasm, &Generated::ENDLESS, dir.path())?;

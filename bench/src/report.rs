@@ -9,7 +9,7 @@ use crate::figures::{median, middle, millions, ratios, shown, spread};
 use crate::measured::{Measured, Phases, Spread, Taken};
 use crate::suite::{CaseResult, PauseResult, Results};
 use crate::targets;
-use crate::windows;
+use crate::{bad_records, windows};
 
 /// Bytes of memory for each key, beyond what a job with few keys takes; not a number where that was not
 /// measured, or not every key has come.
@@ -106,6 +106,7 @@ pub(crate) fn text(results: &Results) -> Result<String> {
         )?;
     }
     windows::write(&results.windows, &mut text)?;
+    bad_records::write(&results.bad_records, &mut text)?;
     text.push('\n');
     targets::write(results, &mut text)?;
     Ok(text)

@@ -6,6 +6,7 @@ use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
 use crate::arguments::Arguments;
+use crate::bad_records::{self, BadRecordsResult};
 use crate::case::{Backend, Case, Workload};
 use crate::measure::Task;
 use crate::measured::{Measured, Spread, Taken};
@@ -33,6 +34,8 @@ pub(crate) struct Results {
     pub(crate) neighbours: Vec<NeighbourResult>,
     #[serde(default)]
     pub(crate) windows: Vec<WindowsResult>,
+    #[serde(default)]
+    pub(crate) bad_records: Vec<BadRecordsResult>,
 }
 
 /// One case on every backend, a round after the other.
@@ -231,6 +234,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Results> {
     }
     if arguments.wants("windows") {
         results.windows = windows::run(arguments.rounds)?;
+    }
+    if arguments.wants("bad-records") {
+        results.bad_records = bad_records::run(arguments.rounds, arguments.seconds)?;
     }
     Ok(results)
 }

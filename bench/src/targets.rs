@@ -8,7 +8,7 @@ use crate::case::{Case, Workload};
 use crate::figures::{ends, median, paired, ratios, shown};
 use crate::measured::{Measured, Spread};
 use crate::suite::Results;
-use crate::windows;
+use crate::{bad_records, windows};
 
 /// A figure that is promised.
 pub(crate) struct Target {
@@ -243,6 +243,7 @@ pub(crate) fn all(results: &Results) -> Vec<Target> {
     .chain(starts)
     .chain(takeovers)
     .chain(windows::targets(&results.windows))
+    .chain(bad_records::targets(&results.bad_records))
     .collect()
 }
 

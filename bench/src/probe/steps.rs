@@ -123,6 +123,10 @@ impl Operator for Begins {
         self.inner.make_ready(fresh)
     }
 
+    fn is_repeatable(&self) -> bool {
+        self.inner.is_repeatable()
+    }
+
     fn close(&mut self) -> Result<(), Failure> {
         self.inner.close()
     }

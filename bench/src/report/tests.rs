@@ -1,4 +1,5 @@
 use super::*;
+use crate::bad_records::{Bad, BadRecordsResult};
 use crate::neighbours::NeighbourResult;
 use crate::suite::{ChangedResult, LatencyResult, LostResult, RestoreResult};
 use crate::takeover::TakeoverResult;
@@ -110,6 +111,12 @@ fn results() -> Results {
             runs: vec![run(millions * MILLION, 60_000, &[])],
         })
         .into(),
+        bad_records: [(Bad::None, 40), (Bad::Error, 20), (Bad::Trap, 2)]
+            .map(|(bad, millions)| BadRecordsResult {
+                bad,
+                runs: vec![run(millions * MILLION, 60_000, &[])],
+            })
+            .into(),
     }
 }
 
@@ -128,6 +135,7 @@ fn every_row_of_a_table_has_a_cell_for_every_column() {
     assert!(!text.contains("NaN"), "{text}");
     let bad = "does `loop`: 0.95 (0.90–1.00) × their speed alone";
     assert!(text.contains(bad), "{text}");
+    assert!(text.contains("| errors | 5.00 | 0.500 × |"), "{text}");
 }
 
 #[test]

@@ -139,6 +139,11 @@ impl OperatorInstance {
         self.call.attention = attention;
     }
 
+    /// See [`Operator::is_repeatable`].
+    pub(crate) fn is_repeatable(&self) -> bool {
+        self.operator.is_repeatable()
+    }
+
     /// Makes the operator ready for a call, such that what fails while an instance is made is not taken for a failure
     /// of the call. With `fresh` the instance is a new one.
     ///

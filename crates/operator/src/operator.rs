@@ -89,6 +89,12 @@ pub trait Operator: Send {
         Ok(())
     }
 
+    /// Whether a fresh instance does with the same call and state what another fresh one has done, unless it reached a
+    /// limit: because nothing of the world outside reaches it.
+    fn is_repeatable(&self) -> bool {
+        false
+    }
+
     /// The job ends in order; nothing is called afterwards. Not called when it fails.
     ///
     /// # Errors

@@ -467,6 +467,10 @@ impl Operator for GuestOperator {
         self.instance().map(drop)
     }
 
+    fn is_repeatable(&self) -> bool {
+        self.shared.blueprint.granted.is_closed()
+    }
+
     fn close(&mut self) -> Result<(), Failure> {
         self.run(Phase::Close, |instance, phase| {
             instance.call(phase, |functions: &Functions| functions.close, ())
