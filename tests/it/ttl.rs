@@ -256,6 +256,35 @@ fn c74_entries_expire_with_the_watermark() {
 }
 
 #[test]
+fn c49_what_has_expired_with_the_watermark_is_not_in_the_last_checkpoint() {
+    let source = "timestamp = { field = \"at\", format = \"unix-ms\" }\n\
+                  watermark = { out-of-orderness = \"0s\", interval = \"10ms\" }";
+    let scene = Scene::new();
+    let kept = ["-D", "checkpoint.retain-on-finish=true"];
+    let job = job(source, "ttl = \"1s\", time = \"event\"");
+    let mut running = start(&scene, &job, &kept);
+    for key in 0..2000 {
+        running.feed(&format!("k{key},0,1000"));
+    }
+    // They are in a checkpoint, so that the last one holds only what has changed.
+    running.wait_until("output", || scene.output("out").len() >= 2000);
+    feed_until(&scene, &mut running, "t,0,5000", 2001);
+    feed_until(&scene, &mut running, "t,0,5001", 2002);
+    running.end_input();
+    running.wait().with_code(0);
+    let last = scene.newest_checkpoint("forgetful").expect("it is kept");
+    let entries = exported(&scene, &last);
+    assert_eq!(states_of(&entries, "t").len(), 3);
+    let others: Vec<&Value> = entries.iter().filter(|it| it["key"] != "t").collect();
+    assert!(
+        others.is_empty(),
+        "{} came back: {}",
+        others.len(),
+        others[0]
+    );
+}
+
+#[test]
 fn c154_what_is_said_of_a_state_that_there_is_not_is_refused() {
     let scene = Scene::new();
     let job = job("", SHORT).replace("state.seen", "state.sean");
