@@ -50,10 +50,10 @@ pub(crate) enum Command {
     /// Each is processed alone, by the operator of its job file, with the states that its key had. Nothing else of the
     /// job runs, and nothing is written. Exit codes: 0 none fails any more; 1 some fail; 2 it could not be tried.
     Replay(Replay),
-    /// Look at checkpoints and remove them: in any directory, file://, s3://, az:// or hdfs:// URL, no job needed
+    /// Look at checkpoints and remove them: in any directory, file://, s3://, az://, gs:// or hdfs:// URL, no job needed
     #[command(subcommand)]
     Checkpoints(Checkpoints),
-    /// Remove savepoints: in any directory, file://, s3://, az:// or hdfs:// URL, no job needed
+    /// Remove savepoints: in any directory, file://, s3://, az://, gs:// or hdfs:// URL, no job needed
     #[command(subcommand)]
     Savepoints(Savepoints),
     /// List the running hosts of this user and their jobs
@@ -195,7 +195,7 @@ pub(crate) struct Replay {
 #[derive(Clone, Debug, Default, Args)]
 pub(crate) struct RestoreArguments {
     /// Resume from a checkpoint: its _metadata file or directory, a job directory (newest checkpoint
-    /// in it), each as a path, file://, s3://, az:// or hdfs:// URL, or `latest` (newest one of this job)
+    /// in it), each as a path, file://, s3://, az://, gs:// or hdfs:// URL, or `latest` (newest one of this job)
     #[arg(
         short = 's',
         long = "from-savepoint",
@@ -338,7 +338,7 @@ pub(crate) enum Savepoints {
 /// `host savepoints dispose`.
 #[derive(Debug, Args)]
 pub(crate) struct Dispose {
-    /// A savepoint's directory, its _metadata file, or a file://, s3://, az:// or hdfs:// URL of one
+    /// A savepoint's directory, its _metadata file, or a file://, s3://, az://, gs:// or hdfs:// URL of one
     #[arg(value_name = "PATH", required = true)]
     pub(crate) places: Vec<String>,
     /// Print JSON
@@ -406,7 +406,7 @@ pub(crate) struct Gc {
 /// Which checkpoints.
 #[derive(Debug, Args)]
 pub(crate) struct Target {
-    /// A directory, a _metadata file, or a file://, s3://, az:// or hdfs:// URL of one
+    /// A directory, a _metadata file, or a file://, s3://, az://, gs:// or hdfs:// URL of one
     #[arg(value_name = "PATH")]
     pub(crate) place: String,
     /// Print JSON
@@ -465,7 +465,7 @@ pub(crate) struct Savepoint {
     /// Of which job.
     #[command(flatten)]
     pub(crate) job: RunningJob,
-    /// In which directory the savepoint gets one of its own, as a path, file://, s3://, az:// or hdfs:// URL; the job file's
+    /// In which directory the savepoint gets one of its own, as a path, file://, s3://, az://, gs:// or hdfs:// URL; the job file's
     /// checkpoint.savepoint-dir by default
     #[arg(value_name = "DIR")]
     pub(crate) directory: Option<String>,
@@ -483,7 +483,7 @@ pub(crate) struct Stop {
     /// End all input first, as if there were no more records
     #[arg(long)]
     pub(crate) drain: bool,
-    /// Take a savepoint too, in this directory: a path, file://, s3://, az:// or hdfs:// URL; the job file's
+    /// Take a savepoint too, in this directory: a path, file://, s3://, az://, gs:// or hdfs:// URL; the job file's
     /// checkpoint.savepoint-dir by default
     #[arg(long, value_name = "DIR")]
     pub(crate) savepoint_path: Option<String>,

@@ -23,7 +23,7 @@ mod jobs; // job files, put together from their parts
 mod oracle; // the right answers, from elsewhere
 mod plugins; // the components of plugins/
 mod scene; // a directory for a test alone
-mod servers; // S3, Azure and HDFS on loopback
+mod servers; // S3, Azure, Google (a stub) and HDFS on loopback
 
 // The tests.
 mod bad_lines; // lines that a source cannot read
@@ -73,7 +73,7 @@ mod restore; // from which checkpoint, into what
 mod rewind; // a start that takes back what came later
 mod retention; // what is left when a job ends, and how it is ended
 mod rows; // rows and the columns that are declared for them
-mod remote; // checkpoints in Azure and HDFS
+mod remote; // checkpoints in Azure, HDFS and a stub of Google's
 mod s3; // checkpoints in a bucket
 mod terminal; // what others wrote does not steer a terminal
 mod timers; // they fire in order, each once, whatever happens

@@ -48,3 +48,10 @@ fn c129_a_job_that_was_killed_resumes_from_hdfs() {
     let dir = format!("{}/flink/checkpoints", server.endpoint());
     killed_and_resumed(&dir, &server.variables());
 }
+
+/// A stub of ours, not Google's own server.
+#[test]
+fn c129_a_job_that_was_killed_resumes_from_a_stub_of_google() {
+    let server = Server::start(Kind::Google);
+    killed_and_resumed("gs://checkpoints/flink", &server.variables());
+}

@@ -1,4 +1,4 @@
-//! Servers of S3, Azure and HDFS on loopback, for the tests here and for those of `crates/checkpoint`.
+//! Servers of S3, Azure, Google and HDFS on loopback, for the tests here and for those of `crates/checkpoint`.
 //!
 //! `cargo xtask tools` installs them below `target/`. Each test starts its own, on a port that is free, and
 //! it ends with the test, whatever happens to that: the server ends when its standard input does.
@@ -22,6 +22,10 @@ pub(crate) enum Kind {
     S3rver,
     /// Speaks Azure's protocol, and checks signatures.
     Azurite,
+    /// A stub of ours in the place of Google Cloud Storage.
+    Google,
+    /// The same, but it ignores preconditions.
+    GoogleCareless,
     /// Hadoop's own: a NameNode and a DataNode.
     Hdfs,
 }
@@ -90,6 +94,180 @@ async function create(port) {
 require('azurite/dist/src/blob/main.js');
 ";
 
+/// What Google Cloud Storage answers to the requests of its XML API that the client sends, by its documents: no
+/// server of Google's can be had. Preconditions are about generations, and hold for puts, copies and deletions; an
+/// upload in parts takes none and overwrites. Look and change are one step.
+const GOOGLE: &str = r#"
+import datetime, hashlib, http.server, itertools, os, sys, threading, urllib.parse
+from email.utils import formatdate
+from xml.etree import ElementTree
+from xml.sax.saxutils import escape
+bucket, token, honours = sys.argv[1], sys.argv[2], sys.argv[3] == 'honours'
+def end():
+    sys.stdin.read()
+    os._exit(0)
+threading.Thread(target=end, daemon=True).start()
+lock, objects, uploads, numbers = threading.Lock(), {}, {}, itertools.count(1)
+class Refused(Exception):
+    pass
+def etag(content):
+    return '"' + hashlib.md5(content).hexdigest() + '"'
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = 'HTTP/1.1'
+    def log_message(self, *ignored):
+        pass
+    def answer(self, status, body=b'', **headers):
+        length = headers.pop('length', len(body))
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name.replace('_', '-'), str(value))
+        self.send_header('Content-Length', length)
+        self.end_headers()
+        if self.command != 'HEAD':
+            self.wfile.write(body)
+    def xml(self, root, text):
+        self.answer(200, f'<?xml version="1.0" encoding="UTF-8"?><{root}>{text}</{root}>'.encode(),
+                    Content_Type='application/xml')
+    def handle_one(self):
+        body = self.rfile.read(int(self.headers.get('Content-Length') or 0))
+        url = urllib.parse.urlsplit(self.path)
+        query = dict(urllib.parse.parse_qsl(url.query, keep_blank_values=True))
+        where, _, key = url.path[1:].partition('/')
+        where, key = urllib.parse.unquote(where), urllib.parse.unquote(key)
+        try:
+            if self.headers.get('Authorization') != 'Bearer ' + token:
+                raise Refused(401, 'AuthenticationRequired', 'Authentication required.')
+            if where != bucket:
+                raise Refused(404, 'NoSuchBucket', 'The specified bucket does not exist.')
+            with lock:
+                answer = self.decide(key, query, body)
+            answer()
+        except Refused as refused:
+            status, code, message = refused.args
+            self.answer(status, f'<?xml version="1.0" encoding="UTF-8"?><Error><Code>{code}</Code>'
+                        f'<Message>{message}</Message></Error>'.encode(), Content_Type='application/xml')
+    do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = handle_one
+    def existing(self, key):
+        if key not in objects:
+            raise Refused(404, 'NoSuchKey', 'The specified key does not exist.')
+        return objects[key]
+    def check(self, key):
+        # 0: there is none. Another number: there is this one.
+        wanted = self.headers.get('x-goog-if-generation-match')
+        if wanted is None or not honours:
+            return
+        if not wanted.isdigit():
+            raise Refused(400, 'InvalidArgument', 'Invalid argument.')
+        if int(wanted) != (objects[key]['generation'] if key in objects else 0):
+            raise Refused(412, 'PreconditionFailed',
+                          'At least one of the pre-conditions you specified did not hold.')
+    def metadata(self):
+        return {name.lower(): value for name, value in self.headers.items()
+                if name.lower().startswith('x-goog-meta-')}
+    def make(self, key, content, metadata):
+        now = datetime.datetime.now(datetime.timezone.utc)
+        objects[key] = made = {'content': content, 'metadata': metadata, 'modified': formatdate(usegmt=True),
+                               'listed': now.strftime('%Y-%m-%dT%H:%M:%S.%fZ'),
+                               'generation': 1_700_000_000_000_000 + next(numbers)}
+        return {'ETag': etag(content), 'x-goog-generation': made['generation']}
+    def decide(self, key, query, body):
+        if not key:
+            return self.listing(query)
+        if 'uploads' in query or 'uploadId' in query:
+            return self.upload(key, query, body)
+        if self.command in ('GET', 'HEAD'):
+            return self.found(self.existing(key))
+        if self.command == 'DELETE':
+            self.existing(key)
+            self.check(key)
+            del objects[key]
+            return lambda: self.answer(204)
+        if self.command != 'PUT':
+            raise Refused(405, 'MethodNotAllowed', 'The specified method is not allowed.')
+        source = self.headers.get('x-goog-copy-source')
+        if source is None:
+            self.check(key)
+            made = self.make(key, body, self.metadata())
+            return lambda: self.answer(200, **made)
+        where, _, name = source.lstrip('/').partition('/')
+        copied = self.existing(urllib.parse.unquote(name))
+        self.check(key)
+        self.make(key, copied['content'], copied['metadata'])
+        tag = etag(copied['content'])
+        return lambda: self.xml('CopyObjectResult', f'<ETag>{tag}</ETag>')
+    def found(self, it):
+        content, asked = it['content'], self.headers.get('Range')
+        headers = {'ETag': etag(content), 'Last-Modified': it['modified'], 'Accept-Ranges': 'bytes',
+                   'x-goog-generation': it['generation'], **it['metadata']}
+        if self.command == 'HEAD' or not asked:
+            return lambda: self.answer(200, b'' if self.command == 'HEAD' else content,
+                                       length=len(content), **headers)
+        first, _, last = asked.removeprefix('bytes=').partition('-')
+        first, last = int(first), min(int(last or len(content)), len(content) - 1)
+        if first > last:
+            raise Refused(416, 'InvalidRange', 'The requested range cannot be satisfied.')
+        headers['Content-Range'] = f'bytes {first}-{last}/{len(content)}'
+        return lambda: self.answer(206, content[first:last + 1], **headers)
+    def listing(self, query):
+        if self.command != 'GET':
+            raise Refused(405, 'MethodNotAllowed', 'The specified method is not allowed.')
+        if 'uploads' in query:
+            ids = ''.join(f'<Upload><UploadId>{it}</UploadId></Upload>' for it in uploads)
+            return lambda: self.xml('ListMultipartUploadsResult', ids)
+        prefix, delimiter = query.get('prefix', ''), query.get('delimiter', '')
+        after, most = query.get('continuation-token', ''), min(int(query.get('max-keys', 1000)), 1000)
+        shown = {}
+        for key in objects:
+            if key.startswith(prefix):
+                rest = key[len(prefix):]
+                is_beneath = delimiter and delimiter in rest
+                shown[prefix + rest.split(delimiter)[0] + delimiter if is_beneath else key] = is_beneath
+        page = sorted((it for it in shown if it > after), key=lambda it: it.encode())
+        text = f'<Name>{bucket}</Name><IsTruncated>{str(len(page) > most).lower()}</IsTruncated>'
+        if len(page) > most:
+            text += f'<NextContinuationToken>{escape(page[most - 1])}</NextContinuationToken>'
+        for it in page[:most]:
+            if shown[it]:
+                text += f'<CommonPrefixes><Prefix>{escape(it)}</Prefix></CommonPrefixes>'
+                continue
+            content = objects[it]['content']
+            text += (f'<Contents><Key>{escape(it)}</Key><Size>{len(content)}</Size><ETag>{etag(content)}</ETag>'
+                     f'<LastModified>{objects[it]["listed"]}</LastModified></Contents>')
+        return lambda: self.xml('ListBucketResult', text)
+    def upload(self, key, query, body):
+        if self.headers.get('x-goog-if-generation-match') is not None:
+            raise Refused(400, 'InvalidArgument', 'Preconditions are not supported here.')
+        if 'uploads' in query:
+            name = f'upload-{next(numbers)}'
+            uploads[name] = {'key': key, 'metadata': self.metadata(), 'parts': {}}
+            return lambda: self.xml('InitiateMultipartUploadResult', f'<UploadId>{name}</UploadId>')
+        name = query['uploadId']
+        begun = uploads.get(name)
+        if begun is None or begun['key'] != key:
+            raise Refused(404, 'NoSuchUpload', 'The requested upload was not found.')
+        if self.command == 'PUT':
+            begun['parts'][int(query['partNumber'])] = body
+            return lambda: self.answer(200, ETag=etag(body))
+        del uploads[name]
+        if self.command == 'DELETE':
+            return lambda: self.answer(204)
+        named = [(int(part.find('PartNumber').text), part.find('ETag').text)
+                 for part in ElementTree.fromstring(body)]
+        for number, tag in named:
+            if number not in begun['parts'] or etag(begun['parts'][number]) != tag:
+                uploads[name] = begun
+                raise Refused(400, 'InvalidPart', 'One or more of the specified parts could not be found.')
+        content = b''.join(begun['parts'][number] for number, _ in named)
+        made = self.make(key, content, begun['metadata'])
+        return lambda: self.xml('CompleteMultipartUploadResult', f'<ETag>{made["ETag"]}</ETag>')
+class Server(http.server.ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 64
+server = Server(('127.0.0.1', 0), Handler)
+print(f'Running on http://127.0.0.1:{server.server_port}', file=sys.stderr, flush=True)
+server.serve_forever()
+"#;
+
 /// A NameNode on a port that is free, and a DataNode. Permissions are checked, and who runs it may do everything.
 /// The JVMs end with this process, however it ends.
 const HDFS: &str = r#"
@@ -153,6 +331,9 @@ const AZURE_ACCOUNT: &str = "devstoreaccount1";
 pub(crate) const AZURE_KEY: &str =
     "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==";
 
+/// What the stub of Google's wants to see in each request.
+pub(crate) const GOOGLE_TOKEN: &str = "test-token-never-shown";
+
 /// A server that is running. It ends with the drop.
 pub(crate) struct Server {
     kind: Kind,
@@ -190,6 +371,15 @@ impl Server {
                     AZURE_ACCOUNT,
                     AZURE_KEY,
                 ]);
+                command
+            }
+            Kind::Google | Kind::GoogleCareless => {
+                let mut command = Command::new("python3");
+                command.args(["-c", GOOGLE, BUCKET, GOOGLE_TOKEN]);
+                command.arg(match kind {
+                    Kind::GoogleCareless => "ignores",
+                    _ => "honours",
+                });
                 command
             }
             Kind::Hdfs => {
@@ -231,7 +421,9 @@ impl Server {
     pub(crate) fn endpoint(&self) -> String {
         match self.kind {
             Kind::Azurite => format!("http://127.0.0.1:{}/{AZURE_ACCOUNT}", self.port),
-            Kind::Moto | Kind::S3rver => format!("http://127.0.0.1:{}", self.port),
+            Kind::Moto | Kind::S3rver | Kind::Google | Kind::GoogleCareless => {
+                format!("http://127.0.0.1:{}", self.port)
+            }
             Kind::Hdfs => format!("hdfs://127.0.0.1:{}", self.port),
         }
     }
@@ -245,6 +437,7 @@ impl Server {
     pub(crate) fn variables(&self) -> Vec<(String, String)> {
         match self.kind {
             Kind::Azurite => return azure_variables(&self.endpoint()),
+            Kind::Google | Kind::GoogleCareless => return google_variables(&self.endpoint()),
             // It is found by its URL, and who runs the test has started it.
             Kind::Hdfs => return Vec::new(),
             Kind::Moto | Kind::S3rver => {}
@@ -321,8 +514,10 @@ impl Server {
     ) -> String {
         let mut stream =
             TcpStream::connect(("127.0.0.1", self.port)).expect("the server can be reached");
+        let bearer = format!("Authorization: Bearer {GOOGLE_TOKEN}\r\n");
         let signed = match self.kind {
             Kind::Moto => SIGNED,
+            Kind::Google | Kind::GoogleCareless => &bearer,
             // It checks them: nothing is sent to it but what needs none.
             Kind::S3rver | Kind::Azurite | Kind::Hdfs => "",
         };
@@ -354,7 +549,7 @@ impl Server {
         let whom = match self.kind {
             // All of its group.
             Kind::Hdfs => format!("-{}", self.child.id()),
-            Kind::Moto | Kind::S3rver | Kind::Azurite => self.child.id().to_string(),
+            _ => self.child.id().to_string(),
         };
         let status = Command::new("sh")
             .args(["-c", &format!("kill -s {name} -- {whom}")])
@@ -391,6 +586,17 @@ pub(crate) fn azure_variables(endpoint: &str) -> Vec<(String, String)> {
         ("AZURE_ALLOW_HTTP", "true"),
         ("AZURE_STORAGE_ACCOUNT_NAME", AZURE_ACCOUNT),
         ("AZURE_STORAGE_ACCOUNT_KEY", AZURE_KEY),
+    ]
+    .map(|(name, value)| (name.to_owned(), value.to_owned()))
+    .to_vec()
+}
+
+/// The environment in which a program finds the stub of Google's at this address.
+pub(crate) fn google_variables(endpoint: &str) -> Vec<(String, String)> {
+    [
+        ("GOOGLE_BASE_URL", endpoint),
+        ("GOOGLE_ALLOW_HTTP", "true"),
+        ("GOOGLE_BEARER_TOKEN", GOOGLE_TOKEN),
     ]
     .map(|(name, value)| (name.to_owned(), value.to_owned()))
     .to_vec()

@@ -181,7 +181,7 @@ pub(crate) fn path(spec: &str, what: &str) -> Result<PathBuf> {
     }
     if scheme != "file" {
         return Err(refuse(format!(
-            "has the unknown scheme `{scheme}` (a path, or a file://, s3://, az:// or hdfs:// URL is expected)"
+            "has the unknown scheme `{scheme}` (a path, or a file://, s3://, az://, gs:// or hdfs:// URL is expected)"
         )));
     }
     let url = Url::parse(spec).map_err(|error| refuse(format!("is not a valid URL: {error}")))?;

@@ -277,7 +277,7 @@ pub fn resolve_dir(text: &str, base: &Path) -> Result<Directory, (String, Option
         }
         Some(scheme) => {
             let Some(meant) = Scheme::meant(scheme) else {
-                let hint = "use a path, or a `file://`, `s3://`, `az://` or `hdfs://` URL";
+                let hint = "use a path, or a `file://`, `s3://`, `az://`, `gs://` or `hdfs://` URL";
                 let message = format!("unknown scheme `{scheme}://`");
                 return Err((message, Some(hint.to_owned())));
             };

@@ -329,7 +329,7 @@ fn c04_bad_directories_are_refused_where_they_stand() {
         &with("[checkpoint]\ndir = \"ftp://server/x\"\n"),
         r#"
 error: job.toml:2:1: checkpoint.dir: unknown scheme `ftp://`
-  hint: use a path, or a `file://`, `s3://`, `az://` or `hdfs://` URL
+  hint: use a path, or a `file://`, `s3://`, `az://`, `gs://` or `hdfs://` URL
 "#,
     );
     check(

@@ -39,7 +39,7 @@ pub enum Operation {
     Checkpoint,
     /// Take a savepoint.
     Savepoint {
-        /// Below which directory: an absolute path, a `file://`, `s3://`, `az://` or `hdfs://` URL. Unset: the job's
+        /// Below which directory: an absolute path, a `file://`, `s3://`, `az://`, `gs://` or `hdfs://` URL. Unset: the job's
         /// `checkpoint.savepoint-dir`.
         directory: Option<String>,
     },
@@ -183,7 +183,7 @@ fn check_directory(directory: &str) -> Result<(), Failure> {
         return Ok(());
     }
     Err(Failure::bad_request(format!(
-        "the directory `{}` is neither an absolute path nor a file://, s3://, az:// or hdfs:// URL of at most {DIRECTORY_BYTES_MAX} bytes",
+        "the directory `{}` is neither an absolute path nor a file://, s3://, az://, gs:// or hdfs:// URL of at most {DIRECTORY_BYTES_MAX} bytes",
         operator::text::name(directory)
     )))
 }

@@ -2,6 +2,8 @@
 
 #[cfg(feature = "azure")]
 mod azure;
+#[cfg(feature = "gcs")]
+mod google;
 mod pages;
 mod proxy;
 
