@@ -96,6 +96,6 @@ fn what_does_not_exist_cannot_be_listed() {
     let root = root();
     let error = list(root.path().join("none").to_str().unwrap()).unwrap_err();
     assert!(matches!(error, Error::NotFound(_)), "{error:?}");
-    let error = list("gs://bucket/x").unwrap_err();
+    let error = list("gcs://bucket/x").unwrap_err();
     assert!(matches!(error, Error::Incompatible(_)), "{error:?}");
 }

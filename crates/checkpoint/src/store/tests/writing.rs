@@ -71,7 +71,7 @@ fn c04_a_path_and_a_url_are_the_same_directory() {
         "file:///",
         "s3://user:password@bucket/x",
         "s3:///x",
-        "gs://bucket",
+        "gcs://bucket",
         "ftp://x/y",
         "",
     ] {
