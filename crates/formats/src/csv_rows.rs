@@ -213,7 +213,7 @@ impl CsvRows {
     }
 
     /// Consumes the row that comes next whatever it holds, if its end can be told. `None`, and nothing is consumed,
-    /// if it cannot: a quote is not closed before the end or within the longest record.
+    /// if it cannot: a quote is not closed before the end, or the row is longer than a record may be.
     ///
     /// # Errors
     /// The stream cannot be read; of kind [`ErrorKind::WouldBlock`]: the end has not come yet.
@@ -225,10 +225,12 @@ impl CsvRows {
         let mut end = RowEnd::default();
         let found = loop {
             let data = blocks.data();
-            if let Some(found) = end.find(data, blocks.ended()) {
-                break Some(found);
+            let most = blocks.record_bytes();
+            if let Some((len, consumed)) = end.find(data, blocks.ended()) {
+                // However much is at hand: what is left out must not depend on that.
+                break (len <= most).then_some((len, consumed));
             }
-            if blocks.ended() || data.len() > blocks.record_bytes() {
+            if blocks.ended() || end.at > most {
                 break None;
             }
             blocks.fill()?;

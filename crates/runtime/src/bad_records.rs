@@ -30,15 +30,16 @@ pub struct BadRecords {
     pub upstream: Vec<Vec<String>>,
 }
 
-/// How many of something there may be in a time, over all subtasks and restarts of a job.
+/// How many of something there may be in a time, over all subtasks of a job. A restart begins anew, because records come
+/// again.
 #[derive(Debug)]
 pub struct RateLimit {
     count: u32,
     period_ms: i64,
     /// As the user has written it.
     text: String,
-    /// When the last of them were, at most `count`.
-    times: Mutex<VecDeque<i64>>,
+    /// The attempt, and when the last of them were in it, at most `count`.
+    times: Mutex<(u32, VecDeque<i64>)>,
 }
 
 impl RateLimit {
@@ -57,9 +58,14 @@ impl RateLimit {
         }
     }
 
-    /// Counts one more, at `now`. Returns whether that is within the limit.
-    fn allows(&self, now: i64) -> bool {
+    /// Counts one more of an attempt, at `now`. Returns whether that is within the limit.
+    fn allows(&self, attempt: u32, now: i64) -> bool {
         let mut times = self.times.lock().unwrap_or_else(PoisonError::into_inner);
+        let (of, times) = &mut *times;
+        if *of != attempt {
+            *of = attempt;
+            times.clear();
+        }
         let since = now.saturating_sub(self.period_ms);
         while times.front().is_some_and(|time| *time <= since) {
             times.pop_front();
@@ -281,10 +287,12 @@ impl Subtask {
             );
         }
         match &policy.limit {
-            Some(limit) if !limit.allows(self.clock.now_ms()) => Err(Error::TooManyBadRecords {
-                limit: limit.text.clone(),
-                last: Box::new(error()),
-            }),
+            Some(limit) if !limit.allows(self.events.attempt, self.clock.now_ms()) => {
+                Err(Error::TooManyBadRecords {
+                    limit: limit.text.clone(),
+                    last: Box::new(error()),
+                })
+            }
             _ => Ok(()),
         }
     }
@@ -302,7 +310,9 @@ mod tests {
     #[test]
     fn a_rate_counts_those_of_the_last_period() {
         let limit = RateLimit::new(2, 1000, "2/s".into());
-        let allowed = [0, 999, 999, 1000, 1500, 1999].map(|now| limit.allows(now));
+        let allowed = [0, 999, 999, 1000, 1500, 1999].map(|now| limit.allows(0, now));
         assert_eq!(allowed, [true, true, false, true, false, true]);
+        let again = [1, 2, 3].map(|now| limit.allows(1, now));
+        assert_eq!(again, [true, true, false]);
     }
 }

@@ -46,10 +46,13 @@ impl Secrets {
                     return;
                 }
                 sought.push((text.to_owned(), secret.shown.clone()));
-                // As it looks in quotation marks.
-                let escaped = text.escape_debug().to_string();
-                if escaped != text {
-                    sought.push((escaped, secret.shown.clone()));
+                // As it looks in quotation marks: these escape the one kind, or both.
+                let quoted = format!("{text:?}");
+                let quoted = quoted[1..quoted.len() - 1].to_owned();
+                for escaped in [quoted, text.escape_debug().to_string()] {
+                    if escaped != text {
+                        sought.push((escaped, secret.shown.clone()));
+                    }
                 }
             };
             add(secret.value.trim(), BYTES_MIN);
@@ -91,6 +94,7 @@ mod tests {
             secret("hunter2\"", "<long>"),
             secret("-----BEGIN KEY-----\nMIIEvQIBADAN\nx\n", "<key>"),
             secret("abc", "<never>"),
+            secret("pa'ss\"word9", "<both>"),
         ];
         let hidden = Secrets::new(&secrets);
         for (text, shown) in [
@@ -98,6 +102,8 @@ mod tests {
             ("\"hunter2\\\"\"", "\"<long>\""),
             ("MIIEvQIBADAN", "<key>"),
             ("abc x", "abc x"),
+            ("\"pa'ss\\\"word9\"", "\"<both>\""),
+            (r#"pa\'ss\"word9"#, "<both>"),
         ] {
             assert_eq!(hidden.hidden(text), shown);
         }

@@ -39,6 +39,10 @@ pub(crate) struct PreparedOperator {
     factory: Mutex<Option<Arc<Factory>>>,
 }
 
+fn has_output(description: &Description, name: &str) -> bool {
+    description.outputs.iter().any(|output| output.name == name)
+}
+
 /// Loads and describes an operator's component. `inputs` is what feeds it, in the order of the job file; empty if
 /// something of it is not known. What is wrong goes to `problems`.
 pub(crate) fn prepare(
@@ -111,10 +115,7 @@ pub(crate) fn prepare(
     if !set_ttls(section, &mut description, &mut problem) {
         return None;
     }
-    let outputs = &mut description.outputs.iter();
-    if has_dead_letters(section.bad_records.as_ref())
-        && outputs.any(|output| output.name == DEAD_LETTER)
-    {
+    if has_dead_letters(section.bad_records.as_ref()) && has_output(&description, DEAD_LETTER) {
         let message = "the component has an output `dead-letter` of its own";
         let hint = "use `on-error = \"skip\"`, or rename that output";
         problem("on-error", message.into(), Some(hint.into()));
@@ -133,6 +134,10 @@ pub(crate) fn prepare(
         );
         return None;
     }
+    let state_memory = |bytes| StateMemory {
+        bytes,
+        scratch_dir: job.job.scratch_dir(),
+    };
     let on_disk = job.job.state_backend == Some(StateBackend::Disk) && has_values;
     let budget = on_disk.then_some(DISK_STATE_MEMORY);
     Some(PreparedOperator {
@@ -143,14 +148,7 @@ pub(crate) fn prepare(
         grants,
         skip_overdue_timers: section.overdue == Overdue::Skip,
         state_limit: section.limits.state,
-        state_memory: section
-            .limits
-            .state_memory
-            .or(budget)
-            .map(|bytes| StateMemory {
-                bytes,
-                scratch_dir: job.job.scratch_dir(),
-            }),
+        state_memory: section.limits.state_memory.or(budget).map(state_memory),
         factory: Mutex::default(),
     })
 }

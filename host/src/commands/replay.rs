@@ -43,6 +43,11 @@ pub(crate) fn replay(arguments: &Replay) -> Result<Exit, Error> {
     let mut exit = Exit::Finished;
     for (file, number, capsule) in capsules {
         let place = format!("{}:{number}", file.display());
+        if let Some(reason) = untried(capsule) {
+            print(&format!("{}: not tried: {reason}\n", line(&place)))?;
+            exit = Exit::Refused;
+            continue;
+        }
         let outcome = one(capsule, arguments, &loader);
         let outcome =
             outcome.map_err(|error| error.detail(format!("in the capsule at {place}")))?;
@@ -51,7 +56,7 @@ pub(crate) fn replay(arguments: &Replay) -> Result<Exit, Error> {
             line(&place),
             described(capsule, &outcome)
         ))?;
-        if outcome.is_err() {
+        if outcome.is_err() && exit == Exit::Finished {
             exit = Exit::Failed;
         }
     }
@@ -97,23 +102,28 @@ fn read(path: &Path, only: Option<usize>) -> Result<Vec<(usize, Capsule)>, Error
 /// What the operator has emitted, in lines for a person; or why it has failed.
 type Outcome = Result<Vec<String>, Box<Failure>>;
 
-fn one(capsule: &Capsule, arguments: &Replay, loader: &Loader) -> Result<Outcome, Error> {
-    let id = &capsule.operator;
+/// Why a capsule cannot be tried, if it cannot.
+fn untried(capsule: &Capsule) -> Option<String> {
     if capsule.kind == Kind::Line {
-        return Err(Error::refused(anyhow!(
+        let id = line(&capsule.operator);
+        return Some(format!(
             "it is a line that source `{id}` could not read: no operator has seen it"
-        )));
+        ));
     }
     let missing = capsule.truncated.iter().map(String::as_str);
     let missing: Vec<&str> = missing
         .filter(|part| ["key", "value", "states"].contains(part))
         .collect();
-    if !missing.is_empty() {
-        return Err(Error::refused(anyhow!(
+    (!missing.is_empty()).then(|| {
+        format!(
             "the capsule does not have the whole {}, so that what fails may be another thing",
             missing.join(" and ")
-        )));
-    }
+        )
+    })
+}
+
+fn one(capsule: &Capsule, arguments: &Replay, loader: &Loader) -> Result<Outcome, Error> {
+    let id = &capsule.operator;
     let job_file = match &arguments.job {
         Some(path) => path.clone(),
         None => PathBuf::from(&capsule.job_file),

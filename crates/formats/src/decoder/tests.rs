@@ -424,6 +424,33 @@ fn c164_csv_is_the_same_however_it_comes() {
 }
 
 #[test]
+fn c164_what_is_left_out_of_csv_does_not_depend_on_how_it_comes() {
+    let limits = TextLimits {
+        record_bytes: 50,
+        ..TextLimits::default()
+    };
+    let plan = plan(RecordFormat::Csv, None, limits);
+    for lines in 0..60 {
+        // A row that is closed, and longer than a record may be in most cases.
+        let long = format!("\"{}\",1\r\n", "x\n".repeat(lines));
+        let text = format!("k,v\na,1\n{long}b,2\n\"c,3\nd,4\n");
+        let outcomes = [1, 3, 7, 48, 52, 1 << 20].map(|most| {
+            let pieces = Pieces {
+                text: text.clone().into_bytes(),
+                at: 0,
+                most,
+                random: Random(1 + most),
+            };
+            decoded(&plan, Box::new(pieces), true, value)
+        });
+        assert!(
+            outcomes.iter().all(|outcome| *outcome == outcomes[0]),
+            "{lines}: {outcomes:?}"
+        );
+    }
+}
+
+#[test]
 fn c164_json_lines_are_the_same_however_they_come() {
     let pieces: &[&[u8]] = &[
         b"\n",
