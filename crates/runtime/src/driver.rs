@@ -936,7 +936,9 @@ impl<'a> Driver<'a> {
                 .attempt
                 .store
                 .latest()
-                .map(|latest| latest.metadata().id),
+                .map(|latest| latest.metadata().id)
+                // A savepoint may take longer than the checkpoint after it.
+                .filter(|latest| *latest < id.0),
             kind: Kind::Checkpoint,
             drained: false,
             triggered_at,

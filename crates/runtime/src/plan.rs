@@ -131,7 +131,7 @@ mod tests {
     use dataflow::KeyGroups;
 
     use super::*;
-    use crate::graph::{Edge, Node, OperatorNode};
+    use crate::graph::{Edge, Node, NodeKind, OperatorNode};
     use operator::sink::{Sink, SinkFactory};
     use operator::source::{Part, Source, SourceFactory};
     use operator::{BoxError, SubtaskContext};

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use dataflow::Batch;
+use formats::outcome::DecodeError;
 use formats::plan::Plan;
 
 use super::split::Split;
@@ -30,11 +31,16 @@ pub(super) fn add(
     mark
 }
 
-/// The event time of the record that is next in a split; `None` if there is none.
+/// As many lines that are no records are passed over. There may be nothing else in a file.
+const UNREADABLE_MAX: u32 = 1000;
+
+/// The event time of the record that is next in a split; `None` if there is none. What is no record is passed over: either
+/// it is left out when its turn comes, or it fails the job then.
 fn find(split: &Split, base_dir: &Path, plan: &Arc<Plan>) -> anyhow::Result<Option<i64>> {
     let mut reading = Reading::open(split.clone(), 0, base_dir, plan)?;
     let end = split.end.unwrap_or(u64::MAX);
     let mut batch = Batch::default();
+    let mut unreadable = 0;
     loop {
         let before = reading.blocks.offset();
         if before >= end {
@@ -47,8 +53,14 @@ fn find(split: &Split, base_dir: &Path, plan: &Arc<Plan>) -> anyhow::Result<Opti
             ..
         } = &mut reading;
         // What begins at the next byte, and nothing after it: a record, or a line without one.
-        let read = decoder.decode(blocks, before + 1, &mut batch, counts);
-        read.map_err(|error| reading.locate(error))?;
+        match decoder.decode(blocks, before + 1, &mut batch, counts) {
+            Ok(_) => {}
+            Err(DecodeError::Record(_)) if unreadable < UNREADABLE_MAX => {
+                unreadable += 1;
+                decoder.leave_out(blocks, counts)?;
+            }
+            Err(error) => return Err(reading.locate(error)),
+        }
         match batch.timestamps.first() {
             Some(time) => return Ok(Some(*time)),
             None if reading.blocks.offset() == before => return Ok(None),

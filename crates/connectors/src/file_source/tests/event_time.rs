@@ -161,16 +161,34 @@ fn a_first_record_that_cannot_be_read_fails_when_its_turn_comes() {
     );
     let mut source = create(&factory, None);
     assert_eq!(poll(&mut *source, 1).0, [9_000]);
+    let known = source.watermark();
     write(&directory, "b", b"\n\n{\"x\":1}\n");
     let (factory, _) = files(&directory, &[], "out-of-orderness = \"1s\"");
     let mut source = create(&factory, None);
     assert_eq!(poll(&mut *source, 1).0, [9_000]);
-    assert_eq!(source.watermark(), None, "its times are not known");
+    assert_eq!(source.watermark(), known, "it has no records");
     // The end of the first one is a poll of its own.
     assert_eq!(poll(&mut *source, 1), (Vec::new(), SourceStatus::More));
     let mut batch = Batch::default();
     let error = source.poll(&mut batch).unwrap_err();
     assert_eq!(error_chain(&*error), "file `b`, line 3: has no field `t`");
+}
+
+#[test]
+fn c62_the_first_record_of_a_file_holds_the_watermark_also_behind_a_bad_line() {
+    let directory = TempDir::new().unwrap();
+    let watermark = |text: &[u8]| {
+        write(&directory, "b", text);
+        let times = [("a", vec![9_000])];
+        let (factory, _) = files(&directory, &times, "out-of-orderness = \"1s\"");
+        let mut source = create(&factory, None);
+        source.leave_out_unreadable();
+        assert_eq!(poll(&mut *source, 1).0, [9_000]);
+        source.watermark()
+    };
+    let held = watermark(b"{\"t\":5000}\n");
+    assert!(held < watermark(b"{\"t\":9000}\n"));
+    assert_eq!(watermark(b"{\"x\":1}\n]\n{\"t\":5000}\n"), held);
 }
 
 #[test]
