@@ -42,7 +42,7 @@ impl Bad {
             Self::Trap => ("trap", ""),
         };
         format!(
-            "component = {:?}\nconfig = {{ misdeed = {misdeed:?}, on = \"42\" }}\non-error = \"skip\"\n{more}",
+            "component = {:?}\nconfig = {{ misdeed = {misdeed:?}, on = \"k42\" }}\non-error = \"skip\"\n{more}",
             component("faulty")
         )
     }

@@ -114,7 +114,13 @@ pub(crate) fn run(task: &Task) -> Result<Measured> {
             // The slowest has not many records in a second.
             run.warm_up_records = 0;
             run.warm_up = Duration::from_millis(500);
-            run.window(graph, Long::Seconds(*seconds))?
+            let measured = run.window(graph, Long::Seconds(*seconds))?;
+            ensure!(
+                (measured.left_out > 0) == (*bad != Bad::None),
+                "{} records were left out",
+                measured.left_out
+            );
+            measured
         }
         Task::Changed { case, seconds } => {
             let mut graph = job::graph(case, Backend::Wasm, &Generated::ENDLESS, dir.path())?;
@@ -319,6 +325,7 @@ impl Run {
             wall_s: (end.at - start.at).as_secs_f64(),
             cpu_s: (end.cpu - start.cpu).as_secs_f64(),
             recalled: end.recalled - start.recalled,
+            left_out: handle.bad_records().iter().map(|it| it.left_out).sum(),
             checkpoints: taken
                 .into_iter()
                 .filter(in_window)

@@ -11,6 +11,9 @@ pub(crate) struct Measured {
     pub(crate) cpu_s: f64,
     pub(crate) peak_kib: u64,
     pub(crate) checkpoints: Vec<Taken>,
+    /// Records that were left out, of the whole run.
+    #[serde(default)]
+    pub(crate) left_out: u64,
     /// In microseconds.
     pub(crate) latency: Option<Spread>,
     /// Of all steps of the operator's subtask, in microseconds.

@@ -135,7 +135,7 @@ fn every_row_of_a_table_has_a_cell_for_every_column() {
     assert!(!text.contains("NaN"), "{text}");
     let bad = "does `loop`: 0.95 (0.90–1.00) × their speed alone";
     assert!(text.contains(bad), "{text}");
-    assert!(text.contains("| errors | 5.00 | 0.500 × |"), "{text}");
+    assert!(text.contains("| errors | 10.00 | 0.500 × |"), "{text}");
 }
 
 #[test]
