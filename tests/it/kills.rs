@@ -137,6 +137,10 @@ pub(crate) fn storm(
                 running.wait().with_code(0);
                 return;
             };
+            // Said of the job, before the run says anything of itself.
+            if event["event"] == "warning" {
+                continue;
+            }
             events = events.saturating_sub(1);
             wants_checkpoint &= event["event"] != "checkpoint-completed";
         }
