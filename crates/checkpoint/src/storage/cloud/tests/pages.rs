@@ -1,7 +1,7 @@
 //! Listings that never end, or are longer than any directory of ours: each is refused, after a page or two.
 
 use std::io::{BufRead, BufReader, Write};
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -19,32 +19,39 @@ fn list(page: fn(usize) -> String) -> (usize, Result<crate::storage::Listing>) {
     let pages = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&pages);
     thread::spawn(move || {
-        for mut stream in listener.incoming().flatten() {
-            let mut reader = BufReader::new(stream.try_clone().unwrap());
-            let mut line = String::new();
-            while reader.read_line(&mut line).is_ok_and(|length| length > 0) {
-                if line.trim_end().is_empty() {
-                    let body = format!(
-                        "<ListBucketResult>{}</ListBucketResult>",
-                        page(counted.fetch_add(1, Ordering::Relaxed))
-                    );
-                    let length = body.len();
-                    let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n");
-                    let sent = stream.write_all(head.as_bytes());
-                    // The client may be gone.
-                    if sent
-                        .and_then(|()| stream.write_all(body.as_bytes()))
-                        .is_err()
-                    {
-                        break;
-                    }
-                }
-                line.clear();
-            }
+        // The client may open a second connection before its first one is idle again: a thread for each, because
+        // the first stays open.
+        for stream in listener.incoming().flatten() {
+            let asked = Arc::clone(&counted);
+            thread::spawn(move || serve(stream, page, &asked));
         }
     });
     let listing = storage(&endpoint, "dir").list("job");
     (pages.load(Ordering::Relaxed), listing)
+}
+
+/// Answers each request of a connection with the next page, until the client closes it.
+fn serve(mut stream: TcpStream, page: fn(usize) -> String, asked: &AtomicUsize) {
+    let mut reader = BufReader::new(stream.try_clone().unwrap());
+    let mut line = String::new();
+    while reader.read_line(&mut line).is_ok_and(|length| length > 0) {
+        if line.trim_end().is_empty() {
+            let body = format!(
+                "<ListBucketResult>{}</ListBucketResult>",
+                page(asked.fetch_add(1, Ordering::Relaxed))
+            );
+            let length = body.len();
+            let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n");
+            let sent = stream.write_all(head.as_bytes());
+            if sent
+                .and_then(|()| stream.write_all(body.as_bytes()))
+                .is_err()
+            {
+                break;
+            }
+        }
+        line.clear();
+    }
 }
 
 fn truncated(token: &str, contents: &str) -> String {
@@ -102,8 +109,8 @@ fn pages_that_end_are_put_together() {
             object("dir/job/a")
         ),
     });
-    assert_eq!(pages, 3);
     let listing = listing.unwrap();
+    assert_eq!(pages, 3);
     let names: Vec<&str> = listing.objects.iter().map(|it| it.name.as_str()).collect();
     assert_eq!(names, ["job/a", "job/b"]);
     assert_eq!(listing.directories, ["job/c"]);
