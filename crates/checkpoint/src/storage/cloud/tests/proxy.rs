@@ -139,7 +139,7 @@ impl Shared {
         }
         let mut client = client;
         match fate {
-            Fate::Passed => client.write_all(&answer),
+            Fate::Passed => client.write_all(&closing(&answer)),
             Fate::AnswerLost => Ok(()),
             Fate::DoneBut503 | Fate::Refused503 => {
                 client.write_all(&error("503 Service Unavailable", "SlowDown"))
@@ -150,6 +150,14 @@ impl Shared {
             }
         }
     }
+}
+
+/// An answer that says that the connection ends with it, whether the server said so or not. A client that does not
+/// know sends its next request into a connection that is gone, and a deletion is not sent twice.
+fn closing(answer: &[u8]) -> Vec<u8> {
+    let end = answer.iter().position(|byte| *byte == b'\n');
+    let (status, rest) = answer.split_at(end.map_or(answer.len(), |end| end + 1));
+    [status, b"Connection: close\r\n", rest].concat()
 }
 
 fn error(status: &str, code: &str) -> Vec<u8> {
