@@ -70,6 +70,8 @@ pub(super) struct Lists {
     chunks: Chunks<Box<[Cell; SLOTS]>>,
     /// Per chunk, the interval in which it was changed last.
     changed: Vec<u32>,
+    /// The newest interval after which a list of that interval was appended to in another one.
+    extended: u32,
     undo: Vec<Undo>,
 }
 
@@ -163,6 +165,7 @@ impl Lists {
             } else {
                 (old.version, old.count)
             };
+            self.extended = self.extended.max(new.previous);
             new.version = version;
         }
         let need = varint::len(element.len() as u64) + element.len();
@@ -352,12 +355,18 @@ impl Lists {
         Self {
             chunks: self.chunks.seal(),
             changed: self.changed.clone(),
+            extended: self.extended,
             undo: Vec::new(),
         }
     }
 
     pub(super) fn take_back(&mut self, budget: usize) -> bool {
         self.chunks.take_back(budget)
+    }
+
+    /// Whether lists may be written whole to a delta on interval `base`, with elements that are older than it.
+    pub(super) fn may_replace(&self, base: u32) -> bool {
+        self.extended > base
     }
 
     /// The lists that were appended to after interval `base` (all, if `None`): slot, whether the

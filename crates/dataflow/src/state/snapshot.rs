@@ -65,19 +65,23 @@ impl SealedState {
         };
         let counters = state.tables.iter().map(|table| table.counters);
         let overhead = codec::entry_overhead(state.keys.len_max());
-        let full: u64 = counters
-            .clone()
-            .map(|counters| counters.bytes + counters.entries * overhead)
-            .sum();
+        let all_of = |counters: Counters| counters.bytes + counters.entries * overhead;
+        let full: u64 = counters.clone().map(all_of).sum();
         let content = match base {
             Some(base) => {
                 let written = counters.map(|counters| counters.written).sum::<u64>() - base.written;
+                // What was not written since, but goes along: the elements of lists that are replaced.
+                let whole = state.tables.iter().filter(|table| match &table.store {
+                    Store::Lists(lists) => lists.may_replace(base.version),
+                    _ => false,
+                });
+                let replaced: u64 = whole.map(|table| all_of(table.counters)).sum();
                 let removals: u64 = removed
                     .iter()
                     .flat_map(|removals| removals.iter())
                     .map(Removals::bytes)
                     .sum();
-                full.min(written) + removals
+                full.min(written + replaced) + removals
             }
             None => full,
         };

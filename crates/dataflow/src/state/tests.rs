@@ -1066,6 +1066,29 @@ fn a_delta_holds_what_changed_and_no_more() {
 }
 
 #[test]
+fn the_size_of_a_delta_counts_a_list_that_it_replaces() {
+    let mut state = new_state();
+    let append = |state: &mut KeyedState, element: &[u8]| {
+        resolve(state, &[b"list".to_vec()]);
+        state
+            .list_append(LISTS, &[0], cells(&[element.to_vec()]).as_ref())
+            .unwrap();
+        state.commit();
+    };
+    append(&mut state, &[7; 3000]);
+    drop(state.snapshot(CheckpointId(1), None));
+    state.checkpoint_complete(CheckpointId(1));
+    append(&mut state, b"");
+    // It is never complete. So the next one, on 1, holds the list whole.
+    drop(state.snapshot(CheckpointId(2), Some(CheckpointId(1))));
+    append(&mut state, b"");
+    let delta = state.snapshot(CheckpointId(3), Some(CheckpointId(1)));
+    let written = delta.write(&mut Vec::new()).unwrap();
+    assert!(written.bytes > 3000);
+    assert!(written.bytes <= delta.size_hint());
+}
+
+#[test]
 fn removals_that_outgrow_the_state_make_the_next_snapshot_full() {
     let mut state = new_state();
     drop(state.snapshot(CheckpointId(1), None));
