@@ -1,4 +1,5 @@
-//! Records and timers that an operator cannot process, and lines that a source cannot read: left out, counted, and handed to a sink of dead letters.
+//! Records and timers that an operator cannot process, and lines that a source cannot read: left out, counted, and
+//! handed to a sink of dead letters.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -30,7 +31,7 @@ pub struct BadRecords {
     pub upstream: Vec<Vec<String>>,
 }
 
-/// How many of something there may be in a time, over all subtasks of a job. A restart begins anew, because records come
+/// How many of something there may be in a time, over all subtasks of a job. A restart counts from 0, because records come
 /// again.
 #[derive(Debug)]
 pub struct RateLimit {
@@ -152,8 +153,8 @@ impl Subtask {
             let timestamp = bad.record.timestamps.first().copied();
             self.emit_capsule(member, &capsule, timestamp.unwrap_or(NO_TIMESTAMP))?;
         }
-        let words = format!("{}{}", bad.failure, bad.position());
-        self.count_bad(member, policy, &words, || {
+        let words = || format!("{}{}", bad.failure, bad.position());
+        self.count_bad(member, policy, words, || {
             self.operator_failed(member, bad.failure.clone(), bad.position())
         })
     }
@@ -183,9 +184,9 @@ impl Subtask {
             let capsule = Capsule::of_line(&policy.subject, self.index, unreadable);
             self.emit_capsule(0, &capsule, NO_TIMESTAMP)?;
         }
-        let words = format!("{}: {}", unreadable.origin, unreadable.message);
-        self.count_bad(0, policy, &words, || {
-            let error = BoxError::from(Permanent::new(words.clone()));
+        let words = || format!("{}: {}", unreadable.origin, unreadable.message);
+        self.count_bad(0, policy, words, || {
+            let error = BoxError::from(Permanent::new(words()));
             self.connector(0, "reading", error)
         })
     }
@@ -244,8 +245,8 @@ impl Subtask {
                 capsule.map_err(|error| self.unprocessed(member, Unprocessed::State(error)))?;
             self.emit_capsule(member, &capsule, NO_TIMESTAMP)?;
         }
-        let words = format!("{}{}", bad.failure, bad.position());
-        self.count_bad(member, policy, &words, || {
+        let words = || format!("{}{}", bad.failure, bad.position());
+        self.count_bad(member, policy, words, || {
             self.operator_failed(member, bad.failure.clone(), bad.position())
         })
     }
@@ -262,13 +263,13 @@ impl Subtask {
         self.emit(member, port, batch)
     }
 
-    /// Counts one that was left out, and says so in these words: of many some. `error` is what it would have made the
-    /// job fail with.
+    /// Counts one that was left out. Logs its `words` for the first, the second, the fourth and so on. `error` is what
+    /// it would have made the job fail with.
     fn count_bad(
         &self,
         member: usize,
         policy: &BadRecords,
-        words: &str,
+        words: impl Fn() -> String,
         error: impl FnOnce() -> Error,
     ) -> Result<(), Error> {
         let node = &self.members[member];
@@ -278,7 +279,7 @@ impl Subtask {
                 true => "is a dead letter",
                 false => "is skipped",
             };
-            let words = operator::text::line(words).into_owned();
+            let words = operator::text::line(&words()).into_owned();
             tracing::warn!(
                 node = node.id.as_ref(),
                 subtask = self.index,
