@@ -240,7 +240,8 @@ impl<A: Assigner, G: Aggregate> Window<A, G> {
     ///
     /// If a hundred windows of the key or more are open, and the operator has no other window and no timers of its own, a
     /// timer also gives the results of windows that end after it, as far as the watermark has come, in order of their ends. So the times of a result are
-    /// those of its [`Span`], not that of the timer.
+    /// those of its [`Span`], not that of the timer. If `emit` fails for one of them, the call gives none; the next one
+    /// gives no more than the window of its timer.
     pub fn on_timer(
         &self,
         timer: Timer<'_>,
@@ -256,7 +257,7 @@ impl<A: Assigner, G: Aggregate> Window<A, G> {
             cx.register(alarm, timer.time())?;
             return Ok(true);
         }
-        inner.state.update(|held| {
+        let done = inner.state.update(|held| {
             let Some(panes) = held else {
                 return Ok(());
             };
@@ -272,8 +273,14 @@ impl<A: Assigner, G: Aggregate> Window<A, G> {
                     inner.emitting(span, || emit(span, result, out))
                 })?;
             cx.forget_if_empty(held)
-        })??;
-        Ok(true)
+        });
+        match done {
+            Ok(Ok(())) => Ok(true),
+            Ok(Err(error)) | Err(error) => {
+                cx.failed();
+                Err(error)
+            }
+        }
     }
 }
 

@@ -3,11 +3,13 @@
 //! Time is cut into slices, so that every window is made of whole ones. A record is added once, to its slice, and a
 //! window's result is merged from its slices when it ends.
 //!
-//! A key has one timer for the next end of a window that has records of it: when it fires, it registers the next
-//! one. A slice that is new registers one only if its first end is before that of all others. If the key has
-//! many slices and the watermark has reached further ends, the timer does the work of all of them, because each call reads and writes all slices of the
-//! key. A timer of such an end, which a slice may have registered when it was the first, is deleted. A timer of an end
-//! without slices does nothing.
+//! Each end of a window that has records of a key has a timer of its own, which the first slice of the window to come
+//! registers: so a timer that fails, and is left out because the job says so, takes no other window along. A timer also
+//! registers the next end, for keys whose slices come from a checkpoint of before that was so.
+//!
+//! If the key has many slices and the watermark has reached further ends, a timer does the work of those that follow it,
+//! and deletes them, because each call reads and writes all slices of the key. A timer of an end without slices does
+//! nothing.
 //!
 //! With an allowed lateness it has one more, at or before the time when its first slice is removed. The end of a
 //! window registers it, and so does a slice that only windows that have ended have: never sooner, because the
@@ -231,7 +233,7 @@ impl Grid {
         Ok(())
     }
 
-    /// Registers the timers of a pane that is new, if no other pane has them already.
+    /// Registers the timers of a pane that is new, those that no other pane has already.
     #[inline(never)]
     fn register<G: Aggregate>(
         &self,
@@ -240,21 +242,28 @@ impl Grid {
         at: usize,
         (last_end, fired): (i64, i64),
     ) -> Result<()> {
-        let next = |pane: &Pane<G::Accumulator>| self.next_end(pane.first, fired);
-        // The next end of a pane is never before that of a pane before it. If a pane has none, those before it have none.
-        match next(&panes[at]) {
-            Some(end)
-                if at
-                    .checked_sub(1)
-                    .and_then(|before| next(&panes[before]))
-                    .is_none()
-                    && panes.get(at + 1).and_then(next) != Some(end) =>
-            {
-                cx.register(Alarm::End, end - 1)
-            }
-            Some(_) => Ok(()),
-            None => cx.clean_after(last_end),
+        let slice = panes[at].first;
+        let Some(first) = self.next_end(slice, fired) else {
+            return cx.clean_after(last_end);
+        };
+        // Ends that it shares with the slice before it, or the one after it, have their timers.
+        let before = at
+            .checked_sub(1)
+            .and_then(|before| self.last_end(panes[before].first));
+        let mut next = match before {
+            Some(end) if end >= first => self.next_end(slice, end),
+            _ => Some(first),
+        };
+        let after = panes
+            .get(at + 1)
+            .and_then(|pane| self.next_end(pane.first, fired));
+        while let Some(end) = next
+            && after.is_none_or(|after| end < after)
+        {
+            cx.register(Alarm::End, end - 1)?;
+            next = self.next_end(slice, end);
         }
+        Ok(())
     }
 
     /// Registers the removal of the first slice.
@@ -371,8 +380,9 @@ impl Plan for Grid {
             cx.aggregate.add(&mut pane.accumulator, record)?;
             // With the next watermark, windows that have ended give their results again.
             let is_late = |end| end <= fired;
-            if lateness > 0 && !pane.late && self.next_end(slice, closed).is_some_and(is_late) {
+            if lateness > 0 && self.next_end(slice, closed).is_some_and(is_late) {
                 pane.late = true;
+                // Each time, because the one before may have failed and been left out.
                 cx.register(Alarm::Late, fired - 1)?;
             }
             if cx.is_early() {

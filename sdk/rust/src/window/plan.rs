@@ -144,6 +144,10 @@ pub(super) struct Ahead {
     results: usize,
     /// The panes that were merged for these results.
     panes: usize,
+    /// How many calls of this instance there were up to this one since one has failed. The first gives nothing ahead,
+    /// each later one twice as much as the one before: a timer that is tried alone, because something has failed, does
+    /// nothing but its own work, and a window that fails is found in few calls.
+    calls: u32,
 }
 
 /// With fewer panes a key's state is read and written fast, and results come in the order of time over all keys.
@@ -153,8 +157,8 @@ pub(super) const AHEAD_FROM: usize = 100;
 /// would.
 pub(crate) const AHEAD_RESULTS_MAX: usize = 1024;
 
-/// The most panes that are merged for them, because a call's time is limited. Ten windows may have as many.
-const AHEAD_PANES_MAX: usize = 100_000;
+/// The most panes that are merged for them, because a call's time is limited. One window may have as many.
+const AHEAD_PANES_MAX: usize = 10_000;
 
 /// Event times are refused outside of this, so that no sum of times is too large.
 const TIME_MAX: u64 = 1 << 61;
@@ -210,17 +214,33 @@ impl<G: Aggregate> Context<'_, G> {
         } else {
             Ahead {
                 call,
+                calls: ahead.calls.saturating_add(1),
                 ..Ahead::default()
             }
         }
+    }
+
+    /// The most results that the call may give ahead.
+    fn ahead_max(&self, ahead: Ahead) -> usize {
+        let most = 1_usize
+            .checked_shl(ahead.calls)
+            .map_or(usize::MAX, |twice| twice / 4);
+        most.min(self.settings.ahead_max.get())
+    }
+
+    /// Notes that the call has failed.
+    pub(super) fn failed(&self) {
+        self.ahead.set(Ahead {
+            call: self.call.id(),
+            ..Ahead::default()
+        });
     }
 
     /// Whether timers of the call have given so much ahead that those after them are put off until the next call.
     /// Otherwise each of them would read and write all windows of its key to give one result.
     pub(super) fn is_ahead_enough(&self) -> bool {
         let ahead = self.ahead();
-        ahead.results > 0
-            && (ahead.results >= self.settings.ahead_max.get() || self.call.has_handed_over())
+        ahead.results > 0 && (ahead.results >= self.ahead_max(ahead) || self.call.has_handed_over())
     }
 
     /// Whether one more result, of this many panes, may be given ahead of its timer in this call. Counts it.
@@ -230,12 +250,13 @@ impl<G: Aggregate> Context<'_, G> {
         let mut ahead = self.ahead();
         ahead.results += 1;
         ahead.panes += panes;
-        let may = ahead.results <= self.settings.ahead_max.get()
+        let may = ahead.results <= self.ahead_max(ahead)
             && ahead.panes <= AHEAD_PANES_MAX
             && !self.call.has_handed_over();
-        if may {
-            self.ahead.set(ahead);
-        }
+        self.ahead.set(match may {
+            true => ahead,
+            false => self.ahead(),
+        });
         may
     }
 

@@ -1,12 +1,15 @@
 //! Sessions: windows that grow with their records and join.
 //!
-//! A key has one timer at or before the end of its first session that has not ended. A session that grows leaves
-//! it where it is: when it fires too early, it is registered for what is then the end. So a record costs no
-//! timer, and none has to be deleted.
+//! Each session that has not ended has a timer at or before its end: so a timer that fails, and is left out because the
+//! job says so, takes no other session along. A session that grows leaves its timer where it is: when it fires too
+//! early, it is registered for what is then the end. So a record costs no timer, and none has to be deleted. A timer of
+//! a session that has joined another one finds nothing. A timer also registers the next end, for keys whose sessions
+//! come from a checkpoint of before each had its own.
 //!
-//! If a key has many sessions, the watermark has reached the ends of more of them, and they are not kept after their ends, the timer does the
-//! work of all of them, because each call reads and writes all sessions of the key. A timer of an end that a session
-//! has outgrown finds nothing afterwards. Sessions that are kept would give their results twice.
+//! If a key has many sessions, the watermark has reached the ends of more of them, and they are not kept after their
+//! ends, a timer does the work of those that follow it, because each call reads and writes all sessions of the key. A
+//! timer of an end that a session has outgrown finds nothing afterwards. Sessions that are kept would give their
+//! results twice.
 
 use super::pane::{Pane, Panes};
 use super::plan::{Alarm, Context, Placed, Plan, closing};
@@ -154,26 +157,31 @@ impl Plan for Sessions {
         cx.state.update(|held| {
             let all = held.as_ref().map_or(&[][..], Panes::as_slice);
             let at = all.partition_point(|pane| self.end(pane) < time);
-            let is_alone = all.get(at).is_none_or(|pane| pane.first > time + self.gap);
+            let touched = all[at..]
+                .iter()
+                .take_while(|pane| pane.first <= time + self.gap);
+            let (mut is_alone, mut has_timer) = (true, false);
+            for pane in touched {
+                is_alone = false;
+                has_timer |= self.end(pane) > fired;
+            }
             if is_alone && time + self.gap <= closed {
                 return Ok(Placed::Late);
             }
             let panes = held.get_or_insert_default();
-            let before = self.next_end(panes.as_slice(), fired);
             let at = self.place(cx, panes, time)?;
             let pane = &mut panes.as_mut_slice()[at];
             cx.aggregate.add(&mut pane.accumulator, record)?;
             let end = self.end(pane);
             if end <= fired {
                 // It has ended: with the next watermark it gives its result again.
-                if !pane.late {
-                    pane.late = true;
-                    cx.register(Alarm::Late, fired - 1)?;
-                }
+                pane.late = true;
+                // Each time, because the one before may have failed and been left out.
+                cx.register(Alarm::Late, fired - 1)?;
                 return Ok(Placed::Added);
             }
             pane.late = false;
-            if before.is_none_or(|before| end < before) {
+            if !has_timer {
                 cx.register(Alarm::End, end - 1)?;
             }
             cx.changed(panes, at)?;
@@ -202,7 +210,8 @@ impl Plan for Sessions {
                 let end = time.saturating_add(1);
                 let until = self.emit_ended(cx, panes, end, emit)?;
                 if cx.lateness() == 0 {
-                    panes.retain(|pane| !(end..=until).contains(&self.end(pane)));
+                    // Also those before, whose timers were left out.
+                    panes.retain(|pane| self.end(pane) > until);
                 }
                 match self.next_end(panes.as_slice(), until) {
                     Some(next) => cx.register(Alarm::End, next - 1),

@@ -649,20 +649,24 @@ fn windows_that_end_with_one_watermark_take_few_calls() {
     let many = usize::try_from(RECORDS).unwrap();
     make!(Minutes: Tumbling = |ctx| ctx.window("w", Tumbling::minutes(1), Collect));
     let results = fire_many::<Minutes>(&["k"], "x", many);
-    assert_eq!(results, [&[1025.0, 1025.0, 440.0][..], &[1.0; 10]].concat());
+    // Each call gives twice as much ahead as the one before.
+    let ahead = [
+        1.0, 2.0, 3.0, 5.0, 9.0, 17.0, 33.0, 65.0, 129.0, 257.0, 513.0, 1025.0,
+    ];
+    assert_eq!(results, [&ahead[..], &[431.0], &[1.0; 10]].concat());
     make!(Overlapping: Sliding = |ctx| ctx.window("w", Sliding::minutes(3, 1), Collect));
     let results = fire_many::<Overlapping>(&["k"], "x", many + 2);
-    assert_eq!(results, [&[1025.0, 1025.0, 440.0][..], &[1.0; 12]].concat());
+    assert_eq!(results, [&ahead[..], &[431.0], &[1.0; 12]].concat());
     make!(Sessions: Session = |ctx| ctx.window("w", Session::seconds(20), Collect));
     let results = fire_many::<Sessions>(&["k"], "x", many);
-    assert_eq!(results.iter().filter(|&&given| given > 1.0).count(), 3);
+    assert_eq!(results.iter().filter(|&&given| given > 1.0).count(), 12);
     make!(Kept: Tumbling = |ctx| {
         let window = ctx.window("w", Tumbling::minutes(1), Collect);
         window.allowed_lateness(Duration::from_secs(3600))
     });
     let results = fire_many::<Kept>(&["k"], "x", many);
-    assert_eq!(results.iter().filter(|&&given| given > 1.0).count(), 3);
-    assert!(results.len() < 90, "{results:?}");
+    assert_eq!(results.iter().filter(|&&given| given > 1.0).count(), 12);
+    assert!(results.len() < 120, "{results:?}");
 }
 
 #[test]
@@ -735,11 +739,37 @@ fn what_fails_while_results_are_given_ahead_is_reported() {
     let mut fails = Harness::<Fails>::open().unwrap();
     let batch: Vec<_> = (0..200).map(|n| ("k", "x", n * MINUTE)).collect();
     fails.process_timed(&batch).unwrap();
-    let (entries, timers) = (fails.entries(), fails.timers());
+    // Calls of 1, 2 and 3 results, and one of the windows 6 to 10, which is taken back as a whole.
     assert_eq!(fails.end_of_input(0).unwrap_err().message(), "no");
-    // The call is taken back as a whole.
-    assert!(fails.take().is_empty());
-    assert_eq!((fails.entries(), fails.timers()), (entries, timers));
+    assert_eq!(fails.take().len(), 6);
+    assert_eq!((fails.entries(), fails.timers().len()), (195, 194));
+    // The next one gives what its own timer is for.
+    assert_eq!(fails.end_of_input(0).unwrap_err().message(), "no");
+    assert_eq!(fails.take().len(), 1);
+}
+
+#[test]
+fn each_window_of_a_key_has_a_timer_of_its_own() {
+    let ends = |fires: &Harness<_>, minutes: &[i64]| {
+        let timers: Vec<_> = fires.timers().iter().map(|timer| timer.time).collect();
+        let expected: Vec<_> = minutes.iter().map(|end| end * MINUTE - 1).collect();
+        assert_eq!(timers, expected);
+    };
+    make!(Overlapping: Sliding = |ctx| ctx.window("w", Sliding::minutes(3, 1), Collect));
+    let mut fires = Harness::<Fires<Overlapping>>::open().unwrap();
+    fires.process_timed(&[("k", "x", 10 * MINUTE)]).unwrap();
+    ends(&fires, &[11, 12, 13]);
+    // They are registered once, whatever the order of the slices is.
+    for (time, minutes) in [
+        (9, &[10, 11, 12, 13][..]),
+        (14, &[10, 11, 12, 13, 15, 16, 17]),
+        (12, &[10, 11, 12, 13, 14, 15, 16, 17]),
+    ] {
+        fires.process_timed(&[("k", "x", time * MINUTE)]).unwrap();
+        ends(&fires, minutes);
+    }
+    fires.set_watermark(12 * MINUTE).unwrap();
+    ends(&fires, &[13, 14, 15, 16, 17]);
 }
 
 /// Sums numbers, and has no result for 7.
