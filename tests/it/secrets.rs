@@ -15,7 +15,7 @@ const BY_FILE: &str = "Zq7-file-4mW-0001\nZq7-file-4mW-0002";
 const CONFIG: &str = "secret = { env = \"FAULTY_SECRET\" }";
 
 fn write_secret(scene: &Scene, name: &str, mode: u32) {
-    let path = scene.write(name, format!("{BY_FILE}\n"));
+    let path = scene.write(name, format!("{BY_FILE}\r\n\n"));
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("our own file");
 }
 
@@ -160,7 +160,7 @@ fn c158_a_secret_that_is_written_down_or_not_there_is_refused() {
     write_secret(&scene, "writable.txt", 0o602);
     scene.write("large.txt", vec![b'x'; (64 << 10) + 1]);
     scene.write("bytes.txt", b"\xff\xfe");
-    scene.write("empty.txt", "\n");
+    scene.write("empty.txt", "\r\n\n");
     for name in ["large.txt", "bytes.txt", "empty.txt"] {
         let private = fs::Permissions::from_mode(0o600);
         fs::set_permissions(scene.at(name), private).expect("our own file");
@@ -195,6 +195,18 @@ fn c158_a_secret_that_is_written_down_or_not_there_is_refused() {
         (
             "secret = { env = \"\" }",
             ["without a place", "config.secret", "names a variable"],
+        ),
+        (
+            "secret = { file = 5 }",
+            [
+                "whose place is no text",
+                "config.secret",
+                "names a variable",
+            ],
+        ),
+        (
+            "token = { env = \"A\", default = \"b\" }",
+            ["more than its place", "config.token", "nothing else"],
         ),
         (
             "secret = { file = \"missing.txt\" }",

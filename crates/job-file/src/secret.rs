@@ -148,7 +148,7 @@ impl Walk<'_, '_, '_> {
     fn item(&mut self, item: &mut Item, name: &str, key: &str, pointer: &str) {
         let place = item.place.clone();
         match &mut item.value {
-            Value::Table(table) => match self.reference(table, key) {
+            Value::Table(table) => match self.reference(table, name, key) {
                 Some(Ok(source)) => self.found.push(Secret {
                     key: key.to_owned(),
                     pointer: pointer.to_owned(),
@@ -168,17 +168,24 @@ impl Walk<'_, '_, '_> {
         }
     }
 
-    /// What a table refers to, if it has nothing in it but `env` or `file` with a text.
+    /// What a table refers to, if it has nothing in it but `env` or `file`.
     fn reference(
         &self,
         table: &mut Table,
+        name: &str,
         key: &str,
     ) -> Option<Result<SecretSource, &'static str>> {
         debug_assert!(key.starts_with("config."), "{key}");
-        let only = table.iter().all(|(name, entry)| {
-            matches!(name, "env" | "file") && matches!(entry.item.value, Value::String(_))
-        });
-        let mut texts = table.iter_mut().filter(|_| only).map(|(name, entry)| {
+        let is_place = |name: &str| matches!(name, "env" | "file");
+        if !table.iter().any(|(name, _)| is_place(name)) {
+            return None;
+        }
+        if !table.iter().all(|(name, _)| is_place(name)) {
+            return is_secret_name(name).then_some(Err(
+                "is a secret with more than its place: it has `env` or `file`, and nothing else",
+            ));
+        }
+        let mut texts = table.iter_mut().map(|(name, entry)| {
             let is_env = name == "env";
             match &mut entry.item.value {
                 Value::String(text) => (is_env, Some(text)),
@@ -186,7 +193,11 @@ impl Walk<'_, '_, '_> {
             }
         });
         let (is_env, text) = texts.next()?;
-        let text = text?;
+        let Some(text) = text else {
+            return Some(Err(
+                "is a secret whose place is no text: `env` names a variable, `file` a file",
+            ));
+        };
         if texts.next().is_some() {
             return Some(Err(
                 "is a secret with both `env` and `file`: it has one place",

@@ -80,10 +80,8 @@ fn value(source: &SecretSource) -> Result<String, (String, String)> {
         return Err((format!("{what} is not UTF-8"), hint));
     };
     // Editors end a file with a line break.
-    for end in ["\n", "\r"] {
-        if matches!(source, SecretSource::File(_)) && text.ends_with(end) {
-            text.pop();
-        }
+    if matches!(source, SecretSource::File(_)) {
+        text.truncate(text.trim_end_matches(['\n', '\r']).len());
     }
     match text.is_empty() {
         true => Err((format!("{what} is empty"), hint)),
