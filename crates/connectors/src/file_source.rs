@@ -531,17 +531,22 @@ struct Origin {
 }
 
 impl Origin {
-    /// Where the record is that was read this many records before the last one.
-    fn of(&self, back: u64) -> String {
+    /// Where the record is that was read this many records before the last one. With `leaves_out` lines between them may
+    /// not be records, and do not count.
+    fn of(&self, back: u64, leaves_out: bool) -> String {
         let file = name(&self.file);
         let record = self.counts.records - back;
+        let readable = if leaves_out { "readable " } else { "" };
         let header = u64::from(self.format == RecordFormat::Csv);
         // Each record is one line, as far as lines and records have gone up together.
         match self.counts.lines == self.counts.records + header {
             true if self.start == 0 => format!("line {} of `{file}`", record + header),
-            false if self.start == 0 => format!("record {record} of `{file}`"),
+            false if self.start == 0 => format!("{readable}record {record} of `{file}`"),
             // Another subtask counts what is before the split.
-            _ => format!("record {record} after byte {} of `{file}`", self.start),
+            _ => format!(
+                "{readable}record {record} after byte {} of `{file}`",
+                self.start
+            ),
         }
     }
 }
@@ -975,7 +980,7 @@ impl Source for FileSource {
         let reading = self.reading.as_ref().map(Reading::origin);
         for split in reading.iter().chain(&self.passed) {
             match back.checked_sub(split.stretch) {
-                None => return Some(split.of(back)),
+                None => return Some(split.of(back, self.leaves_out)),
                 Some(before) => back = before,
             }
         }

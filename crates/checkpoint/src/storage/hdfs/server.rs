@@ -125,8 +125,10 @@ impl Server {
             return Error::NotFound(format!("{object} does not exist"));
         }
         let mend = match &failure {
+            // It is not said which of them it was.
             Failure::Hdfs(HdfsError::IOError(_)) | Failure::Silence(_) => {
-                " (the URL wants the port of its RPC, as in `fs.defaultFS`)".to_owned()
+                " or a DataNode that it names (the URL wants the port of the NameNode's RPC, as in `fs.defaultFS`)"
+                    .to_owned()
             }
             _ => match failure.exception() {
                 Some("AccessControlException" | "AuthorizationException") => {
@@ -167,6 +169,11 @@ fn cause(failure: &Failure) -> String {
         Failure::Hdfs(HdfsError::RPCError(_, text) | HdfsError::FatalRPCError(_, text)) => {
             let exception = failure.exception().unwrap_or_default();
             format!("{}: {}", shortened(exception), first_line(text))
+        }
+        // The nodes are listed in full, in the words of a debugger.
+        Failure::Hdfs(HdfsError::DataTransferError(text)) if text.starts_with("All DataNodes") => {
+            "no DataNode that has the data gives it: they are down, or not to be reached from here"
+                .to_owned()
         }
         Failure::Hdfs(HdfsError::AlreadyExists(text)) => first_line(text),
         Failure::Hdfs(error) => first_line(&error.to_string()),

@@ -351,7 +351,7 @@ fn hdfs_that_cannot_be_used_is_named_with_its_cause_and_what_to_do() {
         "{gone}"
     );
     assert!(
-        gone.contains("at NameNode 127.0.0.1:1 (") && gone.contains("fs.defaultFS"),
+        gone.contains("at NameNode 127.0.0.1:1 or a DataNode") && gone.contains("fs.defaultFS"),
         "{gone}"
     );
     let nowhere = said(open("hdfs://no-such-host.invalid:8020/x", patience));
