@@ -286,6 +286,7 @@ fn until(what: &str, mut is_so: impl FnMut() -> bool) {
 fn c161_a_host_that_ends_while_it_compiles_leaves_no_process() {
     let scene = scene(&modules::operator(&[("items", &heavy())]), "");
     let mut signals = vec!["INT", "TERM", "KILL"];
+    let mut late = 0;
     while let Some(signal) = signals.pop() {
         let running = start_in(&scene, 16 << 20, "run");
         let host = running.id();
@@ -298,6 +299,8 @@ fn c161_a_host_that_ends_while_it_compiles_leaves_no_process() {
         let ended = running.wait();
         if ended.status.code() == Some(2) {
             // It had compiled it before the signal came, and found the job wrong, as it is.
+            late += 1;
+            assert!(late < 100, "SIG{signal} comes too late, or is ignored");
             signals.push(signal);
             continue;
         }
