@@ -2,8 +2,8 @@
 //! inline bytes follow it. The first byte chooses the version, what is wrong with the lengths around it all, and
 //! whether the directory has a number.
 //!
-//! The oracle is a model of "What is refused" in `docs/checkpoint-format.md`, which shares no code with the
-//! reader: what the model finds right is opened, and nothing else is. What was opened
+//! The oracle is a model of "What is refused" in `docs/checkpoint-format.md`, but for operator state. It shares no code
+//! with the reader: what the model finds right is opened, and nothing else is. What was opened
 //!
 //! - says all that the body says, and nothing that the body does not;
 //! - is the same after it is written again, by a store as well, whose bytes are those that the format has;
@@ -17,7 +17,7 @@ use std::io::Read;
 use std::sync::Arc;
 
 use checkpoint::export::{Filter, export};
-use checkpoint::metadata::{Kind, Operator, Role, Segment};
+use checkpoint::metadata::{Kind, Operator, Role, Segment, State};
 use checkpoint::storage::{MemoryStorage, Storage};
 use checkpoint::store::Options;
 use checkpoint::{CheckpointStore, Completed, Error, Metadata, verify};
@@ -227,10 +227,7 @@ fn wrong(directory: &str, version: u32, body: &Metadata, inline: &[u8]) -> Optio
         .or(all(completed < 253_402_300_800_000, "duration-ms"))
         .or(all((1..=32_768).contains(&body.key_groups), "key-groups"))
         .or(all(ids.len() == body.operators.len(), "operators"))
-        .or(all(
-            version == 2 || segments().all(|it| it.compressed.is_none()),
-            "version",
-        ))
+        .or(all(version >= needed(body), "version"))
         .or(all(
             sums.iter().all(|sum| *sum <= u128::from(NUMBER_MAX)),
             "sums",
@@ -238,6 +235,19 @@ fn wrong(directory: &str, version: u32, body: &Metadata, inline: &[u8]) -> Optio
         .or(all(apart, "two segments share bytes"));
     let mut operators = body.operators.iter();
     whole.or_else(|| operators.find_map(|it| wrong_operator(directory, body, it, inline)))
+}
+
+/// The format version that what the body says came with.
+fn needed(body: &Metadata) -> u32 {
+    let subtasks = body.operators.iter().flat_map(|it| &it.subtasks);
+    let mut segments = subtasks.flat_map(|it| &it.segments);
+    let mut states = body.operators.iter().flat_map(|it| &it.states);
+    let has_third = states.any(|it| it.kind == "timers" || it.ttl_ms.is_some());
+    match has_third {
+        true => 3,
+        false if segments.any(|it| it.compressed.is_some()) => 2,
+        false => 1,
+    }
 }
 
 fn wrong_operator(
@@ -252,7 +262,7 @@ fn wrong_operator(
     let has_state = has_segments || !operator.states.is_empty();
     let most = if has_state { body.key_groups } else { 32_768 };
     let parallelism = operator.parallelism;
-    let kinds = ["value", "map", "list"];
+    let kinds = ["value", "map", "list", "timers"];
     let ended = operator.subtasks.iter().all(|it| {
         let once: BTreeSet<u32> = it.ended_inputs.iter().copied().collect();
         let may = operator.role != Role::Source || once.is_empty();
@@ -273,6 +283,7 @@ fn wrong_operator(
                 .all(|it| kinds.contains(&it.kind.as_str())),
             "kind",
         ))
+        .or(all(operator.states.iter().all(has_whole_ttl), "ttl"))
         .or(all(ended, "ended-inputs"));
     whole.or_else(|| {
         operator.subtasks.iter().find_map(|subtask| {
@@ -295,6 +306,24 @@ fn wrong_operator(
                     .or(all(follows, "order"))
             })
         })
+    })
+}
+
+/// A time to live is there as a whole or not at all, and timers have none.
+fn has_whole_ttl(state: &State) -> bool {
+    let parts = [
+        state.ttl_ms.is_some(),
+        state.ttl_refresh.is_some(),
+        state.ttl_time.is_some(),
+    ];
+    parts == [parts[0]; 3] && !(parts[0] && state.kind == "timers")
+}
+
+/// Whether it has operator state, which the model does not know.
+fn has_operator_state(body: &Metadata) -> bool {
+    let mut operators = body.operators.iter();
+    operators.any(|it| {
+        !it.operator_states.is_empty() || it.subtasks.iter().any(|it| it.operator_state.is_some())
     })
 }
 
@@ -344,21 +373,25 @@ fn run(input: &[u8]) {
     let opened = open(directory, &file);
 
     let expected = parts(&file)
-        .filter(|(version, ..)| [1, 2].contains(version))
+        .filter(|(version, ..)| (1..=3).contains(version))
         .ok_or("the file")
         .and_then(|(version, body, inline)| {
             let read: Metadata = serde_json::from_slice(body).map_err(|_| "the body")?;
+            if has_operator_state(&read) {
+                return Ok(None);
+            }
             match wrong(directory, version, &read, inline) {
-                None => Ok((body, inline)),
+                None => Ok(Some((body, inline))),
                 Some(what) => Err(what),
             }
         });
     let (opened, (body, inline)) = match (opened, expected) {
-        (Ok(opened), Ok(expected)) => (opened, expected),
+        (_, Ok(None)) => return,
+        (Ok(opened), Ok(Some(expected))) => (opened, expected),
         (Err(Error::Corrupt { .. } | Error::Incompatible(_)), Err(_)) => return,
         (Err(error), Err(_)) => panic!("a wrong file is another error: {error}"),
         (Ok(_), Err(what)) => panic!("it is opened, though this is wrong: {what}"),
-        (Err(error), Ok(_)) => panic!("it is refused, though nothing is wrong: {error}"),
+        (Err(error), Ok(Some(_))) => panic!("it is refused, though nothing is wrong: {error}"),
     };
     let metadata = opened.metadata();
     assert_eq!(opened.metadata_bytes(), file.len() as u64);
@@ -369,8 +402,11 @@ fn run(input: &[u8]) {
     }
 
     let again = serde_json::to_vec(metadata).expect("what was read is written");
-    let second = open(directory, &seal::metadata(2, &again, inline))
-        .expect("what was read and written is read again");
+    let second = open(
+        directory,
+        &seal::metadata(needed(metadata).max(2), &again, inline),
+    )
+    .expect("what was read and written is read again");
     assert_eq!(
         second.metadata(),
         metadata,

@@ -24,13 +24,19 @@ pub(super) type Records = (Vec<Record>, bool);
 pub(super) fn rfc3339(text: &[u8]) -> Option<i64> {
     let text = std::str::from_utf8(text).ok()?;
     let time = chrono::DateTime::parse_from_rfc3339(text).ok()?;
-    Some(time.timestamp_millis())
+    in_range(time.timestamp_millis())
 }
 
-/// A number of milliseconds; the lowest means none.
+/// A number of milliseconds.
 pub(super) fn unix_ms(text: &[u8]) -> Option<i64> {
-    let number = std::str::from_utf8(text).ok()?.trim().parse().ok()?;
-    (number != i64::MIN).then_some(number)
+    in_range(std::str::from_utf8(text).ok()?.trim().parse().ok()?)
+}
+
+/// Of the years 0000 to 9999 in UTC.
+fn in_range(time: i64) -> Option<i64> {
+    (-62_167_219_200_000..253_402_300_800_000)
+        .contains(&time)
+        .then_some(time)
 }
 
 /// The text after its byte order mark; `None` if that is of another encoding.
