@@ -7,7 +7,7 @@
 //! counts only if the process died of it, and the standby said that it takes over.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
@@ -559,10 +559,15 @@ fn a_standby_reads_ahead_and_warns_of_damage() {
     standby.wait().with_code(3).saying(&["corrupt"]);
 }
 
-/// The files of a directory whose owner is at work.
+/// The entries of a lease whose owner is at work: not what it is still writing, under another name.
 fn contents_if_readable(directory: &Path) -> Vec<String> {
     let files = all_files(directory).into_iter();
+    let is_entry = |file: &PathBuf| {
+        let name = file.file_name().unwrap_or_default().to_string_lossy();
+        name.chars().all(|c| c.is_ascii_digit())
+    };
     files
+        .filter(is_entry)
         .filter_map(|file| fs::read_to_string(file).ok())
         .collect()
 }
