@@ -247,16 +247,16 @@ impl<G: Aggregate> Context<'_, G> {
     ///
     /// A call whose output has grown so large that the host has some of it already gives no more ahead.
     pub(super) fn may_go_ahead(&self, panes: usize) -> bool {
-        let mut ahead = self.ahead();
-        ahead.results += 1;
-        ahead.panes += panes;
-        let may = ahead.results <= self.ahead_max(ahead)
-            && ahead.panes <= AHEAD_PANES_MAX
+        let ahead = self.ahead();
+        let more = Ahead {
+            results: ahead.results + 1,
+            panes: ahead.panes + panes,
+            ..ahead
+        };
+        let may = more.results <= self.ahead_max(ahead)
+            && more.panes <= AHEAD_PANES_MAX
             && !self.call.has_handed_over();
-        self.ahead.set(match may {
-            true => ahead,
-            false => self.ahead(),
-        });
+        self.ahead.set(if may { more } else { ahead });
         may
     }
 

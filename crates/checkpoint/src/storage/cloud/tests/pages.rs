@@ -43,6 +43,7 @@ fn serve(mut stream: TcpStream, page: fn(usize) -> String, asked: &AtomicUsize) 
             let length = body.len();
             let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n");
             let sent = stream.write_all(head.as_bytes());
+            // The client may be gone.
             if sent
                 .and_then(|()| stream.write_all(body.as_bytes()))
                 .is_err()
