@@ -20,6 +20,12 @@ const RECORDS: u32 = 6000;
 /// Every so many of them are bad.
 const BAD: u32 = 100;
 
+/// Lines of an operator: what fails goes to the sink of dead letters.
+const TO_LETTERS: &str = "on-error = \"dead-letter\"\ndead-letter = \"letters\"\n";
+
+/// That sink.
+const LETTERS: &str = "[[sink]]\nid = \"letters\"\nconnector = \"file\"\npath = \"letters\"\nformat = \"json-lines\"\n";
+
 /// A scene whose input has bad records, each of them another one.
 fn scene(records: u32, bad: u32) -> Scene {
     let scene = Scene::new();
@@ -38,27 +44,17 @@ fn scene(records: u32, bad: u32) -> Scene {
 
 /// The job of most tests: `more` are lines of the operator.
 fn job(misdeed: &str, more: &str) -> String {
-    let source = "\
-[[source]]
-id = \"records\"
-connector = \"file\"
-path = \"input/*.csv\"
-format = \"csv\"
-key = \"key\"
-
-";
     let config = format!("misdeed = \"{misdeed}\", on = \"bad\"");
     jobs::head("tolerant", "20ms")
-        + source
+        + &jobs::keyed_rows("")
         + &jobs::operator_with("faulty", "faulty", "records", &config, more)
         + &jobs::files("out", "faulty", "out", "lines")
 }
 
 /// The same with a sink of dead letters.
 fn with_letters(misdeed: &str, more: &str) -> String {
-    let more = format!("on-error = \"dead-letter\"\ndead-letter = \"letters\"\n{more}");
-    job(misdeed, &more)
-        + "[[sink]]\nid = \"letters\"\nconnector = \"file\"\npath = \"letters\"\nformat = \"json-lines\"\n"
+    let more = format!("{TO_LETTERS}{more}");
+    job(misdeed, &more) + LETTERS
 }
 
 fn run(scene: &Scene, job: &str) -> Ended {
@@ -192,22 +188,12 @@ fn c91_a_timer_that_fails_is_a_dead_letter() {
         "input/commands.csv",
         "key,command\na,at 5 1\nb,fail 7\nc,at 9 1\nb,at 20 2\n",
     );
-    let source = "\
-[[source]]
-id = \"records\"
-connector = \"file\"
-path = \"input/*.csv\"
-format = \"csv\"
-key = \"key\"
-
-";
-    let letters = "on-error = \"dead-letter\"\ndead-letter = \"letters\"\n";
     let job = jobs::head("alarms", "20ms")
-        + source
+        + &jobs::keyed_rows("")
         + &jobs::operator("commands", "select", "records", "columns = [\"command\"]")
-        + &jobs::operator_with("alarm", "alarm", "commands", "", letters)
+        + &jobs::operator_with("alarm", "alarm", "commands", "", TO_LETTERS)
         + &jobs::files("out", "alarm", "out", "csv")
-        + "[[sink]]\nid = \"letters\"\nconnector = \"file\"\npath = \"letters\"\nformat = \"json-lines\"\n";
+        + LETTERS;
     run(&scene, &job).with_code(0);
     let fired = scene.output("out");
     let fired: Vec<&String> = fired.iter().filter(|line| line.contains("fired")).collect();
@@ -234,24 +220,13 @@ fn windows(window: &str, text: &str) -> (Vec<String>, Vec<String>) {
         writeln!(input, "a,{time},{text}\nb,{time},other").expect("a string takes all");
     }
     scene.write("input/records.csv", input);
-    let source = "\
-[[source]]
-id = \"records\"
-connector = \"file\"
-path = \"input/*.csv\"
-format = \"csv\"
-key = \"key\"
-timestamp = { field = \"time\", format = \"unix-ms\" }
-watermark = { out-of-orderness = \"1s\" }
-
-";
     let config = format!("{window}, aggregates = [\"count\", \"first(text)\"]");
-    let more = "on-error = \"dead-letter\"\ndead-letter = \"letters\"\nlimits = { call-writes = \"100KB\" }\n";
+    let more = format!("{TO_LETTERS}limits = {{ call-writes = \"100KB\" }}\n");
     let job = jobs::head("windows", "20ms")
-        + source
-        + &jobs::operator_with("windows", "window", "records", &config, more)
+        + &jobs::timed_rows("out-of-orderness = \"1s\"")
+        + &jobs::operator_with("windows", "window", "records", &config, &more)
         + &jobs::files("out", "windows", "out", "csv")
-        + "[[sink]]\nid = \"letters\"\nconnector = \"file\"\npath = \"letters\"\nformat = \"json-lines\"\n";
+        + LETTERS;
     run(&scene, &job).with_code(0);
     (scene.output("out"), scene.output("letters"))
 }

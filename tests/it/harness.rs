@@ -25,19 +25,10 @@ fn job(scene: &Scene, records: &[(&str, String)]) -> String {
         input += &format!("{key},{command}\n");
     }
     scene.write("input/records.csv", input);
-    let source = "\
-[[source]]
-id = \"records\"
-connector = \"file\"
-path = \"input/*.csv\"
-format = \"csv\"
-key = \"key\"
-
-";
     let select = jobs::operator("commands", "select", "records", "columns = [\"command\"]");
     let rejected = jobs::files("rejected", "script.rejected", "rejected", "lines");
     let job = jobs::head("script", "20ms")
-        + source
+        + &jobs::keyed_rows("")
         + &select
         + &jobs::operator("script", "script", "commands", "")
         + &jobs::files("out", "script", "out", "csv")

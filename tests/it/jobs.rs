@@ -59,6 +59,20 @@ pub(crate) fn operator(id: &str, plugin: &str, input: &str, config: &str) -> Str
     operator_with(id, plugin, input, config, "")
 }
 
+/// The source `records`: rows of `input/*.csv` with their column `key` as key. `more` are lines of it.
+pub(crate) fn keyed_rows(more: &str) -> String {
+    format!(
+        "[[source]]\nid = \"records\"\nconnector = \"file\"\npath = \"input/*.csv\"\nformat = \"csv\"\nkey = \"key\"\n{more}\n"
+    )
+}
+
+/// The same with the event times of the column `time`, and what is said of watermarks.
+pub(crate) fn timed_rows(watermark: &str) -> String {
+    keyed_rows(&format!(
+        "timestamp = {{ field = \"time\", format = \"unix-ms\" }}\nwatermark = {{ {watermark} }}\n"
+    ))
+}
+
 /// An operator with more keys below.
 pub(crate) fn operator_with(
     id: &str,

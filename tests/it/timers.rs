@@ -223,19 +223,8 @@ fn c66_timers_fire_once_each_however_often_the_process_is_killed() {
         expected.insert(format!("k{key},fired,event,{due},{tag}"));
     }
     let expected: Vec<String> = expected.into_iter().collect();
-    let source = "\
-[[source]]
-id = \"records\"
-connector = \"file\"
-path = \"input/*.csv\"
-format = \"csv\"
-key = \"key\"
-timestamp = { field = \"time\", format = \"unix-ms\" }
-watermark = { out-of-orderness = \"5ms\", interval = \"1ms\" }
-
-";
     let job = jobs::head("alarms", "25ms")
-        + source
+        + &jobs::timed_rows("out-of-orderness = \"5ms\", interval = \"1ms\"")
         + &jobs::operator("commands", "select", "records", "columns = [\"command\"]")
         + &jobs::operator("alarm", "alarm", "commands", "")
         + &jobs::files("fired", "alarm", "out", "csv");

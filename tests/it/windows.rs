@@ -51,19 +51,6 @@ fn scene(records: &[(String, i64)]) -> Scene {
     scene
 }
 
-/// A source of the records. None of them is late.
-const SOURCE: &str = "\
-[[source]]
-id = \"records\"
-connector = \"file\"
-path = \"input/*.csv\"
-format = \"csv\"
-key = \"key\"
-timestamp = { field = \"time\", format = \"unix-ms\" }
-watermark = { out-of-orderness = \"10min\", interval = \"1ms\" }
-
-";
-
 /// A job of windows over the records. It goes on for as long as ticks come, this many a second.
 fn job(parallelism: u32, ticks: u32, config: &str) -> String {
     let generator = format!(
@@ -71,7 +58,8 @@ fn job(parallelism: u32, ticks: u32, config: &str) -> String {
     );
     let more = format!("parallelism = {parallelism}\n");
     jobs::head("windows", "30ms")
-        + SOURCE
+        // None of them is late.
+        + &jobs::timed_rows("out-of-orderness = \"10min\", interval = \"1ms\"")
         + &generator
         + &jobs::operator_with("windows", "window", "records", config, &more)
         + &jobs::files("results", "windows", "out", "csv")
