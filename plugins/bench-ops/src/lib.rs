@@ -170,7 +170,7 @@ mod tests {
         check("read", &["a,1"]);
         check("nothing", &[]);
         check_windows("tumbling", &["a,0,2", "b,10,1"]);
-        check_windows("sliding", &["a,-5,1", "b,5,1", "a,0,2", "b,10,1", "a,5,1"]);
+        check_windows("sliding", &["a,-5,1", "a,0,2", "b,5,1", "a,5,1", "b,10,1"]);
         check_windows("session", &["b,14,1", "a,3,2"]);
         check_windows("timers", &["a,13", "a,18", "b,24"]);
     }
