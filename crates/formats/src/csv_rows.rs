@@ -2,7 +2,9 @@
 //!
 //! A row without quotes is its own row encoding, so it is copied as it stands once its fields are
 //! counted; every other row goes through csv-core and is encoded again. Rows end with LF, CRLF or
-//! CR; empty lines are no rows. A row with another number of fields than the header is an error.
+//! CR; empty lines are no rows. A row with another number of fields than the header is an error, and so is
+//! text after the closing quote of a field, which csv-core takes as a part of it: as a rule a quote was
+//! opened rows before and never closed.
 //!
 //! Invariants, whatever the input is: each byte is looked at a fixed number of times, and what is kept of
 //! a row is at most a few times as long as a record may be.
@@ -213,7 +215,8 @@ impl CsvRows {
     }
 
     /// Consumes the row that comes next whatever it holds, if its end can be told. `None`, and nothing is consumed,
-    /// if it cannot: a quote is not closed before the end, or the row is longer than a record may be.
+    /// if it cannot: a quote is not closed before the end or has text after it, or the row is longer than a record
+    /// may be.
     ///
     /// # Errors
     /// The stream cannot be read; of kind [`ErrorKind::WouldBlock`]: the end has not come yet.
@@ -228,7 +231,8 @@ impl CsvRows {
             let most = blocks.record_bytes();
             if let Some((len, consumed)) = end.find(data, blocks.ended()) {
                 // However much is at hand: what is left out must not depend on that.
-                break (len <= most).then_some((len, consumed));
+                let is_told = len <= most && broken_quote(&data[..len]).is_none();
+                break is_told.then_some((len, consumed));
             }
             if blocks.ended() || end.at > most {
                 break None;
@@ -317,6 +321,7 @@ impl CsvRows {
                 if !after_cr || !unread.is_empty() || blocks.ended() {
                     let crlf = after_cr && unread.first() == Some(&b'\n');
                     check_length(row.read - 1, blocks)?;
+                    check_quotes(&data[..row.read - 1], counts)?;
                     return Ok(Row::Quoted {
                         fields: row.fields,
                         consumed: row.read + usize::from(crlf),
@@ -529,27 +534,55 @@ fn check_length(len: usize, blocks: &Blocks) -> Result<(), DecodeError> {
     }
 }
 
-/// Adds to the error of a row that has no end where the quote is that opened last: the row may have begun
-/// long before.
+/// Whether nothing follows the closing quotes of a row's fields.
+fn check_quotes(row: &[u8], counts: &Counts) -> Result<(), DecodeError> {
+    match broken_quote(row) {
+        Some(broken @ BrokenQuote::Followed(_)) => Err(DecodeError::Record(
+            "text follows the closing quote of a field".to_owned() + &broken.place(row, counts),
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Adds to the error of a row that has no end where its quotes are broken: the row may have begun long before.
 #[cold]
 fn explain(error: DecodeError, blocks: &Blocks, counts: &Counts) -> DecodeError {
     // That there is nothing to read now is no error of the row, and comes again and again.
-    let DecodeError::Record(message) = error else {
+    let DecodeError::Record(mut message) = error else {
         return error;
     };
-    let before = open_quote(blocks.data()).map(|quote| &blocks.data()[..quote]);
-    let more = before.map_or(0, |before| memchr_iter(b'\n', before).count() as u64);
-    DecodeError::Record(match more {
-        0 => message,
-        more => format!(
-            "{message}; the quote that is not closed is in line {}",
-            counts.lines + 1 + more
-        ),
-    })
+    let row = blocks.data();
+    if let Some(broken) = broken_quote(row) {
+        message += &broken.place(row, counts);
+    }
+    DecodeError::Record(message)
 }
 
-/// Where the quote is in a row without end that is not closed, if one is.
-fn open_quote(row: &[u8]) -> Option<usize> {
+/// What is wrong with the quotes of a row, and at which of its bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum BrokenQuote {
+    /// A quote that is not closed.
+    Open(usize),
+    /// Text after a closing quote.
+    Followed(usize),
+}
+
+impl BrokenQuote {
+    /// Where that is, to be added to a message, if it is in another line than the row begins in.
+    fn place(self, row: &[u8], counts: &Counts) -> String {
+        let (what, at) = match self {
+            Self::Open(at) => ("the quote that is not closed is", at),
+            Self::Followed(at) => ("the text after a closing quote is", at),
+        };
+        match memchr_iter(b'\n', &row[..at]).count() as u64 {
+            0 => String::new(),
+            more => format!("; {what} in line {}", counts.lines + 1 + more),
+        }
+    }
+}
+
+/// The first broken quote of a row, if there is one.
+fn broken_quote(row: &[u8]) -> Option<BrokenQuote> {
     let mut at = 0;
     loop {
         // At the beginning of a field: only there a quote opens one.
@@ -558,13 +591,14 @@ fn open_quote(row: &[u8]) -> Option<usize> {
             at += 1;
             loop {
                 match memchr(b'"', row.get(at..).unwrap_or_default()) {
-                    None => return Some(quote),
+                    None => return Some(BrokenQuote::Open(quote)),
                     Some(found) => at += found + 1,
                 }
                 // A doubled quote is one within the field.
                 match row.get(at) {
                     Some(b'"') => at += 1,
-                    _ => break,
+                    Some(b',' | b'\n' | b'\r') | None => break,
+                    Some(_) => return Some(BrokenQuote::Followed(at)),
                 }
             }
         }
@@ -615,18 +649,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn c164_the_quote_that_is_not_closed_is_found() {
-        for (row, quote) in [
-            ("\"a", Some(0)),
-            ("\"", Some(0)),
-            ("a,\"b\nc", Some(2)),
-            ("\"a\"\"b\",\"c\"\"", Some(7)),
-            ("\"a\nb\",x\"y,\"c,\nd\"\"", Some(10)),
+    fn c164_broken_quotes_are_found() {
+        use BrokenQuote::{Followed, Open};
+        for (row, broken) in [
+            ("\"a", Some(Open(0))),
+            ("\"", Some(Open(0))),
+            ("a,\"b\nc", Some(Open(2))),
+            ("\"a\"\"b\",\"c\"\"", Some(Open(7))),
+            ("\"a\nb\",x\"y,\"c,\nd\"\"", Some(Open(10))),
+            ("\"a\"b", Some(Followed(3))),
+            ("\"\"\"\" ,\"c", Some(Followed(4))),
+            ("a,\"b\nc,\"d\"\n", Some(Followed(8))),
             ("\"a\",b", None),
+            ("\"a\"\n", None),
             ("a\"b", None),
             ("", None),
         ] {
-            assert_eq!(open_quote(row.as_bytes()), quote, "{row:?}");
+            assert_eq!(broken_quote(row.as_bytes()), broken, "{row:?}");
         }
     }
 

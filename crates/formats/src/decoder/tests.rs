@@ -245,7 +245,8 @@ fn c164_lines_are_the_same_however_they_come() {
     }
 }
 
-/// A reader of CSV as simple as can be: rows of fields, and the error of a quote that is not closed.
+/// A reader of CSV as simple as can be: rows of fields, and the error of a quote that is not closed or that text
+/// follows.
 /// `None` in place of a row for the error. With `goes_on` what follows the line on which such a row begins comes after
 /// it.
 fn rows(text: &[u8], goes_on: bool) -> Vec<Option<Vec<Vec<u8>>>> {
@@ -266,8 +267,10 @@ fn rows(text: &[u8], goes_on: bool) -> Vec<Option<Vec<Vec<u8>>>> {
             .iter()
             .position(|byte| matches!(byte, b'\n' | b'\r'));
         let after_line = at + end.unwrap() + 1;
+        let mut is_closed = false;
         loop {
-            let Some(byte) = text.get(at) else {
+            let follows = |byte: &&u8| is_closed && !matches!(byte, b',' | b'\n' | b'\r');
+            let Some(byte) = text.get(at).filter(|byte| !follows(byte)) else {
                 rows.push(None);
                 if !goes_on {
                     return rows;
@@ -276,6 +279,7 @@ fn rows(text: &[u8], goes_on: bool) -> Vec<Option<Vec<Vec<u8>>>> {
                 continue 'rows;
             };
             at += 1;
+            is_closed = false;
             let field = row.last_mut().unwrap();
             match byte {
                 b'"' if starts => {
@@ -289,6 +293,7 @@ fn rows(text: &[u8], goes_on: bool) -> Vec<Option<Vec<Vec<u8>>>> {
                             }
                             (Some(b'"'), _) => {
                                 at += 1;
+                                is_closed = true;
                                 break;
                             }
                             (Some(other), _) => {

@@ -68,7 +68,8 @@ pub(super) fn encoded<F: AsRef<[u8]>>(fields: &[F]) -> Vec<u8> {
 }
 
 /// The rows of a text, by RFC 4180, with rows that end with CR as well. Quotes count only where a field
-/// begins; what follows a closing quote belongs to the field. `false` if a quote stays open.
+/// begins, and nothing but a comma or the end of the row follows a closing one. `false` if a quote stays open or
+/// is followed; of the rows then only those before it.
 fn rows(text: &[u8]) -> (Vec<Vec<Vec<u8>>>, bool) {
     #[derive(PartialEq)]
     enum In {
@@ -108,6 +109,7 @@ fn rows(text: &[u8]) -> (Vec<Vec<Vec<u8>>>, bool) {
                 quoted = false;
                 In::Start
             }
+            (In::QuoteInQuotes, _) => return (rows, false),
             (_, byte) => {
                 field.push(byte);
                 In::Field
