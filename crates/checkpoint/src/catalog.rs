@@ -120,7 +120,7 @@ pub fn list(place: &str) -> Result<Vec<CatalogEntry>> {
     let place = Location::parse(place, "directory")?;
     match place.look()? {
         Found::Nothing => Err(Error::NotFound(format!("{place} does not exist"))),
-        Found::File => listed(&place.parent().unwrap_or(place)),
+        Found::File => listed(&place.directory_of_metadata().map_err(Error::NotFound)?),
         Found::Directory => listed(&place),
     }
 }

@@ -90,14 +90,10 @@ impl Target {
                 "{place} does not exist{}",
                 nearest(&place)
             ))),
-            Found::File if place.leaf() == Some(names::METADATA) => {
-                Ok(Self::Directory(place.parent().unwrap_or(place)))
-            }
-            Found::File => Err(Error::NotFound(format!(
-                "{place} is not checkpoint metadata (a file called {} is expected, or a directory){}",
-                names::METADATA,
-                nearest(&place)
-            ))),
+            Found::File => match place.directory_of_metadata() {
+                Ok(directory) => Ok(Self::Directory(directory)),
+                Err(why) => Err(Error::NotFound(why + &nearest(&place))),
+            },
         }
     }
 

@@ -78,6 +78,22 @@ impl Location {
         }
     }
 
+    /// The directory of the checkpoint whose metadata this file is.
+    ///
+    /// # Errors
+    /// The name of the file is not that of metadata, in one line.
+    pub(crate) fn directory_of_metadata(&self) -> std::result::Result<Self, String> {
+        let directory = self
+            .parent()
+            .filter(|_| self.leaf() == Some(names::METADATA));
+        directory.ok_or_else(|| {
+            format!(
+                "{self} is not checkpoint metadata (a file called {} is expected, or a directory)",
+                names::METADATA
+            )
+        })
+    }
+
     /// A storage that reaches this existing directory and what its checkpoints may reference, and the
     /// directory's name in it.
     pub(crate) fn open_directory(&self) -> Result<(Arc<dyn Storage>, String)> {

@@ -77,9 +77,9 @@ fn open(place: &str) -> Result<Completed, Error> {
 fn list(place: &Target) -> Result<Exit, Error> {
     let entries = entries(&place.place)?;
     if place.json {
-        let entries: Vec<_> = entries.iter().map(entry_json).collect();
-        print(&format!("{:#}\n", json!(entries)))?;
-        return Ok(Exit::Finished);
+        let shown: Vec<_> = entries.iter().map(entry_json).collect();
+        print(&format!("{:#}\n", json!(shown)))?;
+        return Ok(exit_of_list(&entries));
     }
     let mut rows =
         vec![["JOB", "CHECKPOINT", "STATUS", "COMPLETED", "STATE", "PATH"].map(str::to_owned)];
@@ -108,7 +108,16 @@ fn list(place: &Target) -> Result<Exit, Error> {
         }
     }
     print(&text)?;
-    Ok(Exit::Finished)
+    Ok(exit_of_list(&entries))
+}
+
+/// The code of a listing: what could not be looked into is missing in it. Damage is only shown.
+fn exit_of_list(entries: &[CatalogEntry]) -> Exit {
+    let unreadable = |entry: &CatalogEntry| matches!(entry.status, Status::Unreadable(_));
+    match entries.iter().any(unreadable) {
+        true => Exit::Refused,
+        false => Exit::Finished,
+    }
 }
 
 /// The job that it is of: that of a savepoint is in its metadata, because it may be anywhere.

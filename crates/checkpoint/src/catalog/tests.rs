@@ -96,6 +96,13 @@ fn what_does_not_exist_cannot_be_listed() {
     let root = root();
     let error = list(root.path().join("none").to_str().unwrap()).unwrap_err();
     assert!(matches!(error, Error::NotFound(_)), "{error:?}");
+    // The metadata of a checkpoint stands for its directory, another file for nothing.
+    fs::write(root.path().join("a/notes"), "").unwrap();
+    let error = list(root.path().join("a/notes").to_str().unwrap()).unwrap_err();
+    assert!(
+        error.to_string().contains("is not checkpoint metadata"),
+        "{error}"
+    );
     let error = list("gcs://bucket/x").unwrap_err();
     assert!(matches!(error, Error::Incompatible(_)), "{error:?}");
 }
