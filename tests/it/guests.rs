@@ -464,5 +464,18 @@ fn c94_an_operator_that_leaks_is_recycled_and_nothing_else_changes() {
         .saying(&["limits.recycle-memory", "less than limits.memory = 256MiB"]);
     run("low", "recycle-memory = \"1MiB\"")
         .with_code(2)
-        .saying(&["a fresh instance takes", "limits.recycle-memory = 1.0 MiB"]);
+        .saying(&[
+            "operator.leaky.limits.recycle-memory: a fresh instance takes",
+            "limits.recycle-memory = 1024 KiB",
+        ]);
+    // `check` as well, at the place that says so.
+    let check = ["check", "recycled.toml", "-D"];
+    let option = "operator.leaky.limits.recycle-memory=1MiB";
+    host::run(scene.path(), &[&check[..], &[option]].concat())
+        .with_code(2)
+        .saying(&[
+            "-D operator.leaky.limits.recycle-memory",
+            "a fresh instance takes",
+            "more than limits.recycle-memory = 1024 KiB",
+        ]);
 }

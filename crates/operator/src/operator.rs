@@ -227,6 +227,8 @@ pub struct Failure {
     pub backtrace: Option<String>,
     /// The index in the batch of the record that the operator was at, where it says so.
     pub record: Option<usize>,
+    /// The key of the operator in the job file that it is about, where `kind` does not say it.
+    pub key: Option<&'static str>,
 }
 
 /// Kinds of [`Failure`], cut by what the runtime does next.
@@ -264,6 +266,7 @@ impl Failure {
             message: message.into(),
             backtrace: None,
             record: None,
+            key: None,
         }
     }
 }

@@ -9,7 +9,6 @@ use std::thread;
 use dataflow::port::Port;
 use dataflow::state::{Fired, Resolved, StateKind};
 use dataflow::{Batch, Cells, CheckpointId, KeyGroups};
-use operator::text::size;
 use operator::{Attention, Call, Failure, FailureKind, Operator, OperatorFactory, SubtaskContext};
 
 use super::component::Component;
@@ -261,11 +260,19 @@ impl GuestOperator {
             // Each batch would have one of its own.
             Some(most) if used > most => {
                 let message = format!(
-                    "a fresh instance takes {} of memory, more than limits.recycle-memory = {}",
-                    size(used),
-                    size(most)
+                    "a fresh instance takes {} KiB of memory, more than limits.recycle-memory = {} KiB",
+                    used.div_ceil(1 << 10),
+                    most >> 10
                 );
-                Err(Failure::new(FailureKind::MemoryLimit, message))
+                // The first one shows that the setting is wrong.
+                let kind = match self.after_recycling {
+                    true => FailureKind::MemoryLimit,
+                    false => FailureKind::Config,
+                };
+                Err(Failure {
+                    key: Some("limits.recycle-memory"),
+                    ..Failure::new(kind, message)
+                })
             }
             _ => Ok(instance),
         }

@@ -190,11 +190,11 @@ fn set_ttls(
 
 /// The key of the job file that a failure is about, before anything runs.
 fn key_of(failure: &Failure) -> &'static str {
-    match failure.kind {
+    failure.key.unwrap_or(match failure.kind {
         FailureKind::Config => "config",
         FailureKind::MemoryLimit => "limits.memory",
         _ => "component",
-    }
+    })
 }
 
 /// Notes what an operator found wrong when it was opened, at the key that it is about.
