@@ -230,6 +230,26 @@ fn buckets_that_cannot_hold_checkpoints_are_refused_at_the_start() {
 }
 
 #[test]
+fn c12_of_a_storage_that_hangs_the_log_says_so() {
+    let server = Server::start(Kind::Moto);
+    let scene = Scene::new();
+    scene.write("job.toml", jobs::counting("hangs", "30ms"));
+    let lease = ["-D", "checkpoint.lease-timeout=2s"];
+    let arguments = [&["run", "job.toml", "-D", DIR][..], &lease].concat();
+    let mut running = start(&scene, &server, &arguments);
+    running.checkpoints(1);
+    server.freeze();
+    let warned = running.line_with("has not answered for 2s");
+    server.thaw();
+    let warned = warned.expect("a warning");
+    assert!(warned.contains("lease of the job directory"), "{warned}");
+    running.line_with("answers again").expect("the end of it");
+    running.checkpoints(1);
+    running.signal("TERM");
+    running.wait().with_code(0);
+}
+
+#[test]
 fn c12_storage_that_goes_away_fails_checkpoints_with_the_reason_and_the_job_goes_on() {
     let server = Server::start(Kind::Moto);
     let scene = Scene::new();

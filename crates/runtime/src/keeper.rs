@@ -2,13 +2,13 @@
 //!
 //! A thread renews it a third of its timeout apart. What the storage fails at is tried again until the
 //! lease is stale, and then goes on being tried: nothing completes meanwhile, and if no other host has
-//! taken the directory, all is as before.
+//! taken the directory, all is as before. Another thread watches it, because a storage that hangs fails at nothing.
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use checkpoint::lease::Lease;
 
@@ -16,13 +16,13 @@ use crate::error::{Error, causes};
 use crate::spawn;
 
 /// Whether it is time to renew is checked every timeout / LOOKS.
-const LOOKS: u64 = 12;
+const LOOKS: u32 = 12;
 
 /// Renews a lease until it is dropped.
 pub struct Keeper {
-    /// Dropped, it ends the thread.
-    stop: Option<mpsc::Sender<()>>,
-    thread: Option<JoinHandle<()>>,
+    /// Dropped, it ends the threads.
+    stop: Option<Sender<()>>,
+    threads: Vec<JoinHandle<()>>,
 }
 
 impl Keeper {
@@ -31,36 +31,63 @@ impl Keeper {
     /// # Errors
     /// No thread can be had for it.
     pub fn start(lease: Arc<Lease>) -> Result<Self, Error> {
+        let timeout = Duration::from_millis(lease.terms().timeout_ms);
+        let pause = (timeout / LOOKS).max(Duration::from_millis(1));
         let (stop, stopped) = mpsc::channel();
-        let pause = Duration::from_millis((lease.terms().timeout_ms / LOOKS).max(1));
-        let thread = spawn::background("lease", move || {
-            let mut warned = false;
-            while stopped.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
-                match lease.keep() {
-                    Ok(()) => warned = false,
-                    // Every caller that asks the lease learns of it, and those whom it concerns are notified.
-                    Err(checkpoint::Error::Fenced { .. }) => return,
-                    Err(error) if !warned => {
-                        warned = true;
-                        let error = causes(&error);
-                        tracing::warn!("the lease of the job directory cannot be renewed: {error}");
-                    }
-                    Err(_) => {}
-                }
-            }
-        })?;
+        let (looks, looked) = mpsc::channel();
+        let renewing = spawn::background("lease", move || renew(&lease, pause, &stopped, &looks))?;
+        let watching = spawn::background("lease-watch", move || watch(timeout, &looked))?;
         Ok(Self {
             stop: Some(stop),
-            thread: Some(thread),
+            threads: vec![renewing, watching],
         })
+    }
+}
+
+/// Renews the lease, and sends `true` before each look at it and `false` after it.
+fn renew(lease: &Lease, pause: Duration, stopped: &Receiver<()>, looks: &Sender<bool>) {
+    let mut warned = false;
+    while stopped.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
+        // Nobody listens if the other thread panicked, which would only warn.
+        let _ = looks.send(true);
+        let kept = lease.keep();
+        let _ = looks.send(false);
+        match kept {
+            Ok(()) => warned = false,
+            // Every caller that asks the lease learns of it, and those whom it concerns are notified.
+            Err(checkpoint::Error::Fenced { .. }) => return,
+            Err(error) if !warned => {
+                warned = true;
+                let error = causes(&error);
+                tracing::warn!("the lease of the job directory cannot be renewed: {error}");
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+/// Warns of a look that takes longer than the lease lasts, until nobody looks any more.
+fn watch(timeout: Duration, looked: &Receiver<bool>) {
+    while let Ok(began) = looked.recv() {
+        if began && looked.recv_timeout(timeout) == Err(RecvTimeoutError::Timeout) {
+            tracing::warn!(
+                "the lease of the job directory cannot be renewed: its storage has not answered for {timeout:?}; no \
+                 checkpoint completes until it does"
+            );
+            let since = Instant::now();
+            if looked.recv().is_ok() {
+                let silent = Duration::from_secs((timeout + since.elapsed()).as_secs());
+                tracing::info!("the storage of the job directory answers again, after {silent:?}");
+            }
+        }
     }
 }
 
 impl Drop for Keeper {
     fn drop(&mut self) {
         drop(self.stop.take());
-        if let Some(thread) = self.thread.take() {
-            // It only renews; if it panicked, the lease goes stale, as it should.
+        for thread in self.threads.drain(..) {
+            // They only renew; if one panicked, the lease goes stale, as it should.
             let _ = thread.join();
         }
     }
