@@ -86,7 +86,7 @@ impl BadRecords {
         let was_given = section.has("on-error");
         let on_error = section.choice("on-error", ON_ERROR);
         match on_error {
-            None if was_given => return None,
+            None if was_given => {}
             None | Some(OnError::Fail) => {
                 for key in others.iter().copied() {
                     if section.has(key) {
@@ -97,7 +97,7 @@ impl BadRecords {
                         section.problem(key, message, Some(hint.to_owned()));
                     }
                 }
-                return None;
+                sink.as_ref()?;
             }
             Some(OnError::Skip) => {
                 if section.has(DEAD_LETTER) {
@@ -117,9 +117,8 @@ impl BadRecords {
         Some(Self {
             retries: 1,
             limit,
-            dead_letter: sink
-                .filter(|_| on_error == Some(OnError::DeadLetter))
-                .map(|sink| (sink, place)),
+            // Where it has no effect, too: that is refused, and that nothing feeds the sink is no mistake of its own.
+            dead_letter: sink.map(|sink| (sink, place)),
         })
     }
 }
@@ -170,6 +169,10 @@ pub(crate) fn feed_sinks(job: &mut JobFile, problems: &mut Problems) {
                 format!("there is no sink `{sink}`"),
                 did_you_mean(&sink, sinks),
             );
+            // One of those that nothing feeds was meant, as a rule.
+            for sink in &mut job.sinks {
+                sink.inputs.take_if(|inputs| inputs.refs.is_empty());
+            }
             continue;
         };
         if let Some(inputs) = &mut found.inputs {

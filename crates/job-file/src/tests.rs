@@ -369,14 +369,16 @@ error: job.toml:2:1: checkpoint.savepoint-dir: `/` is the root of the file syste
     );
 }
 
+/// The job with more keys in its operator `count`.
+fn operator(lines: &str) -> String {
+    FINE.replace(
+        "component = \"count.wasm\"",
+        &format!("component = \"count.wasm\"\n{lines}"),
+    )
+}
+
 #[test]
 fn c91_what_is_said_of_bad_records_is_checked() {
-    let operator = |lines: &str| {
-        FINE.replace(
-            "component = \"count.wasm\"",
-            &format!("component = \"count.wasm\"\n{lines}"),
-        )
-    };
     check(
         &operator("on-error = \"dead-letters\""),
         r#"
@@ -385,7 +387,7 @@ error: job.toml:18:1: operator.count.on-error: `dead-letters` is not one of its 
 "#,
     );
     check(
-        &operator("retries = 2\non-error-limit = \"100\"\ndead-letter = \"bad\""),
+        &operator("retries = 2\non-error-limit = \"100\"\ndead-letter = \"counts\""),
         r#"
 error: job.toml:18:1: operator.count.retries: has no effect, because the job fails at the first bad record
   hint: set `on-error = "skip"` or `"dead-letter"`, or leave it out
@@ -398,7 +400,7 @@ error: job.toml:20:1: operator.count.dead-letter: has no effect, because the job
 "#,
     );
     check(
-        &operator("on-error = \"skip\"\ndead-letter = \"bad\""),
+        &operator("on-error = \"skip\"\ndead-letter = \"counts\""),
         r#"
 error: job.toml:19:1: operator.count.dead-letter: has no effect with `on-error = "skip"`
   hint: set `on-error = "dead-letter"`, or leave it out
@@ -416,6 +418,35 @@ error: job.toml:15:1: operator.count.dead-letter: is missing
         r#"
 error: job.toml:19:1: operator.count.dead-letter: there is no sink `countz`
   hint: did you mean `counts`?
+"#,
+    );
+}
+
+#[test]
+fn that_nothing_feeds_a_sink_is_not_said_where_the_mistake_is_elsewhere() {
+    let job = |on_error: &str, sink: &str| {
+        let more = format!("on-error = \"{on_error}\"\ndead-letter = \"{sink}\"");
+        operator(&more) + "\n[[sink]]\nid = \"bad\"\nconnector = \"discard\"\n"
+    };
+    check(
+        &job("dead-leter", "bad"),
+        r#"
+error: job.toml:18:1: operator.count.on-error: `dead-leter` is not one of its values
+  hint: did you mean `dead-letter`?
+"#,
+    );
+    check(
+        &job("skip", "bad"),
+        r#"
+error: job.toml:19:1: operator.count.dead-letter: has no effect with `on-error = "skip"`
+  hint: set `on-error = "dead-letter"`, or leave it out
+"#,
+    );
+    check(
+        &job("dead-letter", "baad"),
+        r#"
+error: job.toml:19:1: operator.count.dead-letter: there is no sink `baad`
+  hint: did you mean `bad`?
 "#,
     );
 }
