@@ -16,6 +16,7 @@ mod secrets;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use ::operator::Failure;
@@ -327,6 +328,37 @@ impl Prepared {
             }
         }
         unread
+    }
+
+    /// Operators with timers, each with a source that feeds them and never ends, and whose records have event times
+    /// without watermarks: ids.
+    pub(crate) fn timers_without_watermark(&self) -> Vec<(&str, &str)> {
+        let id = |index: usize| self.wiring.order[index].node(&self.job).id.as_str();
+        let mut found = Vec::new();
+        for (index, node) in self.nodes.iter().enumerate() {
+            match node {
+                PreparedNode::Operator(operator) if operator.has_timers() => {}
+                _ => continue,
+            }
+            let mut above = vec![index];
+            let mut seen = BTreeSet::new();
+            while let Some(at) = above.pop() {
+                above.extend(self.edges[at].iter().map(|edge| edge.from));
+                let PreparedNode::Source(source) = &self.nodes[at] else {
+                    continue;
+                };
+                let table = &self.wiring.order[at].node(&self.job).table;
+                let is_timed = table.get("timestamp").is_some();
+                if seen.insert(at)
+                    && !source.bounded
+                    && is_timed
+                    && table.get("watermark").is_none()
+                {
+                    found.push((id(index), id(at)));
+                }
+            }
+        }
+        found
     }
 
     /// What becomes of bad records of the node at `index`, if they are left out.

@@ -1,4 +1,4 @@
-//! Settings that switch protection off are reported before anything happens. Conformance 166.
+//! Settings that switch protection off, and what can never happen, are reported before the start. Conformance 62, 166.
 
 use crate::host;
 use crate::jobs;
@@ -50,6 +50,47 @@ fn c166_switches_that_weaken_the_way_to_the_checkpoints_are_reported() {
     // They mean nothing where no bucket is used.
     let local = run(&["run", "job.toml"]);
     assert!(!local.stderr.contains("AWS_"), "{}", local.transcript());
+}
+
+#[test]
+fn c62_windows_that_never_end_for_want_of_a_watermark_are_reported() {
+    let scene = Scene::new();
+    let job = |more: &str| {
+        jobs::head("silent", "30ms")
+            + "\n[[source]]\nid = \"clicks\"\nconnector = \"generator\"\nkeys = 3\n\
+               timestamp = { start = \"2026-01-01T00:00:00Z\", interval = \"1s\" }\n"
+            + more
+            + &jobs::operator_with("skip", "faulty", "clicks", "misdeed = \"none\"", "")
+            + &jobs::operator_with(
+                "windows",
+                "window",
+                "skip",
+                "window = \"tumbling\", size = \"1min\", aggregates = [\"count\"]",
+                "",
+            )
+            + &jobs::discard("nowhere", "windows")
+            + &jobs::discard("late", "windows.late")
+    };
+    let check = |more: &str| {
+        scene.write("job.toml", job(more));
+        host::run(scene.path(), &["check", "job.toml"]).with_code(0)
+    };
+    check("").saying(&[
+        "warning: source.clicks, without `watermark`: it has no end",
+        "in `windows`",
+    ]);
+    for fine in [
+        "watermark = { out-of-orderness = \"0s\" }\n",
+        // What ends fires all that is left.
+        "count = 100\n",
+    ] {
+        let checked = check(fine);
+        assert!(
+            !checked.stderr.contains("warning"),
+            "{}",
+            checked.transcript()
+        );
+    }
 }
 
 #[test]

@@ -217,6 +217,12 @@ impl PreparedOperator {
         format!("sha256:{}", self.component.digest())
     }
 
+    /// Whether it uses timers, of whichever domain.
+    pub(crate) fn has_timers(&self) -> bool {
+        let mut states = self.description.states.iter();
+        states.any(|state| state.kind == StateKind::Timers)
+    }
+
     /// What its place in the graph depends on.
     pub(crate) fn facts(&self) -> Facts {
         Facts {

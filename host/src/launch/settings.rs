@@ -141,8 +141,8 @@ pub(crate) fn state_line(job: &JobSection, operators: &[(&str, Option<u64>)]) ->
     Some(format!("state backend: {line}"))
 }
 
-/// What the user should know before the job runs: outputs that nothing reads, and settings that switch protection off, of
-/// the job file and of the environment. `from` is the checkpoint that it is to start from.
+/// What the user should know before the job runs: outputs that nothing reads, timers that never fire, and settings that
+/// switch protection off, of the job file and of the environment. `from` is the checkpoint that it is to start from.
 pub(crate) fn warnings(prepared: &Prepared, from: Option<&str>) -> Vec<Event> {
     let job = &prepared.job;
     let in_bucket = matches!(
@@ -162,6 +162,14 @@ pub(crate) fn warnings(prepared: &Prepared, from: Option<&str>) -> Vec<Event> {
         about: format!("operator.{operator}, output `{output}`"),
         message: format!(
             "nothing reads it, so its records are dropped: give them to a sink with `input = \"{operator}.{output}\"`"
+        ),
+    }));
+    let waiting = prepared.timers_without_watermark().into_iter();
+    warnings.extend(waiting.map(|(operator, source)| Event::Warning {
+        about: format!("source.{source}, without `watermark`"),
+        message: format!(
+            "it has no end, so timers of event time in `{operator}`, windows among them, never fire: give it \
+             `watermark = {{ out-of-orderness = \"10s\" }}`, with how far its records are out of order"
         ),
     }));
     for operator in job.operators.iter().filter(|it| it.limits.trusted) {
