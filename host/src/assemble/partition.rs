@@ -4,6 +4,7 @@ use dataflow::KeyGroups;
 use dataflow::Partition;
 use dataflow::port::Port;
 use job_file::JobFile;
+use job_file::bad_records::DEAD_LETTER;
 use job_file::problem::Problems;
 use job_file::wiring::{NodeRef, Wiring};
 
@@ -167,6 +168,9 @@ impl Situation<'_> {
         match self.producer {
             NodeRef::Source(_) => {
                 Some("name the field to be the key in the source: `key = \"…\"`".into())
+            }
+            _ if self.port.is_some_and(|port| port.name == DEAD_LETTER) => {
+                Some("leave `partition` out: dead letters have no key".into())
             }
             _ => None,
         }

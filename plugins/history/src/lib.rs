@@ -9,6 +9,8 @@
 //! the first `forget-after` ones (default: none does) removes everything of its key. Every other record
 //! emits the number.
 
+use std::num::NonZero;
+
 use highwater::{
     Emitter, Kind, ListState, MapState, OpenContext, Operator, Record, Result, ValueState,
 };
@@ -17,8 +19,8 @@ use serde::Deserialize;
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct Config {
-    recent: i32,
-    journal: i32,
+    recent: NonZero<u16>,
+    journal: u16,
     #[serde(default)]
     forget_after: Option<i32>,
 }
@@ -50,12 +52,13 @@ impl Operator for History {
             return self.seen.clear();
         }
         self.seen.set(&seen)?;
-        if seen % self.config.recent == 0 {
+        if seen % i32::from(self.config.recent.get()) == 0 {
             self.recent.clear()?;
         }
         self.recent.push(&value)?;
         self.journal.insert(&-seen, &value)?;
-        self.journal.remove(&(self.config.journal - seen))?;
+        self.journal
+            .remove(&(i32::from(self.config.journal) - seen))?;
         out.emit(record.key(), seen)
     }
 }

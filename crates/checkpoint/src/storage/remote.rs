@@ -154,15 +154,19 @@ impl Remote {
             _ => host,
         };
         if host_name.is_empty() || !host_name.chars().all(plain) {
+            let no_brackets = match host.starts_with('[') {
+                true => "; an address of IPv6 needs a name for it",
+                false => "",
+            };
             return refuse(&format!(
-                "does not name {} ({} is expected)",
+                "does not name {} ({} is expected{no_brackets})",
                 scheme.container(),
                 scheme.example()
             ));
         }
         if port.is_some_and(|port| port.parse::<u16>().is_err()) {
             return refuse(&format!(
-                "has no port behind its colon ({} is expected)",
+                "has no port from 0 to 65535 after its colon ({} is expected)",
                 scheme.example()
             ));
         }
@@ -329,6 +333,7 @@ mod tests {
         assert!(refused("s3:///x").contains("does not name a bucket"));
         assert!(refused("az:///x").contains("does not name a container"));
         assert!(refused("hdfs:///x").contains("does not name a NameNode"));
+        assert!(refused("hdfs://[::1]:8020/x").contains("IPv6 needs a name"));
         assert!(refused("hdfs://host:port/x").contains("no port"));
         assert!(refused("hdfs://host:99999/x").contains("no port"));
         assert!(refused("s3://b/x//y").contains("component that is empty"));
