@@ -43,7 +43,11 @@ pub(crate) enum Task {
     /// Run a job with windows, or what they are compared with, over whole panes.
     Windows { work: Work },
     /// Run a job some of whose records are bad, or none.
-    BadRecords { bad: Bad, seconds: f64 },
+    BadRecords {
+        work: bad_records::Work,
+        bad: Bad,
+        seconds: f64,
+    },
     /// Count the keys that change between checkpoints.
     Changed { case: Case, seconds: f64 },
     /// See how much slower the job is in a second in which a checkpoint is taken than in those beside it.
@@ -107,8 +111,8 @@ pub(crate) fn run(task: &Task) -> Result<Measured> {
             run.warm_up_records = work.warm_up();
             run.window(graph, Long::Records(windows::MEASURED))?
         }
-        Task::BadRecords { bad, seconds } => {
-            let graph = bad_records::graph(*bad, dir.path())?;
+        Task::BadRecords { work, bad, seconds } => {
+            let graph = bad_records::graph(*work, *bad, *seconds, dir.path())?;
             let case = Case::new(Workload::Map, 0);
             let mut run = Run::new(&case, dir.path())?;
             // The slowest has not many records in a second.

@@ -1,5 +1,5 @@
 use super::*;
-use crate::bad_records::{Bad, BadRecordsResult};
+use crate::bad_records::{self, Bad, BadRecordsResult};
 use crate::neighbours::NeighbourResult;
 use crate::suite::{ChangedResult, LatencyResult, LostResult, RestoreResult};
 use crate::takeover::TakeoverResult;
@@ -111,12 +111,20 @@ fn results() -> Results {
             runs: vec![run(millions * MILLION, 60_000, &[])],
         })
         .into(),
-        bad_records: [(Bad::None, 40), (Bad::Error, 20), (Bad::Trap, 2)]
-            .map(|(bad, millions)| BadRecordsResult {
-                bad,
-                runs: vec![run(millions * MILLION, 60_000, &[])],
-            })
-            .into(),
+        bad_records: [
+            (bad_records::Work::None, Bad::None, 40),
+            (bad_records::Work::None, Bad::Error, 20),
+            (bad_records::Work::None, Bad::Trap, 2),
+            (bad_records::Work::Orders, Bad::None, 20),
+            (bad_records::Work::Orders, Bad::Error, 12),
+            (bad_records::Work::Orders, Bad::Trap, 3),
+        ]
+        .map(|(work, bad, millions)| BadRecordsResult {
+            work,
+            bad,
+            runs: vec![run(millions * MILLION, 60_000, &[])],
+        })
+        .into(),
     }
 }
 
@@ -135,7 +143,12 @@ fn every_row_of_a_table_has_a_cell_for_every_column() {
     assert!(!text.contains("NaN"), "{text}");
     let bad = "does `loop`: 0.95 (0.90–1.00) × their speed alone";
     assert!(text.contains(bad), "{text}");
-    assert!(text.contains("| errors | 10.00 | 0.500 × |"), "{text}");
+    for row in [
+        "| hands on | errors | 10.00 | 0.500 × |",
+        "| reads JSON | errors | 6.00 | 0.600 × |",
+    ] {
+        assert!(text.contains(row), "{text}");
+    }
 }
 
 #[test]

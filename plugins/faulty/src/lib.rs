@@ -34,10 +34,24 @@ struct Config {
     /// For `tell` and `tell-and-trap`.
     #[serde(default)]
     secret: String,
+    /// Each record is an order as JSON, which is read before it is handed on: as much as an operator does at least.
+    #[serde(default)]
+    reads_orders: bool,
     /// How many: bytes of `leak`, entries of `store-many` and `load-large`, files of `open-files`, directories of
     /// `list-directories`, records of `emit-numbered` on each output.
     #[serde(default)]
     count: u32,
+}
+
+/// What `reads-orders` reads.
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct Order {
+    number: u64,
+    customer: String,
+    article: String,
+    amount: f64,
+    at: String,
 }
 
 struct Faulty {
@@ -68,6 +82,13 @@ impl Operator for Faulty {
             self.config
                 .misdeed
                 .commit(&self.config, self.hoard.as_ref(), record, out)?;
+        }
+        if self.config.reads_orders {
+            let order: Order = record.json()?;
+            let is_whole = !(order.customer.is_empty() || order.article.is_empty());
+            if !is_whole || order.amount < 0.0 || order.at.len() < 10 {
+                highwater::bail!("order {} is not whole", order.number);
+            }
         }
         out.emit(record.key(), record.whole())
     }

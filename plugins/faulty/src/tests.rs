@@ -17,6 +17,23 @@ fn records_are_handed_on_but_for_the_one() {
 }
 
 #[test]
+fn orders_are_read_and_handed_on() {
+    let mut faulty = open(r#"{"misdeed": "error", "on": "c42", "reads-orders": true}"#).unwrap();
+    let order = |amount: &str| {
+        format!(
+            r#"{{"number":1,"customer":"c1","article":"a1","amount":{amount},"at":"2026-01-01T00:00:00Z"}}"#
+        )
+    };
+    faulty.process(&[("c1", &order("12.5"))]).unwrap();
+    assert_eq!(faulty.take_rows().len(), 1);
+    for amount in ["-1", "\"x\""] {
+        let bad = [("c1", &*order("1")), ("c1", &*order(amount))];
+        assert_eq!(faulty.process(&bad).unwrap_err().record(), Some(1));
+    }
+    assert!(faulty.process(&[("c42", &order("1"))]).is_err());
+}
+
+#[test]
 fn a_marker_lets_the_misdeed_happen_once() {
     let marker = std::env::temp_dir().join(format!("faulty-{}", std::process::id()));
     let config = format!(r#"{{"misdeed": "error", "once": {marker:?}}}"#);
