@@ -77,7 +77,7 @@ impl<'a> Output<'a> {
 }
 
 impl KeyedState {
-    fn store_of(&self, state: u32) -> Result<&Store, StateError> {
+    pub(super) fn store_of(&self, state: u32) -> Result<&Store, StateError> {
         // Timers have accesses of their own.
         let tables = match self.timers {
             Some([first, _]) => &self.tables[..first as usize],

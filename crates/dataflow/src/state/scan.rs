@@ -24,13 +24,11 @@ impl KeyedState {
         keys: &mut Cells,
         values: &mut Cells,
     ) -> Result<Option<u64>, StateError> {
-        let count = self.tables.len() as u32;
-        let table = self.tables.get(state as usize);
-        let table = table.ok_or(StateError::NoState { state, count })?;
-        let Store::Values(store) = &table.store else {
+        let store = self.store_of(state)?;
+        let Store::Values(store) = store else {
             return Err(StateError::WrongKind {
                 name: self.descriptors[state as usize].name.clone(),
-                actual: table.store.kind(),
+                actual: store.kind(),
             });
         };
         // The cold keys come first.

@@ -15,6 +15,9 @@ use std::fmt::Write as _;
 use std::hash::{BuildHasher as _, RandomState};
 use std::time::Instant;
 
+use dataflow::KeyGroupRange;
+use dataflow::operator_state::{Descriptor, OperatorState, Scope};
+use dataflow::state::timer_states;
 use rand_xoshiro::Xoshiro256PlusPlus;
 use rand_xoshiro::rand_core::{Rng as _, SeedableRng as _};
 
@@ -22,7 +25,7 @@ use super::*;
 
 /// Every function that a guest may import: interface, name, how many words its parameters take (with the
 /// place of the result, where that is in memory), and whether it returns a word.
-pub(super) const IMPORTS: [(&str, &str, usize, bool); 19] = [
+pub(super) const IMPORTS: [(&str, &str, usize, bool); 28] = [
     ("state", "load", 2, false),
     ("state", "load-some", 4, false),
     ("state", "store", 7, false),
@@ -42,7 +45,48 @@ pub(super) const IMPORTS: [(&str, &str, usize, bool); 19] = [
     ("log", "log", 3, false),
     ("metrics", "register", 3, true),
     ("metrics", "record", 4, false),
+    ("timers", "register", 7, false),
+    ("timers", "delete", 7, false),
+    ("operator-state", "list-load", 2, false),
+    ("operator-state", "list-append", 5, false),
+    ("operator-state", "list-replace", 5, false),
+    ("operator-state", "map-load", 6, false),
+    ("operator-state", "map-store", 9, false),
+    ("operator-state", "map-remove", 5, false),
+    ("operator-state", "map-scan", 9, false),
 ];
+
+/// The states of a [`guest`]: a keyed one of each kind, and timers.
+pub(super) fn keyed_states(range: KeyGroupRange, groups: KeyGroups) -> KeyedState {
+    let kinds = [StateKind::Value, StateKind::Map, StateKind::List];
+    let states = (0..).zip(kinds).map(|(number, kind)| StateDescriptor {
+        name: format!("n{number}"),
+        kind,
+        schema: "bytes".into(),
+        schema_version: 1,
+        ttl: None,
+    });
+    KeyedState::new(states.chain(timer_states()).collect(), range, groups)
+}
+
+/// Its operator states: a list, which has the number after the keyed ones, and a map.
+pub(super) fn operator_states() -> OperatorState {
+    let scopes = [("list", Scope::Split), ("map", Scope::Broadcast)];
+    let states = scopes.map(|(name, scope)| Descriptor {
+        name: name.into(),
+        scope,
+        schema: "bytes".into(),
+        schema_version: 1,
+    });
+    OperatorState::new(states.into(), LIST)
+}
+
+/// The numbers of its operator states.
+pub(super) const LIST: u32 = 3;
+pub(super) const MAP: u32 = 4;
+
+/// Where those of event time are in a walk of keyed state; those of processing time come after them.
+const TIMERS: u32 = 3;
 
 /// Added to the number of an import: the guest fails after its call, which must then have done nothing.
 const FAILS: u32 = 256;
@@ -142,7 +186,23 @@ fn call(random: &mut Xoshiro256PlusPlus) -> Vec<u8> {
         let state = random.next_u64() as u32 % 3;
         let (keys, [a, b, c, d]) = ([AREAS[2], cells(random)[3] - 1], cells(random));
         let [e, f, g, h] = cells(random);
-        words = match IMPORTS.get(which as usize).map(|import| import.1) {
+        let import = IMPORTS.get(which as usize);
+        words = match import.map(|import| import.1) {
+            _ if import.is_some_and(|import| import.0 == "timers") => {
+                let [key, count] = keys;
+                let domain = state % 2;
+                let times = AREAS[3];
+                vec![
+                    domain, key, count, times, count, AREAS[1], count, 0, 0, 0, 0,
+                ]
+            }
+            Some(name) if import.is_some_and(|import| import.0 == "operator-state") => match name {
+                "list-load" => vec![LIST, AREAS[1], 0, 0, 0, 0, 0, 0, 0, 0, 0],
+                "list-append" | "list-replace" => vec![LIST, a, b, c, d, 0, 0, 0, 0, 0, 0],
+                "map-scan" => vec![MAP, a, b, state % 2, keys[1] % 2, e, f, 100, AREAS[1], 0, 0],
+                "map-store" => vec![MAP, a, b, c, d, a, b, c, d, 0, 0],
+                _ => vec![MAP, a, b, c, d, AREAS[1], 0, 0, 0, 0, 0],
+            },
             Some("emit") => vec![0, a, b, c, d, e, f, g, h, AREAS[1], h - 1],
             Some("emit-numbered") => vec![0, keys[0], d - 1, a, b, c, d, AREAS[1], d - 1, 0, 0],
             Some("get" | "put" | "delete") => vec![state, a, b, e, f, 0, 0, 0, 0, 0, 0],
@@ -204,9 +264,45 @@ fn held(state: &KeyedState) -> BTreeSet<Entry> {
         .collect()
 }
 
+/// How many entries of an operator's list and map there are, and bytes.
+type Lengths = Vec<(u64, u64)>;
+
+/// As [`effect`], for operator states.
+fn operator_state_effect(
+    (interface, name): (&str, &str),
+    words: &[u32],
+    before: &Lengths,
+    after: &Lengths,
+) -> Result<(), String> {
+    let cells = |offsets: u32| u64::from(offsets.saturating_sub(1));
+    let [(elements_before, _), (fields_before, _)] = before[..] else {
+        return Err("there are other operator states".into());
+    };
+    let [(elements, _), (fields, _)] = after[..] else {
+        return Err("there are other operator states".into());
+    };
+    let other = match words[0] {
+        LIST => 1,
+        _ => 0,
+    };
+    let is_right = match (interface, name) {
+        ("operator-state", "list-append") => elements == elements_before + cells(words[4]),
+        ("operator-state", "list-replace") => elements == cells(words[4]),
+        ("operator-state", "map-store") => {
+            (fields_before..=fields_before + cells(words[4])).contains(&fields)
+        }
+        ("operator-state", "map-remove") => fields <= fields_before,
+        _ => before == after,
+    };
+    match is_right && before[other] == after[other] {
+        true => Ok(()),
+        false => Err(format!("operator state was {before:?} and is {after:?}")),
+    }
+}
+
 /// Whether what changed is what an import does that was given these words. What it did instead, otherwise.
 fn effect(
-    name: &str,
+    (interface, name): (&str, &str),
     words: &[u32],
     before: &BTreeSet<Entry>,
     after: &BTreeSet<Entry>,
@@ -236,7 +332,17 @@ fn effect(
         "map-remove",
         "list-append",
     ];
-    if !writes.contains(&name) {
+    if interface == "timers" {
+        let (domain, count) = (words[0], words[2] as usize);
+        let of_it = changed()
+            .all(|entry| entry.0 == TIMERS + domain && matches!(&entry.1[..], [b'a'..=b'c']));
+        let adds = match name {
+            "register" => gone.is_empty() && new.len() <= count,
+            _ => new.is_empty() && gone.len() <= count,
+        };
+        return holds(of_it && adds, "other timers are there");
+    }
+    if interface != "state" || !writes.contains(&name) {
         return holds(new.is_empty() && gone.is_empty(), "state is changed");
     }
     let of_it = changed().all(|entry| entry.0 == words[0]);
@@ -315,19 +421,9 @@ impl Caller {
 
     fn empty_state(&mut self) {
         let groups = KeyGroups::new(128).unwrap();
-        let kinds = [StateKind::Value, StateKind::Map, StateKind::List];
-        let states = kinds
-            .iter()
-            .enumerate()
-            .map(|(number, kind)| StateDescriptor {
-                name: format!("n{number}"),
-                kind: *kind,
-                schema: "bytes".into(),
-                schema_version: 1,
-                ttl: None,
-            });
         self.call = Call {
-            state: KeyedState::new(states.collect(), groups.range_of(0, 1), groups),
+            state: keyed_states(groups.range_of(0, 1), groups),
+            operator_state: operator_states(),
             output: Output::new(1),
             ..Call::default()
         };
@@ -336,7 +432,9 @@ impl Caller {
     /// Whether each import was answered and refused.
     fn has_seen_all(&self) -> bool {
         // Only `register` has its place in `open`.
-        let is_answered = |which: usize| self.answered[which] > 0 || IMPORTS[which].1 == "register";
+        let in_open =
+            |which: usize| (IMPORTS[which].0, IMPORTS[which].1) == ("metrics", "register");
+        let is_answered = |which: usize| self.answered[which] > 0 || in_open(which);
         (0..IMPORTS.len()).all(|which| is_answered(which) && self.refused[which] > 0)
     }
 
@@ -355,7 +453,8 @@ impl Caller {
             .resolve(keys, &batch.hashes, &mut resolved)
             .unwrap();
         // Walking much takes long.
-        if self.call.state.stats().keys > 100 {
+        let elements = self.call.operator_state.seal().held()[0].0;
+        if self.call.state.stats().keys > 100 || elements > 1000 {
             self.empty_state();
             self.call
                 .state
@@ -363,10 +462,12 @@ impl Caller {
                 .unwrap();
         }
         let (stats, before) = (self.call.state.stats(), held(&self.call.state));
+        let lengths = self.call.operator_state.seal().held();
         let outcome = self.operator.process(0, &batch, &resolved, &mut self.call);
         match outcome {
             Ok(()) => {
                 self.call.state.commit();
+                self.call.operator_state.commit();
                 if let Some(count) = self.answered.get_mut(which) {
                     *count += 1;
                 }
@@ -377,10 +478,13 @@ impl Caller {
                     .copied()
                     .map(u32::from_le_bytes)
                     .collect();
-                let name = IMPORTS.get(which).map_or("", |import| import.1);
+                let name = IMPORTS.get(which).map_or(("", ""), |it| (it.0, it.1));
                 let emitted = self.call.output.batch(0).map_or(0, Batch::len);
-                if let Err(what) = effect(name, &words, &before, &held(&self.call.state), emitted) {
-                    panic!("call {at}: `{name}` was answered, but {what}: {words:?}");
+                let now = self.call.operator_state.seal().held();
+                let effect = effect(name, &words, &before, &held(&self.call.state), emitted)
+                    .and_then(|()| operator_state_effect(name, &words, &lengths, &now));
+                if let Err(what) = effect {
+                    panic!("call {at}: `{name:?}` was answered, but {what}: {words:?}");
                 }
             }
             Err(failure) => {
@@ -394,7 +498,10 @@ impl Caller {
                     "call {at}: {message:?}"
                 );
                 self.call.state.rollback();
+                self.call.operator_state.rollback();
                 assert_eq!(self.call.state.stats(), stats, "call {at}: {failure}");
+                let now = self.call.operator_state.seal().held();
+                assert_eq!(now, lengths, "call {at}: {failure}");
                 assert!(
                     held(&self.call.state) == before,
                     "call {at}: it failed, but has changed state: {failure}"

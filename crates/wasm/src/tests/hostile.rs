@@ -4,7 +4,7 @@
 //! What `calls` draws from a seed is written out here. A function is the list of its parameters ([`Of`]);
 //! each kind of parameter has its hostile values, with what is said of them.
 
-use super::calls::{AREAS, IMPORTS, guest};
+use super::calls::{AREAS, IMPORTS, LIST, MAP, guest, keyed_states, operator_states};
 use super::*;
 
 const OFFSETS: u32 = AREAS[0];
@@ -39,6 +39,14 @@ enum Of {
     State(StateKind),
     /// The number of a state of any kind.
     AnyState,
+    /// The number of this operator state.
+    OperatorState(u32),
+    /// Event time or processing time.
+    Domain,
+    /// When two timers are to fire.
+    Times,
+    /// The tags of two timers.
+    Tags,
     /// Numbers of two keys.
     Keys,
     /// The number of one key.
@@ -78,47 +86,94 @@ enum Of {
 }
 
 use Of::{
-    AnyState, Bytes, Cells as Column, Cursor, EmittedKeys, EmittedNumbers, End, Flag, Key, Keys,
-    Level, Limit, Metrics, Observed, OwnKey, State, Text, Timestamps,
+    AnyState, Bytes, Cells as Column, Cursor, Domain, EmittedKeys, EmittedNumbers, End, Flag, Key,
+    Keys, Level, Limit, Metrics, Observed, OperatorState, OwnKey, State, Tags, Text, Times,
+    Timestamps,
 };
 use StateKind::{List, Map, Timers, Value};
 
 /// What every import but `register` takes, which is in [`names_of_metrics`]. The two functions of `time` take
 /// nothing.
-const PARAMETERS: [(&str, &[Of]); 18] = [
-    ("load", &[State(Value), Of::Result]),
-    ("load-some", &[State(Value), Keys, Of::Result]),
-    ("store", &[State(Value), Keys, Column("values")]),
-    ("clear", &[AnyState, Keys]),
-    ("get", &[State(Value), OwnKey, Of::Result]),
-    ("put", &[State(Value), OwnKey, Bytes]),
-    ("delete", &[AnyState, OwnKey]),
-    ("scan", &[State(Value), Cursor, Limit, Of::Result]),
+const PARAMETERS: [(&str, &str, &[Of]); 27] = [
+    ("state", "load", &[State(Value), Of::Result]),
+    ("state", "load-some", &[State(Value), Keys, Of::Result]),
+    ("state", "store", &[State(Value), Keys, Column("values")]),
+    ("state", "clear", &[AnyState, Keys]),
+    ("state", "get", &[State(Value), OwnKey, Of::Result]),
+    ("state", "put", &[State(Value), OwnKey, Bytes]),
+    ("state", "delete", &[AnyState, OwnKey]),
+    ("state", "scan", &[State(Value), Cursor, Limit, Of::Result]),
     (
+        "state",
         "map-load",
         &[State(Map), Keys, Column("fields"), Of::Result],
     ),
     (
+        "state",
         "map-store",
         &[State(Map), Keys, Column("fields"), Column("values")],
     ),
-    ("map-remove", &[State(Map), Keys, Column("fields")]),
+    ("state", "map-remove", &[State(Map), Keys, Column("fields")]),
     (
+        "state",
         "map-scan",
         &[State(Map), Key, Bytes, Flag, End, Limit, Of::Result],
     ),
-    ("list-append", &[State(List), Keys, Column("elements")]),
-    ("list-load", &[State(List), Key, Of::Result]),
     (
+        "state",
+        "list-append",
+        &[State(List), Keys, Column("elements")],
+    ),
+    ("state", "list-load", &[State(List), Key, Of::Result]),
+    (
+        "output",
         "emit",
         &[Of::Output, EmittedKeys, Column("values"), Timestamps],
     ),
     (
+        "output",
         "emit-numbered",
         &[Of::Output, EmittedNumbers, Column("values"), Timestamps],
     ),
-    ("log", &[Level, Text]),
-    ("record", &[Metrics, Observed]),
+    ("log", "log", &[Level, Text]),
+    ("metrics", "record", &[Metrics, Observed]),
+    ("timers", "register", &[Domain, Keys, Times, Tags]),
+    ("timers", "delete", &[Domain, Keys, Times, Tags]),
+    (
+        "operator-state",
+        "list-load",
+        &[OperatorState(LIST), Of::Result],
+    ),
+    (
+        "operator-state",
+        "list-append",
+        &[OperatorState(LIST), Column("elements")],
+    ),
+    (
+        "operator-state",
+        "list-replace",
+        &[OperatorState(LIST), Column("elements")],
+    ),
+    (
+        "operator-state",
+        "map-load",
+        &[OperatorState(MAP), Column("fields"), Of::Result],
+    ),
+    (
+        "operator-state",
+        "map-store",
+        &[OperatorState(MAP), Column("fields"), Column("values")],
+    ),
+    (
+        "operator-state",
+        "map-remove",
+        &[OperatorState(MAP), Column("fields")],
+    ),
+    (
+        "operator-state",
+        "map-scan",
+        &[OperatorState(MAP), Bytes, Flag, End, Limit, Of::Result],
+    ),
 ];
 
 /// Nothing is wrong with it.
@@ -138,7 +193,8 @@ impl Of {
     fn right(self) -> Vec<u32> {
         match self {
             State(kind) => vec![number(kind)],
-            AnyState | Key | Of::Output | Flag => vec![0],
+            OperatorState(number) => vec![number],
+            AnyState | Key | Of::Output | Flag | Domain => vec![0],
             Keys | EmittedNumbers => vec![NUMBERS, 2],
             Column(_) | EmittedKeys => vec![ANY, 6, OFFSETS, 3],
             OwnKey => vec![OWN_KEY, 1],
@@ -146,7 +202,7 @@ impl Of {
             End => vec![1, ANY, 3],
             Cursor => vec![0, 0],
             Limit => vec![100],
-            Timestamps | Metrics | Observed => vec![ZEROS, 2],
+            Timestamps | Metrics | Observed | Times | Tags => vec![ZEROS, 2],
             Level => vec![1],
             Of::Result => vec![RESULT],
         }
@@ -168,7 +224,6 @@ impl Of {
                 case(&[at + 1, 2], unaligned);
             }
         };
-        let emits = matches!(all[0], Of::Output);
         match self {
             State(_) | AnyState => {
                 for state in [3, 1 << 16, u32::MAX] {
@@ -188,11 +243,44 @@ impl Of {
                     }
                 }
             }
+            OperatorState(own) => {
+                for state in [0, 2, 5, u32::MAX] {
+                    let says = format!("state {state} is none of the 2 operator states");
+                    case(&[state], &says);
+                }
+                match own {
+                    LIST => case(&[MAP], "state `map` has the scope"),
+                    _ => case(&[LIST], "state `list` has the scope"),
+                }
+            }
+            Domain => {
+                for domain in [2, 256, u32::MAX] {
+                    case(&[domain], "passed something unreadable");
+                }
+                case(&[1], FINE);
+            }
+            Times => {
+                list(ZEROS, 8);
+                case(&[ZEROS, 1], "2 keys, but 1 times and 2 tags");
+                case(&[ZEROS, 7], "2 keys, but 7 times and 2 tags");
+                // Whatever the bytes are as times.
+                case(&[ANY, 2], FINE);
+            }
+            Tags => {
+                list(ZEROS, 4);
+                case(&[ZEROS, 1], "2 keys, but 2 times and 1 tags");
+                case(&[0, 0], "2 keys, but 2 times and 0 tags");
+                case(&[ANY, 2], FINE);
+            }
             Keys => {
                 list(NUMBERS, 4);
                 case(&[KEYS_WITH_7, 2], "there is no key 7, the batch has 3");
                 case(&[KEYS_TWICE, 2], FINE);
-                match all.iter().find(|of| matches!(of, Column(_))) {
+                match all.iter().find(|of| matches!(of, Column(_) | Times)) {
+                    Some(Times) => {
+                        case(&[NUMBERS, 1], "1 keys, but 2 times and 2 tags");
+                        case(&[0, 0], "0 keys, but 2 times and 2 tags");
+                    }
                     Some(Column(column)) => {
                         case(&[NUMBERS, 1], &format!("1 keys, but 2 {column}"));
                         case(&[0, 0], &format!("0 keys, but 2 {column}"));
@@ -249,18 +337,16 @@ impl Of {
                     case(&words, out_of_bounds);
                 }
                 case(&[ANY, 6, OFFSETS + 2, 3], unaligned);
-                let uneven = if emits {
-                    "3 values, but 2 "
-                } else {
-                    "2 keys, but 3 "
+                let columns = all.iter().filter(|of| matches!(of, Column(_))).count();
+                let uneven = |cells: u32| match (all[0], columns, name) {
+                    (Of::Output, ..) => format!("{cells} values, but 2 "),
+                    (OperatorState(_), 2, "fields") => format!("{cells} fields, but 2 values"),
+                    (OperatorState(_), 2, _) => format!("2 fields, but {cells} values"),
+                    (OperatorState(_), ..) => FINE.to_owned(),
+                    _ => format!("2 keys, but {cells} "),
                 };
-                case(&[ANY, 9, OFFSETS, 4], uneven);
-                let none = if emits {
-                    "0 values, but 2 "
-                } else {
-                    "2 keys, but 0 "
-                };
-                case(&[0, 0, ZEROS, 1], none);
+                case(&[ANY, 9, OFFSETS, 4], &uneven(3));
+                case(&[0, 0, ZEROS, 1], &uneven(0));
             }
             EmittedKeys => {
                 case(
@@ -396,19 +482,6 @@ fn items(own_key: u8, foreign_key: u8) -> String {
     items + "(func $room (drop (memory.grow (i32.const 320)))) (start $room)"
 }
 
-/// A state of each kind, for the first half of the key groups.
-fn states(groups: KeyGroups) -> KeyedState {
-    let kinds = [Value, Map, List];
-    let descriptors = kinds.iter().map(|kind| StateDescriptor {
-        name: format!("n{}", number(*kind)),
-        kind: *kind,
-        schema: "bytes".into(),
-        schema_version: 1,
-        ttl: None,
-    });
-    KeyedState::new(descriptors.collect(), groups.range_of(0, 2), groups)
-}
-
 #[test]
 fn c61_every_import_refuses_every_hostile_value_by_its_name_and_changes_nothing() {
     let bench = Bench::new();
@@ -430,7 +503,8 @@ fn c61_every_import_refuses_every_hostile_value_by_its_name_and_changes_nothing(
     let factory = factory(&component, "{}", Grants::default());
     let mut operator = factory.create(&subtask(), false).unwrap();
     let mut call_of = Call {
-        state: states(groups),
+        state: keyed_states(own, groups),
+        operator_state: operator_states(),
         output: Output::new(1),
         ..Call::default()
     };
@@ -450,6 +524,7 @@ fn c61_every_import_refuses_every_hostile_value_by_its_name_and_changes_nothing(
             .resolve(keys, &batch.hashes, &mut resolved)
             .unwrap();
         let (before, metrics) = (call_of.state.stats(), factory.metrics());
+        let lengths = call_of.operator_state.seal().held();
         let mut outcome = operator.process(0, &batch, &resolved, &mut call_of);
         if outcome.is_ok() {
             let settled = call_of.output.settle(&resolved, &mut batch);
@@ -457,10 +532,15 @@ fn c61_every_import_refuses_every_hostile_value_by_its_name_and_changes_nothing(
                 settled.map_err(|error| Failure::new(FailureKind::Protocol, error.to_string()));
         }
         match &outcome {
-            Ok(()) => call_of.state.commit(),
+            Ok(()) => {
+                call_of.state.commit();
+                call_of.operator_state.commit();
+            }
             Err(_) => {
                 call_of.state.rollback();
+                call_of.operator_state.rollback();
                 assert_eq!(call_of.state.stats(), before);
+                assert_eq!(call_of.operator_state.seal().held(), lengths);
                 assert_eq!(factory.metrics(), metrics);
             }
         }
@@ -469,8 +549,8 @@ fn c61_every_import_refuses_every_hostile_value_by_its_name_and_changes_nothing(
     };
     let mut tried = 0;
     let mut offences = Vec::new();
-    for (name, parameters) in PARAMETERS {
-        let which = IMPORTS.iter().position(|import| import.1 == name).unwrap();
+    for (interface, name, parameters) in PARAMETERS {
+        let which = place_of(interface, name);
         let right: Vec<Vec<u32>> = parameters.iter().map(|of| of.right()).collect();
         assert_eq!(right.concat().len(), IMPORTS[which].2, "{name}");
         for (position, of) in parameters.iter().enumerate() {
@@ -505,6 +585,13 @@ fn c61_every_import_refuses_every_hostile_value_by_its_name_and_changes_nothing(
     println!("{tried} hostile values");
 }
 
+/// The number of an import.
+fn place_of(interface: &str, name: &str) -> usize {
+    let mut imports = IMPORTS.iter();
+    let found = imports.position(|import| (import.0, import.1) == (interface, name));
+    found.unwrap()
+}
+
 /// An import in the world's text form.
 fn import(which: usize) -> String {
     let (interface, name, words, returns) = IMPORTS[which];
@@ -530,9 +617,9 @@ fn call(which: usize, words: &[u32]) -> String {
 #[test]
 fn c61_state_output_and_metrics_are_refused_in_every_phase_that_has_none() {
     let bench = Bench::new();
-    for (name, parameters) in PARAMETERS {
-        let which = IMPORTS.iter().position(|import| import.1 == name).unwrap();
-        if !["state", "output"].contains(&IMPORTS[which].0) {
+    for (interface, name, parameters) in PARAMETERS {
+        let which = place_of(interface, name);
+        if ["log", "metrics"].contains(&interface) {
             continue;
         }
         let words: Vec<u32> = parameters.iter().flat_map(|of| of.right()).collect();

@@ -425,7 +425,9 @@ fn accesses_to_states_do_not_reach_timers() {
     resolve(&mut state, &[key(1)]);
     let no_state = StateError::NoState { state: 1, count: 1 };
     assert_eq!(state.clear(1, &[0]), Err(no_state.clone()));
-    assert_eq!(state.delete(1, &key(1)), Err(no_state));
+    assert_eq!(state.delete(1, &key(1)), Err(no_state.clone()));
+    let scanned = state.scan(1, 0, 10, &mut Cells::new(), &mut Cells::new());
+    assert_eq!(scanned, Err(no_state));
     let mut without = KeyedState::new(Vec::new(), KeyGroupRange { start: 0, end: 8 }, groups());
     assert_eq!(without.next_timer(TimeDomain::Event), None);
     assert_eq!(
