@@ -21,6 +21,7 @@ use crate::kills::Moments;
 use crate::plugins::root;
 use crate::scene::Scene;
 use crate::servers;
+use crate::subtask_state;
 
 /// The reader's exit code, and what it printed.
 struct Read {
@@ -161,7 +162,8 @@ fn compare(scene: &Scene) -> Vec<Value> {
 fn counted(checkpoint: &Path, exported: &[&str]) {
     let body = Envelope::read(&checkpoint.join("_metadata")).body;
     for operator in body["operators"].as_array().expect("operators") {
-        for state in operator["states"].as_array().expect("states") {
+        let states = ["states", "operator-states"].map(|it| operator[it].as_array());
+        for state in states.into_iter().flatten().flatten() {
             let begin = format!(
                 "{{\"operator\":{},\"state\":{},",
                 operator["id"], state["name"]
@@ -619,6 +621,89 @@ fn the_reader_and_the_host_judge_damage_alike() {
     victim.judged("no metadata", &metadata, None, 2, false);
     let void = [b"HWVOID\r\n", &b"{}"[..]].concat();
     victim.judged("void", &metadata, Some(&void), 2, false);
+}
+
+/// The operator states of a body's operator, and what its first subtask has of them.
+fn operator_state(body: &mut Value) -> (&mut Value, &mut Value) {
+    let operators = body["operators"].as_array_mut().expect("operators");
+    let of_it = |it: &&mut Value| it["operator-states"].is_array();
+    let operator = operators.iter_mut().find(of_it).expect("it has some");
+    let operator = operator.as_object_mut().expect("an object");
+    let mut states = None;
+    let mut stored = None;
+    for (name, value) in operator.iter_mut() {
+        match name.as_str() {
+            "operator-states" => states = Some(value),
+            "subtasks" => stored = Some(&mut value[0]["operator-state"]),
+            _ => {}
+        }
+    }
+    (states.expect("states"), stored.expect("subtasks"))
+}
+
+#[test]
+fn c43_the_reader_and_the_host_agree_on_operator_state_and_judge_its_damage_alike() {
+    let scene = Scene::new();
+    scene.write("job.toml", subtask_state::job());
+    for (parallelism, more) in [
+        (1, "checkpoint.inline-threshold=1MiB"),
+        (3, "checkpoint.inline-threshold=0B"),
+        (2, "checkpoint.compression=lz4"),
+    ] {
+        let parallelism = format!("job.parallelism={parallelism}");
+        let mut running = start(&scene, &[&parallelism, more]);
+        running.checkpoints(4);
+        suspend(running);
+        for checkpoint in checkpoints(&scene) {
+            let exported = agree(&scene, &checkpoint);
+            for scope in ["operator-split", "operator-union", "broadcast"] {
+                let kind = format!("\"kind\":\"{scope}\"");
+                assert!(exported.contains(&kind), "there is no {kind}");
+            }
+        }
+    }
+    let checkpoint = checkpoints(&scene).pop().expect("a checkpoint");
+    let victim = Victim { scene, checkpoint };
+    let mut body = Envelope::read(&victim.metadata()).body;
+    let file = operator_state(&mut body).1["file"].clone();
+    let data = victim.checkpoint.join(file.as_str().expect("in a file"));
+    let good = fs::read(&data).expect("a readable file");
+    for at in [0, 20, good.len() / 2] {
+        let mut flipped = good.clone();
+        flipped[at] ^= 1;
+        victim.judged(&format!("byte {at}"), &data, Some(&flipped), 3, true);
+    }
+    victim.judged("cut", &data, Some(&good[..good.len() / 2]), 3, true);
+    victim.judged("gone", &data, None, 3, true);
+    type Change = fn(&mut Value, &mut Value);
+    let changes: [(&str, Change); 7] = [
+        ("a delta", |_, stored| stored["delta"] = json!(true)),
+        ("of another checkpoint", |_, stored| {
+            stored["written-by"] = json!(1);
+        }),
+        ("a scope", |states, _| states[0]["kind"] = json!("list")),
+        ("not declared", |states, _| *states = json!([])),
+        ("a time to live", |states, _| {
+            states[0]["ttl-ms"] = json!(1000);
+        }),
+        ("a name twice", |states, _| {
+            states[0]["name"] = states[1]["name"].clone();
+        }),
+        ("too much", |_, stored| {
+            stored["compressed"]["raw-length"] = json!((1_u64 << 30) + 1);
+        }),
+    ];
+    for (case, change) in changes {
+        victim.resealed(case, 3, false, &|it| {
+            let (states, stored) = operator_state(&mut it.body);
+            change(states, stored);
+        });
+    }
+    // What the metadata declares, but not what is there.
+    victim.resealed("another scope", 3, true, &|it| {
+        operator_state(&mut it.body).0[0]["kind"] = json!("broadcast");
+    });
+    victim.resealed("version 2", 3, false, &|it| it.start[8] = 2);
 }
 
 #[test]

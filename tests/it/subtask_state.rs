@@ -15,7 +15,7 @@ use crate::scene::Scene;
 const LINES: usize = 4000;
 
 /// A job whose every line goes to all subtasks, slowly enough to be killed.
-fn job() -> String {
+pub(crate) fn job() -> String {
     let source = format!(
         "[[source]]\nid = \"lines\"\nconnector = \"generator\"\ncount = {LINES}\nrate = 1500\nkeys = 3000\nseed = 7\n\n"
     );

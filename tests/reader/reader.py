@@ -169,7 +169,8 @@ BODY = {
 }  # fmt: skip
 OPERATOR = {
     "id": (text, False), "role": (text, False), "parallelism": (number, False),
-    "labels": (table, False), "states": (array, False), "subtasks": (array, False),
+    "labels": (table, False), "states": (array, False), "operator-states": (array, True),
+    "subtasks": (array, False),
 }  # fmt: skip
 STATE = {
     "name": (text, False), "kind": (text, False), "schema": (text, False),
@@ -177,9 +178,8 @@ STATE = {
     "ttl-time": (text, True), "entries": (number, False), "bytes": (number, False),
 }  # fmt: skip
 SUBTASK = {
-    "segments": (array, False), "parts": (anything, False), "ended-inputs": (array, False),
-    "watermark": (signed, True),
-    "event-time": (signed, True),
+    "segments": (array, False), "operator-state": (table, True), "parts": (anything, False),
+    "ended-inputs": (array, False), "watermark": (signed, True), "event-time": (signed, True),
 }  # fmt: skip
 SEGMENT = {
     "file": (text, True), "offset": (number, False), "length": (number, False),
@@ -221,12 +221,9 @@ def check_body(version, body, directory_name):
         fields("an operator", operator, OPERATOR)
         check_operator(body, operator)
     check(distinct([one["id"] for one in body["operators"]]), "two operators with one id")
-    segments = [
-        segment
-        for operator in body["operators"]
-        for subtask in operator["subtasks"]
-        for segment in subtask["segments"]
-    ]
+    subtasks = [subtask for operator in body["operators"] for subtask in operator["subtasks"]]
+    apart = [subtask["operator-state"] for subtask in subtasks if subtask["operator-state"]]
+    segments = [segment for subtask in subtasks for segment in subtask["segments"]] + apart
     compressed = any(segment["compressed"] for segment in segments)
     check(version >= 2 or not compressed, "format version 1 has no compressed segments")
     states = [state for operator in body["operators"] for state in operator["states"]]
@@ -234,6 +231,8 @@ def check_body(version, body, directory_name):
     check(version >= 3 or not expire, "format versions before 3 have no entries that expire")
     timers = any(state["kind"] == "timers" for state in states)
     check(version >= 3 or not timers, "format versions before 3 have no timers")
+    apart = apart or any(operator["operator-states"] for operator in body["operators"])
+    check(version >= 3 or not apart, "format versions before 3 have no operator state")
     check_sums(body, segments)
 
 
@@ -252,8 +251,15 @@ def check_operator(body, operator):
         check(ttl == [None] * 3 or None not in ttl, f"{place}: a part of a time to live")
         check(ttl[1] in (None, "write", "read"), f"{place}: an unknown `ttl-refresh`")
         check(ttl[2] in (None, *CLOCKS.values()), f"{place}: an unknown `ttl-time`")
-    check(distinct([state["name"] for state in states]), f"{place}: two states with one name")
-    check(operator["role"] == "operator" or not states, f"{place}: states of a {operator['role']}")
+    of_subtasks = operator["operator-states"] or []
+    for state in of_subtasks:
+        fields(f"{place}: an operator state", state, STATE)
+        check(state["kind"] in SCOPES, f"{place}: an operator state of an unknown scope")
+        ttl = [state["ttl-ms"], state["ttl-refresh"], state["ttl-time"]]
+        check(ttl == [None] * 3, f"{place}: operator state with a time to live")
+    every = states + of_subtasks
+    check(distinct([state["name"] for state in every]), f"{place}: two states with one name")
+    check(operator["role"] == "operator" or not every, f"{place}: states of a {operator['role']}")
     for index, subtask in enumerate(subtasks):
         where = f"{place}, subtask {index}"
         fields(where, subtask, SUBTASK)
@@ -266,6 +272,15 @@ def check_operator(body, operator):
             fields(f"{where}: a segment", segment, SEGMENT)
             check_segment(body, where, segment, before)
             before = segment
+        stored = subtask["operator-state"]
+        if stored is not None:
+            fields(f"{where}: its operator state", stored, SEGMENT)
+            check(of_subtasks, f"{where}: operator state that is not declared")
+            check_segment(body, where, stored, None)
+            check(not stored["delta"], f"{where}: operator state that is a delta")
+            check(stored["written-by"] == body["id"], f"{where}: operator state of another checkpoint")
+            raw = (stored["compressed"] or {}).get("raw-length", stored["length"])
+            check(raw <= 1 << 30, f"{where}: operator state of more than 1 GiB")
 
 
 DATA_FILE = r"r(0|[1-9][0-9]*)-c(0|[1-9][0-9]*)-(0|[1-9][0-9]*)\.state"
@@ -294,7 +309,11 @@ def check_segment(body, place, segment, before):
 
 
 def check_sums(body, segments):
-    states = [state for operator in body["operators"] for state in operator["states"]]
+    states = [
+        state
+        for operator in body["operators"]
+        for state in operator["states"] + (operator["operator-states"] or [])
+    ]
     raw = [(one["compressed"] or {}).get("raw-length", one["length"]) for one in segments]
     for summands in (
         [one["entries"] for one in states],
@@ -399,6 +418,8 @@ def zstd_frame(data, size):
 # --- Segments: what is in them -------------------------------------------------------------------
 
 KINDS = ("value", "map", "list", "timers")
+# Of operator state.
+SCOPES = ["operator-split", "operator-union", "broadcast"]
 # What is added to the kind of a state in a header: by what its entries expire.
 CLOCKS = {128: "processing", 64: "event"}
 HEADER, VALUES, MAP, LIST, REMOVED, REMOVED_FIELDS, CONTINUATION, END = 1, 2, 3, 4, 5, 6, 7, 255
@@ -602,7 +623,7 @@ def expire(body, operator, subtask, groups, state):
 
 
 def read(directory):
-    """The state of each operator, by id."""
+    """Every entry of state, as it is exported."""
     try:
         data = (directory / "_metadata").read_bytes()
     except FileNotFoundError as error:
@@ -620,7 +641,41 @@ def read(directory):
                 read_segment(data, body, operator, segment, before, groups, apply_to(state))
                 before = segment
             expire(body, operator, subtask, groups, state)
-        yield operator["id"], states, state
+        yield from entries(operator["id"], states, state)
+        yield from operator_state(directory, inline, body, operator)
+
+
+def operator_state(directory, inline, body, operator):
+    """The entries of the lists and maps of an operator's subtasks."""
+    declared = {state["name"]: state for state in operator["operator-states"] or []}
+    held = {name: [] for name in declared}
+    for index, subtask in enumerate(operator["subtasks"]):
+        if subtask["operator-state"] is None:
+            continue
+        data = segment_bytes(directory, inline, subtask["operator-state"])
+        check(len(data) >= 4 and data[-4:] == struct.pack("<I", crc32c(data[:-4])), "a checksum")
+        of = (body["id"], index, operator["parallelism"])
+        check(data[:24] == b"HWOPST\r\n" + struct.pack("<QII", *of), "operator state of another")
+        rest, seen = Bytes(data[24:-4]), []
+        for _ in range(rest.u32()):
+            code, name = rest.u8(), rest.take(rest.u32()).decode(errors="replace")
+            check(name in declared and name not in seen, f"operator state {name!r}")
+            check(SCOPES[code : code + 1] == [declared[name]["kind"]], f"the scope of {name!r}")
+            seen.append(name)
+            before = None
+            for place in range(rest.u32()):
+                field = rest.take(rest.u32()) if SCOPES[code] == "broadcast" else None
+                check(field is None or before is None or before < field, f"fields of {name!r}")
+                held[name].append((index, field, place, rest.take(rest.u32())))
+                before = field
+        rest.finish()
+    for name in sorted(declared, key=str.encode):
+        kind = declared[name]["kind"]
+        schema = Schema(kind, declared[name]["schema"])
+        entry = {"operator": operator["id"], "state": name, "kind": kind}
+        for index, field, place, value in held[name]:
+            at = {"index": place} if field is None else {"field": schema.show_field(field)}
+            yield entry | {"key": str(index)} | at | {"value": schema.show_value(value)}
 
 
 def key_groups(index, parallelism, count):
@@ -876,7 +931,7 @@ class Schema:
         self.value = self.field = None
         self.known = True
         try:
-            if kind in ("map", "timers"):
+            if kind in ("map", "timers", "broadcast"):
                 field, equals, text = text.partition("=")
                 if not equals:
                     raise Misfit
@@ -945,11 +1000,7 @@ def main():
     if len(sys.argv) != 2:
         sys.exit(__doc__)
     try:
-        lines = [
-            to_json(entry)
-            for operator in read(Path(sys.argv[1]))
-            for entry in entries(*operator)
-        ]
+        lines = [to_json(entry) for entry in read(Path(sys.argv[1]))]
     except (Corrupt, Later, Absent) as error:
         print(f"reader: {error}", file=sys.stderr)
         sys.exit(error.code)
