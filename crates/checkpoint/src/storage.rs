@@ -17,6 +17,7 @@ mod file;
 mod hdfs;
 mod memory;
 mod object;
+mod put;
 mod remote;
 #[cfg(test)]
 #[path = "../../../tests/it/servers.rs"]

@@ -44,6 +44,7 @@ use object_store::{
 
 use super::executor::Executor;
 use super::object::Staging;
+use super::put::Put;
 use super::remote::{Remote, Scheme};
 use super::{Listing, ObjectStorage, ObjectWriter, Reading, Storage};
 use crate::names;
@@ -130,13 +131,6 @@ impl Connection {
         connections.push((origin, Arc::downgrade(&connection)));
         Ok(connection)
     }
-}
-
-/// What became of a conditional put.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Put {
-    Done,
-    Taken,
 }
 
 impl CloudStorage {
@@ -240,13 +234,9 @@ impl Storage for CloudStorage {
     }
 
     fn put_new(&self, name: &str, parts: Vec<Bytes>) -> Result<()> {
-        match self.put_if_absent(name, PutPayload::from_iter(parts)) {
-            Ok(Put::Done) => Ok(()),
-            Ok(Put::Taken) => Err(Error::AlreadyExists {
-                object: self.location(name),
-            }),
-            Err(error) => Err(self.objects.failed("writing", name, error)),
-        }
+        self.put_if_absent(name, PutPayload::from_iter(parts))
+            .map_err(|error| self.objects.failed("writing", name, error))?
+            .done(|| self.location(name))
     }
 
     fn read(&self, name: &str, range: Range<u64>) -> Result<Bytes> {

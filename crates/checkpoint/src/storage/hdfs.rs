@@ -29,6 +29,7 @@ use hdfs_native::{Client, HdfsError, WriteOptions};
 use super::cloud::Limits;
 use super::executor::{Executor, Running};
 use super::object::Staging;
+use super::put::Put;
 use super::remote::Remote;
 use super::{Listing, Object, ObjectWriter, Permissions, Reading, Storage};
 use crate::names;
@@ -67,13 +68,6 @@ impl fmt::Debug for HdfsStorage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("HdfsStorage").field(&self.base).finish()
     }
-}
-
-/// What became of a file that was to get its name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Put {
-    Done,
-    Taken,
 }
 
 impl HdfsStorage {
@@ -266,13 +260,9 @@ impl Storage for HdfsStorage {
 
     fn put_new(&self, name: &str, parts: Vec<Bytes>) -> Result<()> {
         self.path(name)?;
-        match self.put(name, parts) {
-            Ok(Put::Done) => Ok(()),
-            Ok(Put::Taken) => Err(Error::AlreadyExists {
-                object: self.location(name),
-            }),
-            Err(failure) => Err(self.failed("writing", name, failure)),
-        }
+        self.put(name, parts)
+            .map_err(|failure| self.failed("writing", name, failure))?
+            .done(|| self.location(name))
     }
 
     fn read(&self, name: &str, range: Range<u64>) -> Result<Bytes> {

@@ -10,8 +10,9 @@ use object_store::{
 };
 use tokio::sync::Mutex;
 
-use super::{CloudStorage, Connection, Maker, Put, endpoint};
+use super::{CloudStorage, Connection, Maker, endpoint};
 use crate::storage::executor::Running;
+use crate::storage::put::{Part, Put};
 use crate::storage::{ObjectWriter, Storage};
 use crate::{Error, Result};
 
@@ -33,7 +34,7 @@ pub(super) struct Upload {
     /// Where the upload goes: to the same place, or where that cannot be had on condition, beside it.
     staged: Path,
     token: String,
-    buffer: Vec<u8>,
+    part: Part,
     started: Option<Started>,
 }
 
@@ -59,7 +60,7 @@ impl Upload {
             token,
             name: name.to_owned(),
             storage,
-            buffer: Vec::new(),
+            part: Part::new(PART_BYTES),
             started: None,
         })
     }
@@ -69,7 +70,7 @@ impl Upload {
     }
 
     fn send_part(&mut self) -> Result<()> {
-        let part = std::mem::take(&mut self.buffer);
+        let part = self.part.take();
         let mut started = match self.started.take() {
             Some(started) => started,
             None => self.start()?,
@@ -142,24 +143,18 @@ impl Upload {
 impl ObjectWriter for Upload {
     fn append(&mut self, mut bytes: &[u8]) -> Result<()> {
         while !bytes.is_empty() {
-            if self.buffer.len() == PART_BYTES {
+            if self.part.is_full() {
                 // Only now, when there is more: a single part needs no upload.
                 self.send_part()?;
             }
-            if self.buffer.capacity() < PART_BYTES {
-                self.buffer.reserve_exact(PART_BYTES - self.buffer.len());
-            }
-            let taken = bytes.len().min(PART_BYTES - self.buffer.len());
-            let (head, tail) = bytes.split_at(taken);
-            self.buffer.extend_from_slice(head);
-            bytes = tail;
+            self.part.fill(&mut bytes);
         }
         Ok(())
     }
 
     fn finish(mut self: Box<Self>) -> Result<()> {
         if self.started.is_none() {
-            let whole = std::mem::take(&mut self.buffer);
+            let whole = self.part.take();
             return self.storage.put_new(&self.name, vec![whole.into()]);
         }
         self.send_part()?;
@@ -178,19 +173,18 @@ impl ObjectWriter for Upload {
         // A crash before this leaves an unfinished upload, which is no object and goes by the bucket's
         // rules; one after it the object, or a staged one, which nothing references.
         let complete = async move { publish.complete(&mut **completed.lock().await).await };
-        let failure = match self.storage.objects.executor().run(complete) {
-            Ok(Put::Done) => return Ok(()),
-            Ok(Put::Taken) => Error::AlreadyExists {
-                object: self.storage.location(&self.name),
-            },
-            Err(error) => self.failed(error),
-        };
-        // If it was completed after all, this does nothing.
-        abort(
-            &self.storage,
-            async move { upload.lock().await.abort().await },
-        );
-        Err(failure)
+        let put = self.storage.objects.executor().run(complete);
+        let finished = put
+            .map_err(|error| self.failed(error))
+            .and_then(|put| put.done(|| self.storage.location(&self.name)));
+        if finished.is_err() {
+            // If it was completed after all, this does nothing.
+            abort(
+                &self.storage,
+                async move { upload.lock().await.abort().await },
+            );
+        }
+        finished
     }
 }
 

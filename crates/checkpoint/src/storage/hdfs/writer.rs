@@ -7,8 +7,9 @@ use bytes::Bytes;
 use hdfs_native::file::FileWriter;
 use tokio::sync::Mutex;
 
-use super::{Failure, HdfsStorage, Put, create, publish};
+use super::{Failure, HdfsStorage, create, publish};
 use crate::storage::executor::Running;
+use crate::storage::put::{Part, Put};
 use crate::storage::{ObjectWriter, Storage as _};
 use crate::{Error, Result};
 
@@ -24,7 +25,7 @@ pub(super) struct Writer {
     staged: String,
     /// There until it is finished.
     file: Arc<Mutex<Option<FileWriter>>>,
-    buffer: Vec<u8>,
+    part: Part,
     /// One part is on its way while the next one is filled.
     in_flight: Option<Running<(), Failure>>,
     is_finished: bool,
@@ -52,7 +53,7 @@ impl Writer {
             path,
             staged,
             file: Arc::new(Mutex::new(Some(file))),
-            buffer: Vec::new(),
+            part: Part::new(PART_BYTES),
             in_flight: None,
             is_finished: false,
         })
@@ -71,7 +72,7 @@ impl Writer {
 
     fn send_part(&mut self) -> Result<()> {
         self.settle()?;
-        let part = Bytes::from(std::mem::take(&mut self.buffer));
+        let part = Bytes::from(self.part.take());
         let file = Arc::clone(&self.file);
         let sending = async move {
             match &mut *file.lock().await {
@@ -87,14 +88,8 @@ impl Writer {
 impl ObjectWriter for Writer {
     fn append(&mut self, mut bytes: &[u8]) -> Result<()> {
         while !bytes.is_empty() {
-            if self.buffer.capacity() == 0 {
-                self.buffer.reserve_exact(PART_BYTES);
-            }
-            let taken = bytes.len().min(PART_BYTES - self.buffer.len());
-            let (head, tail) = bytes.split_at(taken);
-            self.buffer.extend_from_slice(head);
-            bytes = tail;
-            if self.buffer.len() == PART_BYTES {
+            self.part.fill(&mut bytes);
+            if self.part.is_full() {
                 self.send_part()?;
             }
         }
@@ -117,13 +112,9 @@ impl ObjectWriter for Writer {
         });
         // Its name is taken or in doubt; what is staged is deleted by the drop, if anything is.
         self.is_finished = matches!(published, Ok(Put::Done) | Err(Failure::Silence(_)));
-        match published {
-            Ok(Put::Done) => Ok(()),
-            Ok(Put::Taken) => Err(Error::AlreadyExists {
-                object: self.storage.location(&self.name),
-            }),
-            Err(failure) => Err(self.failed(failure)),
-        }
+        published
+            .map_err(|failure| self.failed(failure))?
+            .done(|| self.storage.location(&self.name))
     }
 }
 
