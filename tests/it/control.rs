@@ -85,10 +85,8 @@ pub(crate) fn published_until(directory: &Path, checkpoint: u64) -> Vec<String> 
     let mut lines = Vec::new();
     for file in visible_files(directory) {
         let name = file.file_name().expect("a name").to_string_lossy();
-        let number = name
-            .split("-c")
-            .nth(1)
-            .and_then(|rest| rest.split('-').next());
+        // After the token of the run, which may begin with a `c` as well.
+        let number = name.split('-').nth(2).and_then(|it| it.strip_prefix('c'));
         let number: u64 = number.and_then(|it| it.parse().ok()).expect("a number");
         if number <= checkpoint {
             let text = fs::read_to_string(&file).expect("a readable file");
