@@ -52,7 +52,7 @@ pub(crate) enum Task {
     Changed { case: Case, seconds: f64 },
     /// See how much slower the job is in a second in which a checkpoint is taken than in those beside it.
     Lost { case: Case, seconds: f64 },
-    /// See how long a snapshot, and the steps behind it, keep a subtask from its records.
+    /// See how long a snapshot, and the steps after it, keep a subtask from its records.
     Pause { case: Case, seconds: f64 },
     /// Write each key once and leave a checkpoint.
     Fill { case: Case, dir: PathBuf },

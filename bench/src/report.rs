@@ -116,7 +116,7 @@ fn cases(results: &Results, text: &mut String) -> Result<()> {
     text.push_str(
         "Records in millions; per core: per second of processor time of the whole process. Medians of \
          the rounds, with their ends. Bytes per entry: the peak of memory beyond that of a job with a \
-         thousand keys, over the keys; behind it key + value + 16.\n\n\
+         thousand keys, over the keys; after it key + value + 16.\n\n\
          | workload | keys | parallelism | checkpoints | Wasm, per core | native | Wasm/native | \
          limit | Wasm/limit | Wasm, per second | CPU-s per million | peak MiB | MiB per million keys | \
          bytes per entry |\n\
@@ -162,7 +162,7 @@ fn cases(results: &Results, text: &mut String) -> Result<()> {
 /// Where the time of checkpoints went.
 fn checkpoints(results: &Results, text: &mut String) -> Result<()> {
     let taken = |result: &CaseResult| -> Vec<Taken> {
-        // Of one without an interval it is the last one, behind the end of input.
+        // Of one without an interval it is the last one, after the end of input.
         let runs = result
             .wasm
             .iter()

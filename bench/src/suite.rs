@@ -85,7 +85,7 @@ pub(crate) struct LostResult {
     pub(crate) rounds: Vec<Vec<f64>>,
 }
 
-/// How long snapshots, and the steps behind them, keep a subtask from its records.
+/// How long snapshots, and the steps after them, keep a subtask from its records.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) struct PauseResult {

@@ -49,7 +49,7 @@ pub(crate) struct LaunchOptions<'a> {
     pub(crate) clock: Arc<dyn Clock>,
     /// When the process began with it.
     pub(crate) begun_ms: i64,
-    /// Who is told what happens to it.
+    /// Who hears what happens to it.
     pub(crate) audience: Audience,
     /// What the job was started with, for who asks for it.
     pub(crate) job: &'a JobArguments,

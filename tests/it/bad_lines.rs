@@ -16,7 +16,7 @@ use crate::scene::Scene;
 
 /// Lines of each file.
 const LINES: u32 = 6000;
-/// Every so many of them are no records.
+/// One of this many is no record.
 const BAD: u32 = 100;
 
 /// A line: a record, unless it is one of the bad ones.

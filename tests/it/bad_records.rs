@@ -17,7 +17,7 @@ use crate::scene::Scene;
 /// Records of the input.
 const RECORDS: u32 = 6000;
 
-/// Every so many of them are bad.
+/// One of this many is bad.
 const BAD: u32 = 100;
 
 /// Lines of an operator: what fails goes to the sink of dead letters.

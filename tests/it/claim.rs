@@ -368,7 +368,7 @@ fn a_claim_needs_checkpoints_that_outlive_the_process() {
 fn c53_a_service_that_is_killed_again_and_again_leaves_one_directory_and_no_file_of_state() {
     let scene = scene("service");
     let resume = ["run", "job.toml", "--resume"];
-    // Killed before the first checkpoint, and then behind some.
+    // Killed before the first checkpoint, and then after some.
     for checkpoints in [0, 0, 1, 0, 2, 1] {
         let mut running = host::start(scene.path(), &resume);
         running.line_with("started, id").expect("it starts");
@@ -486,7 +486,7 @@ fn c10_garbage_is_told_then_removed_and_nothing_that_is_needed() {
     let told = gc(&["--older-than", "0s", "--dry-run", "--json"]);
     assert!(
         contents(&scene.at("checkpoints")) == before,
-        "it is only told"
+        "it is only reported"
     );
     let told: Value = serde_json::from_str(&told.stdout).expect("JSON");
     let told: Vec<&str> = told["removed"]

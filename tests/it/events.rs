@@ -327,7 +327,7 @@ fn events_of_savepoints_and_stops() -> Vec<Value> {
     events
 }
 
-/// One that takes over and one that is told to end, and one that finds the owner's lease damaged.
+/// One that takes over and one that is asked to end, and one that finds the owner's lease damaged.
 fn events_of_standbys() -> Vec<Value> {
     let scene = Scene::new();
     scene.write("job.toml", jobs::counting("standby", "30ms"));

@@ -554,7 +554,7 @@ fn c21_a_checkpoint_that_hangs_expires_and_its_number_is_not_used_again() {
     let history = history(&ended, 0);
     let ids: Vec<u64> = history.iter().map(|(id, _)| *id).collect();
     let all: Vec<u64> = (1..=ids.len() as u64).collect();
-    assert_eq!(ids, all, "each number is used once, and told how it ended");
+    assert_eq!(ids, all, "each number is used once, and its end reported");
     let gap = history
         .iter()
         .position(|(_, completed)| !completed)
@@ -596,7 +596,7 @@ fn c26_what_was_prepared_for_an_aborted_checkpoint_is_committed_with_the_next() 
 }
 
 /// Word count over text that comes on stdin, with no checkpoint but the last; all of the text is fed, but
-/// its end is not told yet, and a file stands where its checkpoints were.
+/// its end is not reported yet, and a file stands where its checkpoints were.
 fn blocked_at_its_end(scene: &Scene, options: &[&str]) -> Running {
     let lines = "[[source]]\nid = \"verses\"\nconnector = \"stdin\"\nformat = \"lines\"\n\n";
     let job = jobs::word_count("c31")

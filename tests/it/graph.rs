@@ -113,7 +113,7 @@ const FAST: u64 = 600;
 const SLOW: u64 = 20;
 
 /// Two inputs that are counted together, of which one is held up at its first record, once, and so are the
-/// barriers behind it.
+/// barriers after it.
 fn uneven(mode: &str) -> Scene {
     let scene = Scene::new();
     let markers = scene.at("markers");

@@ -24,7 +24,7 @@ pub(crate) enum Trap {
 /// when checkpoints have been completed.
 const TRIGGER: &str = "abracadabra";
 
-/// Puts the trigger behind all other input.
+/// Puts the trigger after all other input.
 fn write_trigger(scene: &Scene) {
     scene.write("input/last.txt", format!("Zz1:1 {TRIGGER}\n"));
 }

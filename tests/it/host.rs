@@ -48,7 +48,7 @@ pub(crate) struct Ended {
     pub(crate) status: ExitStatus,
     /// Its results.
     pub(crate) stdout: String,
-    /// What it told people.
+    /// What it printed for people.
     pub(crate) stderr: String,
     shown: String,
 }
@@ -311,7 +311,7 @@ impl Running {
         let threads = std::fs::read_dir(threads).expect("the process is there");
         threads.flatten().all(|thread| {
             let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
-            // Behind the name, which is in brackets and may hold anything.
+            // After the name, which is in brackets and may hold anything.
             let state = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
             state.starts_with('T')
         })

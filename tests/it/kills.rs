@@ -1,7 +1,7 @@
 //! Killed with SIGKILL again and again and resumed each time, a job ends with the output that an
 //! independent tool computes from its input. Conformance 25, 53.
 //!
-//! Method: each run is killed at a moment from a seed, drawn in terms of what it has told (right behind
+//! Method: each run is killed at a moment from a seed, drawn in terms of what it has reported (right after
 //! its n-th event), for a part of them some milliseconds later, so that kills land before, between and
 //! within checkpoints whatever the speed of the machine. Every third run may take a checkpoint before it is
 //! killed, so the job gets on, and from then on every run is a resumed one. When the job gets to its end, its output is
@@ -333,10 +333,10 @@ fn a_kill_right_behind_any_event_loses_and_doubles_nothing() {
         .concat();
         host::start(scene.path(), &arguments)
     };
-    let mut killed_behind = BTreeSet::new();
+    let mut killed_after = BTreeSet::new();
     let mut kill = |running: host::Running, event: &Value| {
         if running.kill().is_some() {
-            killed_behind.insert(event["event"].as_str().expect("a name").to_owned());
+            killed_after.insert(event["event"].as_str().expect("a name").to_owned());
         }
     };
     for number in 1..=6 {
@@ -377,8 +377,8 @@ fn a_kill_right_behind_any_event_loses_and_doubles_nothing() {
         "restarted",
     ] {
         assert!(
-            killed_behind.contains(event),
-            "no kill behind `{event}`: {killed_behind:?}"
+            killed_after.contains(event),
+            "no kill after `{event}`: {killed_after:?}"
         );
     }
     let ended = host::run(scene.path(), &["run", "job.toml", "-s", "latest"]).with_code(0);
@@ -386,7 +386,7 @@ fn a_kill_right_behind_any_event_loses_and_doubles_nothing() {
     assert_same_lines(
         &scene.output("out"),
         &oracle::word_count(&scene.at("input")),
-        "output after kills behind every kind of event",
+        "output after kills at every kind of event",
     );
 }
 

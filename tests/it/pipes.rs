@@ -11,7 +11,7 @@ use crate::scene::Scene;
 const SCREEN: &str =
     "[[sink]]\nid = \"screen\"\nconnector = \"stdout\"\ninput = \"count\"\nformat = \"csv\"\n\n";
 
-/// Word count of a file, told on standard output.
+/// Word count of a file, on standard output.
 fn told_on_stdout(interval: &str) -> Scene {
     let scene = Scene::new();
     scene.write("input/some.txt", oracle::verses(300));

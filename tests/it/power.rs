@@ -460,7 +460,7 @@ fn survives_after_killed_starts(victim: &Victim, starts: usize) {
             .filter(|loss| loss.promise.told.is_some() && !loss.promise.finished);
         // As soon as something was promised.
         losses.extend(told.take(1).map(|loss| Loss {
-            what: format!("{}, behind a start that was killed at {until:?}", loss.what),
+            what: format!("{}, after a start that was killed at {until:?}", loss.what),
             ..loss
         }));
     }

@@ -167,7 +167,7 @@ fn c15_truncated_foreign_and_future_metadata_are_told_apart() {
     let cases: [(Damage, i32); 3] = [
         (|bytes| bytes.truncate(bytes.len() / 2), 3),
         (|bytes| bytes[0] ^= 0xff, 3),
-        // The version stands behind the magic of eight bytes.
+        // The version stands after the magic of eight bytes.
         (
             |bytes| bytes[8..12].copy_from_slice(&u32::MAX.to_le_bytes()),
             2,
@@ -293,7 +293,7 @@ fn c40_state_of_an_operator_that_is_gone_is_refused_unless_it_may_be_dropped() {
         .split(' ')
         .filter_map(|word| word.replace(',', "").parse::<u64>().ok())
         .max();
-    assert!(size > Some(1000), "its bytes are not told: {bytes}");
+    assert!(size > Some(1000), "its bytes are not reported: {bytes}");
     interrupted.assert_untouched();
     interrupted
         .run(&["-s", "latest", "-n"])

@@ -558,7 +558,7 @@ fn named_places(text: &str) -> Vec<(String, String)> {
 }
 
 /// What the headings of a document can be linked by: lower case, without punctuation, `-` for a space, and
-/// a number behind one that is there already.
+/// a number after one that is there already.
 fn anchors(text: &str) -> BTreeSet<String> {
     let mut anchors = BTreeSet::new();
     let mut in_block = false;

@@ -265,7 +265,7 @@ fn pauses(results: &Value) -> Plot {
         kinds: &[
             "pause, p50",
             "pause, p99",
-            "longest step behind",
+            "longest step after it",
             "steps, p99",
             "steps, p50",
         ],

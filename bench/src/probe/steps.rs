@@ -1,4 +1,4 @@
-//! How long an operator's steps take, and the longest of them behind each snapshot.
+//! How long an operator's steps take, and the longest of them after each snapshot.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
@@ -25,7 +25,7 @@ impl Between {
     }
 }
 
-/// Times the steps of the one operator, from its call until the sink behind it, in the same subtask, has
+/// Times the steps of the one operator, from its call until the sink after it, in the same subtask, has
 /// taken what came of it: what the guest does, what is stored, the state's commit. Of a job with
 /// parallelism 1.
 pub(crate) fn steps(graph: &mut JobGraph) -> Seen<Between> {

@@ -211,7 +211,7 @@ pub(crate) fn path(spec: &str, what: &str) -> Result<PathBuf> {
     })
 }
 
-/// The scheme of a URL. A single letter is a drive, and a colon behind a slash is part of a name.
+/// The scheme of a URL. A single letter is a drive, and a colon after a slash is part of a name.
 fn scheme(spec: &str) -> Option<String> {
     let (scheme, rest) = spec.split_once(':')?;
     let valid = scheme.len() > 1

@@ -26,7 +26,7 @@ pub struct BadRecords {
     pub dead_letter: Option<(String, Place)>,
 }
 
-/// So many in a time.
+/// How many in which time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rate {
     /// How many.

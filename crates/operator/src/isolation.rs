@@ -306,7 +306,7 @@ fn alone(
 /// What became of timers that were due.
 #[derive(Debug)]
 pub enum Firing {
-    /// So many have fired, in one call; 0 if none was due.
+    /// How many have fired, in one call; 0 if none was due.
     Fired(usize),
     /// One did not fire, and never will. It is removed, and had no effect.
     Blamed(Box<BadTimer>),

@@ -835,7 +835,7 @@ impl<'a> Driver<'a> {
         report(failed(id, reason, entry));
     }
 
-    /// The checkpoint after this one that is complete and not told yet.
+    /// The checkpoint after this one that is complete and not reported yet.
     fn newer(&mut self, id: CheckpointId) -> Option<&mut Progress> {
         let after = self.progress.range_mut(id..).map(|(_, entry)| entry);
         let is_checkpoint =

@@ -274,7 +274,7 @@ impl Job {
             self.options.restart.clone(),
             self.clock.now_ms().unsigned_abs(),
         );
-        // Behind what was restored, and behind what stands in the directory already: a job with an id
+        // After what was restored, and after what stands in the directory already: a job with an id
         // of its own may be started afresh where an earlier run was.
         let mut next_id = self
             .restore

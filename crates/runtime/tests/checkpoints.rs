@@ -187,7 +187,7 @@ fn c21_a_storage_that_stalls_at_the_metadata_fails_that_checkpoint_and_no_other(
         } => {
             slowest = by.clone().map(|by| (by.phase, reason.clone()));
         }
-        // One that comes behind it is complete while the storage still holds the second.
+        // One that comes after it is complete while the storage still holds the second.
         JobEvent::CheckpointCompleted { id, .. } if *id > 2 => gate.open(),
         _ => {}
     });
@@ -203,7 +203,7 @@ fn c21_a_storage_that_stalls_at_the_metadata_fails_that_checkpoint_and_no_other(
     assert_eq!(
         *told.lock().unwrap(),
         completed,
-        "told of each, once, in order"
+        "notified of each, once, in order"
     );
     assert!(disk.list("job/chk-2").unwrap().objects.is_empty());
     store.delete_all().unwrap();
@@ -448,7 +448,7 @@ fn c25_completions_are_told_once_and_in_order_with_several_in_progress() {
     };
     let flow = Flow::Paced(pace.clone());
     let mut graph = graph_with(1_000, flow, [1, 2], no_fault(), Arc::new(sink.clone()));
-    // Behind `sum`, in its chain.
+    // After `sum`, in its chain.
     let mut watch = graph.nodes[1].clone();
     watch.id = "watch".into();
     watch.parallelism = 2;
@@ -905,7 +905,7 @@ fn c13_a_storage_that_goes_and_comes_back_costs_the_checkpoints_between_and_noth
         let dir = root.to_str().unwrap().to_owned();
         let sink = Collect::default();
         let store = CheckpointStore::open(&dir, "job", filed()).unwrap();
-        // Goes back to what was complete behind the outage.
+        // Goes back to what was complete after the outage.
         let left = Arc::new(AtomicU32::new(1));
         let sum = Sum {
             fail_at: Some((950, Arc::clone(&left))),

@@ -218,7 +218,7 @@ fn c81_savepoints_that_fail_leave_the_job_running() {
     finish(running, &held, &sink);
 }
 
-/// A sink that cannot commit a few times once it is told so.
+/// A sink that cannot commit a few times once it is to.
 struct FailsToCommit {
     sink: Arc<dyn SinkFactory>,
     left: Arc<AtomicU32>,

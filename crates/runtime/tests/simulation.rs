@@ -106,7 +106,7 @@ enum Mistake {
     None,
     /// The sink commits at the barrier.
     CommitsEarly,
-    /// A record behind a barrier gets before it.
+    /// A record after a barrier gets before it.
     LetsRecordThrough,
     /// No channel waits for the others.
     DoesNotAlign,
@@ -289,7 +289,7 @@ struct World {
     behind: u64,
     /// The number of the checkpoint that was completed last.
     last_completed: u64,
-    /// Savepoints that the user was told of while all output is as it should be.
+    /// Savepoints that were reported to the user while all output is as it should be.
     saved: Vec<Saved>,
     /// Those whose output is known.
     kept: Vec<Saved>,

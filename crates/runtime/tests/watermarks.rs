@@ -347,7 +347,7 @@ fn c63_a_silent_source_holds_nobody_and_does_not_lead_back() {
 
 #[test]
 fn c63_when_all_are_silent_what_follows_is_silent_too() {
-    // Two sources with two subtasks each: the first is silent as a whole, behind operators that hand that on. The
+    // Two sources with two subtasks each: the first is silent as a whole, after operators that hand that on. The
     // highest that it has said counts, whichever of its subtasks was silent first.
     let silent = |watermark| {
         vec![

@@ -22,7 +22,7 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// Texts that are too short to be told from others.
+/// Texts that are too short to be distinguished from others.
 const BYTES_MIN: usize = 4;
 /// Of a secret of several lines each that is long enough to be one is hidden.
 const LINE_BYTES_MIN: usize = 8;

@@ -278,7 +278,7 @@ impl Standby<'_> {
         });
     }
 
-    /// A trouble is told once, until it is over.
+    /// A trouble is reported once, until it is over.
     fn warn_once(&self, quiet: &mut bool, error: &checkpoint::Error) {
         if !std::mem::replace(quiet, true) {
             tracing::warn!(

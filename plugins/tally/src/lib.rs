@@ -1,4 +1,4 @@
-//! Counts the records of each key, in every kind of state, under the version of its schema that it is told: to test
+//! Counts the records of each key, in every kind of state, under the version of its schema that `config` names: to test
 //! how a job goes on when an operator changed.
 //!
 //! ```toml

@@ -13,7 +13,7 @@ const SHORT: usize = 32;
 /// Room is made in steps of at least this.
 const STEP: usize = 1024;
 
-/// Bytes, and room for more behind them.
+/// Bytes, and room for more after them.
 #[derive(Debug, Default)]
 pub(crate) struct Bytes {
     /// What was written and, from `used` on, the room. It is filled, so that writing into it needs no
@@ -62,7 +62,7 @@ impl Bytes {
     #[inline(never)]
     fn grow(&mut self, length: usize) {
         // Room that is not needed is filled in vain, and every call but the first starts with as much as
-        // the one before has used; so the steps are small. The memory behind grows in larger ones.
+        // the one before has used; so the steps are small. The memory below grows in larger ones.
         let step = (self.all.len() / 8).max(STEP);
         self.all.resize(self.used + length + SHORT + step, 0);
     }

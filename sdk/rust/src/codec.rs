@@ -346,7 +346,7 @@ tuples! {
 /// assert_eq!(Delays::schema(), "{flights:u64,worst:i64?}");
 /// ```
 ///
-/// A version other than 1 stands behind the name: `codec!(Delays, version 2 { flights, worst })`.
+/// A version other than 1 stands after the name: `codec!(Delays, version 2 { flights, worst })`.
 #[macro_export]
 macro_rules! codec {
     ($name:ident { $($field:ident),+ $(,)? }) => {

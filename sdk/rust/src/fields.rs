@@ -1,7 +1,7 @@
 //! Reading rows: the fields of a key or value, without copying them.
 //!
 //! A row is walked once, eight bytes at a time; a field without quotes is a slice of it. What is not
-//! quite CSV is still read the way the host reads it: bytes behind a closing quote belong to the field,
+//! quite CSV is still read: bytes after a closing quote belong to the field,
 //! an open quote ends with the row.
 
 use std::borrow::Cow;
@@ -13,7 +13,7 @@ use crate::row::{Row, RowWriter};
 #[derive(Clone, Debug)]
 pub struct Fields<'a> {
     row: &'a [u8],
-    /// Where the next field starts; behind the row once all were given.
+    /// Where the next field starts; after the row once all were given.
     start: usize,
     /// Where the eight bytes begin that `commas` is about.
     window: usize,
@@ -49,7 +49,7 @@ impl<'a> Fields<'a> {
         at
     }
 
-    /// The end of the quoted field that begins at `start`; the window moves behind it.
+    /// The end of the quoted field that begins at `start`; the window moves after it.
     #[cold]
     fn end_of_quoted(&mut self) -> usize {
         let mut at = self.start + 1;
@@ -87,7 +87,7 @@ impl<'a> Iterator for Fields<'a> {
     }
 }
 
-/// Which of the eight bytes from `at` on are commas (high bit of each; bytes behind the end are none).
+/// Which of the eight bytes from `at` on are commas (high bit of each; bytes after the end are none).
 #[inline]
 fn commas(row: &[u8], at: usize) -> u64 {
     const LOW: u64 = 0x7f7f_7f7f_7f7f_7f7f;

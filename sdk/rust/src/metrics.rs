@@ -1,4 +1,4 @@
-//! An operator's metrics: counted in the guest, told to the host once per call.
+//! An operator's metrics: counted in the guest, reported to the host once per call.
 
 use std::cell::RefCell;
 use std::fmt;

@@ -50,7 +50,7 @@ pub(crate) struct Declared {
     /// Whether the operator has asked for it, and not only its windows.
     has_own_timers: bool,
     pub(crate) windows: Vec<Rc<Settings>>,
-    /// Mistakes in the declarations, told when `open` has returned.
+    /// Mistakes in the declarations, reported when `open` has returned.
     pub(crate) problems: Vec<String>,
 }
 

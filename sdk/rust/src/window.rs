@@ -146,7 +146,7 @@ impl<A: Assigner, G: Aggregate> Window<A, G> {
     /// [`Firing::OnTime`].
     ///
     /// It may change when the job restarts. If it is longer then, a record may come for a window that was removed
-    /// before: it begins the window anew, and the late result lacks what the window had.
+    /// before: it begins the window again, and the late result lacks what the window had.
     #[must_use]
     pub fn allowed_lateness(self, lateness: Duration) -> Self {
         let settings = &self.0.settings;

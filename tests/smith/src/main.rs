@@ -23,7 +23,7 @@ use wasmparser::{ExternalKind, Parser, Payload};
 const DESCRIBE: &str = "#describe";
 const OPEN: &str = "#open";
 const ALLOCATE: &str = "cabi_realloc";
-/// Where the host gets memory for what it passes: behind the data of the shape.
+/// Where the host gets memory for what it passes: after the data of the shape.
 const ALLOCATED: i32 = 64 << 10;
 /// How many random bytes a component or operator is made from.
 const BYTES: usize = 64 << 10;
@@ -230,7 +230,7 @@ impl<F: Fn(&str) -> bool> Reencode for WithoutKept<F> {
     }
 }
 
-/// Adds them behind all that is there, so that no number changes.
+/// Adds them after all that is there, so that no number changes.
 struct WithKept<'a> {
     shape: &'a Shape,
     /// How many types and functions the module has.

@@ -141,7 +141,7 @@ impl Remote {
         if host.contains(['@', ':']) {
             // The URL may hold a password, so it is not repeated.
             return Err(Error::Incompatible(format!(
-                "{what} has more than {} behind {}://; credentials and endpoint come from the environment ({})",
+                "{what} has more than {} after {}://; credentials and endpoint come from the environment ({})",
                 scheme.container(),
                 scheme.word(),
                 scheme.credentials()

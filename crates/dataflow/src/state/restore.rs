@@ -687,7 +687,7 @@ mod tests {
         assert_eq!(values(&restored, 1), values(&whole, 2));
     }
 
-    /// Drops the first state and appends a byte to the values of the others; loses a value if it is told so.
+    /// Drops the first state and appends a byte to the values of the others; loses a value if it is to.
     struct Appending {
         loses: bool,
     }

@@ -1,4 +1,4 @@
-//! Timers: per key, in one of two domains of time, told apart by time and tag.
+//! Timers: per key, in one of two domains of time, distinguished by time and tag.
 //!
 //! They are kept as a map per key whose fields are (time, tag), so that snapshots, deltas, restores and
 //! rescaling treat them as they treat a map. Beside the map is a queue in the order of time, which is

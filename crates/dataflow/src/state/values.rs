@@ -103,7 +103,7 @@ impl Values {
         }
     }
 
-    /// Appends the values in many slots, an empty cell for none, if all are so short that they lie in
+    /// Appends the values in many slots, an empty cell for none, if all are so short that they are in
     /// place; the positions of those that have no value go to `absent`. Returns whether it did.
     pub(super) fn load_short(
         &self,

@@ -84,7 +84,7 @@ fn c20_the_pause_holds_for_periodic_checkpoints_but_not_for_requested_ones() {
     assert_eq!(complete(&mut coordinator, 2, 660), [Action::Notify(id(2))]);
     assert_eq!(coordinator.on(Input::Tick, 1159), []);
     assert_eq!(coordinator.on(Input::Tick, 1160), [trigger(3)]);
-    // Behind a failure too.
+    // After a failure too.
     assert_eq!(decline(&mut coordinator, 3, 1200).len(), 1);
     assert_eq!(coordinator.on(Input::Tick, 1699), []);
     assert_eq!(coordinator.on(Input::Tick, 1700), [trigger(4)]);

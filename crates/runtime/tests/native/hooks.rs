@@ -120,7 +120,7 @@ impl Operator for Ballast {
     }
 }
 
-/// Record `i` of `count` has the key `<name>-<i>` and the value `i`: one at a time, with a pause behind
+/// Record `i` of `count` has the key `<name>-<i>` and the value `i`: one at a time, with a pause after
 /// each that is over at once.
 pub(crate) struct Distinct {
     pub(crate) name: &'static str,

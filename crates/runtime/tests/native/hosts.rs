@@ -152,7 +152,7 @@ impl Outputs for InMemory {
     }
 }
 
-/// A sink that is always told that this is the first attempt.
+/// A sink for which every attempt is the first.
 struct FirstAttempt(Arc<dyn SinkFactory>);
 
 impl SinkFactory for FirstAttempt {

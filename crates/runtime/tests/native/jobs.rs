@@ -37,7 +37,7 @@ struct Numbers {
 pub(crate) enum Flow {
     /// As fast as they are taken.
     Free,
-    /// A few at a time, with a pause behind them that is over at once: batches stay small, so that
+    /// A few at a time, with a pause after them that is over at once: batches stay small, so that
     /// channels fill up.
     Trickle,
     /// With pauses for checkpoints.
@@ -398,7 +398,7 @@ fn checksum(records: &[(String, String)]) -> u64 {
 
 struct CollectSubtask {
     sink: Collect,
-    /// What the names of its outputs begin with: staged, and in front of and behind the checkpoint when
+    /// What the names of its outputs begin with: staged, and before and after the checkpoint when
     /// published.
     staged: String,
     name: [String; 2],

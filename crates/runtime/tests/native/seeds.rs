@@ -89,7 +89,7 @@ pub(crate) fn try_seeds<T: Default + Send>(
                     match outcome {
                         Ok(of_seed) => add(tally, &of_seed),
                         Err(what) => {
-                            // Those before it are tried to their end, those behind it are not begun.
+                            // Those before it are tried to their end, those after it are not begun.
                             end.fetch_min(seed, Ordering::SeqCst);
                             let lower = found.as_ref().is_none_or(|(first, _)| seed < *first);
                             if lower {

@@ -13,7 +13,7 @@ use super::native::{Committed, number_in};
 /// What sinks have, by their ids.
 pub(crate) type Outputs = BTreeMap<String, Committed>;
 
-/// A savepoint that the user was told of, and the output up to it that was committed at that moment.
+/// A savepoint that was reported to the user, and the output up to it that was committed at that moment.
 pub(crate) struct Saved {
     pub(crate) taken: Taken,
     pub(crate) committed: Outputs,

@@ -217,7 +217,7 @@ impl<V: Codec> Cache<V> {
 
     /// The entry of a field; a new one is not known yet.
     fn find_or_add(&mut self, key: u32, field: &impl MapKey) -> usize {
-        // The field is encoded behind the others, where it stays if it is new.
+        // The field is encoded after the others, where it stays if it is new.
         let start = self.fields.data.len();
         field.encode_key(&mut self.fields.data);
         let bytes = &self.fields.data[start..];

@@ -1,4 +1,4 @@
-//! Checksums and lengths around changed bytes, so that what lies behind them is reached. Written from
+//! Checksums and lengths around changed bytes, so that what comes after them is reached. Written from
 //! `docs/checkpoint-format.md`; shares no code with what reads it.
 
 /// Metadata of a body and inline bytes.

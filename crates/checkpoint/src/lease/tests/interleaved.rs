@@ -278,7 +278,7 @@ fn c17_a_holder_and_a_contender_in_every_order_with_two_changes() {
         }
     }
     assert!(tried > 500, "{tried}");
-    assert!(zombies > 0, "a zombie has put a checkpoint behind its end");
+    assert!(zombies > 0, "a zombie has put a checkpoint after its end");
 }
 
 #[test]
@@ -298,7 +298,7 @@ fn c17_a_holder_and_two_contenders_in_random_orders() {
         });
         zombies += usize::from(unbelieved);
     }
-    assert!(zombies > 0, "a zombie has put a checkpoint behind its end");
+    assert!(zombies > 0, "a zombie has put a checkpoint after its end");
 }
 
 /// This actor, if it is ready.

@@ -234,7 +234,7 @@ mod tests {
     enum Op {
         Push(i64, u32),
         Pop(i64),
-        /// Takes so many, and puts them back.
+        /// Takes this many, and puts them back.
         PutBack(i64, usize),
     }
 
