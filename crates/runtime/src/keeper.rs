@@ -8,14 +8,14 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use checkpoint::lease::Lease;
 
 use crate::error::{Error, causes};
 use crate::spawn;
 
-/// Whether it is time to renew is checked every timeout / LOOKS.
+/// Whether it is time to renew is checked every timeout / LOOKS, and as often whether a look is over.
 const LOOKS: u32 = 12;
 
 /// Renews a lease until it is dropped.
@@ -36,7 +36,7 @@ impl Keeper {
         let (stop, stopped) = mpsc::channel();
         let (looks, looked) = mpsc::channel();
         let renewing = spawn::background("lease", move || renew(&lease, pause, &stopped, &looks))?;
-        let watching = spawn::background("lease-watch", move || watch(timeout, &looked))?;
+        let watching = spawn::background("lease-watch", move || watch(timeout, pause, &looked))?;
         Ok(Self {
             stop: Some(stop),
             threads: vec![renewing, watching],
@@ -67,20 +67,24 @@ fn renew(lease: &Lease, pause: Duration, stopped: &Receiver<()>, looks: &Sender<
 }
 
 /// Warns of a look that takes longer than the lease lasts, until nobody looks any more.
-fn watch(timeout: Duration, looked: &Receiver<bool>) {
+fn watch(timeout: Duration, pause: Duration, looked: &Receiver<bool>) {
     while let Ok(began) = looked.recv() {
-        if began && looked.recv_timeout(timeout) == Err(RecvTimeoutError::Timeout) {
+        if began && is_silent(pause, looked) {
             tracing::warn!(
                 "the lease of the job directory cannot be renewed: its storage has not answered for {timeout:?}; no \
                  checkpoint completes until it does"
             );
-            let since = Instant::now();
             if looked.recv().is_ok() {
-                let silent = Duration::from_secs((timeout + since.elapsed()).as_secs());
-                tracing::info!("the storage of the job directory answers again, after {silent:?}");
+                tracing::warn!("the storage of the job directory answers again");
             }
         }
     }
+}
+
+/// Waits until the look is over. `true` if it is not after as many pauses as the lease lasts: counted, because this
+/// process may have stood still as well, and then it is not the storage that is silent.
+fn is_silent(pause: Duration, looked: &Receiver<bool>) -> bool {
+    (0..LOOKS).all(|_| looked.recv_timeout(pause) == Err(RecvTimeoutError::Timeout))
 }
 
 impl Drop for Keeper {
