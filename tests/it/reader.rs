@@ -700,9 +700,11 @@ fn c43_the_reader_and_the_host_agree_on_operator_state_and_judge_its_damage_alik
         });
     }
     // What the metadata declares, but not what is there.
-    victim.resealed("another scope", 3, true, &|it| {
-        operator_state(&mut it.body).0[0]["kind"] = json!("broadcast");
-    });
+    let metadata = victim.metadata();
+    let mut another = Envelope::read(&metadata);
+    operator_state(&mut another.body).0[0]["kind"] = json!("broadcast");
+    // The job does not fit it, which is found before anything is read.
+    victim.judged_by_all("scope", &metadata, Some(&another.bytes()), (3, 2), true);
     victim.resealed("version 2", 3, false, &|it| it.start[8] = 2);
 }
 

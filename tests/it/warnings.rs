@@ -69,7 +69,6 @@ fn c62_windows_that_never_end_for_want_of_a_watermark_are_reported() {
                 "",
             )
             + &jobs::discard("nowhere", "windows")
-            + &jobs::discard("late", "windows.late")
     };
     let check = |more: &str| {
         scene.write("job.toml", job(more));
