@@ -428,11 +428,17 @@ impl Pending {
         let storage = &latest.contents().storage;
         match storage.read(&name, 0..1) {
             Ok(_) => Ok(()),
-            Err(Error::NotFound(_)) => Err(Error::NotFound(format!(
-                "checkpoint {}, on which this one builds, is gone from the storage: {}",
-                latest.metadata().id,
-                storage.location(&name)
-            ))),
+            Err(Error::NotFound(_)) => {
+                // Another host may own the directory by now, and have subsumed it.
+                if let Err(fenced @ Error::Fenced { .. }) = self.store.confirm() {
+                    return Err(fenced);
+                }
+                Err(Error::NotFound(format!(
+                    "checkpoint {}, on which this one builds, is gone from the storage: {}",
+                    latest.metadata().id,
+                    storage.location(&name)
+                )))
+            }
             Err(error) => Err(error),
         }
     }
