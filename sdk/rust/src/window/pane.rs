@@ -161,26 +161,40 @@ impl<A: Codec> Codec for Panes<A> {
 
     #[inline]
     fn decode(mut bytes: &[u8]) -> Result<Self> {
-        let mut panes = Self::default();
-        let mut at = 0;
-        while !bytes.is_empty() {
-            let first = SignedVarint::decode_part(&mut bytes)?.0;
-            let more = Option::<More>::decode_part(&mut bytes)?;
+        let mut early_at = None;
+        let mut next = |bytes: &mut &[u8]| -> Result<Pane<A>> {
+            let first = SignedVarint::decode_part(bytes)?.0;
+            let more = Option::<More>::decode_part(bytes)?;
             let (last, late, early) = more.unwrap_or_default();
-            let (records, changed, early_at) = early.unwrap_or_default();
-            panes.early_at = panes.early_at.or(early_at);
-            let pane = Pane {
+            let (records, changed, due) = early.unwrap_or_default();
+            early_at = early_at.or(due);
+            Ok(Pane {
                 first,
                 last: last.unwrap_or(first),
                 late,
                 changed,
                 records,
-                accumulator: A::decode_part(&mut bytes)?,
-            };
-            panes.insert(at, pane);
-            at += 1;
+                accumulator: A::decode_part(bytes)?,
+            })
+        };
+        if bytes.is_empty() {
+            return Ok(Self::default());
         }
-        Ok(panes)
+        let length = bytes.len();
+        let first = next(&mut bytes)?;
+        let panes = if bytes.is_empty() {
+            Few::One(first)
+        } else {
+            // Most are as long as the first one, and there is room for one more. That is no more than a guess.
+            let each = (length - bytes.len()).max(1);
+            let mut panes = Vec::with_capacity(2 + (bytes.len() / each).min(30));
+            panes.push(first);
+            while !bytes.is_empty() {
+                panes.push(next(&mut bytes)?);
+            }
+            Few::Many(panes)
+        };
+        Ok(Self { panes, early_at })
     }
 }
 
