@@ -145,7 +145,7 @@ typedef struct highwater_operator_state_loaded_t {
 typedef struct highwater_operator_state_page_t {
   highwater_operator_state_cells_t   fields;
   highwater_operator_state_cells_t   values;
-  // Whether there are entries behind the last one.
+  // Whether there are entries after the last one.
   bool   more;
 } highwater_operator_state_page_t;
 
@@ -154,7 +154,7 @@ typedef struct highwater_operator_state_scanned_t {
   highwater_operator_state_cells_t   values;
   // Where the next page begins; means something only to the host and within the same exported call.
   operator_list_u8_t   cursor;
-  // Whether there may be entries behind the last one.
+  // Whether there may be entries after the last one.
   bool   more;
 } highwater_operator_state_scanned_t;
 
@@ -317,7 +317,7 @@ extern void highwater_operator_state_map_load(uint32_t state, operator_list_u32_
 extern void highwater_operator_state_map_store(uint32_t state, operator_list_u32_t *keys, highwater_operator_state_cells_t *fields, highwater_operator_state_cells_t *values);
 extern void highwater_operator_state_map_remove(uint32_t state, operator_list_u32_t *keys, highwater_operator_state_cells_t *fields);
 // Map state: at most `limit` entries of one key in the order of their fields' bytes, from `start` on
-// (behind it, if `exclusive`).
+// (after it, if `exclusive`).
 extern void highwater_operator_state_map_scan(uint32_t state, uint32_t key, operator_list_u8_t *start, bool exclusive, uint32_t limit, highwater_operator_state_page_t *ret);
 // List state: appends element i to the list of `keys[i]`.
 extern void highwater_operator_state_list_append(uint32_t state, operator_list_u32_t *keys, highwater_operator_state_cells_t *elements);

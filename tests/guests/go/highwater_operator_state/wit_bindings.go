@@ -24,7 +24,7 @@ Absent []uint32
 type Page struct {
         Fields highwater_operator_types.Cells
 Values highwater_operator_types.Cells
-// Whether there are entries behind the last one.
+// Whether there are entries after the last one.
 More bool
 }
 
@@ -33,7 +33,7 @@ type Scanned struct {
 Values highwater_operator_types.Cells
 // Where the next page begins; means something only to the host and within the same exported call.
 Cursor []uint8
-// Whether there may be entries behind the last one.
+// Whether there may be entries after the last one.
 More bool
 }
 
