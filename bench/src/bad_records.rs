@@ -186,13 +186,8 @@ pub(crate) fn write(results: &[BadRecordsResult], text: &mut String) -> Result<(
          | operator | bad records | records per second, M | to none | for each bad record, µs of processor time |\n\
          |---|---|---:|---:|---:|\n",
     );
-    for BadRecordsResult {
-        work,
-        bad,
-        runs: of,
-    } in results
-    {
-        let (clean, runs) = (runs(results, *work, Bad::None), of);
+    for BadRecordsResult { work, bad, runs } in results {
+        let clean = self::runs(results, *work, Bad::None);
         let to_none: Vec<f64> = paired(runs, clean, Measured::per_second).collect();
         let each = runs.iter().zip(clean).map(|(run, clean)| {
             let of_record = |run: &Measured| run.cpu_s / run.records as f64;
