@@ -335,25 +335,27 @@ impl Prepared {
     pub(crate) fn timers_without_watermark(&self) -> Vec<(&str, &str)> {
         let id = |index: usize| self.wiring.order[index].node(&self.job).id.as_str();
         let mut found = Vec::new();
-        for (index, node) in self.nodes.iter().enumerate() {
-            match node {
-                PreparedNode::Operator(operator) if operator.has_timers() => {}
-                _ => continue,
+        let has_timers = |node: &PreparedNode| match node {
+            PreparedNode::Operator(operator) => operator.has_timers(),
+            PreparedNode::Source(_) | PreparedNode::Sink(_) => false,
+        };
+        let lacks_watermarks = |at: usize| match &self.nodes[at] {
+            PreparedNode::Source(source) => {
+                let table = &self.wiring.order[at].node(&self.job).table;
+                let has = |key| table.get(key).is_some();
+                !source.bounded && has("timestamp") && !has("watermark")
             }
+            PreparedNode::Operator(_) | PreparedNode::Sink(_) => false,
+        };
+        for index in (0..self.nodes.len()).filter(|index| has_timers(&self.nodes[*index])) {
             let mut above = vec![index];
             let mut seen = BTreeSet::new();
             while let Some(at) = above.pop() {
-                above.extend(self.edges[at].iter().map(|edge| edge.from));
-                let PreparedNode::Source(source) = &self.nodes[at] else {
+                if !seen.insert(at) {
                     continue;
-                };
-                let table = &self.wiring.order[at].node(&self.job).table;
-                let is_timed = table.get("timestamp").is_some();
-                if seen.insert(at)
-                    && !source.bounded
-                    && is_timed
-                    && table.get("watermark").is_none()
-                {
+                }
+                above.extend(self.edges[at].iter().map(|edge| edge.from));
+                if lacks_watermarks(at) {
                     found.push((id(index), id(at)));
                 }
             }
