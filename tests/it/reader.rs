@@ -623,22 +623,16 @@ fn the_reader_and_the_host_judge_damage_alike() {
     victim.judged("void", &metadata, Some(&void), 2, false);
 }
 
-/// The operator states of a body's operator, and what its first subtask has of them.
-fn operator_state(body: &mut Value) -> (&mut Value, &mut Value) {
+/// The operator of a body that has operator state.
+fn with_operator_state(body: &mut Value) -> &mut Value {
     let operators = body["operators"].as_array_mut().expect("operators");
-    let of_it = |it: &&mut Value| it["operator-states"].is_array();
-    let operator = operators.iter_mut().find(of_it).expect("it has some");
-    let operator = operator.as_object_mut().expect("an object");
-    let mut states = None;
-    let mut stored = None;
-    for (name, value) in operator.iter_mut() {
-        match name.as_str() {
-            "operator-states" => states = Some(value),
-            "subtasks" => stored = Some(&mut value[0]["operator-state"]),
-            _ => {}
-        }
-    }
-    (states.expect("states"), stored.expect("subtasks"))
+    let has_some = |it: &&mut Value| it["operator-states"].is_array();
+    operators.iter_mut().find(has_some).expect("it has some")
+}
+
+/// What its first subtask has of it.
+fn stored(operator: &mut Value) -> &mut Value {
+    &mut operator["subtasks"][0]["operator-state"]
 }
 
 #[test]
@@ -665,7 +659,7 @@ fn c43_the_reader_and_the_host_agree_on_operator_state_and_judge_its_damage_alik
     let checkpoint = checkpoints(&scene).pop().expect("a checkpoint");
     let victim = Victim { scene, checkpoint };
     let mut body = Envelope::read(&victim.metadata()).body;
-    let file = operator_state(&mut body).1["file"].clone();
+    let file = &stored(with_operator_state(&mut body))["file"];
     let data = victim.checkpoint.join(file.as_str().expect("in a file"));
     let good = fs::read(&data).expect("a readable file");
     for at in [0, 20, good.len() / 2] {
@@ -675,34 +669,35 @@ fn c43_the_reader_and_the_host_agree_on_operator_state_and_judge_its_damage_alik
     }
     victim.judged("cut", &data, Some(&good[..good.len() / 2]), 3, true);
     victim.judged("gone", &data, None, 3, true);
-    type Change = fn(&mut Value, &mut Value);
+    type Change = fn(&mut Value);
     let changes: [(&str, Change); 7] = [
-        ("a delta", |_, stored| stored["delta"] = json!(true)),
-        ("of another checkpoint", |_, stored| {
-            stored["written-by"] = json!(1);
+        ("a delta", |it| stored(it)["delta"] = json!(true)),
+        ("of another checkpoint", |it| {
+            stored(it)["written-by"] = json!(1)
         }),
-        ("a scope", |states, _| states[0]["kind"] = json!("list")),
-        ("not declared", |states, _| *states = json!([])),
-        ("a time to live", |states, _| {
-            states[0]["ttl-ms"] = json!(1000);
+        ("a scope", |it| {
+            it["operator-states"][0]["kind"] = json!("list")
         }),
-        ("a name twice", |states, _| {
-            states[0]["name"] = states[1]["name"].clone();
+        ("not declared", |it| it["operator-states"] = json!([])),
+        ("a time to live", |it| {
+            it["operator-states"][0]["ttl-ms"] = json!(1000);
         }),
-        ("too much", |_, stored| {
-            stored["compressed"]["raw-length"] = json!((1_u64 << 30) + 1);
+        ("a name twice", |it| {
+            it["operator-states"][0]["name"] = it["operator-states"][1]["name"].clone();
+        }),
+        ("too much", |it| {
+            stored(it)["compressed"]["raw-length"] = json!((1_u64 << 30) + 1);
         }),
     ];
     for (case, change) in changes {
         victim.resealed(case, 3, false, &|it| {
-            let (states, stored) = operator_state(&mut it.body);
-            change(states, stored);
+            change(with_operator_state(&mut it.body))
         });
     }
     // What the metadata declares, but not what is there.
     let metadata = victim.metadata();
     let mut another = Envelope::read(&metadata);
-    operator_state(&mut another.body).0[0]["kind"] = json!("broadcast");
+    with_operator_state(&mut another.body)["operator-states"][0]["kind"] = json!("broadcast");
     // The job does not fit it, which is found before anything is read.
     victim.judged_by_all("scope", &metadata, Some(&another.bytes()), (3, 2), true);
     victim.resealed("version 2", 3, false, &|it| it.start[8] = 2);

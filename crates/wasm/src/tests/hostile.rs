@@ -657,10 +657,7 @@ fn c61_state_output_and_metrics_are_refused_in_every_phase_that_has_none() {
 fn c61_a_cursor_is_for_one_state_and_one_call() {
     let bench = Bench::new();
     let groups = KeyGroups::new(128).unwrap();
-    let which = IMPORTS
-        .iter()
-        .position(|import| import.1 == "scan")
-        .unwrap();
+    let which = place_of("state", "scan");
     // The cursor of a result: its address and length.
     let scan = |state: u32, cursor: &str, length: &str| {
         format!(
@@ -729,10 +726,7 @@ fn c61_a_cursor_is_for_one_state_and_one_call() {
 /// A guest that registers metrics in `open` as `calls` says, with this text at 1,024.
 fn registering(text: &[u8], calls: &str) -> Vec<u8> {
     let escaped: String = text.iter().map(|byte| format!("\\{byte:02x}")).collect();
-    let which = IMPORTS
-        .iter()
-        .position(|import| import.1 == "register")
-        .unwrap();
+    let which = place_of("metrics", "register");
     operator(&[
         ("imports", &import(which)),
         ("items", &format!("(data (i32.const 1024) \"{escaped}\")")),
@@ -743,10 +737,7 @@ fn registering(text: &[u8], calls: &str) -> Vec<u8> {
 #[test]
 fn c61_names_of_metrics() {
     let bench = Bench::new();
-    let which = IMPORTS
-        .iter()
-        .position(|import| import.1 == "register")
-        .unwrap();
+    let which = place_of("metrics", "register");
     let register = |kind: u32, at: u32, length: u32| call(which, &[kind, at, length]);
     let name = "the name of a metric must have 1 to 128 bytes";
     let many = "(loop $more (i32.store8 (i32.const 1024) (local.get $n)) (i32.store8 (i32.const 1025) (i32.const 65))
