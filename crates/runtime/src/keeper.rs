@@ -91,7 +91,7 @@ impl Drop for Keeper {
     fn drop(&mut self) {
         drop(self.stop.take());
         for thread in self.threads.drain(..) {
-            // They only renew; if one panicked, the lease goes stale, as it should.
+            // One only warns; if the other panicked, the lease goes stale, as it should.
             let _ = thread.join();
         }
     }

@@ -1,8 +1,7 @@
 //! Reading rows: the fields of a key or value, without copying them.
 //!
 //! A row is walked once, eight bytes at a time; a field without quotes is a slice of it. What is not
-//! quite CSV is still read: bytes after a closing quote belong to the field,
-//! an open quote ends with the row.
+//! quite CSV is still read: bytes after a closing quote belong to the field, an open quote ends with the row.
 
 use std::borrow::Cow;
 
