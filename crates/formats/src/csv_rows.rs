@@ -16,7 +16,7 @@ use csv_core::ReadRecordResult;
 use dataflow::batch::NO_TIMESTAMP;
 use dataflow::{Batch, row};
 use job_file::hints::{excerpt, listed, suggest};
-use memchr::{memchr, memchr_iter, memchr3};
+use memchr::{memchr_iter, memchr3};
 
 use super::blocks::Blocks;
 use super::outcome::{Counts, DecodeError, LeftOut, Stopped};
@@ -581,42 +581,37 @@ impl BrokenQuote {
     }
 }
 
-/// The first broken quote of a row, if there is one.
+/// The first broken quote of a row, if there is one. Looks at quotes alone: each row with a quote passes here.
 fn broken_quote(row: &[u8]) -> Option<BrokenQuote> {
-    let mut at = 0;
-    loop {
-        // At the beginning of a field: only there a quote opens one.
-        if row.get(at) == Some(&b'"') {
-            let quote = at;
-            at += 1;
-            loop {
-                match memchr(b'"', row.get(at..).unwrap_or_default()) {
-                    None => return Some(BrokenQuote::Open(quote)),
-                    Some(found) => at += found + 1,
-                }
+    let mut quotes = quotes(row);
+    while let Some(open) = quotes.next() {
+        // Only at the beginning of a field a quote opens it.
+        if open > 0 && !matches!(row[open - 1], b',' | b'\n' | b'\r') {
+            continue;
+        }
+        loop {
+            let Some(close) = quotes.next() else {
+                return Some(BrokenQuote::Open(open));
+            };
+            match row.get(close + 1) {
                 // A doubled quote is one within the field.
-                match row.get(at) {
-                    Some(b'"') => at += 1,
-                    Some(b',' | b'\n' | b'\r') | None => break,
-                    Some(_) => return Some(BrokenQuote::Followed(at)),
-                }
+                Some(b'"') => drop(quotes.next()),
+                Some(b',' | b'\n' | b'\r') | None => break,
+                Some(_) => return Some(BrokenQuote::Followed(close + 1)),
             }
         }
-        at += 1 + memchr3(b',', b'\n', b'\r', row.get(at..)?)?;
     }
+    None
 }
 
 /// Writes down where the commas of a row are. Fields are short: looking at eight bytes at once beats
 /// a search that starts again after every comma.
 #[inline]
 fn find_commas(row: &[u8], commas: &mut Vec<usize>) {
-    const LOW: u64 = 0x7f7f_7f7f_7f7f_7f7f;
     commas.clear();
     let (chunks, rest) = row.as_chunks::<8>();
     for (index, chunk) in chunks.iter().enumerate() {
-        let bytes = u64::from_le_bytes(*chunk) ^ u64::from_le_bytes([b','; 8]);
-        // The highest bit of every byte that is zero now, and no other.
-        let mut found = !(((bytes & LOW) + LOW) | bytes | LOW);
+        let mut found = equal::<b','>(*chunk);
         while found != 0 {
             commas.push(index * 8 + found.trailing_zeros() as usize / 8);
             found &= found - 1;
@@ -629,6 +624,30 @@ fn find_commas(row: &[u8], commas: &mut Vec<usize>) {
             .filter(|(_, byte)| **byte == b',')
             .map(|(index, _)| start + index),
     );
+}
+
+/// Where the quotes of a row are.
+fn quotes(row: &[u8]) -> impl Iterator<Item = usize> {
+    let (chunks, rest) = row.as_chunks::<8>();
+    let start = row.len() - rest.len();
+    let in_chunks = chunks.iter().enumerate().flat_map(|(index, chunk)| {
+        let mut found = equal::<b'"'>(*chunk);
+        std::iter::from_fn(move || {
+            let bit = (found != 0).then(|| found.trailing_zeros())?;
+            found &= found - 1;
+            Some(index * 8 + bit as usize / 8)
+        })
+    });
+    let in_rest = rest.iter().enumerate().filter(|(_, byte)| **byte == b'"');
+    in_chunks.chain(in_rest.map(move |(index, _)| start + index))
+}
+
+/// The highest bit of each of eight bytes that are this one, and no other.
+#[inline]
+fn equal<const BYTE: u8>(eight: [u8; 8]) -> u64 {
+    const LOW: u64 = 0x7f7f_7f7f_7f7f_7f7f;
+    let bytes = u64::from_le_bytes(eight) ^ u64::from_le_bytes([BYTE; 8]);
+    !(((bytes & LOW) + LOW) | bytes | LOW)
 }
 
 #[inline]
@@ -670,7 +689,7 @@ mod tests {
     }
 
     #[test]
-    fn commas_are_found_wherever_they_stand() {
+    fn commas_and_quotes_are_found_wherever_they_stand() {
         let mut state = 1_u64;
         for len in 0..200 {
             let row: Vec<u8> = (0..len)
@@ -678,16 +697,15 @@ mod tests {
                     state = state
                         .wrapping_mul(6_364_136_223_846_793_005)
                         .wrapping_add(1);
-                    [b',', b'-', b',' + 0x80, 0, 0xff, b'a'][(state >> 33) as usize % 6]
+                    [b',', b'-', b',' + 0x80, 0, 0xff, b'"', b'"' + 0x80]
+                        [(state >> 33) as usize % 7]
                 })
                 .collect();
             let mut commas = vec![7];
             find_commas(&row, &mut commas);
-            assert_eq!(
-                commas,
-                memchr_iter(b',', &row).collect::<Vec<_>>(),
-                "{row:?}"
-            );
+            let found = |byte| memchr_iter(byte, &row).collect::<Vec<_>>();
+            assert_eq!(commas, found(b','), "{row:?}");
+            assert_eq!(quotes(&row).collect::<Vec<_>>(), found(b'"'), "{row:?}");
         }
     }
 }
