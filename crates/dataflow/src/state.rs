@@ -405,7 +405,7 @@ impl KeyedState {
         let mut idle = std::mem::take(&mut self.idle);
         idle.retain(|slot| {
             let mut tables = self.tables.iter();
-            if !tables.all(|table| table.is_absent(*slot, &self.rows)) {
+            if tables.any(|table| table.holds(*slot, &self.rows)) {
                 return false;
             }
             if resolved.binary_search(slot).is_ok() {
@@ -475,7 +475,7 @@ impl KeyedState {
             tables
                 .iter()
                 .enumerate()
-                .any(|(index, table)| index != state as usize && !table.is_absent(slot, rows))
+                .any(|(index, table)| index != state as usize && table.holds(slot, rows))
         };
         stats.bytes = stats.bytes.wrapping_add_signed(tally.bytes);
         let mut key_bytes = 0;

@@ -1,7 +1,7 @@
 //! The fields of one key's map, in order.
 //!
 //! Holds the numbers of entries only; what an entry's field is, the caller knows. Up to three entries stand in
-//! place, more take one sorted list, many take a list of such lists (leaves): finding is a binary search, and inserting
+//! place, more take one sorted list (a leaf), many take a list of leaves: finding is a binary search, and inserting
 //! moves some hundred numbers. With millions of entries the leaves grow with their number, so that
 //! neither the list of leaves nor a leaf is long to move.
 //!
@@ -17,6 +17,9 @@ const LEAF_MAX: usize = if cfg!(test) { 4 } else { 256 };
 /// The most entries in place.
 const FEW: usize = 3;
 
+/// How many of the first entries are looked through for a number, before a search by field.
+const NEAR_START: usize = 16;
+
 /// The numbers of a map's entries, ordered by field.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[expect(
@@ -29,6 +32,8 @@ pub(super) enum Fields {
     None,
     /// Some entries in place, at least one: most maps are as small, those of timers above all.
     Few { len: u8, entries: [u32; FEW] },
+    /// One sorted leaf, which is not empty.
+    Leaf(Box<Vec<u32>>),
     /// Sorted leaves, none of them empty, at least one.
     Many(Box<Vec<Vec<u32>>>),
     /// Entries as they came, while a restore brings them.
@@ -77,13 +82,48 @@ impl Fields {
                 // The last leaf that does not start after the wanted field.
                 let behind = leaves.partition_point(|leaf| compare(leaf[0]) != Ordering::Greater);
                 let leaf = behind.saturating_sub(1);
-                let at = leaves[leaf].partition_point(|entry| compare(*entry) == Ordering::Less);
-                let entry = leaves[leaf]
-                    .get(at)
-                    .copied()
-                    .filter(|entry| compare(*entry) == Ordering::Equal);
+                let (entry, at) = find_in(&leaves[leaf], compare);
                 (entry, Cursor { leaf, at })
             }
+            Self::Leaf(leaf) => {
+                let (entry, at) = find_in(leaf, compare);
+                (entry, Cursor { leaf: 0, at })
+            }
+            Self::Unsorted(_) => unreachable!("{SORTED}"),
+        }
+    }
+
+    /// The same for a field that probably comes after all others.
+    pub(super) fn find_from_end(
+        &self,
+        mut compare: impl FnMut(u32) -> Ordering,
+    ) -> (Option<u32>, Cursor) {
+        if let Some(last) = self.last()
+            && compare(last) == Ordering::Less
+        {
+            let (leaf, at) = match self {
+                Self::None => (0, 0),
+                Self::Few { len, .. } => (0, usize::from(*len)),
+                Self::Leaf(leaf) => (0, leaf.len()),
+                Self::Many(leaves) => {
+                    let last = leaves.len() - 1;
+                    (last, leaves[last].len())
+                }
+                Self::Unsorted(_) => unreachable!("{SORTED}"),
+            };
+            return (None, Cursor { leaf, at });
+        }
+        self.find(compare)
+    }
+
+    /// The last entry.
+    #[inline]
+    pub(super) fn last(&self) -> Option<u32> {
+        match self {
+            Self::None => None,
+            Self::Few { len, entries } => entries[..usize::from(*len)].last().copied(),
+            Self::Leaf(leaf) => leaf.last().copied(),
+            Self::Many(leaves) => leaves.last()?.last().copied(),
             Self::Unsorted(_) => unreachable!("{SORTED}"),
         }
     }
@@ -99,19 +139,20 @@ impl Fields {
                     entries[place.at] = entry;
                     *len += 1;
                 } else {
-                    let mut leaf = entries.to_vec();
+                    let mut leaf = Vec::with_capacity(2 * FEW);
+                    leaf.extend_from_slice(entries);
                     leaf.insert(place.at, entry);
-                    *self = Self::Many(Box::new(vec![leaf]));
+                    *self = Self::Leaf(Box::new(leaf));
+                }
+            }
+            Self::Leaf(leaf) => {
+                if let Some(half) = insert_in(leaf, place.at, entry, LEAF_MAX) {
+                    *self = Self::Many(Box::new(vec![std::mem::take(leaf), half]));
                 }
             }
             Self::Many(leaves) => {
                 let max = LEAF_MAX.max(leaves.len());
-                let leaf = &mut leaves[place.leaf];
-                leaf.insert(place.at, entry);
-                if leaf.len() > max {
-                    // Fields that arrive in order (times, mostly) leave full leaves.
-                    let ascending = place.at + 1 == leaf.len();
-                    let half = leaf.split_off(if ascending { max } else { max / 2 });
+                if let Some(half) = insert_in(&mut leaves[place.leaf], place.at, entry, max) {
                     leaves.insert(place.leaf + 1, half);
                 }
             }
@@ -122,7 +163,7 @@ impl Fields {
     /// Whether there are enough entries that sorting those of a restore once pays.
     pub(super) fn is_long(&self) -> bool {
         match self {
-            Self::None | Self::Few { .. } => false,
+            Self::None | Self::Few { .. } | Self::Leaf(_) => false,
             Self::Many(leaves) => leaves.len() > 1,
             Self::Unsorted(_) => true,
         }
@@ -197,6 +238,7 @@ impl Fields {
         let leaves = |fields: Self| match fields {
             Self::None => Vec::new(),
             Self::Few { len, entries } => vec![entries[..usize::from(len)].to_vec()],
+            Self::Leaf(leaf) => vec![*leaf],
             Self::Many(leaves) => *leaves,
             Self::Unsorted(_) => unreachable!("{SORTED}"),
         };
@@ -213,6 +255,10 @@ impl Fields {
             Self::Few { len, entries } => {
                 entries.copy_within(place.at + 1..usize::from(*len), place.at);
                 *len -= 1;
+            }
+            Self::Leaf(leaf) => {
+                leaf.remove(place.at);
+                self.shrink();
             }
             Self::Many(leaves) => {
                 leaves[place.leaf].remove(place.at);
@@ -238,28 +284,35 @@ impl Fields {
     /// Puts entries in place if they are few: one less than fit there, so that a map that has as many again and
     /// again does not move each time.
     fn shrink(&mut self) {
-        if let Self::Many(leaves) = self {
-            match leaves.as_slice() {
+        match self {
+            Self::Leaf(leaf) if leaf.is_empty() => *self = Self::None,
+            Self::Leaf(leaf) if leaf.len() < FEW => *self = Self::few(leaf),
+            Self::Many(leaves) => match leaves.as_mut_slice() {
                 [] => *self = Self::None,
                 [leaf] if leaf.len() < FEW => *self = Self::few(leaf),
+                [leaf] => *self = Self::Leaf(Box::new(std::mem::take(leaf))),
                 _ => {}
-            }
+            },
+            _ => {}
         }
     }
 
-    /// The entries in place: those that [`Fields::find`] will look at, as far as is known without waiting.
+    /// The entries that stand first, in one piece of memory: all, unless there are very many.
     #[inline]
-    pub(super) fn in_place(&self) -> &[u32] {
+    pub(super) fn first_piece(&self) -> &[u32] {
         match self {
             Self::Few { len, entries } => &entries[..usize::from(*len)],
-            Self::None | Self::Many(_) | Self::Unsorted(_) => &[],
+            Self::Leaf(leaf) => leaf,
+            Self::Many(leaves) => leaves.first().map_or(&[], Vec::as_slice),
+            Self::None | Self::Unsorted(_) => &[],
         }
     }
 
-    /// The place in front of an entry in place; `None` if it is not one of those.
+    /// The place in front of an entry that is one of the first; `None` if it is not one of those. Looks at no field.
     #[inline]
-    pub(super) fn place_of(&self, entry: u32) -> Option<Cursor> {
-        let at = self.in_place().iter().position(|other| *other == entry)?;
+    pub(super) fn place_near_start(&self, entry: u32) -> Option<Cursor> {
+        let mut first = self.first_piece().iter().take(NEAR_START);
+        let at = first.position(|other| *other == entry)?;
         Some(Cursor { leaf: 0, at })
     }
 
@@ -273,6 +326,7 @@ impl Fields {
         let (few, leaves) = match self {
             Self::None => ([].as_slice(), [].as_slice()),
             Self::Few { len, entries } => (&entries[place.at..usize::from(*len)], [].as_slice()),
+            Self::Leaf(leaf) => (&leaf[place.at..], [].as_slice()),
             Self::Many(leaves) => ([].as_slice(), leaves.as_slice()),
             Self::Unsorted(_) => unreachable!("{SORTED}"),
         };
@@ -287,6 +341,21 @@ impl Fields {
     pub(super) fn iter(&self) -> impl Iterator<Item = u32> {
         self.from(Cursor { leaf: 0, at: 0 })
     }
+}
+
+/// Where the field is in a leaf that `compare` looks for: its entry, or none, and the place in front of it.
+fn find_in(leaf: &[u32], mut compare: impl FnMut(u32) -> Ordering) -> (Option<u32>, usize) {
+    let at = leaf.partition_point(|entry| compare(*entry) == Ordering::Less);
+    let entry = leaf.get(at).copied();
+    (entry.filter(|entry| compare(*entry) == Ordering::Equal), at)
+}
+
+/// Inserts an entry into a leaf. If there are more than `max` then, it keeps some of them and the others are returned.
+fn insert_in(leaf: &mut Vec<u32>, at: usize, entry: u32, max: usize) -> Option<Vec<u32>> {
+    leaf.insert(at, entry);
+    // Fields that arrive in order (times, mostly) leave full leaves.
+    let keep = if at + 1 == leaf.len() { max } else { max / 2 };
+    (leaf.len() > max).then(|| leaf.split_off(keep))
 }
 
 #[cfg(test)]
@@ -311,6 +380,12 @@ mod tests {
             for (insert, entry) in all {
                 let (found, place) = fields.find(|other| other.cmp(&entry));
                 prop_assert_eq!(found.is_some(), model.contains(&entry));
+                let from_end = fields.find_from_end(|other| other.cmp(&entry));
+                prop_assert_eq!((from_end.0, from_end.1.leaf, from_end.1.at), (found, place.leaf, place.at));
+                if let Some(near) = fields.place_near_start(entry) {
+                    prop_assert_eq!((near.leaf, near.at), (place.leaf, place.at));
+                }
+                prop_assert_eq!(fields.last(), model.last().copied());
                 match (insert, found) {
                     (true, None) => fields.insert(place, entry),
                     (false, Some(_)) => fields.remove(place),

@@ -3,6 +3,8 @@
 //! The arena is sealed with the state. The order is not: the writer has no use for it, and a restore
 //! builds it again.
 
+use std::cmp::Ordering;
+
 use super::bytes::Bytes;
 use super::change::Change;
 use super::chunks::{Chunks, filled};
@@ -70,6 +72,12 @@ fn place_of(entry: u32) -> (usize, usize) {
     (entry as usize / ENTRIES, entry as usize % ENTRIES)
 }
 
+/// Reads values that mean nothing here, so that what they stand in comes from memory.
+#[inline]
+fn fetch(values: impl Iterator<Item = u32>) {
+    std::hint::black_box(values.fold(0, |all, some| all ^ some));
+}
+
 impl Maps {
     /// Makes places for another chunk of slots.
     pub(super) fn grow(&mut self) {
@@ -102,32 +110,40 @@ impl Maps {
     }
 
     fn find(&self, slot: u32, field: &[u8], heap: &Heap) -> (Option<u32>, Cursor) {
-        let compare = |entry| {
-            self.entry(entry)
-                .field
-                .get(heap)
-                .unwrap_or_default()
-                .cmp(field)
-        };
-        self.fields(slot).find(compare)
+        self.fields(slot).find(self.compare(field, heap))
     }
 
-    /// Fetches what a look at the maps of many slots will need: all at a time, for each is a wait of its own
+    /// Compares the field of an entry with this one.
+    fn compare<'a>(&'a self, field: &'a [u8], heap: &'a Heap) -> impl Fn(u32) -> Ordering + 'a {
+        move |entry| {
+            let other = self.entry(entry).field.get(heap).unwrap_or_default();
+            other.cmp(field)
+        }
+    }
+
+    /// Fetches what [`Maps::add`] will look at in many slots: all at a time, for each is a wait of its own
     /// otherwise.
-    pub(super) fn touch(&self, slots: impl Iterator<Item = u32> + Clone) {
-        let len = |slot| self.fields(slot).in_place().len();
-        std::hint::black_box(slots.clone().fold(0, |all, slot| all ^ len(slot)));
-        let entries = slots.flat_map(|slot| self.fields(slot).in_place());
-        let versions = entries.map(|entry| self.entry(*entry).version);
-        std::hint::black_box(versions.fold(0, |all, some| all ^ some));
+    pub(super) fn touch(&self, slots: impl ExactSizeIterator<Item = u32> + Clone) {
+        let free = self.free.iter().rev().take(slots.len());
+        fetch(free.map(|entry| self.entry(*entry).version));
+        fetch(
+            slots
+                .clone()
+                .map(|slot| self.fields(slot).is_empty().into()),
+        );
+        fetch(slots.clone().filter_map(|slot| self.fields(slot).last()));
+        let last = slots.filter_map(|slot| self.fields(slot).last());
+        fetch(last.map(|entry| self.entry(entry).version));
     }
 
-    /// The same for entries whose numbers are known.
-    pub(super) fn touch_entries(&self, entries: impl Iterator<Item = (u32, u32)>) {
-        let both = entries.map(|(slot, entry)| {
-            self.fields(slot).in_place().len() as u32 ^ self.entry(entry).version
+    /// The same for [`Maps::take_entry`]: slots, and the numbers of entries.
+    pub(super) fn touch_entries(&self, entries: impl Iterator<Item = (u32, u32)> + Clone) {
+        let both = entries.clone().map(|(slot, entry)| {
+            u32::from(self.fields(slot).is_empty()) ^ self.entry(entry).version
         });
-        std::hint::black_box(both.fold(0, |all, some| all ^ some));
+        fetch(both);
+        let first = entries.map(|(slot, _)| self.fields(slot).first_piece().first());
+        fetch(first.map(|first| first.copied().unwrap_or_default()));
     }
 
     /// The value at `field` of the key in `slot`.
@@ -188,7 +204,7 @@ impl Maps {
     }
 
     /// Adds an entry without a value, unless there is one at the field: returns `None` then. Else also returns its
-    /// number.
+    /// number. Fast where the field comes after the others of the key.
     pub(super) fn add(
         &mut self,
         slot: u32,
@@ -196,7 +212,8 @@ impl Maps {
         version: u32,
         heap: &mut Heap,
     ) -> Option<(Change, u32)> {
-        let (None, place) = self.find(slot, field, heap) else {
+        let found = self.fields(slot).find_from_end(self.compare(field, heap));
+        let (None, place) = found else {
             return None;
         };
         let new = Entry {
@@ -315,11 +332,12 @@ impl Maps {
         entry.owner == slot && entry.field.get(heap) == Some(field)
     }
 
-    /// Removes an entry of some key. Also returns the interval in which it was written last.
+    /// Removes an entry of some key. Also returns the interval in which it was written last. Fast where it is one of
+    /// the first of the key.
     pub(super) fn take_entry(&mut self, number: u32, version: u32, heap: &Heap) -> (Change, u32) {
         let Entry { owner, field, .. } = *self.entry(number);
-        let in_place = self.fields(owner).place_of(number);
-        let place = in_place.unwrap_or_else(|| {
+        let near_start = self.fields(owner).place_near_start(number);
+        let place = near_start.unwrap_or_else(|| {
             let (_, place) = self.find(owner, field.get(heap).unwrap_or_default(), heap);
             place
         });

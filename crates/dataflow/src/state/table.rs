@@ -112,6 +112,12 @@ impl Table {
         }
     }
 
+    /// Whether the state holds something for the key in `slot`. Between accesses only: memory is not looked at for a
+    /// state that holds nothing at all.
+    pub(super) fn holds(&self, slot: u32, rows: &Rows) -> bool {
+        self.counters.entries > 0 && !self.is_absent(slot, rows)
+    }
+
     /// Removes what the state holds for the key in `slot`: at least `at_least` entries and not many more, or
     /// all there are. Returns how many.
     pub(super) fn clear(
