@@ -329,7 +329,7 @@ fn state_of_other_aggregates_has_another_schema() {
     };
     assert_eq!(
         schema(r#""count as n", "quantile(delay, 0.5)""#),
-        "session_1000[(first:svarint,more:(last:i64?,late:bool,\
+        "session_1000_newest_first[(first:svarint,more:(last:i64?,late:bool,\
          early:(records:u32,changed:bool,due:i64?)?)?,\
          aggregate:(all:u8,count:(kind:u8,kept:varint),quantile#28#0#2e#5#29#_delay:(kind:u8,kept:bytes)))]"
     );

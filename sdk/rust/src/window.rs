@@ -157,8 +157,8 @@ impl<A: Assigner, G: Aggregate> Window<A, G> {
     }
 
     /// Emits late records on this output, with their keys, values and event times unchanged. They are not counted in
-    /// `late-records` then. This declares the output, as rows whose columns have no names, unless `ctx.output` has
-    /// declared it before.
+    /// `late-records` then. This declares the output, with the columns of the operator's input if it has one, unless
+    /// `ctx.output` has declared it before.
     #[must_use]
     pub fn late_to(self, output: &str) -> Self {
         *self.0.settings.late_to.borrow_mut() = Some(output.into());
@@ -261,6 +261,7 @@ impl<A: Assigner, G: Aggregate> Window<A, G> {
             let Some(panes) = held else {
                 return Ok(());
             };
+            panes.unpack()?;
             if alarm == Alarm::Early {
                 if panes.early_at != Some(timer.time()) {
                     return Ok(());

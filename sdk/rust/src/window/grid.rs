@@ -4,8 +4,7 @@
 //! window's result is merged from its slices when it ends.
 //!
 //! Each end of a window that has records of a key has a timer of its own, which the first slice of the window to come
-//! registers: so a timer that fails, and is left out because the job says so, takes no other window along. A timer also
-//! registers the next end, for keys whose slices come from a checkpoint of before that was so.
+//! registers: so a timer that fails, and is left out because the job says so, takes no other window along.
 //!
 //! If the key has many slices and the watermark has reached further ends, a timer does the work of those that follow it,
 //! and deletes them, because each call reads and writes all slices of the key. A timer of an end without slices does
@@ -173,14 +172,14 @@ impl Grid {
     }
 
     /// Emits the window with this end and those after it that the watermark has reached. Returns the last end that it
-    /// has come to, and the next one; nothing if there is no such window.
+    /// has come to; nothing if there is no such window.
     fn emit_ended<G: Aggregate>(
         &self,
         cx: &Context<'_, G>,
         panes: &Panes<G::Accumulator>,
         end: i64,
         emit: &mut impl FnMut(Span, G::Result) -> Result<()>,
-    ) -> Result<Option<(i64, Option<i64>)>> {
+    ) -> Result<Option<i64>> {
         let within = self.within(panes.as_slice(), end);
         if within.is_empty() {
             return Ok(None);
@@ -193,22 +192,22 @@ impl Grid {
         for pane in panes.as_slice() {
             while let Some(next) = self.next_end(pane.first, reached) {
                 if next - 1 > now {
-                    return Ok(Some((reached, Some(next))));
+                    return Ok(Some(reached));
                 }
                 let within = self.within(panes.as_slice(), next);
                 if !cx.may_go_ahead(within.len()) {
-                    return Ok(Some((reached, Some(next))));
+                    return Ok(Some(reached));
                 }
                 // A window that has no result fails when its own timer fires, and takes no other along.
                 let Ok(result) = self.result(cx, within) else {
-                    return Ok(Some((reached, Some(next))));
+                    return Ok(Some(reached));
                 };
                 emit(self.span(next, Firing::OnTime), result)?;
                 cx.skip_end(next)?;
                 reached = next;
             }
         }
-        Ok(Some((reached, None)))
+        Ok(Some(reached))
     }
 
     /// Emits the windows that end after `after` and no later than `until`, and that have a pane that `is_due`.
@@ -368,6 +367,14 @@ impl Plan for Grid {
         }
         cx.state.update(|held| {
             let panes = held.get_or_insert_default();
+            // Early results are of all slices of a window. Otherwise those before the newest may stay as they are stored.
+            let is_newest = panes
+                .as_slice()
+                .last()
+                .is_none_or(|newest| newest.first <= slice);
+            if !is_newest || cx.is_early() {
+                panes.unpack()?;
+            }
             let at = match find(panes.as_slice(), slice) {
                 Ok(at) => at,
                 Err(at) => {
@@ -403,7 +410,7 @@ impl Plan for Grid {
         let lateness = cx.lateness();
         match alarm {
             Alarm::End => {
-                let Some((reached, next)) = self.emit_ended(cx, panes, end, emit)? else {
+                let Some(reached) = self.emit_ended(cx, panes, end, emit)? else {
                     // A time to live has removed what the timer was registered for. The slices that came afterwards have
                     // a timer of their own, which may have given their results already.
                     return Ok(());
@@ -415,10 +422,7 @@ impl Plan for Grid {
                 if lateness > 0 {
                     self.register_clean(cx, panes)?;
                 }
-                match next {
-                    Some(next) => cx.register(Alarm::End, next - 1),
-                    None => Ok(()),
-                }
+                Ok(())
             }
             Alarm::Late => {
                 let bounds = (end.saturating_sub(lateness), end, Firing::Late);

@@ -3,6 +3,9 @@
 //! A pane is what is aggregated and emitted as a whole: a slice of windows that overlap, a session, or the records
 //! counted so far. Most keys have one or two at a time, so they are loaded and stored together, and a lone one
 //! costs no memory of its own.
+//!
+//! The newest stands first, and the others are decoded only where they are needed: most records fall into the newest
+//! slice, however many a window has.
 
 use crate::codec::{Codec, SignedVarint};
 use crate::error::Result;
@@ -37,7 +40,10 @@ impl<A> Pane<A> {
 /// The panes of a key, by their times.
 #[derive(Debug, PartialEq)]
 pub struct Panes<A> {
+    /// Those that are decoded: all that came after the others, at least one unless there is none.
     panes: Few<Pane<A>>,
+    /// Those before, as they are stored.
+    packed: Vec<u8>,
     /// The timer of the clock that is registered for early results.
     pub(crate) early_at: Option<i64>,
 }
@@ -53,12 +59,14 @@ impl<A> Default for Panes<A> {
     fn default() -> Self {
         Self {
             panes: Few::Many(Vec::new()),
+            packed: Vec::new(),
             early_at: None,
         }
     }
 }
 
 impl<A> Panes<A> {
+    /// Those that are decoded: the newest at least, after [`Panes::unpack`] all.
     #[inline]
     pub(crate) fn as_slice(&self) -> &[Pane<A>] {
         match &self.panes {
@@ -67,6 +75,7 @@ impl<A> Panes<A> {
         }
     }
 
+    /// The same, to be changed.
     #[inline]
     pub(crate) fn as_mut_slice(&mut self) -> &mut [Pane<A>] {
         match &mut self.panes {
@@ -75,7 +84,7 @@ impl<A> Panes<A> {
         }
     }
 
-    /// Adds a pane at this place.
+    /// Adds a pane at this place of [`Panes::as_slice`].
     #[inline]
     pub(crate) fn insert(&mut self, at: usize, pane: Pane<A>) {
         if self.as_slice().is_empty() {
@@ -134,8 +143,65 @@ type Early = (u32, bool, Option<i64>);
 /// What most panes do not have: a last time that is another one than the first, late records, early results.
 type More = (Option<i64>, bool, Option<Early>);
 
-/// One pane after the other: its first time, what else there is, the accumulator. A lone pane of a count takes 8 bytes
-/// or a few more, which hosts keep in place.
+impl<A: Codec> Pane<A> {
+    fn encode(&self, early_at: Option<i64>, to: &mut Vec<u8>) {
+        SignedVarint(self.first).encode_part(to);
+        let last = Some(self.last).filter(|&last| last != self.first);
+        let early: Early = (self.records, self.changed, early_at);
+        let early = Some(early).filter(|&early| early != (0, false, None));
+        let more: More = (last, self.late, early);
+        Some(more)
+            .filter(|&more| more != (None, false, None))
+            .encode_part(to);
+        self.accumulator.encode_part(to);
+    }
+
+    /// Also returns the timer for early results, which the newest pane may have.
+    #[inline]
+    fn decode(bytes: &mut &[u8]) -> Result<(Self, Option<i64>)> {
+        let first = SignedVarint::decode_part(bytes)?.0;
+        let more = Option::<More>::decode_part(bytes)?;
+        let (last, late, early) = more.unwrap_or_default();
+        let (records, changed, early_at) = early.unwrap_or_default();
+        let pane = Self {
+            first,
+            last: last.unwrap_or(first),
+            late,
+            changed,
+            records,
+            accumulator: A::decode_part(bytes)?,
+        };
+        Ok((pane, early_at))
+    }
+}
+
+impl<A: Codec> Panes<A> {
+    /// Decodes those that are not yet.
+    #[inline]
+    pub(crate) fn unpack(&mut self) -> Result<()> {
+        if self.packed.is_empty() {
+            return Ok(());
+        }
+        self.unpack_all()
+    }
+
+    fn unpack_all(&mut self) -> Result<()> {
+        let packed = std::mem::take(&mut self.packed);
+        let mut bytes = &packed[..];
+        // A guess, and no more than that: a count of few records takes as many bytes.
+        let mut panes = Vec::with_capacity(2 + (bytes.len() / 8).min(30));
+        panes.extend(std::mem::take(self.many()).into_iter().rev());
+        while !bytes.is_empty() {
+            panes.push(Pane::decode(&mut bytes)?.0);
+        }
+        panes.reverse();
+        self.panes = Few::Many(panes);
+        Ok(())
+    }
+}
+
+/// One pane after the other, the newest first: its first time, what else there is, the accumulator. A lone pane of a
+/// count takes 8 bytes or a few more, which hosts keep in place.
 impl<A: Codec> Codec for Panes<A> {
     const VERSION: u32 = A::VERSION;
 
@@ -146,62 +212,30 @@ impl<A: Codec> Codec for Panes<A> {
     #[inline]
     fn encode(&self, to: &mut Vec<u8>) {
         let mut early_at = self.early_at;
-        for pane in self.as_slice() {
-            SignedVarint(pane.first).encode_part(to);
-            let last = Some(pane.last).filter(|&last| last != pane.first);
-            let early: Early = (pane.records, pane.changed, early_at.take());
-            let early = Some(early).filter(|&early| early != (0, false, None));
-            let more: More = (last, pane.late, early);
-            Some(more)
-                .filter(|&more| more != (None, false, None))
-                .encode_part(to);
-            pane.accumulator.encode_part(to);
+        for pane in self.as_slice().iter().rev() {
+            pane.encode(early_at.take(), to);
         }
+        to.extend_from_slice(&self.packed);
     }
 
     #[inline]
     fn decode(mut bytes: &[u8]) -> Result<Self> {
-        let mut early_at = None;
-        let mut next = |bytes: &mut &[u8]| -> Result<Pane<A>> {
-            let first = SignedVarint::decode_part(bytes)?.0;
-            let more = Option::<More>::decode_part(bytes)?;
-            let (last, late, early) = more.unwrap_or_default();
-            let (records, changed, due) = early.unwrap_or_default();
-            early_at = early_at.or(due);
-            Ok(Pane {
-                first,
-                last: last.unwrap_or(first),
-                late,
-                changed,
-                records,
-                accumulator: A::decode_part(bytes)?,
-            })
-        };
         if bytes.is_empty() {
             return Ok(Self::default());
         }
-        let length = bytes.len();
-        let first = next(&mut bytes)?;
-        let panes = if bytes.is_empty() {
-            Few::One(first)
-        } else {
-            // Most are as long as the first one, and there is room for one more. That is no more than a guess.
-            let each = (length - bytes.len()).max(1);
-            let mut panes = Vec::with_capacity(2 + (bytes.len() / each).min(30));
-            panes.push(first);
-            while !bytes.is_empty() {
-                panes.push(next(&mut bytes)?);
-            }
-            Few::Many(panes)
-        };
-        Ok(Self { panes, early_at })
+        let (newest, early_at) = Pane::decode(&mut bytes)?;
+        Ok(Self {
+            panes: Few::One(newest),
+            packed: bytes.to_vec(),
+            early_at,
+        })
     }
 }
 
 /// The schema of panes whose accumulators have this one. Tools that show state read it.
 pub(crate) fn schema(accumulator: &str) -> String {
     format!(
-        "[(first:svarint,more:(last:i64?,late:bool,early:(records:u32,changed:bool,due:i64?)?)?,\
+        "_newest_first[(first:svarint,more:(last:i64?,late:bool,early:(records:u32,changed:bool,due:i64?)?)?,\
          aggregate:{accumulator})]"
     )
 }
@@ -229,9 +263,23 @@ mod tests {
                 panes.early_at = early_at.filter(|_| count > 0);
                 let mut bytes = Vec::new();
                 panes.encode(&mut bytes);
-                assert_eq!(Panes::decode(&bytes).unwrap(), panes);
+                let unpacked = |bytes: &[u8]| {
+                    let mut panes = Panes::<(i64, String)>::decode(bytes)?;
+                    panes.unpack()?;
+                    Ok::<_, crate::Error>(panes)
+                };
+                assert_eq!(unpacked(&bytes).unwrap(), panes);
+                // Also if only the newest is decoded, and another one comes.
+                let mut packed = Panes::<(i64, String)>::decode(&bytes).unwrap();
+                assert_eq!(packed.as_slice().len(), count.min(1) as usize);
+                packed.insert(packed.as_slice().len(), pane(10));
+                panes.insert(count as usize, pane(10));
+                let (mut one, mut other) = (Vec::new(), Vec::new());
+                packed.encode(&mut one);
+                panes.encode(&mut other);
+                assert_eq!(one, other);
                 if count > 0 {
-                    assert!(Panes::<(i64, String)>::decode(&bytes[..bytes.len() - 1]).is_err());
+                    assert!(unpacked(&bytes[..bytes.len() - 1]).is_err());
                 }
             }
         }

@@ -3,8 +3,7 @@
 //! Each session that has not ended has a timer at or before its end: so a timer that fails, and is left out because the
 //! job says so, takes no other session along. A session that grows leaves its timer where it is: when it fires too
 //! early, it is registered for what is then the end. So a record costs no timer, and none has to be deleted. A timer of
-//! a session that has joined another one finds nothing. A timer also registers the next end, for keys whose sessions
-//! come from a checkpoint of before each had its own.
+//! a session that has joined another one finds nothing.
 //!
 //! If a key has many sessions, the watermark has reached the ends of more of them, and they are not kept after their
 //! ends, a timer does the work of those that follow it, because each call reads and writes all sessions of the key. A
@@ -155,6 +154,9 @@ impl Plan for Sessions {
         let (fired, lateness) = (cx.fired(), cx.lateness());
         let closed = fired.saturating_sub(lateness);
         cx.state.update(|held| {
+            if let Some(panes) = held {
+                panes.unpack()?;
+            }
             let all = held.as_ref().map_or(&[][..], Panes::as_slice);
             let at = all.partition_point(|pane| self.end(pane) < time);
             let touched = all[at..]

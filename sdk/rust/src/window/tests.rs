@@ -525,7 +525,7 @@ fn the_schema_names_the_lengths() {
         plain.states(),
         [(
             "w",
-            "sliding_60000_60000_30000[(first:svarint,more:(last:i64?,late:bool,\
+            "sliding_60000_60000_30000_newest_first[(first:svarint,more:(last:i64?,late:bool,\
              early:(records:u32,changed:bool,due:i64?)?)?,aggregate:[(i64,bytes)])]"
         )]
     );
