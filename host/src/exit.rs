@@ -31,8 +31,13 @@ impl From<Exit> for ExitCode {
 /// Why a command ends with another code than 0.
 #[derive(Debug)]
 pub(crate) enum Error {
-    /// Things that are wrong with a job file and what it names. Exit code 2.
-    Problems(Problems),
+    /// Things that are wrong with a job file and what it names.
+    Problems {
+        /// The code: 2, unless records were processed before it showed.
+        exit: Exit,
+        /// All of them.
+        problems: Problems,
+    },
     /// Anything else.
     Other {
         /// The code.
@@ -95,15 +100,17 @@ impl Error {
     /// The code to exit with.
     pub(crate) fn exit(&self) -> Exit {
         match self {
-            Self::Problems(_) => Exit::Refused,
-            Self::Other { exit, .. } => *exit,
+            Self::Problems { exit, .. } | Self::Other { exit, .. } => *exit,
         }
     }
 }
 
 impl From<Problems> for Error {
     fn from(problems: Problems) -> Self {
-        Self::Problems(problems)
+        Self::Problems {
+            exit: Exit::Refused,
+            problems,
+        }
     }
 }
 
@@ -112,7 +119,7 @@ impl fmt::Display for Error {
     /// on lines of their own. All line breaks are ours (see [`operator::text`]).
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Problems(problems) => problems.fmt(f),
+            Self::Problems { problems, .. } => problems.fmt(f),
             Self::Other {
                 error,
                 details,

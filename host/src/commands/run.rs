@@ -179,6 +179,8 @@ pub(super) fn conclude(ended: Ended, entry: &Entry, audience: Audience) -> Resul
     };
     let exit = match class {
         Class::Retry | Class::Permanent | Class::Fenced => Exit::Failed,
+        // What an operator says of its configuration may need a record to show.
+        Class::Refused if work.records_read > 0 => Exit::Failed,
         Class::Refused => Exit::Refused,
         Class::Corrupt => Exit::Corrupt,
     };
@@ -196,7 +198,8 @@ pub(super) fn conclude(ended: Ended, entry: &Entry, audience: Audience) -> Resul
     } = error.as_ref()
         && failure.kind == FailureKind::Config
     {
-        return Err(prepared.not_opened(operator, failure).into());
+        let problems = prepared.not_opened(operator, failure);
+        return Err(Error::Problems { exit, problems });
     }
     let changed = operator::InputChanged::find(error.as_ref());
     let choices = changed.map(|changed| changed.choices.clone());
