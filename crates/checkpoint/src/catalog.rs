@@ -136,9 +136,13 @@ fn listed(place: &Location) -> Result<Vec<CatalogEntry>> {
         if !is_known(&name)
             && !is_known(&child)
             && !names::is_inside_job(names::leaf(&child))
-            && let Err(error @ Error::Storage { .. }) = storage.list(&child)
+            && let Err(error) = storage.list(&child)
         {
-            let status = Status::Unreadable(describe(&error));
+            let status = Status::Unreadable(match error {
+                // A link, which may lead to anything and is not followed.
+                Error::Corrupt { what, .. } => what,
+                error => describe(&error),
+            });
             entries.push(new_entry(&storage, &child, 0, status));
         }
     }

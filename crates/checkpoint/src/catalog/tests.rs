@@ -106,3 +106,15 @@ fn what_does_not_exist_cannot_be_listed() {
     let error = list("gcs://bucket/x").unwrap_err();
     assert!(matches!(error, Error::Incompatible(_)), "{error:?}");
 }
+
+#[test]
+fn a_link_in_the_place_of_a_job_directory_does_not_hide_that_there_is_one() {
+    let root = root();
+    let elsewhere = root.path().join("b");
+    std::os::unix::fs::symlink(&elsewhere, root.path().join("c")).unwrap();
+    let entries = list(root.path().to_str().unwrap()).unwrap();
+    let link = entries.iter().find(|entry| entry.name == "c").unwrap();
+    assert!(matches!(link.status, Status::Unreadable(_)), "{link:?}");
+    let why = link.status.reason().unwrap();
+    assert!(why.contains("symbolic link"), "{why}");
+}

@@ -350,12 +350,16 @@ impl Storage for FileStorage {
         };
         for entry in entries {
             let entry = entry.map_err(failed)?;
-            // Names that are not Unicode are not ours, and an entry that is gone by now does not count.
-            let (Some(leaf), Ok(metadata)) = (
-                entry.file_name().to_str().map(str::to_owned),
-                entry.metadata(),
-            ) else {
+            // Names that are not Unicode are not ours.
+            let Some(leaf) = entry.file_name().to_str().map(str::to_owned) else {
                 continue;
+            };
+            let metadata = match entry.metadata() {
+                Ok(metadata) => metadata,
+                // What is gone by now does not count.
+                Err(source) if source.kind() == ErrorKind::NotFound => continue,
+                // Who may read the names and no more must not take the directory for empty.
+                Err(source) => return Err(failed(source)),
             };
             // A link stands where what it leads to would stand, so that who looks for that comes to it.
             let is_directory = match metadata.is_symlink() {
