@@ -1,10 +1,17 @@
 //! What a chore says while it works: a headline per step, plain lines below.
 
-use std::time::Duration;
+use std::sync::LazyLock;
+use std::time::{Duration, Instant};
 
-/// A headline.
+/// When the first step began.
+static STARTED: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+/// A headline, with the time since the first one: so a log shows what takes how long.
 pub(crate) fn step(headline: &str) {
-    eprintln!("\n==> {headline}");
+    match STARTED.elapsed() {
+        so_far if so_far < Duration::from_secs(1) => eprintln!("\n==> {headline}"),
+        so_far => eprintln!("\n==> {headline} (after {})", duration(so_far)),
+    }
 }
 
 /// The last line.
