@@ -16,7 +16,12 @@ mod drift;
 
 /// `watermark = { … }` of a source.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+#[serde(
+    default,
+    deny_unknown_fields,
+    rename_all = "kebab-case",
+    expecting = "a table such as `{ out-of-orderness = \"5min\" }`"
+)]
 pub(crate) struct WatermarkOptions {
     /// How far a record's event time may be below the highest one before it; a record below that is late.
     #[serde(skip_serializing_if = "Option::is_none")]

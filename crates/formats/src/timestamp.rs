@@ -8,7 +8,11 @@ use serde::{Deserialize, Serialize};
 
 /// `timestamp = { field = "time_hour", format = "rfc3339" }` of a source.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+#[serde(
+    deny_unknown_fields,
+    rename_all = "kebab-case",
+    expecting = "a table such as `{ field = \"time\" }`"
+)]
 pub struct TimestampOptions {
     /// The column or top-level field that holds the event time.
     pub field: String,
@@ -35,8 +39,8 @@ pub enum TimestampFormat {
     UnixSeconds,
     /// Milliseconds since the epoch.
     UnixMillis,
-    /// A strftime pattern.
-    Pattern(Vec<Item<'static>>),
+    /// A strftime pattern, with its text.
+    Pattern(Vec<Item<'static>>, String),
 }
 
 impl TimestampFormat {
@@ -58,7 +62,7 @@ impl TimestampFormat {
         if items.contains(&Item::Error) {
             return Err(format!("`{text}` is not a pattern of date and time"));
         }
-        let pattern = Self::Pattern(items);
+        let pattern = Self::Pattern(items, text.to_owned());
         // A pattern that cannot read back what it writes lacks something, for example the year.
         let sample = pattern.write_sample();
         match sample
@@ -72,7 +76,7 @@ impl TimestampFormat {
 
     fn write_sample(&self) -> Option<String> {
         use std::fmt::Write as _;
-        let Self::Pattern(items) = self else {
+        let Self::Pattern(items, _) = self else {
             return None;
         };
         let mut sample = String::new();
@@ -98,7 +102,7 @@ impl TimestampFormat {
             Self::UnixMillis => std::str::from_utf8(text)
                 .ok()
                 .and_then(|text| text.trim().parse().ok()),
-            Self::Pattern(items) => std::str::from_utf8(text)
+            Self::Pattern(items, _) => std::str::from_utf8(text)
                 .ok()
                 .and_then(|text| read_pattern(items, text)),
         };
@@ -120,12 +124,12 @@ impl TimestampFormat {
         }
     }
 
-    fn name(&self) -> &'static str {
+    fn name(&self) -> &str {
         match self {
             Self::Rfc3339 => "rfc3339, for example 2013-01-01T10:00:00Z",
             Self::UnixSeconds => "unix-s, seconds since 1970",
             Self::UnixMillis => "unix-ms, milliseconds since 1970",
-            Self::Pattern(_) => "of the job file's pattern",
+            Self::Pattern(_, text) => text,
         }
     }
 }

@@ -173,7 +173,7 @@ fn node(out: &mut Writer, job: &JobFile, settled: &SettledNode) {
     }
     out.key("parallelism", i64::from(settled.parallelism));
     if connector.is_some() {
-        for (key, value) in &settled.options.0 {
+        for (key, value) in &settled.options.table {
             out.key(key, value.clone());
         }
     }
@@ -185,7 +185,7 @@ fn node(out: &mut Writer, job: &JobFile, settled: &SettledNode) {
         if let Some(config) = operator_config(operator) {
             out.key("config", config);
         }
-        out.key("limits", settled.options.0.clone());
+        out.key("limits", settled.options.table.clone());
         out.key("grants", operator_grants(operator));
         if !operator.states.is_empty() {
             out.key("state", operator_states(operator));

@@ -9,13 +9,18 @@ use std::str::FromStr;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::hints::suggest;
+use super::hints::{nearest, suggest};
 use super::problem::Problem;
 
 /// The keys of a source's or sink's table that are its connector's, or those of a table within it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct Options(pub(crate) toml::Table);
+pub struct Options {
+    pub(crate) table: toml::Table,
+    /// What else may stand in the table, for a hint.
+    #[serde(skip)]
+    pub(crate) common: Vec<&'static str>,
+}
 
 /// One string, or a list of them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,21 +46,23 @@ impl Options {
     /// What a connector has read, its defaults included: for showing the effective job.
     #[must_use]
     pub fn effective(read: &impl Serialize) -> Self {
-        Self(toml::Table::try_from(read).unwrap_or_default())
+        toml::Table::try_from(read).unwrap_or_default().into()
     }
 
     /// Fills a struct, in which every field must have a default. Keys that do not fit are reported and left
     /// out, so that the rest can be validated as well.
     pub fn read<T: DeserializeOwned + Default>(self, problems: &mut Vec<Problem>) -> T {
         let mut fitting = toml::Table::new();
-        for (key, value) in self.0 {
+        for (key, value) in self.table {
             let mut alone = toml::Table::new();
             alone.insert(key.clone(), value.clone());
             match T::deserialize(alone) {
                 Ok(_) => {
                     fitting.insert(key, value);
                 }
-                Err(error) => problems.push(explain(&key, &value, error.message())),
+                Err(error) => {
+                    problems.push(explain(&key, &value, error.message(), &self.common));
+                }
             }
         }
         T::deserialize(fitting).unwrap_or_else(|error| {
@@ -67,7 +74,10 @@ impl Options {
 
 impl From<toml::Table> for Options {
     fn from(table: toml::Table) -> Self {
-        Self(table)
+        Self {
+            table,
+            common: Vec::new(),
+        }
     }
 }
 
@@ -76,7 +86,7 @@ impl FromStr for Options {
 
     /// Reads TOML.
     fn from_str(text: &str) -> Result<Self, String> {
-        let table = text.parse().map(Self);
+        let table = text.parse().map(|table: toml::Table| table.into());
         table.map_err(|error: toml::de::Error| error.message().to_owned())
     }
 }
@@ -100,13 +110,13 @@ pub fn written(value: &(impl Serialize + ?Sized)) -> String {
     toml::Value::try_from(value).map_or(String::new(), |value| value.to_string())
 }
 
-/// Turns serde's message about `key` into one that helps.
-fn explain(key: &str, value: &toml::Value, message: &str) -> Problem {
+/// Turns serde's message about `key` into one that helps. `common` may stand beside `key`, too.
+fn explain(key: &str, value: &toml::Value, message: &str, common: &[&str]) -> Problem {
     let message = message.trim();
     // Serde puts names in backticks: the one that was written, then those that are known.
     let mut names = message.split('`').skip(1).step_by(2);
     let written = names.next().unwrap_or_default();
-    let known: Vec<&str> = names.collect();
+    let mut known: Vec<&str> = names.collect();
     let inner = value.get(written).is_some();
     let place = if inner {
         format!("{key}.{written}")
@@ -114,9 +124,13 @@ fn explain(key: &str, value: &toml::Value, message: &str) -> Problem {
         key.to_owned()
     };
     if message.starts_with("unknown field") {
-        let hint = match known.is_empty() {
-            true => "leave it out: this connector has no keys of its own".to_owned(),
-            false => suggest(written, &known, "known keys are"),
+        let has_none = known.is_empty();
+        if !inner {
+            known.extend(common);
+        }
+        let hint = match nearest(written, known.iter().copied()) {
+            None if has_none => "leave it out: this connector has no keys of its own".to_owned(),
+            _ => suggest(written, &known, "known keys are"),
         };
         Problem::new(place, "unknown key").hint(hint)
     } else if message.starts_with("unknown variant") {

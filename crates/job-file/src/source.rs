@@ -40,5 +40,8 @@ impl SourceSection {
 pub(crate) fn connector_options(table: &Table, ours: &[super::keys::Key]) -> Options {
     let mut options = table.to_toml();
     options.retain(|name, _| !ours.iter().any(|key| key.name == name));
-    options.into()
+    Options {
+        table: options,
+        common: ours.iter().map(|key| key.name).collect(),
+    }
 }

@@ -103,7 +103,10 @@ fn a_fine_job_file_has_its_defaults() {
         (input.node.as_str(), input.port.as_deref()),
         ("split", Some("words"))
     );
-    assert_eq!(job.sinks[0].options.0.keys().collect::<Vec<_>>(), ["path"]);
+    assert_eq!(
+        job.sinks[0].options.table.keys().collect::<Vec<_>>(),
+        ["path"]
+    );
 }
 
 #[test]
@@ -605,7 +608,7 @@ fn options_override_any_key() {
     assert_eq!(job.operators[1].node.parallelism, Some(3));
     assert_eq!(job.operators[1].config, serde_json::json!({ "top": 5 }));
     assert_eq!(
-        job.sources[0].options.0["path"].as_str(),
+        job.sources[0].options.table["path"].as_str(),
         Some("other/*.txt")
     );
     assert_eq!(job.job.name, "7");
