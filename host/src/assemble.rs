@@ -8,6 +8,7 @@
 
 mod bad_records;
 pub(crate) mod build;
+mod directories;
 pub(crate) mod operator;
 pub(crate) mod partition;
 pub(crate) mod ports;
@@ -115,6 +116,7 @@ pub(crate) fn prepare(
             ports::check_union(&job, &wiring, &facts, index, &links[index], problems);
         }
     }
+    directories::check(&job, &wiring.order, &nodes, problems);
     let parallelism: Vec<u32> = wiring
         .order
         .iter()
@@ -390,12 +392,17 @@ impl Prepared {
         upstream
     }
 
-    /// What arrives on each input of the operator at `index`; of a union, what the first one gives.
+    /// What arrives on each input of the operator at `index`; of a union, what its outputs have in common.
     fn input_ports(&self, index: usize) -> Vec<Port> {
-        let inputs = self.edges[index].iter().map(|edge| edge.input + 1);
+        let edges = &self.edges[index];
+        let port =
+            |edge: &Edge| arriving(&self.job, &self.wiring, &self.facts, edge.from, edge.port);
+        let inputs = edges.iter().map(|edge| edge.input + 1);
         (0..inputs.max().unwrap_or(0))
-            .filter_map(|input| self.edges[index].iter().find(|edge| edge.input == input))
-            .filter_map(|edge| arriving(&self.job, &self.wiring, &self.facts, edge.from, edge.port))
+            .filter_map(|input| {
+                let joined = edges.iter().filter(|edge| edge.input == input);
+                ports::joined(joined.filter_map(port))
+            })
             .collect()
     }
 }

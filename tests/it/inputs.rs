@@ -577,3 +577,21 @@ fn files_that_came_later_are_named_and_not_read() {
         "the key 9 is only in new files"
     );
 }
+
+#[test]
+fn what_was_appended_to_a_file_is_named_and_not_read() {
+    let scene = keyed("grown");
+    let text = fs::read_to_string(scene.path().join("input/2.csv")).expect("input");
+    scene.write("input/2.csv", text + "x,9,9\n");
+    host::run(scene.path(), &["run", "job.toml", "--resume"])
+        .with_code(0)
+        .saying(&[
+            "1 file has grown, and what was appended is not read: `input/2.csv`",
+            "--fresh",
+        ]);
+    assert_eq!(
+        scene.output("out").len(),
+        8,
+        "the key 9 is only in what was appended"
+    );
+}

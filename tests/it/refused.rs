@@ -202,3 +202,159 @@ fn a_checkpoint_of_another_job_is_refused() {
         .without_panic();
     assert!(scene.output("out").is_empty(), "nothing was processed");
 }
+
+#[test]
+fn two_sinks_with_one_directory_are_refused() {
+    refused(
+        |job| job + &jobs::files("again", "count", "./out/../out/", "csv"),
+        &["sink.again.path: is also the directory of sink `totals`"],
+    );
+}
+
+#[test]
+fn a_source_that_would_read_what_a_sink_writes_is_refused() {
+    let reads = "source.verses.path: reads the files that sink `totals` writes to";
+    for pattern in ["input/", "input/*.csv", "**/*.csv", "./input/part-*"] {
+        let scene = Scene::new();
+        scene.write("input/some.txt", oracle::verses(10));
+        scene.write("input/old.csv", "a\n");
+        scene.write("input/part-old", "a\n");
+        let path = format!("path = {pattern:?}");
+        let job = jobs::word_count("own")
+            .replace("path = \"input/*.txt\"", &path)
+            .replace("path = \"out\"", "path = \"input\"");
+        scene.write("job.toml", &job);
+        for command in ["check", "run"] {
+            host::run(scene.path(), &[command, "job.toml"])
+                .with_code(2)
+                .saying(&[reads])
+                .without_panic();
+        }
+        // Over a link it is the same directory.
+        std::os::unix::fs::symlink("input", scene.path().join("link")).expect("a link");
+        scene.write(
+            "job.toml",
+            job.replace("path = \"input\"", "path = \"link\""),
+        );
+        host::run(scene.path(), &["check", "job.toml"])
+            .with_code(2)
+            .saying(&[reads]);
+    }
+    // Other files of the directory are input as others are.
+    let scene = Scene::new();
+    scene.write("input/some.txt", oracle::verses(10));
+    let job = jobs::word_count("others").replace("path = \"out\"", "path = \"input\"");
+    scene.write("job.toml", job);
+    for _ in 0..2 {
+        host::run(scene.path(), &["run", "job.toml"]).with_code(0);
+    }
+}
+
+#[test]
+fn columns_that_joined_sources_have_in_other_places_are_refused() {
+    let scene = Scene::new();
+    scene.write("a/a.csv", "k,x,y\nA,1,100\n");
+    scene.write("b/b.csv", "k,y,x\nB,200,2\n");
+    let source = |id: &str| {
+        format!(
+            "[[source]]\nid = \"{id}\"\nconnector = \"file\"\npath = \"{id}\"\nformat = \"csv\"\nkey = \"k\"\n\
+             timestamp = {{ field = \"x\", format = \"unix-s\" }}\n\n"
+        )
+    };
+    let window = jobs::operator(
+        "sums",
+        "window",
+        "a",
+        "window = \"tumbling\", size = \"1h\", aggregates = [\"sum(x)\"]",
+    );
+    let job = |operator: String| {
+        let joined = operator.replace("input = \"a\"", "inputs = [\"a\", \"b\"]");
+        let id = operator.split('"').nth(1).expect("an id").to_owned();
+        scene.write(
+            "job.toml",
+            jobs::head("joined", "30ms")
+                + &source("a")
+                + &source("b")
+                + &joined
+                + &jobs::files("out", &id, "out", "csv"),
+        );
+    };
+    job(window);
+    for command in ["check", "run"] {
+        host::run(scene.path(), &[command, "job.toml"])
+            .with_code(2)
+            .saying(&["column `x` has another place in `b` than in `a`"]);
+    }
+    // Who reads no column may have both.
+    job(jobs::count("a"));
+    host::run(scene.path(), &["run", "job.toml"]).with_code(0);
+    assert_eq!(scene.output("out"), ["A,1", "B,1"]);
+}
+
+#[test]
+fn names_for_more_fields_than_a_key_has_are_refused() {
+    let scene = Scene::new();
+    scene.write("input/some.csv", "key,time,n\na,1,2\n");
+    let job = jobs::head("named", "30ms")
+        + &jobs::timed_rows("out-of-orderness = \"0s\"")
+        + &jobs::operator(
+            "sums",
+            "window",
+            "records",
+            "window = \"tumbling\", size = \"1h\", aggregates = [\"sum(n)\"], key-columns = [\"shop\", \"x\"]",
+        )
+        + &jobs::files("out", "sums", "out", "json-lines");
+    scene.write("job.toml", &job);
+    host::run(scene.path(), &["check", "job.toml"])
+        .with_code(2)
+        .saying(&["`key-columns` has 2 names (shop, x), but the key has 1 field (key)"]);
+    scene.write(
+        "job.toml",
+        job.replace(", key-columns = [\"shop\", \"x\"]", ""),
+    );
+    host::run(scene.path(), &["run", "job.toml"]).with_code(0);
+    let line = r#"{"key":"a","window_start":0,"window_end":3600000,"sum_n":2}"#;
+    assert_eq!(scene.output("out"), [line]);
+}
+
+#[test]
+fn a_mistake_in_the_configuration_that_a_record_shows_fails_the_job() {
+    let scene = Scene::new();
+    scene.write("input/some.csv", "key,time,n\na,1,2\n");
+    let timed = jobs::timed_rows("out-of-orderness = \"0s\"");
+    let untimed: String = timed
+        .lines()
+        .filter(|line| !line.starts_with("timestamp") && !line.starts_with("watermark"))
+        .map(|line| format!("{line}\n"))
+        .collect();
+    let job = jobs::head("timeless", "30ms")
+        + &untimed
+        + &jobs::operator(
+            "sums",
+            "window",
+            "records",
+            "window = \"tumbling\", size = \"1h\", aggregates = [\"sum(n)\"]",
+        )
+        + &jobs::discard("nowhere", "sums");
+    scene.write("job.toml", job);
+    // 2 is for what was refused before any record was processed.
+    host::run(scene.path(), &["run", "job.toml"])
+        .with_code(1)
+        .saying(&["job.toml:", "operator.sums", "the record has no event time"]);
+}
+
+#[test]
+fn keys_of_a_source_that_are_nearly_right_are_told_from_others() {
+    refused(
+        |job| {
+            let lines = "format = \"lines\"\ntimestamp = \"time\"\nwatermark = \"5min\"\ndead_letter = \"bad\"\n";
+            job.replacen("format = \"lines\"\n", lines, 1)
+        },
+        &[
+            "source.verses.timestamp: invalid type: string \"time\", expected a table such as `{ field = \"time\" }`",
+            "source.verses.watermark: invalid type: string \"5min\", expected a table such as `{ out-of-orderness = \"5min\" }`",
+            "source.verses.dead_letter: unknown key",
+            "did you mean `dead-letter`?",
+        ],
+    );
+}

@@ -3,7 +3,7 @@
 //! delivers) and reports all problems at once. Its table holds its own keys only: `id`, `connector`,
 //! `parallelism`, `input` and the like belong to the job file.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use checkpoint::storage::Permissions;
@@ -12,6 +12,9 @@ use job_file::options::Options;
 use job_file::problem::Problem;
 use operator::{SinkFactory, SourceFactory};
 use serde::de::DeserializeOwned;
+
+/// Says of the path of a file whether a source would read the file if it were there when the job starts.
+pub type Selects = Arc<dyn Fn(&Path) -> bool + Send + Sync>;
 
 /// The time in milliseconds since the epoch.
 pub type Clock = Arc<dyn Fn() -> i64 + Send + Sync>;
@@ -28,6 +31,8 @@ pub struct PreparedSource {
     pub max_parallelism: Option<u32>,
     /// Whether it reads what may be no record, and can leave that out.
     pub reads_text: bool,
+    /// Which files it reads; `None` if it reads none.
+    pub selects: Option<Selects>,
     /// Its options with all defaults, for showing the effective job.
     pub options: Options,
 }
@@ -36,6 +41,9 @@ pub struct PreparedSource {
 pub struct PreparedSink {
     /// Makes its instances.
     pub factory: Arc<dyn SinkFactory>,
+    /// A file as it will write them: in its directory, whose path is absolute and leads over no link, with a name such
+    /// as they have. `None` if it writes none.
+    pub writes: Option<PathBuf>,
     /// Its options with all defaults, for showing the effective job.
     pub options: Options,
 }

@@ -23,6 +23,7 @@ fn prepare(options: Options, _: &SinkContext<'_>) -> Result<PreparedSink, Vec<Pr
     read_and_prepare(options, |options: &DiscardOptions| {
         Ok(PreparedSink {
             factory: Arc::new(DiscardFactory),
+            writes: None,
             options: Options::effective(options),
         })
     })

@@ -37,6 +37,7 @@ use self::prepared::{PreparedFile, Written};
 use self::staging::Staging;
 use super::connector::{PreparedSink, SinkConnector, SinkContext, read_and_prepare};
 use super::parts::of_another_connector;
+use super::paths::resolved;
 
 mod durable;
 mod names;
@@ -65,6 +66,7 @@ fn prepare(options: Options, context: &SinkContext<'_>) -> Result<PreparedSink, 
             factory.trust_rows();
         }
         Ok(PreparedSink {
+            writes: Some(factory.example()),
             factory: Arc::new(factory),
             options: Options::effective(options),
         })
@@ -215,6 +217,24 @@ pub(crate) struct FileSinkFactory {
     /// Who may read what is staged. What is published has the permissions that the umask gives.
     permissions: Permissions,
     shared: Arc<Mutex<Shared>>,
+}
+
+impl FileSinkFactory {
+    /// A file such as the sink publishes.
+    fn example(&self) -> PathBuf {
+        let name = PartName {
+            writer: Writer {
+                run: "00000000".to_owned(),
+                generation: 1,
+                attempt: 0,
+                subtask: 0,
+            },
+            checkpoint: 1,
+            counter: 0,
+            extension: self.encoder.format().extension().to_owned(),
+        };
+        resolved(&self.root).join(name.to_string())
+    }
 }
 
 /// What the subtasks of a sink have in common.
@@ -523,10 +543,11 @@ impl FileSink {
             self.encoder
                 .encode(batch, index, fits, &mut self.text)
                 .map_err(|message| {
-                    anyhow!(
+                    // The record would come again, and be the same.
+                    trouble::permanent(format!(
                         "cannot write record {} of this attempt: {message}",
                         self.records + 1
-                    )
+                    ))
                 })?;
             self.records += 1;
             let Some(open) = &mut self.open else { continue };

@@ -5,7 +5,7 @@
 //! warns of new ones. A file that has changed before that record is refused, because its
 //! records would be lost or doubled in silence; see [`comparison`].
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -58,6 +58,14 @@ fn prepare(options: Options, context: &SourceContext<'_>) -> Result<PreparedSour
             bounded: true,
             max_parallelism: None,
             reads_text: true,
+            selects: Some(inputs::selects(
+                options
+                    .path
+                    .as_ref()
+                    .map(OneOrMany::as_slice)
+                    .unwrap_or_default(),
+                context.base_dir,
+            )),
             options: Options::effective(&options.effective()),
         })
     })
@@ -362,8 +370,9 @@ impl FileSourceFactory {
         }
     }
 
-    /// The position has all files that the job reads. Others that `path` matches now are said to be left out, and
-    /// those that it does not match any more to be read all the same, once for an attempt.
+    /// The position has all files that the job reads, with their ends. Others that `path` matches now are said to be
+    /// left out, and so is what was appended; files that it does not match any more are said to be read all the same.
+    /// Once for an attempt.
     fn warn_of_other_files(&self, source: &str, position: &Position) {
         let splits = position.splits.iter().map(|split| split.file.as_str());
         let done = position.done.iter().map(|done| done.file.as_str());
@@ -379,6 +388,29 @@ impl FileSourceFactory {
                  started: give {them} a source of their own, or start afresh with `--fresh`",
                 counted(new.len() as u64, "new file"),
                 shown(&new)
+            );
+        }
+        // The end of a packed file is known only when it is read.
+        let open = |name: &str| {
+            let mut splits = position.splits.iter();
+            splits.any(|split| split.file == name && split.end.is_none())
+        };
+        let lengths: BTreeMap<&str, u64> = self.files.iter().map(InputFile::name_and_len).collect();
+        let has_grown = |file: &&InputFile| {
+            let now = lengths.get(file.name.as_str());
+            now.is_some_and(|now| *now > file.len) && !open(&file.name)
+        };
+        let grown = position.files.iter().filter(has_grown);
+        let grown: Vec<&str> = grown.map(|file| file.name.as_str()).collect();
+        if !grown.is_empty() {
+            let verb = if grown.len() == 1 { "has" } else { "have" };
+            tracing::warn!(
+                source,
+                "{} {verb} grown, and what was appended is not read: {}; a job reads its files to the ends that they \
+                 had when it first started: put new records into a file with a source of its own, or start afresh with \
+                 `--fresh`",
+                counted(grown.len() as u64, "file"),
+                shown(&grown)
             );
         }
         // A file that is done is not read again anyway, and one that is gone fails the job when its turn comes.

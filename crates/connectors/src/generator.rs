@@ -51,6 +51,7 @@ fn prepare(options: Options, context: &SourceContext<'_>) -> Result<PreparedSour
             factory: Arc::new(factory),
             max_parallelism: None,
             reads_text: false,
+            selects: None,
             options: Options::effective(&GeneratorOptions {
                 watermark: event_time::effective(options.watermark.as_ref()),
                 ..options.clone()

@@ -17,6 +17,7 @@
 
 mod connector;
 mod changed;
+mod paths;
 mod text_options;
 mod event_time;
 
@@ -32,7 +33,7 @@ pub mod parts;
 mod registry;
 
 pub use connector::{
-    Clock, PreparedSink, PreparedSource, SinkConnector, SinkContext, SourceConnector,
+    Clock, PreparedSink, PreparedSource, Selects, SinkConnector, SinkContext, SourceConnector,
     SourceContext, read_and_prepare,
 };
 pub use registry::Registry;

@@ -56,6 +56,7 @@ fn prepare(options: Options, context: &SourceContext<'_>) -> Result<PreparedSour
             bounded: false,
             max_parallelism: Some(1),
             reads_text: true,
+            selects: None,
             options: Options::effective(&options.effective()),
         })
     })

@@ -40,6 +40,7 @@ fn prepare(options: Options, context: &SinkContext<'_>) -> Result<PreparedSink, 
         }
         Ok(PreparedSink {
             factory: Arc::new(factory),
+            writes: None,
             options: Options::effective(options),
         })
     })
@@ -301,10 +302,11 @@ impl Sink for StdoutSink {
             self.encoder
                 .encode(batch, index, fits, &mut self.text)
                 .map_err(|message| {
-                    format!(
+                    // The record would come again, and be the same.
+                    Permanent::new(format!(
                         "cannot write record {} of this attempt: {message}",
                         self.taken + 1
-                    )
+                    ))
                 })?;
             self.taken += 1;
         }

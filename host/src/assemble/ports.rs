@@ -1,7 +1,7 @@
 //! Which output feeds which input: references such as `split.rejected` resolved to the ports that
 //! sources and operators declare.
 
-use dataflow::port::Port;
+use dataflow::port::{Column, ColumnKind, Format, Port};
 use job_file::JobFile;
 use job_file::hints::did_you_mean;
 use job_file::node::InputRef;
@@ -182,6 +182,39 @@ pub(crate) fn check_union(
             ),
             None,
         );
+    }
+}
+
+/// What outputs that are joined on one input have in common, under the name of the first: the columns that all of them
+/// have, in one order, or none.
+pub(crate) fn joined(mut ports: impl Iterator<Item = Port>) -> Option<Port> {
+    let mut all = ports.next()?;
+    for port in ports {
+        join_columns(&mut all.key_columns, &port.key_columns);
+        match (&mut all.format, &port.format) {
+            (Format::Row(all), Format::Row(columns)) => join_columns(all, columns),
+            // Others are refused.
+            _ => {}
+        }
+    }
+    Some(all)
+}
+
+/// Forgets columns that others do not have, or elsewhere.
+fn join_columns(all: &mut Vec<Column>, others: &[Column]) {
+    let names = |columns: &[Column]| {
+        columns
+            .iter()
+            .map(|column| column.name.clone())
+            .collect::<Vec<_>>()
+    };
+    if names(all) != names(others) {
+        all.clear();
+    }
+    for (column, other) in all.iter_mut().zip(others) {
+        if column.kind != other.kind {
+            column.kind = ColumnKind::Text;
+        }
     }
 }
 

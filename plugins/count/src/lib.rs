@@ -5,7 +5,8 @@
 //! ```
 //!
 //! `every-update` emits a key's new count with each of its records, `final` all counts once, when the
-//! input has ended. `key-columns = ["word"]` names the columns of the key for sinks that write names.
+//! input has ended. `key-columns = ["word"]` names the columns of the key for sinks that write names; unless given they
+//! are called as in the input.
 
 use highwater::{Emitter, Kind, OpenContext, Operator, Record, Result, ValueState};
 use serde::Deserialize;
@@ -35,8 +36,12 @@ struct Count {
 impl Operator for Count {
     fn open(ctx: &mut OpenContext) -> Result<Self> {
         let config: Config = ctx.config()?;
+        let mut key = ctx.key_columns(&config.key_columns)?;
+        if config.key_columns.is_empty() && key.iter().any(|(name, _)| name == "count") {
+            key.clear();
+        }
         ctx.output("out")
-            .key_columns(config.key_columns.iter().map(|name| (name, Kind::Text)))
+            .key_columns(key)
             .columns([("count", Kind::Integer)]);
         Ok(Self {
             emit: config.emit,

@@ -206,6 +206,12 @@ impl Config {
     }
 }
 
+/// Whether some column of the result is called like one of the key.
+pub(crate) fn clashes(key: &[(String, Kind)], columns: &[(String, Kind)]) -> bool {
+    let mut names = columns.iter().map(|(name, _)| name);
+    names.any(|name| key.iter().any(|(other, _)| other == name))
+}
+
 /// Refuses columns of one name.
 pub(crate) fn check_names(key: &[String], columns: &[(String, Kind)]) -> Result<()> {
     let mut names: Vec<&str> = key.iter().map(String::as_str).collect();

@@ -17,7 +17,7 @@
 //! - `late`: `"drop"`, or `"output"` for an output `late`.
 //! - `early-every`, `early-after`: results of windows that have not ended, by the clock or with every n records.
 //! - `firing = true` adds a column `firing`: `early`, `on-time` or `late`.
-//! - `key-columns`: names of the key's columns, for sinks that write names.
+//! - `key-columns`: names of the key's columns, for sinks that write names; those of the input unless given.
 
 mod aggregates;
 mod config;
@@ -95,9 +95,11 @@ impl Operator for Windowed {
             columns.push(("firing".to_owned(), Kind::Text));
         }
         config::check_names(&config.key_columns, &columns)?;
-        ctx.output("out")
-            .key_columns(config.key_columns.iter().map(|name| (name, Kind::Text)))
-            .columns(columns);
+        let mut key = ctx.key_columns(&config.key_columns)?;
+        if config.key_columns.is_empty() && config::clashes(&key, &columns) {
+            key.clear();
+        }
+        ctx.output("out").key_columns(key).columns(columns);
         macro_rules! declare {
             ($assigner:expr) => {
                 config.apply(ctx.window("windows", $assigner, aggregates))?

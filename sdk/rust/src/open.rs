@@ -1,5 +1,6 @@
 //! What an operator declares and learns when it is opened.
 
+use std::cell::RefCell;
 use std::rc::Rc;
 
 use crate::aggregate::Aggregate;
@@ -33,6 +34,8 @@ pub struct OpenContext {
     opened: Option<wit_guest::OpenContext>,
     inputs: Vec<Input>,
     declared: Declared,
+    /// The columns that the operator reads by name, with their inputs.
+    read: RefCell<Vec<(u32, String)>>,
     call: Rc<Call>,
     host: Host,
     metrics: Rc<Metrics>,
@@ -90,6 +93,7 @@ impl OpenContext {
             opened: None,
             inputs: inputs.iter().map(Input::of).collect(),
             declared: Declared::default(),
+            read: RefCell::default(),
             call,
             host,
             metrics,
@@ -105,6 +109,7 @@ impl OpenContext {
             opened: Some(context),
             inputs,
             declared: Declared::default(),
+            read: RefCell::default(),
             call,
             host,
             metrics,
@@ -122,16 +127,34 @@ impl OpenContext {
         for window in windows {
             window.ahead_max.set(ahead_max);
             if let Some(late) = &*window.late_to.borrow() {
-                self.output(late);
+                self.late_output(late);
             }
             self.declared
                 .problems
                 .append(&mut window.problems.borrow_mut());
         }
+        for (input, column) in self.read.take() {
+            if let Err(error) = self.check_joined(input, &column) {
+                self.declared.problems.push(error.to_string());
+            }
+        }
         if self.declared.problems.is_empty() {
             return Ok((self.declared, self.inputs, self.metrics));
         }
         Err(Error::config(self.declared.problems.join("; ")))
+    }
+
+    /// Declares an output of late records, which are those of the input, unless it is declared.
+    fn late_output(&mut self, name: &str) {
+        let mut outputs = self.declared.outputs.iter();
+        if outputs.any(|output| output.name == name) {
+            return;
+        }
+        // They may come from each of several inputs.
+        match self.declared.inputs.len() {
+            0 | 1 => self.output_like(name, 0),
+            _ => self.output(name),
+        };
     }
 
     /// The operator's `config` from the job file, as JSON.
@@ -222,6 +245,7 @@ impl OpenContext {
 
     /// The column with this name on an input; see [`OpenContext::column`].
     pub fn column_of(&self, input: u32, name: &str) -> Result<Column> {
+        self.read.borrow_mut().push((input, name.to_owned()));
         match self.inputs.get(input as usize) {
             Some(input) => input.column(name),
             None if self.is_described() => Ok(Column::at(0)),
@@ -261,13 +285,7 @@ impl OpenContext {
     /// [`OpenContext::declare_inputs`] first, if there are several inputs.
     pub fn output_like(&mut self, name: &str, input: u32) -> OutputBuilder<'_> {
         // Several ports of one input are known only while the operator is described.
-        let joined = match self.declared.inputs.len() {
-            0 | 1 => &self.inputs[..],
-            _ => self
-                .inputs
-                .get(input as usize)
-                .map_or(&[][..], std::slice::from_ref),
-        };
+        let joined = self.joined(input);
         let like = joined.first().map(|first| {
             let mut like = first.port.clone();
             if joined
@@ -290,6 +308,68 @@ impl OpenContext {
             output.port.format = like.format;
         }
         output
+    }
+
+    /// What is joined on an input, as far as it is known.
+    fn joined(&self, input: u32) -> &[Input] {
+        match self.declared.inputs.len() {
+            0 | 1 => &self.inputs[..],
+            _ => self
+                .inputs
+                .get(input as usize)
+                .map_or(&[][..], std::slice::from_ref),
+        }
+    }
+
+    /// Checks that a column has one place in all rows that are joined on an input.
+    fn check_joined(&self, input: u32, name: &str) -> Result<()> {
+        let Some((first, others)) = self.joined(input).split_first() else {
+            return Ok(());
+        };
+        let column = first.column(name)?;
+        for other in others {
+            if other.column(name)? != column {
+                return Err(Error::config(format_args!(
+                    "column `{name}` has another place in `{}` than in `{}`, which are joined on one input: give their \
+                     rows the same columns in the same order",
+                    other.name(),
+                    first.name()
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// The columns of the first input's key, for an operator that hands keys on: called `names`, or as the input calls
+    /// them if there are no names. Fails as a mistake in the configuration if it is known that there are more or fewer
+    /// of them.
+    pub fn key_columns(&self, names: &[String]) -> Result<Vec<(String, Kind)>> {
+        let joined = self.joined(0);
+        let known = joined.first().map(Input::key_columns).unwrap_or_default();
+        let differ = |other: &Input| other.key_columns() != known;
+        if names.is_empty() {
+            let agreed = known.iter().filter(|_| !joined.iter().any(differ));
+            return Ok(agreed
+                .map(|(name, kind)| ((*name).to_owned(), *kind))
+                .collect());
+        }
+        if !known.is_empty() && known.len() != names.len() {
+            let known: Vec<&str> = known.iter().map(|(name, _)| *name).collect();
+            let counted = |count: usize, what| match count {
+                1 => format!("1 {what}"),
+                _ => format!("{count} {what}s"),
+            };
+            return Err(Error::config(format_args!(
+                "config: `key-columns` has {} ({}), but the key has {} ({})",
+                counted(names.len(), "name"),
+                names.join(", "),
+                counted(known.len(), "field"),
+                known.join(", ")
+            )));
+        }
+        let kind = |at: usize| known.get(at).map_or(Kind::Text, |(_, kind)| *kind);
+        let named = names.iter().enumerate();
+        Ok(named.map(|(at, name)| (name.clone(), kind(at))).collect())
     }
 
     /// Declares one value per key.

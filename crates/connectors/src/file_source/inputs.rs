@@ -4,11 +4,15 @@ use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use formats::blocks::TAIL;
 use formats::compression::Compression;
 use job_file::problem::Problem;
 use nix::fcntl::OFlag;
+
+use crate::connector::Selects;
+use crate::paths::resolved;
 
 /// A file as the job found it when it started.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,6 +27,13 @@ pub(crate) struct InputFile {
     /// CRC-32C of its last bytes, [`TAIL`] of them or as many as there are; see [`tail_crc`].
     /// `None` if nobody has looked.
     pub(crate) tail: Option<u32>,
+}
+
+impl InputFile {
+    /// Its name and length.
+    pub(crate) fn name_and_len(&self) -> (&str, u64) {
+        (&self.name, self.len)
+    }
 }
 
 /// The times of a file, in nanoseconds since the epoch. Every change of a file changes both; a
@@ -125,16 +136,56 @@ pub(crate) fn find(paths: &[String], base_dir: &Path) -> Result<Vec<InputFile>, 
     Ok(files)
 }
 
-fn find_path(written: &str, base_dir: &Path, found: &mut Vec<PathBuf>) -> Result<(), Problem> {
-    let problem = |message: String| Problem::new("path", message);
-    let local = match written.split_once("://") {
-        Some(("file", rest)) => rest.strip_prefix("localhost").unwrap_or(rest),
+/// Says of the path of a file whether `paths` stand for it. The path is absolute and leads over no link.
+pub(crate) fn selects(paths: &[String], base_dir: &Path) -> Selects {
+    let paths = paths.to_vec();
+    let base_dir = resolved(base_dir);
+    Arc::new(move |file| {
+        paths.iter().any(|written| {
+            let Ok(local) = local(written) else {
+                return false;
+            };
+            let path = resolved(&base_dir.join(local));
+            if path.is_dir() {
+                return file.parent() == Some(&path);
+            }
+            let pattern = glob::Pattern::new(&pattern(local, &base_dir));
+            path == file || pattern.is_ok_and(|pattern| pattern.matches_path_with(file, MATCHING))
+        })
+    })
+}
+
+/// How patterns match.
+const MATCHING: glob::MatchOptions = glob::MatchOptions {
+    case_sensitive: true,
+    require_literal_separator: true,
+    require_literal_leading_dot: true,
+};
+
+/// A path as the pattern that it is. Only what the user wrote is one, not the place of the job file.
+fn pattern(local: &str, base_dir: &Path) -> String {
+    if Path::new(local).is_absolute() {
+        return local.to_owned();
+    }
+    let base_dir = glob::Pattern::escape(&base_dir.to_string_lossy());
+    format!("{base_dir}/{}", local.trim_start_matches("./"))
+}
+
+/// The path of the file system that was written, perhaps as a URL.
+fn local(written: &str) -> Result<&str, Problem> {
+    match written.split_once("://") {
+        Some(("file", rest)) => Ok(rest.strip_prefix("localhost").unwrap_or(rest)),
         Some((scheme, _)) => {
             let message = format!("`{written}`: {scheme} URLs are not supported by this version");
-            return Err(problem(message).hint("use a path of the file system"));
+            Err(Problem::new("path", message).hint("use a path of the file system"))
         }
-        None => written,
-    };
+        None => Ok(written),
+    }
+}
+
+fn find_path(written: &str, base_dir: &Path, found: &mut Vec<PathBuf>) -> Result<(), Problem> {
+    let problem = |message: String| Problem::new("path", message);
+    let local = local(written)?;
     if local.is_empty() {
         return Err(problem("is empty".to_owned()));
     }
@@ -171,20 +222,7 @@ fn find_path(written: &str, base_dir: &Path, found: &mut Vec<PathBuf>) -> Result
             Ok(())
         }
         Err(_) if local.contains(['*', '?', '[']) => {
-            // Only what the user wrote is a pattern, not the place of the job file.
-            let pattern = match Path::new(local).is_absolute() {
-                true => local.to_owned(),
-                false => format!(
-                    "{}/{local}",
-                    glob::Pattern::escape(&base_dir.to_string_lossy())
-                ),
-            };
-            let options = glob::MatchOptions {
-                case_sensitive: true,
-                require_literal_separator: true,
-                require_literal_leading_dot: true,
-            };
-            let matches = glob::glob_with(&pattern, options)
+            let matches = glob::glob_with(&pattern(local, base_dir), MATCHING)
                 .map_err(|error| problem(format!("`{written}` is not a pattern: {}", error.msg)))?;
             let before = found.len();
             for path in matches {

@@ -1,0 +1,43 @@
+//! Paths of the file system, to be compared.
+
+use std::path::{Path, PathBuf};
+
+/// The path as an absolute one over no link, as far as it exists. What does not exist yet is appended as it is.
+pub(crate) fn resolved(path: &Path) -> PathBuf {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    for existing in path.ancestors() {
+        if let (Ok(real), Ok(rest)) = (existing.canonicalize(), path.strip_prefix(existing)) {
+            // Joining nothing would add a separator to the end.
+            return if rest.as_os_str().is_empty() {
+                real
+            } else {
+                real.join(rest)
+            };
+        }
+    }
+    path
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use tempfile::TempDir;
+
+    use super::*;
+
+    #[test]
+    fn what_exists_is_looked_up_and_the_rest_appended() {
+        let directory = TempDir::new().unwrap();
+        let root = directory.path().canonicalize().unwrap();
+        std::fs::create_dir(root.join("real")).unwrap();
+        symlink("real", root.join("link")).unwrap();
+        assert_eq!(resolved(&root.join("link")), root.join("real"));
+        assert_eq!(resolved(&root.join("link/./out/")), root.join("real/out"));
+        assert_eq!(
+            resolved(&root.join("real/../link/new")),
+            root.join("real/new")
+        );
+        assert_eq!(resolved(&root.join("new/one")), root.join("new/one"));
+    }
+}
