@@ -352,7 +352,8 @@ fn keys_of_a_source_that_are_nearly_right_are_told_from_others() {
         },
         &[
             "source.verses.timestamp: invalid type: string \"time\", expected a table such as `{ field = \"time\" }`",
-            "source.verses.watermark: invalid type: string \"5min\", expected a table such as `{ out-of-orderness = \"5min\" }`",
+            "source.verses.watermark: invalid type: string \"5min\", expected a table",
+            "write `watermark = { … }` with its keys",
             "source.verses.dead_letter: unknown key",
             "did you mean `dead-letter`?",
         ],

@@ -16,12 +16,7 @@ mod drift;
 
 /// `watermark = { … }` of a source.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(
-    default,
-    deny_unknown_fields,
-    rename_all = "kebab-case",
-    expecting = "a table such as `{ out-of-orderness = \"5min\" }`"
-)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct WatermarkOptions {
     /// How far a record's event time may be below the highest one before it; a record below that is late.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -1,18 +1,23 @@
 //! Paths of the file system, to be compared.
 
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
-/// The path as an absolute one over no link, as far as it exists. What does not exist yet is appended as it is.
+/// The path as an absolute one over no link, as far as it exists. What does not exist yet cannot be a link, so `..` leads
+/// back from it.
 pub(crate) fn resolved(path: &Path) -> PathBuf {
     let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     for existing in path.ancestors() {
-        if let (Ok(real), Ok(rest)) = (existing.canonicalize(), path.strip_prefix(existing)) {
-            // Joining nothing would add a separator to the end.
-            return if rest.as_os_str().is_empty() {
-                real
-            } else {
-                real.join(rest)
-            };
+        if let (Ok(mut resolved), Ok(rest)) = (existing.canonicalize(), path.strip_prefix(existing))
+        {
+            for component in rest.components() {
+                match component {
+                    Component::ParentDir => {
+                        resolved.pop();
+                    }
+                    other => resolved.push(other),
+                }
+            }
+            return resolved;
         }
     }
     path
@@ -39,5 +44,6 @@ mod tests {
             root.join("real/new")
         );
         assert_eq!(resolved(&root.join("new/one")), root.join("new/one"));
+        assert_eq!(resolved(&root.join("new/../other/")), root.join("other"));
     }
 }

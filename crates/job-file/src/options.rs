@@ -146,6 +146,9 @@ fn explain(key: &str, value: &toml::Value, message: &str, common: &[&str]) -> Pr
         Problem::new(key, message).hint(format!(
             "write it in quotes; a time or a size has its unit: `\"{written}s\"`, `\"{written}MiB\"`"
         ))
+    } else if let Some(found) = message.strip_suffix("expected a map") {
+        Problem::new(key, format!("{found}expected a table"))
+            .hint(format!("write `{key} = {{ … }}` with its keys"))
     } else {
         Problem::new(key, message)
     }
