@@ -186,7 +186,7 @@ fn c129_a_standby_takes_over_from_each_owner_that_is_killed_in_hdfs() {
     let server = Server::start(Kind::Hdfs);
     let directory = format!("{}/jobs", server.endpoint());
     // A file takes half a second there: a lease has to bear some of them one after the other.
-    storm_over(&server, &directory, "5s", NUMBERS + kills() * 8_000, 1000);
+    storm_over(&server, &directory, "5s", NUMBERS + kills() * 2_000, 1000);
 }
 
 #[test]
