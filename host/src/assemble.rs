@@ -116,7 +116,9 @@ pub(crate) fn prepare(
             ports::check_union(&job, &wiring, &facts, index, &links[index], problems);
         }
     }
-    directories::check(&job, &wiring.order, &nodes, problems);
+    let known = wiring.order.iter().zip(&nodes);
+    let known = known.filter_map(|(node, prepared)| Some((*node, prepared.as_ref()?)));
+    directories::check(&job, known, problems);
     let parallelism: Vec<u32> = wiring
         .order
         .iter()
@@ -225,6 +227,8 @@ impl Prepared {
                 self.nodes[index] = found;
             }
         }
+        let nodes = self.wiring.order.iter().copied().zip(&self.nodes);
+        directories::check(&self.job, nodes, &mut problems);
         problems.or(is_same)
     }
 

@@ -207,18 +207,32 @@ fn a_checkpoint_of_another_job_is_refused() {
 fn two_sinks_with_one_directory_are_refused() {
     refused(
         |job| job + &jobs::files("again", "count", "./out/../out/", "csv"),
-        &["sink.again.path: is also the directory of sink `totals`"],
+        &[
+            "sink.again.path: is also the directory of sink `totals`",
+            "give each sink a directory of its own",
+        ],
     );
 }
 
 #[test]
 fn a_source_that_would_read_what_a_sink_writes_is_refused() {
     let reads = "source.verses.path: reads the files that sink `totals` writes to";
-    for pattern in ["input/", "input/*.csv", "**/*.csv", "./input/part-*"] {
+    for pattern in [
+        "input/",
+        "input/*.csv",
+        "**/*.csv",
+        "./input/part-*",
+        "none/../input/./*.csv",
+        "also/*.csv",
+        "al*/*.csv",
+        "./input//./*.csv",
+    ] {
         let scene = Scene::new();
         scene.write("input/some.txt", oracle::verses(10));
         scene.write("input/old.csv", "a\n");
         scene.write("input/part-old", "a\n");
+        std::os::unix::fs::symlink("input", scene.path().join("also")).expect("a link");
+        std::fs::create_dir(scene.path().join("none")).expect("a directory");
         let path = format!("path = {pattern:?}");
         let job = jobs::word_count("own")
             .replace("path = \"input/*.txt\"", &path)
@@ -285,7 +299,20 @@ fn columns_that_joined_sources_have_in_other_places_are_refused() {
             .with_code(2)
             .saying(&["column `x` has another place in `b` than in `a`"]);
     }
-    // Who reads no column may have both.
+    // Who reads no column may have both, and who reads one that has its place in all of them.
+    scene.write("b/b.csv", "k,x,z\nB,2,200\n");
+    job(jobs::operator(
+        "sums",
+        "window",
+        "a",
+        "window = \"tumbling\", size = \"1h\", aggregates = [\"sum(x)\", \"max(x)\"]",
+    ));
+    host::run(
+        scene.path(),
+        &["run", "job.toml", "-D", "sink.out.path=sums"],
+    )
+    .with_code(0);
+    assert_eq!(scene.output("sums"), ["A,0,3600000,1,1", "B,0,3600000,2,2"]);
     job(jobs::count("a"));
     host::run(scene.path(), &["run", "job.toml"]).with_code(0);
     assert_eq!(scene.output("out"), ["A,1", "B,1"]);
@@ -358,4 +385,21 @@ fn keys_of_a_source_that_are_nearly_right_are_told_from_others() {
             "did you mean `dead-letter`?",
         ],
     );
+}
+
+#[test]
+fn a_key_of_two_json_fields_is_one_field_of_a_count() {
+    let scene = Scene::new();
+    scene.write("input/some.jsonl", "{\"k\":\"a\",\"v\":\"b\"}\n");
+    let source = jobs::keyed_rows("")
+        .replace("input/*.csv", "input/*.jsonl")
+        .replace("\"csv\"", "\"json-lines\"")
+        .replace("key = \"key\"", "key = [\"k\", \"v\"]");
+    let job = jobs::head("pairs", "30ms")
+        + &source
+        + &jobs::count("records")
+        + &jobs::files("totals", "count", "out", "csv");
+    scene.write("job.toml", job);
+    host::run(scene.path(), &["run", "job.toml"]).with_code(0);
+    assert_eq!(scene.output("out").len(), 1);
 }

@@ -17,11 +17,16 @@ key = [\"a\", \"b\"]
 
 /// Runs a job with this operator and a sink of this format.
 fn run(operator: &str, sink: &str) -> (Scene, host::Ended) {
+    run_from(SOURCE, operator, sink)
+}
+
+/// The same with another source.
+fn run_from(source: &str, operator: &str, sink: &str) -> (Scene, host::Ended) {
     let scene = Scene::new();
     scene.write("input/pairs.csv", "a,b\nx,y\n\"p,q\",r\n");
     scene.write(
         "job.toml",
-        jobs::head("rows", "1h") + SOURCE + operator + sink,
+        jobs::head("rows", "1h") + source + operator + sink,
     );
     let ended = host::run(scene.path(), &["run", "job.toml"]);
     (scene, ended)
@@ -47,9 +52,18 @@ fn a_csv_sink_refuses_rows_that_have_other_fields_than_columns() {
         ]);
         let dedupe = jobs::operator("it", "dedupe", "pairs", "columns = [\"one\"]");
         let (_, ended) = run(&dedupe, &sink);
+        ended
+            .with_code(2)
+            .saying(&["`columns` are one, but those of `pairs` are a,b"]);
+        // A line is one field, whose column has no name.
+        let lines = SOURCE
+            .replace("\"csv\"", "\"lines\"")
+            .replace("[\"a\", \"b\"]", "\"line\"");
+        let dedupe = jobs::operator("it", "dedupe", "pairs", "columns = [\"one\", \"two\"]");
+        let (_, ended) = run_from(&lines, &dedupe, &sink);
         let ended = ended.with_code(1).saying(&[
             "sink `out`",
-            "the value has 2 fields, but `it` declares 1 column: one",
+            "the value has 1 field, but `it` declares 2 columns: one,two",
         ]);
         // It would have as many again.
         assert!(

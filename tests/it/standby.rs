@@ -539,13 +539,12 @@ fn a_standby_reads_ahead_and_warns_of_damage() {
     owner.line_with("started").expect("it starts");
     // The first may come before the first record, and hold nothing.
     let shared = scene.at("checkpoints/owned/shared");
-    let completed = loop {
+    let completed = (0..100).find_map(|_| {
         owner.signal("USR1");
         let completed = owner.checkpoints(1).id;
-        if !all_files(&shared).is_empty() {
-            break completed;
-        }
-    };
+        (!all_files(&shared).is_empty()).then_some(completed)
+    });
+    let completed = completed.expect("a checkpoint with state");
     // Its renewal puts it on record, and the standby reads what is on record.
     let lease = scene.at("checkpoints/owned/_lease");
     let record = format!("\"completed\":{completed}}}");

@@ -131,7 +131,7 @@ fn listed(place: &Location) -> Result<Vec<CatalogEntry>> {
     let mut entries = list_directory(place)?;
     let (storage, name) = place.open_directory()?;
     for child in storage.list(&name)?.directories {
-        // A checkpoint may have anything of its owner's in it, and links are not followed.
+        // A checkpoint may have anything of its owner's in it.
         let is_known = |name: &str| entries.iter().any(|it| it.path == storage.location(name));
         if !is_known(&name)
             && !is_known(&child)
@@ -139,8 +139,8 @@ fn listed(place: &Location) -> Result<Vec<CatalogEntry>> {
             && let Err(error) = storage.list(&child)
         {
             let status = Status::Unreadable(match error {
-                // A link, which may lead to anything and is not followed.
-                Error::Corrupt { what, .. } => what,
+                // A link, which may lead to a job's directory and is not followed.
+                Error::Corrupt { object, what } => format!("{object}: {what}"),
                 error => describe(&error),
             });
             entries.push(new_entry(&storage, &child, 0, status));

@@ -224,7 +224,7 @@ impl FileSinkFactory {
     fn example(&self) -> PathBuf {
         let name = PartName {
             writer: Writer {
-                run: "00000000".to_owned(),
+                run: "0a1b2c3d4e5f".to_owned(),
                 generation: 1,
                 attempt: 0,
                 subtask: 0,

@@ -395,7 +395,8 @@ impl FileSourceFactory {
             let mut splits = position.splits.iter();
             splits.any(|split| split.file == name && split.end.is_none())
         };
-        let lengths: BTreeMap<&str, u64> = self.files.iter().map(InputFile::name_and_len).collect();
+        let lengths = self.files.iter().map(|file| (file.name.as_str(), file.len));
+        let lengths: BTreeMap<&str, u64> = lengths.collect();
         let has_grown = |file: &&InputFile| {
             let now = lengths.get(file.name.as_str());
             now.is_some_and(|now| *now > file.len) && !open(&file.name)

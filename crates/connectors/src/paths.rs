@@ -2,25 +2,22 @@
 
 use std::path::{Component, Path, PathBuf};
 
-/// The path as an absolute one over no link, as far as it exists. What does not exist yet cannot be a link, so `..` leads
-/// back from it.
+/// The path as an absolute one over no link, as far as it exists. What does not exist is taken as it is written.
 pub(crate) fn resolved(path: &Path) -> PathBuf {
     let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-    for existing in path.ancestors() {
-        if let (Ok(mut resolved), Ok(rest)) = (existing.canonicalize(), path.strip_prefix(existing))
-        {
-            for component in rest.components() {
-                match component {
-                    Component::ParentDir => {
-                        resolved.pop();
-                    }
-                    other => resolved.push(other),
-                }
+    let mut resolved = PathBuf::new();
+    for component in path.components() {
+        match component {
+            Component::ParentDir => {
+                resolved.pop();
             }
-            return resolved;
+            other => {
+                resolved.push(other);
+                resolved = resolved.canonicalize().unwrap_or(resolved);
+            }
         }
     }
-    path
+    resolved
 }
 
 #[cfg(test)]
@@ -45,5 +42,6 @@ mod tests {
         );
         assert_eq!(resolved(&root.join("new/one")), root.join("new/one"));
         assert_eq!(resolved(&root.join("new/../other/")), root.join("other"));
+        assert_eq!(resolved(&root.join("new/../link/x")), root.join("real/x"));
     }
 }

@@ -149,6 +149,19 @@ impl Encoder {
                 RecordFormat::Lines if !options.with_key => {
                     (first.format == Format::Bytes) == (other.format == Format::Bytes)
                 }
+                // Without names it is the number of fields that makes a row.
+                RecordFormat::Csv if !options.header => match (&first.format, &other.format) {
+                    (Format::Row(columns), Format::Row(others)) => {
+                        columns.len() == others.len()
+                            && first.keyed == other.keyed
+                            && first.key_columns.len() == other.key_columns.len()
+                    }
+                    (format, other_format) => {
+                        format == other_format
+                            && first.keyed == other.keyed
+                            && first.key_columns == other.key_columns
+                    }
+                },
                 _ => {
                     first.format == other.format
                         && first.keyed == other.keyed

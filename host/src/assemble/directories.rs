@@ -8,25 +8,21 @@ use super::PreparedNode;
 
 /// Refuses sinks that share a directory, and sources that would take the files of a sink for input when the job is
 /// started again.
-pub(super) fn check(
+pub(super) fn check<'a>(
     job: &JobFile,
-    order: &[NodeRef],
-    nodes: &[Option<PreparedNode>],
+    nodes: impl Iterator<Item = (NodeRef, &'a PreparedNode)> + Clone,
     problems: &mut Problems,
 ) {
-    let prepared = || {
-        let pairs = order.iter().zip(nodes);
-        pairs.filter_map(|(node, prepared)| Some((*node, prepared.as_ref()?)))
-    };
-    let mut sinks: Vec<_> = prepared()
+    let mut sinks: Vec<_> = nodes
+        .clone()
         .filter_map(|(node, prepared)| match prepared {
             PreparedNode::Sink(sink) => Some((node, sink.writes.as_deref()?)),
             PreparedNode::Source(_) | PreparedNode::Operator(_) => None,
         })
         .collect();
     sinks.sort();
-    let mut refuse = |node: NodeRef, message: String| {
-        let hint = "give each sink a directory of its own, which no source reads".to_owned();
+    let mut refuse = |node: NodeRef, message: String, hint: &str| {
+        let hint = hint.to_owned();
         let (place, path) = (node.node(job).place_of("path"), node.path(job, "path"));
         problems.push(place, path, message, Some(hint));
     };
@@ -34,10 +30,11 @@ pub(super) fn check(
         let mut before = sinks[..at].iter();
         if let Some((first, _)) = before.find(|(_, other)| other.parent() == writes.parent()) {
             let id = &first.node(job).id;
-            refuse(*sink, format!("is also the directory of sink `{id}`"));
+            let message = format!("is also the directory of sink `{id}`");
+            refuse(*sink, message, "give each sink a directory of its own");
         }
     }
-    for (node, prepared) in prepared() {
+    for (node, prepared) in nodes {
         let PreparedNode::Source(source) = prepared else {
             continue;
         };
@@ -53,6 +50,7 @@ pub(super) fn check(
                     "reads the files that sink `{id}` writes to `{directory}`: the next run would take the job's own \
                      output for input"
                 ),
+                "give the sink a directory of its own, or name the files of the source by a pattern that leaves those out",
             );
         }
     }

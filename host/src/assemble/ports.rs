@@ -185,33 +185,32 @@ pub(crate) fn check_union(
     }
 }
 
-/// What outputs that are joined on one input have in common, under the name of the first: the columns that all of them
-/// have, in one order, or none.
+/// What outputs that are joined on one input have in common, under the name of the first. A column that not all of them
+/// have in its place has no name; a key whose columns differ has none.
 pub(crate) fn joined(mut ports: impl Iterator<Item = Port>) -> Option<Port> {
     let mut all = ports.next()?;
     for port in ports {
+        let names = |columns: &[Column]| -> Vec<String> {
+            columns.iter().map(|column| column.name.clone()).collect()
+        };
+        if names(&all.key_columns) != names(&port.key_columns) {
+            all.key_columns.clear();
+        }
         join_columns(&mut all.key_columns, &port.key_columns);
-        match (&mut all.format, &port.format) {
-            (Format::Row(all), Format::Row(columns)) => join_columns(all, columns),
-            // Others are refused.
-            _ => {}
+        // Rows are joined with rows only.
+        if let (Format::Row(all), Format::Row(columns)) = (&mut all.format, &port.format) {
+            all.truncate(columns.len());
+            join_columns(all, columns);
         }
     }
     Some(all)
 }
 
-/// Forgets columns that others do not have, or elsewhere.
-fn join_columns(all: &mut Vec<Column>, others: &[Column]) {
-    let names = |columns: &[Column]| {
-        columns
-            .iter()
-            .map(|column| column.name.clone())
-            .collect::<Vec<_>>()
-    };
-    if names(all) != names(others) {
-        all.clear();
-    }
+fn join_columns(all: &mut [Column], others: &[Column]) {
     for (column, other) in all.iter_mut().zip(others) {
+        if column.name != other.name {
+            column.name.clear();
+        }
         if column.kind != other.kind {
             column.kind = ColumnKind::Text;
         }

@@ -8,7 +8,7 @@
 //! input has ended. `key-columns = ["word"]` names the columns of the key for sinks that write names; unless given they
 //! are called as in the input.
 
-use highwater::{Emitter, Kind, OpenContext, Operator, Record, Result, ValueState};
+use highwater::{Emitter, Error, Kind, OpenContext, Operator, Record, Result, ValueState};
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -36,8 +36,13 @@ struct Count {
 impl Operator for Count {
     fn open(ctx: &mut OpenContext) -> Result<Self> {
         let config: Config = ctx.config()?;
-        let mut key = ctx.key_columns(&config.key_columns)?;
-        if config.key_columns.is_empty() && key.iter().any(|(name, _)| name == "count") {
+        let mut key = ctx.key_columns("key-columns", &config.key_columns)?;
+        if key.iter().any(|(name, _)| name == "count") {
+            if !config.key_columns.is_empty() {
+                return Err(Error::config(
+                    "config: `key-columns` has the name `count`, which is that of the result",
+                ));
+            }
             key.clear();
         }
         ctx.output("out")

@@ -51,9 +51,24 @@ struct Dedupe {
     dropped: highwater::metrics::Counter,
 }
 
+/// Refuses names for columns that have others: who reads the output by name would get another column.
+fn check_columns(inputs: &[Input], columns: &[String]) -> Result<()> {
+    let mut named = inputs.iter().filter(|input| !input.columns().is_empty());
+    match named.find(|input| !columns.is_empty() && input.columns() != columns) {
+        Some(input) => Err(Error::config(format_args!(
+            "config: `columns` are {}, but those of `{}` are {}: leave `columns` out",
+            columns.join(","),
+            input.name(),
+            input.columns().join(",")
+        ))),
+        None => Ok(()),
+    }
+}
+
 impl Operator for Dedupe {
     fn open(ctx: &mut OpenContext) -> Result<Self> {
         let config: Config = ctx.config()?;
+        check_columns(ctx.inputs(), &config.columns)?;
         let has_rows = ctx.inputs().first().is_some_and(Input::has_rows);
         match config.format {
             Format::Row if config.columns.is_empty() && has_rows => ctx.output_like("out", 0),

@@ -95,9 +95,12 @@ impl Operator for Windowed {
             columns.push(("firing".to_owned(), Kind::Text));
         }
         config::check_names(&config.key_columns, &columns)?;
-        let mut key = ctx.key_columns(&config.key_columns)?;
+        let mut key = ctx.key_columns("key-columns", &config.key_columns)?;
         if config.key_columns.is_empty() && config::clashes(&key, &columns) {
             key.clear();
+        }
+        if key.is_empty() {
+            config::check_names(&["key".to_owned()], &columns)?;
         }
         ctx.output("out").key_columns(key).columns(columns);
         macro_rules! declare {

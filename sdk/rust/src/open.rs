@@ -1,6 +1,7 @@
 //! What an operator declares and learns when it is opened.
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use crate::aggregate::Aggregate;
@@ -35,7 +36,7 @@ pub struct OpenContext {
     inputs: Vec<Input>,
     declared: Declared,
     /// The columns that the operator reads by name, with their inputs.
-    read: RefCell<Vec<(u32, String)>>,
+    read: RefCell<BTreeSet<(u32, String)>>,
     call: Rc<Call>,
     host: Host,
     metrics: Rc<Metrics>,
@@ -245,9 +246,12 @@ impl OpenContext {
 
     /// The column with this name on an input; see [`OpenContext::column`].
     pub fn column_of(&self, input: u32, name: &str) -> Result<Column> {
-        self.read.borrow_mut().push((input, name.to_owned()));
         match self.inputs.get(input as usize) {
-            Some(input) => input.column(name),
+            Some(found) => {
+                let column = found.column(name)?;
+                self.read.borrow_mut().insert((input, name.to_owned()));
+                Ok(column)
+            }
             None if self.is_described() => Ok(Column::at(0)),
             None => Err(Error::config(format_args!(
                 "there is no input {input}, the operator has {}",
@@ -288,16 +292,12 @@ impl OpenContext {
         let joined = self.joined(input);
         let like = joined.first().map(|first| {
             let mut like = first.port.clone();
-            if joined
-                .iter()
-                .any(|other| other.port.key_columns != like.key_columns)
-            {
-                like.key_columns.clear();
-            }
-            if joined.iter().any(|other| other.port.format != like.format)
-                && let wit::Format::Row(columns) = &mut like.format
-            {
-                columns.clear();
+            like.key_columns = agreed(joined, |port| &port.key_columns);
+            if let wit::Format::Row(columns) = &mut like.format {
+                *columns = agreed(joined, |port| match &port.format {
+                    wit::Format::Row(columns) => columns,
+                    _ => &[],
+                });
             }
             like
         });
@@ -340,34 +340,42 @@ impl OpenContext {
         Ok(())
     }
 
-    /// The columns of the first input's key, for an operator that hands keys on: called `names`, or as the input calls
-    /// them if there are no names. Fails as a mistake in the configuration if it is known that there are more or fewer
-    /// of them.
-    pub fn key_columns(&self, names: &[String]) -> Result<Vec<(String, Kind)>> {
+    /// The columns of the key, for an operator that hands on the keys of its input: called `names`, or if there are none
+    /// as the input calls them. `option` is the key of the configuration that has the names. Fails as a mistake in the
+    /// configuration if it is known that the key has more or fewer columns.
+    pub fn key_columns(&self, option: &str, names: &[String]) -> Result<Vec<(String, Kind)>> {
         let joined = self.joined(0);
-        let known = joined.first().map(Input::key_columns).unwrap_or_default();
-        let differ = |other: &Input| other.key_columns() != known;
+        // A key that is no row becomes one field of the key that is handed on, whatever its source made it of.
+        let fields = |input: &Input| match input.has_rows() {
+            true => input.port.key_columns.len(),
+            false => 1,
+        };
+        let mut agreed = agreed(joined, |port| &port.key_columns);
+        if joined.iter().any(|input| fields(input) != agreed.len()) {
+            agreed.clear();
+        }
         if names.is_empty() {
-            let agreed = known.iter().filter(|_| !joined.iter().any(differ));
-            return Ok(agreed
-                .map(|(name, kind)| ((*name).to_owned(), *kind))
-                .collect());
+            let columns = agreed.into_iter();
+            return Ok(columns.map(|it| (it.name, it.kind.into())).collect());
         }
-        if !known.is_empty() && known.len() != names.len() {
-            let known: Vec<&str> = known.iter().map(|(name, _)| *name).collect();
-            let counted = |count: usize, what| match count {
-                1 => format!("1 {what}"),
-                _ => format!("{count} {what}s"),
-            };
-            return Err(Error::config(format_args!(
-                "config: `key-columns` has {} ({}), but the key has {} ({})",
-                counted(names.len(), "name"),
-                names.join(", "),
-                counted(known.len(), "field"),
-                known.join(", ")
-            )));
+        for input in joined {
+            let known = &input.port.key_columns;
+            if !known.is_empty() && fields(input) != names.len() {
+                let counted = |count: usize, what| match count {
+                    1 => format!("1 {what}"),
+                    _ => format!("{count} {what}s"),
+                };
+                let known: Vec<&str> = known.iter().map(|it| it.name.as_str()).collect();
+                return Err(Error::config(format_args!(
+                    "config: `{option}` has {} ({}), but the key has {} ({})",
+                    counted(names.len(), "name"),
+                    names.join(", "),
+                    counted(fields(input), "field"),
+                    known.join(", ")
+                )));
+            }
         }
-        let kind = |at: usize| known.get(at).map_or(Kind::Text, |(_, kind)| *kind);
+        let kind = |at: usize| agreed.get(at).map_or(Kind::Text, |it| it.kind.into());
         let named = names.iter().enumerate();
         Ok(named.map(|(at, name)| (name.clone(), kind(at))).collect())
     }
@@ -582,6 +590,29 @@ impl OpenContext {
             host: self.host.clone(),
         }
     }
+}
+
+/// Columns that all of these inputs have, in one order; none, if they differ. One of several kinds is text.
+fn agreed(inputs: &[Input], columns: impl Fn(&wit::Port) -> &[wit::Column]) -> Vec<wit::Column> {
+    let Some((first, others)) = inputs.split_first() else {
+        return Vec::new();
+    };
+    let mut agreed = columns(&first.port).to_vec();
+    for other in others {
+        let other = columns(&other.port);
+        let names = |columns: &[wit::Column]| -> Vec<String> {
+            columns.iter().map(|column| column.name.clone()).collect()
+        };
+        if names(&agreed) != names(other) {
+            return Vec::new();
+        }
+        for (column, other) in agreed.iter_mut().zip(other) {
+            if column.kind != other.kind {
+                column.kind = wit::ColumnKind::Text;
+            }
+        }
+    }
+    agreed
 }
 
 fn map_schema<K: MapKey, V: Codec>() -> String {

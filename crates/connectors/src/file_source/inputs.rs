@@ -29,13 +29,6 @@ pub(crate) struct InputFile {
     pub(crate) tail: Option<u32>,
 }
 
-impl InputFile {
-    /// Its name and length.
-    pub(crate) fn name_and_len(&self) -> (&str, u64) {
-        (&self.name, self.len)
-    }
-}
-
 /// The times of a file, in nanoseconds since the epoch. Every change of a file changes both; a
 /// program can put the first one back, the second one only the system's clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -149,10 +142,51 @@ pub(crate) fn selects(paths: &[String], base_dir: &Path) -> Selects {
             if path.is_dir() {
                 return file.parent() == Some(&path);
             }
-            let pattern = glob::Pattern::new(&pattern(local, &base_dir));
-            path == file || pattern.is_ok_and(|pattern| pattern.matches_path_with(file, MATCHING))
+            let written = resolved_pattern(local, &base_dir);
+            let pattern = glob::Pattern::new(&written);
+            pattern.is_ok_and(|pattern| pattern.matches_path_with(file, MATCHING))
+                || is_over_a_link(&written, file)
         })
     })
+}
+
+/// Whether a pattern matches the file in a directory that it reaches over a link.
+fn is_over_a_link(pattern: &str, file: &Path) -> bool {
+    let Some((directories, name)) = pattern.rsplit_once('/') else {
+        return false;
+    };
+    let name = glob::Pattern::new(name);
+    let matches = name.is_ok_and(|name| {
+        let file = file.file_name().unwrap_or_default().to_string_lossy();
+        name.matches_with(&file, MATCHING)
+    });
+    matches
+        && glob::glob_with(directories, MATCHING).is_ok_and(|mut found| {
+            found.any(|found| {
+                found.is_ok_and(|found| Some(resolved(&found).as_path()) == file.parent())
+            })
+        })
+}
+
+/// A pattern that matches paths without links: what stands before its first special character is one.
+fn resolved_pattern(local: &str, base_dir: &Path) -> String {
+    let parts: Vec<&str> = local.split('/').collect();
+    let mut each = parts.iter();
+    let special = each.position(|part| part.contains(['*', '?', '[']));
+    let (plain, special) = parts.split_at(special.unwrap_or(parts.len()));
+    // An absolute path begins with an empty part.
+    let plain = match plain {
+        [""] => "/".to_owned(),
+        plain => plain.join("/"),
+    };
+    let directory = resolved(&base_dir.join(plain));
+    let directory = glob::Pattern::escape(&directory.to_string_lossy());
+    let special: Vec<&str> = special
+        .iter()
+        .copied()
+        .filter(|part| !matches!(*part, "" | "."))
+        .collect();
+    format!("{}/{}", directory.trim_end_matches('/'), special.join("/"))
 }
 
 /// How patterns match.
@@ -168,7 +202,7 @@ fn pattern(local: &str, base_dir: &Path) -> String {
         return local.to_owned();
     }
     let base_dir = glob::Pattern::escape(&base_dir.to_string_lossy());
-    format!("{base_dir}/{}", local.trim_start_matches("./"))
+    format!("{base_dir}/{local}")
 }
 
 /// The path of the file system that was written, perhaps as a URL.

@@ -116,7 +116,7 @@ impl Fields {
         self.find(compare)
     }
 
-    /// The last entry.
+    /// The last entry; `None` also while a restore brings them.
     #[inline]
     pub(super) fn last(&self) -> Option<u32> {
         match self {
@@ -124,7 +124,7 @@ impl Fields {
             Self::Few { len, entries } => entries[..usize::from(*len)].last().copied(),
             Self::Leaf(leaf) => leaf.last().copied(),
             Self::Many(leaves) => leaves.last()?.last().copied(),
-            Self::Unsorted(_) => unreachable!("{SORTED}"),
+            Self::Unsorted(_) => None,
         }
     }
 

@@ -345,7 +345,7 @@ impl Plan for Grid {
             offset,
             ..
         } = self;
-        format!("{kind}_{size}_{slide}_{offset}")
+        format!("{kind}_{size}_{slide}_{offset}_newest_first")
     }
 
     #[inline]
@@ -367,12 +367,13 @@ impl Plan for Grid {
         }
         cx.state.update(|held| {
             let panes = held.get_or_insert_default();
-            // Early results are of all slices of a window. Otherwise those before the newest may stay as they are stored.
+            // A result with each so many records is of all slices of a window. Otherwise those before the newest may stay as
+            // they are stored.
             let is_newest = panes
                 .as_slice()
                 .last()
                 .is_none_or(|newest| newest.first <= slice);
-            if !is_newest || cx.is_early() {
+            if !is_newest || cx.settings.early_after.get() > 0 {
                 panes.unpack()?;
             }
             let at = match find(panes.as_slice(), slice) {

@@ -109,6 +109,7 @@ impl<A> Panes<A> {
 
     /// Takes out the pane at this place.
     pub(crate) fn remove(&mut self, at: usize) -> Pane<A> {
+        debug_assert!(self.packed.is_empty(), "all are decoded");
         match std::mem::replace(&mut self.panes, Few::Many(Vec::new())) {
             Few::One(pane) => {
                 assert_eq!(at, 0, "there is one pane");
@@ -124,6 +125,7 @@ impl<A> Panes<A> {
 
     /// Removes all panes that `keep` does not want.
     pub(crate) fn retain(&mut self, mut keep: impl FnMut(&Pane<A>) -> bool) {
+        debug_assert!(self.packed.is_empty(), "all are decoded");
         match &mut self.panes {
             Few::One(pane) if keep(pane) => {}
             Few::One(_) => self.panes = Few::Many(Vec::new()),
@@ -137,7 +139,7 @@ impl<A> Panes<A> {
 }
 
 /// What is known for early results, where there are some: how many records, whether it has changed, and, with
-/// the first pane, the timer.
+/// the newest pane, the timer.
 type Early = (u32, bool, Option<i64>);
 
 /// What most panes do not have: a last time that is another one than the first, late records, early results.
@@ -186,15 +188,15 @@ impl<A: Codec> Panes<A> {
     }
 
     fn unpack_all(&mut self) -> Result<()> {
-        let packed = std::mem::take(&mut self.packed);
-        let mut bytes = &packed[..];
+        let mut bytes = &self.packed[..];
         // A guess, and no more than that: a count of few records takes as many bytes.
         let mut panes = Vec::with_capacity(2 + (bytes.len() / 8).min(30));
-        panes.extend(std::mem::take(self.many()).into_iter().rev());
         while !bytes.is_empty() {
             panes.push(Pane::decode(&mut bytes)?.0);
         }
+        self.packed.clear();
         panes.reverse();
+        panes.append(self.many());
         self.panes = Few::Many(panes);
         Ok(())
     }
@@ -235,7 +237,7 @@ impl<A: Codec> Codec for Panes<A> {
 /// The schema of panes whose accumulators have this one. Tools that show state read it.
 pub(crate) fn schema(accumulator: &str) -> String {
     format!(
-        "_newest_first[(first:svarint,more:(last:i64?,late:bool,early:(records:u32,changed:bool,due:i64?)?)?,\
+        "[(first:svarint,more:(last:i64?,late:bool,early:(records:u32,changed:bool,due:i64?)?)?,\
          aggregate:{accumulator})]"
     )
 }

@@ -3,7 +3,8 @@
 //! Each session that has not ended has a timer at or before its end: so a timer that fails, and is left out because the
 //! job says so, takes no other session along. A session that grows leaves its timer where it is: when it fires too
 //! early, it is registered for what is then the end. So a record costs no timer, and none has to be deleted. A timer of
-//! a session that has joined another one finds nothing.
+//! a session that has joined another one finds nothing. What is registered then is the first end after the timer: that of
+//! the session that has grown, or of one that has a timer there already.
 //!
 //! If a key has many sessions, the watermark has reached the ends of more of them, and they are not kept after their
 //! ends, a timer does the work of those that follow it, because each call reads and writes all sessions of the key. A
@@ -140,7 +141,7 @@ impl Plan for Sessions {
     }
 
     fn schema(&self) -> String {
-        format!("session_{}", self.gap)
+        format!("session_{}_newest_first", self.gap)
     }
 
     #[inline]
