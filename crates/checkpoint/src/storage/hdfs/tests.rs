@@ -373,10 +373,16 @@ fn a_name_node_that_was_silent_is_reached_again() {
     let storage = HdfsStorage::create(&remote, patience, &[], Permissions::Private).unwrap();
     storage.put_new("x", bytes("x")).unwrap();
     server.freeze();
-    let read = storage.read("x", 0..9).unwrap_err();
+    // The parts of the server do not stop in the same moment, so the first answer may be that one of them is lost.
+    let said: Vec<String> = (0..2)
+        .map(|_| {
+            let error = storage.read("x", 0..9).unwrap_err();
+            let cause = StdError::source(&error).map(ToString::to_string);
+            cause.unwrap_or_else(|| error.to_string())
+        })
+        .collect();
     server.thaw();
-    let cause = StdError::source(&read).unwrap().to_string();
-    assert!(cause.contains("no answer within 3s"), "{cause}");
+    assert!(said[1].contains("no answer within 3s"), "{said:?}");
     assert_eq!(storage.read("x", 0..9).unwrap(), "x");
     let directory = storage.list("").unwrap();
     assert_eq!(directory.objects.len(), 1);
