@@ -249,7 +249,10 @@ impl OpenContext {
         match self.inputs.get(input as usize) {
             Some(found) => {
                 let column = found.column(name)?;
-                self.read.borrow_mut().insert((input, name.to_owned()));
+                // What is joined is known then; an instance that is opened need not look again.
+                if self.is_described() {
+                    self.read.borrow_mut().insert((input, name.to_owned()));
+                }
                 Ok(column)
             }
             None if self.is_described() => Ok(Column::at(0)),
