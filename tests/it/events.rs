@@ -342,7 +342,7 @@ fn events_of_standbys() -> Vec<Value> {
     first.event("took-over");
     first.checkpoints(1);
     // Its lease cannot be read while it stands still.
-    first.signal("STOP");
+    first.stand_still();
     let lease = scene.at("checkpoints/standby/_lease");
     let entries = all_files(&lease).into_iter();
     let entries = entries.filter(|path| path.extension().is_none());

@@ -292,15 +292,20 @@ impl Running {
         drop(self.child.stdin.take());
     }
 
-    /// Does something while the process stands still, whatever it was doing.
-    pub(crate) fn while_stopped<T>(&self, action: impl FnOnce() -> T) -> T {
+    /// Stops it (`SIGSTOP`), whatever it was doing, and returns when it does nothing any more: the signal is
+    /// delivered to one thread after the other.
+    pub(crate) fn stand_still(&self) {
         self.signal("STOP");
         let begun = Instant::now();
-        // The signal is delivered to one thread after the other.
         while !self.threads_stand_still() {
             assert!(begun.elapsed() < HANG, "`{}` does not stop", self.shown);
             thread::yield_now();
         }
+    }
+
+    /// Does something while the process stands still, whatever it was doing.
+    pub(crate) fn while_stopped<T>(&self, action: impl FnOnce() -> T) -> T {
+        self.stand_still();
         let result = action();
         self.signal("CONT");
         result

@@ -81,9 +81,10 @@ fn c17_c87_a_second_host_is_refused_however_it_is_started_and_touches_nothing() 
     let mut first = host::start(scene.path(), &arguments);
     first.checkpoints(2);
     // While it stands still, whatever changes is not its doing.
-    first.signal("STOP");
+    first.stand_still();
     let before = contents(&scene.at("checkpoints"));
-    let metadata = before.keys().find(|path| path.ends_with("_metadata"));
+    // The newest: an older one may have been about to be deleted.
+    let metadata = before.keys().rfind(|path| path.ends_with("_metadata"));
     let metadata = metadata.expect("one is complete").display().to_string();
     for resume in [
         &[][..],
@@ -145,7 +146,7 @@ fn c17_a_host_that_is_stopped_loses_its_place_and_knows_it_when_it_goes_on() {
     ];
     let mut first = host::start(scene.path(), &arguments);
     first.checkpoints(2);
-    first.signal("STOP");
+    first.stand_still();
     // Refused as long as the first one seems to be alive.
     let (mut second, restored) = loop {
         let mut second = host::start(scene.path(), &arguments);
@@ -197,7 +198,7 @@ fn c144_a_resume_that_had_to_wait_looks_for_checkpoints_when_it_is_its_turn() {
         let arguments = [&slow[..], &lease].concat();
         let mut first = host::start(scene.path(), &arguments);
         first.line_with("started, id").expect("it starts");
-        first.signal("STOP");
+        first.stand_still();
         // Refused until it has been silent for long enough, then waiting.
         let mut second = loop {
             let mut second = host::start(scene.path(), &arguments);
@@ -240,7 +241,7 @@ fn c142_a_fenced_owner_that_is_cancelled_touches_nothing_of_its_successor() {
     ];
     let mut first = host::start(scene.path(), &arguments);
     first.checkpoints(2);
-    first.signal("STOP");
+    first.stand_still();
     let mut second = loop {
         let mut second = host::start(scene.path(), &arguments);
         if second.line_with("restoring from checkpoint ").is_some() {

@@ -351,7 +351,7 @@ fn c86_a_paused_owner_is_succeeded_and_fenced_when_it_wakes() {
     let mut owner = host::start(scene.path(), &[&["run", "job.toml"], &lease[..]].concat());
     owner.checkpoints(2);
     let mut standby = stand_by(&scene, &lease);
-    owner.signal("STOP");
+    owner.stand_still();
     assert_eq!(takes_over(&mut standby), "silent");
     standby.checkpoints(2);
     owner.signal("CONT");
@@ -511,7 +511,7 @@ fn a_standby_does_not_begin_in_a_directory_that_is_not_mounted() {
     let mut standby = host::start(scene.path(), &[&arguments[..], &["--standby"]].concat());
     standby.line_with("standing by").expect("it waits");
     // It makes directories that it misses.
-    owner.signal("STOP");
+    owner.stand_still();
     let (mounted, elsewhere) = (scene.at("checkpoints"), scene.at("elsewhere"));
     fs::rename(&mounted, &elsewhere).expect("a directory can be moved");
     fs::create_dir(&mounted).expect("what it was mounted on");
@@ -552,7 +552,7 @@ fn a_standby_reads_ahead_and_warns_of_damage() {
         let entries = contents_if_readable(&lease);
         entries.iter().any(|entry| entry.contains(&record))
     });
-    owner.signal("STOP");
+    owner.stand_still();
     let state = all_files(&shared).pop().expect("state in a file");
     fs::write(&state, "not what was written").expect("a file can be written");
     let mut standby = host::start(scene.path(), &[&arguments[..], &["--standby"]].concat());
