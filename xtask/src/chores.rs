@@ -68,7 +68,7 @@ pub(crate) fn test() -> Result<()> {
 
     // Always the same choices, as far as they depend on no clock: what fails is the change that is tested.
     // `nightly` draws new ones.
-    fuzz::fuzz(&["--seed".to_owned(), "1".to_owned()])?;
+    fuzz::fuzz(&["--seconds", "20", "--seed", "1"].map(str::to_owned))?;
 
     story::step("host, examples, crashes");
     build::host()?;

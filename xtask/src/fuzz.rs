@@ -15,7 +15,7 @@ const GUEST: &str = "guest";
 
 /// Runs the targets that are named, or all, side by side as far as there are processors.
 pub(crate) fn fuzz(arguments: &[String]) -> Result<()> {
-    let mut minutes = 1;
+    let mut seconds = 60;
     let mut seed = None;
     let mut names: Vec<&str> = Vec::new();
     let mut rest = arguments.iter().map(String::as_str);
@@ -23,7 +23,12 @@ pub(crate) fn fuzz(arguments: &[String]) -> Result<()> {
         match argument {
             "--minutes" => {
                 let given = rest.next().and_then(|number| number.parse::<u64>().ok());
-                minutes = given.ok_or("`--minutes` needs a whole number")?;
+                let minutes = given.ok_or("`--minutes` needs a whole number")?;
+                seconds = minutes.saturating_mul(60);
+            }
+            "--seconds" => {
+                let given = rest.next().and_then(|number| number.parse::<u64>().ok());
+                seconds = given.ok_or("`--seconds` needs a whole number")?;
             }
             "--seed" => {
                 let given = rest.next().and_then(|number| number.parse::<u64>().ok());
@@ -42,8 +47,8 @@ pub(crate) fn fuzz(arguments: &[String]) -> Result<()> {
     if names.is_empty() {
         names = TARGETS.into_iter().chain([GUEST]).collect();
     }
-    let seconds = (60 * minutes).to_string();
-    story::step(&format!("fuzz, {minutes} min each: {}", names.join(", ")));
+    story::step(&format!("fuzz, {seconds} s each: {}", names.join(", ")));
+    let seconds = seconds.to_string();
     if names.iter().any(|name| *name != GUEST) {
         run(cargo("tests/fuzz", &["build", "--release"]))?;
     }

@@ -41,7 +41,7 @@ usage: cargo xtask <chore>
   bench [ARGS]   the benchmark; ARGS are passed on
   soak [--minutes N]
                  24 checkpoints a second for ten minutes: memory, open files, files on disk do not grow
-  fuzz [--minutes N] [TARGET…]
+  fuzz [--minutes N | --seconds N] [TARGET…]
                  metadata, segments, job files, CSV, JSON, answers of S3, values of guests: changed for a minute each
   mutants [--all | NAME…]
                  makes the mistakes of tests/mutants/, each of which a test must find

@@ -83,10 +83,10 @@ use trouble::{Place, Trouble};
 use user::{Ledger, Saved, User};
 
 /// How many seeds are tried if nobody says otherwise.
-const SEEDS: u64 = 1_000;
+const SEEDS: u64 = 400;
 
 /// And of those with several hosts, which take longer.
-const HOSTS_SEEDS: u64 = 300;
+const HOSTS_SEEDS: u64 = 150;
 
 /// From this process on nothing fails any more, so that every job comes to its end.
 const HEALTHY_PROCESS: u32 = 4;
