@@ -12,6 +12,7 @@ use crate::driver::SAVEPOINTS_MAX;
 use crate::graph::NodeKind;
 use crate::inbox::Inbox;
 use crate::members::{Seed, Unmade};
+use crate::meters::{Doing, Meters};
 use crate::phases::{PhaseTimes, SubtaskInfo};
 use crate::plan::ExecutionPlan;
 use crate::router::Router;
@@ -58,6 +59,7 @@ impl Attempt<'_> {
         } = self.connect(&plan, &inboxes);
         let notes = PhaseTimes::new(Arc::clone(self.clock), self.places(&plan));
         let in_progress = Arc::new(InProgress::new(notes));
+        let meters = Meters::new(&plan, self.graph, self.clock.as_ref());
         let mut subtasks = Vec::new();
         for (vertex_index, vertex) in plan.vertices.iter().enumerate() {
             for index in 0..vertex.parallelism {
@@ -108,11 +110,14 @@ impl Attempt<'_> {
                     spares: Spares::default(),
                     waiting_since: None,
                     timing: Timing::new(self.options.timer_calls_max),
+                    meter: meters.subtask(vertex_index, index),
+                    doing: Doing::Idle,
                 };
                 let name = format!("{}-{index}", self.graph.nodes[vertex.members[0].node].id);
                 subtasks.push(Unmade::new(name, subtask, seed));
             }
         }
+        self.events.counters.set_meters(meters);
         Assembly {
             plan,
             inboxes,

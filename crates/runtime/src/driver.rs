@@ -400,6 +400,11 @@ impl<'a> Driver<'a> {
             .for_each(|inbox| inbox.control(control.clone()));
     }
 
+    /// How many checkpoints and savepoints are in progress.
+    pub(crate) fn in_progress(&self) -> usize {
+        self.progress.len()
+    }
+
     /// Takes notice of an event, or of the deadline, and does what follows from it. Returns how the
     /// attempt ends, if it does.
     pub(crate) fn on(

@@ -1,14 +1,15 @@
 //! What the threads of an attempt have to say to its driver, and what they count.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::SyncSender;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use checkpoint::store::Completed;
 use dataflow::CheckpointId;
 
 use crate::abort::Reason;
 use crate::error::Error;
+use crate::meters::Meters;
 use crate::snapshot::WrittenMember;
 
 /// What threads and users have to say to the driver.
@@ -60,6 +61,10 @@ pub(crate) struct Counters {
     recovered: Box<[AtomicU64]>,
     /// Keys that were read back from disk.
     pub(crate) recalled: AtomicU64,
+    /// Checkpoints and savepoints in progress.
+    pub(crate) in_progress: AtomicU64,
+    /// Those of the newest attempt.
+    meters: Mutex<Arc<Meters>>,
 }
 
 fn zeros(count: usize) -> Box<[AtomicU64]> {
@@ -85,7 +90,19 @@ impl Counters {
             blamed: zeros(nodes),
             recovered: zeros(nodes),
             recalled: AtomicU64::new(0),
+            in_progress: AtomicU64::new(0),
+            meters: Mutex::default(),
         }
+    }
+
+    /// An attempt has begun, with these.
+    pub(crate) fn set_meters(&self, meters: Meters) {
+        *self.meters.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(meters);
+    }
+
+    /// Those of the newest attempt.
+    pub(crate) fn meters(&self) -> Arc<Meters> {
+        Arc::clone(&self.meters.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// What the node at `index` has counted.

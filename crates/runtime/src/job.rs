@@ -13,6 +13,7 @@ use crate::control::{Command, Done, NotDone, Requester};
 use crate::error::{Class, Error};
 use crate::events::{Counters, Event, Events};
 use crate::graph::{JobGraph, NodeKind};
+use crate::meters::VertexReport;
 use crate::options::Options;
 use crate::report::{JobEvent, NodeBadRecords, NodeRecords, Outcome};
 use crate::requests::{After, Requests, Stop};
@@ -47,6 +48,7 @@ pub struct JobHandle {
     /// Places in the graph and ids of the sources and operators.
     processing: Arc<[(usize, String)]>,
     requests: Arc<Requests>,
+    clock: Arc<dyn Clock>,
 }
 
 /// A source or sink of the graph.
@@ -122,6 +124,18 @@ impl JobHandle {
             .collect()
     }
 
+    /// What each subtask of the newest attempt has done; empty before the first one.
+    #[must_use]
+    pub fn vertices(&self) -> Vec<VertexReport> {
+        self.counters.meters().report(self.clock.now_us())
+    }
+
+    /// How many checkpoints and savepoints are in progress.
+    #[must_use]
+    pub fn checkpoints_in_progress(&self) -> u64 {
+        self.counters.in_progress.load(Ordering::Relaxed)
+    }
+
     /// Keys whose state had left memory and was read back, since the job was started.
     #[must_use]
     pub fn recalled(&self) -> u64 {
@@ -187,6 +201,7 @@ impl Job {
             ends: ends.collect(),
             processing: processing.collect(),
             requests: Arc::clone(&self.requests),
+            clock: Arc::clone(&self.clock),
         }
     }
 

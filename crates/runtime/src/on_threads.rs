@@ -90,7 +90,14 @@ impl Attempt<'_> {
                     unreachable!("the attempt holds a sender of its own")
                 }
             };
-            if let Some(end) = driver.on(event, self.clock.now_ms(), report) {
+            let end = driver.on(event, self.clock.now_ms(), report);
+            let in_progress = match end {
+                None => driver.in_progress() as u64,
+                Some(_) => 0,
+            };
+            let counters = &self.events.counters;
+            counters.in_progress.store(in_progress, Ordering::Relaxed);
+            if let Some(end) = end {
                 return end;
             }
         }

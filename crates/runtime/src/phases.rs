@@ -86,6 +86,31 @@ pub struct Phases {
     pub upload: Longest,
     /// From the last acknowledgement until the checkpoint was complete, in microseconds.
     pub metadata_us: u64,
+    /// What each subtask did, in the order of the vertices and, in each, of its subtasks.
+    pub subtasks: Vec<SubtaskPhases>,
+}
+
+/// What a subtask did for a checkpoint. What it did not come to, because it had ended before, is 0.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SubtaskPhases {
+    /// The source, operator or sink that heads its chain.
+    pub operator: String,
+    /// Its number.
+    pub subtask: u32,
+    /// From the trigger to its first barrier, in microseconds.
+    pub start_delay_us: u64,
+    /// From there to its last, in microseconds.
+    pub alignment_us: u64,
+    /// Its pause, in microseconds.
+    pub snapshot_us: u64,
+    /// From there until its snapshot was written, in microseconds.
+    pub upload_us: u64,
+    /// From the trigger until then, in microseconds.
+    pub total_us: u64,
+    /// Bytes that were written of it.
+    pub bytes: u64,
+    /// Bytes of keys and values of all its keyed state.
+    pub state_bytes: u64,
 }
 
 /// A subtask, for readers of the notes.
@@ -121,6 +146,10 @@ struct SubtaskTimes {
     sealed: Option<i64>,
     uploading: Option<i64>,
     written: Option<i64>,
+    /// Bytes that were written of it.
+    bytes: u64,
+    /// Bytes of its keyed state.
+    state_bytes: u64,
 }
 
 #[derive(Debug)]
@@ -200,9 +229,10 @@ impl PhaseTimes {
     }
 
     /// A subtask has its snapshot and goes on with records.
-    pub(crate) fn sealed(&self, id: CheckpointId, subtask: usize) {
+    pub(crate) fn sealed(&self, id: CheckpointId, subtask: usize, state_bytes: u64) {
         self.note(id, subtask, |note, now| {
             note.sealed = Some(now);
+            note.state_bytes = state_bytes;
             note.node = None;
         });
     }
@@ -213,8 +243,11 @@ impl PhaseTimes {
     }
 
     /// It has written it.
-    pub(crate) fn written(&self, id: CheckpointId, subtask: usize) {
-        self.note(id, subtask, |note, now| note.written = Some(now));
+    pub(crate) fn written(&self, id: CheckpointId, subtask: usize, bytes: u64) {
+        self.note(id, subtask, |note, now| {
+            note.written = Some(now);
+            note.bytes = bytes;
+        });
     }
 
     /// All subtasks have acknowledged.
@@ -250,7 +283,31 @@ impl PhaseTimes {
             }
             longest
         };
+        let of_subtask = |(note, place): (&SubtaskTimes, &SubtaskInfo)| {
+            let took = |from: Option<i64>, to: Option<i64>| match (from, to) {
+                (Some(from), Some(to)) => to.saturating_sub(from).max(0).unsigned_abs(),
+                _ => 0,
+            };
+            let triggered = Some(checkpoint.triggered);
+            SubtaskPhases {
+                operator: place.operator.to_string(),
+                subtask: place.subtask,
+                start_delay_us: took(triggered, note.first_barrier),
+                alignment_us: took(note.first_barrier, note.aligned),
+                snapshot_us: took(note.aligned, note.sealed),
+                upload_us: took(note.sealed, note.written),
+                total_us: took(triggered, note.written),
+                bytes: note.bytes,
+                state_bytes: note.state_bytes,
+            }
+        };
         Phases {
+            subtasks: checkpoint
+                .subtasks
+                .iter()
+                .zip(&self.places)
+                .map(of_subtask)
+                .collect(),
             start_delay: longest(&|_| Some(checkpoint.triggered), &|note| note.first_barrier),
             alignment: longest(&|note| note.first_barrier, &|note| note.aligned),
             snapshot: longest(&|note| note.aligned, &|note| note.sealed),

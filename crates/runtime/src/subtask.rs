@@ -21,6 +21,7 @@ use crate::delta_chain::DeltaChain;
 use crate::error::{Error, causes};
 use crate::events::{Event, Events};
 use crate::inbox::{Control, Inbox, Next};
+use crate::meters::{Doing, SubtaskMeter};
 use crate::plan;
 use crate::router::{LINGER_MS, Parts, Router};
 use crate::snapshot::{MemberSnapshot, SmallState, Snapshot};
@@ -51,6 +52,10 @@ pub(crate) struct Subtask {
     pub(crate) waiting_since: Option<i64>,
     /// Where it is with its timers.
     pub(crate) timing: Timing,
+    /// Where it notes what it does.
+    pub(crate) meter: Arc<SubtaskMeter>,
+    /// What it has noted last.
+    pub(crate) doing: Doing,
 }
 
 /// Where a subtask's input comes from.
@@ -145,6 +150,7 @@ impl Subtask {
 
     /// One step.
     pub(crate) fn step(&mut self) -> Result<Step, Error> {
+        self.begin(Doing::Work);
         let clear = self
             .routers
             .iter_mut()
@@ -162,12 +168,23 @@ impl Subtask {
             }
             Next::Control(control) => self.on_control(control)?,
             Next::Element(channel, element) => self.on_element(channel, element)?,
-            Next::Nothing if !clear => return Ok(Step::Wait(None)),
+            Next::Nothing if !clear => {
+                self.begin(Doing::BackPressure);
+                return Ok(Step::Wait(None));
+            }
             Next::Nothing if timers => self.fire()?,
             Next::Nothing => return self.idle(),
         }
         self.flush_if_lingering();
         Ok(Step::Again)
+    }
+
+    /// Notes what it does from now on.
+    fn begin(&mut self, doing: Doing) {
+        if self.doing != doing {
+            self.doing = doing;
+            self.meter.begin(doing, self.clock.now_us());
+        }
     }
 
     /// Nothing in the inbox: a source reads, others send what they have and wait.
@@ -184,6 +201,7 @@ impl Subtask {
         ) = (&mut self.head, self.timing.is_running())
         else {
             self.flush();
+            self.begin(Doing::Idle);
             return Ok(Step::Wait(self.next_due()));
         };
         let mut batch = std::mem::take(batch);
@@ -223,6 +241,7 @@ impl Subtask {
             }
             SourceStatus::Idle { until } => {
                 self.flush();
+                self.begin(Doing::Idle);
                 let due = self.next_due();
                 Ok(Step::Wait(until.into_iter().chain(due).min()))
             }
@@ -317,6 +336,7 @@ impl Subtask {
 
     /// Gives a batch to a member.
     fn deliver(&mut self, member: usize, input: u32, mut batch: Batch) -> Result<(), Error> {
+        self.meter.taken(member, batch.len());
         let entry = &mut self.members[member];
         match &mut entry.body {
             Body::Source(_) => unreachable!("a source has no input"),
@@ -367,6 +387,7 @@ impl Subtask {
     fn emit_polled(&mut self, batch: Batch) -> Result<(), Error> {
         let records = batch.len() as u64;
         self.events.count_records(self.members[0].node, records);
+        self.meter.taken(0, batch.len());
         if let Head::Source { delivered, .. } = &mut self.head {
             *delivered += records;
         }
@@ -414,6 +435,7 @@ impl Subtask {
     /// Hands a batch to everything that consumes a port.
     pub(crate) fn emit(&mut self, member: usize, port: usize, batch: Batch) -> Result<(), Error> {
         let targets = self.members[member].outputs[port].len();
+        self.meter.handed_on(member, batch.len());
         let mut batch = Some(batch);
         for index in 0..targets {
             let target = self.members[member].outputs[port][index];
@@ -536,7 +558,10 @@ impl Subtask {
                 return Err(error);
             }
         };
-        self.in_progress.notes().sealed(id, self.number);
+        let state_bytes = self.meter.state_bytes();
+        self.in_progress
+            .notes()
+            .sealed(id, self.number, state_bytes);
         let snapshot = Snapshot {
             id,
             kind,
@@ -578,9 +603,11 @@ impl Subtask {
                         rest.event_time = keyed.event_time().filter(|_| has_ended);
                         // What has expired since the last call is not in it.
                         keyed.set_now(now);
+                        let stats = keyed.stats();
+                        self.meter.state(index, stats.bytes, stats.keys);
                         match kind {
                             SnapshotKind::Checkpoint => {
-                                let base = member.chain.next(id, keyed.stats().bytes);
+                                let base = member.chain.next(id, stats.bytes);
                                 keyed.snapshot(id, base.filter(|_| incremental))
                             }
                             SnapshotKind::Savepoint => keyed.savepoint(id),

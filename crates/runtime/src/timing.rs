@@ -177,6 +177,7 @@ impl Subtask {
         let now = self.clock.now_ms();
         let Some(entry) = self.members.get_mut(member) else {
             self.timing.passing = None;
+            self.meter.watermark(watermark);
             self.broadcast(&Element::Watermark(watermark));
             if std::mem::take(&mut self.timing.is_idle_after) {
                 self.broadcast(&Element::Idle);

@@ -203,7 +203,8 @@ pub(crate) fn execute(task: Task, in_progress: &InProgress, events: &Events) {
             notes.uploading(id, subtask);
             match write(snapshot, &entry, notes) {
                 Ok(members) => {
-                    notes.written(id, subtask);
+                    let written = members.iter().flat_map(|member| &member.written);
+                    notes.written(id, subtask, written.map(Written::bytes).sum());
                     events.send(Event::Acknowledged {
                         id,
                         subtask,

@@ -69,11 +69,11 @@ impl Scene<'_> {
         self.assembly
             .in_progress
             .notes()
-            .sealed(CheckpointId(id), 0);
+            .sealed(CheckpointId(id), 0, 0);
         self.assembly
             .in_progress
             .notes()
-            .written(CheckpointId(id), 0);
+            .written(CheckpointId(id), 0, 0);
         self.on(Some(event), now);
     }
 

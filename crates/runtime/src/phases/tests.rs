@@ -46,7 +46,7 @@ fn slowest(notes: &PhaseTimes) -> (Option<String>, Option<u32>, Phase, String) {
 
 fn pass(notes: &PhaseTimes, subtask: usize) {
     notes.aligned(ID, subtask);
-    notes.sealed(ID, subtask);
+    notes.sealed(ID, subtask, 0);
 }
 
 #[test]
@@ -83,7 +83,7 @@ fn the_slowest_is_who_the_others_wait_for() {
     );
     assert!(text.contains("`join` subtask 0 of 2"), "{text}");
 
-    notes.sealed(ID, 2);
+    notes.sealed(ID, 2, 0);
     let (_, subtask, phase, text) = slowest(&notes);
     assert_eq!((subtask, phase), (Some(1), Phase::Barrier));
     assert!(text.contains("behind what it was working on"), "{text}");
@@ -100,7 +100,7 @@ fn the_slowest_is_who_the_others_wait_for() {
     assert!(text.contains("for 40 ms"), "{text}");
     assert_eq!(notes.slowest(ID, &|_, _| 0).unwrap().missing, 4);
 
-    (0..4).for_each(|subtask| notes.written(ID, subtask));
+    (0..4).for_each(|subtask| notes.written(ID, subtask, 0));
     assert_eq!(slowest(&notes).2, Phase::Metadata);
     notes.end(ID);
     assert_eq!(notes.slowest(ID, &|_, _| 0), None);
@@ -124,10 +124,10 @@ fn a_completed_checkpoint_tells_the_longest_of_each_phase() {
     notes.barrier(ID, 3, 1);
     notes.aligned(ID, 3);
     at(11);
-    notes.sealed(ID, 3);
-    (0..3).for_each(|subtask| notes.written(ID, subtask));
+    notes.sealed(ID, 3, 0);
+    (0..3).for_each(|subtask| notes.written(ID, subtask, 0));
     at(20);
-    notes.written(ID, 3);
+    notes.written(ID, 3, 0);
     notes.acknowledged(ID);
     at(25);
     let longest = |us, subtask| Longest {
