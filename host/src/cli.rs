@@ -142,9 +142,47 @@ pub(crate) struct Serve {
     /// Global configuration: defaults for job.state-backend, [checkpoint] and [restart], also under Flink's names
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
+    /// Where the REST API is served.
+    #[command(flatten)]
+    pub(crate) http: HttpArguments,
     /// Print one JSON object a line on stdout for every event, with the job's id as `job`
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// Where the REST API of several jobs is served, and to whom.
+#[derive(Debug, Args)]
+pub(crate) struct HttpArguments {
+    /// Serve the REST API, metrics and web page on this address, such as 127.0.0.1:8081
+    #[arg(long = "http", value_name = "ADDR")]
+    pub(crate) address: Option<String>,
+    /// Want the token in this file from everybody; required where others than this machine reach the address
+    #[arg(long = "http-token-file", value_name = "FILE", requires = "address")]
+    pub(crate) token_file: Option<PathBuf>,
+    /// Certificate chain in PEM: encrypt requests and answers
+    #[arg(
+        long = "http-certificate",
+        value_name = "FILE",
+        requires = "address",
+        requires = "certificate_key"
+    )]
+    pub(crate) certificate: Option<PathBuf>,
+    /// Private key of the certificate in PEM
+    #[arg(
+        long = "http-certificate-key",
+        value_name = "FILE",
+        requires = "certificate"
+    )]
+    pub(crate) certificate_key: Option<PathBuf>,
+    /// A name by which clients reach this host, beside addresses and localhost; may be repeated
+    #[arg(long = "http-host", value_name = "NAME", requires = "address")]
+    pub(crate) hosts: Vec<String>,
+    /// Let nothing be changed from there
+    #[arg(long = "http-read-only", requires = "address")]
+    pub(crate) read_only: bool,
+    /// A directory or URL below which clients may have savepoints written; may be repeated
+    #[arg(long = "http-savepoint-dir", value_name = "DIR", requires = "address")]
+    pub(crate) savepoint_dirs: Vec<String>,
 }
 
 /// Which job, with which overrides.
@@ -159,6 +197,9 @@ pub(crate) struct JobArguments {
     /// Parallelism of the job, in place of the job file's
     #[arg(short, long, value_name = "N")]
     pub(crate) parallelism: Option<u32>,
+    /// Serve the REST API, metrics and web page on this address, such as 127.0.0.1:8081; sets http.address
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) http: Option<String>,
     /// Set a key of the job file, e.g. -D checkpoint.interval=500ms or -D operator.count.parallelism=2;
     /// keys of [checkpoint] and [restart] also under Flink's names
     #[arg(short = 'D', value_name = "KEY=VALUE")]

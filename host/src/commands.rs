@@ -65,6 +65,9 @@ pub(crate) fn resume(arguments: &JobArguments, path: &str, drained: bool) -> Str
     if let Some(parallelism) = arguments.parallelism {
         words.extend(["-p".into(), parallelism.to_string()]);
     }
+    if let Some(address) = &arguments.http {
+        words.extend(["--http".into(), address.clone()]);
+    }
     // To accept changed input is for one run.
     let once = |option: &&String| option.contains(".changed=");
     for option in arguments.overrides.iter().filter(|it| !once(it)) {

@@ -42,6 +42,11 @@ pub(crate) enum Event {
         /// What is to be known about it.
         message: String,
     },
+    /// The REST API, the metrics and the web page are served here.
+    Listening {
+        /// The address, as a URL.
+        url: String,
+    },
     /// A standby waits for the owner of the job's directory; again whenever that is another one.
     Waiting {
         /// The job's directory.
@@ -605,6 +610,7 @@ impl Event {
             Self::Warning { about, message } => {
                 format!("warning: {}: {}", line(about), line(message))
             }
+            Self::Listening { url } => format!("REST API, metrics and web page on {url}"),
             // Said with more words than an event has.
             Self::Waiting { .. } | Self::StoodDown { .. } => String::new(),
             Self::TookOver {

@@ -1,5 +1,8 @@
 //! The jobs of this process, as others see them over the control socket: what they do, and what is asked of them.
 
+pub(crate) mod history;
+
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
@@ -7,11 +10,13 @@ use checkpoint::savepoint::SavepointTarget;
 use checkpoint::{CheckpointStore, Completed};
 use dataflow::KeyGroups;
 use job_file::checkpoint::absolute;
+use job_file::effective;
 use operator::clock::Clock;
 use runtime::control::{Command, Done, NotDone, Order, Requester};
 use runtime::{JobEvent, JobHandle, Outcome};
 use server::Ticket;
 use server::api::{Code, Failure, JobState, JobStatus, Node, Operation, Report, Taken};
+use server::view::{JobView, rest_id};
 
 use crate::assemble::Prepared;
 use crate::cli::JobArguments;
@@ -19,6 +24,8 @@ use crate::commands::job::{Loader, rescaled};
 use crate::commands::resume;
 use crate::launch::Ended;
 use crate::launch::settings::at_least_one_ms;
+
+use self::history::History;
 
 /// How many threads may be preparing something (a place for a savepoint, another parallelism) for one job.
 const PREPARING_MAX: usize = 4;
@@ -79,6 +86,11 @@ impl server::Jobs for Jobs {
         entries.iter().map(|entry| entry.status()).collect()
     }
 
+    fn views(&self) -> Vec<JobView> {
+        let entries = lock(&self.0).entries.clone();
+        entries.iter().map(|entry| entry.view()).collect()
+    }
+
     fn begin(&self, job: &str, operation: Operation, ticket: Box<dyn Ticket>) {
         match self.find(job) {
             Some(entry) => entry.begin(operation, ticket),
@@ -111,6 +123,8 @@ pub(crate) struct Entry {
     pub(crate) prepared: Mutex<Arc<Prepared>>,
     /// What it does.
     pub(crate) board: Mutex<Board>,
+    /// What became of it so far.
+    pub(crate) history: Mutex<History>,
 }
 
 /// What a job does, as far as its events have told.
@@ -181,6 +195,7 @@ impl Entry {
 
     /// Something has happened to the job.
     pub(crate) fn note(&self, event: &JobEvent) {
+        lock(&self.history).note(event, self.clock.now_ms());
         let mut board = self.board();
         match event {
             JobEvent::Started { .. } => board.state = State::Running,
@@ -235,6 +250,11 @@ impl Entry {
             Outcome::Suspended => (JobState::Suspended, "suspended"),
             Outcome::Failed { .. } => (JobState::Failed, "failed"),
         };
+        let failure = match &ended.outcome {
+            Outcome::Failed { error, .. } => Some(runtime::error::causes(error.as_ref())),
+            _ => None,
+        };
+        lock(&self.history).end(failure, self.clock.now_ms());
         let waiting = {
             let mut board = self.board();
             board.state = State::Over(state);
@@ -328,6 +348,23 @@ impl Entry {
             sources,
             sinks,
             bad_records: bad.map(of_operator).collect(),
+        }
+    }
+
+    fn view(&self) -> JobView {
+        let history = lock(&self.history);
+        let prepared = self.prepared();
+        JobView {
+            status: self.status(),
+            rest_id: rest_id(&self.id),
+            state_since: history.state_since,
+            ended_at: history.ended_at,
+            key_groups: self.key_groups.count(),
+            vertices: history::vertices(self.handle.vertices()),
+            checkpoints: history.checkpoints(self.handle.checkpoints_in_progress()),
+            failures: history.failures(),
+            config: config(&prepared, self.key_groups),
+            operator_metrics: history::operator_metrics(prepared.metrics()),
         }
     }
 
@@ -615,6 +652,39 @@ impl Requester for Answering {
     }
 }
 
+/// The keys of a job with what they are set to, as `host check` prints them.
+fn config(prepared: &Prepared, groups: KeyGroups) -> BTreeMap<String, String> {
+    let settled = prepared.settled(groups);
+    let text = effective::to_toml(&prepared.job, &settled);
+    let mut config = BTreeMap::new();
+    // It is ours, and TOML.
+    if let Ok(table) = text.parse::<toml::Table>() {
+        for (name, value) in table {
+            flatten(&name, value, &mut config);
+        }
+    }
+    config
+}
+
+fn flatten(path: &str, value: toml::Value, config: &mut BTreeMap<String, String>) {
+    match value {
+        toml::Value::Table(table) => {
+            for (name, value) in table {
+                flatten(&format!("{path}.{name}"), value, config);
+            }
+        }
+        toml::Value::Array(values) if values.iter().all(toml::Value::is_table) => {
+            for value in values {
+                let id = value.get("id").and_then(toml::Value::as_str);
+                let path = format!("{path}.{}", id.unwrap_or_default());
+                flatten(&path, value, config);
+            }
+        }
+        toml::Value::String(text) => drop(config.insert(path.to_owned(), text)),
+        other => drop(config.insert(path.to_owned(), other.to_string())),
+    }
+}
+
 fn taken(taken: runtime::control::Taken) -> Taken {
     Taken {
         id: taken.id,
@@ -626,7 +696,7 @@ fn taken(taken: runtime::control::Taken) -> Taken {
 }
 
 /// The directory of a checkpoint, from the place of its metadata.
-fn directory_of(metadata: &str) -> String {
+pub(crate) fn directory_of(metadata: &str) -> String {
     metadata
         .strip_suffix("/_metadata")
         .unwrap_or(metadata)

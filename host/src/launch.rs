@@ -31,7 +31,9 @@ use crate::cli::{JobArguments, RestoreArguments};
 use crate::commands::job::Loader;
 use crate::events::{Audience, Event, NodeBadRecords, NodeWork, Work};
 use crate::exit::{Error, causes};
-use crate::jobs::Entry;
+use crate::jobs::history::History;
+use crate::jobs::{Entry, directory_of};
+use server::view::Restored;
 
 /// As much as the main thread has.
 const STACK_BYTES: usize = 8 << 20;
@@ -153,6 +155,12 @@ pub(crate) fn launch(
         );
     }
     let resumed_from = from.as_ref().and_then(Completed::path);
+    let restored = from.as_ref().map(|checkpoint| Restored {
+        id: checkpoint.metadata().id,
+        at: 0,
+        savepoint: checkpoint.metadata().kind == checkpoint::metadata::Kind::Savepoint,
+        path: checkpoint.path().as_deref().map(directory_of),
+    });
     let options = settings::options(file, &id, &run);
     let key_groups = graph.key_groups;
     let job = Job::new(graph, options, store.clone(), from, Arc::clone(&clock));
@@ -172,6 +180,7 @@ pub(crate) fn launch(
         handle: job.handle(),
         prepared: Mutex::new(Arc::clone(prepared)),
         board: Mutex::default(),
+        history: Mutex::new(History::new(restored, clock.now_ms())),
     });
     before(&entry)?;
     let moved = JobThread {

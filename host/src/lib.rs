@@ -11,6 +11,7 @@ mod exit;
 mod jobs;
 mod launch;
 mod logging;
+mod rest;
 
 use std::io::Write;
 use std::path::Path;
@@ -46,6 +47,7 @@ pub fn graph(job_file: &Path) -> anyhow::Result<JobGraph> {
         file: job_file.to_owned(),
         build: false,
         parallelism: None,
+        http: None,
         overrides: Vec::new(),
         config: None,
     };

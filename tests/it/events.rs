@@ -297,7 +297,9 @@ fn events_of_savepoints_and_stops() -> Vec<Value> {
     for (name, drain) in [("stops", None), ("drains", Some("--drain"))] {
         let scene = Scene::new();
         scene.write("job.toml", jobs::counting(name, "1h"));
-        let mut running = control::start(&scene, &["run", "job.toml", "--json"]);
+        let rest = ["--http", "127.0.0.1:0"];
+        let arguments = [&["run", "job.toml", "--json"][..], &rest].concat();
+        let mut running = control::start(&scene, &arguments);
         running.event("started");
         control::ask(&scene, &["savepoint", name, "sp"]).with_code(0);
         let stop: Vec<&str> = ["stop", name].into_iter().chain(drain).collect();

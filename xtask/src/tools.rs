@@ -1,5 +1,6 @@
 //! What tests need beside the host, below `target/`: the S3 servers that they talk to (moto's, which honours
-//! conditional writes, and s3rver, which does not), one of Azure (Azurite), Hadoop's own, the packages of the reader of checkpoints in
+//! conditional writes, and s3rver, which does not), one of Azure (Azurite), Hadoop's own, the
+//! parser of Prometheus, the packages of the reader of checkpoints in
 //! `tests/reader/`, the SQL engine of `tests/sql/` and what builds the counters of `tests/guests/`, from PyPI and npm,
 //! and the maker of random components in `tests/smith/`.
 //!
@@ -14,6 +15,7 @@ use crate::{Result, hadoop, root, story};
 
 const MOTO: &str = "moto[server]==5.2.5";
 const S3RVER: &str = "s3rver@3.7.1";
+const PROMETHEUS: &str = "prometheus-client==0.26.0";
 const AZURITE: &str = "azurite@3.37.0";
 
 /// What the reader of checkpoints needs, with versions.
@@ -43,6 +45,12 @@ pub(crate) fn install() -> Result<()> {
         AZURITE,
         &for_tests(AZURITE),
         |place| node(place, AZURITE),
+    )?;
+    install_one(
+        &root().join("target/prometheus"),
+        PROMETHEUS,
+        &for_tests(PROMETHEUS),
+        |place| python(place, &[PROMETHEUS]),
     )?;
     hadoop::install(&root().join("target/hdfs"))?;
     smith()?;

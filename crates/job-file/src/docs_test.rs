@@ -59,10 +59,11 @@ fn tables() -> BTreeMap<String, BTreeMap<String, Row>> {
 #[test]
 fn every_key_is_documented_and_every_documented_key_exists() {
     let tables = tables();
-    let sections: [(&str, &[Key]); 10] = [
+    let sections: [(&str, &[Key]); 11] = [
         ("[job]", keys::JOB),
         ("[checkpoint]", keys::CHECKPOINT),
         ("[restart]", keys::RESTART),
+        ("[http]", keys::HTTP),
         ("[[source]]", keys::SOURCE),
         ("[[operator]]", keys::OPERATOR),
         ("limits", keys::LIMITS),

@@ -10,6 +10,7 @@ use toml::Value;
 
 use super::bad_records::{BadRecords, DEAD_LETTER};
 use super::checkpoint::{COMPRESSIONS, CheckpointSection, MODES, PERMISSIONS, RETENTIONS, Storage};
+use super::http::HttpSection;
 use super::node::{InputRef, Inputs, PARTITIONS};
 use super::operator::{OFF, OVERDUE, OperatorSection, REFRESHES, StateSection, TIMES};
 use super::options::Options;
@@ -61,6 +62,9 @@ pub fn to_toml(job: &JobFile, settled: &Settled) -> String {
     }
     checkpoint(&mut out, &job.checkpoint);
     restart(&mut out, &job.restart);
+    if let Some(section) = &job.http {
+        http(&mut out, section);
+    }
     for settled in &settled.nodes {
         node(&mut out, job, settled);
     }
@@ -102,6 +106,25 @@ fn checkpoint(out: &mut Writer, section: &CheckpointSection) {
     out.size("max-state-size", section.max_state_size);
     out.key("compression", word(COMPRESSIONS, section.compression));
     out.key("permissions", word(PERMISSIONS, section.permissions));
+}
+
+fn http(out: &mut Writer, section: &HttpSection) {
+    out.section("[http]");
+    out.key("address", section.address.to_string());
+    match &section.token_file {
+        Some(path) => out.path("token-file", path),
+        None => out.comment("token-file is not set: no token is wanted"),
+    }
+    match &section.certificate {
+        Some((chain, key)) => {
+            out.path("certificate", chain);
+            out.path("certificate-key", key);
+        }
+        None => out.comment("certificate is not set: no TLS"),
+    }
+    out.strings("hosts", &section.hosts);
+    out.key("read-only", section.read_only);
+    out.strings("savepoint-dirs", &section.savepoint_dirs);
 }
 
 fn restart(out: &mut Writer, strategy: &RestartStrategy) {
@@ -346,6 +369,11 @@ impl Writer {
 
     fn size(&mut self, key: &str, bytes: u64) {
         self.key(key, exact_size(bytes));
+    }
+
+    fn strings(&mut self, key: &str, texts: &[String]) {
+        let texts = texts.iter().map(|text| Value::String(text.clone()));
+        self.key(key, texts.collect::<Vec<Value>>());
     }
 
     fn path(&mut self, key: &str, path: &Path) {

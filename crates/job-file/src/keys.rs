@@ -23,6 +23,7 @@ pub const TOP: &[Key] = &[
     key("job"),
     key("checkpoint"),
     key("restart"),
+    key("http"),
     key("source"),
     key("operator"),
     key("sink"),
@@ -100,6 +101,17 @@ pub const CHECKPOINT: &[Key] = &[
     key("max-state-size"),
     key("compression"),
     key("permissions"),
+];
+
+/// `[http]`.
+pub const HTTP: &[Key] = &[
+    key("address"),
+    key("token-file"),
+    key("certificate"),
+    key("certificate-key"),
+    key("hosts"),
+    key("read-only"),
+    key("savepoint-dirs"),
 ];
 
 /// `[restart]`. In Flink the parameters carry the name of their strategy: see [`RESTART_PARAMETERS`].

@@ -24,6 +24,7 @@ pub mod effective;
 mod flink;
 mod global;
 pub mod hints;
+pub mod http;
 pub mod keys;
 pub mod node;
 pub mod operator;
@@ -52,6 +53,7 @@ use self::checkpoint::{CheckpointSection, absolute};
 use self::document::{Item, KeyValue, Table, Value};
 use self::global::Global;
 use self::hints::did_you_mean;
+use self::http::HttpSection;
 use self::node::check_name;
 use self::operator::OperatorSection;
 use self::problem::{Place, Problems};
@@ -73,6 +75,8 @@ pub struct JobFile {
     pub checkpoint: CheckpointSection,
     /// `[restart]`, or the default for the job.
     pub restart: RestartStrategy,
+    /// `[http]`, if it is there.
+    pub http: Option<HttpSection>,
     /// Every `[[source]]`.
     pub sources: Vec<SourceSection>,
     /// Every `[[operator]]`.
@@ -145,6 +149,8 @@ pub struct NamedText<'a> {
 pub struct Surroundings<'a> {
     /// `-p`.
     pub parallelism: Option<u32>,
+    /// `--http`.
+    pub http: Option<&'a str>,
     /// `-D`, in the order of the command line.
     pub overrides: &'a [String],
     /// `--config`.
@@ -171,6 +177,12 @@ pub fn read(
         let path = ["job".to_owned(), "parallelism".to_owned()];
         overrides::set(&mut root, &path, Item { value, place }, problems);
     }
+    if let Some(address) = around.http {
+        let place = Place::Option(Arc::from(format!("--http {address}")));
+        let value = Value::String(address.to_owned());
+        let path = ["http".to_owned(), "address".to_owned()];
+        overrides::set(&mut root, &path, Item { value, place }, problems);
+    }
     for option in around.overrides {
         overrides::apply(option, &mut root, problems);
     }
@@ -194,6 +206,9 @@ fn read_tree(job: &NamedText<'_>, root: &Table, problems: &mut Problems) -> JobF
         .table("restart", keys::RESTART)
         .and_then(RestartStrategy::read)
         .unwrap_or_else(|| RestartStrategy::default_for(checkpoint.interval.is_some()));
+    let http = top
+        .table("http", keys::HTTP)
+        .and_then(|section| HttpSection::read(section, job.base));
     let sources = top.nodes("source", keys::SOURCE, Others::Allowed, SourceSection::read);
     let operators = top.nodes(
         "operator",
@@ -215,6 +230,7 @@ fn read_tree(job: &NamedText<'_>, root: &Table, problems: &mut Problems) -> JobF
         job: job_section,
         checkpoint,
         restart,
+        http,
         sources,
         operators,
         sinks,

@@ -596,6 +596,7 @@ fn options_override_any_key() {
     ]);
     let around = Surroundings {
         parallelism: Some(2),
+        http: None,
         overrides: &overrides,
         global: None,
     };

@@ -2,7 +2,6 @@
 
 use std::convert::Infallible;
 use std::process;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -16,9 +15,10 @@ use percent_encoding::percent_decode_str;
 use serde::Serialize;
 use tokio::time::timeout;
 
-use crate::api::{Code, Failure, HostStatus, JobStatus, OperationStatus, Request};
+use crate::api::{Code, Failure, HostStatus, JobStatus, Operation, OperationStatus, Request};
 use crate::operations::{Entered, Entry};
-use crate::server::Serving;
+use crate::server::Shared;
+use crate::view::rest_id;
 
 /// How many names a message lists.
 const NAMES_MAX: usize = 10;
@@ -34,16 +34,16 @@ pub(crate) enum Admission {
     Forbidden,
 }
 
-type Response = hyper::Response<Full<Bytes>>;
+pub(crate) type Response = hyper::Response<Full<Bytes>>;
 
 /// Answers a request.
 pub(crate) async fn answer(
-    serving: Arc<Serving>,
+    serving: &Shared,
     admission: Admission,
     request: hyper::Request<Incoming>,
 ) -> Result<Response, Infallible> {
     let answered = match admission {
-        Admission::Admitted => route(&serving, request).await,
+        Admission::Admitted => route(serving, request).await,
         Admission::Busy => {
             let max = serving.limits.connections;
             let message = format!("{max} connections to this host are open, and no more can be");
@@ -57,7 +57,7 @@ pub(crate) async fn answer(
     Ok(answered.unwrap_or_else(Refusal::response))
 }
 
-async fn route(serving: &Serving, request: hyper::Request<Incoming>) -> Result<Response, Refusal> {
+async fn route(serving: &Shared, request: hyper::Request<Incoming>) -> Result<Response, Refusal> {
     let path = request.uri().path().to_owned();
     let Some(path) = path.strip_prefix('/') else {
         return Err(no_such_path(&path));
@@ -89,7 +89,7 @@ async fn route(serving: &Serving, request: hyper::Request<Incoming>) -> Result<R
         }
         ["v1", "jobs", job, "operations"] => {
             only(&Method::POST, &request)?;
-            begin(serving, job, request).await
+            begin(serving, job, request, &|_| Ok(())).await
         }
         ["v1", "jobs", job, "operations", id] => {
             only(&Method::GET, &request)?;
@@ -111,14 +111,27 @@ async fn route(serving: &Serving, request: hyper::Request<Incoming>) -> Result<R
     }
 }
 
-async fn begin(
-    serving: &Serving,
+/// Begins the operation that is asked for, if it is allowed.
+pub(crate) async fn begin(
+    serving: &Shared,
     job: &str,
     request: hyper::Request<Incoming>,
+    allowed: &(dyn Fn(&Operation) -> Result<(), Failure> + Sync),
 ) -> Result<Response, Refusal> {
     let poll = Poll::parse(request.uri().query(), serving.limits.wait)?;
     let body = read(serving, request.into_body()).await?;
     let request = Request::parse(&body)?;
+    allowed(&request.operation)?;
+    enter(serving, job, request, poll).await
+}
+
+/// Begins an operation, or finds it, if it was begun before.
+pub(crate) async fn enter(
+    serving: &Shared,
+    job: &str,
+    request: Request,
+    poll: Poll,
+) -> Result<Response, Refusal> {
     let job = match serving.operations.find(job, &request.request_id) {
         // Of a job that may be gone.
         Some(_) => job.to_owned(),
@@ -141,7 +154,7 @@ async fn begin(
     Ok(status(&entry, Poll { seen, ..poll }).await)
 }
 
-async fn status(entry: &Entry, poll: Poll) -> Response {
+pub(crate) async fn status(entry: &Entry, poll: Poll) -> Response {
     let status: OperationStatus = entry.wait(poll.seen, poll.wait).await;
     let code = match status.state.has_ended() {
         true => StatusCode::OK,
@@ -151,7 +164,7 @@ async fn status(entry: &Entry, poll: Poll) -> Response {
 }
 
 /// The body of a request, of which no more than allowed is ever in memory.
-async fn read(serving: &Serving, body: Incoming) -> Result<Bytes, Refusal> {
+pub(crate) async fn read(serving: &Shared, body: Incoming) -> Result<Bytes, Refusal> {
     let max = serving.limits.body;
     let too_large = || Refusal {
         status: StatusCode::PAYLOAD_TOO_LARGE,
@@ -177,9 +190,10 @@ async fn read(serving: &Serving, body: Incoming) -> Result<Bytes, Refusal> {
 }
 
 /// The job that has this id, or else this name.
-fn find(serving: &Serving, wanted: &str) -> Result<JobStatus, Failure> {
+pub(crate) fn find(serving: &Shared, wanted: &str) -> Result<JobStatus, Failure> {
     let mut jobs = serving.jobs.jobs();
-    if let Some(index) = jobs.iter().position(|job| job.id == wanted) {
+    let is_wanted = |job: &JobStatus| job.id == wanted || rest_id(&job.id) == wanted;
+    if let Some(index) = jobs.iter().position(is_wanted) {
         return Ok(jobs.swap_remove(index));
     }
     let mut named: Vec<usize> = (0..jobs.len())
@@ -220,13 +234,13 @@ pub(crate) fn listed<'a>(names: impl Iterator<Item = &'a String>) -> String {
 }
 
 /// How long an answer may wait, and for what.
-struct Poll {
+pub(crate) struct Poll {
     wait: Duration,
     seen: Option<u64>,
 }
 
 impl Poll {
-    fn parse(query: Option<&str>, wait_max: Duration) -> Result<Self, Failure> {
+    pub(crate) fn parse(query: Option<&str>, wait_max: Duration) -> Result<Self, Failure> {
         let mut poll = Self {
             wait: Duration::ZERO,
             seen: None,
@@ -251,7 +265,7 @@ impl Poll {
     }
 }
 
-fn only(method: &Method, request: &hyper::Request<Incoming>) -> Result<(), Refusal> {
+pub(crate) fn only(method: &Method, request: &hyper::Request<Incoming>) -> Result<(), Refusal> {
     if request.method() == method {
         return Ok(());
     }
@@ -267,7 +281,7 @@ fn only(method: &Method, request: &hyper::Request<Incoming>) -> Result<(), Refus
     })
 }
 
-fn no_such_path(path: &str) -> Refusal {
+pub(crate) fn no_such_path(path: &str) -> Refusal {
     let message = format!("there is no path `{}`", name(path));
     let failure = Failure::new(Code::NotFound, message);
     failure
@@ -275,7 +289,7 @@ fn no_such_path(path: &str) -> Refusal {
         .into()
 }
 
-fn no_such_operation(job: &JobStatus, id: &str) -> Failure {
+pub(crate) fn no_such_operation(job: &JobStatus, id: &str) -> Failure {
     let message = format!(
         "job `{}` knows no operation with request id `{}`",
         name(&job.name),
@@ -285,14 +299,22 @@ fn no_such_operation(job: &JobStatus, id: &str) -> Failure {
 }
 
 /// A failure, with its place in HTTP.
-struct Refusal {
-    status: StatusCode,
-    failure: Failure,
+pub(crate) struct Refusal {
+    pub(crate) status: StatusCode,
+    pub(crate) failure: Failure,
     allow: Option<HeaderValue>,
 }
 
 impl Refusal {
-    fn response(self) -> Response {
+    pub(crate) fn new(status: StatusCode, failure: Failure) -> Self {
+        Self {
+            status,
+            failure,
+            allow: None,
+        }
+    }
+
+    pub(crate) fn response(self) -> Response {
         let mut response = json(self.status, &self.failure);
         if let Some(allow) = self.allow {
             response.headers_mut().insert(ALLOW, allow);
@@ -319,7 +341,7 @@ impl From<Failure> for Refusal {
     }
 }
 
-fn json<T: Serialize>(status: StatusCode, value: &T) -> Response {
+pub(crate) fn json<T: Serialize>(status: StatusCode, value: &T) -> Response {
     // Strings, numbers and lists of them: that always succeeds.
     let body = serde_json::to_vec(value).unwrap_or_default();
     let mut response = Response::new(Full::new(body.into()));

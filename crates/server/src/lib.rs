@@ -19,24 +19,36 @@
 )]
 
 pub mod api;
+mod access;
 mod directories;
+mod flink;
 mod http;
+mod metrics;
 mod operations;
+mod page;
+mod rest;
 mod server;
+pub mod view;
 
 mod client;
 
 use api::{Failure, JobStatus, Operation, Report};
+use view::JobView;
 
+pub use access::{Access, Token};
 pub use client::{Client, Found, Host, Hosts, Silent};
 pub use directories::Directories;
+pub use rest::{RestOptions, RestServer};
 pub use server::{Limits, Server};
 
-/// The jobs of a process, as the server sees them. Both methods are called on the server's one thread, so they
+/// The jobs of a process, as the server sees them. All methods are called on the server's one thread, so they
 /// return at once.
 pub trait Jobs: Send + Sync + 'static {
     /// All of them, also those that have ended in this process.
     fn jobs(&self) -> Vec<JobStatus>;
+
+    /// All of them in full.
+    fn views(&self) -> Vec<JobView>;
 
     /// Begins an operation on the job with this id (see [`JobStatus::id`]). Returns at once: what becomes of it is
     /// said through the ticket, also that it is refused.

@@ -149,6 +149,19 @@ impl Entry {
         status
     }
 
+    /// How far it is now. Whoever hears that it is in progress asks again.
+    pub(crate) fn now(&self) -> OperationStatus {
+        let status = self.status.borrow().clone();
+        let is_expected = !status.state.has_ended();
+        *locked(&self.expected) = is_expected.then(|| Instant::now() + RETURN_MAX);
+        status
+    }
+
+    /// Whoever has begun it asks what became of it.
+    pub(crate) fn expect_client(&self) {
+        *locked(&self.expected) = Some(Instant::now() + RETURN_MAX);
+    }
+
     fn change(&self, state: OperationState) {
         self.status.send_if_modified(|status| {
             // What has ended stays so: the host may have given it up before the ticket came.

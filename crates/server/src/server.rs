@@ -22,10 +22,10 @@ use crate::http::{Admission, answer};
 use crate::operations::Operations;
 
 /// The bytes that the head of a request may have.
-const HEAD_BYTES_MAX: usize = 16 << 10;
+pub(crate) const HEAD_BYTES_MAX: usize = 16 << 10;
 
 /// How many clients may wait for the answer that there are too many. One more is not answered.
-const REFUSALS_MAX: usize = 64;
+pub(crate) const REFUSALS_MAX: usize = 64;
 
 /// What clients may ask for at most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,11 +98,8 @@ impl Server {
             UnixListener::from_std(listener)?
         };
         let serving = Arc::new(Serving {
-            jobs,
-            operations: Operations::new(limits.operations),
-            limits,
+            shared: Shared::new(jobs, limits),
             directories,
-            is_closing: AtomicBool::new(false),
             room: Arc::new(Semaphore::new(limits.connections)),
             refusals: Arc::new(Semaphore::new(REFUSALS_MAX)),
         });
@@ -139,12 +136,28 @@ impl Server {
     }
 }
 
-/// What the server has at hand.
-pub(crate) struct Serving {
+/// What answers are made from.
+pub(crate) struct Shared {
     pub(crate) jobs: Arc<dyn Jobs>,
     pub(crate) operations: Operations,
     pub(crate) limits: Limits,
     pub(crate) is_closing: AtomicBool,
+}
+
+impl Shared {
+    pub(crate) fn new(jobs: Arc<dyn Jobs>, limits: Limits) -> Self {
+        Self {
+            jobs,
+            operations: Operations::new(limits.operations),
+            limits,
+            is_closing: AtomicBool::new(false),
+        }
+    }
+}
+
+/// What the server has at hand.
+struct Serving {
+    shared: Shared,
     directories: Directories,
     room: Arc<Semaphore>,
     refusals: Arc<Semaphore>,
@@ -165,7 +178,7 @@ fn serve(
         });
         let is_asked = listen(&serving, &listener, closed, &mut connections).await;
         if is_asked {
-            serving.is_closing.store(true, Ordering::Relaxed);
+            serving.shared.is_closing.store(true, Ordering::Relaxed);
             drain(&serving, &listener, &mut connections).await;
         }
     });
@@ -193,12 +206,12 @@ async fn listen(
 /// are accepted to the end.
 async fn drain(serving: &Arc<Serving>, listener: &UnixListener, connections: &mut JoinSet<()>) {
     let now = Instant::now();
-    let end = now + serving.limits.close;
+    let end = now + serving.shared.limits.close;
     // What has not ended by then, although all jobs have, never will.
-    let give_up = now + serving.limits.close / 2;
+    let give_up = now + serving.shared.limits.close / 2;
     let mut has_given_up = false;
     loop {
-        let expected = serving.operations.expected_until();
+        let expected = serving.shared.operations.expected_until();
         let expected = expected.filter(|until| *until > Instant::now());
         if connections.is_empty() && expected.is_none() {
             return;
@@ -208,7 +221,7 @@ async fn drain(serving: &Arc<Serving>, listener: &UnixListener, connections: &mu
             () = sleep_until(end) => return,
             () = sleep_until(give_up), if !has_given_up => {
                 has_given_up = true;
-                serving.operations.end_all();
+                serving.shared.operations.end_all();
             }
             Some(ended) = connections.join_next() => report(ended),
             accepted = listener.accept() => accept(serving, accepted.map(|(stream, _)| stream), connections).await,
@@ -250,10 +263,10 @@ async fn accept(
             }
         }
     };
-    let limits = serving.limits;
+    let limits = serving.shared.limits;
     let serving = Arc::clone(serving);
     connections.spawn(async move {
-        let service = service_fn(move |request| answer(Arc::clone(&serving), admission, request));
+        let service = service_fn(|request| answer(&serving.shared, admission, request));
         // One request each: nobody holds a connection without asking for something.
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())

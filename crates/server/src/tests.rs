@@ -19,6 +19,7 @@ use crate::api::{
     Code, Failure, JobState, JobStatus, Node, Operation, OperationState, OperationStatus, Report,
     Request, Taken,
 };
+use crate::view::JobView;
 use crate::{Client, Directories, Host, Jobs, Limits, Server, Ticket};
 
 /// After which a test fails, because something hangs.
@@ -27,6 +28,7 @@ const DEADLINE: Duration = Duration::from_secs(60);
 #[derive(Default)]
 struct Double {
     jobs: Mutex<Vec<JobStatus>>,
+    views: Mutex<Vec<JobView>>,
     begun: Mutex<Vec<(String, Operation)>>,
     /// Of operations that go on until the test ends them.
     held: Mutex<Vec<Box<dyn Ticket>>>,
@@ -36,6 +38,10 @@ struct Double {
 impl Jobs for Double {
     fn jobs(&self) -> Vec<JobStatus> {
         self.jobs.lock().unwrap().clone()
+    }
+
+    fn views(&self) -> Vec<JobView> {
+        self.views.lock().unwrap().clone()
     }
 
     fn begin(&self, job: &str, operation: Operation, ticket: Box<dyn Ticket>) {

@@ -59,6 +59,7 @@ pub(crate) fn prepare(
         .transpose()?;
     let surroundings = Surroundings {
         parallelism: arguments.parallelism,
+        http: arguments.http.as_deref(),
         overrides: &arguments.overrides,
         global: config_file.as_ref().map(TextFile::named),
     };

@@ -205,6 +205,7 @@ fn job_arguments(arguments: &Replay, file: &Path, id: &str) -> Result<JobArgumen
         file: file.to_owned(),
         build: false,
         parallelism: None,
+        http: None,
         overrides,
         config: arguments.config.clone(),
     })

@@ -58,7 +58,7 @@ pub(crate) fn run(arguments: &Run) -> Result<Exit, Error> {
     }
     let prepared = Arc::new(prepared);
     let jobs = Arc::new(Jobs::default());
-    let mut server = None;
+    let (mut server, mut rest) = (None, None);
     let options = LaunchOptions {
         job: &arguments.job,
         loader: &loader,
@@ -78,6 +78,10 @@ pub(crate) fn run(arguments: &Run) -> Result<Exit, Error> {
             // Nobody can have asked the process to end its jobs yet.
             jobs.add(Arc::clone(entry));
             server = serve(&jobs);
+            let section = prepared.job.http.as_ref();
+            rest = section
+                .map(|section| crate::rest::start(section, &jobs, &clock, audience))
+                .transpose()?;
             Ok(())
         }),
     };
@@ -93,6 +97,9 @@ pub(crate) fn run(arguments: &Run) -> Result<Exit, Error> {
     drop(progress);
     if let Some(server) = server {
         server.close();
+    }
+    if let Some(rest) = rest {
+        rest.close();
     }
     conclude(ended?, &entry, audience)
 }

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use anyhow::anyhow;
 use job_file::checkpoint::Storage;
+use job_file::http::{self, HttpSection};
 use operator::clock::{Clock, SystemClock};
 use operator::text::{line, name};
 use wasm::Compiler;
@@ -26,7 +27,7 @@ use super::run::{
     conclude, finished_already, keep_stdout_for_events, not_listening, serve as answer,
 };
 use crate::assemble::Prepared;
-use crate::cli::{JobArguments, RestoreArguments, Serve};
+use crate::cli::{HttpArguments, JobArguments, RestoreArguments, Serve};
 use crate::events::{Audience, Event};
 use crate::exit::{Error, Exit};
 use crate::jobs::Jobs;
@@ -55,16 +56,20 @@ pub(crate) fn serve(arguments: &Serve) -> Result<Exit, Error> {
     let jobs = Arc::new(Jobs::default());
     Signals::listen(Phase::Serving(Arc::clone(&jobs)), audience).map_err(not_listening)?;
     let (sender, receiver) = sync_channel(MESSAGES);
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let shared = Arc::new(Shared {
         jobs: Arc::clone(&jobs),
         loader: Arc::new(Loader::new(Compiler::Child, audience.notice())),
-        clock: Arc::new(SystemClock::new()),
+        clock: Arc::clone(&clock),
         config: arguments.config.clone(),
         audience,
         ids: Mutex::default(),
         live: AtomicUsize::new(0),
         sender,
     });
+    let rest = http_section(&arguments.http)?;
+    let rest = rest.map(|section| crate::rest::start(&section, &jobs, &clock, audience));
+    let rest = rest.transpose()?;
     let server = answer(&jobs);
     let mut serving = Serving {
         shared,
@@ -77,10 +82,41 @@ pub(crate) fn serve(arguments: &Serve) -> Result<Exit, Error> {
     if let Some(server) = server {
         server.close();
     }
+    if let Some(rest) = rest {
+        rest.close();
+    }
     Ok(match jobs.is_ending() {
         true => Exit::Finished,
         false => serving.worst,
     })
+}
+
+/// What the command line says of the REST API.
+fn http_section(arguments: &HttpArguments) -> Result<Option<HttpSection>, Error> {
+    let Some(address) = &arguments.address else {
+        return Ok(None);
+    };
+    let refused = |why: String| Error::refused(anyhow!("--http {}: {why}", name(address)));
+    let address = http::parse_address(address).map_err(refused)?;
+    if !address.ip().is_loopback() && arguments.token_file.is_none() {
+        let hint = "give `--http-token-file` a file with a token of at least 16 characters, or listen on `127.0.0.1`";
+        return Err(refused(http::NO_TOKEN.to_owned()).hint(hint));
+    }
+    let absolute = |path: &PathBuf| job_file::checkpoint::absolute(path);
+    let certificate = arguments.certificate.as_ref().map(absolute);
+    let key = arguments.certificate_key.as_ref().map(absolute);
+    let directory = |dir: &String| match dir.contains("://") {
+        true => dir.clone(),
+        false => absolute(&PathBuf::from(dir)).display().to_string(),
+    };
+    Ok(Some(HttpSection {
+        address,
+        token_file: arguments.token_file.as_ref().map(absolute),
+        certificate: certificate.zip(key),
+        hosts: arguments.hosts.clone(),
+        read_only: arguments.read_only,
+        savepoint_dirs: arguments.savepoint_dirs.iter().map(directory).collect(),
+    }))
 }
 
 /// What all jobs have.
@@ -339,6 +375,7 @@ impl Shared {
             file: file.to_owned(),
             build: false,
             parallelism: None,
+            http: None,
             overrides: Vec::new(),
             config: self.config.clone(),
         }
@@ -438,6 +475,11 @@ impl Shared {
                 name(&source.node.id)
             );
             return Err(Error::refused(error).hint("run this job by `host run`"));
+        }
+        if prepared.job.http.is_some() {
+            let message = "`[http]` is for `host run`: here all jobs are served on one address";
+            let error = Error::refused(anyhow!("{message}"));
+            return Err(error.hint("remove it, and give `host serve` the option `--http ADDR`"));
         }
         if self.audience.is_program() {
             keep_stdout_for_events(&prepared.job)?;

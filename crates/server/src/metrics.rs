@@ -1,0 +1,544 @@
+//! What the jobs of a process count and measure, in the text format of Prometheus (version 0.0.4).
+//!
+//! A metric that Flink has too has Flink's name, in snake case and with its unit; it is a gauge, as with Flink's own
+//! reporter, because the name of a counter has to end with `_total`. `docs/metrics.md` lists all.
+
+use std::collections::BTreeMap;
+use std::fmt::{self, Write};
+
+use crate::api::JobState;
+use crate::view::{Checkpoint, JobView, Outcome, Phases, Subtask};
+
+/// What the process says of itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Process {
+    /// Bytes of its memory.
+    pub(crate) resident_bytes: Option<u64>,
+    /// How many descriptors it has open.
+    pub(crate) open_files: Option<u64>,
+    /// How long it has computed, on all processors.
+    pub(crate) cpu_seconds: Option<f64>,
+}
+
+/// What a metric's name, kind and help are.
+struct Family {
+    name: &'static str,
+    kind: &'static str,
+    help: &'static str,
+}
+
+const fn gauge(name: &'static str, help: &'static str) -> Family {
+    Family {
+        name,
+        kind: "gauge",
+        help,
+    }
+}
+
+const fn counter(name: &'static str, help: &'static str) -> Family {
+    Family {
+        name,
+        kind: "counter",
+        help,
+    }
+}
+
+/// The text, as it grows. Writing to a string does not fail.
+struct Text(String);
+
+impl Text {
+    /// A family with a sample for each of the items that has a value.
+    fn family<T>(
+        &mut self,
+        family: &Family,
+        items: impl IntoIterator<Item = T>,
+        mut sample: impl FnMut(&mut Samples<'_>, T),
+    ) {
+        let mut samples = Samples {
+            text: &mut self.0,
+            family,
+            has_begun: false,
+        };
+        for item in items {
+            sample(&mut samples, item);
+        }
+    }
+}
+
+/// The samples of a family. Its head is written with the first.
+struct Samples<'a> {
+    text: &'a mut String,
+    family: &'a Family,
+    has_begun: bool,
+}
+
+impl Samples<'_> {
+    fn add(&mut self, labels: &[(&str, &str)], value: impl fmt::Display) {
+        let Family { name, kind, help } = self.family;
+        if !self.has_begun {
+            self.has_begun = true;
+            let _ = writeln!(self.text, "# HELP {name} {help}\n# TYPE {name} {kind}");
+        }
+        self.text.push_str(name);
+        for (index, (label, value)) in labels.iter().enumerate() {
+            self.text.push(if index == 0 { '{' } else { ',' });
+            let _ = write!(self.text, "{label}=\"");
+            escape(self.text, value);
+            self.text.push('"');
+        }
+        if !labels.is_empty() {
+            self.text.push('}');
+        }
+        let _ = writeln!(self.text, " {value}");
+    }
+}
+
+/// Writes a label's value. What could do something to a terminal is left out of it.
+fn escape(text: &mut String, value: &str) {
+    for character in operator::text::name(value).to_string().chars() {
+        match character {
+            '\\' => text.push_str("\\\\"),
+            '"' => text.push_str("\\\""),
+            '\n' => text.push_str("\\n"),
+            other => text.push(other),
+        }
+    }
+}
+
+fn seconds(ms: i64) -> f64 {
+    ms as f64 / 1000.0
+}
+
+/// Of all jobs and the process.
+pub(crate) fn text(views: &[JobView], process: &Process, version: &str, now_ms: i64) -> String {
+    let mut text = Text(String::new());
+    of_process(&mut text, process, version);
+    of_jobs(&mut text, views, now_ms);
+    of_checkpoints(&mut text, views, now_ms);
+    of_subtasks(&mut text, views, now_ms);
+    of_members(&mut text, views);
+    text.0
+}
+
+fn of_process(text: &mut Text, process: &Process, version: &str) {
+    let info = gauge("highwater_info", "Always 1; the version is a label.");
+    text.family(&info, [version], |samples, version| {
+        samples.add(&[("version", version)], 1);
+    });
+    let resident = gauge("process_resident_memory_bytes", "Memory of the process.");
+    text.family(&resident, process.resident_bytes, |samples, bytes| {
+        samples.add(&[], bytes)
+    });
+    let files = gauge("process_open_fds", "Open descriptors of the process.");
+    text.family(&files, process.open_files, |samples, count| {
+        samples.add(&[], count)
+    });
+    let cpu = counter(
+        "process_cpu_seconds_total",
+        "Processor time of the process.",
+    );
+    text.family(&cpu, process.cpu_seconds, |samples, seconds| {
+        samples.add(&[], seconds)
+    });
+}
+
+fn of_jobs(text: &mut Text, views: &[JobView], now_ms: i64) {
+    let states = [
+        JobState::Starting,
+        JobState::Running,
+        JobState::Restarting,
+        JobState::Stopping,
+        JobState::Finished,
+        JobState::Stopped,
+        JobState::Cancelled,
+        JobState::Suspended,
+        JobState::Failed,
+    ];
+    let state = gauge(
+        "job_state",
+        "1 for the state that the job is in, 0 for the others.",
+    );
+    text.family(&state, views, |samples, view| {
+        for state in states {
+            let is_state = u8::from(view.status.state == state);
+            samples.add(
+                &[("job", &view.status.name), ("state", state.word())],
+                is_state,
+            );
+        }
+    });
+    let uptime = gauge(
+        "job_uptime_seconds",
+        "Since the host started the job, until it ended.",
+    );
+    text.family(&uptime, views, |samples, view| {
+        let until = view.ended_at.unwrap_or(now_ms);
+        let uptime = until.saturating_sub(view.status.started_at).max(0);
+        samples.add(&[("job", &view.status.name)], seconds(uptime));
+    });
+    let restarts = gauge(
+        "num_restarts",
+        "How often the job was restarted in this process.",
+    );
+    text.family(&restarts, views, |samples, view| {
+        samples.add(&[("job", &view.status.name)], view.status.restarts);
+    });
+    let left_out = counter(
+        "bad_records_total",
+        "Records and timers that were left out.",
+    );
+    text.family(&left_out, bad_records(views), |samples, (job, bad)| {
+        samples.add(&[("job", job), ("operator", &bad.id)], bad.left_out);
+    });
+    let recovered = counter(
+        "recovered_batches_total",
+        "Batches that failed and whose records succeeded in parts.",
+    );
+    text.family(&recovered, bad_records(views), |samples, (job, bad)| {
+        samples.add(
+            &[("job", job), ("operator", &bad.id)],
+            bad.recovered_batches,
+        );
+    });
+    let own = gauge(
+        "operator_metric",
+        "What operators count of themselves, by its name.",
+    );
+    text.family(&own, views, |samples, view| {
+        for (operator, metrics) in &view.operator_metrics {
+            for (metric, value) in metrics {
+                let labels = [
+                    ("job", view.status.name.as_str()),
+                    ("operator", operator),
+                    ("metric", metric),
+                ];
+                samples.add(&labels, value);
+            }
+        }
+    });
+}
+
+fn bad_records(views: &[JobView]) -> impl Iterator<Item = (&str, &crate::api::BadRecords)> {
+    views.iter().flat_map(|view| {
+        let bad = view.status.bad_records.iter();
+        bad.map(|bad| (view.status.name.as_str(), bad))
+    })
+}
+
+fn of_checkpoints(text: &mut Text, views: &[JobView], now_ms: i64) {
+    type Count = (Family, fn(&JobView) -> u64);
+    let counts: [Count; 4] = [
+        (
+            gauge(
+                "number_of_completed_checkpoints",
+                "Checkpoints and savepoints that were completed.",
+            ),
+            |view| view.checkpoints.completed,
+        ),
+        (
+            gauge(
+                "number_of_failed_checkpoints",
+                "Checkpoints and savepoints that were given up.",
+            ),
+            |view| view.checkpoints.failed,
+        ),
+        (
+            gauge(
+                "number_of_in_progress_checkpoints",
+                "Checkpoints and savepoints in progress.",
+            ),
+            |view| view.checkpoints.in_progress,
+        ),
+        (
+            counter(
+                "restores_total",
+                "How often the job went on from a checkpoint in this process.",
+            ),
+            |view| view.checkpoints.restores,
+        ),
+    ];
+    for (family, count) in &counts {
+        text.family(family, views, |samples, view| {
+            samples.add(&[("job", &view.status.name)], count(view));
+        });
+    }
+    let reasons = counter(
+        "checkpoint_failures_total",
+        "Checkpoints that were given up, by what happened.",
+    );
+    text.family(&reasons, views, |samples, view| {
+        for (reason, count) in &view.checkpoints.failures_by_kind {
+            samples.add(&[("job", &view.status.name), ("reason", reason)], count);
+        }
+    });
+    let age = gauge(
+        "checkpoint_age_seconds",
+        "Since the newest checkpoint of a job that has not ended was complete; before the first, since the start.",
+    );
+    text.family(&age, views, |samples, view| {
+        if !view.status.state.has_ended() {
+            let newest = view.status.checkpoint.as_ref();
+            let since = newest.map_or(view.status.started_at, |it| it.completed_at);
+            let age = seconds(now_ms.saturating_sub(since).max(0));
+            samples.add(&[("job", &view.status.name)], age);
+        }
+    });
+    let id = gauge(
+        "last_completed_checkpoint_id",
+        "The number of the newest checkpoint.",
+    );
+    text.family(&id, views, |samples, view| {
+        if let Some(newest) = &view.status.checkpoint {
+            samples.add(&[("job", &view.status.name)], newest.id);
+        }
+    });
+    let restored = gauge(
+        "last_checkpoint_restore_timestamp_ms",
+        "When the job went on from a checkpoint last, in milliseconds since 1970.",
+    );
+    text.family(&restored, views, |samples, view| {
+        if let Some(restored) = &view.checkpoints.restored {
+            samples.add(&[("job", &view.status.name)], restored.at);
+        }
+    });
+    of_last_checkpoint(text, views);
+}
+
+/// The newest of a job that is complete and in the history.
+fn last_completed(view: &JobView) -> Option<(&Checkpoint, u64, u64, &Phases)> {
+    view.checkpoints
+        .history
+        .iter()
+        .find_map(|it| match &it.outcome {
+            Outcome::Completed {
+                bytes,
+                full_bytes,
+                phases,
+                ..
+            } if !it.savepoint => Some((it, *bytes, *full_bytes, phases)),
+            _ => None,
+        })
+}
+
+fn of_last_checkpoint(text: &mut Text, views: &[JobView]) {
+    let last = || {
+        let with_last = |view| Some((view, last_completed(view)?));
+        views.iter().filter_map(with_last)
+    };
+    let duration = gauge(
+        "last_checkpoint_duration_ms",
+        "From trigger to completion of the newest checkpoint.",
+    );
+    text.family(&duration, last(), |samples, (view, (checkpoint, ..))| {
+        let took = checkpoint.ended_at.abs_diff(checkpoint.triggered_at);
+        samples.add(&[("job", &view.status.name)], took);
+    });
+    let size = gauge(
+        "last_checkpoint_size_bytes",
+        "Bytes written for the newest checkpoint.",
+    );
+    text.family(&size, last(), |samples, (view, (_, bytes, ..))| {
+        samples.add(&[("job", &view.status.name)], bytes);
+    });
+    let full = gauge(
+        "last_checkpoint_full_size_bytes",
+        "Bytes of all keyed state in the newest checkpoint.",
+    );
+    text.family(&full, last(), |samples, (view, (_, _, bytes, _))| {
+        samples.add(&[("job", &view.status.name)], bytes);
+    });
+    let phase = gauge(
+        "last_checkpoint_phase_seconds",
+        "The longest time of a subtask for each phase of the newest checkpoint.",
+    );
+    text.family(&phase, last(), |samples, (view, (.., phases))| {
+        for (name, us) in [
+            ("start-delay", phases.start_delay.us),
+            ("alignment", phases.alignment.us),
+            ("snapshot", phases.snapshot.us),
+            ("upload", phases.upload.us),
+            ("metadata", phases.metadata_us),
+        ] {
+            let labels = [("job", view.status.name.as_str()), ("phase", name)];
+            samples.add(&labels, us as f64 / 1e6);
+        }
+    });
+}
+
+fn of_subtasks(text: &mut Text, views: &[JobView], now_ms: i64) {
+    type Value = (Family, fn(&Subtask, i64) -> Option<f64>);
+    let values: [Value; 5] = [
+        (
+            gauge(
+                "accumulate_busy_time_ms",
+                "How long a thread has worked, in milliseconds; named by the first it runs.",
+            ),
+            |subtask, _| Some(subtask.busy_ms as f64),
+        ),
+        (
+            gauge(
+                "accumulate_idle_time_ms",
+                "How long a thread has had nothing to do, in milliseconds.",
+            ),
+            |subtask, _| Some(subtask.idle_ms as f64),
+        ),
+        (
+            gauge(
+                "accumulate_back_pressured_time_ms",
+                "How long a thread has waited for room for its output, in milliseconds.",
+            ),
+            |subtask, _| Some(subtask.back_pressured_ms as f64),
+        ),
+        (
+            gauge(
+                "current_output_watermark_ms",
+                "The watermark, in milliseconds since 1970.",
+            ),
+            |subtask, _| subtask.watermark.map(|watermark| watermark as f64),
+        ),
+        (
+            gauge(
+                "watermark_lag_seconds",
+                "How far the watermark is behind the clock.",
+            ),
+            |subtask, now_ms| {
+                subtask
+                    .watermark
+                    .map(|it| seconds(now_ms.saturating_sub(it)))
+            },
+        ),
+    ];
+    for (family, value) in &values {
+        text.family(
+            family,
+            subtasks(views),
+            |samples, (job, operator, subtask)| {
+                if let Some(value) = value(subtask, now_ms) {
+                    let index = subtask.index.to_string();
+                    let labels = [
+                        ("job", job),
+                        ("operator", operator),
+                        ("subtask", index.as_str()),
+                    ];
+                    samples.add(&labels, value);
+                }
+            },
+        );
+    }
+}
+
+/// Job, first member and subtask.
+fn subtasks(views: &[JobView]) -> impl Iterator<Item = (&str, &str, &Subtask)> {
+    views.iter().flat_map(|view| {
+        view.vertices.iter().flat_map(move |vertex| {
+            let head = vertex
+                .members
+                .first()
+                .map_or("", |member| member.id.as_str());
+            let subtasks = vertex.subtasks.iter();
+            subtasks.map(move |subtask| (view.status.name.as_str(), head, subtask))
+        })
+    })
+}
+
+fn of_members(text: &mut Text, views: &[JobView]) {
+    type Value = (
+        Family,
+        &'static [&'static str],
+        fn(&crate::view::MemberWork) -> u64,
+    );
+    let values: [Value; 4] = [
+        (
+            gauge(
+                "num_records_in",
+                "Records taken since the attempt began; of a source those read.",
+            ),
+            &["source", "operator", "sink"],
+            |work| work.records_in,
+        ),
+        (
+            gauge(
+                "num_records_out",
+                "Records handed on since the attempt began.",
+            ),
+            &["source", "operator"],
+            |work| work.records_out,
+        ),
+        (
+            gauge(
+                "state_bytes",
+                "Bytes of keys and values of keyed state at the last checkpoint.",
+            ),
+            &["operator"],
+            |work| work.state_bytes,
+        ),
+        (
+            gauge("state_keys", "Keys of keyed state at the last checkpoint."),
+            &["operator"],
+            |work| work.state_keys,
+        ),
+    ];
+    for (family, kinds, value) in &values {
+        text.family(family, views, |samples, view| {
+            for vertex in &view.vertices {
+                for subtask in &vertex.subtasks {
+                    let index = subtask.index.to_string();
+                    for (member, work) in vertex.members.iter().zip(&subtask.members) {
+                        if !kinds.contains(&member.kind.as_str()) {
+                            continue;
+                        }
+                        let labels = [
+                            ("job", view.status.name.as_str()),
+                            ("operator", member.id.as_str()),
+                            ("subtask", index.as_str()),
+                        ];
+                        samples.add(&labels, value(work));
+                    }
+                }
+            }
+        });
+    }
+    // How evenly work is dealt is seen by the keys of subtasks; of what has no state there is nothing to see.
+    let kinds = gauge(
+        "operator_info",
+        "Always 1; the kind of each source, operator and sink is a label.",
+    );
+    text.family(&kinds, views, |samples, view| {
+        let mut seen = BTreeMap::new();
+        for member in view.vertices.iter().flat_map(|vertex| &vertex.members) {
+            seen.insert(member.id.as_str(), member.kind.as_str());
+        }
+        for (operator, kind) in seen {
+            let labels = [
+                ("job", view.status.name.as_str()),
+                ("operator", operator),
+                ("kind", kind),
+            ];
+            samples.add(&labels, 1);
+        }
+    });
+}
+
+/// What the system says of this process.
+pub(crate) fn of_this_process() -> Process {
+    let read = |path: &str| std::fs::read_to_string(path).ok();
+    let resident_bytes = read("/proc/self/status").and_then(|status| {
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))?;
+        let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+        kib.checked_mul(1024)
+    });
+    let open_files = std::fs::read_dir("/proc/self/fd").ok();
+    let usage = nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_SELF).ok();
+    let cpu_seconds = usage.map(|usage| {
+        let seconds =
+            |time: nix::sys::time::TimeVal| time.tv_sec() as f64 + time.tv_usec() as f64 / 1e6;
+        seconds(usage.user_time()) + seconds(usage.system_time())
+    });
+    Process {
+        resident_bytes,
+        open_files: open_files.map(|files| files.count() as u64),
+        cpu_seconds,
+    }
+}

@@ -1,0 +1,87 @@
+//! The REST API, the metrics and the web page of this process, where a job file or the command line asks for them.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context as _, anyhow};
+use job_file::http::HttpSection;
+use operator::clock::Clock;
+use operator::text::name;
+use server::{Access, RestOptions, RestServer, Token};
+
+use crate::events::{Audience, Event};
+use crate::exit::Error;
+use crate::jobs::Jobs;
+
+/// The bytes that a file with a token, a certificate or a key may have.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// Serves the jobs of this process there, and says where that is.
+///
+/// # Errors
+/// A file cannot be read or is not what it should be, or the address is not to be had.
+pub(crate) fn start(
+    section: &HttpSection,
+    jobs: &Arc<Jobs>,
+    clock: &Arc<dyn Clock>,
+    audience: Audience,
+) -> Result<RestServer, Error> {
+    let server = options(section, clock)
+        .and_then(|options| {
+            let jobs = Arc::clone(jobs) as Arc<dyn server::Jobs>;
+            RestServer::start(jobs, options)
+                .with_context(|| format!("listening on {}", section.address))
+        })
+        .context("the REST API cannot be served")
+        .map_err(Error::refused)?;
+    audience.tell(&Event::Listening { url: server.url() });
+    Ok(server)
+}
+
+fn options(section: &HttpSection, clock: &Arc<dyn Clock>) -> anyhow::Result<RestOptions> {
+    let token = section.token_file.as_deref().map(|path| {
+        let bytes = read(path, "http.token-file")?;
+        let text = String::from_utf8_lossy(&bytes);
+        Token::new(&text).map_err(|error| anyhow!("`http.token-file` {}: {error}", shown(path)))
+    });
+    let certificate = section.certificate.as_ref().map(|(chain, key)| {
+        let chain = read(chain, "http.certificate")?;
+        anyhow::Ok((chain, read(key, "http.certificate-key")?))
+    });
+    Ok(RestOptions {
+        address: section.address,
+        access: Access {
+            token: token.transpose()?,
+            hosts: section.hosts.clone(),
+            read_only: section.read_only,
+            savepoint_directories: section.savepoint_dirs.clone(),
+        },
+        tls: certificate.transpose()?,
+        clock: Arc::clone(clock),
+    })
+}
+
+/// A small file. A pipe could keep the start waiting for ever.
+fn read(path: &Path, key: &str) -> anyhow::Result<Vec<u8>> {
+    let read = || {
+        if !path.metadata()?.is_file() {
+            return Err(io::Error::other("it is not a file"));
+        }
+        let mut bytes = Vec::new();
+        File::open(path)?
+            .take(FILE_BYTES_MAX + 1)
+            .read_to_end(&mut bytes)?;
+        if bytes.len() as u64 > FILE_BYTES_MAX {
+            let message = format!("it has more than {FILE_BYTES_MAX} bytes");
+            return Err(io::Error::other(message));
+        }
+        Ok(bytes)
+    };
+    read().with_context(|| format!("`{key}` {} cannot be read", shown(path)))
+}
+
+fn shown(path: &Path) -> String {
+    format!("`{}`", name(&path.display().to_string()))
+}
