@@ -73,6 +73,8 @@ pub(crate) enum Doing {
     Idle,
     /// It waits until there is room for its output.
     BackPressure,
+    /// It is over.
+    Nothing,
 }
 
 /// How long a subtask was at what.
@@ -96,6 +98,7 @@ impl Times {
             Doing::Work => &mut self.busy_us,
             Doing::Idle => &mut self.idle_us,
             Doing::BackPressure => &mut self.back_pressured_us,
+            Doing::Nothing => return,
         };
         *sum += took;
         self.since_us = now_us;
@@ -269,6 +272,12 @@ impl Meters {
         Arc::clone(&self.vertices[vertex].subtasks[index as usize])
     }
 
+    /// The attempt is over: from now on no time passes for its subtasks.
+    pub(crate) fn end(&self, now_us: i64) {
+        let subtasks = self.vertices.iter().flat_map(|vertex| &vertex.subtasks);
+        subtasks.for_each(|subtask| subtask.begin(Doing::Nothing, now_us));
+    }
+
     /// What they say now.
     pub(crate) fn report(&self, now_us: i64) -> Vec<VertexReport> {
         let of_vertex = |vertex: &VertexMeters| VertexReport {
@@ -301,6 +310,15 @@ mod tests {
             (11, 290, 100),
             "what was read before is not counted again"
         );
+    }
+
+    #[test]
+    fn no_time_passes_once_the_attempt_is_over() {
+        let meter = SubtaskMeter::new(0, 0);
+        meter.begin(Doing::Work, 10);
+        meter.begin(Doing::Nothing, 30);
+        let report = meter.report(1_000);
+        assert_eq!((report.idle_us, report.busy_us), (10, 20));
     }
 
     #[test]

@@ -46,6 +46,7 @@ impl Attempt<'_> {
         }
         let given_up = in_progress.clear();
         let rest = self.join(threads);
+        self.events.counters.meters().end(self.clock.now_us());
         given_up.into_iter().for_each(discard);
         let next_id = unsettled.settle(rest, self.clock.now_ms(), report);
         (end, next_id)

@@ -162,7 +162,7 @@ fn of_jobs(text: &mut Text, views: &[JobView], now_ms: i64) {
         for state in states {
             let is_state = u8::from(view.status.state == state);
             samples.add(
-                &[("job", &view.status.name), ("state", state.word())],
+                &[("job", &view.status.id), ("state", state.word())],
                 is_state,
             );
         }
@@ -174,14 +174,14 @@ fn of_jobs(text: &mut Text, views: &[JobView], now_ms: i64) {
     text.family(&uptime, views, |samples, view| {
         let until = view.ended_at.unwrap_or(now_ms);
         let uptime = until.saturating_sub(view.status.started_at).max(0);
-        samples.add(&[("job", &view.status.name)], seconds(uptime));
+        samples.add(&[("job", &view.status.id)], seconds(uptime));
     });
     let restarts = gauge(
         "num_restarts",
         "How often the job was restarted in this process.",
     );
     text.family(&restarts, views, |samples, view| {
-        samples.add(&[("job", &view.status.name)], view.status.restarts);
+        samples.add(&[("job", &view.status.id)], view.status.restarts);
     });
     let left_out = counter(
         "bad_records_total",
@@ -208,7 +208,7 @@ fn of_jobs(text: &mut Text, views: &[JobView], now_ms: i64) {
         for (operator, metrics) in &view.operator_metrics {
             for (metric, value) in metrics {
                 let labels = [
-                    ("job", view.status.name.as_str()),
+                    ("job", view.status.id.as_str()),
                     ("operator", operator),
                     ("metric", metric),
                 ];
@@ -221,7 +221,7 @@ fn of_jobs(text: &mut Text, views: &[JobView], now_ms: i64) {
 fn bad_records(views: &[JobView]) -> impl Iterator<Item = (&str, &crate::api::BadRecords)> {
     views.iter().flat_map(|view| {
         let bad = view.status.bad_records.iter();
-        bad.map(|bad| (view.status.name.as_str(), bad))
+        bad.map(|bad| (view.status.id.as_str(), bad))
     })
 }
 
@@ -259,7 +259,7 @@ fn of_checkpoints(text: &mut Text, views: &[JobView], now_ms: i64) {
     ];
     for (family, count) in &counts {
         text.family(family, views, |samples, view| {
-            samples.add(&[("job", &view.status.name)], count(view));
+            samples.add(&[("job", &view.status.id)], count(view));
         });
     }
     let reasons = counter(
@@ -268,7 +268,7 @@ fn of_checkpoints(text: &mut Text, views: &[JobView], now_ms: i64) {
     );
     text.family(&reasons, views, |samples, view| {
         for (reason, count) in &view.checkpoints.failures_by_kind {
-            samples.add(&[("job", &view.status.name), ("reason", reason)], count);
+            samples.add(&[("job", &view.status.id), ("reason", reason)], count);
         }
     });
     let age = gauge(
@@ -280,7 +280,7 @@ fn of_checkpoints(text: &mut Text, views: &[JobView], now_ms: i64) {
             let newest = view.status.checkpoint.as_ref();
             let since = newest.map_or(view.status.started_at, |it| it.completed_at);
             let age = seconds(now_ms.saturating_sub(since).max(0));
-            samples.add(&[("job", &view.status.name)], age);
+            samples.add(&[("job", &view.status.id)], age);
         }
     });
     let id = gauge(
@@ -289,7 +289,7 @@ fn of_checkpoints(text: &mut Text, views: &[JobView], now_ms: i64) {
     );
     text.family(&id, views, |samples, view| {
         if let Some(newest) = &view.status.checkpoint {
-            samples.add(&[("job", &view.status.name)], newest.id);
+            samples.add(&[("job", &view.status.id)], newest.id);
         }
     });
     let restored = gauge(
@@ -298,7 +298,7 @@ fn of_checkpoints(text: &mut Text, views: &[JobView], now_ms: i64) {
     );
     text.family(&restored, views, |samples, view| {
         if let Some(restored) = &view.checkpoints.restored {
-            samples.add(&[("job", &view.status.name)], restored.at);
+            samples.add(&[("job", &view.status.id)], restored.at);
         }
     });
     of_last_checkpoint(text, views);
@@ -331,21 +331,21 @@ fn of_last_checkpoint(text: &mut Text, views: &[JobView]) {
     );
     text.family(&duration, last(), |samples, (view, (checkpoint, ..))| {
         let took = checkpoint.ended_at.abs_diff(checkpoint.triggered_at);
-        samples.add(&[("job", &view.status.name)], took);
+        samples.add(&[("job", &view.status.id)], took);
     });
     let size = gauge(
         "last_checkpoint_size_bytes",
         "Bytes written for the newest checkpoint.",
     );
     text.family(&size, last(), |samples, (view, (_, bytes, ..))| {
-        samples.add(&[("job", &view.status.name)], bytes);
+        samples.add(&[("job", &view.status.id)], bytes);
     });
     let full = gauge(
         "last_checkpoint_full_size_bytes",
         "Bytes of all keyed state in the newest checkpoint.",
     );
     text.family(&full, last(), |samples, (view, (_, _, bytes, _))| {
-        samples.add(&[("job", &view.status.name)], bytes);
+        samples.add(&[("job", &view.status.id)], bytes);
     });
     let phase = gauge(
         "last_checkpoint_phase_seconds",
@@ -359,7 +359,7 @@ fn of_last_checkpoint(text: &mut Text, views: &[JobView]) {
             ("upload", phases.upload.us),
             ("metadata", phases.metadata_us),
         ] {
-            let labels = [("job", view.status.name.as_str()), ("phase", name)];
+            let labels = [("job", view.status.id.as_str()), ("phase", name)];
             samples.add(&labels, us as f64 / 1e6);
         }
     });
@@ -436,7 +436,7 @@ fn subtasks(views: &[JobView]) -> impl Iterator<Item = (&str, &str, &Subtask)> {
                 .first()
                 .map_or("", |member| member.id.as_str());
             let subtasks = vertex.subtasks.iter();
-            subtasks.map(move |subtask| (view.status.name.as_str(), head, subtask))
+            subtasks.map(move |subtask| (view.status.id.as_str(), head, subtask))
         })
     })
 }
@@ -488,7 +488,7 @@ fn of_members(text: &mut Text, views: &[JobView]) {
                             continue;
                         }
                         let labels = [
-                            ("job", view.status.name.as_str()),
+                            ("job", view.status.id.as_str()),
                             ("operator", member.id.as_str()),
                             ("subtask", index.as_str()),
                         ];
@@ -510,7 +510,7 @@ fn of_members(text: &mut Text, views: &[JobView]) {
         }
         for (operator, kind) in seen {
             let labels = [
-                ("job", view.status.name.as_str()),
+                ("job", view.status.id.as_str()),
                 ("operator", operator),
                 ("kind", kind),
             ];
