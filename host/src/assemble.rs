@@ -17,8 +17,8 @@ mod secrets;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, OnceLock};
 
 use ::operator::Failure;
 use ::operator::clock::Clock;
@@ -26,7 +26,7 @@ use connectors::{PreparedSink, PreparedSource, Registry, SinkContext, SourceCont
 use dataflow::KeyGroups;
 use dataflow::port::Port;
 use job_file::JobFile;
-use job_file::effective::{Settled, SettledNode};
+use job_file::effective::{self, Settled, SettledNode};
 use job_file::problem::{Problem, Problems};
 use job_file::wiring::{NodeRef, Wiring, wire};
 use runtime::bad_records::BadRecords;
@@ -45,6 +45,8 @@ pub(crate) struct Prepared {
     facts: Vec<Option<Facts>>,
     parallelism: Vec<u32>,
     edges: Vec<Vec<Edge>>,
+    /// What [`Prepared::config`] has found.
+    config: OnceLock<BTreeMap<String, String>>,
 }
 
 enum PreparedNode {
@@ -154,6 +156,7 @@ pub(crate) fn prepare(
         facts,
         parallelism,
         edges,
+        config: OnceLock::new(),
     })
 }
 
@@ -255,6 +258,19 @@ impl Prepared {
         let mut problems = Problems::default();
         operator::push_failure(&self.job, id, failure, &mut problems);
         problems
+    }
+
+    /// The keys of the job with what they are set to, as `host check` prints them.
+    pub(crate) fn config(&self, groups: KeyGroups) -> &BTreeMap<String, String> {
+        self.config.get_or_init(|| {
+            let text = effective::to_toml(&self.job, &self.settled(groups));
+            let mut config = BTreeMap::new();
+            // It is ours, and TOML.
+            for (name, value) in text.parse::<toml::Table>().unwrap_or_default() {
+                flatten(&name, value, &mut config);
+            }
+            config
+        })
     }
 
     /// The metrics of all operators that have some.
@@ -499,4 +515,24 @@ fn placed(job: &JobFile, node: NodeRef, found: Vec<Problem>) -> impl Iterator<It
         let path = node.path(job, &problem.key);
         problem.at(place, path)
     })
+}
+
+/// Notes what stands below a path.
+fn flatten(path: &str, value: toml::Value, config: &mut BTreeMap<String, String>) {
+    match value {
+        toml::Value::Table(table) => {
+            for (name, value) in table {
+                flatten(&format!("{path}.{name}"), value, config);
+            }
+        }
+        toml::Value::Array(values) if values.iter().all(toml::Value::is_table) => {
+            for value in values {
+                let id = value.get("id").and_then(toml::Value::as_str);
+                let path = format!("{path}.{}", id.unwrap_or_default());
+                flatten(&path, value, config);
+            }
+        }
+        toml::Value::String(text) => drop(config.insert(path.to_owned(), text)),
+        other => drop(config.insert(path.to_owned(), other.to_string())),
+    }
 }

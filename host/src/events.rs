@@ -12,6 +12,7 @@ use std::time::Duration;
 use operator::text::{counted, grouped, line, lines, name, shown, size};
 use runtime::phases;
 use serde::Serialize;
+use server::view::Phases;
 
 /// Puts the cursor to the beginning of its line on a terminal and empties the line, where progress may
 /// stand.
@@ -356,43 +357,6 @@ impl std::fmt::Display for Metric {
                 )
             }
             Self::Histogram { .. } => write!(f, "never observed"),
-        }
-    }
-}
-
-/// How long the phases of a checkpoint took; see `docs/checkpoints.md`.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) struct Phases {
-    start_delay: Longest,
-    alignment: Longest,
-    snapshot: Longest,
-    upload: Longest,
-    metadata_us: u64,
-}
-
-/// The longest time of any subtask.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-struct Longest {
-    us: u64,
-    operator: String,
-    subtask: u32,
-}
-
-impl From<phases::Phases> for Phases {
-    fn from(phases: phases::Phases) -> Self {
-        let longest = |longest: phases::Longest| Longest {
-            us: longest.us,
-            operator: longest.operator,
-            subtask: longest.subtask,
-        };
-        Self {
-            start_delay: longest(phases.start_delay),
-            alignment: longest(phases.alignment),
-            snapshot: longest(phases.snapshot),
-            upload: longest(phases.upload),
-            metadata_us: phases.metadata_us,
         }
     }
 }
@@ -769,6 +733,8 @@ fn push_checkpoint(text: &mut String, path: &str, resume: Option<&str>) {
 
 #[cfg(test)]
 mod tests {
+    use server::view::Longest;
+
     use super::*;
 
     #[test]

@@ -2,7 +2,6 @@
 
 pub(crate) mod history;
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
@@ -10,7 +9,6 @@ use checkpoint::savepoint::SavepointTarget;
 use checkpoint::{CheckpointStore, Completed};
 use dataflow::KeyGroups;
 use job_file::checkpoint::absolute;
-use job_file::effective;
 use operator::clock::Clock;
 use runtime::control::{Command, Done, NotDone, Order, Requester};
 use runtime::{JobEvent, JobHandle, Outcome};
@@ -254,12 +252,12 @@ impl Entry {
             Outcome::Failed { error, .. } => Some(runtime::error::causes(error.as_ref())),
             _ => None,
         };
-        lock(&self.history).end(failure, self.clock.now_ms());
+        lock(&self.history).end(failure.clone(), self.clock.now_ms());
         let waiting = {
             let mut board = self.board();
             board.state = State::Over(state);
-            if let Outcome::Failed { error, .. } = &ended.outcome {
-                board.last_failure = Some(runtime::error::causes(error.as_ref()));
+            if failure.is_some() {
+                board.last_failure.clone_from(&failure);
             }
             std::mem::take(&mut board.ending)
         };
@@ -271,8 +269,7 @@ impl Entry {
             missing,
         } in waiting
         {
-            if let Outcome::Failed { error, .. } = &ended.outcome {
-                let why = runtime::error::causes(error.as_ref());
+            if let Some(why) = &failure {
                 asked.refuse(Code::Ended, format!("the job failed first: {why}"));
                 continue;
             }
@@ -352,19 +349,23 @@ impl Entry {
     }
 
     fn view(&self) -> JobView {
-        let history = lock(&self.history);
         let prepared = self.prepared();
+        let (status, vertices) = (self.status(), history::vertices(self.handle.vertices()));
+        let config = prepared.config(self.key_groups).clone();
+        let operator_metrics = history::operator_metrics(prepared.metrics());
+        // Last of all: the thread that moves the job waits for it.
+        let history = lock(&self.history);
         JobView {
-            status: self.status(),
+            status,
             rest_id: rest_id(&self.id),
             state_since: history.state_since,
             ended_at: history.ended_at,
             key_groups: self.key_groups.count(),
-            vertices: history::vertices(self.handle.vertices()),
+            vertices,
             checkpoints: history.checkpoints(self.handle.checkpoints_in_progress()),
             failures: history.failures(),
-            config: config(&prepared, self.key_groups),
-            operator_metrics: history::operator_metrics(prepared.metrics()),
+            config,
+            operator_metrics,
         }
     }
 
@@ -649,39 +650,6 @@ impl Requester for Answering {
             }
         }
         asked.done(report, entry.clock.now_ms());
-    }
-}
-
-/// The keys of a job with what they are set to, as `host check` prints them.
-fn config(prepared: &Prepared, groups: KeyGroups) -> BTreeMap<String, String> {
-    let settled = prepared.settled(groups);
-    let text = effective::to_toml(&prepared.job, &settled);
-    let mut config = BTreeMap::new();
-    // It is ours, and TOML.
-    if let Ok(table) = text.parse::<toml::Table>() {
-        for (name, value) in table {
-            flatten(&name, value, &mut config);
-        }
-    }
-    config
-}
-
-fn flatten(path: &str, value: toml::Value, config: &mut BTreeMap<String, String>) {
-    match value {
-        toml::Value::Table(table) => {
-            for (name, value) in table {
-                flatten(&format!("{path}.{name}"), value, config);
-            }
-        }
-        toml::Value::Array(values) if values.iter().all(toml::Value::is_table) => {
-            for value in values {
-                let id = value.get("id").and_then(toml::Value::as_str);
-                let path = format!("{path}.{}", id.unwrap_or_default());
-                flatten(&path, value, config);
-            }
-        }
-        toml::Value::String(text) => drop(config.insert(path.to_owned(), text)),
-        other => drop(config.insert(path.to_owned(), other.to_string())),
     }
 }
 

@@ -31,7 +31,7 @@ use crate::cli::{JobArguments, RestoreArguments};
 use crate::commands::job::Loader;
 use crate::events::{Audience, Event, NodeBadRecords, NodeWork, Work};
 use crate::exit::{Error, causes};
-use crate::jobs::history::History;
+use crate::jobs::history::{History, longest_phases};
 use crate::jobs::{Entry, directory_of};
 use server::view::Restored;
 
@@ -354,7 +354,7 @@ fn told(event: JobEvent, name: &str, id: &str) -> Event {
             duration_ms,
             bytes,
             path,
-            phases: (*phases).into(),
+            phases: longest_phases(&phases),
         },
         JobEvent::CheckpointFailed {
             id,

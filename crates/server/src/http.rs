@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::process;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -94,17 +95,7 @@ async fn route(serving: &Shared, request: hyper::Request<Incoming>) -> Result<Re
         ["v1", "jobs", job, "operations", id] => {
             only(&Method::GET, &request)?;
             let poll = Poll::parse(request.uri().query(), serving.limits.wait)?;
-            // A job that is gone may have left its operations.
-            let entry = match serving.operations.find(job, id) {
-                Some(entry) => entry,
-                None => {
-                    let job = find(serving, job)?;
-                    serving
-                        .operations
-                        .find(&job.id, id)
-                        .ok_or_else(|| no_such_operation(&job, id))?
-                }
-            };
+            let entry = find_operation(serving, job, id)?;
             Ok(status(&entry, poll).await)
         }
         _ => Err(no_such_path(path)),
@@ -122,16 +113,13 @@ pub(crate) async fn begin(
     let body = read(serving, request.into_body()).await?;
     let request = Request::parse(&body)?;
     allowed(&request.operation)?;
-    enter(serving, job, request, poll).await
+    let entry = enter(serving, job, request)?;
+    let seen = poll.seen.or(Some(0));
+    Ok(status(&entry, Poll { seen, ..poll }).await)
 }
 
 /// Begins an operation, or finds it, if it was begun before.
-pub(crate) async fn enter(
-    serving: &Shared,
-    job: &str,
-    request: Request,
-    poll: Poll,
-) -> Result<Response, Refusal> {
+pub(crate) fn enter(serving: &Shared, job: &str, request: Request) -> Result<Arc<Entry>, Failure> {
     let job = match serving.operations.find(job, &request.request_id) {
         // Of a job that may be gone.
         Some(_) => job.to_owned(),
@@ -140,18 +128,16 @@ pub(crate) async fn enter(
     let is_closing = serving.is_closing.load(Ordering::Relaxed);
     if is_closing && serving.operations.find(&job, &request.request_id).is_none() {
         let message = "the host is about to end and begins no operation";
-        return Err(Failure::new(Code::Ended, message).into());
+        return Err(Failure::new(Code::Ended, message));
     }
     let operation = request.operation.clone();
-    let entry = match serving.operations.enter(&job, request)? {
-        Entered::Known(entry) => entry,
+    match serving.operations.enter(&job, request)? {
+        Entered::Known(entry) => Ok(entry),
         Entered::New(entry, ticket) => {
             serving.jobs.begin(&job, operation, ticket);
-            entry
+            Ok(entry)
         }
-    };
-    let seen = poll.seen.or(Some(0));
-    Ok(status(&entry, Poll { seen, ..poll }).await)
+    }
 }
 
 pub(crate) async fn status(entry: &Entry, poll: Poll) -> Response {
@@ -223,6 +209,16 @@ pub(crate) fn find(serving: &Shared, wanted: &str) -> Result<JobStatus, Failure>
     Err(Failure::new(Code::NotFound, message))
 }
 
+/// The operation of a job that was begun by this request. A job that is gone may have left its operations.
+pub(crate) fn find_operation(serving: &Shared, job: &str, id: &str) -> Result<Arc<Entry>, Failure> {
+    if let Some(entry) = serving.operations.find(job, id) {
+        return Ok(entry);
+    }
+    let job = find(serving, job)?;
+    let entry = serving.operations.find(&job.id, id);
+    entry.ok_or_else(|| no_such_operation(&job, id))
+}
+
 /// The first few names for a message.
 pub(crate) fn listed<'a>(names: impl Iterator<Item = &'a String>) -> String {
     let mut names: Vec<_> = names.map(|it| format!("`{}`", name(it))).collect();
@@ -289,7 +285,7 @@ pub(crate) fn no_such_path(path: &str) -> Refusal {
         .into()
 }
 
-pub(crate) fn no_such_operation(job: &JobStatus, id: &str) -> Failure {
+fn no_such_operation(job: &JobStatus, id: &str) -> Failure {
     let message = format!(
         "job `{}` knows no operation with request id `{}`",
         name(&job.name),

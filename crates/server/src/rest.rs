@@ -37,7 +37,7 @@ use crate::access::{Access, Wanted};
 use crate::api::{Code, Failure, Operation, OperationStatus, Request};
 use crate::flink::operations::{self, Asked};
 use crate::http::{
-    Admission, Poll, Refusal, Response, begin, enter, find, json, no_such_operation, only, read,
+    Admission, Poll, Refusal, Response, begin, enter, find, find_operation, json, only, read,
     status,
 };
 use crate::server::{HEAD_BYTES_MAX, Limits, REFUSALS_MAX, Shared};
@@ -456,9 +456,7 @@ async fn route(rest: &Rest, request: hyper::Request<Incoming>) -> Result<Respons
         ["jobs", job, "operations", id] => {
             only(&Method::GET, &request)?;
             let poll = Poll::parse(request.uri().query(), rest.shared.limits.wait)?;
-            let job = find(&rest.shared, job)?;
-            let entry = rest.shared.operations.find(&job.id, id);
-            let entry = entry.ok_or_else(|| no_such_operation(&job, id))?;
+            let entry = find_operation(&rest.shared, job, id)?;
             Ok(status(&entry, poll).await)
         }
         _ => flink(rest, segments, request).await,
@@ -503,18 +501,18 @@ async fn flink(
                 "checkpoints" => operations::checkpoint(&body),
                 _ => operations::stop(&body),
             };
-            let request_id = trigger(rest, job, asked?).await?;
+            let request_id = trigger(rest, job, asked?)?;
             Ok(json(
                 StatusCode::ACCEPTED,
                 &operations::triggered(&request_id),
             ))
         }
         ("PATCH", ["jobs", job, "rescaling"]) => {
-            let request_id = trigger(rest, job, operations::rescaling(query)?).await?;
+            let request_id = trigger(rest, job, operations::rescaling(query)?)?;
             Ok(json(StatusCode::OK, &operations::triggered(&request_id)))
         }
         ("PATCH", ["jobs", job]) => {
-            trigger(rest, job, operations::cancel(query)?).await?;
+            trigger(rest, job, operations::cancel(query)?)?;
             Ok(json(StatusCode::ACCEPTED, &json!({})))
         }
         ("POST", ["savepoint-disposal"]) => Err(operations::disposal().into()),
@@ -529,20 +527,12 @@ fn operation(
     id: &str,
     said: fn(&OperationStatus) -> serde_json::Value,
 ) -> Result<Response, Refusal> {
-    // The job may be gone, and what it was asked for is known all the same.
-    let entry = match rest.shared.operations.find(job, id) {
-        Some(entry) => entry,
-        None => {
-            let job = find(&rest.shared, job)?;
-            let entry = rest.shared.operations.find(&job.id, id);
-            entry.ok_or_else(|| no_such_operation(&job, id))?
-        }
-    };
+    let entry = find_operation(&rest.shared, job, id)?;
     Ok(json(StatusCode::OK, &said(&entry.now())))
 }
 
 /// Begins what is asked for. Returns the id under which it can be asked how far it is.
-async fn trigger(rest: &Rest, job: &str, asked: Asked) -> Result<String, Refusal> {
+fn trigger(rest: &Rest, job: &str, asked: Asked) -> Result<String, Refusal> {
     let job = find(&rest.shared, job)?.id;
     allow(rest, &job, &asked.operation)?;
     let mut request = Request::new(asked.operation)?;
@@ -550,11 +540,7 @@ async fn trigger(rest: &Rest, job: &str, asked: Asked) -> Result<String, Refusal
         request.request_id = id;
     }
     let request_id = request.request_id.clone();
-    let at_once = Poll::parse(None, rest.shared.limits.wait)?;
-    enter(&rest.shared, &job, request, at_once).await?;
-    if let Some(entry) = rest.shared.operations.find(&job, &request_id) {
-        entry.expect_client();
-    }
+    enter(&rest.shared, &job, request)?.expect_client();
     Ok(request_id)
 }
 

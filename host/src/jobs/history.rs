@@ -186,7 +186,8 @@ impl History {
     }
 }
 
-fn longest_phases(phases: &phases::Phases) -> Phases {
+/// Where the time of a checkpoint went, as events and views say it; see `docs/checkpoints.md`.
+pub(crate) fn longest_phases(phases: &phases::Phases) -> Phases {
     let longest = |longest: &phases::Longest| Longest {
         us: longest.us,
         operator: longest.operator.clone(),
