@@ -114,8 +114,6 @@ impl Connection {
         if let Some(connection) = known.find_map(|(_, connection)| connection.upgrade()) {
             return Ok(connection);
         }
-        // The clients ask for it when they are built. If there is one, it stays.
-        let _ = rustls::crypto::ring::default_provider().install_default();
         let (client, endpoint) = match remote.scheme() {
             Scheme::S3 => aws::connect(remote, limits, variables)?,
             #[cfg(feature = "azure")]

@@ -40,8 +40,10 @@ impl Limits {
         }
     }
 
-    /// For a client.
+    /// For a client, which can be built from then on: it takes its cryptography from the process.
     pub(super) fn options(&self) -> ClientOptions {
+        // If there is one, it stays.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let milliseconds = |limit: Duration| format!("{}ms", limit.as_millis().max(1));
         ClientOptions::new()
             .with_config(ClientConfigKey::Timeout, milliseconds(self.request))
