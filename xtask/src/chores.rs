@@ -68,7 +68,7 @@ pub(crate) fn test() -> Result<()> {
 
     // Always the same choices, as far as they depend on no clock: what fails is the change that is tested.
     // `nightly` draws new ones.
-    fuzz::fuzz(&["--seconds", "20", "--seed", "1"].map(str::to_owned))?;
+    fuzz(&fuzz::TARGETS)?;
 
     story::step("host, examples, crashes");
     build::host()?;
@@ -81,6 +81,8 @@ pub(crate) fn test() -> Result<()> {
     let processors = thread::available_parallelism().map_or(1, usize::from);
     tests.env("RUST_TEST_THREADS", (2 * processors).to_string());
     run(tests)?;
+    // Now, because Wasmtime is built as the host has it.
+    fuzz(&[fuzz::GUEST])?;
 
     story::step("the benchmark: its tests, and a run too short to mean anything");
     let benchmark = ["--package", "bench", "--package", "bench-plot"];
@@ -95,6 +97,13 @@ pub(crate) fn test() -> Result<()> {
         story::duration(started.elapsed())
     ));
     Ok(())
+}
+
+/// Changed inputs for these targets, for a short while and always the same ones.
+fn fuzz(targets: &[&str]) -> Result<()> {
+    let briefly = [&["--seconds", "20", "--seed", "1"], targets].concat();
+    let briefly: Vec<String> = briefly.into_iter().map(str::to_owned).collect();
+    fuzz::fuzz(&briefly)
 }
 
 /// Installs what the tests need of others' programs, where it is missing.

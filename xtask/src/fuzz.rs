@@ -9,9 +9,20 @@ use crate::build::{cargo, run};
 use crate::{Result, story};
 
 /// The targets of `tests/fuzz/`. The slowest first: what is left at the end is short.
-const TARGETS: [&str; 6] = ["s3", "segments", "metadata", "job-file", "csv", "json"];
+pub(crate) const TARGETS: [&str; 6] = ["s3", "segments", "metadata", "job-file", "csv", "json"];
 /// The one that is a test of the crate `wasm`.
-const GUEST: &str = "guest";
+pub(crate) const GUEST: &str = "guest";
+/// That test, chosen together with the host: alone its dependencies would have other features, and Wasmtime would be
+/// compiled once more.
+const GUEST_TEST: [&str; 7] = [
+    "test",
+    "--release",
+    "--package",
+    "wasm",
+    "--package",
+    "host",
+    "--lib",
+];
 
 /// Runs the targets that are named, or all, side by side as far as there are processors.
 pub(crate) fn fuzz(arguments: &[String]) -> Result<()> {
@@ -53,15 +64,7 @@ pub(crate) fn fuzz(arguments: &[String]) -> Result<()> {
         run(cargo("tests/fuzz", &["build", "--release"]))?;
     }
     if names.contains(&GUEST) {
-        let build = [
-            "test",
-            "--release",
-            "--package",
-            "wasm",
-            "--lib",
-            "--no-run",
-        ];
-        run(cargo(".", &build))?;
+        run(cargo(".", &[&GUEST_TEST[..], &["--no-run"]].concat()))?;
     }
     let processors = thread::available_parallelism().map_or(1, usize::from);
     let (left, broken) = (Mutex::new(names.into_iter()), Mutex::new(Vec::new()));
@@ -106,15 +109,7 @@ fn target(name: &str, seconds: &str, seed: Option<u64>) -> Command {
         }
         return target;
     }
-    let test = [
-        "test",
-        "--release",
-        "--package",
-        "wasm",
-        "--lib",
-        "c61_changed_calls",
-    ];
-    let mut guest = cargo(".", &test);
+    let mut guest = cargo(".", &[&GUEST_TEST[..], &["c61_changed_calls"]].concat());
     guest.env("HIGHWATER_FUZZ_SECONDS", seconds);
     if let Some(seed) = seed {
         guest.env("HIGHWATER_SEED", seed);
