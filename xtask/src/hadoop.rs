@@ -3,10 +3,10 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Stdio};
 
 use crate::build::{command, run};
-use crate::{Result, story, tools};
+use crate::debian::{self, Program};
+use crate::{Result, tools};
 
 const PACKAGE: &str = "pyspark";
 const VERSION: &str = "2.4.8";
@@ -15,12 +15,15 @@ const SHA256: &str = "3a19b71b8dc8dd91ebc943604a05e1ab01bce052456d42937035632d85
 /// Reads what the package says of itself. Versions after it have taken away what that needs.
 const SETUPTOOLS: &str = "setuptools<60";
 
-/// Those that exist somewhere; the first one that Debian has is taken.
-const JAVA: [&str; 3] = [
-    "openjdk-17-jre-headless",
-    "openjdk-21-jre-headless",
-    "default-jre-headless",
-];
+const JAVA: Program = Program {
+    asks: ("java", "-version"),
+    packages: &[
+        "openjdk-17-jre-headless",
+        "openjdk-21-jre-headless",
+        "default-jre-headless",
+    ],
+    what: "Java 17 or later, for the tests of HDFS and Flink's client",
+};
 
 /// What the two need of all that is in the package: 33 of 220 MB.
 const JARS: [&str; 38] = [
@@ -64,6 +67,11 @@ const JARS: [&str; 38] = [
     "xercesImpl-2.9.1",
 ];
 
+/// Installs Java if it is missing.
+pub(crate) fn java() -> Result<()> {
+    debian::install(&JAVA)
+}
+
 /// Installs it into a directory if it is missing.
 pub(crate) fn install(directory: &Path) -> Result<()> {
     java()?;
@@ -104,32 +112,4 @@ pub(crate) fn install(directory: &Path) -> Result<()> {
         fs::remove_dir_all(format!("{place}/python"))?;
         Ok(())
     })
-}
-
-/// Installs Java if it is missing.
-fn java() -> Result<()> {
-    let is_there = |program: &str, argument: &str| {
-        let mut command = Command::new(program);
-        command.arg(argument);
-        command.stdout(Stdio::null()).stderr(Stdio::null());
-        command.status().is_ok_and(|status| status.success())
-    };
-    if is_there("java", "-version") {
-        return Ok(());
-    }
-    let hint = "hint: `java` is needed (17 or later), for the tests of HDFS";
-    if !is_there("apt-get", "--version") {
-        return Err(format!("there is no Java\n{hint}").into());
-    }
-    story::step("Java, for the tests of HDFS");
-    run(command("apt-get", ".", &["update", "--quiet"]))?;
-    for package in JAVA {
-        let quietly = ["install", "--yes", "--quiet", "--no-install-recommends"];
-        let mut install = command("apt-get", ".", &[&quietly[..], &[package]].concat());
-        install.env("DEBIAN_FRONTEND", "noninteractive");
-        if run(install).is_ok() {
-            return Ok(());
-        }
-    }
-    Err(format!("Java could not be installed\n{hint}").into())
 }

@@ -12,8 +12,10 @@
 
 mod build;
 mod chores;
+mod debian;
 mod demo;
 mod deny;
+mod flink;
 mod fuzz;
 mod guests;
 mod hadoop;

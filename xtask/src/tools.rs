@@ -1,6 +1,6 @@
 //! What tests need beside the host, below `target/`: the S3 servers that they talk to (moto's, which honours
-//! conditional writes, and s3rver, which does not), one of Azure (Azurite), Hadoop's own, the
-//! parser of Prometheus, the packages of the reader of checkpoints in
+//! conditional writes, and s3rver, which does not), one of Azure (Azurite), Hadoop's own, Flink's client, the
+//! parser of Prometheus and its server, Chromium and what drives it, the packages of the reader of checkpoints in
 //! `tests/reader/`, the SQL engine of `tests/sql/` and what builds the counters of `tests/guests/`, from PyPI and npm,
 //! and the maker of random components in `tests/smith/`.
 //!
@@ -11,12 +11,22 @@ use std::fs;
 use std::path::Path;
 
 use crate::build::{cargo, command, run};
-use crate::{Result, hadoop, root, story};
+use crate::debian::{self, Program};
+use crate::{Result, flink, hadoop, root, story};
 
 const MOTO: &str = "moto[server]==5.2.5";
 const S3RVER: &str = "s3rver@3.7.1";
 const PROMETHEUS: &str = "prometheus-client==0.26.0";
+/// Debian's, whatever its version.
+const PROMETHEUS_SERVER: &str = "prometheus";
 const AZURITE: &str = "azurite@3.37.0";
+const PLAYWRIGHT: &str = "playwright-core@1.64.1";
+
+const CHROMIUM: Program = Program {
+    asks: ("chromium", "--version"),
+    packages: &["chromium"],
+    what: "Chromium, for the test of the web page",
+};
 
 /// What the reader of checkpoints needs, with versions.
 const READER: &str = "tests/reader/requirements.txt";
@@ -52,7 +62,21 @@ pub(crate) fn install() -> Result<()> {
         &for_tests(PROMETHEUS),
         |place| python(place, &[PROMETHEUS]),
     )?;
+    install_one(
+        &root().join("target/prometheus-server"),
+        PROMETHEUS_SERVER,
+        "Prometheus, for the tests",
+        |place| debian::unpack(PROMETHEUS_SERVER, place),
+    )?;
+    debian::install(&CHROMIUM)?;
+    install_one(
+        &root().join("target/page"),
+        PLAYWRIGHT,
+        &for_tests(PLAYWRIGHT),
+        |place| node(place, PLAYWRIGHT),
+    )?;
     hadoop::install(&root().join("target/hdfs"))?;
+    flink::install(&root().join("target/flink"))?;
     smith()?;
     for (requirements, place) in [(READER, "target/reader"), (SQL, "target/sql")] {
         let packages = fs::read_to_string(root().join(requirements))?;
