@@ -1,15 +1,27 @@
 //! The command line: what can be asked of `host`. What it means is in [`crate::commands`].
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use checkpoint::lease::RewindMode;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::logging::Format;
 
 /// Runs stateful stream operators that are WebAssembly components, with checkpoints and
 /// exactly-once output.
 #[derive(Debug, Parser)]
 #[command(name = "host", version, max_term_width = 100)]
 pub(crate) struct Cli {
+    /// How what is said on stderr is written; `HIGHWATER_LOG` says what is logged, such as `info` or `runtime=info`
+    #[arg(
+        long,
+        value_enum,
+        default_value_t,
+        global = true,
+        value_name = "FORMAT"
+    )]
+    pub(crate) log_format: Format,
     /// What to do.
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -60,6 +72,12 @@ pub(crate) enum Command {
     List(List),
     /// Say how a running job is
     Status(RunningJob),
+    /// Show what the running jobs of this user do, again and again
+    ///
+    /// For each job and each of its threads: records a second, the share of the time in which the busiest subtask works
+    /// and is held up by those after it, how far event time is behind the clock, the size of the state, and the newest
+    /// checkpoint. Ends with Ctrl-C; if the output is not a terminal, after the first time.
+    Top(Top),
     /// Take a checkpoint of a running job now
     ///
     /// Prints its path on the first line. Exit codes: 0 done; 1 it failed, and the job goes on; 2 refused: no such
@@ -438,7 +456,7 @@ pub(crate) struct Gc {
     pub(crate) dry_run: bool,
     /// Leave alone what is younger than this
     #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = humantime::parse_duration)]
-    pub(crate) older_than: std::time::Duration,
+    pub(crate) older_than: Duration,
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
@@ -461,6 +479,17 @@ pub(crate) struct List {
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// `host top`.
+#[derive(Debug, Args)]
+pub(crate) struct Top {
+    /// How often: `500ms`, `2s`
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = humantime::parse_duration)]
+    pub(crate) interval: Duration,
+    /// Show it once
+    #[arg(long)]
+    pub(crate) once: bool,
 }
 
 /// Which running job.

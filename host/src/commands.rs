@@ -25,6 +25,7 @@ pub(crate) fn run(cli: &Cli) -> Result<Exit, Error> {
         Command::Savepoints(arguments) => savepoints::run(arguments),
         Command::List(arguments) => control::list(arguments),
         Command::Status(arguments) => control::status(arguments),
+        Command::Top(arguments) => control::top(arguments),
         Command::Checkpoint(arguments) => control::checkpoint(arguments),
         Command::Savepoint(arguments) => control::savepoint(arguments),
         Command::Stop(arguments) => control::stop(arguments),

@@ -13,6 +13,9 @@ use operator::text::{counted, grouped, line, lines, name, shown, size};
 use runtime::phases;
 use serde::Serialize;
 use server::view::Phases;
+use tracing::Level;
+
+use crate::logging;
 
 /// Puts the cursor to the beginning of its line on a terminal and empties the line, where progress may
 /// stand.
@@ -34,6 +37,8 @@ pub(crate) enum Event {
         job_id: String,
         /// How often it was started before in this process.
         attempt: u32,
+        /// How long it took to set it up, with the state that it was restored from.
+        set_up_ms: u64,
     },
     /// Something that the user should know before the job runs, such as a setting that makes it less safe;
     /// before `started`.
@@ -47,6 +52,8 @@ pub(crate) enum Event {
     Listening {
         /// The address, as a URL.
         url: String,
+        /// Whether a token is wanted.
+        token: bool,
     },
     /// A standby waits for the owner of the job's directory; again whenever that is another one.
     Waiting {
@@ -109,6 +116,8 @@ pub(crate) enum Event {
         /// Whether it was a savepoint.
         #[serde(skip_serializing_if = "is_false")]
         savepoint: bool,
+        /// From trigger until it was given up.
+        duration_ms: u64,
         /// What kind of thing happened.
         kind: &'static str,
         /// Why, in words.
@@ -487,14 +496,12 @@ struct OfJob<'a> {
 impl Audience {
     /// Reports an event. If nobody listens any more, the job goes on.
     pub(crate) fn tell(self, event: &Event) {
+        let text = event.to_lines();
+        if !text.is_empty() {
+            self.put(event.level(), &text);
+        }
         let line = match self {
-            Self::Person | Self::PersonOf(_) => {
-                let text = event.to_lines();
-                if !text.is_empty() {
-                    self.say(&text);
-                }
-                return;
-            }
+            Self::Person | Self::PersonOf(_) => return,
             Self::Program => serde_json::to_string(event),
             Self::ProgramOf(job) => serde_json::to_string(&OfJob { event, job }),
         };
@@ -538,26 +545,52 @@ impl Audience {
 
     /// Says something to a person that is no event. Its line breaks are ours.
     pub(crate) fn say(self, text: &str) {
+        if !self.is_program() {
+            self.put(Level::INFO, text);
+        }
+    }
+
+    /// Says something to a person, if it is one, and on the web page in any case.
+    fn put(self, level: Level, text: &str) {
+        let text = lines(text);
+        let job = match self {
+            Self::PersonOf(job) | Self::ProgramOf(job) => Some(job),
+            Self::Person | Self::Program => None,
+        };
+        logging::keep(level, job, &text);
         if self.is_program() {
             return;
         }
-        let text = lines(text);
+        if logging::is_json() {
+            return logging::write_json(level, job, &text);
+        }
         let mut stderr = io::stderr().lock();
         let clear = if stderr.is_terminal() { CLEAR_LINE } else { "" };
-        let _ = match self {
-            Self::PersonOf(job) => {
+        let _ = match job {
+            Some(job) => {
                 let mut all = String::new();
                 for line in text.lines() {
                     let _ = writeln!(all, "[{}] {line}", name(job));
                 }
                 write!(stderr, "{clear}{all}")
             }
-            _ => writeln!(stderr, "{clear}{text}"),
+            None => writeln!(stderr, "{clear}{text}"),
         };
     }
 }
 
 impl Event {
+    /// How much it matters.
+    fn level(&self) -> Level {
+        match self {
+            Self::Warning { .. } | Self::CheckpointFailed { .. } | Self::Restarted { .. } => {
+                Level::WARN
+            }
+            Self::Failed { .. } | Self::Refused { .. } => Level::ERROR,
+            _ => Level::INFO,
+        }
+    }
+
     /// The event in words, without a line end. All line breaks are ours: what others wrote goes through
     /// [`operator::text`].
     #[expect(clippy::too_many_lines, reason = "a table: one entry for each event")]
@@ -567,6 +600,7 @@ impl Event {
                 job_name,
                 job_id,
                 attempt,
+                ..
             } => match (attempt, name(job_name)) {
                 (0, job) => format!("job `{job}` started, id {}", name(job_id)),
                 (_, job) => format!("job `{job}` started again, attempt {attempt}"),
@@ -574,7 +608,12 @@ impl Event {
             Self::Warning { about, message } => {
                 format!("warning: {}: {}", line(about), line(message))
             }
-            Self::Listening { url } => format!("REST API, metrics and web page on {url}"),
+            Self::Listening { url, token: true } => {
+                format!("REST API, metrics and web page on {url}, with the token")
+            }
+            Self::Listening { url, token: false } => format!(
+                "REST API, metrics and web page on {url}, for every user of this machine: no token is set"
+            ),
             // Said with more words than an event has.
             Self::Waiting { .. } | Self::StoodDown { .. } => String::new(),
             Self::TookOver {
@@ -770,6 +809,7 @@ mod tests {
         let event = Event::CheckpointFailed {
             id: 3,
             savepoint: false,
+            duration_ms: 600,
             kind: "expired",
             reason: "expired after 500 ms: the snapshot of `sum` was being written for 400 ms"
                 .into(),
@@ -936,6 +976,7 @@ mod tests {
             job_name: "j\njob finished\u{202e}".into(),
             job_id: "i".into(),
             attempt: 0,
+            set_up_ms: 3,
         };
         assert_eq!(
             event.to_lines(),

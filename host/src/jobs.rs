@@ -131,6 +131,8 @@ pub(crate) struct Board {
     state: State,
     /// How many requests to end it are on their way.
     stopping: usize,
+    /// Since when there is one.
+    stopping_since: Option<i64>,
     /// Requests for which something is being prepared.
     preparing: usize,
     restarts: u32,
@@ -145,6 +147,22 @@ pub(crate) struct Board {
     checkpoint_failure: Option<String>,
     /// Who waits for its end, with what is to be reported.
     ending: Vec<Ending>,
+}
+
+impl Board {
+    /// Somebody asks the job to end.
+    fn begin_stop(&mut self, now_ms: i64) {
+        self.stopping += 1;
+        self.stopping_since.get_or_insert(now_ms);
+    }
+
+    /// It goes on instead.
+    fn give_up_stop(&mut self) {
+        self.stopping = self.stopping.saturating_sub(1);
+        if self.stopping == 0 {
+            self.stopping_since = None;
+        }
+    }
 }
 
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
@@ -299,14 +317,6 @@ impl Entry {
     fn status(&self) -> JobStatus {
         let prepared = self.prepared();
         let job = &prepared.job;
-        let board = self.board();
-        let state = match board.state {
-            State::Over(state) => state,
-            _ if board.stopping > 0 => JobState::Stopping,
-            State::Starting => JobState::Starting,
-            State::Running => JobState::Running,
-            State::Restarting => JobState::Restarting,
-        };
         let (mut sources, mut sinks) = (Vec::new(), Vec::new());
         for node in self.handle.records_of_nodes() {
             let nodes = match node.is_source {
@@ -324,12 +334,23 @@ impl Entry {
             left_out: bad.left_out,
             recovered_batches: bad.recovered_batches,
         };
+        let bad_records = bad.map(of_operator).collect();
+        let (process, job_file) = (std::process::id(), absolute(&self.arguments.file));
+        // The thread that moves the job waits for it.
+        let board = self.board();
+        let state = match board.state {
+            State::Over(state) => state,
+            _ if board.stopping > 0 => JobState::Stopping,
+            State::Starting => JobState::Starting,
+            State::Running => JobState::Running,
+            State::Restarting => JobState::Restarting,
+        };
         JobStatus {
             name: job.job.name.clone(),
             id: self.id.clone(),
             state,
-            process: std::process::id(),
-            job_file: absolute(&self.arguments.file).display().to_string(),
+            process,
+            job_file: job_file.display().to_string(),
             parallelism: job.job.parallelism,
             started_at: self.started_at,
             restarts: board.restarts,
@@ -344,7 +365,7 @@ impl Entry {
             checkpoint_failure: board.checkpoint_failure.clone(),
             sources,
             sinks,
-            bad_records: bad.map(of_operator).collect(),
+            bad_records,
         }
     }
 
@@ -353,16 +374,25 @@ impl Entry {
         let (status, vertices) = (self.status(), history::vertices(self.handle.vertices()));
         let config = prepared.config(self.key_groups).clone();
         let operator_metrics = history::operator_metrics(prepared.metrics());
-        // Last of all: the thread that moves the job waits for it.
+        let stopping_since = self.board().stopping_since;
+        // The thread that moves the job waits for it.
         let history = lock(&self.history);
+        let since = match status.state {
+            JobState::Stopping => stopping_since,
+            _ => None,
+        };
         JobView {
             status,
             rest_id: rest_id(&self.id),
-            state_since: history.state_since,
+            state_since: since.unwrap_or(history.state_since),
+            running_since: history.running_since,
             ended_at: history.ended_at,
             key_groups: self.key_groups.count(),
             vertices,
-            checkpoints: history.checkpoints(self.handle.checkpoints_in_progress()),
+            checkpoints: history.checkpoints(
+                self.handle.checkpoints_in_progress(),
+                self.handle.deletions_waiting(),
+            ),
             failures: history.failures(),
             config,
             operator_metrics,
@@ -394,7 +424,7 @@ impl Entry {
                     asked.refuse(Code::Conflict, format!("the job is {}", state.word()));
                     return;
                 }
-                board.stopping += 1;
+                board.begin_stop(self.clock.now_ms());
                 board.ending.push(Ending {
                     asked,
                     report: Report::default(),
@@ -556,7 +586,7 @@ impl Entry {
 
     fn submit(self: &Arc<Self>, order: Order, asked: Asked, then: Then) {
         if let Then::End = then {
-            self.board().stopping += 1;
+            self.board().begin_stop(self.clock.now_ms());
         }
         let requester = Box::new(Answering {
             asked,
@@ -596,8 +626,7 @@ impl Requester for Answering {
             Ok(done) => done,
             Err(not_done) => {
                 if let Then::End = then {
-                    let mut board = entry.board();
-                    board.stopping = board.stopping.saturating_sub(1);
+                    entry.board().give_up_stop();
                 }
                 let code = match not_done {
                     NotDone::Conflict(_) => Code::Conflict,

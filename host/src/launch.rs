@@ -158,6 +158,7 @@ pub(crate) fn launch(
     let restored = from.as_ref().map(|checkpoint| Restored {
         id: checkpoint.metadata().id,
         at: 0,
+        took_ms: 0,
         savepoint: checkpoint.metadata().kind == checkpoint::metadata::Kind::Savepoint,
         path: checkpoint.path().as_deref().map(directory_of),
     });
@@ -336,10 +337,11 @@ impl JobThread {
 
 fn told(event: JobEvent, name: &str, id: &str) -> Event {
     match event {
-        JobEvent::Started { attempt } => Event::Started {
+        JobEvent::Started { attempt, set_up_ms } => Event::Started {
             job_name: name.to_owned(),
             job_id: id.to_owned(),
             attempt,
+            set_up_ms,
         },
         JobEvent::CheckpointCompleted {
             id,
@@ -348,6 +350,7 @@ fn told(event: JobEvent, name: &str, id: &str) -> Event {
             bytes,
             path,
             phases,
+            states: _,
         } => Event::CheckpointCompleted {
             id,
             savepoint,
@@ -360,6 +363,7 @@ fn told(event: JobEvent, name: &str, id: &str) -> Event {
             id,
             savepoint,
             kind,
+            duration_ms,
             counts,
             reason,
             slowest,
@@ -367,6 +371,7 @@ fn told(event: JobEvent, name: &str, id: &str) -> Event {
         } => Event::CheckpointFailed {
             id,
             savepoint,
+            duration_ms,
             kind: kind.code(),
             reason,
             counts,

@@ -26,12 +26,15 @@ use runtime::JobGraph;
 #[must_use]
 pub fn main() -> ExitCode {
     let cli = cli::Cli::parse();
-    logging::start();
+    logging::start(cli.log_format);
     match commands::run(&cli) {
         Ok(exit) => exit.into(),
         Err(error) => {
             // The one place where an error is printed. Nobody may listen, which changes no code.
-            let _ = writeln!(std::io::stderr().lock(), "{error}");
+            match logging::is_json() {
+                true => logging::write_json(tracing::Level::ERROR, None, &error.to_string()),
+                false => drop(writeln!(std::io::stderr().lock(), "{error}")),
+            }
             error.exit().into()
         }
     }

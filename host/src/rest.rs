@@ -14,6 +14,7 @@ use server::{Access, RestOptions, RestServer, Token};
 use crate::events::{Audience, Event};
 use crate::exit::Error;
 use crate::jobs::Jobs;
+use crate::logging;
 
 /// The bytes that a file with a token, a certificate or a key may have.
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -36,7 +37,10 @@ pub(crate) fn start(
         })
         .context("the REST API cannot be served")
         .map_err(Error::refused)?;
-    audience.tell(&Event::Listening { url: server.url() });
+    audience.tell(&Event::Listening {
+        url: server.url(),
+        token: section.token_file.is_some(),
+    });
     Ok(server)
 }
 
@@ -60,6 +64,7 @@ fn options(section: &HttpSection, clock: &Arc<dyn Clock>) -> anyhow::Result<Rest
         },
         tls: certificate.transpose()?,
         clock: Arc::clone(clock),
+        log: &logging::RECENT,
     })
 }
 

@@ -491,3 +491,29 @@ fn c83_a_savepoint_to_a_storage_that_hangs_holds_nothing_up() {
     ask(&scene, &["cancel", "hangs"]).with_code(0);
     running.wait().with_code(0);
 }
+
+#[test]
+fn top_shows_what_a_job_and_its_threads_do() {
+    let scene = scene("top");
+    let mut running = start(&scene, &["run", "job.toml"]);
+    running.checkpoints(1);
+    let shown = ask(&scene, &["top", "--interval", "300ms"]).with_code(0);
+    let job = shown
+        .stdout
+        .lines()
+        .position(|line| line.starts_with("top "));
+    let job = job.unwrap_or_else(|| panic!("{}", shown.stdout));
+    let lines: Vec<&str> = shown.stdout.lines().collect();
+    assert!(lines[0].starts_with("JOB") && lines[0].contains("HELD UP"));
+    assert!(lines[job].contains("running x1"), "{}", lines[job]);
+    assert!(lines[job].contains("ago"), "{}", lines[job]);
+    assert!(
+        lines[job + 1].contains("numbers -> keys"),
+        "{}",
+        shown.stdout
+    );
+    assert!(lines[job + 1].contains('%'), "{}", lines[job + 1]);
+    assert!(!shown.stdout.contains('\u{1b}'), "a pipe is no terminal");
+    running.signal("TERM");
+    running.wait().with_code(0);
+}

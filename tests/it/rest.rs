@@ -277,6 +277,10 @@ fn c100_every_documented_path_answers_for_jobs_in_every_state() {
         .with(404);
     rest.get("/v1/jobs/nonsense").with(400);
     rest.get("/v1/no/such/path").with(404);
+    let wrong = rest
+        .change("DELETE", "/v1/jobs/overview", &json!({}))
+        .with(405);
+    assert!(wrong.head.contains("allow: get, head"), "{}", wrong.head);
     running.signal("TERM");
     running.wait().with_code(0);
 }
@@ -310,7 +314,11 @@ fn c101_what_flinks_client_sends_lists_savepoints_and_stops_a_job() {
     let taken = rest.outcome(&format!("{checkpoints}/{id}"));
     assert!(taken["checkpointId"].as_u64() > Some(0), "{taken}");
 
-    // A place that nobody has allowed.
+    // Places that nobody has allowed, also if they are written such that what reads a URL makes them from others.
+    let astray = format!("file://{savepoints}/.\t./elsewhere");
+    rest.change("POST", &path, &json!({ "target-directory": astray }))
+        .with(400);
+    assert!(!scene.at("elsewhere").exists());
     let body = json!({ "target-directory": "/", "cancel-job": false });
     let refused = rest.change("POST", &path, &body).with(403).json();
     let said = refused["errors"][0].as_str().expect("a text");
@@ -344,6 +352,99 @@ fn c101_what_flinks_client_sends_cancels_a_job() {
     let path = format!("/v1/jobs/{}?mode=cancel", rest.job());
     let answer = rest.change("PATCH", &path, &json!({})).with(202);
     assert_eq!(answer.body, "{}");
+    let ended = running.wait().with_code(0);
+    assert_eq!(
+        ended.events().pop().expect("an event")["outcome"],
+        "cancelled"
+    );
+}
+
+/// What Flink's own client says, and whether it succeeded.
+fn flink(rest: &Rest, arguments: &[&str]) -> (bool, String) {
+    let jars = servers::installed("flink/jars");
+    let conf = servers::installed("flink/conf");
+    let mut command = Command::new("java");
+    command
+        .arg(format!(
+            "-Dlog4j.configurationFile={}",
+            conf.join("log4j.properties").display()
+        ))
+        .args(["-XX:TieredStopAtLevel=1", "-Xmx256m"])
+        .arg("-cp")
+        .arg(jars.join("*"))
+        .arg("org.apache.flink.client.cli.CliFrontend")
+        .args([arguments[0], "-m", &rest.address])
+        .args(&arguments[1..])
+        .env("FLINK_CONF_DIR", conf);
+    if let Some(token) = rest.token {
+        let header = format!("Authorization:Bearer {token}");
+        command.env("FLINK_REST_CLIENT_HEADERS", header);
+    }
+    let output = command.output().expect("java runs");
+    let said = [output.stdout, output.stderr].concat();
+    (
+        output.status.success(),
+        String::from_utf8_lossy(&said).into_owned(),
+    )
+}
+
+#[test]
+fn c101_flinks_own_client_lists_savepoints_and_stops_a_job() {
+    let scene = scene("c101-client");
+    let option = format!("checkpoint.savepoint-dir={}", scene.at("sp").display());
+    let slow = "source.numbers.rate=500";
+    let (running, rest) = start(&scene, &["-D", &option, "-D", slow]);
+    let job = rest.job();
+    let ask = |arguments: &[&str]| {
+        let (is_ok, said) = flink(&rest, arguments);
+        assert!(is_ok, "{arguments:?}: {said}");
+        said
+    };
+    let path_in = |said: &str| {
+        let path = said.lines().find_map(|line| line.split_once("Path: "));
+        let (_, path) = path.unwrap_or_else(|| panic!("no path: {said}"));
+        path.trim().to_owned()
+    };
+    let listed = ask(&["list"]);
+    assert!(
+        listed.contains(&format!("{job} : c101-client (RUNNING)")),
+        "{listed}"
+    );
+    let savepoint = path_in(&ask(&["savepoint", &job]));
+    host::run(scene.path(), &["checkpoints", "verify", &savepoint]).with_code(0);
+    ask(&["checkpoint", &job]);
+    let (is_ok, said) = flink(&rest, &["savepoint", &job, "/"]);
+    assert!(
+        !is_ok && said.contains("no savepoint may be written"),
+        "{said}"
+    );
+    let savepoint = path_in(&ask(&["stop", &job]));
+    let ended = running.wait().with_code(0);
+    assert_eq!(
+        ended.events().pop().expect("an event")["outcome"],
+        "stopped"
+    );
+    host::run(
+        scene.path(),
+        &["run", "job.toml", "-s", &savepoint, "-D", FAST],
+    )
+    .with_code(0);
+    assert_same_lines(&scene.output("out"), &undisturbed(&scene), "c101-client");
+}
+
+#[test]
+fn c101_flinks_own_client_cancels_a_job_and_needs_the_token() {
+    let scene = scene("c101-token");
+    scene.write("token", format!("{TOKEN}\n"));
+    let token = format!("http.token-file={}", scene.at("token").display());
+    let slow = "source.numbers.rate=500";
+    let (running, mut rest) = start(&scene, &["-D", &token, "-D", slow]);
+    let (is_ok, said) = flink(&rest, &["list"]);
+    assert!(!is_ok && said.contains("token"), "{said}");
+    rest.token = Some(TOKEN);
+    let job = rest.job();
+    let (is_ok, said) = flink(&rest, &["cancel", &job]);
+    assert!(is_ok, "{said}");
     let ended = running.wait().with_code(0);
     assert_eq!(
         ended.events().pop().expect("an event")["outcome"],
@@ -512,7 +613,7 @@ fn c103_slow_huge_and_many_clients_leave_the_job_alone() {
 type Sample = (BTreeMap<String, String>, f64);
 
 /// The metrics that `docs/metrics.md` lists.
-fn documented_metrics() -> Vec<String> {
+pub(crate) fn documented_metrics() -> Vec<String> {
     let text = fs::read_to_string(root().join("docs/metrics.md")).expect("a document");
     let rows = text.lines().filter_map(|line| line.strip_prefix("| `"));
     let names = rows.filter_map(|row| row.split('`').next());
@@ -562,6 +663,8 @@ print(json.dumps(found))
         "operator_metric",
         "checkpoint_failures_total",
         "last_checkpoint_restore_timestamp_ms",
+        "restore_seconds",
+        "num_late_records_dropped",
         "current_output_watermark_ms",
         "watermark_lag_seconds",
     ];

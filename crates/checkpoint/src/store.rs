@@ -39,6 +39,7 @@ use crate::used::{Used, used};
 use crate::{Error, Result, location};
 
 pub use crate::completed::Completed;
+pub use cleaner::Backlog;
 pub use pending::Pending;
 pub use segment::Written;
 
@@ -415,6 +416,12 @@ impl CheckpointStore {
     #[must_use]
     pub fn take_warnings(&self) -> Vec<String> {
         self.inner.cleaner.take_warnings()
+    }
+
+    /// How much is to be deleted.
+    #[must_use]
+    pub fn backlog(&self) -> Backlog {
+        self.inner.cleaner.backlog()
     }
 
     /// Waits until everything that was subsumed so far is deleted, or has become a warning.

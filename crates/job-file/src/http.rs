@@ -40,6 +40,20 @@ pub fn parse_address(text: &str) -> Result<SocketAddr, String> {
     }
 }
 
+/// Checks a directory below which clients may have savepoints written.
+///
+/// # Errors
+/// It is everything, or nothing, in words.
+pub fn check_savepoint_dir(dir: &str) -> Result<(), String> {
+    let below = dir.split_once("://").map_or(dir, |(_, rest)| rest);
+    match below.trim_matches(['/', '.', ' ']).is_empty() {
+        true => Err(format!(
+            "`{dir}` is not a directory below which savepoints may be written: name one, such as `/var/savepoints`"
+        )),
+        false => Ok(()),
+    }
+}
+
 /// What is wrong with an address that others than this machine reach, where no token is wanted.
 pub const NO_TOKEN: &str =
     "others than this machine reach this address, so a token is wanted of them";
@@ -74,6 +88,11 @@ impl HttpSection {
         let hosts = section.strings("hosts").unwrap_or_default();
         let read_only = section.boolean("read-only").unwrap_or(false);
         let savepoint_dirs = section.strings("savepoint-dirs").unwrap_or_default();
+        for dir in &savepoint_dirs {
+            if let Err(message) = check_savepoint_dir(dir) {
+                section.problem("savepoint-dirs", message, None);
+            }
+        }
         let place = |dir: String| match dir.contains("://") {
             true => dir,
             false => absolute(&base.join(dir)).display().to_string(),

@@ -5,7 +5,7 @@ use dataflow::state::{Fired, KeyedState, Resolved, StateError, TimeDomain};
 use dataflow::{Batch, CheckpointId};
 
 use crate::blame::{self, Position};
-use crate::operator::{Attention, Call, Failure, Operator};
+use crate::operator::{Attention, Call, Failure, Operator, Usage};
 use crate::output::Output;
 
 /// An operator of one subtask with its keyed state. Each call is a transaction: what it changed and emitted
@@ -307,6 +307,12 @@ impl OperatorInstance {
     pub fn checkpoint_complete(&mut self, id: CheckpointId) -> Result<(), Failure> {
         self.call.state.checkpoint_complete(id);
         self.operator.checkpoint_complete(id)
+    }
+
+    /// See [`Operator::usage`].
+    #[must_use]
+    pub fn usage(&self) -> Option<Usage> {
+        self.operator.usage()
     }
 
     /// The job ends in order.

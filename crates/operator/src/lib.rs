@@ -33,7 +33,7 @@ pub use blame::{Position, shorten};
 pub use context::{JobIdentity, SubtaskContext};
 pub use error::{BoxError, Permanent};
 pub use instance::{OperatorInstance, TIMERS_MAX, Unprocessed};
-pub use operator::{Attention, Call, Failure, FailureKind, Operator, OperatorFactory};
+pub use operator::{Attention, Call, Failure, FailureKind, Operator, OperatorFactory, Usage};
 pub use output::Output;
 pub use sink::{Delivery, Origin, Published, Sink, SinkFactory, Withdrawn};
 pub use source::{InputChanged, Source, SourceFactory, SourceStatus};

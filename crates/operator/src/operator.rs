@@ -6,6 +6,8 @@
 //! A call is a transaction. What it emitted and changed takes effect when it returns `Ok`; when it
 //! fails the runtime takes all of it back.
 
+use std::time::Duration;
+
 use dataflow::operator_state::OperatorState;
 use dataflow::state::{Fired, KeyedState, Resolved};
 use dataflow::{Batch, Cells, CheckpointId};
@@ -95,6 +97,11 @@ pub trait Operator: Send {
         false
     }
 
+    /// What its calls have cost since it was made; `None` if that is not measured.
+    fn usage(&self) -> Option<Usage> {
+        None
+    }
+
     /// The job ends in order; nothing is called afterwards. Not called when it fails.
     ///
     /// # Errors
@@ -102,6 +109,17 @@ pub trait Operator: Send {
     fn close(&mut self) -> Result<(), Failure> {
         Ok(())
     }
+}
+
+/// What the calls of an operator have cost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// How many there were.
+    pub calls: u64,
+    /// How long they took together, with what they have asked the host to do.
+    pub time: Duration,
+    /// Bytes of memory that it holds now.
+    pub memory: u64,
 }
 
 /// Makes the operator's instances, one per subtask, at the start and again at every restart.

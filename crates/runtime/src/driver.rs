@@ -14,6 +14,8 @@ use checkpoint::store::Completed;
 use dataflow::key::KEY_HASH_NAME;
 use dataflow::operator_state;
 use dataflow::{Barrier, CheckpointId, SnapshotKind};
+use tracing::Span;
+use tracing::field::Empty;
 
 use crate::abort::{Kind as AbortKind, Reason};
 use crate::attempt::{Attempt, End};
@@ -25,7 +27,7 @@ use crate::graph::NodeKind;
 use crate::inbox::{Control, Inbox};
 use crate::phases::{Phases, Slowest};
 use crate::plan::ExecutionPlan;
-use crate::report::JobEvent;
+use crate::report::{JobEvent, StateSize};
 use crate::requests::{After, Reached, Requests, Stop};
 use crate::restore;
 use crate::snapshot::WrittenMember;
@@ -167,7 +169,7 @@ impl Unsettled<'_> {
             }
             report(match &completed {
                 Some(completed) => complete(id, completed, &entry, now, Phases::default()),
-                None => failed(id, self.reason.clone(), Some(entry)),
+                None => failed(id, self.reason.clone(), Some(entry), now),
             });
             for requester in requesters {
                 match (&completed, &taken) {
@@ -260,30 +262,72 @@ fn complete(
     now: i64,
     phases: Phases,
 ) -> JobEvent {
+    let duration_ms = now.abs_diff(entry.triggered_at);
+    entry.span.record("outcome", "completed");
+    entry.span.record("duration_ms", duration_ms);
+    entry.span.record("bytes", completed.bytes_written());
     JobEvent::CheckpointCompleted {
         id: id.0,
         savepoint: entry.purpose.kind() == SnapshotKind::Savepoint,
-        duration_ms: now.abs_diff(entry.triggered_at),
+        duration_ms,
         bytes: completed.bytes_written(),
         path: completed.path(),
         phases: Box::new(phases),
+        states: state_sizes(completed),
     }
 }
 
+fn state_sizes(completed: &Completed) -> Vec<StateSize> {
+    let operators = completed.metadata().operators.iter();
+    let sizes = operators.flat_map(|operator| {
+        operator.states.iter().map(|state| StateSize {
+            operator: operator.id.clone(),
+            state: state.name.clone(),
+            entries: state.entries,
+            bytes: state.bytes,
+        })
+    });
+    sizes.collect()
+}
+
 /// The event of a checkpoint that was given up.
-fn failed(id: CheckpointId, reason: Reason, entry: Option<Progress>) -> JobEvent {
+fn failed(id: CheckpointId, reason: Reason, entry: Option<Progress>, now: i64) -> JobEvent {
+    let mut duration_ms = 0;
     let (purpose, slowest) = entry.map_or((Purpose::Checkpoint, None), |entry| {
+        duration_ms = now.abs_diff(entry.triggered_at);
+        entry.span.record("outcome", "failed");
+        entry.span.record("duration_ms", duration_ms);
+        entry.span.record("reason", reason.text.as_str());
         (entry.purpose, entry.slowest)
     });
     JobEvent::CheckpointFailed {
         id: id.0,
         savepoint: purpose.kind() == SnapshotKind::Savepoint,
+        duration_ms,
         counts: reason.kind.counts() && purpose.counts(),
         kind: reason.kind,
         reason: reason.text,
         slowest: slowest.map(Box::new),
         last: purpose == Purpose::Last,
     }
+}
+
+/// The span of a checkpoint or savepoint, for the log.
+fn span(id: CheckpointId, purpose: Purpose, attempt: u32) -> Span {
+    let kind = match purpose.kind() {
+        SnapshotKind::Checkpoint => "checkpoint",
+        SnapshotKind::Savepoint => "savepoint",
+    };
+    tracing::info_span!(
+        "checkpoint",
+        id = id.0,
+        kind,
+        attempt,
+        outcome = Empty,
+        duration_ms = Empty,
+        bytes = Empty,
+        reason = Empty
+    )
 }
 
 /// What the driver keeps of a checkpoint in progress.
@@ -299,6 +343,8 @@ struct Progress {
     completed: Option<Box<Completed>>,
     /// Who kept it waiting until its time was over.
     slowest: Option<Slowest>,
+    /// From its trigger to its end.
+    span: Span,
 }
 
 impl<'a> Driver<'a> {
@@ -573,6 +619,7 @@ impl<'a> Driver<'a> {
                     self.started = true;
                     report(JobEvent::Started {
                         attempt: self.attempt.number,
+                        set_up_ms: now.abs_diff(self.attempt.begun_at),
                     });
                     self.everybody(Control::Start);
                     None
@@ -595,7 +642,7 @@ impl<'a> Driver<'a> {
                     None
                 }
                 Action::Abort(id, reason) => {
-                    self.abort(id, reason, report);
+                    self.abort(id, reason, now, report);
                     None
                 }
                 Action::Fail(id, reason) => {
@@ -672,6 +719,7 @@ impl<'a> Driver<'a> {
             members: Vec::new(),
             completed: None,
             slowest: None,
+            span: span(id, purpose, self.attempt.number),
         };
         self.progress.insert(id, progress);
         let store = self.attempt.store;
@@ -811,7 +859,13 @@ impl<'a> Driver<'a> {
         }
     }
 
-    fn abort(&mut self, id: CheckpointId, reason: Reason, report: &mut dyn FnMut(JobEvent)) {
+    fn abort(
+        &mut self,
+        id: CheckpointId,
+        reason: Reason,
+        now: i64,
+        report: &mut dyn FnMut(JobEvent),
+    ) {
         let full = reason.kind == AbortKind::BaseLost;
         self.everybody(Control::Abort { id, full });
         let kind = self.progress.get(&id).map(|entry| entry.purpose.kind());
@@ -837,7 +891,7 @@ impl<'a> Driver<'a> {
         if let Some(entry) = &entry {
             self.abort_stop(entry.purpose, &reason);
         }
-        report(failed(id, reason, entry));
+        report(failed(id, reason, entry, now));
     }
 
     /// The checkpoint after this one that is complete and not reported yet.

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::Duration;
 
-use checkpoint::store::{CheckpointStore, Completed};
+use checkpoint::store::{Backlog, CheckpointStore, Completed};
 use operator::clock::Clock;
 
 use crate::attempt::{Attempt, End};
@@ -49,6 +49,7 @@ pub struct JobHandle {
     processing: Arc<[(usize, String)]>,
     requests: Arc<Requests>,
     clock: Arc<dyn Clock>,
+    backlog: Backlog,
 }
 
 /// A source or sink of the graph.
@@ -136,6 +137,12 @@ impl JobHandle {
         self.counters.in_progress.load(Ordering::Relaxed)
     }
 
+    /// How many deletions of what is not needed any more wait for the storage.
+    #[must_use]
+    pub fn deletions_waiting(&self) -> u64 {
+        self.backlog.deletions()
+    }
+
     /// Keys whose state had left memory and was read back, since the job was started.
     #[must_use]
     pub fn recalled(&self) -> u64 {
@@ -202,6 +209,7 @@ impl Job {
             processing: processing.collect(),
             requests: Arc::clone(&self.requests),
             clock: Arc::clone(&self.clock),
+            backlog: self.store.backlog(),
         }
     }
 
@@ -322,6 +330,7 @@ impl Job {
                 restore: latest.as_ref().or(self.restore.as_ref()),
                 drained: self.is_drained(),
                 number,
+                begun_at: self.clock.now_ms(),
                 next_id,
                 events: Events {
                     attempt: number,
@@ -331,10 +340,12 @@ impl Job {
                 receiver: &self.receiver,
                 requests: &self.requests,
             };
+            let mut restoring = attempt.span_of_restore();
             let mut has_started = false;
             let (end, next) = mover.run(&attempt, &mut |event| {
                 has_started |= matches!(event, JobEvent::Started { .. });
                 if has_started {
+                    restoring = None;
                     graphs.confirm();
                 }
                 report(event);

@@ -61,4 +61,4 @@ pub use job::{Job, JobHandle};
 pub use keeper::Keeper;
 pub use meters::{MemberReport, NodeInfo, SubtaskReport, VertexReport};
 pub use options::{Options, TIMER_CALLS_MAX};
-pub use report::{JobEvent, NodeBadRecords, NodeRecords, Outcome};
+pub use report::{JobEvent, NodeBadRecords, NodeRecords, Outcome, StateSize};

@@ -5,9 +5,11 @@
 
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use dataflow::Partition;
 use dataflow::watermark::{END, NO_WATERMARK};
+use operator::Usage;
 use operator::clock::Clock;
 
 use crate::graph::{JobGraph, NodeKind};
@@ -62,6 +64,8 @@ pub struct MemberReport {
     pub state_bytes: u64,
     /// Keys in its keyed state at its last snapshot.
     pub state_keys: u64,
+    /// What the calls of its operator have cost; of a source or a sink nothing is known.
+    pub usage: Option<Usage>,
 }
 
 /// What a subtask does.
@@ -77,7 +81,8 @@ pub(crate) enum Doing {
     Nothing,
 }
 
-/// How long a subtask was at what.
+/// How long a subtask was at what. Behind one lock: who reads has to see the sums and what is done at present together.
+/// The subtask takes it only where it begins to do something else.
 #[derive(Debug)]
 struct Times {
     doing: Doing,
@@ -119,6 +124,20 @@ struct MemberMeter {
     records_out: AtomicU64,
     state_bytes: AtomicU64,
     state_keys: AtomicU64,
+    calls: AtomicU64,
+    call_ns: AtomicU64,
+    memory: AtomicU64,
+}
+
+impl MemberMeter {
+    fn usage(&self) -> Option<Usage> {
+        let calls = self.calls.load(Ordering::Relaxed);
+        (calls > 0).then(|| Usage {
+            calls,
+            time: Duration::from_nanos(self.call_ns.load(Ordering::Relaxed)),
+            memory: self.memory.load(Ordering::Relaxed),
+        })
+    }
 }
 
 /// Adds to a number that only this thread changes.
@@ -181,6 +200,16 @@ impl SubtaskMeter {
         }
     }
 
+    /// What the calls of a member's operator have cost so far.
+    pub(crate) fn usage(&self, member: usize, usage: Usage) {
+        if let Some(member) = self.members.get(member) {
+            let ns = u64::try_from(usage.time.as_nanos()).unwrap_or(u64::MAX);
+            member.calls.store(usage.calls, Ordering::Relaxed);
+            member.call_ns.store(ns, Ordering::Relaxed);
+            member.memory.store(usage.memory, Ordering::Relaxed);
+        }
+    }
+
     /// Bytes of keyed state of all members at the last snapshot.
     pub(crate) fn state_bytes(&self) -> u64 {
         let bytes = |member: &MemberMeter| member.state_bytes.load(Ordering::Relaxed);
@@ -199,6 +228,7 @@ impl SubtaskMeter {
             records_out: member.records_out.load(Ordering::Relaxed),
             state_bytes: member.state_bytes.load(Ordering::Relaxed),
             state_keys: member.state_keys.load(Ordering::Relaxed),
+            usage: member.usage(),
         };
         SubtaskReport {
             busy_us,
@@ -346,6 +376,12 @@ mod tests {
         meter.taken(0, 4);
         meter.handed_on(1, 5);
         meter.state(1, 100, 10);
+        let usage = Usage {
+            calls: 3,
+            time: Duration::from_micros(20),
+            memory: 4096,
+        };
+        meter.usage(1, usage);
         let report = meter.report(0);
         assert_eq!(report.members[0].records_in, 7);
         assert_eq!(report.members[0].records_out, 0);
@@ -353,6 +389,10 @@ mod tests {
         assert_eq!(
             (report.members[1].state_bytes, report.members[1].state_keys),
             (100, 10)
+        );
+        assert_eq!(
+            (report.members[0].usage, report.members[1].usage),
+            (None, Some(usage))
         );
         assert_eq!(meter.state_bytes(), 100);
     }

@@ -11,6 +11,8 @@ pub enum JobEvent {
     Started {
         /// How often the job was started before in this process.
         attempt: u32,
+        /// How long it took to set them up, with the state that they were restored from.
+        set_up_ms: u64,
     },
     /// A checkpoint is complete.
     CheckpointCompleted {
@@ -26,6 +28,8 @@ pub enum JobEvent {
         path: Option<String>,
         /// Where the time went.
         phases: Box<Phases>,
+        /// What it holds of each keyed state.
+        states: Vec<StateSize>,
     },
     /// A checkpoint was given up.
     CheckpointFailed {
@@ -35,6 +39,8 @@ pub enum JobEvent {
         savepoint: bool,
         /// What kind of thing happened.
         kind: Kind,
+        /// From trigger until it was given up.
+        duration_ms: u64,
         /// It counts against the failures that are tolerated.
         counts: bool,
         /// Why, in words.
@@ -55,6 +61,19 @@ pub enum JobEvent {
         /// The checkpoint it restarts from, if there is one.
         from: Option<u64>,
     },
+}
+
+/// What a checkpoint holds of a keyed state.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StateSize {
+    /// The operator's id.
+    pub operator: String,
+    /// The state's name.
+    pub state: String,
+    /// Entries: keys, fields of maps, elements of lists, timers.
+    pub entries: u64,
+    /// Bytes of their keys and values.
+    pub bytes: u64,
 }
 
 /// How a job ended.

@@ -161,9 +161,13 @@ impl Subtask {
             _ => None,
         };
         match self.inbox.next(blocked, &mut self.spares) {
-            Next::Closed => return Ok(Step::Over),
+            Next::Closed => {
+                self.begin(Doing::Nothing);
+                return Ok(Step::Over);
+            }
             Next::Control(Control::Finish) => {
                 self.close()?;
+                self.begin(Doing::Nothing);
                 return Ok(Step::Over);
             }
             Next::Control(control) => self.on_control(control)?,
@@ -177,6 +181,18 @@ impl Subtask {
         }
         self.flush_if_lingering();
         Ok(Step::Again)
+    }
+
+    /// Measures what was restored: the next snapshot may be far.
+    fn measure_state(&mut self) {
+        for (index, member) in self.members.iter_mut().enumerate() {
+            if let Body::Operator(instance) = &mut member.body
+                && let Some(keyed) = instance.state()
+            {
+                let stats = keyed.stats();
+                self.meter.state(index, stats.bytes, stats.keys);
+            }
+        }
     }
 
     /// Notes what it does from now on.
@@ -254,7 +270,10 @@ impl Subtask {
 
     fn on_control(&mut self, control: Control) -> Result<(), Error> {
         match control {
-            Control::Start => self.timing.started = true,
+            Control::Start => {
+                self.timing.started = true;
+                self.measure_state();
+            }
             Control::Trigger(barrier) => self.trigger(barrier)?,
             Control::Resume => self.timing.paused = false,
             Control::EndInput => {
@@ -372,6 +391,11 @@ impl Subtask {
 
     /// Hands on what an operator's call has emitted.
     pub(crate) fn emit_output(&mut self, member: usize) -> Result<(), Error> {
+        if let Body::Operator(instance) = &self.members[member].body
+            && let Some(usage) = instance.usage()
+        {
+            self.meter.usage(member, usage);
+        }
         for port in 0..self.members[member].outputs.len() {
             let Body::Operator(instance) = &mut self.members[member].body else {
                 return Ok(());

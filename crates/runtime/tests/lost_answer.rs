@@ -91,7 +91,7 @@ fn first_process(directory: &std::path::Path, lands: Lands, sink: &Collect) -> V
                 restarts.push(*from);
                 false
             }
-            JobEvent::Started { attempt: 1 } => lands == Lands::AfterTheRestart,
+            JobEvent::Started { attempt: 1, .. } => lands == Lands::AfterTheRestart,
             _ => false,
         };
         if land {

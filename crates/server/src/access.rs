@@ -228,7 +228,12 @@ fn is_below(directory: &str, above: &str) -> bool {
     let (directory, above) = (plain(directory), plain(above));
     let above = above.trim_end_matches('/');
     // Neither `..` nor what is one to somebody else: `%2e` in a URL, an empty name in a bucket.
-    let goes_astray = |name: &str| matches!(name, "." | "..") || name.contains(['%', '\\', '\0']);
+    let goes_astray = |name: &str| {
+        // What reads a URL drops control characters, and blanks at its ends.
+        matches!(name.trim(), "." | "..")
+            || name.contains(['%', '\\'])
+            || name.contains(char::is_control)
+    };
     if directory.split('/').any(goes_astray) || above.is_empty() {
         return false;
     }
@@ -419,6 +424,10 @@ mod tests {
             "/data",
             "/data/savepoints/../../etc",
             "/data/savepoints/%2e%2e/x",
+            "file:///data/savepoints/.\t./.\t./home/x",
+            "file:///data/savepoints/.\n./x",
+            "file:///data/savepoints/.. ",
+            "/data/savepoints/\r../x",
             "s3://bucket/spare",
             "s3://other/sp",
             "/",

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `GET /v1` | [`HostStatus`] |
 //! | `GET /v1/jobs` | a list of [`JobStatus`] |
+//! | `GET /v1/views` | a list of [`JobView`](crate::view::JobView), but for what subtasks did for each checkpoint |
 //! | `GET /v1/jobs/{job}` | [`JobStatus`] |
 //! | `POST /v1/jobs/{job}/operations`, a [`Request`] | [`OperationStatus`] |
 //! | `GET /v1/jobs/{job}/operations/{request-id}` | [`OperationStatus`] |
@@ -178,12 +179,14 @@ impl Operation {
 fn check_directory(directory: &str) -> Result<(), Failure> {
     let schemes = ["file://", "s3://", "az://", "gs://", "hdfs://"];
     let is_url = schemes.iter().any(|scheme| directory.starts_with(scheme));
-    let fits = directory.len() <= DIRECTORY_BYTES_MAX && !directory.contains('\0');
+    // What reads a URL drops such characters, and so would open another directory than the one that was checked.
+    let is_plain = !directory.contains(char::is_control) && directory.trim() == directory;
+    let fits = directory.len() <= DIRECTORY_BYTES_MAX && is_plain;
     if fits && (is_url || Path::new(directory).is_absolute()) {
         return Ok(());
     }
     Err(Failure::bad_request(format!(
-        "the directory `{}` is neither an absolute path nor a file://, s3://, az://, gs:// or hdfs:// URL of at most {DIRECTORY_BYTES_MAX} bytes",
+        "the directory `{}` is neither an absolute path nor a file://, s3://, az://, gs:// or hdfs:// URL of at most {DIRECTORY_BYTES_MAX} bytes, without control characters and blanks at its ends",
         operator::text::name(directory)
     )))
 }

@@ -17,6 +17,7 @@ use crate::api::{
     Code, Failure, HostStatus, JobStatus, OperationState, OperationStatus, Report, Request,
 };
 use crate::directories::{Directories, is_gone, process_of};
+use crate::view::JobView;
 use exchange::{Trouble, exchange};
 
 /// How long a host gets for an answer at once.
@@ -261,6 +262,15 @@ impl Host {
     /// It does not answer.
     pub fn jobs(&self) -> Result<Vec<JobStatus>, Failure> {
         self.ask(Method::GET, "/v1/jobs", None, ANSWER_MAX)
+            .map_err(|trouble| self.failure(trouble))
+    }
+
+    /// Its jobs in full, but for what subtasks did for each checkpoint.
+    ///
+    /// # Errors
+    /// It does not answer, or is of a version that sends something else.
+    pub fn views(&self) -> Result<Vec<JobView>, Failure> {
+        self.ask(Method::GET, "/v1/views", None, ANSWER_MAX)
             .map_err(|trouble| self.failure(trouble))
     }
 

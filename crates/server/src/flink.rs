@@ -13,7 +13,7 @@
 use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
 
-use crate::api::{Code, Failure, JobState};
+use crate::api::{Failure, JobState};
 use crate::view::JobView;
 
 mod checkpoints;
@@ -137,15 +137,7 @@ fn of_vertex(
 
 /// Whether a path below a job is known, whatever its job and vertex are called.
 fn of_job_is_known(rest: &[&str]) -> bool {
-    PATHS.iter().any(|known| {
-        let mut known = known.split('/').skip(1);
-        known.next() == Some("jobs")
-            && known.next() == Some(":jobid")
-            && known.clone().count() == rest.len()
-            && known
-                .zip(rest)
-                .all(|(known, segment)| known.starts_with(':') || known == *segment)
-    })
+    is_known(&[&["jobs", ""], rest].concat())
 }
 
 /// The job with this id in the REST API.
@@ -174,17 +166,20 @@ pub(crate) fn error(message: &str) -> Value {
     json!({ "errors": [message] })
 }
 
-/// The body and the status of HTTP of a refusal.
-pub(crate) fn failure(failure: &Failure) -> (u16, Value) {
-    let status = match failure.code {
-        Code::BadRequest => 400,
-        Code::Forbidden => 403,
-        Code::NotFound => 404,
-        Code::Conflict => 409,
-        Code::Busy | Code::Ended => 503,
-        Code::Failed | Code::Lost => 500,
-    };
-    (status, error(&in_words(failure)))
+/// The same of a failure, with its hint.
+pub(crate) fn failure(failure: &Failure) -> Value {
+    error(&in_words(failure))
+}
+
+/// Whether a path of Flink's API is known here, for requests that only read.
+pub(crate) fn is_known(path: &[&str]) -> bool {
+    PATHS.iter().any(|known| {
+        let known = known.split('/').skip(1);
+        known.clone().count() == path.len()
+            && known
+                .zip(path)
+                .all(|(known, segment)| known.starts_with(':') || known == *segment)
+    })
 }
 
 /// A failure with its hint.
@@ -229,6 +224,11 @@ fn between(from: i64, to: i64) -> i64 {
 /// How long a job has been running, or ran.
 fn duration(view: &JobView, now_ms: i64) -> i64 {
     between(view.status.started_at, end(view).unwrap_or(now_ms))
+}
+
+/// Since when a job is in the state that it has in Flink's words.
+fn since(view: &JobView) -> i64 {
+    end(view).or(view.running_since).unwrap_or(view.state_since)
 }
 
 /// When a job ended; `None`: it has not.

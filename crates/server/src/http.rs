@@ -19,7 +19,7 @@ use tokio::time::timeout;
 use crate::api::{Code, Failure, HostStatus, JobStatus, Operation, OperationStatus, Request};
 use crate::operations::{Entered, Entry};
 use crate::server::Shared;
-use crate::view::rest_id;
+use crate::view::{JobView, rest_id};
 
 /// How many names a message lists.
 const NAMES_MAX: usize = 10;
@@ -79,6 +79,12 @@ async fn route(serving: &Shared, request: hyper::Request<Incoming>) -> Result<Re
                     process: process::id(),
                 },
             ))
+        }
+        ["v1", "views"] => {
+            only(&Method::GET, &request)?;
+            let views = serving.jobs.views().into_iter();
+            let brief: Vec<JobView> = views.map(JobView::brief).collect();
+            Ok(json(StatusCode::OK, &brief))
         }
         ["v1", "jobs"] => {
             only(&Method::GET, &request)?;
@@ -262,19 +268,29 @@ impl Poll {
 }
 
 pub(crate) fn only(method: &Method, request: &hyper::Request<Incoming>) -> Result<(), Refusal> {
-    if request.method() == method {
+    // Of an answer to `HEAD` the body is left out.
+    let is_read = method == Method::GET && request.method() == Method::HEAD;
+    if request.method() == method || is_read {
         return Ok(());
     }
+    Err(match *method == Method::GET {
+        true => method_not_allowed(request, "GET, HEAD"),
+        false => method_not_allowed(request, method.as_str()),
+    })
+}
+
+/// A path takes these methods only.
+pub(crate) fn method_not_allowed(request: &hyper::Request<Incoming>, methods: &str) -> Refusal {
     let message = format!(
-        "`{}` takes {method}, not {}",
+        "`{}` takes {methods}, not {}",
         name(request.uri().path()),
         name(request.method().as_str())
     );
-    Err(Refusal {
+    Refusal {
         status: StatusCode::METHOD_NOT_ALLOWED,
         failure: Failure::bad_request(message),
-        allow: HeaderValue::from_str(method.as_str()).ok(),
-    })
+        allow: HeaderValue::from_str(methods).ok(),
+    }
 }
 
 pub(crate) fn no_such_path(path: &str) -> Refusal {
@@ -311,7 +327,13 @@ impl Refusal {
     }
 
     pub(crate) fn response(self) -> Response {
-        let mut response = json(self.status, &self.failure);
+        let failure = self.failure.clone();
+        self.response_with(&failure)
+    }
+
+    /// With another body than the failure.
+    pub(crate) fn response_with<T: Serialize>(self, body: &T) -> Response {
+        let mut response = json(self.status, body);
         if let Some(allow) = self.allow {
             response.headers_mut().insert(ALLOW, allow);
         }

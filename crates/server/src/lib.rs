@@ -22,7 +22,9 @@ pub mod api;
 mod access;
 mod directories;
 mod flink;
+mod front;
 mod http;
+mod log;
 mod metrics;
 mod operations;
 mod page;
@@ -38,6 +40,7 @@ use view::JobView;
 pub use access::{Access, Token};
 pub use client::{Client, Found, Host, Hosts, Silent};
 pub use directories::Directories;
+pub use log::{LogLine, RecentLog};
 pub use rest::{RestOptions, RestServer};
 pub use server::{Limits, Server};
 

@@ -7,7 +7,9 @@ use std::collections::BTreeMap;
 use std::fmt::{self, Write};
 
 use crate::api::JobState;
-use crate::view::{Checkpoint, JobView, Outcome, Phases, Subtask};
+use crate::view::{
+    Calls, Checkpoint, JobView, Member, MemberWork, Outcome, Phases, StateSize, Subtask,
+};
 
 /// What the process says of itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -117,6 +119,8 @@ pub(crate) fn text(views: &[JobView], process: &Process, version: &str, now_ms: 
     of_checkpoints(&mut text, views, now_ms);
     of_subtasks(&mut text, views, now_ms);
     of_members(&mut text, views);
+    of_calls(&mut text, views);
+    of_states(&mut text, views);
     text.0
 }
 
@@ -273,10 +277,11 @@ fn of_checkpoints(text: &mut Text, views: &[JobView], now_ms: i64) {
     });
     let age = gauge(
         "checkpoint_age_seconds",
-        "Since the newest checkpoint of a job that has not ended was complete; before the first, since the start.",
+        "Since the newest checkpoint was complete, or the start before the first; of a job with periodic ones that has not ended.",
     );
     text.family(&age, views, |samples, view| {
-        if !view.status.state.has_ended() {
+        // Without periodic ones nobody expects it to be young.
+        if !view.status.state.has_ended() && view.status.interval_ms.is_some() {
             let newest = view.status.checkpoint.as_ref();
             let since = newest.map_or(view.status.started_at, |it| it.completed_at);
             let age = seconds(now_ms.saturating_sub(since).max(0));
@@ -288,7 +293,7 @@ fn of_checkpoints(text: &mut Text, views: &[JobView], now_ms: i64) {
         "The number of the newest checkpoint.",
     );
     text.family(&id, views, |samples, view| {
-        if let Some(newest) = &view.status.checkpoint {
+        if let Some(newest) = &view.checkpoints.newest {
             samples.add(&[("job", &view.status.id)], newest.id);
         }
     });
@@ -301,23 +306,39 @@ fn of_checkpoints(text: &mut Text, views: &[JobView], now_ms: i64) {
             samples.add(&[("job", &view.status.id)], restored.at);
         }
     });
+    let took = gauge(
+        "restore_seconds",
+        "How long it took when the job went on from a checkpoint last, until its sources read.",
+    );
+    text.family(&took, views, |samples, view| {
+        if let Some(restored) = &view.checkpoints.restored {
+            let took = restored.took_ms as f64 / 1000.0;
+            samples.add(&[("job", &view.status.id)], took);
+        }
+    });
+    let deletions = gauge(
+        "checkpoint_deletions_waiting",
+        "Deletions of what no checkpoint needs any more that wait for the storage.",
+    );
+    text.family(&deletions, views, |samples, view| {
+        let waiting = view.checkpoints.deletions_waiting;
+        samples.add(&[("job", &view.status.id)], waiting);
+    });
     of_last_checkpoint(text, views);
 }
 
-/// The newest of a job that is complete and in the history.
+/// The newest of a job that is complete. Savepoints count, as in Flink.
 fn last_completed(view: &JobView) -> Option<(&Checkpoint, u64, u64, &Phases)> {
-    view.checkpoints
-        .history
-        .iter()
-        .find_map(|it| match &it.outcome {
-            Outcome::Completed {
-                bytes,
-                full_bytes,
-                phases,
-                ..
-            } if !it.savepoint => Some((it, *bytes, *full_bytes, phases)),
-            _ => None,
-        })
+    let newest = view.checkpoints.newest.as_ref()?;
+    match &newest.outcome {
+        Outcome::Completed {
+            bytes,
+            full_bytes,
+            phases,
+            ..
+        } => Some((newest, *bytes, *full_bytes, phases)),
+        Outcome::Failed { .. } => None,
+    }
 }
 
 fn of_last_checkpoint(text: &mut Text, views: &[JobView]) {
@@ -371,7 +392,7 @@ fn of_subtasks(text: &mut Text, views: &[JobView], now_ms: i64) {
         (
             gauge(
                 "accumulate_busy_time_ms",
-                "How long a thread has worked, in milliseconds; named by the first it runs.",
+                "How long a thread has worked, in milliseconds; labelled with the first operator of the thread.",
             ),
             |subtask, _| Some(subtask.busy_ms as f64),
         ),
@@ -441,12 +462,47 @@ fn subtasks(views: &[JobView]) -> impl Iterator<Item = (&str, &str, &Subtask)> {
     })
 }
 
+/// What SDKs call the metric of an operator that counts records which came too late.
+const LATE_RECORDS: &str = "late-records";
+
+/// Who a member of a subtask is.
+struct MemberLabels<'a> {
+    job: &'a str,
+    member: &'a Member,
+    subtask: String,
+}
+
+impl MemberLabels<'_> {
+    fn each(&self) -> [(&str, &str); 3] {
+        [
+            ("job", self.job),
+            ("operator", &self.member.id),
+            ("subtask", &self.subtask),
+        ]
+    }
+}
+
+/// The members of all subtasks, with what they have done.
+fn members(views: &[JobView]) -> impl Iterator<Item = (MemberLabels<'_>, &MemberWork)> {
+    views.iter().flat_map(move |view| {
+        view.vertices.iter().flat_map(move |vertex| {
+            vertex.subtasks.iter().flat_map(move |subtask| {
+                let of_member = move |(member, work)| {
+                    let labels = MemberLabels {
+                        job: &view.status.id,
+                        member,
+                        subtask: subtask.index.to_string(),
+                    };
+                    (labels, work)
+                };
+                vertex.members.iter().zip(&subtask.members).map(of_member)
+            })
+        })
+    })
+}
+
 fn of_members(text: &mut Text, views: &[JobView]) {
-    type Value = (
-        Family,
-        &'static [&'static str],
-        fn(&crate::view::MemberWork) -> u64,
-    );
+    type Value = (Family, &'static [&'static str], fn(&MemberWork) -> u64);
     let values: [Value; 4] = [
         (
             gauge(
@@ -479,22 +535,9 @@ fn of_members(text: &mut Text, views: &[JobView]) {
         ),
     ];
     for (family, kinds, value) in &values {
-        text.family(family, views, |samples, view| {
-            for vertex in &view.vertices {
-                for subtask in &vertex.subtasks {
-                    let index = subtask.index.to_string();
-                    for (member, work) in vertex.members.iter().zip(&subtask.members) {
-                        if !kinds.contains(&member.kind.as_str()) {
-                            continue;
-                        }
-                        let labels = [
-                            ("job", view.status.id.as_str()),
-                            ("operator", member.id.as_str()),
-                            ("subtask", index.as_str()),
-                        ];
-                        samples.add(&labels, value(work));
-                    }
-                }
+        text.family(family, members(views), |samples, (labels, work)| {
+            if kinds.contains(&labels.member.kind.as_str()) {
+                samples.add(&labels.each(), value(work));
             }
         });
     }
@@ -519,6 +562,77 @@ fn of_members(text: &mut Text, views: &[JobView]) {
     });
 }
 
+/// What the calls of operators have cost.
+fn of_calls(text: &mut Text, views: &[JobView]) {
+    let calls = counter("operator_calls_total", "Calls of a component.");
+    let seconds = counter(
+        "operator_call_seconds_total",
+        "How long the calls of a component took, with what it asked the host to do.",
+    );
+    let memory = gauge(
+        "operator_memory_bytes",
+        "Memory of a component's instance, as `limits.memory` counts it.",
+    );
+    type Value = fn(&Calls) -> f64;
+    let values: [(Family, Value); 3] = [
+        (calls, |calls| calls.count as f64),
+        (seconds, |calls| calls.us as f64 / 1e6),
+        (memory, |calls| calls.memory_bytes as f64),
+    ];
+    for (family, value) in &values {
+        text.family(family, members(views), |samples, (labels, work)| {
+            if let Some(calls) = &work.calls {
+                samples.add(&labels.each(), value(calls));
+            }
+        });
+    }
+    let late = gauge(
+        "num_late_records_dropped",
+        "Records that came too late for their window and went to no output.",
+    );
+    text.family(&late, views, |samples, view| {
+        for (operator, metrics) in &view.operator_metrics {
+            if let Some(count) = metrics.get(LATE_RECORDS) {
+                let labels = [("job", view.status.id.as_str()), ("operator", operator)];
+                samples.add(&labels, count);
+            }
+        }
+    });
+}
+
+/// What the newest checkpoint holds of each keyed state.
+fn of_states(text: &mut Text, views: &[JobView]) {
+    type Value = fn(&StateSize) -> u64;
+    let values: [(Family, Value); 2] = [
+        (
+            gauge(
+                "named_state_entries",
+                "Entries of a keyed state in the newest checkpoint.",
+            ),
+            |state| state.entries,
+        ),
+        (
+            gauge(
+                "named_state_bytes",
+                "Bytes of keys and values of a keyed state in the newest checkpoint.",
+            ),
+            |state| state.bytes,
+        ),
+    ];
+    for (family, value) in &values {
+        text.family(family, views, |samples, view| {
+            for state in &view.checkpoints.states {
+                let labels = [
+                    ("job", view.status.id.as_str()),
+                    ("operator", state.operator.as_str()),
+                    ("state", state.state.as_str()),
+                ];
+                samples.add(&labels, value(state));
+            }
+        });
+    }
+}
+
 /// What the system says of this process.
 pub(crate) fn of_this_process() -> Process {
     let read = |path: &str| std::fs::read_to_string(path).ok();
@@ -538,7 +652,8 @@ pub(crate) fn of_this_process() -> Process {
     });
     Process {
         resident_bytes,
-        open_files: open_files.map(|files| files.count() as u64),
+        // Without the one by which they are read.
+        open_files: open_files.map(|files| (files.count() as u64).saturating_sub(1)),
         cpu_seconds,
     }
 }

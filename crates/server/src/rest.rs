@@ -7,7 +7,6 @@ use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
@@ -16,10 +15,7 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, WWW_AUTHENTICATE};
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
 use hyper::{Method, StatusCode};
-use hyper_util::rt::{TokioIo, TokioTimer};
 use operator::clock::Clock;
 use percent_encoding::percent_decode_str;
 use rustls::ServerConfig;
@@ -28,23 +24,26 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, Runtime};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
-use tokio::task::{JoinError, JoinSet};
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
 use crate::access::{Access, Wanted};
-use crate::api::{Code, Failure, Operation, OperationStatus, Request};
+use crate::api::{Code, Failure, JobStatus, Operation, OperationStatus, Request};
 use crate::flink::operations::{self, Asked};
+use crate::front::{self, Front};
 use crate::http::{
-    Admission, Poll, Refusal, Response, begin, enter, find, find_operation, json, only, read,
-    status,
+    Admission, Poll, Refusal, Response, begin, enter, find, find_operation, json,
+    method_not_allowed, only, read, status,
 };
-use crate::server::{HEAD_BYTES_MAX, Limits, REFUSALS_MAX, Shared};
-use crate::view::JobView;
-use crate::{Jobs, flink, metrics, page};
+use crate::operations::Entry;
+use crate::server::{Limits, Shared};
+use crate::view::{Checkpoint, JobView};
+use crate::{Jobs, RecentLog, Ticket, flink, metrics, page};
 
-/// How much the thread gives way to others: with this, a tenth of the time of one that computes all the time.
+/// How much the thread gives way to others: with this, a tenth of the time of one that computes all the time. (Linux has
+/// it for each thread; a thread that is started by another one gets that one's, so nothing is to be started here.)
 const NICE: i32 = 10;
 
 /// Where and to whom the REST API is served.
@@ -58,6 +57,8 @@ pub struct RestOptions {
     pub tls: Option<(Vec<u8>, Vec<u8>)>,
     /// Tells what time it is.
     pub clock: Arc<dyn Clock>,
+    /// The newest lines of the host's log.
+    pub log: &'static RecentLog,
 }
 
 /// Answers for as long as it lives.
@@ -99,6 +100,7 @@ impl RestServer {
             access,
             tls,
             clock,
+            log,
         } = options;
         if !address.ip().is_loopback() && access.token.is_none() {
             let message =
@@ -119,12 +121,12 @@ impl RestServer {
         };
         let is_secure = tls.is_some();
         let rest = Arc::new(Rest {
-            shared: Shared::new(jobs, limits),
+            shared: Shared::new(Arc::new(Aside::start(jobs)?), limits),
             access,
             tls,
             clock,
-            room: Arc::new(Semaphore::new(limits.connections)),
-            refusals: Arc::new(Semaphore::new(REFUSALS_MAX)),
+            log,
+            listener,
         });
         let (close, closed) = oneshot::channel();
         let (alive, over) = mpsc::channel();
@@ -134,7 +136,7 @@ impl RestServer {
                 let _alive = alive;
                 // If it may not, it answers all the same.
                 let _ = rustix::process::setpriority_process(None, NICE);
-                serve(&runtime, &rest, &listener, closed);
+                serve(&runtime, &rest, closed);
             })?;
         Ok(Self {
             close: Some(close),
@@ -169,14 +171,55 @@ impl RestServer {
     }
 }
 
+/// The jobs of the process, whose operations are begun on another thread: what they start, as the threads of a storage,
+/// does not give way to others.
+struct Aside {
+    jobs: Arc<dyn Jobs>,
+    begin: mpsc::Sender<(String, Operation, Box<dyn Ticket>)>,
+}
+
+impl Aside {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "it begins operations for as long as the server lives, and nothing waits for it"
+    )]
+    fn start(jobs: Arc<dyn Jobs>) -> io::Result<Self> {
+        let (begin, begun) = mpsc::channel::<(String, Operation, Box<dyn Ticket>)>();
+        let at_work = Arc::clone(&jobs);
+        thread::Builder::new()
+            .name("rest-operations".to_owned())
+            .spawn(move || {
+                for (job, operation, ticket) in begun {
+                    at_work.begin(&job, operation, ticket);
+                }
+            })?;
+        Ok(Self { jobs, begin })
+    }
+}
+
+impl Jobs for Aside {
+    fn jobs(&self) -> Vec<JobStatus> {
+        self.jobs.jobs()
+    }
+
+    fn views(&self) -> Vec<JobView> {
+        self.jobs.views()
+    }
+
+    fn begin(&self, job: &str, operation: Operation, ticket: Box<dyn Ticket>) {
+        // If nobody listened, the ticket would say so.
+        let _ = self.begin.send((job.to_owned(), operation, ticket));
+    }
+}
+
 /// What answers are made from, and who gets them.
 struct Rest {
     shared: Shared,
     access: Access,
     tls: Option<TlsAcceptor>,
     clock: Arc<dyn Clock>,
-    room: Arc<Semaphore>,
-    refusals: Arc<Semaphore>,
+    log: &'static RecentLog,
+    listener: TcpListener,
 }
 
 fn acceptor(chain: &[u8], key: &[u8]) -> io::Result<TlsAcceptor> {
@@ -196,135 +239,46 @@ fn acceptor(chain: &[u8], key: &[u8]) -> io::Result<TlsAcceptor> {
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
-fn serve(
-    runtime: &Runtime,
-    rest: &Arc<Rest>,
-    listener: &TcpListener,
-    mut closed: oneshot::Receiver<()>,
-) {
+impl Front for Rest {
+    const NAME: &'static str = "the REST API";
+    type Stream = TcpStream;
+
+    fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
+    async fn accept(&self) -> io::Result<TcpStream> {
+        self.listener.accept().await.map(|(stream, _)| stream)
+    }
+
+    /// Whom it trusts is said by requests: see [`Access`].
+    fn trusts(&self, _: &TcpStream) -> bool {
+        true
+    }
+
+    async fn answer(self: Arc<Self>, stream: TcpStream, admission: Admission) {
+        // Answers are small and written at once.
+        let _ = stream.set_nodelay(true);
+        let limits = &self.shared.limits;
+        let said = |request| answer(&self, admission, request);
+        let Some(tls) = &self.tls else {
+            return front::exchange::<Self, _, _>(limits, stream, said).await;
+        };
+        match timeout(limits.request, tls.accept(stream)).await {
+            Ok(Ok(stream)) => front::exchange::<Self, _, _>(limits, stream, said).await,
+            Ok(Err(error)) => tracing::debug!("a connection to the REST API: {error}"),
+            Err(_) => tracing::debug!("a connection to the REST API took too long"),
+        }
+    }
+}
+
+fn serve(runtime: &Runtime, rest: &Arc<Rest>, closed: oneshot::Receiver<()>) {
     runtime.block_on(async {
         let mut connections = JoinSet::new();
-        loop {
-            tokio::select! {
-                biased;
-                _ = &mut closed => break,
-                Some(ended) = connections.join_next() => report(ended),
-                accepted = listener.accept() => accept(rest, accepted, &mut connections).await,
-            }
-        }
-        rest.shared.is_closing.store(true, Ordering::Relaxed);
-        drain(rest, listener, &mut connections).await;
+        // Also if it was dropped: it is of no use to anybody then, and ends soon.
+        front::listen(rest, closed, &mut connections).await;
+        front::drain(rest, &mut connections).await;
     });
-}
-
-/// Answers until nobody waits for an outcome any more: clients ask again and again how far an operation is, and the
-/// process may end while they are between two questions.
-async fn drain(rest: &Arc<Rest>, listener: &TcpListener, connections: &mut JoinSet<()>) {
-    let now = Instant::now();
-    let end = now + rest.shared.limits.close;
-    // What has not ended by then, although all jobs have, never will.
-    let give_up = now + rest.shared.limits.close / 2;
-    let mut has_given_up = false;
-    loop {
-        let expected = rest.shared.operations.expected_until();
-        let expected = expected.filter(|until| *until > Instant::now());
-        if connections.is_empty() && expected.is_none() {
-            return;
-        }
-        tokio::select! {
-            biased;
-            () = sleep_until(end) => return,
-            () = sleep_until(give_up), if !has_given_up => {
-                has_given_up = true;
-                rest.shared.operations.end_all();
-            }
-            Some(ended) = connections.join_next() => report(ended),
-            accepted = listener.accept() => accept(rest, accepted, connections).await,
-            () = sleep_until(expected.unwrap_or(end)) => {}
-        }
-    }
-}
-
-/// A panic is ours, and ends one answer only.
-fn report(ended: Result<(), JoinError>) {
-    if let Err(error) = ended
-        && error.is_panic()
-    {
-        tracing::error!("an answer of the REST API panicked: {error}");
-    }
-}
-
-async fn accept(
-    rest: &Arc<Rest>,
-    accepted: io::Result<(TcpStream, SocketAddr)>,
-    connections: &mut JoinSet<()>,
-) {
-    let stream = match accepted {
-        Ok((stream, _)) => stream,
-        Err(error) => {
-            // Too many open files: it passes, and until then there is nothing to do.
-            tracing::warn!("a connection to the REST API is not accepted: {error}");
-            sleep(Duration::from_millis(100)).await;
-            return;
-        }
-    };
-    let room = Arc::clone(&rest.room).try_acquire_owned();
-    let (admission, permit) = match room {
-        Ok(permit) => (Admission::Admitted, permit),
-        Err(_) => match Arc::clone(&rest.refusals).try_acquire_owned() {
-            Ok(permit) => (Admission::Busy, permit),
-            // Not without a bound either.
-            Err(_) => return,
-        },
-    };
-    connections.spawn(connection(Arc::clone(rest), stream, admission, permit));
-}
-
-async fn connection(
-    rest: Arc<Rest>,
-    stream: TcpStream,
-    admission: Admission,
-    permit: OwnedSemaphorePermit,
-) {
-    let limits = rest.shared.limits;
-    // Answers are small and written at once.
-    let _ = stream.set_nodelay(true);
-    let answering = async {
-        match &rest.tls {
-            None => exchange(&rest, stream, admission).await,
-            Some(tls) => match timeout(limits.request, tls.accept(stream)).await {
-                Ok(Ok(stream)) => exchange(&rest, stream, admission).await,
-                Ok(Err(error)) => tracing::debug!("a connection to the REST API: {error}"),
-                Err(_) => tracing::debug!("a connection to the REST API took too long"),
-            },
-        }
-    };
-    // Head, body, wait, answer.
-    let longest = match admission {
-        Admission::Admitted => limits.request * 3 + limits.wait,
-        Admission::Busy | Admission::Forbidden => limits.request,
-    };
-    if timeout(longest, answering).await.is_err() {
-        tracing::debug!("a connection to the REST API took too long");
-    }
-    drop(permit);
-}
-
-async fn exchange<S>(rest: &Rest, stream: S, admission: Admission)
-where
-    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
-{
-    let service = service_fn(|request| answer(rest, admission, request));
-    // One request each: nobody holds a connection without asking for something.
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(rest.shared.limits.request)
-        .keep_alive(false)
-        .max_buf_size(HEAD_BYTES_MAX)
-        .serve_connection(TokioIo::new(stream), service);
-    if let Err(error) = connection.await {
-        tracing::debug!("a connection to the REST API: {error}");
-    }
 }
 
 /// What every answer says to browsers: what it is and nothing else, for this page only, and not to be kept.
@@ -371,7 +325,12 @@ async fn answer(
 /// Whether a path is of our own API, beside Flink's.
 fn is_ours(path: &str) -> bool {
     let path = path.strip_prefix("/v1").unwrap_or(path);
-    path == "/views" || path.contains("/operations")
+    let mut segments = path.trim_matches('/').split('/');
+    match (segments.next(), segments.next(), segments.next()) {
+        (Some("" | "views" | "log"), ..) => true,
+        (Some("jobs"), Some(_), of_job) => of_job == Some("operations"),
+        _ => false,
+    }
 }
 
 /// An error, for our clients or for Flink's, which accept nothing but `errors`.
@@ -387,10 +346,11 @@ fn refused(refusal: Refusal, is_ours: bool) -> Response {
     };
     let body = match is_ours {
         true => json!({ "errors": [said], "code": code, "message": message, "hint": hint }),
-        false => flink::failure(&refusal.failure).1,
+        false => flink::failure(&refusal.failure),
     };
-    let mut response = json(refusal.status, &body);
-    if refusal.status == StatusCode::UNAUTHORIZED {
+    let is_unauthorized = refusal.status == StatusCode::UNAUTHORIZED;
+    let mut response = refusal.response_with(&body);
+    if is_unauthorized {
         let bearer = HeaderValue::from_static("Bearer");
         response.headers_mut().insert(WWW_AUTHENTICATE, bearer);
     }
@@ -446,11 +406,28 @@ async fn route(rest: &Rest, request: hyper::Request<Incoming>) -> Result<Respons
         }
         ["views"] => {
             only(&Method::GET, &request)?;
-            Ok(json(StatusCode::OK, &rest.shared.jobs.views()))
+            let views = rest.shared.jobs.views().into_iter();
+            let brief: Vec<JobView> = views.map(JobView::brief).collect();
+            Ok(json(StatusCode::OK, &brief))
+        }
+        ["views", job, "checkpoints", number] => {
+            only(&Method::GET, &request)?;
+            let views = rest.shared.jobs.views();
+            let checkpoint = checkpoint(&views, job, number);
+            let checkpoint = checkpoint.ok_or_else(|| no_such_path(request.uri().path()))?;
+            Ok(json(StatusCode::OK, checkpoint))
+        }
+        ["log"] => {
+            only(&Method::GET, &request)?;
+            let said = json!({ "lines": rest.log.lines() });
+            Ok(json(StatusCode::OK, &said))
         }
         ["jobs", job, "operations"] => {
             only(&Method::POST, &request)?;
-            let allowed = |operation: &Operation| allow(rest, job, operation);
+            let allowed = |operation: &Operation| {
+                let job = find(&rest.shared, job)?.id;
+                allow(rest, &job, operation)
+            };
             begin(&rest.shared, job, request, &allowed).await
         }
         ["jobs", job, "operations", id] => {
@@ -461,6 +438,14 @@ async fn route(rest: &Rest, request: hyper::Request<Incoming>) -> Result<Respons
         }
         _ => flink(rest, segments, request).await,
     }
+}
+
+/// A checkpoint that is remembered of the job with this rest-id.
+fn checkpoint<'a>(views: &'a [JobView], job: &str, number: &str) -> Option<&'a Checkpoint> {
+    let number: u64 = number.parse().ok()?;
+    let view = views.iter().find(|view| view.rest_id == job)?;
+    let mut history = view.checkpoints.history.iter();
+    history.find(|it| it.id == number).map(AsRef::as_ref)
 }
 
 /// Answers as Flink does, whose paths are without the version here.
@@ -483,7 +468,7 @@ async fn flink(
         ("GET" | "HEAD", ["jobs", job, "checkpoints", id]) if *id != "config" => {
             operation(rest, job, id, operations::number)
         }
-        ("GET" | "HEAD", _) => {
+        ("GET" | "HEAD", _) if flink::is_known(path) || allowed_methods(path).is_none() => {
             let views = rest.shared.jobs.views();
             match flink::answer(&views, path, query, rest.clock.now_ms()) {
                 Some(Ok(answer)) => Ok(json(StatusCode::OK, &answer)),
@@ -512,12 +497,29 @@ async fn flink(
             Ok(json(StatusCode::OK, &operations::triggered(&request_id)))
         }
         ("PATCH", ["jobs", job]) => {
-            trigger(rest, job, operations::cancel(query)?)?;
+            // Nobody asks how far it is: Flink's client gets no id.
+            enter_operation(rest, job, operations::cancel(query)?)?;
             Ok(json(StatusCode::ACCEPTED, &json!({})))
         }
         ("POST", ["savepoint-disposal"]) => Err(operations::disposal().into()),
-        _ => Err(no_such_path(request.uri().path())),
+        _ => Err(match allowed_methods(path) {
+            Some(methods) => method_not_allowed(&request, methods),
+            None => no_such_path(request.uri().path()),
+        }),
     }
+}
+
+/// What can be done with a path of Flink's; `None`: there is none.
+fn allowed_methods(path: &[&str]) -> Option<&'static str> {
+    Some(match path {
+        ["jobs", _] => "GET, HEAD, PATCH",
+        ["jobs", _, "checkpoints"] => "GET, HEAD, POST",
+        ["jobs", _, "savepoints" | "stop"] | ["savepoint-disposal"] => "POST",
+        ["jobs", _, "rescaling"] => "PATCH",
+        ["jobs", _, "savepoints" | "rescaling" | "checkpoints", _] => "GET, HEAD",
+        _ if flink::is_known(path) => "GET, HEAD",
+        _ => return None,
+    })
 }
 
 /// How far an operation is, as Flink says it.
@@ -533,18 +535,22 @@ fn operation(
 
 /// Begins what is asked for. Returns the id under which it can be asked how far it is.
 fn trigger(rest: &Rest, job: &str, asked: Asked) -> Result<String, Refusal> {
+    let entry = enter_operation(rest, job, asked)?;
+    entry.expect_client();
+    Ok(entry.now().request_id)
+}
+
+fn enter_operation(rest: &Rest, job: &str, asked: Asked) -> Result<Arc<Entry>, Refusal> {
     let job = find(&rest.shared, job)?.id;
     allow(rest, &job, &asked.operation)?;
     let mut request = Request::new(asked.operation)?;
     if let Some(id) = asked.trigger_id {
         request.request_id = id;
     }
-    let request_id = request.request_id.clone();
-    enter(&rest.shared, &job, request)?.expect_client();
-    Ok(request_id)
+    Ok(enter(&rest.shared, &job, request)?)
 }
 
-/// Whether an operation may be asked for from here.
+/// Whether an operation on the job with this id may be asked for from here.
 fn allow(rest: &Rest, job: &str, operation: &Operation) -> Result<(), Failure> {
     let directory = match operation {
         Operation::Savepoint { directory } => directory,
@@ -561,11 +567,9 @@ fn allow(rest: &Rest, job: &str, operation: &Operation) -> Result<(), Failure> {
     rest.access.check_savepoint(directory, own.as_deref())
 }
 
-/// The directory that a job has its savepoints in.
+/// The directory that the job with this id has its savepoints in.
 fn own_savepoints(views: &[JobView], job: &str) -> Option<String> {
-    let view = views
-        .iter()
-        .find(|view| view.rest_id == job || view.status.id == job || view.status.name == job)?;
+    let view = views.iter().find(|view| view.status.id == job)?;
     view.config.get("checkpoint.savepoint-dir").cloned()
 }
 

@@ -3,29 +3,26 @@
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{Semaphore, oneshot};
-use tokio::task::{JoinError, JoinSet};
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::task::JoinSet;
 
 use crate::Jobs;
 use crate::directories::{Directories, Socket};
-use crate::http::{Admission, answer};
+use crate::front::{self, Front};
+use crate::http::{self, Admission};
 use crate::operations::Operations;
 
 /// The bytes that the head of a request may have.
 pub(crate) const HEAD_BYTES_MAX: usize = 16 << 10;
 
 /// How many clients may wait for the answer that there are too many. One more is not answered.
-pub(crate) const REFUSALS_MAX: usize = 64;
+const REFUSALS_MAX: usize = 64;
 
 /// What clients may ask for at most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,13 +97,12 @@ impl Server {
         let serving = Arc::new(Serving {
             shared: Shared::new(jobs, limits),
             directories,
-            room: Arc::new(Semaphore::new(limits.connections)),
-            refusals: Arc::new(Semaphore::new(REFUSALS_MAX)),
+            listener,
         });
         let (close, closed) = oneshot::channel();
         let thread = thread::Builder::new()
             .name("control".to_owned())
-            .spawn(move || serve(&runtime, serving, listener, closed))?;
+            .spawn(move || serve(&runtime, &serving, closed))?;
         Ok(Self {
             close: Some(close),
             thread: Some(thread),
@@ -142,6 +138,10 @@ pub(crate) struct Shared {
     pub(crate) operations: Operations,
     pub(crate) limits: Limits,
     pub(crate) is_closing: AtomicBool,
+    /// For those who get an answer.
+    pub(crate) room: Arc<Semaphore>,
+    /// For those who are told that they get none.
+    pub(crate) refusals: Arc<Semaphore>,
 }
 
 impl Shared {
@@ -151,6 +151,8 @@ impl Shared {
             operations: Operations::new(limits.operations),
             limits,
             is_closing: AtomicBool::new(false),
+            room: Arc::new(Semaphore::new(limits.connections)),
+            refusals: Arc::new(Semaphore::new(REFUSALS_MAX)),
         }
     }
 }
@@ -159,137 +161,43 @@ impl Shared {
 struct Serving {
     shared: Shared,
     directories: Directories,
-    room: Arc<Semaphore>,
-    refusals: Arc<Semaphore>,
+    listener: UnixListener,
 }
 
-fn serve(
-    runtime: &Runtime,
-    serving: Arc<Serving>,
-    listener: UnixListener,
-    closed: oneshot::Receiver<()>,
-) {
+impl Front for Serving {
+    const NAME: &'static str = "the control socket";
+    type Stream = UnixStream;
+
+    fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
+    async fn accept(&self) -> io::Result<UnixStream> {
+        self.listener.accept().await.map(|(stream, _)| stream)
+    }
+
+    fn trusts(&self, stream: &UnixStream) -> bool {
+        let peer = stream.peer_cred().map(|peer| peer.uid());
+        peer.is_ok_and(|user| self.directories.trusts(user))
+    }
+
+    async fn answer(self: Arc<Self>, stream: UnixStream, admission: Admission) {
+        let shared = &self.shared;
+        let answer = |request| http::answer(shared, admission, request);
+        front::exchange::<Self, _, _>(&shared.limits, stream, answer).await;
+    }
+}
+
+fn serve(runtime: &Runtime, serving: &Arc<Serving>, closed: oneshot::Receiver<()>) {
     runtime.block_on(async {
         let mut connections = JoinSet::new();
-        let sweeping = Arc::clone(&serving);
+        let sweeping = Arc::clone(serving);
         connections.spawn(async move {
             // What killed hosts have left. Whatever is wrong here was reported when the socket was made.
             let _ = sweeping.directories.connect_all().await;
         });
-        let is_asked = listen(&serving, &listener, closed, &mut connections).await;
-        if is_asked {
-            serving.shared.is_closing.store(true, Ordering::Relaxed);
-            drain(&serving, &listener, &mut connections).await;
+        if front::listen(serving, closed, &mut connections).await {
+            front::drain(serving, &mut connections).await;
         }
     });
-}
-
-/// Answers until the server is closed (`true`) or dropped.
-async fn listen(
-    serving: &Arc<Serving>,
-    listener: &UnixListener,
-    mut closed: oneshot::Receiver<()>,
-    connections: &mut JoinSet<()>,
-) -> bool {
-    loop {
-        tokio::select! {
-            biased;
-            asked = &mut closed => return asked.is_ok(),
-            Some(ended) = connections.join_next() => report(ended),
-            accepted = listener.accept() => accept(serving, accepted.map(|(stream, _)| stream), connections).await,
-        }
-    }
-}
-
-/// Answers until nobody waits for an outcome any more. A client asks again and again how far an operation is, and the
-/// process may end while it is between two questions: so what was begun can still be asked for, and new connections
-/// are accepted to the end.
-async fn drain(serving: &Arc<Serving>, listener: &UnixListener, connections: &mut JoinSet<()>) {
-    let now = Instant::now();
-    let end = now + serving.shared.limits.close;
-    // What has not ended by then, although all jobs have, never will.
-    let give_up = now + serving.shared.limits.close / 2;
-    let mut has_given_up = false;
-    loop {
-        let expected = serving.shared.operations.expected_until();
-        let expected = expected.filter(|until| *until > Instant::now());
-        if connections.is_empty() && expected.is_none() {
-            return;
-        }
-        tokio::select! {
-            biased;
-            () = sleep_until(end) => return,
-            () = sleep_until(give_up), if !has_given_up => {
-                has_given_up = true;
-                serving.shared.operations.end_all();
-            }
-            Some(ended) = connections.join_next() => report(ended),
-            accepted = listener.accept() => accept(serving, accepted.map(|(stream, _)| stream), connections).await,
-            () = sleep_until(expected.unwrap_or(end)) => {}
-        }
-    }
-}
-
-async fn accept(
-    serving: &Arc<Serving>,
-    accepted: io::Result<UnixStream>,
-    connections: &mut JoinSet<()>,
-) {
-    let stream = match accepted {
-        Ok(stream) => stream,
-        Err(error) => {
-            // Too many open files: it passes, and until then there is nothing to do.
-            tracing::warn!("a connection to the control socket is not accepted: {error}");
-            sleep(Duration::from_millis(100)).await;
-            return;
-        }
-    };
-    let peer = stream.peer_cred().map(|peer| peer.uid());
-    let is_ours = peer.is_ok_and(|user| serving.directories.trusts(user));
-    let permit = match is_ours {
-        true => Arc::clone(&serving.room).try_acquire_owned().ok(),
-        false => None,
-    };
-    let (admission, permit) = match (permit, is_ours) {
-        (Some(permit), _) => (Admission::Admitted, permit),
-        (None, is_ours) => {
-            // Not without a bound either.
-            let Ok(permit) = Arc::clone(&serving.refusals).try_acquire_owned() else {
-                return;
-            };
-            match is_ours {
-                true => (Admission::Busy, permit),
-                false => (Admission::Forbidden, permit),
-            }
-        }
-    };
-    let limits = serving.shared.limits;
-    let serving = Arc::clone(serving);
-    connections.spawn(async move {
-        let service = service_fn(|request| answer(&serving.shared, admission, request));
-        // One request each: nobody holds a connection without asking for something.
-        let connection = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(limits.request)
-            .keep_alive(false)
-            .max_buf_size(HEAD_BYTES_MAX)
-            .serve_connection(TokioIo::new(stream), service);
-        // Head, body, wait, answer.
-        let longest = limits.request * 3 + limits.wait;
-        match timeout(longest, connection).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::debug!("a connection to the control socket: {error}"),
-            Err(_) => tracing::debug!("a connection to the control socket took too long"),
-        }
-        drop(permit);
-    });
-}
-
-/// A panic is ours, and ends one answer only.
-fn report(ended: Result<(), JoinError>) {
-    if let Err(error) = ended
-        && error.is_panic()
-    {
-        tracing::error!("an answer on the control socket panicked: {error}");
-    }
 }

@@ -5,6 +5,7 @@
 //! begins at 0 with each attempt of the job in this process.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -28,6 +29,8 @@ pub struct JobView {
     pub rest_id: String,
     /// When it reached the state that it is in.
     pub state_since: i64,
+    /// Since when its sources read, if they do: also while it stops.
+    pub running_since: Option<i64>,
     /// When it ended.
     pub ended_at: Option<i64>,
     /// How many key groups it has.
@@ -37,7 +40,7 @@ pub struct JobView {
     /// Its checkpoints.
     pub checkpoints: Checkpoints,
     /// Its failures, the newest first; the oldest ones are dropped.
-    pub failures: Vec<JobFailure>,
+    pub failures: Vec<Arc<JobFailure>>,
     /// The keys of the job file that are set, with what they are set to; no secrets.
     pub config: BTreeMap<String, String>,
     /// What operators count of themselves: operator, metric, value. A histogram is four of them.
@@ -112,6 +115,34 @@ pub struct MemberWork {
     pub state_bytes: u64,
     /// Keys of its keyed state at the last checkpoint.
     pub state_keys: u64,
+    /// What the calls of its operator have cost; `None` of a source, a sink and before the first call.
+    pub calls: Option<Calls>,
+}
+
+/// What the calls of an operator have cost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Calls {
+    /// How many there were.
+    pub count: u64,
+    /// How long they took together, in microseconds: with what they have asked the host to do.
+    pub us: u64,
+    /// Bytes of memory that the operator holds now, as `limits.memory` counts them.
+    pub memory_bytes: u64,
+}
+
+/// What a checkpoint holds of a keyed state.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct StateSize {
+    /// The operator's id.
+    pub operator: String,
+    /// The state's name.
+    pub state: String,
+    /// Entries: keys, fields of maps, elements of lists, timers.
+    pub entries: u64,
+    /// Bytes of their keys and values.
+    pub bytes: u64,
 }
 
 /// What became of a job's checkpoints in this process.
@@ -130,8 +161,20 @@ pub struct Checkpoints {
     pub restored: Option<Restored>,
     /// How often it went on from one.
     pub restores: u64,
-    /// The newest first; the oldest ones are dropped.
-    pub history: Vec<Checkpoint>,
+    /// What the newest checkpoint or savepoint holds of each keyed state.
+    pub states: Vec<StateSize>,
+    /// How many deletions of what is not needed any more wait for the storage.
+    pub deletions_waiting: u64,
+    /// The newest that was completed, savepoint or not.
+    pub newest: Option<Arc<Checkpoint>>,
+    /// The newest that was completed and is no savepoint.
+    pub newest_checkpoint: Option<Arc<Checkpoint>>,
+    /// The newest savepoint that was completed.
+    pub newest_savepoint: Option<Arc<Checkpoint>>,
+    /// The newest that was given up.
+    pub newest_failure: Option<Arc<Checkpoint>>,
+    /// All of them, the newest first; the oldest ones are dropped.
+    pub history: Vec<Arc<Checkpoint>>,
 }
 
 /// A checkpoint that a job went on from.
@@ -142,6 +185,8 @@ pub struct Restored {
     pub id: u64,
     /// When.
     pub at: i64,
+    /// How long it took until the sources read, in milliseconds.
+    pub took_ms: u64,
     /// It is a savepoint.
     pub savepoint: bool,
     /// Where it is; `None` in memory.
@@ -164,6 +209,46 @@ pub struct Checkpoint {
     pub outcome: Outcome,
 }
 
+impl Checkpoint {
+    /// The same, but for what each subtask did: there may be many.
+    pub(crate) fn brief(&self) -> Self {
+        let outcome = match &self.outcome {
+            Outcome::Completed {
+                bytes,
+                full_bytes,
+                path,
+                phases,
+                subtasks: _,
+            } => Outcome::Completed {
+                bytes: *bytes,
+                full_bytes: *full_bytes,
+                path: path.clone(),
+                phases: phases.clone(),
+                subtasks: BTreeMap::new(),
+            },
+            failed @ Outcome::Failed { .. } => failed.clone(),
+        };
+        Self { outcome, ..*self }
+    }
+}
+
+impl JobView {
+    /// The same, but for what each subtask did for each checkpoint.
+    pub(crate) fn brief(mut self) -> Self {
+        let brief = |checkpoint: &mut Arc<Checkpoint>| *checkpoint = Arc::new(checkpoint.brief());
+        let checkpoints = &mut self.checkpoints;
+        checkpoints.history.iter_mut().for_each(brief);
+        let newest = [
+            &mut checkpoints.newest,
+            &mut checkpoints.newest_checkpoint,
+            &mut checkpoints.newest_savepoint,
+            &mut checkpoints.newest_failure,
+        ];
+        newest.into_iter().flatten().for_each(brief);
+        self
+    }
+}
+
 /// What became of a checkpoint.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(
@@ -176,13 +261,14 @@ pub enum Outcome {
     Completed {
         /// Bytes written for it.
         bytes: u64,
-        /// Bytes that a restore would read: what it shares with earlier ones counts too.
+        /// Bytes of keys and values of all keyed state at it, whatever of that was written before.
         full_bytes: u64,
         /// Its directory; `None` in memory.
         path: Option<String>,
         /// Where the time went.
         phases: Phases,
-        /// What each subtask did, by the id of its vertex.
+        /// What each subtask did, by the id of its vertex. The list of a job's checkpoints leaves it out.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
         subtasks: BTreeMap<String, Vec<CheckpointSubtask>>,
     },
     /// It was given up.

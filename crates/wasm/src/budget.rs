@@ -21,6 +21,7 @@ const PORTION_BYTES: usize = 8 << 20;
 /// When a call has to be over.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Deadline {
+    begun: Instant,
     limit: Duration,
     at: Option<Instant>,
 }
@@ -32,10 +33,17 @@ impl Deadline {
         reason = "the time of a guest's call is real whatever clock a job has"
     )]
     pub(super) fn begin(limit: Option<Duration>) -> Self {
+        let begun = Instant::now();
         Self {
+            begun,
             limit: limit.unwrap_or(Duration::MAX),
-            at: limit.and_then(|limit| Instant::now().checked_add(limit)),
+            at: limit.and_then(|limit| begun.checked_add(limit)),
         }
+    }
+
+    /// How long ago the call has begun.
+    pub(super) fn elapsed(&self) -> Duration {
+        self.begun.elapsed()
     }
 
     /// The moment, if there is one.

@@ -9,7 +9,9 @@ use std::thread;
 use dataflow::port::Port;
 use dataflow::state::{Fired, Resolved, StateKind};
 use dataflow::{Batch, Cells, CheckpointId, KeyGroups};
-use operator::{Attention, Call, Failure, FailureKind, Operator, OperatorFactory, SubtaskContext};
+use operator::{
+    Attention, Call, Failure, FailureKind, Operator, OperatorFactory, SubtaskContext, Usage,
+};
 
 use super::component::Component;
 use super::description::Description;
@@ -142,6 +144,7 @@ impl Factory {
                 restored,
                 spare: Some(Box::default()),
                 now_ms: 0,
+                usage: Usage::default(),
             };
             run(&mut operator)
         };
@@ -182,6 +185,7 @@ impl OperatorFactory for Factory {
             restored,
             spare: Some(Box::default()),
             now_ms: 0,
+            usage: Usage::default(),
         };
         operator.instance()?;
         Ok(Box::new(operator))
@@ -218,6 +222,8 @@ struct GuestOperator {
     spare: Option<Box<Call>>,
     /// Processing time of the last call.
     now_ms: i64,
+    /// What the calls of all instances have cost.
+    usage: Usage,
 }
 
 impl GuestOperator {
@@ -328,7 +334,7 @@ impl GuestOperator {
         slot.output.count_other(other);
         mem::swap(call, &mut slot);
         self.spare = Some(slot);
-        self.drop_dead();
+        self.settle();
         if let Some(most) = self.shared.blueprint.limits.recycle_memory {
             self.recycle_beyond(most);
         }
@@ -341,16 +347,21 @@ impl GuestOperator {
         run: impl FnOnce(&mut Instance, Phase) -> Result<(), Failure>,
     ) -> Result<(), Failure> {
         let result = run(self.instance()?, phase);
-        self.drop_dead();
+        self.settle();
         result
     }
 
-    fn drop_dead(&mut self) {
-        if self
-            .instance
-            .as_ref()
-            .is_some_and(|instance| !instance.is_alive())
-        {
+    /// Adds up what the last calls have cost, and drops the instance if it cannot be called again.
+    fn settle(&mut self) {
+        let Some(instance) = &mut self.instance else {
+            return;
+        };
+        let guest = instance.guest();
+        let spent = mem::take(&mut guest.usage);
+        self.usage.calls += spent.calls;
+        self.usage.time += spent.time;
+        self.usage.memory = guest.memory.used();
+        if !instance.is_alive() {
             self.instance = None;
         }
     }
@@ -476,6 +487,10 @@ impl Operator for GuestOperator {
 
     fn is_repeatable(&self) -> bool {
         self.shared.blueprint.granted.is_closed()
+    }
+
+    fn usage(&self) -> Option<Usage> {
+        Some(self.usage)
     }
 
     fn close(&mut self) -> Result<(), Failure> {

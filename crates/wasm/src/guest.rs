@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use operator::{Call, Failure, FailureKind};
+use operator::{Call, Failure, FailureKind, Usage};
 use wasmtime_wasi::{ResourceTable, WasiCtx, WasiCtxView, WasiView};
 
 use super::ambient::{self, Ambient};
@@ -24,6 +24,8 @@ pub(super) struct Guest {
     pub(super) phase: Phase,
     /// How many exported functions were called so far: what belongs to one call means nothing in another.
     pub(super) calls: u64,
+    /// What its calls have cost since somebody has asked.
+    pub(super) usage: Usage,
     /// The highest watermark, as of the current call.
     pub(super) watermark: i64,
     /// The time that an ungranted guest sees.
@@ -85,6 +87,7 @@ impl Guest {
             call: None,
             phase: Phase::Start,
             calls: 0,
+            usage: Usage::default(),
             watermark: i64::MIN,
             clock,
             memory: Memory::new(limits.memory, instance_bytes),

@@ -209,6 +209,9 @@ impl Instance {
                 with_denial(guest, named(phase, failure.into()))
             })
         });
+        let guest = self.store.data_mut();
+        guest.usage.calls += 1;
+        guest.usage.time += deadline.elapsed();
         // What was recorded counts as everything else that a call does: if it returns ok.
         let mut metrics = lock(&self.store.data().metrics);
         match ended {

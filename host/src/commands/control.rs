@@ -6,9 +6,11 @@
 mod operation;
 mod report;
 mod status;
+mod top;
 
 pub(crate) use operation::{cancel, checkpoint, interval, rescale, savepoint, stop};
 pub(crate) use status::{list, status};
+pub(crate) use top::top;
 
 use server::api::{Code, Failure};
 use server::{Client, Found};

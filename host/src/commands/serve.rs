@@ -102,6 +102,9 @@ fn http_section(arguments: &HttpArguments) -> Result<Option<HttpSection>, Error>
         let hint = "give `--http-token-file` a file with a token of at least 16 characters, or listen on `127.0.0.1`";
         return Err(refused(http::NO_TOKEN.to_owned()).hint(hint));
     }
+    for dir in &arguments.savepoint_dirs {
+        http::check_savepoint_dir(dir).map_err(refused)?;
+    }
     let absolute = |path: &PathBuf| job_file::checkpoint::absolute(path);
     let certificate = arguments.certificate.as_ref().map(absolute);
     let key = arguments.certificate_key.as_ref().map(absolute);

@@ -1,28 +1,34 @@
 //! What became of a job's checkpoints and attempts in this process, as far back as is kept.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use runtime::phases;
 use runtime::{JobEvent, VertexReport};
 use server::view::{
-    Checkpoint, CheckpointSubtask, Checkpoints, Input, JobFailure, Longest, Member, MemberWork,
-    Outcome, Phases, Restored, Subtask, Vertex, rest_id,
+    Calls, Checkpoint, CheckpointSubtask, Checkpoints, Input, JobFailure, Longest, Member,
+    MemberWork, Outcome, Phases, Restored, StateSize, Subtask, Vertex, rest_id,
 };
 
 use super::directory_of;
 use crate::events::{Metric, OperatorMetrics};
 
-/// How many checkpoints are kept.
+/// How many checkpoints are kept: a chart has no room for more.
 const CHECKPOINTS_MAX: usize = 100;
 
-/// How many failures are kept.
+/// How many failures are kept. Each may have a backtrace of some KiB.
 const FAILURES_MAX: usize = 32;
 
 /// What is kept of a job's past. The newest comes first.
 #[derive(Debug, Default)]
 pub(crate) struct History {
-    checkpoints: VecDeque<Checkpoint>,
-    failures: VecDeque<JobFailure>,
+    checkpoints: VecDeque<Arc<Checkpoint>>,
+    /// The newest of each kind, which stay however many others follow.
+    newest: Option<Arc<Checkpoint>>,
+    newest_checkpoint: Option<Arc<Checkpoint>>,
+    newest_savepoint: Option<Arc<Checkpoint>>,
+    newest_failure: Option<Arc<Checkpoint>>,
+    failures: VecDeque<Arc<JobFailure>>,
     failures_by_kind: BTreeMap<String, u64>,
     completed: u64,
     failed: u64,
@@ -30,8 +36,11 @@ pub(crate) struct History {
     restoring: Option<Restored>,
     restored: Option<Restored>,
     restores: u64,
+    states: Vec<StateSize>,
     /// When the job reached the state that it is in.
     pub(crate) state_since: i64,
+    /// Since when its sources read.
+    pub(crate) running_since: Option<i64>,
     /// When it ended.
     pub(crate) ended_at: Option<i64>,
 }
@@ -49,12 +58,14 @@ impl History {
     /// Something has happened to the job.
     pub(crate) fn note(&mut self, event: &JobEvent, now_ms: i64) {
         match event {
-            JobEvent::Started { .. } => {
+            JobEvent::Started { set_up_ms, .. } => {
                 self.state_since = now_ms;
+                self.running_since = Some(now_ms);
                 if let Some(restored) = self.restoring.take() {
                     self.restores += 1;
                     self.restored = Some(Restored {
                         at: now_ms,
+                        took_ms: *set_up_ms,
                         ..restored
                     });
                 }
@@ -66,6 +77,7 @@ impl History {
                 ..
             } => {
                 self.state_since = now_ms;
+                self.running_since = None;
                 self.restoring = from.map(|id| self.restored_from(id));
                 self.failed_at(JobFailure {
                     at: now_ms,
@@ -81,10 +93,11 @@ impl History {
                 bytes,
                 path,
                 phases,
+                states,
             } => {
                 self.completed += 1;
-                let took = i64::try_from(*duration_ms).unwrap_or(i64::MAX);
-                let triggered_at = now_ms.saturating_sub(took);
+                self.states = states.iter().map(state_size).collect();
+                let triggered_at = before(now_ms, *duration_ms);
                 self.keep(Checkpoint {
                     id: *id,
                     savepoint: *savepoint,
@@ -105,6 +118,7 @@ impl History {
                 kind,
                 reason,
                 slowest,
+                duration_ms,
                 ..
             } => {
                 self.failed += 1;
@@ -113,7 +127,7 @@ impl History {
                 self.keep(Checkpoint {
                     id: *id,
                     savepoint: *savepoint,
-                    triggered_at: now_ms,
+                    triggered_at: before(now_ms, *duration_ms),
                     ended_at: now_ms,
                     outcome: Outcome::Failed {
                         kind: kind.to_owned(),
@@ -128,6 +142,7 @@ impl History {
     /// The job has ended, and failed if there is a reason.
     pub(crate) fn end(&mut self, failure: Option<String>, now_ms: i64) {
         self.state_since = now_ms;
+        self.running_since = None;
         self.ended_at = Some(now_ms);
         if let Some(message) = failure {
             self.failed_at(JobFailure {
@@ -140,10 +155,15 @@ impl History {
 
     /// What is known of the checkpoint that an attempt goes on from.
     fn restored_from(&self, id: u64) -> Restored {
-        let known = self.checkpoints.iter().find_map(|it| match &it.outcome {
-            Outcome::Completed { path, .. } if it.id == id => Some((it.savepoint, path.clone())),
-            _ => None,
-        });
+        let kept = self.checkpoints.iter().chain(&self.newest_checkpoint);
+        let known = kept
+            .chain(&self.newest_savepoint)
+            .find_map(|it| match &it.outcome {
+                Outcome::Completed { path, .. } if it.id == id => {
+                    Some((it.savepoint, path.clone()))
+                }
+                _ => None,
+            });
         // It may be what the job was started from.
         let earlier = self.restored.as_ref().filter(|it| it.id == id);
         let (savepoint, path) = known
@@ -152,23 +172,36 @@ impl History {
         Restored {
             id,
             at: 0,
+            took_ms: 0,
             savepoint,
             path,
         }
     }
 
     fn keep(&mut self, checkpoint: Checkpoint) {
+        let checkpoint = Arc::new(checkpoint);
+        let newest = Some(Arc::clone(&checkpoint));
+        match (&checkpoint.outcome, checkpoint.savepoint) {
+            (Outcome::Completed { .. }, is_savepoint) => {
+                self.newest.clone_from(&newest);
+                match is_savepoint {
+                    true => self.newest_savepoint = newest,
+                    false => self.newest_checkpoint = newest,
+                }
+            }
+            (Outcome::Failed { .. }, _) => self.newest_failure = newest,
+        }
         self.checkpoints.push_front(checkpoint);
         self.checkpoints.truncate(CHECKPOINTS_MAX);
     }
 
     fn failed_at(&mut self, failure: JobFailure) {
-        self.failures.push_front(failure);
+        self.failures.push_front(Arc::new(failure));
         self.failures.truncate(FAILURES_MAX);
     }
 
-    /// The checkpoints, of which this many are in progress.
-    pub(crate) fn checkpoints(&self, in_progress: u64) -> Checkpoints {
+    /// The checkpoints, of which this many are in progress, while so many deletions wait.
+    pub(crate) fn checkpoints(&self, in_progress: u64, deletions_waiting: u64) -> Checkpoints {
         Checkpoints {
             completed: self.completed,
             failed: self.failed,
@@ -176,13 +209,33 @@ impl History {
             in_progress,
             restored: self.restored.clone(),
             restores: self.restores,
+            states: self.states.clone(),
+            deletions_waiting,
+            newest: self.newest.clone(),
+            newest_checkpoint: self.newest_checkpoint.clone(),
+            newest_savepoint: self.newest_savepoint.clone(),
+            newest_failure: self.newest_failure.clone(),
             history: self.checkpoints.iter().cloned().collect(),
         }
     }
 
     /// The failures.
-    pub(crate) fn failures(&self) -> Vec<JobFailure> {
+    pub(crate) fn failures(&self) -> Vec<Arc<JobFailure>> {
         self.failures.iter().cloned().collect()
+    }
+}
+
+/// A time before another one.
+fn before(at: i64, by_ms: u64) -> i64 {
+    at.saturating_sub(i64::try_from(by_ms).unwrap_or(i64::MAX))
+}
+
+fn state_size(size: &runtime::StateSize) -> StateSize {
+    StateSize {
+        operator: size.operator.clone(),
+        state: size.state.clone(),
+        entries: size.entries,
+        bytes: size.bytes,
     }
 }
 
@@ -274,6 +327,11 @@ fn subtask((index, report): (u32, &runtime::SubtaskReport)) -> Subtask {
         records_out: member.records_out,
         state_bytes: member.state_bytes,
         state_keys: member.state_keys,
+        calls: member.usage.map(|usage| Calls {
+            count: usage.calls,
+            us: u64::try_from(usage.time.as_micros()).unwrap_or(u64::MAX),
+            memory_bytes: usage.memory,
+        }),
     };
     Subtask {
         index,
@@ -318,4 +376,54 @@ pub(crate) fn operator_metrics(
         )
     };
     metrics.into_iter().map(of_operator).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn completed(id: u64, savepoint: bool) -> JobEvent {
+        JobEvent::CheckpointCompleted {
+            id,
+            savepoint,
+            duration_ms: 5,
+            bytes: 10,
+            path: None,
+            phases: Box::default(),
+            states: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn the_newest_of_each_kind_stays_however_many_follow() {
+        let mut history = History::new(None, 0);
+        history.note(&completed(1, true), 100);
+        let failed = JobEvent::CheckpointFailed {
+            id: 2,
+            savepoint: false,
+            kind: runtime::abort::Kind::Expired,
+            duration_ms: 600,
+            counts: true,
+            reason: "it took too long".to_owned(),
+            slowest: None,
+            last: false,
+        };
+        history.note(&failed, 1000);
+        for id in 3..=200 {
+            history.note(&completed(id, false), 1000);
+        }
+        let kept = history.checkpoints(0, 0);
+        assert_eq!(kept.history.len(), CHECKPOINTS_MAX);
+        let id = |checkpoint: &Option<Arc<Checkpoint>>| checkpoint.as_ref().map(|it| it.id);
+        assert_eq!(id(&kept.newest), Some(200));
+        assert_eq!(id(&kept.newest_checkpoint), Some(200));
+        assert_eq!(id(&kept.newest_savepoint), Some(1));
+        let failure = kept.newest_failure.expect("one has failed");
+        assert_eq!(
+            (failure.id, failure.triggered_at, failure.ended_at),
+            (2, 400, 1000)
+        );
+        assert_eq!((kept.completed, kept.failed), (199, 1));
+        assert_eq!(kept.history[0].triggered_at, 995);
+    }
 }

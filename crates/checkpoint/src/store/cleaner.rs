@@ -9,6 +9,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::panic::{self, AssertUnwindSafe};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
@@ -246,6 +247,18 @@ fn claimed(storage: &Arc<dyn Storage>, files: &[String], jobs: &BTreeSet<String>
     outcome
 }
 
+/// How many deletions wait for the storage or are in progress. Keeps nothing of the store alive.
+#[derive(Clone, Debug, Default)]
+pub struct Backlog(Arc<AtomicU64>);
+
+impl Backlog {
+    /// Their number now.
+    #[must_use]
+    pub fn deletions(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Cleaner {
     shared: Arc<Shared>,
@@ -255,6 +268,7 @@ pub(super) struct Cleaner {
 #[derive(Debug)]
 struct Shared {
     deleter: Deleter,
+    backlog: Backlog,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -286,6 +300,7 @@ impl Cleaner {
                     lease,
                     standing: Mutex::default(),
                 },
+                backlog: Backlog::default(),
                 state: Mutex::default(),
                 changed: Condvar::new(),
             }),
@@ -320,6 +335,7 @@ impl Cleaner {
                 state.warn(format!("{what} not deleted: {why}"));
             }
             None => {
+                self.shared.backlog.0.fetch_add(1, Ordering::Relaxed);
                 state.queue.push_back(deletion);
                 self.shared.changed.notify_all();
             }
@@ -333,6 +349,10 @@ impl Cleaner {
 
     pub(super) fn take_warnings(&self) -> Vec<String> {
         self.shared.state().warnings.drain(..).collect()
+    }
+
+    pub(super) fn backlog(&self) -> Backlog {
+        self.shared.backlog.clone()
     }
 
     /// Deletes now, on this thread. A caller that submitted something waits for it first.
@@ -403,6 +423,7 @@ impl Shared {
                     let outcome = panic::catch_unwind(run);
                     state = self.state();
                     state.busy = false;
+                    self.backlog.0.fetch_sub(1, Ordering::Relaxed);
                     match outcome {
                         Ok(Ok(())) => {}
                         Ok(Err(error)) => state.warn(describe(&error)),

@@ -138,6 +138,7 @@ fn with_scene(settings: Settings, test: impl FnOnce(Scene<'_>, &CheckpointStore)
         restore: None,
         drained: false,
         number: 0,
+        begun_at: 0,
         next_id: 1,
         events: events.clone(),
         receiver: &receiver,

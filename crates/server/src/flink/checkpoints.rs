@@ -1,5 +1,7 @@
 //! What became of a job's checkpoints.
 
+use std::sync::Arc;
+
 use serde_json::{Value, json};
 
 use super::summary::Numbers;
@@ -10,9 +12,9 @@ use crate::view::{Checkpoint, CheckpointSubtask, JobView, Outcome, Restored};
 pub(super) fn statistics(view: &JobView) -> Value {
     let checkpoints = &view.checkpoints;
     let ended = checkpoints.completed.saturating_add(checkpoints.failed);
-    let newest = |is: &dyn Fn(&Checkpoint) -> bool| {
-        let found = checkpoints.history.iter().find(|checkpoint| is(checkpoint));
-        found.map(|checkpoint| overview(view, checkpoint))
+    let newest = |newest: &Option<Arc<Checkpoint>>| {
+        let newest = newest.as_ref();
+        newest.map(|checkpoint| overview(view, checkpoint))
     };
     let history = checkpoints
         .history
@@ -28,9 +30,9 @@ pub(super) fn statistics(view: &JobView) -> Value {
         },
         "summary": summary(&checkpoints.history),
         "latest": {
-            "completed": newest(&|checkpoint| is_completed(checkpoint) && !checkpoint.savepoint),
-            "savepoint": newest(&|checkpoint| is_completed(checkpoint) && checkpoint.savepoint),
-            "failed": newest(&|checkpoint| !is_completed(checkpoint)),
+            "completed": newest(&checkpoints.newest_checkpoint),
+            "savepoint": newest(&checkpoints.newest_savepoint),
+            "failed": newest(&checkpoints.newest_failure),
             "restored": checkpoints.restored.as_ref().map(restored),
         },
         "history": history.collect::<Vec<_>>(),
@@ -51,7 +53,7 @@ fn restored(restored: &Restored) -> Value {
 }
 
 /// Over the completed ones that are remembered.
-fn summary(history: &[Checkpoint]) -> Value {
+fn summary(history: &[Arc<Checkpoint>]) -> Value {
     let of_each = |number: &dyn Fn(&Figures) -> u64| {
         let completed = history.iter().filter(|checkpoint| is_completed(checkpoint));
         let figures = completed.map(|checkpoint| number(&Figures::of_all(checkpoint)));
@@ -198,7 +200,7 @@ pub(super) fn find<'a>(view: &'a JobView, number: &str) -> Result<&'a Checkpoint
         .history
         .iter()
         .find(|checkpoint| checkpoint.id == id);
-    found.ok_or_else(|| {
+    found.map(AsRef::as_ref).ok_or_else(|| {
         let message = format!("Could not find checkpointing statistics for checkpoint {id}.");
         (404, message)
     })
@@ -325,7 +327,7 @@ fn subtask(checkpoint: &Checkpoint, subtask: &CheckpointSubtask) -> Value {
 
 /// `GET /jobs/:jobid/checkpoints/config`.
 pub(super) fn config(view: &JobView) -> Value {
-    let key = |key: &str| view.config.get(key).map(|value| value.trim_matches('"'));
+    let key = |key: &str| view.config.get(key).map(String::as_str);
     let number = |name, default| {
         let number = key(name).and_then(|text| text.parse::<i32>().ok());
         number.unwrap_or(default)
@@ -366,30 +368,6 @@ pub(super) fn config(view: &JobView) -> Value {
 
 /// A duration of a job file, as in `1h 30m`, in milliseconds; `None`: it is none.
 fn duration_ms(text: &str) -> Option<i64> {
-    let mut total: u64 = 0;
-    let mut rest = text.trim();
-    while !rest.is_empty() {
-        let digits = rest
-            .find(|c: char| !c.is_ascii_digit())
-            .unwrap_or(rest.len());
-        let (number, after) = rest.split_at(digits);
-        let after = after.trim_start();
-        let letters = after
-            .find(|c: char| !c.is_ascii_alphabetic())
-            .unwrap_or(after.len());
-        let (unit, after) = after.split_at(letters);
-        let in_ms = match unit {
-            "ms" => 1,
-            "s" | "sec" | "second" | "seconds" => 1000,
-            "m" | "min" | "minute" | "minutes" => 60_000,
-            "h" | "hour" | "hours" => 3_600_000,
-            "d" | "day" | "days" => 86_400_000,
-            _ if unit.starts_with("milli") => 1,
-            _ => return None,
-        };
-        let part = number.parse::<u64>().ok()?.saturating_mul(in_ms);
-        total = total.saturating_add(part);
-        rest = after.trim_start();
-    }
-    Some(long(total))
+    let duration = humantime::parse_duration(text).ok()?;
+    i64::try_from(duration.as_millis()).ok()
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Answer, Query, check_id, duration, end, int, metrics, status_word, vertices};
+use super::{Answer, Query, check_id, duration, end, int, metrics, since, status_word, vertices};
 use crate::api::JobState;
 use crate::view::JobView;
 
@@ -69,7 +69,7 @@ pub(super) fn jobs_overview(views: &[JobView], now_ms: i64) -> Value {
             "end-time": end(view).unwrap_or(-1),
             "duration": duration(view, now_ms),
             "state": status_word(view.status.state),
-            "last-modification": end(view).unwrap_or(view.state_since),
+            "last-modification": since(view),
             "tasks": tasks(view),
             "pending-operators": 0,
         })

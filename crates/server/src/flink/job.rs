@@ -1,8 +1,10 @@
 //! What concerns one job as a whole.
 
+use std::sync::Arc;
+
 use serde_json::{Map, Value, json};
 
-use super::{Answer, EXCEPTIONS_DEFAULT, Query, duration, end, int, status_word, vertices};
+use super::{Answer, EXCEPTIONS_DEFAULT, Query, duration, end, int, since, status_word, vertices};
 use crate::api::JobState;
 use crate::view::{JobFailure, JobView, Vertex};
 
@@ -56,7 +58,7 @@ fn timestamps(view: &JobView) -> Value {
         .iter()
         .find(|failure| failure.restart_delay_ms.is_some());
     let at = |word: &str| match word {
-        _ if word == now => end(view).unwrap_or(view.state_since),
+        _ if word == now => since(view),
         "INITIALIZING" | "CREATED" => view.status.started_at,
         "RESTARTING" => restarted.map_or(0, |failure| failure.at),
         _ => 0,
@@ -140,7 +142,7 @@ pub(super) fn config(view: &JobView) -> Value {
 fn restart_strategy(view: &JobView) -> String {
     let set = view.config.iter().filter_map(|(key, value)| {
         key.strip_prefix("restart.")
-            .map(|key| (key, value.trim_matches('"')))
+            .map(|key| (key, value.as_str()))
     });
     let (strategy, rest): (Vec<_>, Vec<_>) = set.partition(|(key, _)| *key == "strategy");
     let default = match view.status.interval_ms {
@@ -173,7 +175,7 @@ pub(super) fn exceptions(view: &JobView, query: &Query) -> Answer {
     let has_labels = query
         .get("failureLabelFilter")
         .is_some_and(|labels| !labels.is_empty());
-    let found: &[JobFailure] = if has_labels { &[] } else { &view.failures };
+    let found: &[Arc<JobFailure>] = if has_labels { &[] } else { &view.failures };
     let entries = found.iter().take(max).map(|failure| {
         json!({
             "exceptionName": "highwater.Failure",

@@ -59,9 +59,11 @@ pub(super) fn of_job(view: &JobView, now_ms: i64) -> Metrics {
         None => between(view.state_since, now_ms),
     };
     let time_in = |state| if status.state == state { in_state } else { 0 };
+    // A job that stops is running until it has stopped.
+    let running = view.running_since.map_or(0, |since| between(since, now_ms));
     let mut metrics = Metrics::default();
-    metrics.number("uptime", time_in(JobState::Running));
-    metrics.number("runningTime", time_in(JobState::Running));
+    metrics.number("uptime", running);
+    metrics.number("runningTime", running);
     metrics.number("restartingTime", time_in(JobState::Restarting));
     metrics.number("initializingTime", time_in(JobState::Starting));
     metrics.number("downtime", time_in(JobState::Restarting));
@@ -78,24 +80,19 @@ pub(super) fn of_job(view: &JobView, now_ms: i64) -> Metrics {
     if let Some(restored) = &checkpoints.restored {
         metrics.number("lastCheckpointRestoreTimestamp", restored.at);
     }
-    let newest = checkpoints
-        .history
-        .iter()
-        .find_map(|checkpoint| match &checkpoint.outcome {
-            Outcome::Completed {
-                bytes,
-                full_bytes,
-                path,
-                ..
-            } => Some((checkpoint, *bytes, *full_bytes, path)),
-            Outcome::Failed { .. } => None,
-        });
-    if let Some((checkpoint, bytes, full_bytes, path)) = newest {
+    if let Some(checkpoint) = &checkpoints.newest
+        && let Outcome::Completed {
+            bytes,
+            full_bytes,
+            path,
+            ..
+        } = &checkpoint.outcome
+    {
         metrics.number("lastCompletedCheckpointId", checkpoint.id);
         metrics.number("lastCheckpointCompletedTimestamp", checkpoint.ended_at);
         metrics.number("lastCheckpointDuration", lasted(checkpoint));
-        metrics.number("lastCheckpointSize", bytes);
-        metrics.number("lastCheckpointFullSize", full_bytes);
+        metrics.number("lastCheckpointSize", *bytes);
+        metrics.number("lastCheckpointFullSize", *full_bytes);
         if let Some(path) = path {
             metrics.text("lastCheckpointExternalPath", path);
         }

@@ -1,6 +1,7 @@
 //! What `docs/rest.md` lists is what is sent, and what Flink's client sends is understood.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
@@ -36,6 +37,7 @@ fn job(state: JobState) -> JobView {
                 records_out: 30,
                 state_bytes: 5,
                 state_keys: 2,
+                ..MemberWork::default()
             },
             MemberWork {
                 records_in: 30,
@@ -76,6 +78,7 @@ fn job(state: JobState) -> JobView {
         status: status(state),
         rest_id: JOB.into(),
         state_since: 2_000,
+        running_since: matches!(state, JobState::Running | JobState::Stopping).then_some(2_000),
         ended_at: state.has_ended().then_some(9_000),
         key_groups: 128,
         vertices: vec![words, count],
@@ -83,7 +86,7 @@ fn job(state: JobState) -> JobView {
         failures: vec![],
         config: BTreeMap::from([
             ("checkpoint.timeout".into(), "1h 30m".into()),
-            ("restart.strategy".into(), "\"fixed-delay\"".into()),
+            ("restart.strategy".into(), "fixed-delay".into()),
             ("restart.attempts".into(), "3".into()),
         ]),
         operator_metrics: BTreeMap::from([(
@@ -169,25 +172,31 @@ fn with_checkpoints(state: JobState) -> JobView {
         restored: Some(Restored {
             id: 3,
             at: 3_500,
+            took_ms: 12,
             savepoint: false,
             path: Some("/cp/chk-3".into()),
         }),
         restores: 1,
         history: vec![
-            failed_checkpoint(5),
-            checkpoint(4, true, 400),
-            checkpoint(3, false, 300),
-            checkpoint(2, false, 200),
-            checkpoint(1, false, 100),
+            Arc::new(failed_checkpoint(5)),
+            Arc::new(checkpoint(4, true, 400)),
+            Arc::new(checkpoint(3, false, 300)),
+            Arc::new(checkpoint(2, false, 200)),
+            Arc::new(checkpoint(1, false, 100)),
         ],
+        newest: Some(Arc::new(checkpoint(4, true, 400))),
+        newest_savepoint: Some(Arc::new(checkpoint(4, true, 400))),
+        newest_checkpoint: Some(Arc::new(checkpoint(3, false, 300))),
+        newest_failure: Some(Arc::new(failed_checkpoint(5))),
         ..Checkpoints::default()
     };
-    view.failures = vec![JobFailure {
+    let failure = JobFailure {
         at: 3_400,
         message: "the component trapped".into(),
         restarted_from: Some(3),
         restart_delay_ms: Some(100),
-    }];
+    };
+    view.failures = vec![Arc::new(failure)];
     view
 }
 

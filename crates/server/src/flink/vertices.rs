@@ -85,10 +85,7 @@ struct Span {
 impl Span {
     /// Of the job's newest attempt, as far as it is known.
     fn of(view: &JobView) -> Self {
-        let start = match view.status.state {
-            JobState::Running => view.state_since,
-            _ => view.status.started_at,
-        };
+        let start = view.running_since.unwrap_or(view.status.started_at);
         let end = match view.status.state {
             JobState::Restarting => Some(view.state_since),
             _ => end(view),
@@ -305,7 +302,7 @@ pub(super) fn subtask_times(view: &JobView, vertex: &Vertex, now_ms: i64) -> Val
     let timestamps = STATES.map(|word| {
         let at = match word {
             "CREATED" => view.status.started_at,
-            _ if word == now => view.state_since,
+            _ if word == now => super::since(view),
             _ => 0,
         };
         (word.to_owned(), Value::from(at))

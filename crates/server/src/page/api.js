@@ -35,6 +35,11 @@ export function isToken(token) {
   return /^[\x21-\x7e]{1,4096}$/.test(token);
 }
 
+/** Where a checkpoint of a job is in full, or `null`, as below. */
+export function checkpointPath(restId, number) {
+  return jobPath(restId) && Number.isSafeInteger(number) ? `/v1/views/${restId}/checkpoints/${number}` : null;
+}
+
 /** A job's path in the API, or `null`: an id of another form could name another path. */
 export function jobPath(restId) {
   return /^[0-9a-f]{32}$/.test(restId) ? `/v1/jobs/${restId}` : null;
@@ -80,7 +85,8 @@ export async function ask(path, { method = 'GET', body, timeoutMs = 10_000 } = {
     json = undefined;
   }
   if (!response.ok) {
-    const message = typeof json?.message === 'string' ? json.message : `the host answered with status ${response.status}`;
+    const said = json?.message ?? json?.errors?.[0];
+    const message = typeof said === 'string' ? said : `the host answered with status ${response.status}`;
     throw new Refused(response.status, message, typeof json?.hint === 'string' ? json.hint : null);
   }
   if (json === undefined) throw new NoAnswer('the answer is not JSON');

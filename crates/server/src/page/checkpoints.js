@@ -30,13 +30,14 @@ export function summary(view, now) {
     restored && h('span', { id: 'restored' },
       `Restored ${plural(restores, 'time')}, last from ${restored.savepoint ? 'savepoint' : 'checkpoint'} ${count(restored.id)} at `,
       h('time', { title: utc(restored.at) }, time(restored.at, now)),
+      ` in ${duration(restored['took-ms'])}`,
       restored.path ? [': ', h('code', { class: 'path' }, visible(restored.path))] : ' (in memory)',
       '.'),
   ];
 }
 
-/** The table. `open` has the ids whose details are shown. */
-export function history({ view, now, open, toggle, isWhole, showAll }) {
+/** The table. `open` has the ids whose details are shown, `subtasks` what is known of their subtasks. */
+export function history({ view, now, open, subtasks, toggle, isWhole, showAll }) {
   const { history: all } = view.checkpoints;
   if (!all.length) return h('p', { class: 'muted', id: 'no-checkpoints' }, 'No checkpoint has ended yet.');
   const shown = isWhole ? all : all.slice(0, ROWS);
@@ -46,7 +47,7 @@ export function history({ view, now, open, toggle, isWhole, showAll }) {
   const rows = shown.flatMap((checkpoint) => {
     const isOpen = open.has(checkpoint.id);
     const row = entry(checkpoint, now, isOpen, () => toggle(checkpoint.id));
-    return isOpen ? [row, details(checkpoint, names, heads.length)] : [row];
+    return isOpen ? [row, details(checkpoint, names, heads.length, subtasks.get(checkpoint.id))] : [row];
   });
   return [
     table({ id: 'checkpoints', label: 'History of the checkpoints', heads, rows }),
@@ -99,10 +100,10 @@ function heldUp(phases, longest) {
   return operator ? [h('span', { class: 'name' }, visible(operator)), ` subtask ${subtask}`] : '–';
 }
 
-function details(checkpoint, names, width) {
+function details(checkpoint, names, width, subtasks) {
   const { outcome } = checkpoint;
   return h('tr', { key: `details ${checkpoint.id}`, class: 'details', 'data-details': checkpoint.id },
-    h('td', { colspan: width }, h('div', { class: 'inner' }, outcome.outcome === 'completed' ? completed(checkpoint, names) : failed(outcome))));
+    h('td', { colspan: width }, h('div', { class: 'inner' }, outcome.outcome === 'completed' ? completed(checkpoint, names, subtasks) : failed(outcome))));
 }
 
 function failed(outcome) {
@@ -112,12 +113,12 @@ function failed(outcome) {
     outcome.slowest && [h('dt', null, 'Slowest'), h('dd', null, visible(outcome.slowest))]);
 }
 
-function completed(checkpoint, names) {
+function completed(checkpoint, names, known) {
   const { outcome } = checkpoint;
   const triggered = checkpoint['triggered-at'];
   const heads = ['Vertex', ['Subtask', 'number'], ['Acknowledged after', 'number'], ['Start delay', 'number'], ['Alignment', 'number'],
     ['Snapshot', 'number'], ['Upload', 'number'], ['Written', 'number'], ['Full size', 'number']];
-  const rows = Object.entries(outcome.subtasks ?? {}).flatMap(([vertex, subtasks]) => subtasks.map((subtask) => h('tr', { key: `${vertex} ${subtask.index}` },
+  const rows = Object.entries(known ?? {}).flatMap(([vertex, subtasks]) => subtasks.map((subtask) => h('tr', { key: `${vertex} ${subtask.index}` },
     h('td', { class: 'name' }, visible(names.get(vertex) ?? vertex)),
     h('td', { class: 'number' }, subtask.index),
     h('td', { class: 'number' }, duration(subtask['acknowledged-at'] - triggered)),
@@ -126,6 +127,7 @@ function completed(checkpoint, names) {
     h('td', { class: 'number' }, bytes(subtask['full-bytes'])))));
   return [
     h('p', { key: 'path' }, 'Stored in ', outcome.path ? h('code', { class: 'path' }, visible(outcome.path)) : 'memory', '. Each phase above is the longest time that any subtask took.'),
+    !rows.length && h('p', { key: 'none', class: 'muted' }, known === undefined ? 'Asking the host…' : 'What its subtasks did is not known any more.'),
     rows.length > 0 && table({ id: `checkpoint-${checkpoint.id}-subtasks`, label: `Subtasks of checkpoint ${checkpoint.id}`, heads, rows }),
   ];
 }

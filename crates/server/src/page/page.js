@@ -1,6 +1,6 @@
 // Watches the jobs of a host: asks once a second, and draws what changed.
 
-import { ask, forgetToken, hostNow, isToken, NoAnswer, Refused, setToken } from './api.js';
+import { ask, checkpointPath, forgetToken, hostNow, isToken, NoAnswer, Refused, setToken } from './api.js';
 import { checkpointsChart, throughputChart } from './charts.js';
 import { history, summary } from './checkpoints.js';
 import { draw, h } from './draw.js';
@@ -39,7 +39,7 @@ const page = {
 const unfolded = new Map();
 
 function folds(restId) {
-  if (!unfolded.has(restId)) unfolded.set(restId, { checkpoints: new Set(), areAll: false, vertex: null });
+  if (!unfolded.has(restId)) unfolded.set(restId, { checkpoints: new Set(), subtasks: new Map(), areAll: false, vertex: null });
   return unfolded.get(restId);
 }
 
@@ -99,6 +99,21 @@ function take(jobs) {
     samples.set(view['rest-id'], { view, before, at, elapsed, read, written, points, rates: vertices(view, before, elapsed) });
   }
   Object.assign(page, { jobs, samples, answeredAt: Date.now() });
+}
+
+/** What each subtask did for a checkpoint, once somebody wants to see it: the list of checkpoints leaves it out. */
+async function readSubtasks(restId, known, id) {
+  const path = checkpointPath(restId, id);
+  if (!path || known.get(id)) return;
+  try {
+    const { outcome } = await ask(path);
+    known.set(id, outcome.subtasks ?? {});
+  } catch (error) {
+    if (!(error instanceof Refused) && !(error instanceof NoAnswer)) throw error;
+    // It may be forgotten by now.
+    known.set(id, null);
+  }
+  render();
 }
 
 async function readLog() {
@@ -228,8 +243,12 @@ function renderJob() {
     view,
     now,
     open: fold.checkpoints,
+    subtasks: fold.subtasks,
     toggle: (id) => {
-      if (!fold.checkpoints.delete(id)) fold.checkpoints.add(id);
+      if (!fold.checkpoints.delete(id)) {
+        fold.checkpoints.add(id);
+        readSubtasks(restId, fold.subtasks, id);
+      }
       render();
     },
     isWhole: fold.areAll,

@@ -43,9 +43,7 @@ export function notices(view, now) {
   const [last] = view.failures;
   const since = seconds(now - view['state-since']);
   if (view.state === 'starting') {
-    const from = view.restarts > 0 ? last?.['restarted-from'] : null;
-    shown.push(notice('recovery', 'info', view.restarts > 0 ? 'Recovery in progress' : 'The job starts',
-      `To set it up or restore it has taken ${since} so far. ${typeof from === 'number' ? `It resumes from checkpoint ${count(from)}. ` : ''}How long it will still take is unknown.`));
+    shown.push(notice('recovery', 'info', 'The job starts', `To set it up or restore it has taken ${since} so far. How long it will still take is unknown.`));
   }
   if (view.state === 'restarting') {
     const from = last?.['restarted-from'];
@@ -96,7 +94,20 @@ export function state(view) {
     table({ id: 'state-table', label: 'Keyed state by operator', rows,
       heads: ['Operator', ['Bytes', 'number'], ['Share', 'number'], ['Keys', 'number'], ['Largest subtask', 'number'], ['Skew', 'number'], 'By subtask'] }),
     h('p', { key: 'help', class: 'muted' }, 'As of the last checkpoint. Skew is the largest subtask divided by the mean: 1 is even.'),
+    ...namedStates(view),
   ];
+}
+
+/** The states that operators have declared, the largest first. */
+function namedStates(view) {
+  const states = [...view.checkpoints.states ?? []].sort((one, other) => other.bytes - one.bytes);
+  if (!states.length) return [];
+  const rows = states.map((it) => h('tr', { key: `${it.operator} ${it.state}` },
+    h('td', { class: 'name' }, visible(it.operator)),
+    h('td', { class: 'name' }, visible(it.state)),
+    h('td', { class: 'number' }, count(it.entries)),
+    h('td', { class: 'number' }, bytes(it.bytes))));
+  return [table({ id: 'named-states', label: 'Keyed state by name', heads: ['Operator', 'State', ['Entries', 'number'], ['Bytes', 'number']], rows })];
 }
 
 function bars(sizes) {

@@ -10,6 +10,7 @@ use operator::clock::Clock;
 use runtime::JobHandle;
 
 use crate::events::{Audience, CLEAR_LINE};
+use crate::logging;
 
 /// How often the line is written.
 const PERIOD: Duration = Duration::from_millis(500);
@@ -28,7 +29,7 @@ impl Progress {
         reason = "it only writes to the terminal, and is not the job's"
     )]
     pub(crate) fn show(job: JobHandle, clock: Arc<dyn Clock>, audience: Audience) -> Option<Self> {
-        if audience.is_program() || !io::stderr().is_terminal() {
+        if audience.is_program() || logging::is_json() || !io::stderr().is_terminal() {
             return None;
         }
         let (stop, stopped) = mpsc::channel();

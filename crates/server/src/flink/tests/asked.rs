@@ -195,7 +195,7 @@ fn what_makes_no_sense_is_refused() {
     ];
     for body in savepoints {
         let refusal = operations::savepoint(body).unwrap_err();
-        assert_eq!(super::super::failure(&refusal).0, 400);
+        assert_eq!(refusal.code, Code::BadRequest);
     }
     for body in [
         br#"{"drian":true}"#,
@@ -214,7 +214,8 @@ fn what_makes_no_sense_is_refused() {
         operations::rescaling(query).unwrap_err();
     }
     operations::cancel(Some("mode=stop")).unwrap_err();
-    let (status, body) = super::super::failure(&operations::disposal());
-    assert_eq!(status, 400);
+    let refusal = operations::disposal();
+    assert_eq!(refusal.code, Code::BadRequest);
+    let body = super::super::failure(&refusal);
     assert_eq!(body["errors"].as_array().map(Vec::len), Some(1));
 }

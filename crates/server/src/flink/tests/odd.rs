@@ -49,6 +49,9 @@ fn the_largest_numbers_fit() {
             (subtask.upload_us, subtask.index) = (u64::MAX, u32::MAX);
         }
     }
+    let largest = Arc::new(largest);
+    checkpoints.newest = Some(Arc::clone(&largest));
+    checkpoints.newest_checkpoint = Some(Arc::clone(&largest));
     checkpoints.history.insert(0, largest);
     for subtask in view
         .vertices
