@@ -54,6 +54,7 @@ mod inputs; // a job that resumes, and input that is not what it was
 mod kills; // hundreds of kills at random moments
 mod languages; // operators that are not in Rust
 mod life; // checkpoints while a job runs
+mod logging; // what is said on standard error, as text and as JSON
 mod loading; // components of strangers: what loading them costs, and what they say
 mod messages; // what a run says of its input, its output and its end
 mod modes; // exactly-once, at-least-once, and when checkpoints are taken
@@ -73,6 +74,8 @@ mod restore; // from which checkpoint, into what
 mod rewind; // a start that takes back what came later
 mod retention; // what is left when a job ends, and how it is ended
 mod rows; // rows and the columns that are declared for them
+mod monitoring; // Prometheus reads the metrics, the dashboard and the alerts
+mod page; // the web page in a browser
 mod rest; // the REST API, the metrics and the web page
 mod remote; // checkpoints in Azure, HDFS and a stub of Google's
 mod s3; // checkpoints in a bucket
