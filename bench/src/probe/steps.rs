@@ -6,7 +6,7 @@ use std::time::Instant;
 use dataflow::state::{Fired, Resolved};
 use dataflow::{Batch, Cells, CheckpointId};
 use operator::source::Part;
-use operator::{BoxError, Call, Failure, Operator, OperatorFactory, Sink, SubtaskContext};
+use operator::{BoxError, Call, Failure, Operator, OperatorFactory, Sink, SubtaskContext, Usage};
 use runtime::JobGraph;
 use runtime::graph::NodeKind;
 
@@ -125,6 +125,10 @@ impl Operator for Begins {
 
     fn is_repeatable(&self) -> bool {
         self.inner.is_repeatable()
+    }
+
+    fn usage(&self) -> Option<Usage> {
+        self.inner.usage()
     }
 
     fn close(&mut self) -> Result<(), Failure> {
