@@ -828,7 +828,7 @@ mod tests {
         );
         assert_eq!(
             serde_json::to_string(&event).unwrap(),
-            r#"{"event":"checkpoint-failed","id":3,"kind":"expired","reason":"expired after 500 ms: the snapshot of `sum` was being written for 400 ms","counts":true,"last":true,"slowest":{"operator":"sum","subtask":0,"phase":"upload"}}"#
+            r#"{"event":"checkpoint-failed","id":3,"duration-ms":600,"kind":"expired","reason":"expired after 500 ms: the snapshot of `sum` was being written for 400 ms","counts":true,"last":true,"slowest":{"operator":"sum","subtask":0,"phase":"upload"}}"#
         );
     }
 
