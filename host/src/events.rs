@@ -13,7 +13,7 @@ use operator::text::{counted, grouped, line, lines, name, shown, size};
 use runtime::phases;
 use serde::Serialize;
 use server::view::Phases;
-use tracing::Level;
+use tracing::{Level, Span};
 
 use crate::logging;
 
@@ -54,6 +54,12 @@ pub(crate) enum Event {
         url: String,
         /// Whether a token is wanted.
         token: bool,
+    },
+    /// Metrics are sent to a collector of OpenTelemetry.
+    #[cfg(feature = "otlp")]
+    Exporting {
+        /// Where to, as a URL.
+        url: String,
     },
     /// A standby waits for the owner of the job's directory; again whenever that is another one.
     Waiting {
@@ -535,6 +541,14 @@ impl Audience {
         }
     }
 
+    /// The span in which its job runs, for the log: only one of several has one.
+    pub(crate) fn span(self) -> Span {
+        match self {
+            Self::PersonOf(job) | Self::ProgramOf(job) => logging::span_of_job(job),
+            Self::Person | Self::Program => Span::none(),
+        }
+    }
+
     /// What says something that takes its time before the job has begun.
     pub(crate) fn notice(self) -> fn(&str) {
         match self {
@@ -608,6 +622,8 @@ impl Event {
             Self::Warning { about, message } => {
                 format!("warning: {}: {}", line(about), line(message))
             }
+            #[cfg(feature = "otlp")]
+            Self::Exporting { url } => format!("metrics are sent to {url}"),
             Self::Listening { url, token: true } => {
                 format!("REST API, metrics and web page on {url}, with the token")
             }

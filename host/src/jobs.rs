@@ -2,6 +2,9 @@
 
 pub(crate) mod history;
 
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
@@ -10,16 +13,20 @@ use checkpoint::{CheckpointStore, Completed};
 use dataflow::KeyGroups;
 use job_file::checkpoint::absolute;
 use operator::clock::Clock;
+use operator::text::line;
 use runtime::control::{Command, Done, NotDone, Order, Requester};
 use runtime::{JobEvent, JobHandle, Outcome};
 use server::Ticket;
-use server::api::{Code, Failure, JobState, JobStatus, Node, Operation, Report, Taken};
-use server::view::{JobView, rest_id};
+use server::api::{
+    Code, Failure, JobState, JobStatus, Node, Operation, RefusedFile, Report, Taken,
+};
+use server::view::{JobView, Restoring, rest_id};
 
 use crate::assemble::Prepared;
 use crate::cli::JobArguments;
 use crate::commands::job::{Loader, rescaled};
 use crate::commands::resume;
+use crate::exit::{Error, causes};
 use crate::launch::Ended;
 use crate::launch::settings::at_least_one_ms;
 
@@ -30,11 +37,20 @@ const PREPARING_MAX: usize = 4;
 
 /// The jobs of this process.
 #[derive(Default)]
-pub(crate) struct Jobs(Mutex<All>);
+pub(crate) struct Jobs {
+    all: Mutex<All>,
+    /// How many savepoints are being deleted.
+    disposing: Arc<AtomicUsize>,
+}
+
+/// How many refused job files are kept: a directory may be full of what is none.
+const REFUSED_MAX: usize = 100;
 
 #[derive(Default)]
 struct All {
     entries: Vec<Arc<Entry>>,
+    /// Job files that are not run as they stand, with why.
+    refused: BTreeMap<PathBuf, String>,
     /// The process is about to end.
     ending: bool,
 }
@@ -43,7 +59,7 @@ impl Jobs {
     /// One more, in place of an earlier life of the same job. `false`: the process is about to end, and the job is not
     /// to run.
     pub(crate) fn add(&self, entry: Arc<Entry>) -> bool {
-        let mut all = lock(&self.0);
+        let mut all = lock(&self.all);
         if all.ending {
             return false;
         }
@@ -54,46 +70,99 @@ impl Jobs {
 
     /// Suspends all of them, and lets no other begin.
     pub(crate) fn suspend_all(&self) {
-        let mut all = lock(&self.0);
+        let mut all = lock(&self.all);
         all.ending = true;
         all.entries.iter().for_each(|entry| entry.handle.suspend());
     }
 
     /// Whether the process is about to end.
     pub(crate) fn is_ending(&self) -> bool {
-        lock(&self.0).ending
+        lock(&self.all).ending
     }
 
     /// Takes a checkpoint of each now.
     pub(crate) fn checkpoint_all(&self) {
-        let all = lock(&self.0);
+        let all = lock(&self.all);
         let entries = all.entries.iter();
         entries.for_each(|entry| entry.handle.trigger_checkpoint());
     }
 
+    /// A job file is not run as it stands.
+    pub(crate) fn refuse(&self, file: &Path, error: &Error) {
+        let refused = &mut lock(&self.all).refused;
+        if refused.len() < REFUSED_MAX || refused.contains_key(file) {
+            refused.insert(file.to_owned(), error.to_string());
+        }
+    }
+
+    /// A job file is run as it stands, or gone.
+    pub(crate) fn accept(&self, file: &Path) {
+        lock(&self.all).refused.remove(file);
+    }
+
     /// The job with this id.
     pub(crate) fn find(&self, id: &str) -> Option<Arc<Entry>> {
-        let all = lock(&self.0);
+        let all = lock(&self.all);
         all.entries.iter().find(|entry| entry.id == id).cloned()
     }
 }
 
 impl server::Jobs for Jobs {
     fn jobs(&self) -> Vec<JobStatus> {
-        let entries = lock(&self.0).entries.clone();
+        let entries = lock(&self.all).entries.clone();
         entries.iter().map(|entry| entry.status()).collect()
     }
 
     fn views(&self) -> Vec<JobView> {
-        let entries = lock(&self.0).entries.clone();
+        let entries = lock(&self.all).entries.clone();
         entries.iter().map(|entry| entry.view()).collect()
     }
 
+    fn refused(&self) -> Vec<RefusedFile> {
+        let refused = lock(&self.all).refused.clone().into_iter();
+        let said = |(file, error): (PathBuf, String)| RefusedFile {
+            file: line(&file.display().to_string()).into_owned(),
+            error,
+        };
+        refused.map(said).collect()
+    }
+
     fn begin(&self, job: &str, operation: Operation, ticket: Box<dyn Ticket>) {
+        if let Operation::Dispose { savepoint } = operation {
+            return dispose(savepoint, ticket, &self.disposing);
+        }
         match self.find(job) {
             Some(entry) => entry.begin(operation, ticket),
             None => ticket.finish(Err(Failure::new(Code::NotFound, "there is no such job"))),
         }
+    }
+}
+
+/// Deletes a savepoint on a thread of its own: a storage may take its time.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "it is of no job, and a panic in it ends nothing else"
+)]
+fn dispose(savepoint: String, ticket: Box<dyn Ticket>, running: &Arc<AtomicUsize>) {
+    if running.fetch_add(1, Ordering::Relaxed) >= PREPARING_MAX {
+        running.fetch_sub(1, Ordering::Relaxed);
+        let why = "as many savepoints as possible are being deleted: try again in a moment";
+        return ticket.finish(Err(Failure::new(Code::Busy, why)));
+    }
+    let ended = Arc::clone(running);
+    let spawned = thread::Builder::new()
+        .name("savepoint-disposal".to_owned())
+        .spawn(move || {
+            let outcome = match checkpoint::savepoint::dispose(&savepoint) {
+                Ok(_) => Ok(Report::default()),
+                Err(error) => Err(Failure::new(Code::Failed, causes(&error))),
+            };
+            ticket.finish(outcome);
+            ended.fetch_sub(1, Ordering::Relaxed);
+        });
+    if spawned.is_err() {
+        // The ticket went with the closure, which answers.
+        running.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -267,12 +336,16 @@ impl Entry {
             Outcome::Failed { .. } => (JobState::Failed, "failed"),
         };
         let failure = match &ended.outcome {
-            Outcome::Failed { error, .. } => Some(runtime::error::causes(error.as_ref())),
+            Outcome::Failed { error, .. } => Some(causes(error.as_ref())),
             _ => None,
         };
-        lock(&self.history).end(failure.clone(), self.clock.now_ms());
+        let keeps_checkpoint = ended.checkpoint.is_some();
+        lock(&self.history).end(failure.clone(), keeps_checkpoint, self.clock.now_ms());
         let waiting = {
             let mut board = self.board();
+            if !keeps_checkpoint {
+                board.checkpoint = None;
+            }
             board.state = State::Over(state);
             if failure.is_some() {
                 board.last_failure.clone_from(&failure);
@@ -375,6 +448,13 @@ impl Entry {
         let config = prepared.config(self.key_groups).clone();
         let operator_metrics = history::operator_metrics(prepared.metrics());
         let stopping_since = self.board().stopping_since;
+        let is_set_up = matches!(status.state, JobState::Starting | JobState::Restarting);
+        let restoring = self.handle.restoring().filter(|_| is_set_up);
+        let restoring = restoring.map(|it| Restoring {
+            began_at: it.began_at,
+            total_bytes: it.total_bytes,
+            read_bytes: it.read_bytes,
+        });
         // The thread that moves the job waits for it.
         let history = lock(&self.history);
         let since = match status.state {
@@ -393,6 +473,7 @@ impl Entry {
                 self.handle.checkpoints_in_progress(),
                 self.handle.deletions_waiting(),
             ),
+            restoring,
             failures: history.failures(),
             config,
             operator_metrics,
@@ -434,6 +515,9 @@ impl Entry {
                 self.handle.cancel();
             }
             Operation::Rescale { parallelism } => self.rescale(parallelism, asked),
+            Operation::Dispose { .. } => {
+                asked.refuse(Code::BadRequest, "a savepoint is deleted without a job");
+            }
             Operation::Interval { interval_ms } => {
                 let then = Then::Interval { interval_ms };
                 self.submit(Order::Interval(interval_ms), asked, then);
@@ -504,7 +588,7 @@ impl Entry {
                     checkpoint::Error::Incompatible(_) => Code::BadRequest,
                     _ => Code::Failed,
                 };
-                let why = runtime::error::causes(&error);
+                let why = causes(&error);
                 asked.refuse(code, format!("no savepoint can be written there: {why}"));
                 None
             }

@@ -233,7 +233,10 @@ impl JobThread {
         thread::Builder::new()
             .name("job".to_owned())
             .stack_size(STACK_BYTES)
-            .spawn(move || self.run())
+            .spawn(move || {
+                let span = self.audience.span();
+                span.in_scope(|| self.run())
+            })
     }
 
     fn run(self) -> Ended {
@@ -301,6 +304,7 @@ impl JobThread {
         }
         let bad = self.job.handle().bad_records().into_iter();
         work.bad_records = bad
+            .filter(|bad| bad.left_out > 0 || bad.recovered_batches > 0)
             .map(|bad| NodeBadRecords {
                 id: bad.id,
                 left_out: bad.left_out,

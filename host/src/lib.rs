@@ -11,6 +11,8 @@ mod exit;
 mod jobs;
 mod launch;
 mod logging;
+#[cfg(feature = "otlp")]
+mod otlp;
 mod rest;
 
 use std::io::Write;

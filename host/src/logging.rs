@@ -1,6 +1,6 @@
 //! The log: for the person who runs the host, on stderr, as text or as JSON; its newest lines also for the web page.
 
-use std::fmt::Debug;
+use std::fmt::{Debug, Display};
 use std::io::{self, IsTerminal, Write as _};
 use std::sync::OnceLock;
 use std::time::SystemTime;
@@ -11,10 +11,14 @@ use operator::text::line;
 use serde::Serialize;
 use server::RecentLog;
 use tracing::field::{Field, Visit};
-use tracing::{Event, Level, Subscriber};
+use tracing::span::{Attributes, Id};
+use tracing::{Event, Level, Span, Subscriber};
 use tracing_subscriber::field::MakeExt;
+use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::format::{FmtSpan, Writer, debug_fn};
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::layer::{Context, SubscriberExt};
+use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, fmt};
 
@@ -54,11 +58,11 @@ pub(crate) fn start(format: Format) {
         .filter_map(|variable| std::env::var(variable).ok())
         .find(|filter| !filter.is_empty());
     let mut refused = None;
-    let filter = match wanted.map(|text| (EnvFilter::try_new(&text), text)) {
+    let filter = match wanted.as_deref().map(filter) {
         None => EnvFilter::new(DEFAULT),
-        Some((Ok(filter), _)) => filter,
-        Some((Err(error), text)) => {
-            refused = Some(format!("`{text}` is not a log filter: {error}"));
+        Some(Ok(filter)) => filter,
+        Some(Err(why)) => {
+            refused = Some(why);
             EnvFilter::new(DEFAULT)
         }
     };
@@ -70,8 +74,9 @@ pub(crate) fn start(format: Format) {
         Format::Text => lines
             .with_ansi(io::stderr().is_terminal())
             .fmt_fields(debug_fn(field).delimited(" "))
+            .map_event_format(SilentJobs)
             .boxed(),
-        Format::Json => lines.json().boxed(),
+        Format::Json => lines.json().map_event_format(SilentJobs).boxed(),
     };
     tracing_subscriber::registry()
         .with(filter)
@@ -80,6 +85,61 @@ pub(crate) fn start(format: Format) {
         .init();
     if let Some(message) = refused {
         tracing::warn!("{message}");
+    }
+}
+
+/// What is logged, as the words of a person say it: in place of the default if they name a level for everything, else
+/// beside it.
+///
+/// # Errors
+/// They are no filter.
+fn filter(text: &str) -> Result<EnvFilter, String> {
+    let no_filter = |why: &dyn Display| format!("`{text}` is not a log filter: {why}");
+    let mut of_everything = false;
+    for part in text.split(',').map(str::trim) {
+        if part.parse::<LevelFilter>().is_ok() {
+            of_everything = true;
+        } else if !part.contains(['=', '[']) {
+            // It would be the name of a target, of which everything is logged, and nothing of all others.
+            let why = format!("`{part}` is no level (off, error, warn, info, debug, trace)");
+            return Err(no_filter(&why));
+        }
+    }
+    let all = match of_everything {
+        true => text.to_owned(),
+        false => format!("{DEFAULT},{text}"),
+    };
+    EnvFilter::try_new(all).map_err(|error| no_filter(&error))
+}
+
+/// The name of the span of one of several jobs.
+const JOB: &str = "job";
+
+/// The span in which one of several jobs runs, so that each of its lines has its id.
+pub(crate) fn span_of_job(id: &str) -> Span {
+    // What is less than an error may be filtered out.
+    tracing::error_span!(JOB, id)
+}
+
+/// Leaves out that the span of a job is over, which the host itself says better.
+struct SilentJobs<F>(F);
+
+impl<S, N, F> FormatEvent<S, N> for SilentJobs<F>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+    F: FormatEvent<S, N>,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> std::fmt::Result {
+        match event.metadata().is_span() && event.metadata().name() == JOB {
+            true => Ok(()),
+            false => self.0.format_event(context, writer, event),
+        }
     }
 }
 
@@ -127,13 +187,38 @@ pub(crate) fn write_json(level: Level, job: Option<&str>, text: &str) {
 /// Keeps the lines of the log for the web page.
 struct Recent;
 
-impl<S: Subscriber> Layer<S> for Recent {
-    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Recent {
+    fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
+        if let Some(span) = context.span(id).filter(|span| span.name() == JOB) {
+            let mut job = JobId(String::new());
+            attributes.record(&mut job);
+            span.extensions_mut().insert(job);
+        }
+    }
+
+    fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
         let mut text = Text(String::new());
         event.record(&mut text);
+        let scope = context.event_scope(event).into_iter().flatten();
+        for span in scope {
+            if let Some(JobId(id)) = span.extensions().get() {
+                text.0 = format!("[{id}] {}", text.0);
+            }
+        }
         let metadata = event.metadata();
         let at = SystemClock::new().now_ms();
         RECENT.push(at, metadata.level().as_str(), &text.0);
+    }
+}
+
+/// The id of the job whose span it is.
+struct JobId(String);
+
+impl Visit for JobId {
+    fn record_debug(&mut self, _: &Field, _: &dyn Debug) {}
+
+    fn record_str(&mut self, _: &Field, id: &str) {
+        self.0 = line(id).into_owned();
     }
 }
 
@@ -159,5 +244,33 @@ fn field(to: &mut Writer<'_>, field: &Field, value: &dyn Debug) -> std::fmt::Res
     match field.name() {
         "message" => write!(to, "{text}"),
         name => write!(to, "{name}={text}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_filter_is_added_to_the_default_unless_it_is_for_everything() {
+        let read = |text: &str| {
+            filter(text).map(|filter| {
+                let text = filter.to_string();
+                let mut parts: Vec<String> = text.split(',').map(str::to_owned).collect();
+                parts.sort_unstable();
+                parts.join(",")
+            })
+        };
+        assert_eq!(read("operator=debug").as_deref(), Ok("operator=debug,warn"));
+        let runtime = read("runtime=info");
+        assert_eq!(runtime.as_deref(), Ok("operator=info,runtime=info,warn"));
+        assert_eq!(read("debug").as_deref(), Ok("debug"));
+        assert_eq!(
+            read("runtime=info, error").as_deref(),
+            Ok("error,runtime=info")
+        );
+        for wrong in ["wran", "runtime=infoo", "error,operator"] {
+            assert!(filter(wrong).is_err(), "{wrong}");
+        }
     }
 }

@@ -2,14 +2,15 @@
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context as _, anyhow};
 use job_file::http::HttpSection;
-use operator::clock::Clock;
+use operator::clock::{Clock, SystemClock};
 use operator::text::name;
-use server::{Access, RestOptions, RestServer, Token};
+use server::{Access, RestOptions, RestServer, Tls, Token};
 
 use crate::events::{Audience, Event};
 use crate::exit::Error;
@@ -18,6 +19,22 @@ use crate::logging;
 
 /// The bytes that a file with a token, a certificate or a key may have.
 const FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// Whether the files that the section names are there and are what they should be.
+///
+/// # Errors
+/// One is not.
+pub(crate) fn check(section: &HttpSection) -> Result<(), Error> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    match options(section, &clock) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(not_served(error)),
+    }
+}
+
+fn not_served(error: anyhow::Error) -> Error {
+    Error::refused(error.context("the REST API cannot be served"))
+}
 
 /// Serves the jobs of this process there, and says where that is.
 ///
@@ -29,14 +46,18 @@ pub(crate) fn start(
     clock: &Arc<dyn Clock>,
     audience: Audience,
 ) -> Result<RestServer, Error> {
-    let server = options(section, clock)
-        .and_then(|options| {
-            let jobs = Arc::clone(jobs) as Arc<dyn server::Jobs>;
-            RestServer::start(jobs, options)
-                .with_context(|| format!("listening on {}", section.address))
-        })
-        .context("the REST API cannot be served")
-        .map_err(Error::refused)?;
+    let options = options(section, clock).map_err(not_served)?;
+    let served = Arc::clone(jobs) as Arc<dyn server::Jobs>;
+    let server = RestServer::start(served, options).map_err(|error| {
+        let is_taken = error.kind() == io::ErrorKind::AddrInUse;
+        let error = anyhow!(error).context(format!("listening on {}", section.address));
+        match is_taken {
+            true => not_served(error).hint(
+                "give it another port, or 0 for any that is free; `ss -ltnp` shows who has this one",
+            ),
+            false => not_served(error),
+        }
+    })?;
     audience.tell(&Event::Listening {
         url: server.url(),
         token: section.token_file.is_some(),
@@ -48,11 +69,18 @@ fn options(section: &HttpSection, clock: &Arc<dyn Clock>) -> anyhow::Result<Rest
     let token = section.token_file.as_deref().map(|path| {
         let bytes = read(path, "http.token-file")?;
         let text = String::from_utf8_lossy(&bytes);
+        warn_of_readers(path);
         Token::new(&text).map_err(|error| anyhow!("`http.token-file` {}: {error}", shown(path)))
     });
     let certificate = section.certificate.as_ref().map(|(chain, key)| {
-        let chain = read(chain, "http.certificate")?;
-        anyhow::Ok((chain, read(key, "http.certificate-key")?))
+        let read_both = (
+            read(chain, "http.certificate")?,
+            read(key, "http.certificate-key")?,
+        );
+        Tls::new(&read_both.0, &read_both.1).map_err(|why| {
+            let (chain, key) = (shown(chain), shown(key));
+            anyhow!("`http.certificate` {chain} with `http.certificate-key` {key}: {why}")
+        })
     });
     Ok(RestOptions {
         address: section.address,
@@ -85,6 +113,19 @@ fn read(path: &Path, key: &str) -> anyhow::Result<Vec<u8>> {
         Ok(bytes)
     };
     read().with_context(|| format!("`{key}` {} cannot be read", shown(path)))
+}
+
+/// Whoever can read the token can end the jobs.
+fn warn_of_readers(path: &Path) {
+    let readers = path
+        .metadata()
+        .map(|file| file.permissions().mode() & 0o077);
+    if readers.is_ok_and(|readers| readers != 0) {
+        tracing::warn!(
+            "`http.token-file` {} is open to other users of this machine: `chmod 600` it",
+            shown(path)
+        );
+    }
 }
 
 fn shown(path: &Path) -> String {

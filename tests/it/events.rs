@@ -156,6 +156,19 @@ impl Seen {
     }
 }
 
+/// A job whose metrics go to a collector that does not exist.
+fn events_of_metrics_that_are_sent() -> Vec<Value> {
+    let scene = Scene::new();
+    scene.input(&oracle::bible(), 1, "txt");
+    scene.write("job.toml", jobs::word_count("sent"));
+    let endpoint = "OTEL_EXPORTER_OTLP_ENDPOINT".to_owned();
+    let variables = [(endpoint, "http://127.0.0.1:9".to_owned())];
+    let arguments = ["run", "job.toml", "--json"];
+    let running = host::start_with_variables(scene.path(), &arguments, &variables);
+    let ended = running.wait().with_code(0);
+    events(&ended).into_iter().map(|(_, event)| event).collect()
+}
+
 #[test]
 fn every_event_has_the_fields_that_are_documented() {
     let mut events = Vec::new();
@@ -167,6 +180,7 @@ fn every_event_has_the_fields_that_are_documented() {
     events.extend(events_of_bad_records());
     events.extend(events_of_standbys());
     events.extend(events_of_savepoints_and_stops());
+    events.extend(events_of_metrics_that_are_sent());
     let mut seen: BTreeMap<String, Seen> = BTreeMap::new();
     for event in &events {
         let name = event["event"].as_str().expect("a name").to_owned();

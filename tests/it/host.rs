@@ -97,7 +97,9 @@ pub(crate) fn start_by(
         .stderr(Stdio::piped());
     for (name, _) in std::env::vars_os() {
         let given = command.get_envs().any(|(given, _)| given == name);
-        let is_meant = name.to_string_lossy().starts_with("AWS_") || name == "HIGHWATER_CONFIG";
+        let text = name.to_string_lossy();
+        let is_meant =
+            text.starts_with("AWS_") || text.starts_with("OTEL_") || name == "HIGHWATER_CONFIG";
         if is_meant && !given {
             command.env_remove(name);
         }

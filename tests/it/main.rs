@@ -74,7 +74,7 @@ mod restore; // from which checkpoint, into what
 mod rewind; // a start that takes back what came later
 mod retention; // what is left when a job ends, and how it is ended
 mod rows; // rows and the columns that are declared for them
-mod monitoring; // Prometheus reads the metrics, the dashboard and the alerts
+mod monitoring; // Prometheus reads the metrics, the dashboard and the alerts; OpenTelemetry gets them
 mod page; // the web page in a browser
 mod rest; // the REST API, the metrics and the web page
 mod remote; // checkpoints in Azure, HDFS and a stub of Google's

@@ -1,11 +1,12 @@
 //! Prometheus itself reads the metrics of a running job, the alert rules and each query of the dashboard that
-//! `docs/monitoring/` has.
+//! `docs/monitoring/` has; and a collector of OpenTelemetry gets the same.
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -13,6 +14,7 @@ use serde_json::Value;
 
 use crate::host;
 use crate::jobs;
+use crate::oracle::{self, assert_same_lines};
 use crate::plugins::root;
 use crate::rest::documented_metrics;
 use crate::scene::Scene;
@@ -112,6 +114,7 @@ fn queries() -> Vec<String> {
         query
             .replace("$__rate_interval", "10s")
             .replace("$job", ".*")
+            .replace("$instance", ".*")
     });
     queries.collect()
 }
@@ -224,4 +227,178 @@ fn prometheus_reads_the_metrics_the_alerts_and_every_query_of_the_dashboard() {
     }
     running.signal("TERM");
     running.wait().with_code(0);
+}
+
+/// A collector of OpenTelemetry on a port of its own: the requests that it got, with their heads. It answers each with this
+/// status.
+fn collector(status: &'static str) -> (String, mpsc::Receiver<(String, Vec<u8>)>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("an address").to_string();
+    let (sender, requests) = mpsc::channel();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let stream = stream.expect("a connection");
+            let mut reader = BufReader::new(&stream);
+            let (mut head, mut length) = (String::new(), 0);
+            loop {
+                let mut line = String::new();
+                reader.read_line(&mut line).expect("a line");
+                let line = line.trim_end().to_lowercase();
+                if line.is_empty() {
+                    break;
+                }
+                if let Some(bytes) = line.strip_prefix("content-length: ") {
+                    length = bytes.parse().expect("a number");
+                }
+                head += &(line + "\n");
+            }
+            let mut body = vec![0; length];
+            reader.read_exact(&mut body).expect("a body");
+            let answer =
+                format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+            (&stream).write_all(answer.as_bytes()).expect("it listens");
+            if sender.send((head, body)).is_err() {
+                return;
+            }
+        }
+    });
+    (address, requests)
+}
+
+/// What the protocol's own classes read in a request.
+fn decoded(scene: &Scene, body: &[u8]) -> Value {
+    let script = "
+import sys
+from google.protobuf.json_format import MessageToJson
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
+request = ExportMetricsServiceRequest()
+request.ParseFromString(open(sys.argv[1], 'rb').read())
+print(MessageToJson(request))
+";
+    let output = Command::new(servers::installed("otlp/bin/python"))
+        .args(["-c", script])
+        .arg(scene.write("request", body))
+        .output()
+        .expect("python runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    serde_json::from_slice(&output.stdout).expect("it is JSON")
+}
+
+#[test]
+fn a_collector_of_opentelemetry_gets_what_is_documented() {
+    let scene = Scene::new();
+    scene.write("job.toml", jobs::counting("sent", "50ms"));
+    let (address, requests) = collector("200 OK");
+    let set = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    let variables = [
+        set("OTEL_EXPORTER_OTLP_ENDPOINT", &format!("http://{address}")),
+        set("OTEL_METRIC_EXPORT_INTERVAL", "200"),
+        set("OTEL_EXPORTER_OTLP_HEADERS", "api-key=a-secret"),
+        set("OTEL_RESOURCE_ATTRIBUTES", "team=streams"),
+    ];
+    let arguments = ["run", "job.toml", "--json"];
+    let mut running = host::start_with_variables(scene.path(), &arguments, &variables);
+    let exporting = running.event("exporting");
+    assert_eq!(exporting["url"], format!("http://{address}/v1/metrics"));
+    running.checkpoints(3);
+    // What is sent from now on has them.
+    let before = requests.try_iter().count();
+    let (head, body) = requests.recv_timeout(DEADLINE).expect("a request");
+    assert!(head.starts_with("post /v1/metrics "), "{head}");
+    assert!(
+        head.contains("content-type: application/x-protobuf"),
+        "{head}"
+    );
+    assert!(head.contains("api-key: a-secret"), "{head}");
+    let request = decoded(&scene, &body);
+    let resource = request["resourceMetrics"][0]["resource"]["attributes"].to_string();
+    for part in ["service.name", "highwater", "process.pid", "streams"] {
+        assert!(resource.contains(part), "{resource}");
+    }
+    let metrics = &request["resourceMetrics"][0]["scopeMetrics"][0]["metrics"];
+    let documented = documented_metrics();
+    let mut seen = BTreeSet::new();
+    for metric in metrics.as_array().expect("metrics") {
+        let name = metric["name"].as_str().expect("a name").to_owned();
+        assert!(documented.contains(&name), "{name} is not documented");
+        assert!(
+            metric["gauge"].is_object() != metric["sum"].is_object(),
+            "{metric}"
+        );
+        assert_eq!(
+            metric["sum"].is_object(),
+            name.ends_with("_total"),
+            "{metric}"
+        );
+        seen.insert(name);
+    }
+    let of = |name: &str| {
+        let mut all = metrics.as_array().expect("metrics").iter();
+        all.find(|metric| metric["name"] == name)
+            .unwrap_or_else(|| panic!("no {name}"))
+    };
+    let completed = &of("number_of_completed_checkpoints")["gauge"]["dataPoints"][0];
+    assert_eq!(completed["attributes"][0]["value"]["stringValue"], "sent");
+    assert!(
+        completed["asInt"] != "0",
+        "{completed} after {before} requests"
+    );
+    let calls = &of("operator_calls_total")["sum"];
+    assert_eq!(calls["isMonotonic"], true, "{calls}");
+    assert_eq!(
+        calls["aggregationTemporality"],
+        "AGGREGATION_TEMPORALITY_CUMULATIVE"
+    );
+    assert_eq!(of("checkpoint_age_seconds")["unit"], "s");
+
+    running.signal("TERM");
+    let ended = running.wait().with_code(0);
+    assert!(
+        !ended.transcript().contains("a-secret"),
+        "headers are never shown"
+    );
+    // The last one says how it ended.
+    let (_, last) = requests.iter().last().expect("requests");
+    assert!(decoded(&scene, &last).to_string().contains("suspended"));
+}
+
+#[test]
+fn a_collector_that_refuses_or_is_away_costs_a_warning_and_nothing_else() {
+    let scene = Scene::new();
+    scene.input(&oracle::bible(), 1, "txt");
+    scene.write("job.toml", jobs::word_count("refused"));
+    let (address, requests) = collector("503 Service Unavailable");
+    let run = |endpoint: &str, more: &[(&str, &str)]| {
+        let set = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        let given = [
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint),
+            ("OTEL_METRIC_EXPORT_INTERVAL", "20"),
+        ];
+        let variables: Vec<_> = given.iter().chain(more).map(set).collect();
+        host::start_with_variables(scene.path(), &["run", "job.toml"], &variables).wait()
+    };
+    let ended = run(&format!("http://{address}"), &[]).with_code(0);
+    assert!(requests.try_iter().count() > 0);
+    let warnings = ended.stderr.matches("metrics are not taken").count();
+    assert_eq!(warnings, 1, "{}", ended.stderr);
+    assert!(ended.stderr.contains("503"), "{}", ended.stderr);
+    assert_same_lines(
+        &scene.output("out"),
+        &oracle::word_count(&scene.at("input")),
+        "what is written beside",
+    );
+    // Nobody listens on port 1; nor is everything an address.
+    fs::remove_dir_all(scene.at("out")).expect("a directory");
+    fs::remove_dir_all(scene.at("checkpoints")).expect("a directory");
+    run("http://127.0.0.1:1", &[]).with_code(0);
+    run("localhost", &[])
+        .with_code(2)
+        .saying(&["OTEL_EXPORTER_OTLP_ENDPOINT", "http://localhost:4318"]);
+    run(
+        "http://localhost:4318",
+        &[("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")],
+    )
+    .with_code(2)
+    .saying(&["OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf"]);
 }

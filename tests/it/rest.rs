@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use crate::control;
 use crate::host::{self, Running};
 use crate::jobs;
-use crate::oracle::assert_same_lines;
+use crate::oracle::{self, assert_same_lines};
 use crate::plugins::root;
 use crate::scene::Scene;
 use crate::servers;
@@ -314,6 +314,36 @@ fn c101_what_flinks_client_sends_lists_savepoints_and_stops_a_job() {
     let taken = rest.outcome(&format!("{checkpoints}/{id}"));
     assert!(taken["checkpointId"].as_u64() > Some(0), "{taken}");
 
+    // Savepoints that are not below allowed directories stay, and checkpoints in any case.
+    let dispose = |path: &str| {
+        let body = json!({ "savepoint-path": path });
+        rest.change("POST", "/v1/savepoint-disposal", &body)
+    };
+    let elsewhere = control::ask_json(
+        &scene,
+        &[
+            "savepoint",
+            "c101",
+            scene.at("mine").to_str().expect("text"),
+        ],
+    );
+    let elsewhere = elsewhere["savepoint"]["path"]
+        .as_str()
+        .expect("a place")
+        .to_owned();
+    dispose(&elsewhere).with(403);
+    dispose(&format!("{savepoints}/../mine")).with(403);
+    host::run(scene.path(), &["checkpoints", "verify", &elsewhere]).with_code(0);
+    let disposed = |path: &str| {
+        let begun = dispose(path).with(202).json();
+        let id = begun["request-id"].as_str().expect("an id").to_owned();
+        rest.outcome(&format!("/v1/savepoint-disposal/{id}"))
+    };
+    let failed = disposed(&savepoints);
+    assert!(failed["failure-cause"].is_object(), "{failed}");
+    assert_eq!(disposed(location), json!({}));
+    assert!(!PathBuf::from(location).exists());
+
     // Places that nobody has allowed, also if they are written such that what reads a URL makes them from others.
     let astray = format!("file://{savepoints}/.\t./elsewhere");
     rest.change("POST", &path, &json!({ "target-directory": astray }))
@@ -418,6 +448,8 @@ fn c101_flinks_own_client_lists_savepoints_and_stops_a_job() {
         !is_ok && said.contains("no savepoint may be written"),
         "{said}"
     );
+    ask(&["savepoint", "--dispose", &savepoint]);
+    assert!(!PathBuf::from(&savepoint).exists());
     let savepoint = path_in(&ask(&["stop", &job]));
     let ended = running.wait().with_code(0);
     assert_eq!(
@@ -519,6 +551,100 @@ fn c102_an_address_that_others_reach_needs_a_token() {
             .saying(&["a token is wanted", "--http-token-file"]);
     }
     assert!(!scene.at("out").exists(), "nothing of the job has run");
+}
+
+#[test]
+fn c102_a_certificate_is_shown_and_checked_before_the_start() {
+    let scene = scene("c102-tls");
+    let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
+    let ours = rcgen::generate_simple_self_signed(names.clone()).expect("a certificate");
+    let other = rcgen::generate_simple_self_signed(names).expect("a certificate");
+    scene.write("cert.pem", ours.cert.pem());
+    scene.write("key.pem", ours.signing_key.serialize_pem());
+    scene.write("other.pem", other.signing_key.serialize_pem());
+    scene.write("token", "short");
+    for (options, said) in [
+        (["cert.pem", "missing.pem", "-"], "`http.certificate-key`"),
+        (
+            ["cert.pem", "other.pem", "-"],
+            "the key is not that of the certificate",
+        ),
+        (["key.pem", "key.pem", "-"], "has none in PEM"),
+        (["cert.pem", "key.pem", "token"], "openssl rand -hex 24"),
+    ] {
+        let [certificate, key, token] = options;
+        let mut arguments = vec![
+            "job.toml".to_owned(),
+            "-D".to_owned(),
+            format!("http.certificate={certificate}"),
+            "-D".to_owned(),
+            format!("http.certificate-key={key}"),
+            "-D".to_owned(),
+            "http.address=127.0.0.1:0".to_owned(),
+        ];
+        if token != "-" {
+            arguments.extend(["-D".to_owned(), format!("http.token-file={token}")]);
+        }
+        for command in ["check", "run"] {
+            let arguments = std::iter::once(command).chain(arguments.iter().map(String::as_str));
+            let arguments: Vec<&str> = arguments.collect();
+            host::run(scene.path(), &arguments)
+                .with_code(2)
+                .saying(&["the REST API cannot be served", said]);
+        }
+    }
+    assert!(!scene.at("checkpoints").exists(), "nothing was begun");
+
+    let arguments = [
+        "run",
+        "job.toml",
+        "--json",
+        "--http",
+        "127.0.0.1:0",
+        "-D",
+        "http.certificate=cert.pem",
+        "-D",
+        "http.certificate-key=key.pem",
+    ];
+    let mut running = control::start(&scene, &arguments);
+    let url = running.event("listening")["url"]
+        .as_str()
+        .expect("a URL")
+        .to_owned();
+    assert!(url.starts_with("https://127.0.0.1:"), "{url}");
+    let script = "
+import ssl, sys, urllib.request
+context = ssl.create_default_context(cafile=sys.argv[2])
+print(urllib.request.urlopen(sys.argv[1] + '/v1/jobs/overview', context=context).read().decode())
+";
+    let ask = |trusted: &str| {
+        let mut python = Command::new("python3");
+        let output = python
+            .args(["-c", script, &url])
+            .arg(scene.at(trusted))
+            .output();
+        output.expect("python runs")
+    };
+    let answer = ask("cert.pem");
+    let said = String::from_utf8_lossy(&answer.stderr);
+    assert!(answer.status.success(), "{said}");
+    assert!(String::from_utf8_lossy(&answer.stdout).contains("c102-tls"));
+    // Who trusts another certificate gets nothing, and plain text is no request.
+    scene.write("other-cert.pem", other.cert.pem());
+    let refused = ask("other-cert.pem");
+    assert!(!refused.status.success());
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(said.contains("CERTIFICATE_VERIFY_FAILED"), "{said}");
+    let plain = Rest {
+        address: url.replace("https://", ""),
+        token: None,
+    };
+    assert!(
+        plain
+            .try_raw("GET /v1 HTTP/1.1\r\nhost: localhost\r\n\r\n")
+            .is_none()
+    );
+    assert_undisturbed(&scene, running);
 }
 
 #[test]
@@ -661,7 +787,6 @@ print(json.dumps(found))
         "bad_records_total",
         "recovered_batches_total",
         "operator_metric",
-        "checkpoint_failures_total",
         "last_checkpoint_restore_timestamp_ms",
         "restore_seconds",
         "num_late_records_dropped",
@@ -692,6 +817,128 @@ print(json.dumps(found))
     assert!(one("num_records_in", ("operator", "count")) > 0.0);
     assert!(one("checkpoint_age_seconds", ("job", "c104")) < 60.0);
     running.kill().expect("it was still running");
+}
+
+#[test]
+fn what_may_go_wrong_is_counted_from_zero() {
+    let scene = Scene::new();
+    scene.write(
+        "job.toml",
+        jobs::counting("zero", "50ms").replace("[[operator]]", "[[operator]]\non-error = \"skip\""),
+    );
+    let (running, rest) = start(&scene, &[]);
+    let metrics = rest.get("/metrics").with(200).body;
+    for line in [
+        "bad_records_total{job=\"zero\",operator=\"count\"} 0",
+        "checkpoint_failures_total{job=\"zero\",reason=\"expired\"} 0",
+        "job_files_refused 0",
+    ] {
+        assert!(metrics.lines().any(|it| it == line), "{line}: {metrics}");
+    }
+    assert!(!metrics.contains("bad_records_total{job=\"zero\",operator=\"numbers\"}"));
+    rest.send(
+        "POST",
+        "/metrics",
+        &["content-type: application/json"],
+        "{}",
+    )
+    .with(405);
+    running.kill().expect("it was still running");
+}
+
+#[test]
+fn a_host_of_several_jobs_says_whose_line_it_is_and_what_it_does_not_run() {
+    let scene = Scene::new();
+    scene.input(oracle::verses(200).as_bytes(), 1, "txt");
+    let trap = "misdeed = \"trap\", on = \"the\"";
+    let job = |name: &str| {
+        let job =
+            jobs::word_count(name).replace("path = \"out\"", &format!("path = \"../out/{name}\""));
+        let job = job
+            .replace("\"input/", "\"../input/")
+            .replace("dir = \"checkpoints\"", "dir = \"../checkpoints\"");
+        let job = job.replace("input = \"split\"", "input = \"faulty\"");
+        job + &jobs::operator("faulty", "faulty", "split", trap) + "on-error = \"skip\"\n"
+    };
+    scene.write("jobs/one.toml", job("one"));
+    scene.write("jobs/other.toml", job("other"));
+    scene.write("jobs/broken.toml", "garbage =");
+    let arguments = [
+        "serve",
+        "jobs",
+        "--json",
+        "--http",
+        "127.0.0.1:0",
+        "--log-format",
+        "json",
+    ];
+    let mut running = control::start(&scene, &arguments);
+    let rest = Rest::of(&mut running);
+    for _ in 0..2 {
+        running.event("finished");
+    }
+    let host = rest.get("/v1").with(200).json();
+    let refused = host["refused"].as_array().expect("a list");
+    assert_eq!(refused.len(), 1, "{host}");
+    assert!(
+        refused[0]["file"]
+            .as_str()
+            .is_some_and(|it| it.ends_with("broken.toml")),
+        "{host}"
+    );
+    assert!(
+        refused[0]["error"]
+            .as_str()
+            .is_some_and(|it| it.contains("1:")),
+        "{host}"
+    );
+    assert!(
+        rest.get("/metrics")
+            .with(200)
+            .body
+            .contains("\njob_files_refused 1\n")
+    );
+    // It goes away with the file.
+    fs::remove_file(scene.at("jobs/broken.toml")).expect("it is there");
+    running.wait_until("nothing is refused", || {
+        rest.get("/metrics")
+            .with(200)
+            .body
+            .contains("\njob_files_refused 0\n")
+    });
+    let log = rest.get("/v1/log").with(200).json();
+    let lines = log["lines"].as_array().expect("lines");
+    for job in ["one", "other"] {
+        let bad = format!("[{job}] a bad record is skipped");
+        let of_job = |line: &&Value| {
+            line["text"]
+                .as_str()
+                .is_some_and(|text| text.starts_with(&bad))
+        };
+        assert!(lines.iter().any(|line| of_job(&line)), "{bad}: {log}");
+    }
+    running.signal("TERM");
+    let ended = running.wait().with_code(0);
+    let said: Vec<Value> = ended
+        .stderr
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}")))
+        .collect();
+    for job in ["one", "other"] {
+        for target in ["operator", "runtime::bad_records"] {
+            let is_of = |line: &&Value| line["target"] == target && line["span"]["id"] == job;
+            assert!(
+                said.iter().any(|line| is_of(&line)),
+                "{target} of {job}: {}",
+                ended.stderr
+            );
+        }
+    }
+    assert!(
+        said.iter().all(|line| line["fields"]["message"] != "close"),
+        "{}",
+        ended.stderr
+    );
 }
 
 /// Files that a page of the host may name.

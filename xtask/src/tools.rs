@@ -1,6 +1,6 @@
 //! What tests need beside the host, below `target/`: the S3 servers that they talk to (moto's, which honours
 //! conditional writes, and s3rver, which does not), one of Azure (Azurite), Hadoop's own, Flink's client, the
-//! parser of Prometheus and its server, Chromium and what drives it, the packages of the reader of checkpoints in
+//! parser of Prometheus and its server, that of OTLP, Chromium and what drives it, the packages of the reader of checkpoints in
 //! `tests/reader/`, the SQL engine of `tests/sql/` and what builds the counters of `tests/guests/`, from PyPI and npm,
 //! and the maker of random components in `tests/smith/`.
 //!
@@ -17,6 +17,7 @@ use crate::{Result, flink, hadoop, root, story};
 const MOTO: &str = "moto[server]==5.2.5";
 const S3RVER: &str = "s3rver@3.7.1";
 const PROMETHEUS: &str = "prometheus-client==0.26.0";
+const OTLP: &str = "opentelemetry-proto==1.45.2";
 /// Debian's, whatever its version.
 const PROMETHEUS_SERVER: &str = "prometheus";
 const AZURITE: &str = "azurite@3.37.0";
@@ -61,6 +62,12 @@ pub(crate) fn install() -> Result<()> {
         PROMETHEUS,
         &for_tests(PROMETHEUS),
         |place| python(place, &[PROMETHEUS]),
+    )?;
+    install_one(
+        &root().join("target/otlp"),
+        OTLP,
+        &for_tests(OTLP),
+        |place| python(place, &[OTLP]),
     )?;
     install_one(
         &root().join("target/prometheus-server"),

@@ -15,6 +15,7 @@ use crate::members::{Seed, Unmade};
 use crate::meters::{Doing, Meters};
 use crate::phases::{PhaseTimes, SubtaskInfo};
 use crate::plan::ExecutionPlan;
+use crate::restoring::Restoring;
 use crate::router::Router;
 use crate::spares::Spares;
 use crate::subtask::{Channels, Head, Subtask};
@@ -60,6 +61,8 @@ impl Attempt<'_> {
         let notes = PhaseTimes::new(Arc::clone(self.clock), self.places(&plan));
         let in_progress = Arc::new(InProgress::new(notes));
         let meters = Meters::new(&plan, self.graph, self.clock.as_ref());
+        let now_ms = self.clock.now_ms();
+        let restoring = Arc::new(Restoring::new(self.graph, self.restore, now_ms));
         let mut subtasks = Vec::new();
         for (vertex_index, vertex) in plan.vertices.iter().enumerate() {
             for index in 0..vertex.parallelism {
@@ -87,6 +90,7 @@ impl Attempt<'_> {
                         .map(|member| (member.node, member.outputs.clone()))
                         .collect(),
                     restore: self.restore.cloned(),
+                    restoring: Arc::clone(&restoring),
                     job: JobIdentity {
                         id: self.options.id.clone(),
                         directory: self.store.directory().to_owned(),
@@ -118,6 +122,7 @@ impl Attempt<'_> {
             }
         }
         self.events.counters.set_meters(meters);
+        self.events.counters.set_restoring(restoring);
         Assembly {
             plan,
             inboxes,

@@ -10,6 +10,7 @@ use dataflow::CheckpointId;
 use crate::abort::Reason;
 use crate::error::Error;
 use crate::meters::Meters;
+use crate::restoring::Restoring;
 use crate::snapshot::WrittenMember;
 
 /// What threads and users have to say to the driver.
@@ -65,6 +66,8 @@ pub(crate) struct Counters {
     pub(crate) in_progress: AtomicU64,
     /// Those of the newest attempt.
     meters: Mutex<Arc<Meters>>,
+    /// What the newest attempt restores.
+    restoring: Mutex<Arc<Restoring>>,
 }
 
 fn zeros(count: usize) -> Box<[AtomicU64]> {
@@ -92,12 +95,31 @@ impl Counters {
             recalled: AtomicU64::new(0),
             in_progress: AtomicU64::new(0),
             meters: Mutex::default(),
+            restoring: Mutex::default(),
         }
     }
 
     /// An attempt has begun, with these.
     pub(crate) fn set_meters(&self, meters: Meters) {
         *self.meters.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(meters);
+    }
+
+    /// An attempt has begun, which restores this.
+    pub(crate) fn set_restoring(&self, restoring: Arc<Restoring>) {
+        *self
+            .restoring
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = restoring;
+    }
+
+    /// What the newest attempt restores.
+    pub(crate) fn restoring(&self) -> Arc<Restoring> {
+        Arc::clone(
+            &self
+                .restoring
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner),
+        )
     }
 
     /// Those of the newest attempt.

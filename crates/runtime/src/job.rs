@@ -15,7 +15,7 @@ use crate::events::{Counters, Event, Events};
 use crate::graph::{JobGraph, NodeKind};
 use crate::meters::VertexReport;
 use crate::options::Options;
-use crate::report::{JobEvent, NodeBadRecords, NodeRecords, Outcome};
+use crate::report::{JobEvent, NodeBadRecords, NodeRecords, Outcome, RestoreProgress};
 use crate::requests::{After, Requests, Stop};
 use crate::restart::{Decision, Restarts};
 
@@ -45,11 +45,18 @@ pub struct JobHandle {
     counters: Arc<Counters>,
     /// Ids of the sources and sinks, with their places in the graph.
     ends: Arc<[EndNode]>,
-    /// Places in the graph and ids of the sources and operators.
-    processing: Arc<[(usize, String)]>,
+    /// The sources and operators that go on after bad records.
+    tolerant: Arc<[TolerantNode]>,
     requests: Arc<Requests>,
     clock: Arc<dyn Clock>,
     backlog: Backlog,
+}
+
+/// A source or operator that goes on after bad records.
+#[derive(Debug)]
+struct TolerantNode {
+    index: usize,
+    id: String,
 }
 
 /// A source or sink of the graph.
@@ -111,24 +118,28 @@ impl JobHandle {
         self.ends.iter().map(of).collect()
     }
 
-    /// What operators could not process, or sources read, at first or at all, in the order of the graph; those that had nothing such are
-    /// left out.
+    /// What the sources and operators that go on after bad records could not read or process, at first or at all, in the
+    /// order of the graph.
     #[must_use]
     pub fn bad_records(&self) -> Vec<NodeBadRecords> {
-        let of = |(index, id): &(usize, String)| NodeBadRecords {
-            id: id.clone(),
-            left_out: self.counters.blamed(*index),
-            recovered_batches: self.counters.recovered(*index),
+        let of = |node: &TolerantNode| NodeBadRecords {
+            id: node.id.clone(),
+            left_out: self.counters.blamed(node.index),
+            recovered_batches: self.counters.recovered(node.index),
         };
-        let all = self.processing.iter().map(of);
-        all.filter(|bad| bad.left_out > 0 || bad.recovered_batches > 0)
-            .collect()
+        self.tolerant.iter().map(of).collect()
     }
 
     /// What each subtask of the newest attempt has done; empty before the first one.
     #[must_use]
     pub fn vertices(&self) -> Vec<VertexReport> {
         self.counters.meters().report(self.clock.now_us())
+    }
+
+    /// How far the newest attempt is with reading the state that it goes on from; `None`: it had none to read.
+    #[must_use]
+    pub fn restoring(&self) -> Option<RestoreProgress> {
+        self.counters.restoring().progress()
     }
 
     /// How many checkpoints and savepoints are in progress.
@@ -198,15 +209,16 @@ impl Job {
             })
         });
         let nodes = self.graph.nodes.iter().enumerate();
-        let processing = nodes.filter_map(|(index, node)| match &node.kind {
-            NodeKind::Source(_) | NodeKind::Operator(_) => Some((index, node.id.clone())),
-            NodeKind::Sink(_) => None,
+        let tolerant = nodes.filter(|(_, node)| node.bad_records.is_some());
+        let tolerant = tolerant.map(|(index, node)| TolerantNode {
+            index,
+            id: node.id.clone(),
         });
         JobHandle {
             sender: self.sender.clone(),
             counters: Arc::clone(&self.counters),
             ends: ends.collect(),
-            processing: processing.collect(),
+            tolerant: tolerant.collect(),
             requests: Arc::clone(&self.requests),
             clock: Arc::clone(&self.clock),
             backlog: self.store.backlog(),

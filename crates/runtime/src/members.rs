@@ -16,6 +16,7 @@ use crate::graph::{JobGraph, Node, NodeKind, OperatorNode};
 use crate::inbox::Inbox;
 use crate::plan::Target;
 use crate::restore;
+use crate::restoring::Restoring;
 use crate::scratch::Scratch;
 use crate::subtask::{Body, Member, Subtask};
 
@@ -25,6 +26,8 @@ pub(crate) struct Seed {
     /// Their nodes, and where the outputs of each go.
     pub(crate) members: Vec<(usize, Vec<Vec<Target>>)>,
     pub(crate) restore: Option<Completed>,
+    /// Counts what is read of it.
+    pub(crate) restoring: Arc<Restoring>,
     pub(crate) job: JobIdentity,
     pub(crate) run: String,
     pub(crate) generation: u64,
@@ -132,7 +135,8 @@ fn keyed_state(
     }
     state.set_now(now);
     if let Some(checkpoint) = &seed.restore {
-        restore::keyed_state(checkpoint, &node.id, index, range, &mut state, migrate)?;
+        let from = (checkpoint, &seed.restoring);
+        restore::keyed_state(from, &node.id, index, range, &mut state, migrate)?;
         if operator.skip_overdue_timers {
             skip_overdue_timers(node, index, now, &mut state)?;
         }

@@ -63,6 +63,17 @@ pub enum JobEvent {
     },
 }
 
+/// How far a job is with reading the keyed state that it goes on from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RestoreProgress {
+    /// When it began, in milliseconds since 1970.
+    pub began_at: i64,
+    /// Bytes to read, as they are stored.
+    pub total_bytes: u64,
+    /// Bytes that have been read.
+    pub read_bytes: u64,
+}
+
 /// What a checkpoint holds of a keyed state.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StateSize {

@@ -9,6 +9,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 use checkpoint::metadata::{self, Metadata, Role, State, Subtask};
 use checkpoint::store::Completed;
@@ -23,6 +24,7 @@ use operator::{BoxError, Failure, SubtaskContext};
 
 use crate::error::Error;
 use crate::graph::{JobGraph, Node, NodeKind, OperatorNode};
+use crate::restoring::Restoring;
 
 /// The label of a sink in a checkpoint that says where it publishes: see [`operator::SinkFactory::place`].
 pub const PLACE: &str = "place";
@@ -1103,9 +1105,9 @@ pub(crate) fn operator_state(
 }
 
 /// Reads the keyed state of a node's subtask: every segment of old subtasks whose key groups are (also)
-/// in `range`.
+/// in `range`. What is read is counted.
 pub(crate) fn keyed_state(
-    checkpoint: &Completed,
+    (checkpoint, restoring): (&Completed, &Arc<Restoring>),
     id: &str,
     subtask: u32,
     range: KeyGroupRange,
@@ -1139,7 +1141,8 @@ pub(crate) fn keyed_state(
             continue;
         }
         for (segment, origin) in checkpoint.keyed(operator, old).map_err(unreadable)? {
-            let mut read = checkpoint.read(segment).map_err(unreadable)?;
+            let read = checkpoint.read(segment).map_err(unreadable)?;
+            let mut read = restoring.counted(segment.length, read);
             let restored = state.restore_upgraded(&mut read, &origin, &mut upgrading);
             let stats = restored.map_err(|source| Error::Restore {
                 operator: id.to_owned(),

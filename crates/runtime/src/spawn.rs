@@ -1,7 +1,10 @@
-//! The one place that starts threads. A panic in one is an error like any other.
+//! The one place that starts threads. A panic in one is an error like any other, and what it logs is of the span in which it
+//! was started: that of its job, if there are several.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread::{Builder, JoinHandle};
+
+use tracing::Span;
 
 use crate::error::Error;
 use crate::events::{Event, Events};
@@ -16,7 +19,11 @@ pub(crate) fn background(
     body: impl FnOnce() + Send + 'static,
 ) -> Result<JoinHandle<()>, Error> {
     let name = name.to_owned();
-    let body = move || drop(catch_unwind(AssertUnwindSafe(body)));
+    let span = Span::current();
+    let body = move || {
+        let _of_job = span.entered();
+        drop(catch_unwind(AssertUnwindSafe(body)));
+    };
     Builder::new().name(name).spawn(body).map_err(Error::Spawn)
 }
 
@@ -37,9 +44,10 @@ impl Threads {
         body: impl FnOnce() -> Result<(), Error> + Send + 'static,
     ) -> Result<(), Error> {
         let place = name.clone();
-        let handle = Builder::new()
-            .name(name)
-            .spawn(move || match catch_unwind(AssertUnwindSafe(body)) {
+        let span = Span::current();
+        let run = move || {
+            let _of_job = span.entered();
+            match catch_unwind(AssertUnwindSafe(body)) {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => events.send(Event::Failed(Box::new(error))),
                 Err(panic) => {
@@ -50,8 +58,9 @@ impl Threads {
                         .unwrap_or_else(|| "no message".into());
                     events.send(Event::Failed(Box::new(Error::Panic { place, message })));
                 }
-            })
-            .map_err(Error::Spawn)?;
+            }
+        };
+        let handle = Builder::new().name(name).spawn(run).map_err(Error::Spawn)?;
         self.0.push(handle);
         Ok(())
     }

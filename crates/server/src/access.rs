@@ -39,7 +39,8 @@ impl Token {
         let text = text.trim();
         if !(TOKEN_BYTES_MIN..=TOKEN_BYTES_MAX).contains(&text.len()) {
             return Err(format!(
-                "the token has {} bytes, and {TOKEN_BYTES_MIN} to {TOKEN_BYTES_MAX} are allowed",
+                "the token has {} bytes, and {TOKEN_BYTES_MIN} to {TOKEN_BYTES_MAX} are allowed \
+                 (`openssl rand -hex 24` makes one)",
                 text.len()
             ));
         }
@@ -218,6 +219,28 @@ impl Access {
         );
         Err(Failure::new(Code::Forbidden, message).hint(
             "leave the directory out, or have it allowed: `http.savepoint-dirs` in the job file",
+        ))
+    }
+
+    /// Whether a savepoint may be deleted: below the same directories, of which `own` are those of the jobs.
+    ///
+    /// # Errors
+    /// It may not, in words.
+    pub(crate) fn check_disposal<'a>(
+        &'a self,
+        savepoint: &str,
+        own: impl Iterator<Item = &'a str>,
+    ) -> Result<(), Failure> {
+        let allowed = self.savepoint_directories.iter().map(String::as_str);
+        if allowed.chain(own).any(|above| is_below(savepoint, above)) {
+            return Ok(());
+        }
+        let message = format!(
+            "no savepoint may be deleted at `{}` from here",
+            operator::text::name(savepoint)
+        );
+        Err(Failure::new(Code::Forbidden, message).hint(
+            "have its directory allowed (`http.savepoint-dirs` in the job file), or use `host savepoints dispose`",
         ))
     }
 }

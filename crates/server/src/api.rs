@@ -66,6 +66,12 @@ pub enum Operation {
         #[serde(deserialize_with = "required")]
         interval_ms: Option<u64>,
     },
+    /// Delete a savepoint. It is of no job, so no client can ask a job for it.
+    #[serde(skip_deserializing)]
+    Dispose {
+        /// Its directory.
+        savepoint: String,
+    },
 }
 
 /// The bytes that the path or URL of a directory may have: the system's bound for paths.
@@ -158,6 +164,7 @@ impl Operation {
                 interval_ms: Some(0),
             } => refuse("the interval must be at least 1 ms; `null` means no periodic checkpoints"),
             Self::Interval { .. } => Ok(()),
+            Self::Dispose { savepoint } => check_directory(savepoint),
         }
     }
 
@@ -171,6 +178,7 @@ impl Operation {
             Self::Cancel => "cancel",
             Self::Rescale { .. } => "rescale",
             Self::Interval { .. } => "interval",
+            Self::Dispose { .. } => "savepoint-disposal",
         }
     }
 }
@@ -410,9 +418,18 @@ pub struct JobStatus {
     pub sources: Vec<Node>,
     /// What each sink has written.
     pub sinks: Vec<Node>,
-    /// What operators could not process that go on after bad records; those that had none are left out.
+    /// What sources and operators that go on after bad records could not process.
     #[serde(default)]
     pub bad_records: Vec<BadRecords>,
+}
+
+/// A job file that the process does not run as it stands. If it was changed, its job goes on as it was.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefusedFile {
+    /// The file.
+    pub file: String,
+    /// Why, in words.
+    pub error: String,
 }
 
 /// What an operator could not process, since the host started the job. What was done again after a restart counts

@@ -146,6 +146,25 @@ pub(crate) fn enter(serving: &Shared, job: &str, request: Request) -> Result<Arc
     }
 }
 
+/// Begins an operation that is of no job, or finds it, if it was begun before.
+pub(crate) fn enter_of_host(serving: &Shared, request: Request) -> Result<Arc<Entry>, Failure> {
+    if serving.is_closing.load(Ordering::Relaxed) {
+        let message = "the host is about to end and begins no operation";
+        return Err(Failure::new(Code::Ended, message));
+    }
+    let operation = request.operation.clone();
+    match serving.operations.enter(OF_HOST, request)? {
+        Entered::Known(entry) => Ok(entry),
+        Entered::New(entry, ticket) => {
+            serving.jobs.begin(OF_HOST, operation, ticket);
+            Ok(entry)
+        }
+    }
+}
+
+/// What stands in place of a job's id for what is of none.
+pub(crate) const OF_HOST: &str = "";
+
 pub(crate) async fn status(entry: &Entry, poll: Poll) -> Response {
     let status: OperationStatus = entry.wait(poll.seen, poll.wait).await;
     let code = match status.state.has_ended() {

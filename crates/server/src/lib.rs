@@ -27,6 +27,8 @@ mod http;
 mod log;
 mod metrics;
 mod operations;
+#[cfg(feature = "otlp")]
+mod otlp;
 mod page;
 mod rest;
 mod server;
@@ -34,14 +36,16 @@ pub mod view;
 
 mod client;
 
-use api::{Failure, JobStatus, Operation, Report};
+use api::{Failure, JobStatus, Operation, RefusedFile, Report};
 use view::JobView;
 
 pub use access::{Access, Token};
 pub use client::{Client, Found, Host, Hosts, Silent};
 pub use directories::Directories;
 pub use log::{LogLine, RecentLog};
-pub use rest::{RestOptions, RestServer};
+#[cfg(feature = "otlp")]
+pub use otlp::{OtlpExporter, OtlpOptions};
+pub use rest::{RestOptions, RestServer, Tls};
 pub use server::{Limits, Server};
 
 /// The jobs of a process, as the server sees them. All methods are called on the server's one thread, so they
@@ -52,6 +56,11 @@ pub trait Jobs: Send + Sync + 'static {
 
     /// All of them in full.
     fn views(&self) -> Vec<JobView>;
+
+    /// Job files that the process does not run as they stand.
+    fn refused(&self) -> Vec<RefusedFile> {
+        Vec::new()
+    }
 
     /// Begins an operation on the job with this id (see [`JobStatus::id`]). Returns at once: what becomes of it is
     /// said through the ticket, also that it is refused.

@@ -20,6 +20,8 @@ pub struct LogLine {
     pub level: String,
     /// What it says.
     pub text: String,
+    /// How often it was said, since the lines before it.
+    pub count: u64,
 }
 
 /// Keeps the newest lines: at most 500, of 4 KiB each.
@@ -42,18 +44,29 @@ impl RecentLog {
         self.lines.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds a line. If there are too many, the oldest one goes.
+    /// Adds a line. One that says the same as another takes its place, so that what is said again and again, as by an
+    /// operator that panics at each bad record, does not push out all others. If there are too many, the oldest one goes.
     pub fn push(&self, at: i64, level: &str, text: &str) {
         // Its line breaks are ours.
         let text = operator::text::lines(text);
         let end = text.floor_char_boundary(LINE_BYTES_MAX);
         let rest = if end < text.len() { "…" } else { "" };
-        let line = LogLine {
+        let mut line = LogLine {
             at,
             level: level.to_owned(),
             text: format!("{}{rest}", &text[..end]),
+            count: 1,
         };
         let mut lines = self.locked();
+        let is_same = |it: &LogLine| it.level == line.level && it.text == line.text;
+        // The newest first: what is repeated was mostly said a moment ago.
+        if let Some(same) = lines
+            .iter()
+            .rposition(is_same)
+            .and_then(|at| lines.remove(at))
+        {
+            line.count += same.count;
+        }
         if lines.len() == LINES_MAX {
             lines.pop_front();
         }
@@ -70,6 +83,24 @@ impl RecentLog {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_said_again_is_one_line() {
+        let log = RecentLog::new();
+        for at in 0..4 {
+            log.push(at, "ERROR", "panicked");
+            log.push(at, "INFO", &format!("line {}", at / 2));
+        }
+        let lines = log.lines();
+        let shown: Vec<_> = lines
+            .iter()
+            .map(|it| (it.at, it.text.as_str(), it.count))
+            .collect();
+        assert_eq!(
+            shown,
+            [(1, "line 0", 2), (3, "panicked", 4), (3, "line 1", 2)]
+        );
+    }
 
     #[test]
     fn the_newest_lines_are_kept_and_long_ones_cut() {

@@ -1,11 +1,15 @@
-//! What the jobs of a process count and measure, in the text format of Prometheus (version 0.0.4).
+//! What the jobs of a process count and measure.
 //!
 //! A metric that Flink has too has Flink's name, in snake case and with its unit; it is a gauge, as with Flink's own
 //! reporter, because the name of a counter has to end with `_total`. `docs/metrics.md` lists all.
 
-use std::collections::BTreeMap;
-use std::fmt::{self, Write};
+#[cfg(feature = "otlp")]
+pub(crate) mod otlp;
+pub(crate) mod prometheus;
 
+use std::collections::BTreeMap;
+
+use crate::Jobs;
 use crate::api::JobState;
 use crate::view::{
     Calls, Checkpoint, JobView, Member, MemberWork, Outcome, Phases, StateSize, Subtask,
@@ -20,19 +24,80 @@ pub(crate) struct Process {
     pub(crate) open_files: Option<u64>,
     /// How long it has computed, on all processors.
     pub(crate) cpu_seconds: Option<f64>,
+    /// How many job files it does not run as they stand.
+    pub(crate) refused_files: u64,
 }
+
+/// What a metric is to who collects it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// It goes up and down.
+    Gauge,
+    /// It only grows, and begins at 0 again now and then.
+    Counter,
+}
+
+impl Kind {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Gauge => "gauge",
+            Self::Counter => "counter",
+        }
+    }
+}
+
+/// A metric with its samples.
+#[derive(Debug)]
+pub(crate) struct Metric {
+    name: &'static str,
+    kind: Kind,
+    help: &'static str,
+    samples: Vec<Sample>,
+}
+
+/// A value of a metric.
+#[derive(Debug)]
+struct Sample {
+    labels: Vec<(&'static str, String)>,
+    value: Number,
+}
+
+/// A value.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Number {
+    Whole(i128),
+    Real(f64),
+}
+
+impl From<f64> for Number {
+    fn from(value: f64) -> Self {
+        Self::Real(value)
+    }
+}
+
+macro_rules! whole {
+    ($($type:ty),*) => {
+        $(impl From<$type> for Number {
+            fn from(value: $type) -> Self {
+                Self::Whole(value.into())
+            }
+        })*
+    };
+}
+
+whole!(u8, u32, i32, u64, i64);
 
 /// What a metric's name, kind and help are.
 struct Family {
     name: &'static str,
-    kind: &'static str,
+    kind: Kind,
     help: &'static str,
 }
 
 const fn gauge(name: &'static str, help: &'static str) -> Family {
     Family {
         name,
-        kind: "gauge",
+        kind: Kind::Gauge,
         help,
     }
 }
@@ -40,70 +105,48 @@ const fn gauge(name: &'static str, help: &'static str) -> Family {
 const fn counter(name: &'static str, help: &'static str) -> Family {
     Family {
         name,
-        kind: "counter",
+        kind: Kind::Counter,
         help,
     }
 }
 
-/// The text, as it grows. Writing to a string does not fail.
-struct Text(String);
+/// The metrics, as they are collected.
+struct Metrics(Vec<Metric>);
 
-impl Text {
+impl Metrics {
     /// A family with a sample for each of the items that has a value.
     fn family<T>(
         &mut self,
         family: &Family,
         items: impl IntoIterator<Item = T>,
-        mut sample: impl FnMut(&mut Samples<'_>, T),
+        mut sample: impl FnMut(&mut Samples, T),
     ) {
-        let mut samples = Samples {
-            text: &mut self.0,
-            family,
-            has_begun: false,
-        };
+        let mut samples = Samples(Vec::new());
         for item in items {
             sample(&mut samples, item);
         }
+        self.0.push(Metric {
+            name: family.name,
+            kind: family.kind,
+            help: family.help,
+            samples: samples.0,
+        });
     }
 }
 
-/// The samples of a family. Its head is written with the first.
-struct Samples<'a> {
-    text: &'a mut String,
-    family: &'a Family,
-    has_begun: bool,
-}
+/// The samples of a family.
+struct Samples(Vec<Sample>);
 
-impl Samples<'_> {
-    fn add(&mut self, labels: &[(&str, &str)], value: impl fmt::Display) {
-        let Family { name, kind, help } = self.family;
-        if !self.has_begun {
-            self.has_begun = true;
-            let _ = writeln!(self.text, "# HELP {name} {help}\n# TYPE {name} {kind}");
-        }
-        self.text.push_str(name);
-        for (index, (label, value)) in labels.iter().enumerate() {
-            self.text.push(if index == 0 { '{' } else { ',' });
-            let _ = write!(self.text, "{label}=\"");
-            escape(self.text, value);
-            self.text.push('"');
-        }
-        if !labels.is_empty() {
-            self.text.push('}');
-        }
-        let _ = writeln!(self.text, " {value}");
-    }
-}
-
-/// Writes a label's value. What could do something to a terminal is left out of it.
-fn escape(text: &mut String, value: &str) {
-    for character in operator::text::name(value).to_string().chars() {
-        match character {
-            '\\' => text.push_str("\\\\"),
-            '"' => text.push_str("\\\""),
-            '\n' => text.push_str("\\n"),
-            other => text.push(other),
-        }
+impl Samples {
+    /// Adds one. What of a label's value could do something to a terminal is left out of it.
+    fn add(&mut self, labels: &[(&'static str, &str)], value: impl Into<Number>) {
+        let plain = |(label, value): &(&'static str, &str)| {
+            (*label, operator::text::name(value).into_owned())
+        };
+        self.0.push(Sample {
+            labels: labels.iter().map(plain).collect(),
+            value: value.into(),
+        });
     }
 }
 
@@ -112,41 +155,49 @@ fn seconds(ms: i64) -> f64 {
 }
 
 /// Of all jobs and the process.
-pub(crate) fn text(views: &[JobView], process: &Process, version: &str, now_ms: i64) -> String {
-    let mut text = Text(String::new());
-    of_process(&mut text, process, version);
-    of_jobs(&mut text, views, now_ms);
-    of_checkpoints(&mut text, views, now_ms);
-    of_subtasks(&mut text, views, now_ms);
-    of_members(&mut text, views);
-    of_calls(&mut text, views);
-    of_states(&mut text, views);
-    text.0
+pub(crate) fn collect(views: &[JobView], process: &Process, now_ms: i64) -> Vec<Metric> {
+    let version = env!("CARGO_PKG_VERSION");
+    let mut metrics = Metrics(Vec::new());
+    of_process(&mut metrics, process, version);
+    of_jobs(&mut metrics, views, now_ms);
+    of_checkpoints(&mut metrics, views, now_ms);
+    of_subtasks(&mut metrics, views, now_ms);
+    of_members(&mut metrics, views);
+    of_calls(&mut metrics, views);
+    of_states(&mut metrics, views);
+    metrics.0
 }
 
-fn of_process(text: &mut Text, process: &Process, version: &str) {
+fn of_process(metrics: &mut Metrics, process: &Process, version: &str) {
     let info = gauge("highwater_info", "Always 1; the version is a label.");
-    text.family(&info, [version], |samples, version| {
+    metrics.family(&info, [version], |samples, version| {
         samples.add(&[("version", version)], 1);
     });
+    let refused = gauge(
+        "job_files_refused",
+        "Job files that the host does not run as they stand.",
+    );
+    metrics.family(&refused, [process.refused_files], |samples, count| {
+        samples.add(&[], count)
+    });
     let resident = gauge("process_resident_memory_bytes", "Memory of the process.");
-    text.family(&resident, process.resident_bytes, |samples, bytes| {
+    metrics.family(&resident, process.resident_bytes, |samples, bytes| {
         samples.add(&[], bytes)
     });
     let files = gauge("process_open_fds", "Open descriptors of the process.");
-    text.family(&files, process.open_files, |samples, count| {
+    metrics.family(&files, process.open_files, |samples, count| {
         samples.add(&[], count)
     });
     let cpu = counter(
         "process_cpu_seconds_total",
         "Processor time of the process.",
     );
-    text.family(&cpu, process.cpu_seconds, |samples, seconds| {
+    metrics.family(&cpu, process.cpu_seconds, |samples, seconds| {
         samples.add(&[], seconds)
     });
 }
 
-fn of_jobs(text: &mut Text, views: &[JobView], now_ms: i64) {
+fn of_jobs(metrics: &mut Metrics, views: &[JobView], now_ms: i64) {
     let states = [
         JobState::Starting,
         JobState::Running,
@@ -162,7 +213,7 @@ fn of_jobs(text: &mut Text, views: &[JobView], now_ms: i64) {
         "job_state",
         "1 for the state that the job is in, 0 for the others.",
     );
-    text.family(&state, views, |samples, view| {
+    metrics.family(&state, views, |samples, view| {
         for state in states {
             let is_state = u8::from(view.status.state == state);
             samples.add(
@@ -175,7 +226,7 @@ fn of_jobs(text: &mut Text, views: &[JobView], now_ms: i64) {
         "job_uptime_seconds",
         "Since the host started the job, until it ended.",
     );
-    text.family(&uptime, views, |samples, view| {
+    metrics.family(&uptime, views, |samples, view| {
         let until = view.ended_at.unwrap_or(now_ms);
         let uptime = until.saturating_sub(view.status.started_at).max(0);
         samples.add(&[("job", &view.status.id)], seconds(uptime));
@@ -184,21 +235,21 @@ fn of_jobs(text: &mut Text, views: &[JobView], now_ms: i64) {
         "num_restarts",
         "How often the job was restarted in this process.",
     );
-    text.family(&restarts, views, |samples, view| {
+    metrics.family(&restarts, views, |samples, view| {
         samples.add(&[("job", &view.status.id)], view.status.restarts);
     });
     let left_out = counter(
         "bad_records_total",
         "Records and timers that were left out.",
     );
-    text.family(&left_out, bad_records(views), |samples, (job, bad)| {
+    metrics.family(&left_out, bad_records(views), |samples, (job, bad)| {
         samples.add(&[("job", job), ("operator", &bad.id)], bad.left_out);
     });
     let recovered = counter(
         "recovered_batches_total",
         "Batches that failed and whose records succeeded in parts.",
     );
-    text.family(&recovered, bad_records(views), |samples, (job, bad)| {
+    metrics.family(&recovered, bad_records(views), |samples, (job, bad)| {
         samples.add(
             &[("job", job), ("operator", &bad.id)],
             bad.recovered_batches,
@@ -208,7 +259,7 @@ fn of_jobs(text: &mut Text, views: &[JobView], now_ms: i64) {
         "operator_metric",
         "What operators count of themselves, by its name.",
     );
-    text.family(&own, views, |samples, view| {
+    metrics.family(&own, views, |samples, view| {
         for (operator, metrics) in &view.operator_metrics {
             for (metric, value) in metrics {
                 let labels = [
@@ -216,7 +267,7 @@ fn of_jobs(text: &mut Text, views: &[JobView], now_ms: i64) {
                     ("operator", operator),
                     ("metric", metric),
                 ];
-                samples.add(&labels, value);
+                samples.add(&labels, *value);
             }
         }
     });
@@ -229,7 +280,7 @@ fn bad_records(views: &[JobView]) -> impl Iterator<Item = (&str, &crate::api::Ba
     })
 }
 
-fn of_checkpoints(text: &mut Text, views: &[JobView], now_ms: i64) {
+fn of_checkpoints(metrics: &mut Metrics, views: &[JobView], now_ms: i64) {
     type Count = (Family, fn(&JobView) -> u64);
     let counts: [Count; 4] = [
         (
@@ -262,7 +313,7 @@ fn of_checkpoints(text: &mut Text, views: &[JobView], now_ms: i64) {
         ),
     ];
     for (family, count) in &counts {
-        text.family(family, views, |samples, view| {
+        metrics.family(family, views, |samples, view| {
             samples.add(&[("job", &view.status.id)], count(view));
         });
     }
@@ -270,16 +321,17 @@ fn of_checkpoints(text: &mut Text, views: &[JobView], now_ms: i64) {
         "checkpoint_failures_total",
         "Checkpoints that were given up, by what happened.",
     );
-    text.family(&reasons, views, |samples, view| {
+    metrics.family(&reasons, views, |samples, view| {
+        // At 0 as well: an increase from no sample to 1 is none.
         for (reason, count) in &view.checkpoints.failures_by_kind {
-            samples.add(&[("job", &view.status.id), ("reason", reason)], count);
+            samples.add(&[("job", &view.status.id), ("reason", reason)], *count);
         }
     });
     let age = gauge(
         "checkpoint_age_seconds",
         "Since the newest checkpoint was complete, or the start before the first; of a job with periodic ones that has not ended.",
     );
-    text.family(&age, views, |samples, view| {
+    metrics.family(&age, views, |samples, view| {
         // Without periodic ones nobody expects it to be young.
         if !view.status.state.has_ended() && view.status.interval_ms.is_some() {
             let newest = view.status.checkpoint.as_ref();
@@ -292,7 +344,7 @@ fn of_checkpoints(text: &mut Text, views: &[JobView], now_ms: i64) {
         "last_completed_checkpoint_id",
         "The number of the newest checkpoint.",
     );
-    text.family(&id, views, |samples, view| {
+    metrics.family(&id, views, |samples, view| {
         if let Some(newest) = &view.checkpoints.newest {
             samples.add(&[("job", &view.status.id)], newest.id);
         }
@@ -301,7 +353,7 @@ fn of_checkpoints(text: &mut Text, views: &[JobView], now_ms: i64) {
         "last_checkpoint_restore_timestamp_ms",
         "When the job went on from a checkpoint last, in milliseconds since 1970.",
     );
-    text.family(&restored, views, |samples, view| {
+    metrics.family(&restored, views, |samples, view| {
         if let Some(restored) = &view.checkpoints.restored {
             samples.add(&[("job", &view.status.id)], restored.at);
         }
@@ -310,7 +362,7 @@ fn of_checkpoints(text: &mut Text, views: &[JobView], now_ms: i64) {
         "restore_seconds",
         "How long it took when the job went on from a checkpoint last, until its sources read.",
     );
-    text.family(&took, views, |samples, view| {
+    metrics.family(&took, views, |samples, view| {
         if let Some(restored) = &view.checkpoints.restored {
             let took = restored.took_ms as f64 / 1000.0;
             samples.add(&[("job", &view.status.id)], took);
@@ -320,11 +372,11 @@ fn of_checkpoints(text: &mut Text, views: &[JobView], now_ms: i64) {
         "checkpoint_deletions_waiting",
         "Deletions of what no checkpoint needs any more that wait for the storage.",
     );
-    text.family(&deletions, views, |samples, view| {
+    metrics.family(&deletions, views, |samples, view| {
         let waiting = view.checkpoints.deletions_waiting;
         samples.add(&[("job", &view.status.id)], waiting);
     });
-    of_last_checkpoint(text, views);
+    of_last_checkpoint(metrics, views);
 }
 
 /// The newest of a job that is complete. Savepoints count, as in Flink.
@@ -341,7 +393,7 @@ fn last_completed(view: &JobView) -> Option<(&Checkpoint, u64, u64, &Phases)> {
     }
 }
 
-fn of_last_checkpoint(text: &mut Text, views: &[JobView]) {
+fn of_last_checkpoint(metrics: &mut Metrics, views: &[JobView]) {
     let last = || {
         let with_last = |view| Some((view, last_completed(view)?));
         views.iter().filter_map(with_last)
@@ -350,7 +402,7 @@ fn of_last_checkpoint(text: &mut Text, views: &[JobView]) {
         "last_checkpoint_duration_ms",
         "From trigger to completion of the newest checkpoint.",
     );
-    text.family(&duration, last(), |samples, (view, (checkpoint, ..))| {
+    metrics.family(&duration, last(), |samples, (view, (checkpoint, ..))| {
         let took = checkpoint.ended_at.abs_diff(checkpoint.triggered_at);
         samples.add(&[("job", &view.status.id)], took);
     });
@@ -358,21 +410,21 @@ fn of_last_checkpoint(text: &mut Text, views: &[JobView]) {
         "last_checkpoint_size_bytes",
         "Bytes written for the newest checkpoint.",
     );
-    text.family(&size, last(), |samples, (view, (_, bytes, ..))| {
+    metrics.family(&size, last(), |samples, (view, (_, bytes, ..))| {
         samples.add(&[("job", &view.status.id)], bytes);
     });
     let full = gauge(
         "last_checkpoint_full_size_bytes",
         "Bytes of all keyed state in the newest checkpoint.",
     );
-    text.family(&full, last(), |samples, (view, (_, _, bytes, _))| {
+    metrics.family(&full, last(), |samples, (view, (_, _, bytes, _))| {
         samples.add(&[("job", &view.status.id)], bytes);
     });
     let phase = gauge(
         "last_checkpoint_phase_seconds",
         "The longest time of a subtask for each phase of the newest checkpoint.",
     );
-    text.family(&phase, last(), |samples, (view, (.., phases))| {
+    metrics.family(&phase, last(), |samples, (view, (.., phases))| {
         for (name, us) in [
             ("start-delay", phases.start_delay.us),
             ("alignment", phases.alignment.us),
@@ -386,7 +438,7 @@ fn of_last_checkpoint(text: &mut Text, views: &[JobView]) {
     });
 }
 
-fn of_subtasks(text: &mut Text, views: &[JobView], now_ms: i64) {
+fn of_subtasks(metrics: &mut Metrics, views: &[JobView], now_ms: i64) {
     type Value = (Family, fn(&Subtask, i64) -> Option<f64>);
     let values: [Value; 5] = [
         (
@@ -430,7 +482,7 @@ fn of_subtasks(text: &mut Text, views: &[JobView], now_ms: i64) {
         ),
     ];
     for (family, value) in &values {
-        text.family(
+        metrics.family(
             family,
             subtasks(views),
             |samples, (job, operator, subtask)| {
@@ -473,7 +525,7 @@ struct MemberLabels<'a> {
 }
 
 impl MemberLabels<'_> {
-    fn each(&self) -> [(&str, &str); 3] {
+    fn each(&self) -> [(&'static str, &str); 3] {
         [
             ("job", self.job),
             ("operator", &self.member.id),
@@ -501,7 +553,7 @@ fn members(views: &[JobView]) -> impl Iterator<Item = (MemberLabels<'_>, &Member
     })
 }
 
-fn of_members(text: &mut Text, views: &[JobView]) {
+fn of_members(metrics: &mut Metrics, views: &[JobView]) {
     type Value = (Family, &'static [&'static str], fn(&MemberWork) -> u64);
     let values: [Value; 4] = [
         (
@@ -535,7 +587,7 @@ fn of_members(text: &mut Text, views: &[JobView]) {
         ),
     ];
     for (family, kinds, value) in &values {
-        text.family(family, members(views), |samples, (labels, work)| {
+        metrics.family(family, members(views), |samples, (labels, work)| {
             if kinds.contains(&labels.member.kind.as_str()) {
                 samples.add(&labels.each(), value(work));
             }
@@ -546,7 +598,7 @@ fn of_members(text: &mut Text, views: &[JobView]) {
         "operator_info",
         "Always 1; the kind of each source, operator and sink is a label.",
     );
-    text.family(&kinds, views, |samples, view| {
+    metrics.family(&kinds, views, |samples, view| {
         let mut seen = BTreeMap::new();
         for member in view.vertices.iter().flat_map(|vertex| &vertex.members) {
             seen.insert(member.id.as_str(), member.kind.as_str());
@@ -563,7 +615,7 @@ fn of_members(text: &mut Text, views: &[JobView]) {
 }
 
 /// What the calls of operators have cost.
-fn of_calls(text: &mut Text, views: &[JobView]) {
+fn of_calls(metrics: &mut Metrics, views: &[JobView]) {
     let calls = counter("operator_calls_total", "Calls of a component.");
     let seconds = counter(
         "operator_call_seconds_total",
@@ -580,7 +632,7 @@ fn of_calls(text: &mut Text, views: &[JobView]) {
         (memory, |calls| calls.memory_bytes as f64),
     ];
     for (family, value) in &values {
-        text.family(family, members(views), |samples, (labels, work)| {
+        metrics.family(family, members(views), |samples, (labels, work)| {
             if let Some(calls) = &work.calls {
                 samples.add(&labels.each(), value(calls));
             }
@@ -590,18 +642,18 @@ fn of_calls(text: &mut Text, views: &[JobView]) {
         "num_late_records_dropped",
         "Records that came too late for their window and went to no output.",
     );
-    text.family(&late, views, |samples, view| {
+    metrics.family(&late, views, |samples, view| {
         for (operator, metrics) in &view.operator_metrics {
             if let Some(count) = metrics.get(LATE_RECORDS) {
                 let labels = [("job", view.status.id.as_str()), ("operator", operator)];
-                samples.add(&labels, count);
+                samples.add(&labels, *count);
             }
         }
     });
 }
 
 /// What the newest checkpoint holds of each keyed state.
-fn of_states(text: &mut Text, views: &[JobView]) {
+fn of_states(metrics: &mut Metrics, views: &[JobView]) {
     type Value = fn(&StateSize) -> u64;
     let values: [(Family, Value); 2] = [
         (
@@ -620,7 +672,7 @@ fn of_states(text: &mut Text, views: &[JobView]) {
         ),
     ];
     for (family, value) in &values {
-        text.family(family, views, |samples, view| {
+        metrics.family(family, views, |samples, view| {
             for state in &view.checkpoints.states {
                 let labels = [
                     ("job", view.status.id.as_str()),
@@ -634,7 +686,7 @@ fn of_states(text: &mut Text, views: &[JobView]) {
 }
 
 /// What the system says of this process.
-pub(crate) fn of_this_process() -> Process {
+pub(crate) fn of_this_process(jobs: &dyn Jobs) -> Process {
     let read = |path: &str| std::fs::read_to_string(path).ok();
     let resident_bytes = read("/proc/self/status").and_then(|status| {
         let line = status
@@ -651,6 +703,7 @@ pub(crate) fn of_this_process() -> Process {
         seconds(usage.user_time()) + seconds(usage.system_time())
     });
     Process {
+        refused_files: jobs.refused().len() as u64,
         resident_bytes,
         // Without the one by which they are read.
         open_files: open_files.map(|files| (files.count() as u64).saturating_sub(1)),

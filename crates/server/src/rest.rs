@@ -30,12 +30,12 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
 use crate::access::{Access, Wanted};
-use crate::api::{Code, Failure, JobStatus, Operation, OperationStatus, Request};
+use crate::api::{Code, Failure, JobStatus, Operation, OperationStatus, RefusedFile, Request};
 use crate::flink::operations::{self, Asked};
 use crate::front::{self, Front};
 use crate::http::{
-    Admission, Poll, Refusal, Response, begin, enter, find, find_operation, json,
-    method_not_allowed, only, read, status,
+    Admission, OF_HOST, Poll, Refusal, Response, begin, enter, enter_of_host, find, find_operation,
+    json, method_not_allowed, only, read, status,
 };
 use crate::operations::Entry;
 use crate::server::{Limits, Shared};
@@ -54,7 +54,7 @@ pub struct RestOptions {
     /// Who gets an answer.
     pub access: Access,
     /// Certificate chain and private key, in PEM; without them requests and answers are plain text.
-    pub tls: Option<(Vec<u8>, Vec<u8>)>,
+    pub tls: Option<Tls>,
     /// Tells what time it is.
     pub clock: Arc<dyn Clock>,
     /// The newest lines of the host's log.
@@ -107,7 +107,6 @@ impl RestServer {
                 "others than this machine reach it, and there is no token (`http.token-file`)";
             return Err(io::Error::new(io::ErrorKind::PermissionDenied, message));
         }
-        let tls = tls.map(|(chain, key)| acceptor(&chain, &key)).transpose()?;
         let runtime = Builder::new_current_thread()
             .enable_io()
             .enable_time()
@@ -134,8 +133,7 @@ impl RestServer {
             .name("rest".to_owned())
             .spawn(move || {
                 let _alive = alive;
-                // If it may not, it answers all the same.
-                let _ = rustix::process::setpriority_process(None, NICE);
+                give_way();
                 serve(&runtime, &rest, closed);
             })?;
         Ok(Self {
@@ -198,6 +196,10 @@ impl Aside {
 }
 
 impl Jobs for Aside {
+    fn refused(&self) -> Vec<RefusedFile> {
+        self.jobs.refused()
+    }
+
     fn jobs(&self) -> Vec<JobStatus> {
         self.jobs.jobs()
     }
@@ -216,27 +218,59 @@ impl Jobs for Aside {
 struct Rest {
     shared: Shared,
     access: Access,
-    tls: Option<TlsAcceptor>,
+    tls: Option<Tls>,
     clock: Arc<dyn Clock>,
     log: &'static RecentLog,
     listener: TcpListener,
 }
 
-fn acceptor(chain: &[u8], key: &[u8]) -> io::Result<TlsAcceptor> {
-    let wrong = |what: &str, error: &dyn std::fmt::Display| {
-        io::Error::new(io::ErrorKind::InvalidData, format!("{what}: {error}"))
-    };
-    let chain = CertificateDer::pem_slice_iter(chain)
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|error| wrong("the certificate is not PEM", &error))?;
-    let key = PrivateKeyDer::from_pem_slice(key)
-        .map_err(|error| wrong("the key of the certificate is not PEM", &error))?;
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, key))
-        .map_err(|error| wrong("the certificate and its key cannot be used", &error))?;
-    Ok(TlsAcceptor::from(Arc::new(config)))
+/// A certificate with its key, ready to be shown to clients.
+#[derive(Clone)]
+pub struct Tls(TlsAcceptor);
+
+impl std::fmt::Debug for Tls {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Tls(..)")
+    }
+}
+
+impl Tls {
+    /// Both in PEM: the certificate with those that prove it, and its key.
+    ///
+    /// # Errors
+    /// One of them is not what it should be, or they do not belong together, in words.
+    pub fn new(chain: &[u8], key: &[u8]) -> Result<Self, String> {
+        let chain = CertificateDer::pem_slice_iter(chain)
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|error| format!("the certificate is not PEM: {error}"))?;
+        if chain.is_empty() {
+            let why =
+                "the file with the certificate has none in PEM (`-----BEGIN CERTIFICATE-----`)";
+            return Err(why.to_owned());
+        }
+        let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| match error {
+            rustls::pki_types::pem::Error::NoItemsFound => {
+                "the file with the key has none in PEM (`-----BEGIN PRIVATE KEY-----`)".to_owned()
+            }
+            error => format!("the key of the certificate is not PEM: {error}"),
+        })?;
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, key))
+            .map_err(|error| match error {
+                rustls::Error::InconsistentKeys(_) => {
+                    "the key is not that of the certificate".to_owned()
+                }
+                error => format!("the certificate and its key cannot be used: {error}"),
+            })?;
+        Ok(Self(TlsAcceptor::from(Arc::new(config))))
+    }
+}
+
+/// Has this thread give way to those of the jobs. If it may not, it does its work all the same.
+pub(crate) fn give_way() {
+    let _ = rustix::process::setpriority_process(None, NICE);
 }
 
 impl Front for Rest {
@@ -261,7 +295,7 @@ impl Front for Rest {
         let _ = stream.set_nodelay(true);
         let limits = &self.shared.limits;
         let said = |request| answer(&self, admission, request);
-        let Some(tls) = &self.tls else {
+        let Some(Tls(tls)) = &self.tls else {
             return front::exchange::<Self, _, _>(limits, stream, said).await;
         };
         match timeout(limits.request, tls.accept(stream)).await {
@@ -377,15 +411,13 @@ async fn route(rest: &Rest, request: hyper::Request<Incoming>) -> Result<Respons
         .collect::<Result<Vec<_>, _>>()
         .map_err(|_| no_such_path(&path))?;
     let segments: Vec<&str> = segments.iter().map(AsRef::as_ref).collect();
+    let request = hyper::Request::from_parts(parts, body);
     if segments == ["metrics"] {
+        only(&Method::GET, &request)?;
         let views = rest.shared.jobs.views();
-        let process = metrics::of_this_process();
-        let text = metrics::text(
-            &views,
-            &process,
-            env!("CARGO_PKG_VERSION"),
-            rest.clock.now_ms(),
-        );
+        let process = metrics::of_this_process(rest.shared.jobs.as_ref());
+        let metrics = metrics::collect(&views, &process, rest.clock.now_ms());
+        let text = metrics::prometheus::text(&metrics);
         return Ok(content(
             "text/plain; version=0.0.4; charset=utf-8",
             text.into(),
@@ -393,7 +425,6 @@ async fn route(rest: &Rest, request: hyper::Request<Incoming>) -> Result<Respons
     }
     // Flink's clients ask below a version and without.
     let segments = segments.strip_prefix(&["v1"]).unwrap_or(&segments);
-    let request = hyper::Request::from_parts(parts, body);
     match *segments {
         [] => {
             only(&Method::GET, &request)?;
@@ -401,6 +432,7 @@ async fn route(rest: &Rest, request: hyper::Request<Incoming>) -> Result<Respons
                 "version": env!("CARGO_PKG_VERSION"),
                 "process": std::process::id(),
                 "read-only": rest.access.read_only,
+                "refused": rest.shared.jobs.refused(),
             });
             Ok(json(StatusCode::OK, &said))
         }
@@ -468,6 +500,11 @@ async fn flink(
         ("GET" | "HEAD", ["jobs", job, "checkpoints", id]) if *id != "config" => {
             operation(rest, job, id, operations::number)
         }
+        ("GET" | "HEAD", ["savepoint-disposal", id]) => {
+            let entry = rest.shared.operations.find(OF_HOST, id);
+            let entry = entry.ok_or_else(|| no_such_path(request.uri().path()))?;
+            Ok(json(StatusCode::OK, &operations::done(&entry.now())))
+        }
         ("GET" | "HEAD", _) if flink::is_known(path) || allowed_methods(path).is_none() => {
             let views = rest.shared.jobs.views();
             match flink::answer(&views, path, query, rest.clock.now_ms()) {
@@ -501,7 +538,15 @@ async fn flink(
             enter_operation(rest, job, operations::cancel(query)?)?;
             Ok(json(StatusCode::ACCEPTED, &json!({})))
         }
-        ("POST", ["savepoint-disposal"]) => Err(operations::disposal().into()),
+        ("POST", ["savepoint-disposal"]) => {
+            let body = read(&rest.shared, request.into_body()).await?;
+            let asked = operations::disposal(&body)?;
+            let request_id = dispose(rest, asked)?;
+            Ok(json(
+                StatusCode::ACCEPTED,
+                &operations::triggered(&request_id),
+            ))
+        }
         _ => Err(match allowed_methods(path) {
             Some(methods) => method_not_allowed(&request, methods),
             None => no_such_path(request.uri().path()),
@@ -516,7 +561,9 @@ fn allowed_methods(path: &[&str]) -> Option<&'static str> {
         ["jobs", _, "checkpoints"] => "GET, HEAD, POST",
         ["jobs", _, "savepoints" | "stop"] | ["savepoint-disposal"] => "POST",
         ["jobs", _, "rescaling"] => "PATCH",
-        ["jobs", _, "savepoints" | "rescaling" | "checkpoints", _] => "GET, HEAD",
+        ["jobs", _, "savepoints" | "rescaling" | "checkpoints", _] | ["savepoint-disposal", _] => {
+            "GET, HEAD"
+        }
         _ if flink::is_known(path) => "GET, HEAD",
         _ => return None,
     })
@@ -540,6 +587,26 @@ fn trigger(rest: &Rest, job: &str, asked: Asked) -> Result<String, Refusal> {
     Ok(entry.now().request_id)
 }
 
+/// Begins to delete a savepoint that may be deleted from here. Returns the id under which it can be asked how far it is.
+fn dispose(rest: &Rest, asked: Asked) -> Result<String, Refusal> {
+    if let Operation::Dispose { savepoint } = &asked.operation {
+        let views = rest.shared.jobs.views();
+        let own: Vec<String> = views
+            .iter()
+            .filter_map(|view| own_savepoints(&views, &view.status.id))
+            .collect();
+        rest.access
+            .check_disposal(savepoint, own.iter().map(String::as_str))?;
+    }
+    let mut request = Request::new(asked.operation)?;
+    if let Some(id) = asked.trigger_id {
+        request.request_id = id;
+    }
+    let entry = enter_of_host(&rest.shared, request)?;
+    entry.expect_client();
+    Ok(entry.now().request_id)
+}
+
 fn enter_operation(rest: &Rest, job: &str, asked: Asked) -> Result<Arc<Entry>, Refusal> {
     let job = find(&rest.shared, job)?.id;
     allow(rest, &job, &asked.operation)?;
@@ -558,6 +625,10 @@ fn allow(rest: &Rest, job: &str, operation: &Operation) -> Result<(), Failure> {
             savepoint_directory,
             ..
         } => savepoint_directory,
+        Operation::Dispose { .. } => {
+            let message = "a savepoint is deleted by `POST /savepoint-disposal`";
+            return Err(Failure::bad_request(message));
+        }
         _ => return Ok(()),
     };
     let Some(directory) = directory else {

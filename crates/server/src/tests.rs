@@ -63,6 +63,7 @@ impl Jobs for Double {
             }
             // The job ends.
             Operation::Cancel => drop(thread::spawn(move || drop(ticket))),
+            Operation::Dispose { .. } => ticket.finish(Ok(Report::default())),
             Operation::Interval { .. } => drop(thread::spawn(move || {
                 ticket.finish(Err(Failure::new(Code::Failed, "no")));
             })),

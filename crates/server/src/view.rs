@@ -39,12 +39,27 @@ pub struct JobView {
     pub vertices: Vec<Vertex>,
     /// Its checkpoints.
     pub checkpoints: Checkpoints,
+    /// How far it is with reading the state that it goes on from, while it starts or restarts.
+    #[serde(default)]
+    pub restoring: Option<Restoring>,
     /// Its failures, the newest first; the oldest ones are dropped.
     pub failures: Vec<Arc<JobFailure>>,
     /// The keys of the job file that are set, with what they are set to; no secrets.
     pub config: BTreeMap<String, String>,
     /// What operators count of themselves: operator, metric, value. A histogram is four of them.
     pub operator_metrics: BTreeMap<String, BTreeMap<String, f64>>,
+}
+
+/// How far a job is with reading the state that it goes on from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Restoring {
+    /// When it began, in milliseconds since 1970.
+    pub began_at: i64,
+    /// Bytes to read, as they are stored.
+    pub total_bytes: u64,
+    /// Bytes that have been read.
+    pub read_bytes: u64,
 }
 
 /// Sources, operators and sinks that share threads: a chain.
@@ -155,6 +170,9 @@ pub struct Checkpoints {
     pub failed: u64,
     /// How many of those that were given up had which kind of failure.
     pub failures_by_kind: BTreeMap<String, u64>,
+    /// Whether the end of the job has deleted all checkpoints. Savepoints stay.
+    #[serde(default)]
+    pub are_discarded: bool,
     /// How many are in progress.
     pub in_progress: u64,
     /// The one that the job went on from last.

@@ -35,6 +35,9 @@ pub(crate) fn check(arguments: &Check) -> Result<Exit, Error> {
     }
     let graph = prepared.graph(None)?;
     prepared.try_open()?;
+    if let Some(section) = &prepared.job.http {
+        crate::rest::check(section)?;
+    }
     for warning in settings::warnings(&prepared, None) {
         Audience::Person.tell(&warning);
     }

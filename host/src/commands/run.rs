@@ -39,6 +39,10 @@ pub(crate) fn run(arguments: &Run) -> Result<Exit, Error> {
     if audience.is_program() {
         keep_stdout_for_events(&prepared.job)?;
     }
+    if let Some(section) = &prepared.job.http {
+        // Before the directory of the job is taken.
+        crate::rest::check(section)?;
+    }
     let (mut taken, mut signals) = (None, None);
     if arguments.restore.standby {
         let heard = Signals::listen(Phase::Waiting, audience).map_err(not_listening)?;
@@ -59,6 +63,8 @@ pub(crate) fn run(arguments: &Run) -> Result<Exit, Error> {
     let prepared = Arc::new(prepared);
     let jobs = Arc::new(Jobs::default());
     let (mut server, mut rest) = (None, None);
+    #[cfg(feature = "otlp")]
+    let mut exporter = None;
     let options = LaunchOptions {
         job: &arguments.job,
         loader: &loader,
@@ -82,16 +88,19 @@ pub(crate) fn run(arguments: &Run) -> Result<Exit, Error> {
             rest = section
                 .map(|section| crate::rest::start(section, &jobs, &clock, audience))
                 .transpose()?;
+            #[cfg(feature = "otlp")]
+            {
+                exporter = crate::otlp::start(&jobs, &clock, audience)?;
+            }
             Ok(())
         }),
     };
     let Some(running) = launch(&prepared, options)? else {
         return Ok(finished_already(audience));
     };
-    let progress = prepared
-        .is_bounded()
-        .then(|| Progress::show(running.entry().handle.clone(), Arc::clone(&clock), audience))
-        .flatten();
+    let handle = running.entry().handle.clone();
+    let is_bounded = prepared.is_bounded();
+    let progress = Progress::show(handle, is_bounded, Arc::clone(&clock), audience);
     let entry = running.entry();
     let ended = running.wait();
     drop(progress);
@@ -100,6 +109,10 @@ pub(crate) fn run(arguments: &Run) -> Result<Exit, Error> {
     }
     if let Some(rest) = rest {
         rest.close();
+    }
+    #[cfg(feature = "otlp")]
+    if let Some(exporter) = exporter {
+        exporter.close();
     }
     conclude(ended?, &entry, audience)
 }

@@ -70,6 +70,8 @@ pub(crate) fn serve(arguments: &Serve) -> Result<Exit, Error> {
     let rest = http_section(&arguments.http)?;
     let rest = rest.map(|section| crate::rest::start(&section, &jobs, &clock, audience));
     let rest = rest.transpose()?;
+    #[cfg(feature = "otlp")]
+    let exporter = crate::otlp::start(&jobs, &clock, audience)?;
     let server = answer(&jobs);
     let mut serving = Serving {
         shared,
@@ -84,6 +86,10 @@ pub(crate) fn serve(arguments: &Serve) -> Result<Exit, Error> {
     }
     if let Some(rest) = rest {
         rest.close();
+    }
+    #[cfg(feature = "otlp")]
+    if let Some(exporter) = exporter {
+        exporter.close();
     }
     Ok(match jobs.is_ending() {
         true => Exit::Finished,
@@ -327,6 +333,7 @@ impl Serving {
     }
 
     fn removed(&mut self, file: &Path) {
+        self.shared.jobs.accept(file);
         match self.served.get_mut(file) {
             Some(served) if served.state == State::Running => {
                 served.later = Some(Later::Suspend);
@@ -357,6 +364,7 @@ impl Serving {
             .spawn(move || {
                 let fits = shared.check(&file);
                 let fits = fits.inspect_err(|error| {
+                    shared.jobs.refuse(&file, error);
                     shared.say_refused(&file, error);
                     shared.audience.say(&format!(
                         "{}: the changed job file is not used, and the job goes on as it was",
@@ -402,6 +410,9 @@ impl Shared {
             if !self.jobs.is_ending() || has_begun {
                 self.say_refused(file, &error);
             }
+            if !has_begun {
+                self.jobs.refuse(file, &error);
+            }
             error.exit()
         });
         if is_live {
@@ -427,12 +438,16 @@ impl Shared {
     ) -> Result<Exit, Error> {
         let begun_ms = self.clock.now_ms();
         let arguments = self.arguments(file);
+        // Else it goes on as it was, because the changed file is refused.
+        let is_as_it_stands = prepared.is_none();
         let prepared = match prepared {
             Some(prepared) => prepared,
             None => Arc::new(job::prepare(&arguments, &self.loader, &self.clock)?),
         };
         *kept = Some(Arc::clone(&prepared));
-        let audience = self.audience.of_job(&prepared.job.job.name);
+        let id = crate::launch::settings::job_id(&prepared.job);
+        let audience = self.audience.of_job(&id);
+        let _of_job = audience.span().entered();
         self.check_shared(&prepared)?;
         self.claim_id(&prepared, file)?;
         let restore = RestoreArguments {
@@ -456,6 +471,9 @@ impl Shared {
                     return Err(Error::refused(anyhow!("the host is about to end")));
                 }
                 *has_begun = true;
+                if is_as_it_stands {
+                    self.jobs.accept(file);
+                }
                 let begun = Message::Begun(file.to_owned(), entry.id.clone());
                 // Nobody listens any more at the end.
                 let _ = self.sender.send(begun);

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
+use runtime::abort::Kind;
 use runtime::phases;
 use runtime::{JobEvent, VertexReport};
 use server::view::{
@@ -43,14 +44,18 @@ pub(crate) struct History {
     pub(crate) running_since: Option<i64>,
     /// When it ended.
     pub(crate) ended_at: Option<i64>,
+    /// Whether its end has deleted its checkpoints. Savepoints stay.
+    are_discarded: bool,
 }
 
 impl History {
     /// Of a job that starts now, from this checkpoint.
     pub(crate) fn new(restoring: Option<Restored>, now_ms: i64) -> Self {
+        let none = Kind::ALL.map(|kind| (kind.code().to_owned(), 0));
         Self {
             restoring,
             state_since: now_ms,
+            failures_by_kind: BTreeMap::from(none),
             ..Self::default()
         }
     }
@@ -139,8 +144,9 @@ impl History {
         }
     }
 
-    /// The job has ended, and failed if there is a reason.
-    pub(crate) fn end(&mut self, failure: Option<String>, now_ms: i64) {
+    /// The job has ended, and failed if there is a reason. `keeps_checkpoint`: there is one to go on from.
+    pub(crate) fn end(&mut self, failure: Option<String>, keeps_checkpoint: bool, now_ms: i64) {
+        self.are_discarded = !keeps_checkpoint;
         self.state_since = now_ms;
         self.running_since = None;
         self.ended_at = Some(now_ms);
@@ -211,6 +217,7 @@ impl History {
             restores: self.restores,
             states: self.states.clone(),
             deletions_waiting,
+            are_discarded: self.are_discarded,
             newest: self.newest.clone(),
             newest_checkpoint: self.newest_checkpoint.clone(),
             newest_savepoint: self.newest_savepoint.clone(),
@@ -401,7 +408,7 @@ mod tests {
         let failed = JobEvent::CheckpointFailed {
             id: 2,
             savepoint: false,
-            kind: runtime::abort::Kind::Expired,
+            kind: Kind::Expired,
             duration_ms: 600,
             counts: true,
             reason: "it took too long".to_owned(),

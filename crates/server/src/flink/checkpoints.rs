@@ -142,6 +142,7 @@ fn overview(view: &JobView, checkpoint: &Checkpoint) -> Value {
         0 => vertices::subtask_count(view),
         count => count,
     };
+    let is_discarded = view.checkpoints.are_discarded && !checkpoint.savepoint;
     let duration = match &checkpoint.outcome {
         Outcome::Completed { .. } => long(figures.duration()),
         Outcome::Failed { .. } => between(checkpoint.triggered_at, checkpoint.ended_at),
@@ -168,7 +169,7 @@ fn overview(view: &JobView, checkpoint: &Checkpoint) -> Value {
     match &checkpoint.outcome {
         Outcome::Completed { path, .. } => {
             answer["external_path"] = json!(path);
-            answer["discarded"] = false.into();
+            answer["discarded"] = is_discarded.into();
         }
         Outcome::Failed {
             reason, slowest, ..

@@ -7,9 +7,9 @@
 //! | `POST /jobs/:jobid/checkpoints` | [`checkpoint()`] | 202 | `/jobs/:jobid/checkpoints/:triggerid` | [`number()`] |
 //! | `PATCH /jobs/:jobid/rescaling` | [`rescaling()`] | 200 | `/jobs/:jobid/rescaling/:triggerid` | [`done()`] |
 //! | `PATCH /jobs/:jobid` | [`cancel()`] | 202, `{}` | | |
-//! | `POST /savepoint-disposal` | [`disposal()`] | 400 | | |
+//! | `POST /savepoint-disposal` | [`disposal()`] | 202 | `/savepoint-disposal/:triggerid` | [`done()`] |
 //!
-//! All but the last two are answered with [`triggered()`]. Its id must have 32 hexadecimal digits: Flink's client
+//! All but `PATCH /jobs/:jobid` are answered with [`triggered()`]. Its id must have 32 hexadecimal digits: Flink's client
 //! reads no other.
 //!
 //! Flink passes over keys that it does not know. Here they are refused: a `drain` with a typing mistake would stop a
@@ -158,11 +158,27 @@ pub(crate) fn cancel(query: Option<&str>) -> Result<Asked, Failure> {
     }
 }
 
-/// Why `POST /savepoint-disposal` is refused: the host deletes only what its jobs have written.
-pub(crate) fn disposal() -> Failure {
-    let message = "savepoints are not deleted by the REST API";
-    Failure::bad_request(message)
-        .hint("delete the savepoint's directory: nothing else refers to it")
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct DisposalBody {
+    #[serde(rename = "savepoint-path")]
+    savepoint_path: Option<String>,
+    #[serde(rename = "triggerId")]
+    trigger_id: Option<String>,
+}
+
+/// The body of `POST /savepoint-disposal`.
+pub(crate) fn disposal(body: &[u8]) -> Result<Asked, Failure> {
+    let body: DisposalBody = read(body)?;
+    let savepoint = body.savepoint_path.map(url).ok_or_else(|| {
+        Failure::bad_request("`savepoint-path` is missing: the directory of the savepoint")
+    })?;
+    // What a savepoint is known by elsewhere may be its metadata.
+    let savepoint = match savepoint.strip_suffix("/_metadata") {
+        Some(directory) => directory.to_owned(),
+        None => savepoint,
+    };
+    Asked::new(Operation::Dispose { savepoint }, body.trigger_id)
 }
 
 /// Reads a body. An empty one is one without keys, as in Flink.
@@ -213,7 +229,7 @@ pub(crate) fn number(status: &OperationStatus) -> Value {
     })
 }
 
-/// How far a rescaling is: there is nothing to say once it is done.
+/// How far a rescaling or a disposal is: there is nothing to say once it is done.
 pub(crate) fn done(status: &OperationStatus) -> Value {
     answer(status, "failure-cause", |_| json!({}))
 }

@@ -83,6 +83,7 @@ fn job(state: JobState) -> JobView {
         key_groups: 128,
         vertices: vec![words, count],
         checkpoints: Checkpoints::default(),
+        restoring: None,
         failures: vec![],
         config: BTreeMap::from([
             ("checkpoint.timeout".into(), "1h 30m".into()),

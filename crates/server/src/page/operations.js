@@ -134,7 +134,9 @@ async function follow(operation, request) {
           const message = 'the host ended or did not answer, so what became of the operation is unknown';
           return end(operation, { state: 'failed', error: { message, hint: 'look at the job, or at the log of the host' } });
         }
-        operation.progress = 'no answer from the host; it is asked again';
+        operation.progress = ['cancel', 'stop'].includes(operation.word)
+          ? 'the host does not answer: it has probably ended with its job; it is asked again'
+          : 'no answer from the host; it is asked again';
         changed();
       } else {
         throw error;

@@ -8,12 +8,12 @@ import { graph, subtasks } from './graph.js';
 import { connect, enable, showOperations } from './operations.js';
 import * as panels from './panels.js';
 import { records, vertices } from './rates.js';
-import { seconds, short, time, utc, visible } from './words.js';
+import { seconds, short, time, utc, visible, visibleLines } from './words.js';
 
 const POLL_MS = 1000;
 const BACKOFF_MS_MAX = 10_000;
 /** How many polls pass between two questions for what changes rarely. */
-const HOST_EVERY = 30;
+const HOST_EVERY = 5;
 const LOG_EVERY = 3;
 const TABS_MAX = 8;
 /** Ten minutes. */
@@ -181,8 +181,15 @@ function renderConnection() {
       : h('span', { 'aria-hidden': 'true' }, next)));
 }
 
+/** Job files that the host does not run: nobody would miss the jobs on the page. */
+function renderRefused(host) {
+  draw(byId('refused'), (host?.refused ?? []).map(({ file, error }) => h('div', { key: file, class: 'notice bad', 'data-notice': 'refused' },
+    h('b', null, `The host does not run ${visible(file)} as it stands`), h('div', { class: 'cause' }, visibleLines(error)))));
+}
+
 function renderHeader() {
   const { host, jobs } = page;
+  renderRefused(host);
   draw(byId('host'), host && `${visible(host.version)} · process ${visible(host.process)}${host['read-only'] ? ' · read-only' : ''}`);
   const job = chosen();
   document.title = job ? `${short(job.name, 40)}: ${visible(job.state)} – Highwater` : 'Highwater';

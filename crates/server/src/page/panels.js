@@ -43,13 +43,13 @@ export function notices(view, now) {
   const [last] = view.failures;
   const since = seconds(now - view['state-since']);
   if (view.state === 'starting') {
-    shown.push(notice('recovery', 'info', 'The job starts', `To set it up or restore it has taken ${since} so far. How long it will still take is unknown.`));
+    shown.push(notice('recovery', 'info', 'The job starts', `To set it up or restore it has taken ${since} so far. ${restored(view, now)}`));
   }
   if (view.state === 'restarting') {
     const from = last?.['restarted-from'];
     const delay = last?.['restart-delay-ms'];
     const wait = typeof delay === 'number' ? last.at + delay - now : 0;
-    const next = wait > 0 ? `The restart begins in ${seconds(wait)}.` : 'How long it will take is unknown.';
+    const next = wait > 0 ? `The restart begins in ${seconds(wait)}.` : restored(view, now);
     const back = typeof from === 'number' ? `The job resumes from checkpoint ${count(from)}.` : 'The job starts again without a checkpoint.';
     shown.push(notice('recovery', 'warn', 'Recovery in progress', `The job failed and has been restarting for ${since}. ${last ? back : ''} ${next}`,
       view['last-failure'] && firstLine(view['last-failure'])));
@@ -60,6 +60,16 @@ export function notices(view, now) {
     shown.push(notice('checkpoint-failure', 'warn', 'The last checkpoint failed', 'None has completed since.', visible(view['checkpoint-failure'])));
   }
   return shown;
+}
+
+/** How far a restore is, and how long it will take at the pace so far. */
+function restored(view, now) {
+  const all = view.restoring?.['total-bytes'] ?? 0;
+  const read = Math.min(view.restoring?.['read-bytes'] ?? 0, all);
+  if (!(all > 0)) return 'How long it will still take is unknown.';
+  const far = `${bytes(read)} of ${bytes(all)} of its state are read (${percent(read / all)})`;
+  const took = now - view.restoring['began-at'];
+  return read > 0 && took > 0 ? `${far}; about ${seconds((took * (all - read)) / read)} to go.` : `${far}.`;
 }
 
 function notice(name, level, title, text, cause) {
@@ -123,11 +133,27 @@ function bars(sizes) {
     }));
 }
 
+/** Failures in a row that say the same, as one with how often it came; the newest first. */
+function grouped(all) {
+  const groups = [];
+  for (const failure of all) {
+    const last = groups.at(-1);
+    if (last?.failure.message === failure.message) {
+      last.times += 1;
+      last.since = failure.at;
+    } else {
+      groups.push({ failure, times: 1, since: failure.at });
+    }
+  }
+  return groups;
+}
+
 /** Failures, the newest first. */
 export function failures(view, now) {
   if (!view.failures.length) return h('p', { class: 'muted' }, 'None.');
-  return h('ol', { id: 'failure-list', class: 'plain' }, view.failures.map((failure) => h('li', { key: `${failure.at} ${failure.message}` },
+  return h('ol', { id: 'failure-list', class: 'plain' }, grouped(view.failures).map(({ failure, times, since }) => h('li', { key: `${since} ${failure.message}` },
     h('p', null,
+      times > 1 && [h('b', null, `${count(times)} × since ${time(since, now)}`), ', last '],
       h('time', { title: utc(failure.at) }, time(failure.at, now)), ` (${seconds(now - failure.at)} ago): `,
       failure['restart-delay-ms'] === null || failure['restart-delay-ms'] === undefined
         ? 'not restarted.'
@@ -186,5 +212,5 @@ export function log(lines, now) {
     h('table', { id: 'log-rows' }, h('tbody', null, lines.slice(-500).reverse().map((line) => h('tr', { key: `${line.at} ${line.text}`, class: `level-${/^[A-Z]{4,5}$/.test(line.level) ? line.level.toLowerCase() : 'other'}` },
       h('td', { title: utc(line.at) }, time(line.at, now)),
       h('td', { class: 'level' }, visible(line.level)),
-      h('td', { class: 'text' }, visibleLines(line.text)))))));
+      h('td', { class: 'text' }, line.count > 1 && h('b', null, `${count(line.count)} × `), visibleLines(line.text)))))));
 }

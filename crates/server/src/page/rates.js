@@ -38,7 +38,8 @@ function vertexRates(vertex, before, elapsed) {
   return {
     subtasks,
     recordsIn: of(first, 'recordsIn'),
-    recordsOut: of(last, 'recordsOut'),
+    // A sink hands nothing on: what it writes leaves the chain.
+    recordsOut: sumOrNull(last.flatMap((index) => of([index], vertex.members[index].kind === 'sink' ? 'recordsIn' : 'recordsOut'))),
     backPressured: pressed?.shares.backPressured ?? null,
     // The one that is told of: whoever is held up most, or else whoever works most.
     worst: (pressed?.shares.backPressured >= 0.1 ? pressed : busiest) ?? null,

@@ -141,7 +141,7 @@ fn describe(job: &JobStatus) -> String {
     };
     add_all("source", "read", &job.sources);
     add_all("sink", "written", &job.sinks);
-    for bad in &job.bad_records {
+    for bad in job.bad_records.iter().filter(|bad| bad.left_out > 0) {
         let left_out = counted(bad.left_out, "bad record");
         add(format!(
             "  operator `{}`: {left_out} left out",

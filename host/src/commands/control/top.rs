@@ -6,7 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use operator::clock::{Clock, SystemClock};
-use operator::text::{name, size};
+use operator::text::{counted, name, size};
 use server::api::Node;
 use server::view::{JobView, Subtask, Vertex};
 use server::{Client, Hosts};
@@ -128,24 +128,42 @@ fn job_row(view: &JobView, before: Option<&JobView>, seconds: f64, now_ms: i64) 
             format!("{}, {} ago", newest.id, short(age))
         },
     );
+    // What went wrong belongs where somebody looks first.
+    let failed = match (
+        view.status.checkpoint_failure.is_some(),
+        view.status.failed_checkpoints,
+    ) {
+        (true, failed) => format!(" ({failed} failed)"),
+        (false, _) => String::new(),
+    };
+    let restarts = match view.status.restarts {
+        0 => String::new(),
+        restarts => format!(" ({})", counted(restarts.into(), "restart")),
+    };
     let members = view.vertices.iter().flat_map(|vertex| &vertex.subtasks);
     let state: u64 = members.map(state_bytes).sum();
     [
         name(&view.status.name).into_owned(),
-        format!("{} x{}", view.status.state.word(), view.status.parallelism),
+        format!(
+            "{} x{}{restarts}",
+            view.status.state.word(),
+            view.status.parallelism
+        ),
         rate(|view| &view.status.sources),
         rate(|view| &view.status.sinks),
         String::new(),
         String::new(),
         String::new(),
         size(state),
-        checkpoint,
+        checkpoint + &failed,
     ]
 }
 
 fn vertex_row(vertex: &Vertex, before: Option<&Vertex>, seconds: f64, now_ms: i64) -> [String; 9] {
-    let records = |vertex: &Vertex, of: fn(&Subtask) -> u64| vertex.subtasks.iter().map(of).sum();
-    let rate = |of: fn(&Subtask) -> u64| {
+    let is_sink = vertex.members.last().is_some_and(|it| it.kind == "sink");
+    let records =
+        |vertex: &Vertex, of: &dyn Fn(&Subtask) -> u64| vertex.subtasks.iter().map(of).sum();
+    let rate = |of: &dyn Fn(&Subtask) -> u64| {
         let before = before.map(|before| records(before, of));
         per_second(before, records(vertex, of), seconds)
     };
@@ -175,17 +193,17 @@ fn vertex_row(vertex: &Vertex, before: Option<&Vertex>, seconds: f64, now_ms: i6
     [
         format!("  {}", name(&vertex.name)),
         format!("x{}", vertex.subtasks.len()),
-        rate(|subtask| {
-            subtask
-                .members
-                .first()
-                .map_or(0, |member| member.records_in)
+        rate(&|subtask| {
+            let first = subtask.members.first();
+            first.map_or(0, |member| member.records_in)
         }),
-        rate(|subtask| {
-            subtask
-                .members
-                .last()
-                .map_or(0, |member| member.records_out)
+        rate(&|subtask| {
+            let last = subtask.members.last();
+            // A sink hands nothing on: what it writes leaves the chain.
+            last.map_or(0, |member| match is_sink {
+                true => member.records_in,
+                false => member.records_out,
+            })
         }),
         shown(|shares| shares.busy),
         shown(|shares| shares.held_up),

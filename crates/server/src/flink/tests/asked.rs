@@ -55,6 +55,7 @@ pub(super) fn answers() -> Vec<(&'static str, Value)> {
         answers.push(("savepoint status", operations::location(&status)));
         answers.push(("checkpoint status", operations::number(&status)));
         answers.push(("rescaling status", operations::done(&status)));
+        answers.push(("disposal status", operations::done(&status)));
     }
     answers
 }
@@ -214,8 +215,11 @@ fn what_makes_no_sense_is_refused() {
         operations::rescaling(query).unwrap_err();
     }
     operations::cancel(Some("mode=stop")).unwrap_err();
-    let refusal = operations::disposal();
-    assert_eq!(refusal.code, Code::BadRequest);
-    let body = super::super::failure(&refusal);
-    assert_eq!(body["errors"].as_array().map(Vec::len), Some(1));
+    for body in [&b""[..], b"{}", br#"{"savepoint-path":"relative"}"#] {
+        operations::disposal(body).unwrap_err();
+    }
+    let asked =
+        operations::disposal(br#"{"savepoint-path":"file:/s/savepoint-1/_metadata"}"#).unwrap();
+    let savepoint = "file:///s/savepoint-1".to_owned();
+    assert_eq!(asked.operation, Operation::Dispose { savepoint });
 }

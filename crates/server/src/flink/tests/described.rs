@@ -468,11 +468,12 @@ fn open_api() -> Value {
         let path = format!("/jobs/:jobid/{what}/:triggerid");
         add("get", &path, "200", answered(of(heading)), "");
     }
+    let disposal = answered(of("disposal status"));
+    add("get", "/savepoint-disposal/:triggerid", "200", disposal, "");
     for (request, status, text) in &tables.asked {
         let (method, path) = request.split_once(' ').unwrap();
         let answer = match path {
             "/jobs/:jobid" => answered(json!({ "type": "object", "maxProperties": 0 })),
-            "/savepoint-disposal" => json!({ "$ref": "#/components/responses/error" }),
             _ => answered(of("trigger")),
         };
         add(&method.to_lowercase(), path, status, answer, text);
