@@ -180,6 +180,8 @@ pub(crate) struct Entry {
     pub(crate) directory: Option<String>,
     /// How many key groups it has.
     pub(crate) key_groups: KeyGroups,
+    /// The directory of what it was started from.
+    pub(crate) started_from: Option<String>,
     /// When it was started.
     pub(crate) started_at: i64,
     /// Its time.
@@ -473,6 +475,7 @@ impl Entry {
                 self.handle.checkpoints_in_progress(),
                 self.handle.deletions_waiting(),
             ),
+            started_from: self.started_from.clone(),
             restoring,
             failures: history.failures(),
             config,

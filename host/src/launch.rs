@@ -176,6 +176,7 @@ pub(crate) fn launch(
         store: Mutex::new(Some(store.clone())),
         directory,
         key_groups,
+        started_from: resumed_from.as_deref().map(directory_of),
         started_at: begun_ms,
         clock: Arc::clone(&clock),
         handle: job.handle(),

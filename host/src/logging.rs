@@ -96,7 +96,8 @@ pub(crate) fn start(format: Format) {
 fn filter(text: &str) -> Result<EnvFilter, String> {
     let no_filter = |why: &dyn Display| format!("`{text}` is not a log filter: {why}");
     let mut of_everything = false;
-    for part in text.split(',').map(str::trim) {
+    let parts: Vec<&str> = text.split(',').map(str::trim).collect();
+    for part in &parts {
         if part.parse::<LevelFilter>().is_ok() {
             of_everything = true;
         } else if !part.contains(['=', '[']) {
@@ -105,8 +106,9 @@ fn filter(text: &str) -> Result<EnvFilter, String> {
             return Err(no_filter(&why));
         }
     }
+    let text = parts.join(",");
     let all = match of_everything {
-        true => text.to_owned(),
+        true => text.clone(),
         false => format!("{DEFAULT},{text}"),
     };
     EnvFilter::try_new(all).map_err(|error| no_filter(&error))

@@ -20,12 +20,12 @@ pub(crate) fn start(
     audience: Audience,
 ) -> Result<Option<OtlpExporter>, Error> {
     let refused = |why: anyhow::Error| Error::refused(why.context("metrics cannot be sent"));
-    let options = OtlpOptions::of(|name| std::env::var(name).ok());
+    let options = OtlpOptions::of(|name| std::env::var_os(name));
     let Some(options) = options.map_err(|why| refused(anyhow!(why)))? else {
         return Ok(None);
     };
     audience.tell(&Event::Exporting {
-        url: options.endpoint().to_owned(),
+        url: options.endpoint(),
     });
     let jobs = Arc::clone(jobs) as Arc<dyn server::Jobs>;
     let exporter = OtlpExporter::start(jobs, options, Arc::clone(clock));

@@ -256,10 +256,11 @@ fn collector(status: &'static str) -> (String, mpsc::Receiver<(String, Vec<u8>)>
             reader.read_exact(&mut body).expect("a body");
             let answer =
                 format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
-            (&stream).write_all(answer.as_bytes()).expect("it listens");
+            // Before the answer: whoever has got that is counted.
             if sender.send((head, body)).is_err() {
                 return;
             }
+            (&stream).write_all(answer.as_bytes()).expect("it listens");
         }
     });
     (address, requests)
@@ -359,7 +360,7 @@ fn a_collector_of_opentelemetry_gets_what_is_documented() {
         "headers are never shown"
     );
     // The last one says how it ended.
-    let (_, last) = requests.iter().last().expect("requests");
+    let (_, last) = requests.try_iter().last().expect("requests");
     assert!(decoded(&scene, &last).to_string().contains("suspended"));
 }
 
@@ -401,4 +402,27 @@ fn a_collector_that_refuses_or_is_away_costs_a_warning_and_nothing_else() {
     )
     .with_code(2)
     .saying(&["OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf"]);
+}
+
+#[test]
+fn a_collector_that_never_answers_holds_up_neither_the_job_nor_its_end() {
+    let scene = Scene::new();
+    scene.write("job.toml", jobs::counting("silent", "50ms"));
+    // It accepts, and says nothing.
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let endpoint = format!("http://{}", listener.local_addr().expect("an address"));
+    let set = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    let variables = [
+        set("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint),
+        set("OTEL_METRIC_EXPORT_INTERVAL", "20"),
+        // As long as this test would wait.
+        set("OTEL_EXPORTER_OTLP_TIMEOUT", "3600000"),
+    ];
+    let arguments = ["run", "job.toml", "--json"];
+    let mut running = host::start_with_variables(scene.path(), &arguments, &variables);
+    let (asked, _) = listener.accept().expect("a request");
+    running.checkpoints(2);
+    running.signal("TERM");
+    running.wait().with_code(0);
+    drop(asked);
 }

@@ -45,18 +45,20 @@ pub struct JobHandle {
     counters: Arc<Counters>,
     /// Ids of the sources and sinks, with their places in the graph.
     ends: Arc<[EndNode]>,
-    /// The sources and operators that go on after bad records.
-    tolerant: Arc<[TolerantNode]>,
+    /// The sources and operators.
+    processing: Arc<[ProcessingNode]>,
     requests: Arc<Requests>,
     clock: Arc<dyn Clock>,
     backlog: Backlog,
 }
 
-/// A source or operator that goes on after bad records.
+/// A source or operator of the graph.
 #[derive(Debug)]
-struct TolerantNode {
+struct ProcessingNode {
     index: usize,
     id: String,
+    /// Whether it goes on after bad records.
+    is_tolerant: bool,
 }
 
 /// A source or sink of the graph.
@@ -118,16 +120,21 @@ impl JobHandle {
         self.ends.iter().map(of).collect()
     }
 
-    /// What the sources and operators that go on after bad records could not read or process, at first or at all, in the
-    /// order of the graph.
+    /// What sources and operators could not read or process, at first or at all, in the order of the graph: those that go on
+    /// after bad records, and others that had something such.
     #[must_use]
     pub fn bad_records(&self) -> Vec<NodeBadRecords> {
-        let of = |node: &TolerantNode| NodeBadRecords {
-            id: node.id.clone(),
-            left_out: self.counters.blamed(node.index),
-            recovered_batches: self.counters.recovered(node.index),
+        let of = |node: &ProcessingNode| {
+            let bad = NodeBadRecords {
+                id: node.id.clone(),
+                left_out: self.counters.blamed(node.index),
+                recovered_batches: self.counters.recovered(node.index),
+            };
+            // Batches are tried in parts by all of them, where they were too much together.
+            let is_shown = node.is_tolerant || bad.left_out > 0 || bad.recovered_batches > 0;
+            is_shown.then_some(bad)
         };
-        self.tolerant.iter().map(of).collect()
+        self.processing.iter().filter_map(of).collect()
     }
 
     /// What each subtask of the newest attempt has done; empty before the first one.
@@ -209,16 +216,17 @@ impl Job {
             })
         });
         let nodes = self.graph.nodes.iter().enumerate();
-        let tolerant = nodes.filter(|(_, node)| node.bad_records.is_some());
-        let tolerant = tolerant.map(|(index, node)| TolerantNode {
+        let processing = nodes.filter(|(_, node)| !matches!(node.kind, NodeKind::Sink(_)));
+        let processing = processing.map(|(index, node)| ProcessingNode {
             index,
             id: node.id.clone(),
+            is_tolerant: node.bad_records.is_some(),
         });
         JobHandle {
             sender: self.sender.clone(),
             counters: Arc::clone(&self.counters),
             ends: ends.collect(),
-            tolerant: tolerant.collect(),
+            processing: processing.collect(),
             requests: Arc::clone(&self.requests),
             clock: Arc::clone(&self.clock),
             backlog: self.store.backlog(),

@@ -11,8 +11,9 @@ use tokio::time::{Instant, timeout};
 use crate::Ticket;
 use crate::api::{Code, Failure, OperationState, OperationStatus, Report, Request};
 
-/// How soon a client that was answered "in progress" asks again. One that does not has gone.
-const RETURN_MAX: Duration = Duration::from_secs(2);
+/// How soon a client that was answered "in progress" asks again. One that does not has gone. Flink's client waits for up
+/// to two seconds, on a machine with much to do for longer.
+const RETURN_MAX: Duration = Duration::from_secs(4);
 
 /// The operations of all jobs of a process.
 #[derive(Debug)]
@@ -68,7 +69,7 @@ impl Operations {
                 return Ok(Entered::Known(Arc::clone(entry)));
             }
             let message = format!(
-                "request id `{}` is that of another operation on this job ({})",
+                "request id `{}` is that of another operation ({})",
                 request.request_id,
                 status.operation.word()
             );

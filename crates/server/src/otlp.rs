@@ -1,11 +1,12 @@
 //! Sends the metrics of a process to a collector of OpenTelemetry, by OTLP over HTTP, as the variables of the
 //! environment say that its specification has for that.
 
+use std::cell::Cell;
 use std::error::Error as _;
+use std::ffi::OsString;
 use std::fmt;
 use std::io;
 use std::sync::Arc;
-use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -14,6 +15,8 @@ use operator::text::name;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Client, Url};
 use tokio::runtime::{Builder, Runtime};
+use tokio::sync::oneshot;
+use tokio::time::sleep;
 
 use crate::metrics::{self, otlp};
 use crate::{Jobs, rest};
@@ -44,7 +47,7 @@ pub struct OtlpOptions {
 impl fmt::Debug for OtlpOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("OtlpOptions")
-            .field("endpoint", &self.endpoint.as_str())
+            .field("endpoint", &self.endpoint())
             .finish_non_exhaustive()
     }
 }
@@ -55,8 +58,20 @@ impl OtlpOptions {
     ///
     /// # Errors
     /// A variable makes no sense, in words.
-    pub fn of(variable: impl Fn(&str) -> Option<String>) -> Result<Option<Self>, String> {
-        let variable = |name: &str| variable(name).filter(|value| !value.trim().is_empty());
+    pub fn of(variable: impl Fn(&str) -> Option<OsString>) -> Result<Option<Self>, String> {
+        let unreadable = Cell::new(None);
+        let variable = |name: &str| {
+            let value = variable(name)?.into_string();
+            if value.is_err() {
+                unreadable.set(Some(format!("{name} is not UTF-8")));
+            }
+            value.ok().filter(|value| !value.trim().is_empty())
+        };
+        let options = Self::read(variable)?;
+        unreadable.into_inner().map_or(Ok(options), Err)
+    }
+
+    fn read(variable: impl Fn(&str) -> Option<String>) -> Result<Option<Self>, String> {
         let both = |what: &str| {
             let own = format!("OTEL_EXPORTER_OTLP_METRICS_{what}");
             let of_all = format!("OTEL_EXPORTER_OTLP_{what}");
@@ -104,10 +119,14 @@ impl OtlpOptions {
         }))
     }
 
-    /// Where they are sent.
+    /// Where they are sent, as it may be shown: a query may have a secret in it.
     #[must_use]
-    pub fn endpoint(&self) -> &str {
-        self.endpoint.as_str()
+    pub fn endpoint(&self) -> String {
+        let mut endpoint = self.endpoint.clone();
+        if endpoint.query().is_some() {
+            endpoint.set_query(Some("..."));
+        }
+        endpoint.into()
     }
 }
 
@@ -189,7 +208,7 @@ fn attributes(variable: &impl Fn(&str) -> Option<String>) -> Result<Vec<(String,
 /// Sends metrics for as long as it lives.
 #[derive(Debug)]
 pub struct OtlpExporter {
-    close: Option<mpsc::Sender<()>>,
+    close: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -208,17 +227,17 @@ impl OtlpExporter {
         clock: Arc<dyn Clock>,
     ) -> io::Result<Self> {
         let sender = Sender::new(jobs, options, clock)?;
-        let (close, closed) = mpsc::channel();
+        let (close, closed) = oneshot::channel();
         let thread = thread::Builder::new()
             .name("otlp".to_owned())
-            .spawn(move || sender.run(&closed))?;
+            .spawn(move || sender.run(closed))?;
         Ok(Self {
             close: Some(close),
             thread: Some(thread),
         })
     }
 
-    /// Sends them a last time, and ends. Takes two seconds at most, and as long as what is being sent.
+    /// Sends them a last time, and ends. Takes two seconds at most.
     pub fn close(mut self) {
         drop(self.close.take());
         if let Some(thread) = self.thread.take()
@@ -260,32 +279,47 @@ impl Sender {
         })
     }
 
-    fn run(&self, closed: &mpsc::Receiver<()>) {
+    fn run(&self, mut closed: oneshot::Receiver<()>) {
         rest::give_way();
-        let mut is_well = true;
-        loop {
-            let is_last =
-                closed.recv_timeout(self.options.interval) != Err(RecvTimeoutError::Timeout);
-            let timeout = match is_last {
-                true => self.options.timeout.min(LAST_TIMEOUT),
-                false => self.options.timeout,
-            };
-            let sent = self.send(timeout);
-            let endpoint = self.options.endpoint();
-            match (&sent, is_well) {
-                (Ok(()), false) => tracing::warn!("{endpoint} takes metrics again"),
-                // Said once, not every minute.
-                (Err(why), true) => tracing::warn!("metrics are not taken by {endpoint}: {why}"),
-                _ => {}
+        let endpoint = self.options.endpoint();
+        self.runtime.block_on(async {
+            let mut is_well = true;
+            loop {
+                let is_last = tokio::select! {
+                    biased;
+                    _ = &mut closed => true,
+                    () = sleep(self.options.interval) => false,
+                };
+                let sent = match is_last {
+                    true => self.send(self.options.timeout.min(LAST_TIMEOUT)).await,
+                    // What is being sent at the end gives way to the last one.
+                    false => tokio::select! {
+                        biased;
+                        _ = &mut closed => {
+                            let timeout = self.options.timeout.min(LAST_TIMEOUT);
+                            let _ = self.send(timeout).await;
+                            return;
+                        }
+                        sent = self.send(self.options.timeout) => sent,
+                    },
+                };
+                match (&sent, is_well) {
+                    (Ok(()), false) => tracing::warn!("{endpoint} takes metrics again"),
+                    // Said once, not every minute.
+                    (Err(why), true) => {
+                        tracing::warn!("metrics are not taken by {endpoint}: {why}");
+                    }
+                    _ => {}
+                }
+                is_well = sent.is_ok();
+                if is_last {
+                    return;
+                }
             }
-            is_well = sent.is_ok();
-            if is_last {
-                return;
-            }
-        }
+        });
     }
 
-    fn send(&self, timeout: Duration) -> Result<(), String> {
+    async fn send(&self, timeout: Duration) -> Result<(), String> {
         let now_ms = self.clock.now_ms();
         let views = self.jobs.views();
         let process = metrics::of_this_process(self.jobs.as_ref());
@@ -298,9 +332,7 @@ impl Sender {
             .header("content-type", "application/x-protobuf")
             .timeout(timeout)
             .body(body);
-        // It takes the runtime's timer where it begins.
-        let answer = self.runtime.block_on(async move { request.send().await });
-        match answer {
+        match request.send().await {
             Ok(answer) if answer.status().is_success() => Ok(()),
             Ok(answer) => Err(format!("it answers with status {}", answer.status())),
             Err(error) => {
@@ -320,12 +352,14 @@ impl Sender {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::ffi::OsStringExt as _;
+
     use super::*;
 
     fn read(set: &[(&str, &str)]) -> Result<Option<OtlpOptions>, String> {
         OtlpOptions::of(|wanted| {
             let found = set.iter().find(|(name, _)| *name == wanted);
-            found.map(|(_, value)| (*value).to_owned())
+            found.map(|(_, value)| OsString::from(*value))
         })
     }
 
@@ -352,7 +386,10 @@ mod tests {
                 .attributes
                 .contains(&("service.name".into(), "highwater".into()))
         );
-        let own = ("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "https://c/otlp/x");
+        let own = (
+            "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT",
+            "https://c/otlp/x?k=secret",
+        );
         let set = [
             ENDPOINT,
             own,
@@ -361,7 +398,7 @@ mod tests {
             ("OTEL_RESOURCE_ATTRIBUTES", "service.name=flows,team=a"),
         ];
         let own = read(&set).unwrap().unwrap();
-        assert_eq!(own.endpoint(), "https://c/otlp/x");
+        assert_eq!(own.endpoint(), "https://c/otlp/x?...");
         assert_eq!(own.interval, Duration::from_millis(250));
         assert_eq!(own.headers["api-key"], "a b");
         assert!(
@@ -372,6 +409,9 @@ mod tests {
             !format!("{own:?}").contains("a b"),
             "headers may have secrets"
         );
+        let unreadable = OsString::from_vec(vec![0xff]);
+        let why = OtlpOptions::of(|name| name.ends_with("TIMEOUT").then(|| unreadable.clone()));
+        assert!(why.unwrap_err().contains("UTF-8"));
     }
 
     #[test]

@@ -79,7 +79,12 @@ impl RestServer {
     /// The address is not to be had, it is not on this machine alone and there is no token, or the certificate or its
     /// key is none.
     pub fn start(jobs: Arc<dyn Jobs>, options: RestOptions) -> io::Result<Self> {
-        Self::start_with(jobs, options, Limits::default())
+        // Flink's client asks every two seconds how far a stop is, and has no other way to learn it.
+        let limits = Limits {
+            close: Duration::from_secs(8),
+            ..Limits::default()
+        };
+        Self::start_with(jobs, options, limits)
     }
 
     /// As [`start`](Self::start), with other limits.
@@ -595,6 +600,21 @@ fn dispose(rest: &Rest, asked: Asked) -> Result<String, Refusal> {
             .iter()
             .filter_map(|view| own_savepoints(&views, &view.status.id))
             .collect();
+        let plain = |path: &str| {
+            let path = path.strip_prefix("file://").unwrap_or(path);
+            path.trim_end_matches('/').to_owned()
+        };
+        let is_needed = |view: &&JobView| {
+            let from = view.started_from.as_deref().map(plain);
+            !view.status.state.has_ended() && from == Some(plain(savepoint))
+        };
+        if let Some(view) = views.iter().find(is_needed) {
+            let message = format!(
+                "job `{}` was started from this savepoint, and may need it until it has ended",
+                operator::text::name(&view.status.id)
+            );
+            return Err(Failure::new(Code::Conflict, message).into());
+        }
         rest.access
             .check_disposal(savepoint, own.iter().map(String::as_str))?;
     }

@@ -39,6 +39,9 @@ pub struct JobView {
     pub vertices: Vec<Vertex>,
     /// Its checkpoints.
     pub checkpoints: Checkpoints,
+    /// The directory of the checkpoint or savepoint that it was started from.
+    #[serde(default)]
+    pub started_from: Option<String>,
     /// How far it is with reading the state that it goes on from, while it starts or restarts.
     #[serde(default)]
     pub restoring: Option<Restoring>,

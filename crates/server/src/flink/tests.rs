@@ -84,6 +84,7 @@ fn job(state: JobState) -> JobView {
         vertices: vec![words, count],
         checkpoints: Checkpoints::default(),
         restoring: None,
+        started_from: None,
         failures: vec![],
         config: BTreeMap::from([
             ("checkpoint.timeout".into(), "1h 30m".into()),
