@@ -23,8 +23,9 @@ const HANG: Duration = Duration::from_secs(300);
 /// How often is looked for what no line says.
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
 
-/// Lines that may wait to be looked at before the reader of a pipe waits.
-const LINES_WAITING: usize = 1024;
+/// Lines that may wait to be looked at before the reader of a pipe waits, and then the host. More than the events of the
+/// longest test, which may look at none of them for a while.
+const LINES_WAITING: usize = 1 << 16;
 
 /// Where a line came from.
 #[derive(Clone, Copy, PartialEq, Eq)]
