@@ -18,7 +18,7 @@ use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::format::{FmtSpan, Writer, debug_fn};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::layer::{Context, SubscriberExt};
-use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::registry::{LookupSpan, SpanRef};
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, fmt};
 
@@ -145,7 +145,7 @@ where
     }
 }
 
-/// Keeps for the web page what is said to a person, about one of several jobs if there is one.
+/// Keeps for the web page what is logged or said to a person, about one of several jobs if there is one.
 pub(crate) fn keep(level: Level, job: Option<&str>, text: &str) {
     let at = SystemClock::new().now_ms();
     match job {
@@ -202,14 +202,9 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Recent {
         let mut text = Text(String::new());
         event.record(&mut text);
         let scope = context.event_scope(event).into_iter().flatten();
-        for span in scope {
-            if let Some(JobId(id)) = span.extensions().get() {
-                text.0 = format!("[{id}] {}", text.0);
-            }
-        }
-        let metadata = event.metadata();
-        let at = SystemClock::new().now_ms();
-        RECENT.push(at, metadata.level().as_str(), &text.0);
+        let of_job = |span: SpanRef<'_, S>| span.extensions().get::<JobId>().map(|it| it.0.clone());
+        let job = scope.filter_map(of_job).last();
+        keep(*event.metadata().level(), job.as_deref(), &text.0);
     }
 }
 

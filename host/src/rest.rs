@@ -47,6 +47,7 @@ pub(crate) fn start(
     audience: Audience,
 ) -> Result<RestServer, Error> {
     let options = options(section, clock).map_err(not_served)?;
+    warn_of_readers(section);
     let served = Arc::clone(jobs) as Arc<dyn server::Jobs>;
     let server = RestServer::start(served, options).map_err(|error| {
         let is_taken = error.kind() == io::ErrorKind::AddrInUse;
@@ -69,7 +70,6 @@ fn options(section: &HttpSection, clock: &Arc<dyn Clock>) -> anyhow::Result<Rest
     let token = section.token_file.as_deref().map(|path| {
         let bytes = read(path, "http.token-file")?;
         let text = String::from_utf8_lossy(&bytes);
-        warn_of_readers(path);
         Token::new(&text).map_err(|error| anyhow!("`http.token-file` {}: {error}", shown(path)))
     });
     let certificate = section.certificate.as_ref().map(|(chain, key)| {
@@ -115,12 +115,13 @@ fn read(path: &Path, key: &str) -> anyhow::Result<Vec<u8>> {
     read().with_context(|| format!("`{key}` {} cannot be read", shown(path)))
 }
 
-/// Whoever can read the token can end the jobs.
-fn warn_of_readers(path: &Path) {
-    let readers = path
-        .metadata()
-        .map(|file| file.permissions().mode() & 0o077);
-    if readers.is_ok_and(|readers| readers != 0) {
+/// Warns of a token that others can read: they can end the jobs.
+pub(crate) fn warn_of_readers(section: &HttpSection) {
+    let Some(path) = section.token_file.as_deref() else {
+        return;
+    };
+    let file = path.metadata();
+    if file.is_ok_and(|file| file.permissions().mode() & 0o077 != 0) {
         tracing::warn!(
             "`http.token-file` {} is open to other users of this machine: `chmod 600` it",
             shown(path)

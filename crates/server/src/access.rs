@@ -208,9 +208,7 @@ impl Access {
         directory: &str,
         own: Option<&str>,
     ) -> Result<(), Failure> {
-        let allowed = self.savepoint_directories.iter().map(String::as_str);
-        let is_below = |above: &str| is_below(directory, above);
-        if allowed.chain(own).any(is_below) {
+        if self.is_allowed(directory, own.into_iter()) {
             return Ok(());
         }
         let message = format!(
@@ -222,6 +220,11 @@ impl Access {
         ))
     }
 
+    fn is_allowed<'a>(&'a self, directory: &str, own: impl Iterator<Item = &'a str>) -> bool {
+        let allowed = self.savepoint_directories.iter().map(String::as_str);
+        allowed.chain(own).any(|above| is_below(directory, above))
+    }
+
     /// Whether a savepoint may be deleted: below the same directories, of which `own` are those of the jobs.
     ///
     /// # Errors
@@ -231,8 +234,7 @@ impl Access {
         savepoint: &str,
         own: impl Iterator<Item = &'a str>,
     ) -> Result<(), Failure> {
-        let allowed = self.savepoint_directories.iter().map(String::as_str);
-        if allowed.chain(own).any(|above| is_below(savepoint, above)) {
+        if self.is_allowed(savepoint, own) {
             return Ok(());
         }
         let message = format!(
@@ -245,11 +247,20 @@ impl Access {
     }
 }
 
+/// A directory without the scheme that a path may have, and without slashes at its end.
+fn plain(directory: &str) -> &str {
+    let directory = directory.strip_prefix("file://").unwrap_or(directory);
+    directory.trim_end_matches('/')
+}
+
+/// Whether two directories are the same one, by their names.
+pub(crate) fn is_same(one: &str, other: &str) -> bool {
+    plain(one) == plain(other)
+}
+
 /// Whether a directory is another one or in it, by their names.
 fn is_below(directory: &str, above: &str) -> bool {
-    let plain = |text: &str| text.strip_prefix("file://").unwrap_or(text).to_owned();
     let (directory, above) = (plain(directory), plain(above));
-    let above = above.trim_end_matches('/');
     // Neither `..` nor what is one to somebody else: `%2e` in a URL, an empty name in a bucket.
     let goes_astray = |name: &str| {
         // What reads a URL drops control characters, and blanks at its ends.

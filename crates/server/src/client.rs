@@ -1,6 +1,6 @@
 //! The client: finds the hosts of the user, and asks them.
 
-mod exchange;
+pub(crate) mod exchange;
 
 use std::io;
 use std::path::PathBuf;

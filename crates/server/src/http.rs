@@ -124,46 +124,39 @@ pub(crate) async fn begin(
     Ok(status(&entry, Poll { seen, ..poll }).await)
 }
 
-/// Begins an operation, or finds it, if it was begun before.
+/// Begins an operation on a job, or finds it, if it was begun before.
 pub(crate) fn enter(serving: &Shared, job: &str, request: Request) -> Result<Arc<Entry>, Failure> {
     let job = match serving.operations.find(job, &request.request_id) {
         // Of a job that may be gone.
         Some(_) => job.to_owned(),
         None => find(serving, job)?.id,
     };
-    let is_closing = serving.is_closing.load(Ordering::Relaxed);
-    if is_closing && serving.operations.find(&job, &request.request_id).is_none() {
-        let message = "the host is about to end and begins no operation";
-        return Err(Failure::new(Code::Ended, message));
-    }
-    let operation = request.operation.clone();
-    match serving.operations.enter(&job, request)? {
-        Entered::Known(entry) => Ok(entry),
-        Entered::New(entry, ticket) => {
-            serving.jobs.begin(&job, operation, ticket);
-            Ok(entry)
-        }
-    }
-}
-
-/// Begins an operation that is of no job, or finds it, if it was begun before.
-pub(crate) fn enter_of_host(serving: &Shared, request: Request) -> Result<Arc<Entry>, Failure> {
-    if serving.is_closing.load(Ordering::Relaxed) {
-        let message = "the host is about to end and begins no operation";
-        return Err(Failure::new(Code::Ended, message));
-    }
-    let operation = request.operation.clone();
-    match serving.operations.enter(OF_HOST, request)? {
-        Entered::Known(entry) => Ok(entry),
-        Entered::New(entry, ticket) => {
-            serving.jobs.begin(OF_HOST, operation, ticket);
-            Ok(entry)
-        }
-    }
+    enter_as(serving, &job, request)
 }
 
 /// What stands in place of a job's id for what is of none.
 pub(crate) const OF_HOST: &str = "";
+
+/// As [`enter`], for a job that is known to be there, or [for none](OF_HOST).
+pub(crate) fn enter_as(
+    serving: &Shared,
+    job: &str,
+    request: Request,
+) -> Result<Arc<Entry>, Failure> {
+    let is_closing = serving.is_closing.load(Ordering::Relaxed);
+    if is_closing && serving.operations.find(job, &request.request_id).is_none() {
+        let message = "the host is about to end and begins no operation";
+        return Err(Failure::new(Code::Ended, message));
+    }
+    let operation = request.operation.clone();
+    match serving.operations.enter(job, request)? {
+        Entered::Known(entry) => Ok(entry),
+        Entered::New(entry, ticket) => {
+            serving.jobs.begin(job, operation, ticket);
+            Ok(entry)
+        }
+    }
+}
 
 pub(crate) async fn status(entry: &Entry, poll: Poll) -> Response {
     let status: OperationStatus = entry.wait(poll.seen, poll.wait).await;

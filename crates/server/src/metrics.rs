@@ -17,15 +17,15 @@ use crate::view::{
 
 /// What the process says of itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(crate) struct Process {
+struct Process {
     /// Bytes of its memory.
-    pub(crate) resident_bytes: Option<u64>,
+    resident_bytes: Option<u64>,
     /// How many descriptors it has open.
-    pub(crate) open_files: Option<u64>,
+    open_files: Option<u64>,
     /// How long it has computed, on all processors.
-    pub(crate) cpu_seconds: Option<f64>,
+    cpu_seconds: Option<f64>,
     /// How many job files it does not run as they stand.
-    pub(crate) refused_files: u64,
+    refused_files: u64,
 }
 
 /// What a metric is to who collects it.
@@ -49,9 +49,7 @@ impl Kind {
 /// A metric with its samples.
 #[derive(Debug)]
 pub(crate) struct Metric {
-    name: &'static str,
-    kind: Kind,
-    help: &'static str,
+    family: Family,
     samples: Vec<Sample>,
 }
 
@@ -88,6 +86,7 @@ macro_rules! whole {
 whole!(u8, u32, i32, u64, i64);
 
 /// What a metric's name, kind and help are.
+#[derive(Clone, Copy, Debug)]
 struct Family {
     name: &'static str,
     kind: Kind,
@@ -126,9 +125,7 @@ impl Metrics {
             sample(&mut samples, item);
         }
         self.0.push(Metric {
-            name: family.name,
-            kind: family.kind,
-            help: family.help,
+            family: *family,
             samples: samples.0,
         });
     }
@@ -154,8 +151,12 @@ fn seconds(ms: i64) -> f64 {
     ms as f64 / 1000.0
 }
 
-/// Of all jobs and the process.
-pub(crate) fn collect(views: &[JobView], process: &Process, now_ms: i64) -> Vec<Metric> {
+/// Of all jobs and the process, as they are now.
+pub(crate) fn now(jobs: &dyn Jobs, now_ms: i64) -> Vec<Metric> {
+    collect(&jobs.views(), &of_this_process(jobs), now_ms)
+}
+
+fn collect(views: &[JobView], process: &Process, now_ms: i64) -> Vec<Metric> {
     let version = env!("CARGO_PKG_VERSION");
     let mut metrics = Metrics(Vec::new());
     of_process(&mut metrics, process, version);
@@ -322,7 +323,6 @@ fn of_checkpoints(metrics: &mut Metrics, views: &[JobView], now_ms: i64) {
         "Checkpoints that were given up, by what happened.",
     );
     metrics.family(&reasons, views, |samples, view| {
-        // At 0 as well: an increase from no sample to 1 is none.
         for (reason, count) in &view.checkpoints.failures_by_kind {
             samples.add(&[("job", &view.status.id), ("reason", reason)], *count);
         }
@@ -686,7 +686,7 @@ fn of_states(metrics: &mut Metrics, views: &[JobView]) {
 }
 
 /// What the system says of this process.
-pub(crate) fn of_this_process(jobs: &dyn Jobs) -> Process {
+fn of_this_process(jobs: &dyn Jobs) -> Process {
     let read = |path: &str| std::fs::read_to_string(path).ok();
     let resident_bytes = read("/proc/self/status").and_then(|status| {
         let line = status

@@ -2,7 +2,6 @@
 //! environment say that its specification has for that.
 
 use std::cell::Cell;
-use std::error::Error as _;
 use std::ffi::OsString;
 use std::fmt;
 use std::io;
@@ -18,6 +17,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
 use tokio::time::sleep;
 
+use crate::client::exchange::causes;
 use crate::metrics::{self, otlp};
 use crate::{Jobs, rest};
 
@@ -281,49 +281,39 @@ impl Sender {
 
     fn run(&self, mut closed: oneshot::Receiver<()>) {
         rest::give_way();
-        let endpoint = self.options.endpoint();
         self.runtime.block_on(async {
             let mut is_well = true;
-            loop {
-                let is_last = tokio::select! {
-                    biased;
-                    _ = &mut closed => true,
-                    () = sleep(self.options.interval) => false,
-                };
-                let sent = match is_last {
-                    true => self.send(self.options.timeout.min(LAST_TIMEOUT)).await,
-                    // What is being sent at the end gives way to the last one.
-                    false => tokio::select! {
-                        biased;
-                        _ = &mut closed => {
-                            let timeout = self.options.timeout.min(LAST_TIMEOUT);
-                            let _ = self.send(timeout).await;
-                            return;
-                        }
-                        sent = self.send(self.options.timeout) => sent,
-                    },
-                };
-                match (&sent, is_well) {
-                    (Ok(()), false) => tracing::warn!("{endpoint} takes metrics again"),
-                    // Said once, not every minute.
-                    (Err(why), true) => {
-                        tracing::warn!("metrics are not taken by {endpoint}: {why}");
+            // What is being sent at the end gives way to the last one.
+            tokio::select! {
+                biased;
+                _ = &mut closed => {}
+                () = async {
+                    loop {
+                        sleep(self.options.interval).await;
+                        self.send(self.options.timeout, &mut is_well).await;
                     }
-                    _ => {}
-                }
-                is_well = sent.is_ok();
-                if is_last {
-                    return;
-                }
+                } => {}
             }
+            let timeout = self.options.timeout.min(LAST_TIMEOUT);
+            self.send(timeout, &mut is_well).await;
         });
     }
 
-    async fn send(&self, timeout: Duration) -> Result<(), String> {
+    /// Sends them. That it fails is said once, not every minute.
+    async fn send(&self, timeout: Duration, is_well: &mut bool) {
+        let endpoint = self.options.endpoint();
+        let sent = self.try_to_send(timeout).await;
+        match (&sent, *is_well) {
+            (Ok(()), false) => tracing::warn!("{endpoint} takes metrics again"),
+            (Err(why), true) => tracing::warn!("metrics are not taken by {endpoint}: {why}"),
+            _ => {}
+        }
+        *is_well = sent.is_ok();
+    }
+
+    async fn try_to_send(&self, timeout: Duration) -> Result<(), String> {
         let now_ms = self.clock.now_ms();
-        let views = self.jobs.views();
-        let process = metrics::of_this_process(self.jobs.as_ref());
-        let metrics = metrics::collect(&views, &process, now_ms);
+        let metrics = metrics::now(self.jobs.as_ref(), now_ms);
         let body = otlp::request(&metrics, &self.options.attributes, self.since_ms, now_ms);
         let request = self
             .client
@@ -335,17 +325,8 @@ impl Sender {
         match request.send().await {
             Ok(answer) if answer.status().is_success() => Ok(()),
             Ok(answer) => Err(format!("it answers with status {}", answer.status())),
-            Err(error) => {
-                // The address is said before.
-                let error = error.without_url();
-                let mut causes = vec![error.to_string()];
-                let mut cause = error.source();
-                while let Some(next) = cause {
-                    causes.push(next.to_string());
-                    cause = next.source();
-                }
-                Err(operator::text::line(&causes.join(": ")).into_owned())
-            }
+            // The address is said before.
+            Err(error) => Err(operator::text::line(&causes(&error.without_url())).into_owned()),
         }
     }
 }

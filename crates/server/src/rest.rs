@@ -29,12 +29,12 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
-use crate::access::{Access, Wanted};
+use crate::access::{Access, Wanted, is_same};
 use crate::api::{Code, Failure, JobStatus, Operation, OperationStatus, RefusedFile, Request};
 use crate::flink::operations::{self, Asked};
 use crate::front::{self, Front};
 use crate::http::{
-    Admission, OF_HOST, Poll, Refusal, Response, begin, enter, enter_of_host, find, find_operation,
+    Admission, OF_HOST, Poll, Refusal, Response, begin, enter, enter_as, find, find_operation,
     json, method_not_allowed, only, read, status,
 };
 use crate::operations::Entry;
@@ -419,9 +419,7 @@ async fn route(rest: &Rest, request: hyper::Request<Incoming>) -> Result<Respons
     let request = hyper::Request::from_parts(parts, body);
     if segments == ["metrics"] {
         only(&Method::GET, &request)?;
-        let views = rest.shared.jobs.views();
-        let process = metrics::of_this_process(rest.shared.jobs.as_ref());
-        let metrics = metrics::collect(&views, &process, rest.clock.now_ms());
+        let metrics = metrics::now(rest.shared.jobs.as_ref(), rest.clock.now_ms());
         let text = metrics::prometheus::text(&metrics);
         return Ok(content(
             "text/plain; version=0.0.4; charset=utf-8",
@@ -596,17 +594,9 @@ fn trigger(rest: &Rest, job: &str, asked: Asked) -> Result<String, Refusal> {
 fn dispose(rest: &Rest, asked: Asked) -> Result<String, Refusal> {
     if let Operation::Dispose { savepoint } = &asked.operation {
         let views = rest.shared.jobs.views();
-        let own: Vec<String> = views
-            .iter()
-            .filter_map(|view| own_savepoints(&views, &view.status.id))
-            .collect();
-        let plain = |path: &str| {
-            let path = path.strip_prefix("file://").unwrap_or(path);
-            path.trim_end_matches('/').to_owned()
-        };
         let is_needed = |view: &&JobView| {
-            let from = view.started_from.as_deref().map(plain);
-            !view.status.state.has_ended() && from == Some(plain(savepoint))
+            let from = view.started_from.as_deref();
+            !view.status.state.has_ended() && from.is_some_and(|from| is_same(from, savepoint))
         };
         if let Some(view) = views.iter().find(is_needed) {
             let message = format!(
@@ -615,14 +605,14 @@ fn dispose(rest: &Rest, asked: Asked) -> Result<String, Refusal> {
             );
             return Err(Failure::new(Code::Conflict, message).into());
         }
-        rest.access
-            .check_disposal(savepoint, own.iter().map(String::as_str))?;
+        let own = views.iter().filter_map(own_savepoints);
+        rest.access.check_disposal(savepoint, own)?;
     }
     let mut request = Request::new(asked.operation)?;
     if let Some(id) = asked.trigger_id {
         request.request_id = id;
     }
-    let entry = enter_of_host(&rest.shared, request)?;
+    let entry = enter_as(&rest.shared, OF_HOST, request)?;
     entry.expect_client();
     Ok(entry.now().request_id)
 }
@@ -654,14 +644,16 @@ fn allow(rest: &Rest, job: &str, operation: &Operation) -> Result<(), Failure> {
     let Some(directory) = directory else {
         return Ok(());
     };
-    let own = own_savepoints(&rest.shared.jobs.views(), job);
-    rest.access.check_savepoint(directory, own.as_deref())
+    let views = rest.shared.jobs.views();
+    let view = views.iter().find(|view| view.status.id == job);
+    let own = view.and_then(own_savepoints);
+    rest.access.check_savepoint(directory, own)
 }
 
-/// The directory that the job with this id has its savepoints in.
-fn own_savepoints(views: &[JobView], job: &str) -> Option<String> {
-    let view = views.iter().find(|view| view.status.id == job)?;
-    view.config.get("checkpoint.savepoint-dir").cloned()
+/// The directory that a job has its savepoints in.
+fn own_savepoints(view: &JobView) -> Option<&str> {
+    let directory = view.config.get("checkpoint.savepoint-dir");
+    directory.map(String::as_str)
 }
 
 fn no_such_path(path: &str) -> Refusal {

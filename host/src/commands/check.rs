@@ -37,6 +37,7 @@ pub(crate) fn check(arguments: &Check) -> Result<Exit, Error> {
     prepared.try_open()?;
     if let Some(section) = &prepared.job.http {
         crate::rest::check(section)?;
+        crate::rest::warn_of_readers(section);
     }
     for warning in settings::warnings(&prepared, None) {
         Audience::Person.tell(&warning);

@@ -51,6 +51,7 @@ pub(crate) struct History {
 impl History {
     /// Of a job that starts now, from this checkpoint.
     pub(crate) fn new(restoring: Option<Restored>, now_ms: i64) -> Self {
+        // At 0 as well: an increase from no sample to 1 is none.
         let none = Kind::ALL.map(|kind| (kind.code().to_owned(), 0));
         Self {
             restoring,

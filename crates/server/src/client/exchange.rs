@@ -116,7 +116,7 @@ fn lost(error: hyper::Error) -> Trouble {
 }
 
 /// The error with its causes, in one line.
-fn causes(error: &(dyn Error + 'static)) -> String {
+pub(crate) fn causes(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(cause) = next {

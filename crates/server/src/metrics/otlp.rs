@@ -164,7 +164,7 @@ fn encode(metric: &Metric, (start_time_unix_nano, time_unix_nano): (u64, u64)) -
         }
     });
     let data_points = points.collect();
-    let (gauge, sum) = match metric.kind {
+    let (gauge, sum) = match metric.family.kind {
         Kind::Gauge => (Some(Gauge { data_points }), None),
         Kind::Counter => {
             let sum = Sum {
@@ -176,10 +176,10 @@ fn encode(metric: &Metric, (start_time_unix_nano, time_unix_nano): (u64, u64)) -
         }
     };
     OtlpMetric {
-        name: metric.name.to_owned(),
-        description: metric.help.to_owned(),
+        name: metric.family.name.to_owned(),
+        description: metric.family.help.to_owned(),
         // In the words of UCUM.
-        unit: match metric.name {
+        unit: match metric.family.name {
             name if name.contains("_bytes") => "By",
             name if name.contains("_seconds") => "s",
             name if name.ends_with("_ms") => "ms",

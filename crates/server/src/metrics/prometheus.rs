@@ -2,14 +2,15 @@
 
 use std::fmt::Write;
 
-use super::{Metric, Number};
+use super::{Family, Metric, Number};
 
 /// Writes metrics with their samples.
 pub(crate) fn text(metrics: &[Metric]) -> String {
     let mut text = String::new();
     // Writing to a string does not fail.
     for metric in metrics.iter().filter(|metric| !metric.samples.is_empty()) {
-        let (name, kind, help) = (metric.name, metric.kind.word(), metric.help);
+        let Family { name, kind, help } = metric.family;
+        let kind = kind.word();
         let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
         for sample in &metric.samples {
             text.push_str(name);

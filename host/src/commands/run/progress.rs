@@ -23,8 +23,8 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
-    /// Begins to show the progress of a job, of which records count only if it `is_bounded`, if there is a person at a terminal to see it. `None` if
-    /// not, or if no thread can be had for it.
+    /// Begins to show the progress of a job, if there is a person at a terminal to see it. `None` if not, or if no thread
+    /// can be had for it. How many records it has read says something only of one that `is_bounded`.
     #[expect(
         clippy::disallowed_methods,
         reason = "it only writes to the terminal, and is not the job's"
