@@ -564,6 +564,13 @@ impl Audience {
         }
     }
 
+    /// Says to a person what went wrong. Its line breaks are ours.
+    pub(crate) fn complain(self, text: &str) {
+        if !self.is_program() {
+            self.put(Level::ERROR, text);
+        }
+    }
+
     /// Says something to a person, if it is one, and on the web page in any case.
     fn put(self, level: Level, text: &str) {
         let text = lines(text);

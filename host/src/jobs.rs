@@ -43,8 +43,8 @@ pub(crate) struct Jobs {
     disposing: Arc<AtomicUsize>,
 }
 
-/// How many refused job files are kept: a directory may be full of what is none.
-const REFUSED_MAX: usize = 100;
+/// The bytes of why a job file is refused that are kept.
+const REFUSAL_BYTES_MAX: usize = 4096;
 
 #[derive(Default)]
 struct All {
@@ -89,10 +89,9 @@ impl Jobs {
 
     /// A job file is not run as it stands.
     pub(crate) fn refuse(&self, file: &Path, error: &Error) {
-        let refused = &mut lock(&self.all).refused;
-        if refused.len() < REFUSED_MAX || refused.contains_key(file) {
-            refused.insert(file.to_owned(), error.to_string());
-        }
+        let mut why = error.to_string();
+        why.truncate(why.floor_char_boundary(REFUSAL_BYTES_MAX));
+        lock(&self.all).refused.insert(file.to_owned(), why);
     }
 
     /// A job file is run as it stands, or gone.

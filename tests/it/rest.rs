@@ -376,6 +376,40 @@ fn c101_what_flinks_client_sends_lists_savepoints_and_stops_a_job() {
 }
 
 #[test]
+fn c101_a_savepoint_that_a_running_job_was_started_from_is_not_deleted() {
+    let scene = scene("c101-needed");
+    let savepoints = scene.at("sp").display().to_string();
+    let option = format!("checkpoint.savepoint-dir={savepoints}");
+    let (running, rest) = start(&scene, &["-D", &option]);
+    let body = json!({ "target-directory": null });
+    let path = format!("/v1/jobs/{}/savepoints", rest.job());
+    let begun = rest.change("POST", &path, &body).with(202).json();
+    let id = begun["request-id"].as_str().expect("an id");
+    let taken = rest.outcome(&format!("{path}/{id}"));
+    let location = taken["location"].as_str().expect("a place").to_owned();
+    running.kill().expect("it was still running");
+
+    // Its job directory belongs to a host that has died a moment ago.
+    let arguments = ["-D", &option, "-s", &location, "-D", "job.id=other"];
+    let (running, rest) = start(&scene, &arguments);
+    let name = location.strip_prefix(&savepoints).expect("it is below");
+    for written in [
+        location.clone(),
+        format!("{location}/"),
+        format!("{savepoints}/{name}"),
+        format!("file://{savepoints}//{name}"),
+        format!("file:{location}"),
+        format!("{savepoints}//{name}/_metadata"),
+    ] {
+        let body = json!({ "savepoint-path": written });
+        rest.change("POST", "/v1/savepoint-disposal", &body)
+            .with(409);
+    }
+    host::run(scene.path(), &["checkpoints", "verify", &location]).with_code(0);
+    running.kill().expect("it was still running");
+}
+
+#[test]
 fn c101_what_flinks_client_sends_cancels_a_job() {
     let scene = scene("c101-cancel");
     let (running, rest) = start(&scene, &[]);

@@ -247,10 +247,18 @@ impl Access {
     }
 }
 
-/// A directory without the scheme that a path may have, and without slashes at its end.
-fn plain(directory: &str) -> &str {
-    let directory = directory.strip_prefix("file://").unwrap_or(directory);
-    directory.trim_end_matches('/')
+/// A directory without the scheme that a path may have, and without slashes at its end. Of a path, many slashes in a row are
+/// one, as for whoever opens it; in a bucket they have empty names between them.
+fn plain(directory: &str) -> String {
+    let path = directory.strip_prefix("file://").unwrap_or(directory);
+    let mut plain = path.to_owned();
+    if !path.contains("://") {
+        while plain.contains("//") {
+            plain = plain.replace("//", "/");
+        }
+    }
+    plain.truncate(plain.trim_end_matches('/').len());
+    plain
 }
 
 /// Whether two directories are the same one, by their names.
@@ -271,7 +279,7 @@ fn is_below(directory: &str, above: &str) -> bool {
     if directory.split('/').any(goes_astray) || above.is_empty() {
         return false;
     }
-    match directory.strip_prefix(above) {
+    match directory.strip_prefix(&above) {
         Some(rest) => rest.is_empty() || rest.starts_with('/'),
         None => false,
     }
@@ -315,6 +323,27 @@ mod tests {
 
     const LOCAL: (&str, &str) = ("host", "localhost:8081");
     const JSON: (&str, &str) = ("content-type", "application/json; charset=UTF-8");
+
+    #[test]
+    fn a_directory_is_the_same_however_it_is_written() {
+        for other in [
+            "/s/a",
+            "/s//a",
+            "//s///a//",
+            "file:///s/a/",
+            "file:////s//a",
+        ] {
+            assert!(is_same("/s/a", other), "{other}");
+        }
+        for other in ["/s", "/s/b", "/s/a/b", "s3://s/a"] {
+            assert!(!is_same("/s/a", other), "{other}");
+        }
+        assert!(is_same("s3://b/a", "s3://b/a/"));
+        assert!(
+            !is_same("s3://b/a", "s3://b//a"),
+            "another name in a bucket"
+        );
+    }
 
     #[test]
     fn a_request_has_to_name_this_host() {

@@ -219,6 +219,9 @@ impl Jobs for Aside {
     }
 }
 
+/// How many refused job files are listed: a directory may be full of what is none.
+const REFUSED_MAX: usize = 100;
+
 /// What answers are made from, and who gets them.
 struct Rest {
     shared: Shared,
@@ -431,11 +434,12 @@ async fn route(rest: &Rest, request: hyper::Request<Incoming>) -> Result<Respons
     match *segments {
         [] => {
             only(&Method::GET, &request)?;
+            let refused = rest.shared.jobs.refused().into_iter().take(REFUSED_MAX);
             let said = json!({
                 "version": env!("CARGO_PKG_VERSION"),
                 "process": std::process::id(),
                 "read-only": rest.access.read_only,
-                "refused": rest.shared.jobs.refused(),
+                "refused": refused.collect::<Vec<_>>(),
             });
             Ok(json(StatusCode::OK, &said))
         }

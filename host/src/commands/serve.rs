@@ -556,7 +556,9 @@ impl Shared {
                 exit_code: error.exit() as u8,
             }),
             // All line breaks of an error are ours.
-            false => self.audience.say(&format!("{}: {error}", line(&place))),
+            false => self
+                .audience
+                .complain(&format!("{}: {error}", line(&place))),
         }
     }
 }
