@@ -191,13 +191,17 @@ fn every_event_has_the_fields_that_are_documented() {
         .map(|(name, seen)| (name.clone(), seen.fields()))
         .collect();
     let mut documented = documented();
-    // No checkpoint here waits for nobody in particular.
+    // Whether a checkpoint here waits for nobody in particular depends on how fast the machine is.
     for field in ["slowest.operator text", "slowest.subtask number"] {
         let of_failures = documented
             .entry("checkpoint-failed".to_owned())
             .or_default();
-        assert!(of_failures.remove(&format!("{field} or null")), "{field}");
-        of_failures.insert(field.to_owned());
+        let or_null = format!("{field} or null");
+        assert!(of_failures.contains(&or_null), "{field}");
+        if !found["checkpoint-failed"].contains(&or_null) {
+            of_failures.remove(&or_null);
+            of_failures.insert(field.to_owned());
+        }
     }
     for (name, fields) in &found {
         let of_page = documented
