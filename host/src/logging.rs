@@ -104,6 +104,11 @@ fn filter(text: &str) -> Result<EnvFilter, String> {
             // It would be the name of a target, of which everything is logged, and nothing of all others.
             let why = format!("`{part}` is no level (off, error, warn, info, debug, trace)");
             return Err(no_filter(&why));
+        } else if part.ends_with('=') {
+            let why = format!("`{part}` has no level (off, error, warn, info, debug, trace)");
+            return Err(no_filter(&why));
+        } else if let Some(hint) = misspelt(part) {
+            return Err(no_filter(&hint));
         }
     }
     let text = parts.join(",");
@@ -112,6 +117,31 @@ fn filter(text: &str) -> Result<EnvFilter, String> {
         false => format!("{DEFAULT},{text}"),
     };
     EnvFilter::try_new(all).map_err(|error| no_filter(&error))
+}
+
+/// What of ours logs, by the names of its crates.
+const OURS: [&str; 10] = [
+    "host",
+    "runtime",
+    "checkpoint",
+    "dataflow",
+    "operator",
+    "wasm",
+    "job_file",
+    "formats",
+    "connectors",
+    "server",
+];
+
+/// What is wrong with the target that a part of a filter names, if one of ours was probably meant. Other names are
+/// those of libraries.
+fn misspelt(part: &str) -> Option<String> {
+    let end = part.find(['=', '[', ':']).unwrap_or(part.len());
+    let target = part.get(..end)?;
+    let near = job_file::hints::nearest(target, OURS).filter(|near| *near != target)?;
+    Some(format!(
+        "nothing logs as `{target}`; did you mean `{near}`?"
+    ))
 }
 
 /// The name of the span of one of several jobs.
@@ -266,8 +296,17 @@ mod tests {
             read("runtime=info, error").as_deref(),
             Ok("error,runtime=info")
         );
-        for wrong in ["wran", "runtime=infoo", "error,operator"] {
+        for wrong in [
+            "wran",
+            "runtime=infoo",
+            "error,operator",
+            "runtime=",
+            "runtme=debug",
+            "chekpoint::gc=debug",
+        ] {
             assert!(filter(wrong).is_err(), "{wrong}");
         }
+        let of_others = read("hyper_util=debug,runtime::seats[span]=trace");
+        assert!(of_others.is_ok(), "{of_others:?}");
     }
 }

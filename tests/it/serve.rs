@@ -137,6 +137,15 @@ fn c88_a_directory_of_job_files_is_watched() {
     running
         .line_with("[one] job suspended")
         .expect("it is suspended");
+    // The other file with the same job takes it over.
+    running
+        .line_with("[one] restoring from checkpoint")
+        .expect("it goes on");
+    wait_for(&scene, &mut running, "one", "running");
+    fs::remove_file(scene.at("jobs/three.toml")).expect("it can be removed");
+    running
+        .line_with("[one] job suspended")
+        .expect("it is suspended");
     wait_for(&scene, &mut running, "one", "suspended");
     scene.write("jobs/one.toml", job("one", "20ms"));
     running
@@ -147,6 +156,70 @@ fn c88_a_directory_of_job_files_is_watched() {
         .line_with("suspending all jobs")
         .expect("it says so");
     running.wait().with_code(0);
+}
+
+#[test]
+fn c88_a_job_goes_on_when_its_file_is_renamed() {
+    let scene = Scene::new();
+    fs::create_dir_all(scene.at("jobs")).expect("a directory");
+    let job = jobs::counting("one", "20ms").replace("\"checkpoints\"", "\"../checkpoints\"");
+    scene.write("jobs/one.toml", &job);
+    let mut running = start(&scene, &["serve", "jobs"]);
+    for (from, to) in [("one", "two"), ("two", "three"), ("three", "one")] {
+        running.line_with("[one] checkpoint").expect("it runs");
+        let at = |name: &str| scene.at(&format!("jobs/{name}.toml"));
+        fs::rename(at(from), at(to)).expect("it can be renamed");
+        running
+            .line_with("[one] job suspended")
+            .expect("it is suspended");
+        running
+            .line_with("[one] restoring from checkpoint")
+            .expect("it goes on");
+        wait_for(&scene, &mut running, "one", "running");
+    }
+    running.signal("TERM");
+    let ended = running.wait().with_code(0);
+    assert!(!ended.stderr.contains("is run already"), "{}", ended.stderr);
+}
+
+#[test]
+fn c88_a_job_that_was_cancelled_is_not_begun_again_by_a_change_of_its_file() {
+    let scene = Scene::new();
+    fs::create_dir_all(scene.at("jobs")).expect("a directory");
+    let job = |interval: &str| {
+        jobs::counting("one", interval).replace("\"checkpoints\"", "\"../checkpoints\"")
+    };
+    scene.write("jobs/one.toml", job("20ms"));
+    let mut running = start(&scene, &["serve", "jobs"]);
+    running
+        .line_with("[one] checkpoint 2 completed")
+        .expect("it runs");
+    assert_eq!(ask_json(&scene, &["cancel", "one"])["ended"], "cancelled");
+    for interval in ["30ms", "40ms"] {
+        scene.write("jobs/one.toml", job(interval));
+        running
+            .line_with("`host run --fresh` starts again with nothing")
+            .expect("its checkpoints are gone, and how it begins again is said");
+    }
+    running.signal("TERM");
+    let ended = running.wait().with_code(0);
+    assert_eq!(
+        ended.stderr.matches("one.toml: error").count(),
+        2,
+        "{}",
+        ended.stderr
+    );
+    assert!(
+        !ended.stderr.contains("goes on as it was"),
+        "{}",
+        ended.stderr
+    );
+    assert_eq!(
+        ended.stderr.matches("[one] job `one` started").count(),
+        1,
+        "{}",
+        ended.stderr
+    );
 }
 
 #[test]

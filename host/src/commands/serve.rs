@@ -18,6 +18,7 @@ use job_file::checkpoint::Storage;
 use job_file::http::{self, HttpSection};
 use operator::clock::{Clock, SystemClock};
 use operator::text::{line, name};
+use runtime::Outcome;
 use wasm::Compiler;
 
 use self::folder::{Content, Folder};
@@ -136,23 +137,42 @@ struct Shared {
     config: Option<PathBuf>,
     audience: Audience,
     /// Which file each job that lives is of.
-    ids: Mutex<HashMap<String, PathBuf>>,
+    ids: Mutex<HashMap<String, Holder>>,
     /// How many threads have a job that runs, or is about to.
     live: AtomicUsize,
     sender: SyncSender<Message>,
+}
+
+/// The file that a job is of.
+struct Holder {
+    file: PathBuf,
+    /// The file is gone, and the job is about to be suspended: it may go on with another file.
+    is_leaving: bool,
+}
+
+/// What has become of a start.
+#[derive(Default)]
+struct Attempt {
+    /// The job, if it was found to be right.
+    prepared: Option<Arc<Prepared>>,
+    has_begun: bool,
+    /// It is counted among those that live.
+    is_live: bool,
+    /// It was suspended: it can go on.
+    was_suspended: bool,
+    /// The file that has the job already.
+    held_by: Option<PathBuf>,
 }
 
 /// What a job's thread has to say.
 enum Message {
     /// There is a job; it has this id.
     Begun(PathBuf, String),
-    /// Its thread is over. `prepared`: the job, if it was found to be right.
+    /// Its thread is over.
     Ended {
         file: PathBuf,
         exit: Exit,
-        /// It was refused before it ran.
-        refused: bool,
-        prepared: Option<Arc<Prepared>>,
+        attempt: Attempt,
     },
     /// A changed job file is right and fits the newest checkpoint, or not.
     Checked(PathBuf, bool),
@@ -167,6 +187,8 @@ struct Served {
     again: bool,
     /// The file is gone, or changed while the job is being started: what is to be done then.
     later: Option<Later>,
+    /// The file that has the same job: when that one is gone, this one takes over.
+    held_by: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -208,13 +230,16 @@ impl Serving {
                 }
                 continue;
             }
-            for folder in folders.iter_mut() {
-                for (file, content) in folder.changes(self.shared.audience) {
-                    match content {
-                        Content::New => self.appeared(&file),
-                        Content::Changed => self.changed(&file),
-                        Content::Gone => self.removed(&file),
-                    }
+            let folders_now = folders.iter_mut();
+            let changes = folders_now.flat_map(|folder| folder.changes(self.shared.audience));
+            let mut changes: Vec<(PathBuf, Content)> = changes.collect();
+            // A file that was renamed is known to be gone when its job comes with another one.
+            changes.sort_by_key(|(_, content)| *content != Content::Gone);
+            for (file, content) in changes {
+                match content {
+                    Content::New => self.appeared(&file),
+                    Content::Changed => self.changed(&file),
+                    Content::Gone => self.removed(&file),
                 }
             }
             let have_ended = self.served.values().all(|it| it.state == State::Ended);
@@ -247,20 +272,24 @@ impl Serving {
             Message::Ended {
                 file,
                 exit,
-                refused,
-                prepared,
-            } => self.ended(&file, exit, refused, prepared),
+                attempt,
+            } => self.ended(&file, exit, attempt),
         }
     }
 
-    fn ended(&mut self, file: &Path, exit: Exit, refused: bool, prepared: Option<Arc<Prepared>>) {
+    fn ended(&mut self, file: &Path, exit: Exit, attempt: Attempt) {
         let Some(served) = self.served.get_mut(file) else {
             return;
         };
         served.state = State::Ended;
         let was_again = std::mem::take(&mut served.again);
         let later = served.later.take();
-        if refused && let Some(proven) = served.proven.take() {
+        let refused = !attempt.has_begun && exit != Exit::Finished;
+        let stays = later != Some(Later::Suspend);
+        if refused
+            && stays
+            && let Some(proven) = served.proven.take()
+        {
             // The file has changed since it was checked, or the checkpoint that it is to start from has.
             let audience = self.shared.audience;
             audience.say(&format!(
@@ -270,17 +299,42 @@ impl Serving {
             self.start(file, Some(proven));
             return;
         }
-        if !refused {
-            served.proven = prepared;
-        }
+        // Only what was suspended for its changed file can go on as it was.
+        let goes_on = was_again && attempt.was_suspended;
+        served.proven = attempt.prepared.filter(|_| goes_on);
         if was_again || later == Some(Later::Check) {
             self.start(file, None);
             return;
         }
-        if later == Some(Later::Suspend) {
-            self.served.remove(file);
+        served.held_by = attempt.held_by;
+        let holder_is_gone = |holder: &PathBuf| !self.served.contains_key(holder);
+        let held_by = self.served.get(file).and_then(|it| it.held_by.as_ref());
+        if !stays {
+            self.gone(file);
+        } else if held_by.is_some_and(holder_is_gone) {
+            // It has gone since.
+            self.start(file, None);
+            return;
         }
         self.worst = self.worst.max(exit);
+    }
+
+    /// A file is gone and its job has ended: another file with the same job takes over.
+    fn gone(&mut self, file: &Path) {
+        self.served.remove(file);
+        if let Some(next) = self.held_by(file).first() {
+            self.start(next, None);
+        }
+    }
+
+    /// The files that were refused because this one has the same job.
+    fn held_by(&self, file: &Path) -> Vec<PathBuf> {
+        let waits = |served: &Served| {
+            served.state == State::Ended && served.held_by.as_deref() == Some(file)
+        };
+        let served = self.served.iter();
+        let waiting = served.filter(|(_, served)| waits(served));
+        waiting.map(|(path, _)| path.clone()).collect()
     }
 
     /// Has a job run on a thread of its own.
@@ -299,6 +353,7 @@ impl Serving {
             proven: proven.filter(|_| prepared.is_none()),
             again: false,
             later: None,
+            held_by: None,
         };
         self.served.insert(file.to_owned(), served);
         let (shared, owned) = (Arc::clone(&self.shared), file.to_owned());
@@ -308,16 +363,20 @@ impl Serving {
         if let Err(error) = spawned {
             let error = anyhow!(error).context("starting a thread for a job");
             self.shared.say_refused(file, &Error::failed(error));
-            self.ended(file, Exit::Failed, true, None);
+            self.ended(file, Exit::Failed, Attempt::default());
         }
     }
 
     fn appeared(&mut self, file: &Path) {
+        self.shared.is_leaving(file, false);
         match self.served.get_mut(file) {
             // It was gone for a moment: its job is about to be suspended.
             Some(served) if served.state == State::Running => {
                 served.later = None;
                 served.again = true;
+                // What was to take over is refused, and says so.
+                let refused = self.held_by(file);
+                refused.iter().for_each(|file| self.start(file, None));
             }
             Some(served) if served.state == State::Starting => served.later = Some(Later::Check),
             _ => self.start(file, None),
@@ -334,6 +393,7 @@ impl Serving {
 
     fn removed(&mut self, file: &Path) {
         self.shared.jobs.accept(file);
+        self.shared.is_leaving(file, true);
         match self.served.get_mut(file) {
             Some(served) if served.state == State::Running => {
                 served.later = Some(Later::Suspend);
@@ -342,7 +402,7 @@ impl Serving {
                 }
             }
             Some(served) if served.state == State::Starting => served.later = Some(Later::Suspend),
-            _ => _ = self.served.remove(file),
+            _ => self.gone(file),
         }
     }
 
@@ -395,34 +455,44 @@ impl Shared {
     fn id_of(&self, file: &Path) -> Option<String> {
         let ids = self.ids.lock().unwrap_or_else(PoisonError::into_inner);
         let mut ids = ids.iter();
-        ids.find(|(_, of)| *of == file).map(|(id, _)| id.clone())
+        let of_it = ids.find(|(_, holder)| holder.file == file);
+        of_it.map(|(id, _)| id.clone())
+    }
+
+    /// A file is gone, or is back before its job was suspended.
+    fn is_leaving(&self, file: &Path, is_leaving: bool) {
+        let mut ids = self.ids.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_it = ids.values_mut().filter(|holder| holder.file == file);
+        of_it.for_each(|holder| holder.is_leaving = is_leaving);
     }
 
     /// Runs a job to its end, on its thread.
     fn run(&self, file: &Path, prepared: Option<Arc<Prepared>>) {
-        let (mut has_begun, mut is_live) = (false, false);
-        let mut kept = None;
-        let outcome = self.run_job(file, prepared, &mut kept, &mut has_begun, &mut is_live);
+        let mut attempt = Attempt::default();
+        let outcome = self.run_job(file, prepared, &mut attempt);
         let mut ids = self.ids.lock().unwrap_or_else(PoisonError::into_inner);
-        ids.retain(|_, of| of != file);
+        let takes_over = attempt.held_by.as_ref().is_some_and(|held_by| {
+            let mut holders = ids.values();
+            holders.any(|holder| holder.is_leaving && holder.file == *held_by)
+        });
+        ids.retain(|_, holder| holder.file != file);
         drop(ids);
         let exit = outcome.unwrap_or_else(|error| {
-            if !self.jobs.is_ending() || has_begun {
+            if (!self.jobs.is_ending() || attempt.has_begun) && !takes_over {
                 self.say_refused(file, &error);
             }
-            if !has_begun {
+            if !attempt.has_begun && !takes_over {
                 self.jobs.refuse(file, &error);
             }
             error.exit()
         });
-        if is_live {
+        if attempt.is_live {
             self.live.fetch_sub(1, Ordering::SeqCst);
         }
         let ended = Message::Ended {
             file: file.to_owned(),
             exit,
-            refused: !has_begun && exit != Exit::Finished,
-            prepared: kept,
+            attempt,
         };
         // Nobody listens any more at the end.
         let _ = self.sender.send(ended);
@@ -432,9 +502,7 @@ impl Shared {
         &self,
         file: &Path,
         prepared: Option<Arc<Prepared>>,
-        kept: &mut Option<Arc<Prepared>>,
-        has_begun: &mut bool,
-        is_live: &mut bool,
+        attempt: &mut Attempt,
     ) -> Result<Exit, Error> {
         let begun_ms = self.clock.now_ms();
         let arguments = self.arguments(file);
@@ -444,12 +512,12 @@ impl Shared {
             Some(prepared) => prepared,
             None => Arc::new(job::prepare(&arguments, &self.loader, &self.clock)?),
         };
-        *kept = Some(Arc::clone(&prepared));
+        attempt.prepared = Some(Arc::clone(&prepared));
         let id = crate::launch::settings::job_id(&prepared.job);
         let audience = self.audience.of_job(&id);
         let _of_job = audience.span().entered();
         self.check_shared(&prepared)?;
-        self.claim_id(&prepared, file)?;
+        self.claim_id(&prepared, file, &mut attempt.held_by)?;
         let restore = RestoreArguments {
             // What is in memory is not resumed.
             resume: prepared.job.checkpoint.storage != Storage::Memory,
@@ -466,11 +534,11 @@ impl Shared {
             before: Box::new(|entry| {
                 // Before the process may be found to be ending: then it waits for this one.
                 self.live.fetch_add(1, Ordering::SeqCst);
-                *is_live = true;
+                attempt.is_live = true;
                 if !self.jobs.add(Arc::clone(entry)) {
                     return Err(Error::refused(anyhow!("the host is about to end")));
                 }
-                *has_begun = true;
+                attempt.has_begun = true;
                 if is_as_it_stands {
                     self.jobs.accept(file);
                 }
@@ -484,7 +552,9 @@ impl Shared {
             return Ok(finished_already(audience));
         };
         let entry = running.entry();
-        conclude(running.wait()?, &entry, audience)
+        let ended = running.wait()?;
+        attempt.was_suspended = matches!(ended.outcome, Outcome::Suspended);
+        conclude(ended, &entry, audience)
     }
 
     /// Standard input is for one, and standard output is taken if events go there.
@@ -509,23 +579,30 @@ impl Shared {
     }
 
     /// Two files with one job would write into each other's output.
-    fn claim_id(&self, prepared: &Prepared, file: &Path) -> Result<(), Error> {
+    fn claim_id(
+        &self,
+        prepared: &Prepared,
+        file: &Path,
+        held_by: &mut Option<PathBuf>,
+    ) -> Result<(), Error> {
         let id = crate::launch::settings::job_id(&prepared.job);
         let mut ids = self.ids.lock().unwrap_or_else(PoisonError::into_inner);
-        match ids.get(&id) {
-            Some(other) if other != file => {
-                let error = anyhow!(
-                    "job `{}` is run already, by {}",
-                    name(&id),
-                    line(&other.display().to_string())
-                );
-                Err(Error::refused(error).hint("give one of them a `job.id` of its own"))
-            }
-            _ => {
-                ids.insert(id, file.to_owned());
-                Ok(())
-            }
+        if let Some(other) = ids.get(&id).filter(|other| other.file != file) {
+            let error = anyhow!(
+                "job `{}` is run already, by {}",
+                name(&id),
+                line(&other.file.display().to_string())
+            );
+            *held_by = Some(other.file.clone());
+            let hint = "give one of them a `job.id` of its own; if the other file is removed, the job goes on with this one";
+            return Err(Error::refused(error).hint(hint));
         }
+        let holder = Holder {
+            file: file.to_owned(),
+            is_leaving: false,
+        };
+        ids.insert(id, holder);
+        Ok(())
     }
 
     /// Whether a running job can go on with its changed file.

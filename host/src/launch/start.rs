@@ -523,7 +523,7 @@ impl Owning<'_> {
                     .hint(fresh)
             }
             Refusal::Over { .. } => error.hint(
-                "`--fresh` starts again with nothing: the output that was published is written once more",
+                "`host run --fresh` starts again with nothing: the output that was published is written once more",
             ),
             Refusal::Nothing => {
                 // Says what else there is.
