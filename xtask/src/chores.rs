@@ -3,7 +3,8 @@
 //! The host and everything that runs it are built in release mode only, and clippy and rustdoc use
 //! the same profile: Wasmtime is compiled once and checked once, which is most of the time.
 
-use std::thread;
+use std::process::Command;
+use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
 use crate::build::{self, cargo, command, run};
@@ -12,7 +13,7 @@ use crate::{Result, deny, fuzz, guests, mutants, story, tools};
 
 /// The packages that know nothing of Wasm. They are tested in the dev profile, because of its overflow checks
 /// and debug assertions.
-const PURE: [&str; 9] = [
+pub(crate) const PURE: [&str; 9] = [
     "dataflow",
     "operator",
     "checkpoint",
@@ -40,8 +41,15 @@ const SMOKE: [&str; 8] = [
 pub(crate) fn test() -> Result<()> {
     let started = Instant::now();
 
-    story::step("plugins, for wasm32-wasip2");
-    build::plugins()?;
+    // They wait for the network while all this is built.
+    let others = meanwhile(|| {
+        tools()?;
+        guests::build()
+    });
+    let built = build_without_wasm();
+    let installed = others.join();
+    built?;
+    installed.map_err(|_| "what installs for the tests has panicked")??;
 
     story::step("SDK: its tests, and all bindings against wit/");
     run(cargo("sdk/rust", &["test"]))?;
@@ -50,18 +58,8 @@ pub(crate) fn test() -> Result<()> {
     story::step("plugins, natively");
     run(cargo("plugins", &["test"]))?;
 
-    tools()?;
-    guests::build()?;
-
     story::step("the crates without Wasm, with debug assertions");
-    let packages: Vec<&str> = PURE
-        .iter()
-        .flat_map(|package| ["--package", package])
-        .collect();
-    run(cargo(".", &[&["test"], packages.as_slice()].concat()))?;
-
-    story::step("state: its properties with as many cases as a release build tries");
-    run(cargo(".", &["test", "--release", "--package", "dataflow"]))?;
+    run(waiting(without_wasm(&[])))?;
 
     story::step("mutants of the crates without Wasm, each of which a test finds");
     mutants::quick()?;
@@ -70,17 +68,16 @@ pub(crate) fn test() -> Result<()> {
     // `nightly` draws new ones.
     fuzz(&fuzz::TARGETS)?;
 
-    story::step("host, examples, crashes");
-    build::host()?;
-    let with_wasm = ["--package", "wasm", "--package", "host"];
-    let mut tests = cargo(
-        ".",
-        &[&["test", "--release"], with_wasm.as_slice()].concat(),
+    story::step(
+        "host, examples, crashes; the properties of state with as many cases as a release build tries",
     );
-    // They wait for processes, leases and restarts more than they compute.
-    let processors = thread::available_parallelism().map_or(1, usize::from);
-    tests.env("RUST_TEST_THREADS", (2 * processors).to_string());
-    run(tests)?;
+    build::host()?;
+    let packages = ["dataflow", "wasm", "host"];
+    let packages = packages.map(|package| ["--package", package]).concat();
+    run(waiting(cargo(
+        ".",
+        &[&["test", "--release"], packages.as_slice()].concat(),
+    )))?;
     // Now, because Wasmtime is built as the host has it.
     fuzz(&[fuzz::GUEST])?;
 
@@ -97,6 +94,42 @@ pub(crate) fn test() -> Result<()> {
         story::duration(started.elapsed())
     ));
     Ok(())
+}
+
+/// Builds what needs nothing of others' programs.
+fn build_without_wasm() -> Result<()> {
+    story::step("plugins, for wasm32-wasip2");
+    build::plugins()?;
+    story::step("SDK, plugins natively and the crates without Wasm");
+    run(cargo("sdk/rust", &["test", "--no-run"]))?;
+    run(cargo("sdk/bindgen", &["build"]))?;
+    run(cargo("plugins", &["test", "--no-run"]))?;
+    run(without_wasm(&["--no-run"]))
+}
+
+/// The tests of [`PURE`].
+fn without_wasm(more: &[&str]) -> Command {
+    let packages: Vec<&str> = PURE
+        .iter()
+        .flat_map(|package| ["--package", package])
+        .collect();
+    cargo(".", &[&["test"], packages.as_slice(), more].concat())
+}
+
+/// Tests that wait for processes, leases and disks more than they compute.
+fn waiting(mut tests: Command) -> Command {
+    let processors = thread::available_parallelism().map_or(1, usize::from);
+    tests.env("RUST_TEST_THREADS", (2 * processors).to_string());
+    tests
+}
+
+/// Does this on a thread of its own.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "what it says goes to stderr, and its panic is an error where it is waited for"
+)]
+fn meanwhile(work: fn() -> Result<()>) -> JoinHandle<std::result::Result<(), String>> {
+    thread::spawn(move || work().map_err(|error| error.to_string()))
 }
 
 /// Changed inputs for these targets, for a short while and always the same ones.
@@ -180,7 +213,7 @@ pub(crate) fn bench(arguments: &[String]) -> Result<()> {
     ))?;
     let program =
         build::host_program().with_file_name(format!("bench{}", std::env::consts::EXE_SUFFIX));
-    let mut bench = std::process::Command::new(program);
+    let mut bench = Command::new(program);
     bench.args(arguments);
     run(bench)?;
     let Some(dir) = svg else {
