@@ -82,6 +82,7 @@ mod s3; // checkpoints in a bucket
 mod terminal; // what others wrote does not steer a terminal
 mod timers; // they fire in order, each once, whatever happens
 mod ttl; // entries expire, and do not come back
+mod watched; // new files while the job runs
 mod windows; // their results, late records, and what is left of them
 mod upgrade; // a job goes on after its operators changed
 mod unfinished; // what does not work yet is refused by name, everything else has an effect

@@ -115,7 +115,11 @@ pub(crate) fn effective(options: Option<&Options>) -> Option<Options> {
     Some(Options::effective(&read))
 }
 
-fn milliseconds(text: &str, least_ms: i64) -> Result<i64, String> {
+/// A duration that is written in a job file, in milliseconds.
+///
+/// # Errors
+/// It is none, or too short or too long.
+pub(crate) fn milliseconds(text: &str, least_ms: i64) -> Result<i64, String> {
     let duration = units::parse_duration(text)?;
     if duration.subsec_nanos() % 1_000_000 != 0 {
         return Err(format!("`{text}` is not a whole number of milliseconds"));

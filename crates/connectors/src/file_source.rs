@@ -2,8 +2,8 @@
 //!
 //! Which files there are is settled once, when the job is prepared, and from then on by its
 //! checkpoints: a restored job reads the files that its snapshot names, from the exact record, and
-//! warns of new ones. A file that has changed before that record is refused, because its
-//! records would be lost or doubled in silence; see [`comparison`].
+//! warns of new ones, or reads them too if it looks for some; see [`watch`]. A file that has changed before that
+//! record is refused, because its records would be lost or doubled in silence; see [`comparison`].
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs;
@@ -29,12 +29,14 @@ use operator::{
     BoxError, InputChanged, Permanent, Source, SourceFactory, SourceStatus, SubtaskContext,
 };
 
-use self::inputs::InputFile;
+use self::comparison::Glance;
+use self::inputs::{InputFile, Missing};
 use self::position::Position;
 use self::split::{Done, Split};
+use self::watch::{Watch, Watching};
 use super::changed::Changed;
 use super::connector::{Clock, PreparedSource, SourceConnector, SourceContext, read_and_prepare};
-use super::event_time::{EventTime, EventTimes};
+use super::event_time::{self, EventTime, EventTimes};
 use super::text_options::text_options;
 
 mod comparison;
@@ -42,6 +44,7 @@ mod first_time;
 pub(crate) mod inputs;
 mod position;
 pub(crate) mod split;
+mod watch;
 
 /// The connector `file`.
 pub(crate) const CONNECTOR: SourceConnector = SourceConnector {
@@ -55,7 +58,7 @@ fn prepare(options: Options, context: &SourceContext<'_>) -> Result<PreparedSour
         Ok(PreparedSource {
             port: factory.plan().port(),
             factory: Arc::new(factory),
-            bounded: true,
+            bounded: options.watch.is_none(),
             max_parallelism: None,
             reads_text: true,
             selects: Some(inputs::selects(
@@ -76,11 +79,23 @@ text_options! {
     struct FileSourceOptions {
         /// Files, directories and glob patterns. `.gz` and `.zst` are read through.
         path: Option<OneOrMany>,
+        /// How often it is looked for new files; if it is not set, those of the first start are all.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        watch: Option<String>,
     }
 }
 
+/// Looking more often costs more than it brings.
+const WATCH_LEAST_MS: i64 = 100;
+
 /// What cannot be silent cannot be idle.
 const NEVER_SILENT: &[(&str, &str)] = &[("idle", "files are read to their ends without a pause")];
+
+/// What does not know what is still to come cannot wait for it.
+const AS_THEY_COME: &[(&str, &str)] = &[(
+    "max-drift",
+    "with `watch` files are read as they come, and none waits for one that has not come yet",
+)];
 
 impl FileSourceOptions {
     /// Checks the options, finds the files, and reads the headers of CSV files.
@@ -104,7 +119,24 @@ impl FileSourceOptions {
                     .hint("a file, a directory or a pattern, or a list of them"),
             );
         }
-        let files = inputs::find(paths, base_dir).unwrap_or_else(|found| {
+        let every_ms = self.watch.as_ref().map(|text| {
+            let every_ms = event_time::milliseconds(text, WATCH_LEAST_MS);
+            every_ms.unwrap_or_else(|message| {
+                problems.push(Problem::new("watch", message));
+                WATCH_LEAST_MS
+            })
+        });
+        let watching = every_ms.map(|every_ms| Watching {
+            paths: paths.to_vec(),
+            base_dir: base_dir.to_owned(),
+            every_ms,
+            clock: Clock::clone(clock),
+        });
+        let missing = match watching {
+            Some(_) => Missing::Allowed,
+            None => Missing::Refused,
+        };
+        let mut files = inputs::find(paths, base_dir, missing).unwrap_or_else(|found| {
             problems.extend(found);
             Vec::new()
         });
@@ -116,20 +148,30 @@ impl FileSourceOptions {
                 Err(problem) => problems.push(problem),
             }
             if columns.is_none() && problems.is_empty() {
-                problems.push(Problem::new(
-                    "path",
-                    "no file has a header line: all are empty",
-                ));
+                let problem = match files.is_empty() {
+                    true => Problem::new("path", "there is no file yet that says which columns there are")
+                        .hint("the first file, or one with nothing but a header line, has to be there at the start"),
+                    false => Problem::new("path", "no file has a header line: all are empty"),
+                };
+                problems.push(problem);
             }
         }
         let plan = self.plan(columns, limits, &mut problems);
-        let policy = self.policy(NEVER_SILENT, &mut problems);
+        let meaningless = match watching {
+            Some(_) => AS_THEY_COME,
+            None => NEVER_SILENT,
+        };
+        let policy = self.policy(meaningless, &mut problems);
+        if let Some(watching) = &watching {
+            files.retain(|file| watching.is_settled(file));
+        }
         match plan.filter(|_| problems.is_empty()) {
             Some(plan) => Ok(FileSourceFactory {
                 base_dir: base_dir.to_owned(),
                 files,
                 plan: Arc::new(plan),
                 changed: self.changed,
+                watching,
                 event_times: policy.map(|policy| EventTimes::new(policy, Clock::clone(clock))),
                 compared: Mutex::default(),
             }),
@@ -191,6 +233,8 @@ pub(crate) struct FileSourceFactory {
     files: Vec<InputFile>,
     plan: Arc<Plan>,
     changed: Changed,
+    /// How new files are looked for, if they are.
+    watching: Option<Watching>,
     /// How watermarks are made, if they are.
     event_times: Option<EventTimes>,
     /// The position that was compared last: it is the same for all subtasks of an attempt, and
@@ -238,9 +282,12 @@ impl FileSourceFactory {
                     Vec::new()
                 },
                 read_as: None,
+                watched: None,
             },
             Some(parts) => self.compared(&context.operator, context.attempt, parts)?,
         };
+        let watch = self.watching.as_ref().map(|it| it.of(context, &position));
+        let watched = position.watched.flatten();
         let mut shares = deal_splits(self, position.splits, context.parallelism);
         let splits = match shares.get_mut(context.subtask as usize) {
             Some(share) => std::mem::take(share).into(),
@@ -254,6 +301,10 @@ impl FileSourceFactory {
             false => (Vec::new(), Vec::new()),
         };
         let mut event_time = self.event_times.as_ref().map(|it| it.of(context));
+        let to_come = match (&mut event_time, &watch) {
+            (Some(event_time), Some(_)) => Some(event_time.marks.add(watched)),
+            _ => None,
+        };
         let splits = VecDeque::into_iter(splits).map(|split| {
             let mark = event_time.as_mut().map_or(0, |event_time| {
                 first_time::add(event_time, &split, &self.base_dir, &self.plan)
@@ -274,6 +325,10 @@ impl FileSourceFactory {
             passed: VecDeque::new(),
             done,
             files,
+            changed: self.changed,
+            watch,
+            to_come,
+            highest: watched,
             first,
             leaves_out: false,
             unreadable: None,
@@ -346,7 +401,9 @@ impl FileSourceFactory {
                 }
             }
         }
-        self.warn_of_other_files(source, &position);
+        if self.watching.is_none() {
+            self.warn_of_other_files(source, &position);
+        }
         *compared = Some(Compared {
             attempt,
             parts: parts.to_vec(),
@@ -529,8 +586,17 @@ pub(crate) struct FileSource {
     passed: VecDeque<Origin>,
     /// What was read to its end, by name and start.
     done: Vec<Done>,
-    /// All files of the job; only the first subtask has them.
+    /// Of the first subtask all files of the job as it was started, of each those that it has taken since. By name.
     files: Vec<InputFile>,
+    /// What to do about files that have changed.
+    changed: Changed,
+    /// What looks for new files, if any are to be read.
+    watch: Option<Watch>,
+    /// What stands for the files to come among the splits of [`EventTime`], if there are both: it is as far as the highest
+    /// event time that was read, so that the end of all files is not the end of time.
+    to_come: Option<usize>,
+    /// That time.
+    highest: Option<i64>,
     /// Whether this is the first subtask.
     first: bool,
     /// Whether what is no record is left out.
@@ -618,7 +684,10 @@ impl FileSource {
             let mut reading = match self.turn()? {
                 Turn::Read(reading) => reading,
                 Turn::Wait => return Ok(SourceStatus::Idle { until: None }),
-                Turn::Over => return Ok(SourceStatus::Ended),
+                Turn::Over => match self.wait_for_files()? {
+                    SourceStatus::More => continue,
+                    status => return Ok(status),
+                },
             };
             let before = batch.len();
             let end = reading.split.end.unwrap_or(u64::MAX);
@@ -642,6 +711,10 @@ impl FileSource {
                 let read = batch.timestamps.get(before..).unwrap_or_default();
                 let highest = event_time.read(reading.mark, read);
                 reading.highest = reading.highest.max(highest);
+                if let (Some(to_come), Some(highest)) = (self.to_come, highest) {
+                    event_time.marks.read(to_come, highest);
+                    self.highest = self.highest.max(Some(highest));
+                }
             }
             match stopped {
                 Ok(Stopped::Ended) => {
@@ -700,6 +773,91 @@ impl FileSource {
         match at.and_then(|at| self.splits.remove(at)) {
             Some(queued) => self.open(queued).map(Turn::Read),
             None => unreachable!("a split that has not ended is open, aside or queued"),
+        }
+    }
+
+    /// All files are read: looks for new ones, if it is time to. Whether there are some, or when to ask again.
+    fn wait_for_files(&mut self) -> anyhow::Result<SourceStatus> {
+        let Some(watch) = &mut self.watch else {
+            return Ok(SourceStatus::Ended);
+        };
+        if let Some(found) = watch.look() {
+            self.compare_files(&found.all)?;
+            found.new.into_iter().for_each(|file| self.take(file));
+        }
+        if !self.splits.is_empty() {
+            return Ok(SourceStatus::More);
+        }
+        if let (Some(event_time), Some(to_come)) = (&mut self.event_time, self.to_come) {
+            event_time.marks.silent(to_come, event_time.now());
+        }
+        let until = self.watch.as_ref().map(Watch::due_ms);
+        Ok(SourceStatus::Idle { until })
+    }
+
+    /// Takes a new file: it is read after those that are here.
+    fn take(&mut self, mut file: InputFile) {
+        let opened = inputs::open_file(&self.base_dir.join(&file.name));
+        let tail = opened.and_then(|opened| inputs::tail_crc(&opened, file.len));
+        // A file that cannot be read fails the job when its turn comes.
+        file.tail = tail.ok();
+        let split = Split::whole(&file);
+        let mark = self.event_time.as_mut().map_or(0, |event_time| {
+            first_time::add(event_time, &split, &self.base_dir, &self.plan)
+        });
+        let at = self.files.partition_point(|other| other.name < file.name);
+        self.files.insert(at, file);
+        self.splits.push_back(Queued { split, mark });
+    }
+
+    /// Notices that files which this subtask knows are not what they were.
+    fn compare_files(&mut self, found: &[InputFile]) -> anyhow::Result<()> {
+        let Some(watch) = &mut self.watch else {
+            return Ok(());
+        };
+        let (mut changed, mut grown) = (Vec::new(), Vec::new());
+        for now in found {
+            let at = self
+                .files
+                .binary_search_by(|known| known.name.cmp(&now.name));
+            let Some(recorded) = at.ok().and_then(|at| self.files.get(at)) else {
+                continue;
+            };
+            if !watch.is_touched(recorded, now) {
+                continue;
+            }
+            match comparison::glance(recorded, now, &self.base_dir) {
+                Glance::Same => {}
+                Glance::Changed(text) => changed.push(text),
+                // The end of a packed file is known only when it is read.
+                Glance::Grown
+                    if Compression::of(&now.name) == Compression::None
+                        || self.done.iter().any(|done| done.file == now.name) =>
+                {
+                    grown.push(now.name.clone());
+                }
+                Glance::Grown => {}
+            }
+        }
+        watch.warn_of_grown(grown);
+        if changed.is_empty() {
+            return Ok(());
+        }
+        let source = watch.source();
+        match self.changed {
+            Changed::Refuse => {
+                let put_back = "put the files back as they were";
+                Err(super::changed::refused(source, changed, put_back).into())
+            }
+            Changed::Accept => {
+                for text in changed {
+                    tracing::warn!(
+                        source,
+                        "accepted: {text}; what was read of it stays, and it is not read again"
+                    );
+                }
+                Ok(())
+            }
         }
     }
 
@@ -990,7 +1148,9 @@ impl Source for FileSource {
         let queued = self.splits.iter().map(|queued| queued.split.clone());
         let splits = begun.into_iter().chain(queued);
         let read_as = self.first.then_some(&self.plan.read_as);
-        let parts = position::parts(splits.collect(), &self.done, &self.files, read_as);
+        let watched = self.watch.is_some().then_some(self.highest);
+        let splits = splits.collect();
+        let parts = position::parts(splits, &self.done, &self.files, read_as, watched);
         Ok(parts
             .iter()
             .map(serde_json::to_value)
@@ -999,6 +1159,11 @@ impl Source for FileSource {
 
     fn watermark(&self) -> Option<i64> {
         self.event_time.as_ref()?.marks.watermark()
+    }
+
+    fn is_idle(&self) -> bool {
+        let event_time = self.event_time.as_ref();
+        event_time.is_some_and(|event_time| event_time.marks.is_idle())
     }
 
     fn leave_out_unreadable(&mut self) {

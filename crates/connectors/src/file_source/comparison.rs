@@ -166,6 +166,41 @@ fn compare_file(name: &str, base_dir: &Path, of_file: &mut OfFile) -> Verdict {
     }
 }
 
+/// What a look at a file shows without reading it again.
+pub(super) enum Glance {
+    /// It is what it was, as far as that shows.
+    Same,
+    /// Something was appended.
+    Grown,
+    /// It has changed, and how.
+    Changed(String),
+}
+
+/// Compares a file that was read, or is about to be, with what it is now, by its length and the last bytes that it had.
+pub(super) fn glance(recorded: &InputFile, now: &InputFile, base_dir: &Path) -> Glance {
+    if now.len < recorded.len {
+        return Glance::Changed(shorter(&now.name, now.len, recorded.len));
+    }
+    let Some(tail) = recorded.tail else {
+        return Glance::Same;
+    };
+    let opened = inputs::open_file(&base_dir.join(&now.name));
+    match opened.and_then(|file| inputs::tail_crc(&file, recorded.len)) {
+        Ok(found) if found != tail => Glance::Changed(replaced(recorded, "")),
+        Ok(_) if now.len > recorded.len => Glance::Grown,
+        // One that is gone, or changes at this moment: the next look shows.
+        Ok(_) | Err(_) => Glance::Same,
+    }
+}
+
+fn replaced(recorded: &InputFile, when: &str) -> String {
+    let (name, len) = (&recorded.name, recorded.len);
+    let from = len.saturating_sub(TAIL as u64);
+    format!(
+        "`{name}` was replaced or edited{when}: its bytes {from} to {len} are not what they were when the job first saw it"
+    )
+}
+
 fn shorter(name: &str, len: u64, had: u64) -> String {
     let bytes = if len == 1 { "byte" } else { "bytes" };
     format!("`{name}` has {len} {bytes}, it had {had}")
@@ -224,12 +259,7 @@ fn find_in_all(
     if inputs::tail_crc(&inputs::open_file(path)?, recorded.len)? == tail {
         return Ok(None);
     }
-    let from = recorded.len.saturating_sub(TAIL as u64);
-    Ok(Some(format!(
-        "`{name}` was replaced or edited before it was read: its bytes {from} to {} are not what \
-         they were when the job first saw it",
-        recorded.len
-    )))
+    Ok(Some(replaced(recorded, " before it was read")))
 }
 
 fn differs(name: &str, from: u64, to: u64) -> String {

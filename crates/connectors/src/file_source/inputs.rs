@@ -100,33 +100,56 @@ pub(crate) fn open(
     compression.unpack(file)
 }
 
+/// What it means that a path stands for no file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Missing {
+    /// It is wrong.
+    Refused,
+    /// There may be one later.
+    Allowed,
+}
+
 /// The files that `paths` stand for, without doubles and in the order of their names. Each path is a
 /// file, a directory (all files in it, but not below it) or a glob pattern; hidden files are left
 /// out unless they are named.
 ///
 /// # Errors
-/// All paths that stand for no file or for one that cannot be read.
-pub(crate) fn find(paths: &[String], base_dir: &Path) -> Result<Vec<InputFile>, Vec<Problem>> {
+/// All paths that stand for no file, where that is wrong, or for one that cannot be read.
+pub(crate) fn find(
+    paths: &[String],
+    base_dir: &Path,
+    missing: Missing,
+) -> Result<Vec<InputFile>, Vec<Problem>> {
+    let (files, problems) = look(paths, base_dir, missing);
+    match problems.is_empty() {
+        true => Ok(files),
+        false => Err(problems),
+    }
+}
+
+/// As [`find`], but with the files that there are in spite of what is wrong with others.
+pub(crate) fn look(
+    paths: &[String],
+    base_dir: &Path,
+    missing: Missing,
+) -> (Vec<InputFile>, Vec<Problem>) {
     let mut problems = Vec::new();
     let mut found = Vec::new();
     for path in paths {
-        if let Err(problem) = find_path(path, base_dir, &mut found) {
+        if let Err(problem) = find_path(path, base_dir, missing, &mut found) {
             problems.push(problem);
         }
     }
     let mut files = Vec::new();
     for path in found {
-        match input_file(&path, base_dir) {
-            Ok(file) => files.push(file),
+        match input_file(&path, base_dir, missing) {
+            Ok(file) => files.extend(file),
             Err(problem) => problems.push(problem),
         }
     }
-    if !problems.is_empty() {
-        return Err(problems);
-    }
     files.sort_by(|a: &InputFile, b| a.name.cmp(&b.name));
     files.dedup_by(|a, b| a.name == b.name);
-    Ok(files)
+    (files, problems)
 }
 
 /// Says of the path of a file whether `paths` stand for it. The path is absolute and leads over no link.
@@ -217,7 +240,12 @@ fn local(written: &str) -> Result<&str, Problem> {
     }
 }
 
-fn find_path(written: &str, base_dir: &Path, found: &mut Vec<PathBuf>) -> Result<(), Problem> {
+fn find_path(
+    written: &str,
+    base_dir: &Path,
+    missing: Missing,
+    found: &mut Vec<PathBuf>,
+) -> Result<(), Problem> {
     let problem = |message: String| Problem::new("path", message);
     let local = local(written)?;
     if local.is_empty() {
@@ -242,12 +270,13 @@ fn find_path(written: &str, base_dir: &Path, found: &mut Vec<PathBuf>) -> Result
             // What cannot be looked at is kept, for opening it tells what is wrong.
             found.extend(files.filter(|path| !path.is_dir()));
             match found.len() - before {
-                0 => Err(
-                    problem(format!("the directory `{written}` holds no files")).hint(format!(
-                        "for the files below it write \"{}/**/*\"",
-                        written.trim_end_matches('/')
-                    )),
-                ),
+                0 if missing == Missing::Refused => Err(problem(format!(
+                    "the directory `{written}` holds no files"
+                ))
+                .hint(format!(
+                    "for the files below it write \"{}/**/*\"",
+                    written.trim_end_matches('/')
+                ))),
                 _ => Ok(()),
             }
         }
@@ -272,36 +301,50 @@ fn find_path(written: &str, base_dir: &Path, found: &mut Vec<PathBuf>) -> Result
                 }
             }
             match found.len() - before {
-                0 => Err(problem(format!("no file matches `{written}`"))
-                    .hint(format!("it is looked for in `{}`", base_dir.display()))),
+                0 if missing == Missing::Refused => {
+                    Err(problem(format!("no file matches `{written}`"))
+                        .hint(format!("it is looked for in `{}`", base_dir.display())))
+                }
                 _ => Ok(()),
             }
         }
+        Err(error) if error.kind() == ErrorKind::NotFound && missing == Missing::Allowed => Ok(()),
         Err(error) => Err(problem(format!("cannot read `{written}`: {error}"))
             .hint(format!("it is looked for in `{}`", base_dir.display()))),
     }
 }
 
-fn input_file(path: &Path, base_dir: &Path) -> Result<InputFile, Problem> {
+/// What is to be known of a file; `None` if it is gone again and may be.
+fn input_file(
+    path: &Path,
+    base_dir: &Path,
+    missing: Missing,
+) -> Result<Option<InputFile>, Problem> {
     let problem = |message: String| Problem::new("path", message);
     let shown = path.display();
     let name = path.strip_prefix(base_dir).unwrap_or(path).to_str();
     let name = name.ok_or_else(|| problem(format!("the name of `{shown}` is not UTF-8")))?;
     // A pipe would block when it is opened, and cannot be read again.
-    let metadata =
-        fs::metadata(path).map_err(|error| problem(format!("cannot read `{shown}`: {error}")))?;
+    let is_gone =
+        |error: &io::Error| error.kind() == ErrorKind::NotFound && missing == Missing::Allowed;
+    let metadata = match fs::metadata(path) {
+        Err(error) if is_gone(&error) => return Ok(None),
+        metadata => metadata.map_err(|error| problem(format!("cannot read `{shown}`: {error}")))?,
+    };
     if !metadata.is_file() {
         return Err(
             problem(format!("`{shown}` is neither a file nor a directory"))
                 .hint("for a pipe use the connector `stdin`"),
         );
     }
-    let file = open_file(path).and_then(|file| file.metadata());
-    let metadata = file.map_err(|error| problem(format!("cannot read `{shown}`: {error}")))?;
-    Ok(InputFile {
+    let metadata = match open_file(path).and_then(|file| file.metadata()) {
+        Err(error) if is_gone(&error) => return Ok(None),
+        metadata => metadata.map_err(|error| problem(format!("cannot read `{shown}`: {error}")))?,
+    };
+    Ok(Some(InputFile {
         name: name.to_owned(),
         len: metadata.len(),
         stamp: Stamp::of(&metadata),
         tail: None,
-    })
+    }))
 }

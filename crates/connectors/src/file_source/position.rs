@@ -20,6 +20,9 @@ pub(crate) struct Position {
     pub(crate) files: Vec<InputFile>,
     /// What it was read as. A position that was written before this was recorded has none.
     pub(crate) read_as: Option<ReadAs>,
+    /// How far the slowest subtask was that looked for new files, by the highest event time that it had read; the
+    /// inner one is `None` if one of them had read nothing.
+    pub(crate) watched: Option<Option<i64>>,
 }
 
 impl Position {
@@ -72,6 +75,10 @@ impl Position {
                 self.files.extend(files);
             }
             PositionPart::ReadAs(read_as) => self.read_as = Some(read_as),
+            PositionPart::Watched(highest) => {
+                // None is less than any.
+                self.watched = Some(self.watched.map_or(highest, |other| other.min(highest)));
+            }
         }
     }
 }
@@ -82,6 +89,7 @@ pub(crate) fn parts(
     done: &[Done],
     files: &[InputFile],
     read_as: Option<&ReadAs>,
+    watched: Option<Option<i64>>,
 ) -> Vec<PositionPart> {
     let (begun, pending): (Vec<_>, Vec<_>) = splits.into_iter().partition(Split::is_begun);
     let mut parts: Vec<_> = begun.into_iter().map(PositionPart::Reading).collect();
@@ -111,5 +119,6 @@ pub(crate) fn parts(
         parts.push(PositionPart::Files(files.collect()));
     }
     parts.extend(read_as.cloned().map(PositionPart::ReadAs));
+    parts.extend(watched.map(PositionPart::Watched));
     parts
 }

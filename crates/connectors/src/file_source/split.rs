@@ -98,6 +98,8 @@ pub(crate) enum PositionPart {
     Files(Vec<(String, u64, i64, i64, Option<u32>)>),
     /// The options that all of it was read with; the first subtask has them.
     ReadAs(ReadAs),
+    /// Of each subtask of a source that looks for new files: the highest event time that it has read, if any.
+    Watched(Option<i64>),
 }
 
 /// A split that is done, as it is written: file, start, end, records, and the first byte, end and

@@ -798,3 +798,4 @@ fn a_text_named_as_a_compressed_file_is_refused() {
 }
 
 mod event_time;
+mod watch;
