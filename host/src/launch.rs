@@ -19,6 +19,7 @@ use anyhow::{Context as _, anyhow};
 use checkpoint::lease::{self, Held};
 use checkpoint::{CheckpointStore, Completed};
 use job_file::checkpoint::Storage;
+use operator::InputChanged;
 use operator::clock::Clock;
 use runtime::error::Class;
 use runtime::{Job, JobEvent, Keeper, Outcome};
@@ -263,6 +264,10 @@ impl JobThread {
             Outcome::Suspended => self
                 .settle(Ending::Suspended)
                 .or_else(|| self.resumed_from.clone()),
+            // There is something to choose, for which the checkpoints are needed.
+            Outcome::Failed { error, .. } if InputChanged::find(error.as_ref()).is_some() => {
+                self.settle_and(Ending::Failed, true)
+            }
             Outcome::Failed { class, .. } => match class {
                 Class::Retry | Class::Permanent => self.settle(Ending::Failed),
                 // What did not begin, or could not be restored, is to be tried again.
@@ -318,6 +323,10 @@ impl JobThread {
     /// Deletes or keeps, and gives the newest checkpoint that there is to go on from.
     fn settle(&self, ending: Ending) -> Option<String> {
         let keeps = keeps(&self.entry.prepared().job.checkpoint, ending);
+        self.settle_and(ending, keeps)
+    }
+
+    fn settle_and(&self, ending: Ending, keeps: bool) -> Option<String> {
         let how = match ending {
             Ending::Finished => lease::Ending::Finished,
             Ending::Cancelled => lease::Ending::Cancelled,

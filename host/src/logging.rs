@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 use clap::ValueEnum;
 use operator::clock::{Clock, SystemClock};
-use operator::text::line;
+use operator::text::{line, name};
 use serde::Serialize;
 use server::RecentLog;
 use tracing::field::{Field, Visit};
@@ -55,10 +55,14 @@ pub(crate) fn start(format: Format) {
     let _ = FORMAT.set(format);
     let wanted = VARIABLES
         .iter()
-        .filter_map(|variable| std::env::var(variable).ok())
+        .filter_map(std::env::var_os)
         .find(|filter| !filter.is_empty());
     let mut refused = None;
-    let filter = match wanted.as_deref().map(filter) {
+    let wanted = wanted.map(|wanted| match wanted.into_string() {
+        Ok(wanted) => filter(&wanted),
+        Err(_) => Err("the log filter is not Unicode".to_owned()),
+    });
+    let filter = match wanted {
         None => EnvFilter::new(DEFAULT),
         Some(Ok(filter)) => filter,
         Some(Err(why)) => {
@@ -94,7 +98,10 @@ pub(crate) fn start(format: Format) {
 /// # Errors
 /// They are no filter.
 fn filter(text: &str) -> Result<EnvFilter, String> {
-    let no_filter = |why: &dyn Display| format!("`{text}` is not a log filter: {why}");
+    let no_filter = |why: &dyn Display| {
+        let why = why.to_string();
+        format!("`{}` is not a log filter: {}", name(text), line(&why))
+    };
     let mut of_everything = false;
     let parts: Vec<&str> = text.split(',').map(str::trim).collect();
     for part in &parts {
@@ -102,9 +109,11 @@ fn filter(text: &str) -> Result<EnvFilter, String> {
             of_everything = true;
         } else if !part.contains(['=', '[']) {
             // It would be the name of a target, of which everything is logged, and nothing of all others.
+            let part = name(part);
             let why = format!("`{part}` is no level (off, error, warn, info, debug, trace)");
             return Err(no_filter(&why));
         } else if part.ends_with('=') {
+            let part = name(part);
             let why = format!("`{part}` has no level (off, error, warn, info, debug, trace)");
             return Err(no_filter(&why));
         } else if let Some(hint) = misspelt(part) {
@@ -140,7 +149,8 @@ fn misspelt(part: &str) -> Option<String> {
     let target = part.get(..end)?;
     let near = job_file::hints::nearest(target, OURS).filter(|near| *near != target)?;
     Some(format!(
-        "nothing logs as `{target}`; did you mean `{near}`?"
+        "nothing logs as `{}`; did you mean `{near}`?",
+        name(target)
     ))
 }
 

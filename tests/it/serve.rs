@@ -1,5 +1,6 @@
 //! Several jobs in one host. Conformance 88.
 
+use std::collections::BTreeMap;
 use std::fs;
 
 use serde_json::Value;
@@ -180,6 +181,62 @@ fn c88_a_job_goes_on_when_its_file_is_renamed() {
     running.signal("TERM");
     let ended = running.wait().with_code(0);
     assert!(!ended.stderr.contains("is run already"), "{}", ended.stderr);
+}
+
+#[test]
+fn c88_jobs_go_on_when_their_files_exchange_their_names() {
+    let scene = Scene::new();
+    fs::create_dir_all(scene.at("jobs")).expect("a directory");
+    for name in ["one", "two"] {
+        let job = jobs::counting(name, "20ms").replace("\"checkpoints\"", "\"../checkpoints\"");
+        scene.write(&format!("jobs/{name}.toml"), job);
+    }
+    let at = |name: &str| scene.at(&format!("jobs/{name}.toml"));
+    let mut running = start(&scene, &["serve", "jobs"]);
+    // What goes where, at once as far as the host can see, or not.
+    let moves: [&[(&str, &str)]; 4] = [
+        &[("one", ".x"), ("two", "one"), (".x", "two")],
+        &[("one", "three"), ("two", "one")],
+        &[("three", "two")],
+        &[("two", "four"), ("one", "two"), ("four", "one")],
+    ];
+    let restored = |running: &Running, job: &str| {
+        running.said(|line| line.contains(&format!("[{job}] restoring from checkpoint")))
+    };
+    let mut files = BTreeMap::from([("one", "one"), ("two", "two")]);
+    for moves in moves {
+        for job in ["one", "two"] {
+            wait_for(&scene, &mut running, job, "running");
+            running
+                .line_with(&format!("[{job}] checkpoint"))
+                .expect("it goes on");
+        }
+        let before = files.clone();
+        for (from, to) in moves {
+            fs::rename(at(from), at(to)).expect("it can be renamed");
+            let job = files.remove(from).expect("a file with a job");
+            files.insert(to, job);
+        }
+        let moved = files
+            .iter()
+            .filter(|(file, job)| before.get(*file) != Some(job));
+        let moved: Vec<(&str, usize)> = moved
+            .map(|(_, job)| (*job, restored(&running, job)))
+            .collect();
+        while moved
+            .iter()
+            .any(|(job, times)| restored(&running, job) == *times)
+        {
+            running
+                .line_with("restoring from checkpoint")
+                .expect("what was moved goes on");
+        }
+    }
+    for name in ["one", "two"] {
+        wait_for(&scene, &mut running, name, "running");
+    }
+    running.signal("TERM");
+    running.wait().with_code(0).without_panic();
 }
 
 #[test]

@@ -30,7 +30,7 @@ use operator::{
 };
 
 use self::comparison::Glance;
-use self::inputs::{InputFile, Missing};
+use self::inputs::InputFile;
 use self::position::Position;
 use self::split::{Done, Split};
 use self::watch::{Watch, Watching};
@@ -131,19 +131,25 @@ impl FileSourceOptions {
             base_dir: base_dir.to_owned(),
             every_ms,
             clock: Clock::clone(clock),
+            last: Arc::default(),
         });
-        let missing = match watching {
-            Some(_) => Missing::Allowed,
-            None => Missing::Refused,
+        let files = match watching {
+            // What cannot be looked at is reported by the first look of the job.
+            Some(_) => inputs::look(paths, base_dir).map(|look| look.files),
+            None => inputs::find(paths, base_dir),
         };
-        let mut files = inputs::find(paths, base_dir, missing).unwrap_or_else(|found| {
+        let files = files.unwrap_or_else(|found| {
             problems.extend(found);
             Vec::new()
         });
+        let is_settled = |file: &&InputFile| watching.as_ref().is_none_or(|it| it.is_settled(file));
+        let initial: Vec<InputFile> = files.iter().filter(is_settled).cloned().collect();
         let limits = self.limits().read(self.format, &mut problems);
         let mut columns = None;
         if self.format == Some(RecordFormat::Csv) {
-            match read_columns(&files, base_dir, limits) {
+            // One that is still being written may not have all of its header yet.
+            let with_headers = if initial.is_empty() { &files } else { &initial };
+            match read_columns(with_headers, base_dir, limits) {
                 Ok(found) => columns = found,
                 Err(problem) => problems.push(problem),
             }
@@ -162,13 +168,11 @@ impl FileSourceOptions {
             None => NEVER_SILENT,
         };
         let policy = self.policy(meaningless, &mut problems);
-        if let Some(watching) = &watching {
-            files.retain(|file| watching.is_settled(file));
-        }
         match plan.filter(|_| problems.is_empty()) {
             Some(plan) => Ok(FileSourceFactory {
                 base_dir: base_dir.to_owned(),
                 files,
+                initial,
                 plan: Arc::new(plan),
                 changed: self.changed,
                 watching,
@@ -230,7 +234,10 @@ fn read_columns(
 /// Makes file sources that share the same files.
 pub(crate) struct FileSourceFactory {
     base_dir: PathBuf,
+    /// What `path` stood for when the job was prepared.
     files: Vec<InputFile>,
+    /// Those of them that a fresh start reads at once.
+    initial: Vec<InputFile>,
     plan: Arc<Plan>,
     changed: Changed,
     /// How new files are looked for, if they are.
@@ -274,7 +281,7 @@ impl FileSourceFactory {
         let first = context.subtask == 0;
         let position = match restored {
             None => Position {
-                splits: self.files.iter().map(Split::whole).collect(),
+                splits: self.initial.iter().map(Split::whole).collect(),
                 done: Vec::new(),
                 files: if first {
                     self.files_with_tails()
@@ -346,7 +353,7 @@ impl FileSourceFactory {
                 ..file.clone()
             }
         };
-        self.files.iter().map(with_tail).collect()
+        self.initial.iter().map(with_tail).collect()
     }
 
     /// The position in `parts`, with files that are what they were, or that are accepted as they
@@ -388,6 +395,13 @@ impl FileSourceFactory {
                         (false, false) => "put the options and the files back as they were",
                     };
                     let texts = files.iter().map(|difference| difference.text.clone());
+                    // The job has read them before: it is tried again whether they come back.
+                    let may_come_back =
+                        attempt > 0 && files.iter().all(|difference| difference.is_gone);
+                    if may_come_back && options.is_empty() {
+                        let texts: Vec<String> = texts.take(SHOWN).collect();
+                        return Err(anyhow!("its input is not there: {}", texts.join("; ")).into());
+                    }
                     let texts = options.into_iter().chain(texts).collect();
                     return Err(super::changed::refused(source, texts, put_back).into());
                 }
@@ -401,9 +415,7 @@ impl FileSourceFactory {
                 }
             }
         }
-        if self.watching.is_none() {
-            self.warn_of_other_files(source, &position);
-        }
+        self.warn_of_other_files(source, &position);
         *compared = Some(Compared {
             attempt,
             parts: parts.to_vec(),
@@ -437,12 +449,12 @@ impl FileSourceFactory {
         let known: BTreeSet<&str> = splits.clone().chain(done).chain(files).collect();
         let matched: BTreeSet<&str> = self.files.iter().map(|file| file.name.as_str()).collect();
         let new: Vec<&str> = matched.difference(&known).copied().collect();
-        if !new.is_empty() {
+        if !new.is_empty() && self.watching.is_none() {
             let (verb, them) = is_or_are(&new);
             tracing::warn!(
                 source,
                 "{} that `path` matches {verb} not read: {}; a job reads the files that existed when it first \
-                 started: give {them} a source of their own, or start afresh with `--fresh`",
+                 started: give {them} another source, or start afresh with `--fresh`",
                 counted(new.len() as u64, "new file"),
                 shown(&new)
             );
@@ -474,7 +486,7 @@ impl FileSourceFactory {
         // A file that is done is not read again anyway, and one that is gone fails the job when its turn comes.
         let unread: BTreeSet<&str> = splits.collect();
         let left: Vec<&str> = unread.difference(&matched).copied().collect();
-        if !left.is_empty() {
+        if !left.is_empty() && self.watching.is_none() {
             let (verb, them) = is_or_are(&left);
             tracing::warn!(
                 source,
@@ -782,7 +794,7 @@ impl FileSource {
             return Ok(SourceStatus::Ended);
         };
         if let Some(found) = watch.look() {
-            self.compare_files(&found.all)?;
+            self.compare_files(&found.all.files)?;
             found.new.into_iter().for_each(|file| self.take(file));
         }
         if !self.splits.is_empty() {
@@ -829,14 +841,7 @@ impl FileSource {
             match comparison::glance(recorded, now, &self.base_dir) {
                 Glance::Same => {}
                 Glance::Changed(text) => changed.push(text),
-                // The end of a packed file is known only when it is read.
-                Glance::Grown
-                    if Compression::of(&now.name) == Compression::None
-                        || self.done.iter().any(|done| done.file == now.name) =>
-                {
-                    grown.push(now.name.clone());
-                }
-                Glance::Grown => {}
+                Glance::Grown => grown.push(now.name.clone()),
             }
         }
         watch.warn_of_grown(grown);

@@ -6,6 +6,7 @@
 mod folder;
 
 use std::collections::{BTreeMap, HashMap};
+use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
@@ -160,8 +161,18 @@ struct Attempt {
     is_live: bool,
     /// It was suspended: it can go on.
     was_suspended: bool,
-    /// The file that has the job already.
-    held_by: Option<PathBuf>,
+    /// It was refused because another file has the job.
+    held: Option<Held>,
+}
+
+/// A file that was refused because another one has its job.
+struct Held {
+    /// The other file.
+    by: PathBuf,
+    /// The job's id.
+    job: String,
+    /// The other file is about to give the job up, so nothing was said.
+    is_silent: bool,
 }
 
 /// What a job's thread has to say.
@@ -174,8 +185,17 @@ enum Message {
         exit: Exit,
         attempt: Attempt,
     },
-    /// A changed job file is right and fits the newest checkpoint, or not.
-    Checked(PathBuf, bool),
+    /// A changed job file is right and fits the newest checkpoint, or is not used.
+    Checked(PathBuf, Option<Fits>),
+}
+
+/// What a changed job file is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fits {
+    /// The job that runs, changed.
+    Same,
+    /// Another job.
+    Another,
 }
 
 /// What is known of a job file.
@@ -187,8 +207,8 @@ struct Served {
     again: bool,
     /// The file is gone, or changed while the job is being started: what is to be done then.
     later: Option<Later>,
-    /// The file that has the same job: when that one is gone, this one takes over.
-    held_by: Option<PathBuf>,
+    /// It was refused because another file has the job: when that one gives it up, this one takes over.
+    held: Option<Held>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -261,11 +281,18 @@ impl Serving {
                     Some(Later::Check) => self.check(&file),
                     None => {}
                 }
+                // It has another job than it had, or it has the one still that it was about to give up.
+                let others = self.held_by(&file, |held| held.is_silent || held.job != id);
+                others.iter().for_each(|other| self.start(other, None));
             }
             Message::Checked(file, fits) => {
                 let id = self.shared.id_of(&file);
-                if let (Some(served), Some(id), true) = (self.served.get_mut(&file), id, fits) {
+                if let (Some(served), Some(id), Some(fits)) = (self.served.get_mut(&file), id, fits)
+                {
                     served.again = true;
+                    if fits == Fits::Another {
+                        self.shared.is_leaving(&file, true);
+                    }
                     self.suspend(&id);
                 }
             }
@@ -288,6 +315,7 @@ impl Serving {
         let stays = later != Some(Later::Suspend);
         if refused
             && stays
+            && attempt.held.is_none()
             && let Some(proven) = served.proven.take()
         {
             // The file has changed since it was checked, or the checkpoint that it is to start from has.
@@ -306,12 +334,11 @@ impl Serving {
             self.start(file, None);
             return;
         }
-        served.held_by = attempt.held_by;
-        let holder_is_gone = |holder: &PathBuf| !self.served.contains_key(holder);
-        let held_by = self.served.get(file).and_then(|it| it.held_by.as_ref());
+        served.held = attempt.held;
+        let holder = served.held.as_ref().map(|held| held.by.clone());
         if !stays {
             self.gone(file);
-        } else if held_by.is_some_and(holder_is_gone) {
+        } else if holder.is_some_and(|holder| !self.served.contains_key(&holder)) {
             // It has gone since.
             self.start(file, None);
             return;
@@ -322,15 +349,15 @@ impl Serving {
     /// A file is gone and its job has ended: another file with the same job takes over.
     fn gone(&mut self, file: &Path) {
         self.served.remove(file);
-        if let Some(next) = self.held_by(file).first() {
-            self.start(next, None);
-        }
+        let others = self.held_by(file, |_| true);
+        others.iter().for_each(|other| self.start(other, None));
     }
 
-    /// The files that were refused because this one has the same job.
-    fn held_by(&self, file: &Path) -> Vec<PathBuf> {
+    /// The files that were refused because this one has the same job, or had.
+    fn held_by(&self, file: &Path, wanted: impl Fn(&Held) -> bool) -> Vec<PathBuf> {
         let waits = |served: &Served| {
-            served.state == State::Ended && served.held_by.as_deref() == Some(file)
+            let held = served.held.as_ref().filter(|held| held.by == file);
+            served.state == State::Ended && held.is_some_and(&wanted)
         };
         let served = self.served.iter();
         let waiting = served.filter(|(_, served)| waits(served));
@@ -353,7 +380,7 @@ impl Serving {
             proven: proven.filter(|_| prepared.is_none()),
             again: false,
             later: None,
-            held_by: None,
+            held: None,
         };
         self.served.insert(file.to_owned(), served);
         let (shared, owned) = (Arc::clone(&self.shared), file.to_owned());
@@ -374,9 +401,6 @@ impl Serving {
             Some(served) if served.state == State::Running => {
                 served.later = None;
                 served.again = true;
-                // What was to take over is refused, and says so.
-                let refused = self.held_by(file);
-                refused.iter().for_each(|file| self.start(file, None));
             }
             Some(served) if served.state == State::Starting => served.later = Some(Later::Check),
             _ => self.start(file, None),
@@ -422,7 +446,7 @@ impl Serving {
         let spawned = thread::Builder::new()
             .name("job-check".to_owned())
             .spawn(move || {
-                let fits = shared.check(&file);
+                let fits = caught(|| shared.check(&file));
                 let fits = fits.inspect_err(|error| {
                     shared.jobs.refuse(&file, error);
                     shared.say_refused(&file, error);
@@ -432,12 +456,26 @@ impl Serving {
                     ));
                 });
                 // Nobody listens any more at the end.
-                let _ = shared.sender.send(Message::Checked(file, fits.is_ok()));
+                let _ = shared.sender.send(Message::Checked(file, fits.ok()));
             });
         if let Err(error) = spawned {
             tracing::warn!("a changed job file is not looked at: {error}");
         }
     }
+}
+
+/// Does what a panic must not keep from being over: others wait to hear of it.
+fn caught<T>(work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
+    let done = panic::catch_unwind(AssertUnwindSafe(work));
+    done.unwrap_or_else(|panic| {
+        let said = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+        let said = said.or_else(|| panic.downcast_ref::<String>().cloned());
+        let said = said.unwrap_or_else(|| "without a word".to_owned());
+        Err(Error::failed(anyhow!(
+            "the host has panicked: {}",
+            line(&said)
+        )))
+    })
 }
 
 impl Shared {
@@ -469,12 +507,9 @@ impl Shared {
     /// Runs a job to its end, on its thread.
     fn run(&self, file: &Path, prepared: Option<Arc<Prepared>>) {
         let mut attempt = Attempt::default();
-        let outcome = self.run_job(file, prepared, &mut attempt);
+        let outcome = caught(|| self.run_job(file, prepared, &mut attempt));
+        let takes_over = attempt.held.as_ref().is_some_and(|held| held.is_silent);
         let mut ids = self.ids.lock().unwrap_or_else(PoisonError::into_inner);
-        let takes_over = attempt.held_by.as_ref().is_some_and(|held_by| {
-            let mut holders = ids.values();
-            holders.any(|holder| holder.is_leaving && holder.file == *held_by)
-        });
         ids.retain(|_, holder| holder.file != file);
         drop(ids);
         let exit = outcome.unwrap_or_else(|error| {
@@ -517,7 +552,7 @@ impl Shared {
         let audience = self.audience.of_job(&id);
         let _of_job = audience.span().entered();
         self.check_shared(&prepared)?;
-        self.claim_id(&prepared, file, &mut attempt.held_by)?;
+        self.claim_id(&prepared, file, &mut attempt.held)?;
         let restore = RestoreArguments {
             // What is in memory is not resumed.
             resume: prepared.job.checkpoint.storage != Storage::Memory,
@@ -583,7 +618,7 @@ impl Shared {
         &self,
         prepared: &Prepared,
         file: &Path,
-        held_by: &mut Option<PathBuf>,
+        held: &mut Option<Held>,
     ) -> Result<(), Error> {
         let id = crate::launch::settings::job_id(&prepared.job);
         let mut ids = self.ids.lock().unwrap_or_else(PoisonError::into_inner);
@@ -593,7 +628,11 @@ impl Shared {
                 name(&id),
                 line(&other.file.display().to_string())
             );
-            *held_by = Some(other.file.clone());
+            *held = Some(Held {
+                by: other.file.clone(),
+                job: id,
+                is_silent: other.is_leaving,
+            });
             let hint = "give one of them a `job.id` of its own; if the other file is removed, the job goes on with this one";
             return Err(Error::refused(error).hint(hint));
         }
@@ -605,23 +644,20 @@ impl Shared {
         Ok(())
     }
 
-    /// Whether a running job can go on with its changed file.
-    fn check(&self, file: &Path) -> Result<(), Error> {
+    /// Whether a running job can go on with its changed file, or has to make room for another one.
+    fn check(&self, file: &Path) -> Result<Fits, Error> {
         let prepared = job::prepare(&self.arguments(file), &self.loader, &self.clock)?;
         self.check_shared(&prepared)?;
         let id = crate::launch::settings::job_id(&prepared.job);
         let running = self.id_of(file);
-        if running.as_ref().is_some_and(|running| *running != id) {
-            let error = anyhow!("the job's id is `{}` now", name(&id));
-            return Err(
-                Error::refused(error).hint("remove the file, and put the new job in another one")
-            );
+        if running.is_some_and(|running| running != id) {
+            return Ok(Fits::Another);
         }
         let entry = self.jobs.find(&id);
-        match entry.and_then(|entry| entry.newest_checkpoint()) {
-            Some(checkpoint) => crate::launch::fits(&prepared, &checkpoint),
-            None => Ok(()),
+        if let Some(checkpoint) = entry.and_then(|entry| entry.newest_checkpoint()) {
+            crate::launch::fits(&prepared, &checkpoint)?;
         }
+        Ok(Fits::Same)
     }
 
     /// Says why a job did not start or has failed.

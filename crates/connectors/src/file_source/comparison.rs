@@ -39,6 +39,8 @@ pub(super) struct Difference {
     file: String,
     /// For a person; names the file.
     pub(super) text: String,
+    /// It is not there, which may mend itself: a directory may be away for a moment.
+    pub(super) is_gone: bool,
 }
 
 /// What a position has of one file.
@@ -53,6 +55,7 @@ enum Verdict {
     Same,
     Touched,
     Unknown,
+    Gone(String),
     Changed(String),
 }
 
@@ -65,9 +68,15 @@ pub(super) fn compare(position: &mut Position, base_dir: &Path) -> Comparison {
             Verdict::Same => {}
             Verdict::Touched => comparison.touched += 1,
             Verdict::Unknown => comparison.unknown += 1,
+            Verdict::Gone(text) => comparison.changed.push(Difference {
+                file: name.to_owned(),
+                text,
+                is_gone: true,
+            }),
             Verdict::Changed(text) => comparison.changed.push(Difference {
                 file: name.to_owned(),
                 text,
+                is_gone: false,
             }),
         }
     });
@@ -122,7 +131,7 @@ fn compare_file(name: &str, base_dir: &Path, of_file: &mut OfFile) -> Verdict {
             return Verdict::Same;
         }
         Err(error) if error.kind() == ErrorKind::NotFound => {
-            return Verdict::Changed(format!("`{name}` is gone"));
+            return Verdict::Gone(format!("`{name}` is gone"));
         }
         Err(error) => return Verdict::Changed(format!("`{name}` cannot be read: {error}")),
     };

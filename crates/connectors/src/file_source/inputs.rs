@@ -102,7 +102,7 @@ pub(crate) fn open(
 
 /// What it means that a path stands for no file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Missing {
+enum Missing {
     /// It is wrong.
     Refused,
     /// There may be one later.
@@ -114,42 +114,80 @@ pub(crate) enum Missing {
 /// out unless they are named.
 ///
 /// # Errors
-/// All paths that stand for no file, where that is wrong, or for one that cannot be read.
-pub(crate) fn find(
-    paths: &[String],
-    base_dir: &Path,
-    missing: Missing,
-) -> Result<Vec<InputFile>, Vec<Problem>> {
-    let (files, problems) = look(paths, base_dir, missing);
-    match problems.is_empty() {
+/// All paths that stand for no file, or for one that cannot be read.
+pub(crate) fn find(paths: &[String], base_dir: &Path) -> Result<Vec<InputFile>, Vec<Problem>> {
+    let mut found = Found::default();
+    for path in paths {
+        find_path(path, base_dir, Missing::Refused, &mut found);
+    }
+    let (files, unreadable) = found.files(base_dir, Missing::Refused);
+    found.problems.extend(unreadable);
+    match found.problems.is_empty() {
         true => Ok(files),
-        false => Err(problems),
+        false => Err(found.problems),
     }
 }
 
-/// As [`find`], but with the files that there are in spite of what is wrong with others.
-pub(crate) fn look(
-    paths: &[String],
-    base_dir: &Path,
-    missing: Missing,
-) -> (Vec<InputFile>, Vec<Problem>) {
-    let mut problems = Vec::new();
-    let mut found = Vec::new();
+/// What a look at paths shows that may match nothing yet.
+pub(crate) struct Look {
+    /// The files that there are, as for [`find`]; whether they can be opened shows when they are read.
+    pub(crate) files: Vec<InputFile>,
+    /// What could not be looked at.
+    pub(crate) unreadable: Vec<Problem>,
+}
+
+/// As [`find`], but what is missing or cannot be looked at is no reason not to give the others.
+///
+/// # Errors
+/// All paths that are none.
+pub(crate) fn look(paths: &[String], base_dir: &Path) -> Result<Look, Vec<Problem>> {
+    let mut found = Found::default();
     for path in paths {
-        if let Err(problem) = find_path(path, base_dir, missing, &mut found) {
-            problems.push(problem);
+        find_path(path, base_dir, Missing::Allowed, &mut found);
+    }
+    let (files, more) = found.files(base_dir, Missing::Allowed);
+    found.unreadable.extend(more);
+    match found.problems.is_empty() {
+        true => Ok(Look {
+            files,
+            unreadable: found.unreadable,
+        }),
+        false => Err(found.problems),
+    }
+}
+
+/// What paths stand for.
+#[derive(Default)]
+struct Found {
+    paths: Vec<PathBuf>,
+    /// What cannot be looked at, where that is allowed.
+    unreadable: Vec<Problem>,
+    /// What is wrong.
+    problems: Vec<Problem>,
+}
+
+impl Found {
+    fn cannot_be_looked_at(&mut self, problem: Problem, missing: Missing) {
+        match missing {
+            Missing::Refused => self.problems.push(problem),
+            Missing::Allowed => self.unreadable.push(problem),
         }
     }
-    let mut files = Vec::new();
-    for path in found {
-        match input_file(&path, base_dir, missing) {
-            Ok(file) => files.extend(file),
-            Err(problem) => problems.push(problem),
+
+    /// The files, and those that are none.
+    fn files(&mut self, base_dir: &Path, missing: Missing) -> (Vec<InputFile>, Vec<Problem>) {
+        let mut problems = Vec::new();
+        let mut files = Vec::new();
+        for path in std::mem::take(&mut self.paths) {
+            match input_file(&path, base_dir, missing) {
+                Ok(file) => files.extend(file),
+                Err(problem) => problems.push(problem),
+            }
         }
+        files.sort_by(|a: &InputFile, b| a.name.cmp(&b.name));
+        files.dedup_by(|a, b| a.name == b.name);
+        (files, problems)
     }
-    files.sort_by(|a: &InputFile, b| a.name.cmp(&b.name));
-    files.dedup_by(|a, b| a.name == b.name);
-    (files, problems)
 }
 
 /// Says of the path of a file whether `paths` stand for it. The path is absolute and leads over no link.
@@ -184,10 +222,11 @@ fn is_over_a_link(pattern: &str, file: &Path) -> bool {
         name.matches_with(&file, MATCHING)
     });
     matches
-        && glob::glob_with(directories, MATCHING).is_ok_and(|mut found| {
-            found.any(|found| {
-                found.is_ok_and(|found| Some(resolved(&found).as_path()) == file.parent())
-            })
+        && self::matches(directories).is_ok_and(|found| {
+            found
+                .iter()
+                .flatten()
+                .any(|found| Some(resolved(found).as_path()) == file.parent())
         })
 }
 
@@ -219,6 +258,32 @@ const MATCHING: glob::MatchOptions = glob::MatchOptions {
     require_literal_leading_dot: true,
 };
 
+/// What a pattern matches, in any order, with what could not be looked at. Hidden names only where the pattern has one, too.
+///
+/// # Errors
+/// It is no pattern.
+fn matches(pattern: &str) -> Result<Vec<Result<PathBuf, glob::GlobError>>, glob::PatternError> {
+    // The library panics at a name that is not Unicode if it is to look for dots itself.
+    let lenient = glob::MatchOptions {
+        require_literal_leading_dot: false,
+        ..MATCHING
+    };
+    let hidden = pattern.split('/').filter(|part| part.starts_with('.'));
+    let hidden: Vec<glob::Pattern> = hidden.map(glob::Pattern::new).collect::<Result<_, _>>()?;
+    let is_wanted = |path: &Path| {
+        path.components().all(|part| {
+            let part = part.as_os_str().to_string_lossy();
+            !part.starts_with('.') || hidden.iter().any(|it| it.matches_with(&part, MATCHING))
+        })
+    };
+    let found = glob::glob_with(pattern, lenient)?;
+    let found = found.filter(|path| match path {
+        Ok(path) => is_wanted(path),
+        Err(error) => is_wanted(error.path()),
+    });
+    Ok(found.collect())
+}
+
 /// A path as the pattern that it is. Only what the user wrote is one, not the place of the job file.
 fn pattern(local: &str, base_dir: &Path) -> String {
     if Path::new(local).is_absolute() {
@@ -240,77 +305,88 @@ fn local(written: &str) -> Result<&str, Problem> {
     }
 }
 
-fn find_path(
-    written: &str,
-    base_dir: &Path,
-    missing: Missing,
-    found: &mut Vec<PathBuf>,
-) -> Result<(), Problem> {
+fn find_path(written: &str, base_dir: &Path, missing: Missing, found: &mut Found) {
     let problem = |message: String| Problem::new("path", message);
-    let local = local(written)?;
-    if local.is_empty() {
-        return Err(problem("is empty".to_owned()));
-    }
+    let there = format!("it is looked for in `{}`", base_dir.display());
+    let local = match local(written) {
+        Ok("") => return found.problems.push(problem("is empty".to_owned())),
+        Ok(local) => local,
+        Err(wrong) => return found.problems.push(wrong),
+    };
     let path = base_dir.join(local);
-    let metadata = fs::metadata(&path);
-    match metadata {
+    let is_pattern = local.contains(['*', '?', '[']);
+    let before = found.paths.len();
+    match fs::metadata(&path) {
         Ok(metadata) if metadata.is_dir() => {
             let entries =
                 fs::read_dir(&path).and_then(|entries| entries.collect::<io::Result<Vec<_>>>());
-            let entries = entries.map_err(|error| {
-                problem(format!("cannot list the directory `{written}`: {error}"))
-            })?;
+            let entries = match entries {
+                Ok(entries) => entries,
+                Err(error) => {
+                    let message = format!("cannot list the directory `{written}`: {error}");
+                    return found.cannot_be_looked_at(problem(message), missing);
+                }
+            };
             let hidden =
                 |entry: &fs::DirEntry| entry.file_name().to_string_lossy().starts_with('.');
             let files = entries
                 .into_iter()
                 .filter(|entry| !hidden(entry))
                 .map(|entry| entry.path());
-            let before = found.len();
             // What cannot be looked at is kept, for opening it tells what is wrong.
-            found.extend(files.filter(|path| !path.is_dir()));
-            match found.len() - before {
-                0 if missing == Missing::Refused => Err(problem(format!(
-                    "the directory `{written}` holds no files"
-                ))
-                .hint(format!(
+            found.paths.extend(files.filter(|path| !path.is_dir()));
+            if found.paths.len() == before && missing == Missing::Refused {
+                let hint = format!(
                     "for the files below it write \"{}/**/*\"",
                     written.trim_end_matches('/')
-                ))),
-                _ => Ok(()),
+                );
+                let nothing = problem(format!("the directory `{written}` holds no files"));
+                found.problems.push(nothing.hint(hint));
             }
         }
         Ok(_) => {
-            found.push(path);
-            Ok(())
-        }
-        Err(_) if local.contains(['*', '?', '[']) => {
-            let matches = glob::glob_with(&pattern(local, base_dir), MATCHING)
-                .map_err(|error| problem(format!("`{written}` is not a pattern: {}", error.msg)))?;
-            let before = found.len();
-            for path in matches {
-                let path = path.map_err(|error| {
-                    problem(format!(
-                        "cannot list `{}`: {}",
-                        error.path().display(),
-                        error.error()
-                    ))
-                })?;
-                if !path.is_dir() {
-                    found.push(path);
-                }
-            }
-            match found.len() - before {
-                0 if missing == Missing::Refused => {
-                    Err(problem(format!("no file matches `{written}`"))
-                        .hint(format!("it is looked for in `{}`", base_dir.display())))
-                }
-                _ => Ok(()),
+            found.paths.push(path);
+            // Other files may come that it matches as a pattern.
+            if is_pattern && missing == Missing::Allowed {
+                find_matches(written, local, base_dir, missing, found);
             }
         }
-        Err(error) if error.kind() == ErrorKind::NotFound && missing == Missing::Allowed => Ok(()),
-        Err(error) => Err(problem(format!("cannot read `{written}`: {error}"))
-            .hint(format!("it is looked for in `{}`", base_dir.display()))),
+        Err(_) if is_pattern => {
+            let wrong = found.problems.len();
+            find_matches(written, local, base_dir, missing, found);
+            let has_none = found.paths.len() == before && found.problems.len() == wrong;
+            if has_none && missing == Missing::Refused {
+                let nothing = problem(format!("no file matches `{written}`"));
+                found.problems.push(nothing.hint(there));
+            }
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound && missing == Missing::Allowed => {}
+        Err(error) => {
+            let nothing = problem(format!("cannot read `{written}`: {error}")).hint(there);
+            found.cannot_be_looked_at(nothing, missing);
+        }
+    }
+}
+
+fn find_matches(written: &str, local: &str, base_dir: &Path, missing: Missing, found: &mut Found) {
+    let problem = |message: String| Problem::new("path", message);
+    let matches = match matches(&pattern(local, base_dir)) {
+        Ok(matches) => matches,
+        Err(error) => {
+            let message = format!("`{written}` is not a pattern: {}", error.msg);
+            return found.problems.push(problem(message));
+        }
+    };
+    for path in matches {
+        match path {
+            Ok(path) if path.is_dir() => {}
+            Ok(path) => found.paths.push(path),
+            Err(error) => {
+                let shown = error.path().display();
+                let message = format!("cannot list `{shown}`: {}", error.error());
+                found.cannot_be_looked_at(problem(message), missing);
+            }
+        }
     }
 }
 

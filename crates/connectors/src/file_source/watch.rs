@@ -8,17 +8,21 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use operator::SubtaskContext;
 use operator::text::{counted, line};
 
-use super::inputs::{self, InputFile, Missing, Stamp};
+use super::inputs::{self, InputFile, Look, Stamp};
 use super::position::Position;
 use super::shown;
 use crate::connector::Clock;
 
 /// With how many files the source warns that each checkpoint names all of them.
 const MANY: usize = 100_000;
+
+/// How many things that cannot be looked at a warning names.
+const TROUBLES: usize = 3;
 
 /// What all subtasks have to do.
 #[derive(Clone)]
@@ -27,9 +31,39 @@ pub(super) struct Watching {
     pub(super) base_dir: PathBuf,
     pub(super) every_ms: i64,
     pub(super) clock: Clock,
+    /// The last look of any subtask, and when it was.
+    pub(super) last: Arc<Mutex<Option<LastLook>>>,
+}
+
+/// What a look has shown.
+pub(super) struct LastLook {
+    /// When it was, in milliseconds since the epoch.
+    at_ms: i64,
+    look: Arc<Look>,
 }
 
 impl Watching {
+    /// What is there now, or was less than half of the time between two looks ago: one look is enough for all subtasks, and
+    /// two looks of one subtask are half of that time apart at least.
+    fn look(&self, now_ms: i64) -> Arc<Look> {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(last) = &*last
+            && (0..self.every_ms / 2).contains(&now_ms.saturating_sub(last.at_ms))
+        {
+            return Arc::clone(&last.look);
+        }
+        let found = inputs::look(&self.paths, &self.base_dir);
+        let look = Arc::new(found.unwrap_or_else(|unreadable| Look {
+            files: Vec::new(),
+            unreadable,
+        }));
+        *last = Some(LastLook {
+            at_ms: now_ms,
+            look: Arc::clone(&look),
+        });
+        look
+    }
+
     /// Whether a file that was there at the start is old enough to be read at once, and to be dealt to the subtasks in
     /// pieces. The others are taken as new ones are.
     pub(super) fn is_settled(&self, file: &InputFile) -> bool {
@@ -52,7 +86,7 @@ impl Watching {
             due_ms: i64::MIN,
             taken: HashSet::new(),
             last: BTreeMap::new(),
-            trouble: String::new(),
+            trouble: Vec::new(),
             grown: BTreeSet::new(),
             looked_at: HashMap::new(),
             has_warned: false,
@@ -83,7 +117,7 @@ pub(super) struct Watch {
     /// The new files of the last look.
     last: BTreeMap<String, InputFile>,
     /// What was wrong with the last look, so that it is said once.
-    trouble: String,
+    trouble: Vec<String>,
     /// The files that have grown, so that it is said once of each.
     grown: BTreeSet<String>,
     /// The times of files that have others than they had when they were taken, and were looked at since.
@@ -92,11 +126,11 @@ pub(super) struct Watch {
 }
 
 /// What a look has found.
-pub(super) struct Look {
+pub(super) struct Seen {
     /// The files that are to be read now, in the order of their names.
     pub(super) new: Vec<InputFile>,
     /// All that are there.
-    pub(super) all: Vec<InputFile>,
+    pub(super) all: Arc<Look>,
 }
 
 impl Watch {
@@ -106,19 +140,20 @@ impl Watch {
     }
 
     /// Looks, if it is time to.
-    pub(super) fn look(&mut self) -> Option<Look> {
+    pub(super) fn look(&mut self) -> Option<Seen> {
         let now = (self.watching.clock)();
         if now < self.due_ms {
             return None;
         }
         self.due_ms = now.saturating_add(self.watching.every_ms);
-        let Watching {
-            paths, base_dir, ..
-        } = &self.watching;
-        let (all, problems) = inputs::look(paths, base_dir, Missing::Allowed);
-        let problems = problems.iter().map(|it| line(&it.message).into_owned());
-        self.complain(problems.collect::<Vec<String>>().join("; "));
+        let all = self.watching.look(now);
+        if self.subtask == 0 {
+            let trouble = all.unreadable.iter();
+            let trouble = trouble.map(|it| line(&it.message).into_owned());
+            self.complain(trouble.collect());
+        }
         let new: Vec<InputFile> = all
+            .files
             .iter()
             .filter(|file| self.is_new(file))
             .cloned()
@@ -142,7 +177,7 @@ impl Watch {
                 counted(self.taken.len() as u64, "file")
             );
         }
-        Some(Look { new: settled, all })
+        Some(Seen { new: settled, all })
     }
 
     /// Whether a file is this subtask's and was not taken. One without content may be one that is about to get some.
@@ -155,9 +190,19 @@ impl Watch {
     }
 
     /// Says what it could not look at. The job goes on: a directory that cannot be read has no new files yet.
-    fn complain(&mut self, trouble: String) {
+    fn complain(&mut self, trouble: Vec<String>) {
         if !trouble.is_empty() && self.trouble != trouble {
-            tracing::warn!(source = self.source, "looking for new files: {trouble}");
+            let more = trouble.len().saturating_sub(TROUBLES);
+            let more = match more {
+                0 => String::new(),
+                more => format!("; and {more} more"),
+            };
+            let first: Vec<&str> = trouble.iter().take(TROUBLES).map(String::as_str).collect();
+            tracing::warn!(
+                source = self.source,
+                "looking for new files: {}{more}",
+                first.join("; ")
+            );
         }
         self.trouble = trouble;
     }

@@ -223,6 +223,79 @@ fn c148_files_that_change_while_the_job_runs_are_noticed() {
 }
 
 #[test]
+fn c124_odd_names_keep_nobody_from_the_others() {
+    use std::os::unix::ffi::OsStrExt as _;
+    let directory = TempDir::new().unwrap();
+    fs::create_dir_all(directory.path().join("in")).unwrap();
+    for path in ["in/*.txt", "in/**/*.txt", "in"] {
+        let options = OPTIONS.replace("in/*", path);
+        let (factory, now) = watching(&directory, &options);
+        let mut source = create(&factory, None);
+        read_twice(&mut *source, &now).unwrap();
+        // No text, of the kind that is looked for and hidden; named like the pattern itself.
+        for odd in [&b"in/a\xff.txt"[..], b"in/.\xff.txt", b"in/*.txt"] {
+            let odd = directory.path().join(std::ffi::OsStr::from_bytes(odd));
+            fs::write(odd, b"odd\n").unwrap();
+        }
+        write(&directory, "in/b.txt", b"b\n");
+        let mut found = read_twice(&mut *source, &now).unwrap();
+        found.sort_unstable();
+        assert_eq!(found, ["b", "odd"], "{path}");
+        // A job is prepared beside them, too.
+        watching(&directory, &options);
+        for entry in fs::read_dir(directory.path().join("in")).unwrap() {
+            fs::remove_file(entry.unwrap().path()).unwrap();
+        }
+    }
+    // Without `watch` what cannot be read is refused, and nothing panics.
+    let odd = directory
+        .path()
+        .join(std::ffi::OsStr::from_bytes(b"in/a\xff.txt"));
+    fs::write(odd, b"odd\n").unwrap();
+    write(&directory, "in/b.txt", b"b\n");
+    let plain = |path: &str| {
+        prepare(
+            &directory,
+            &format!("path = \"{path}\"\nformat = \"lines\""),
+        )
+    };
+    assert!(plain("in").err().unwrap()[0].contains("is not UTF-8"));
+    assert!(plain("in/*").is_ok());
+}
+
+#[test]
+fn c148_what_is_gone_for_a_moment_is_waited_for() {
+    let directory = TempDir::new().unwrap();
+    write(&directory, "in/a", b"1\n2\n");
+    let (factory, now) = watching(&directory, OPTIONS);
+    now.store(i64::MAX / 2_000_000, Ordering::SeqCst);
+    let factory_again = watching(&directory, OPTIONS).0;
+    drop(factory_again);
+    let mut source = create(&factory, None);
+    let parts = {
+        let mut batch = Batch::default();
+        (1..Batch::TARGET_RECORDS).for_each(|_| batch.push(None, b"", 0));
+        for _ in 0..3 {
+            source.poll(&mut batch).unwrap();
+            now.fetch_add(EVERY, Ordering::SeqCst);
+        }
+        through_json(&source.snapshot().unwrap())
+    };
+    let away = directory.path().join("away");
+    fs::rename(directory.path().join("in"), &away).unwrap();
+    // Of a start it is a difference; of a restart it may be back the next time.
+    let changed = factory.compare("tested", &parts).unwrap_err();
+    assert_eq!(changed.differences, ["`in/a` is gone"]);
+    let mut again = context(0, 1);
+    again.attempt = 1;
+    let error = factory.create(&again, Some(&parts)).err().unwrap();
+    assert!(InputChanged::find(&*error).is_none(), "{error}");
+    assert_eq!(error.to_string(), "its input is not there: `in/a` is gone");
+    fs::rename(&away, directory.path().join("in")).unwrap();
+    assert!(factory.create(&again, Some(&parts)).is_ok());
+}
+
+#[test]
 fn c124_the_end_of_all_files_is_not_the_end_of_time() {
     let directory = TempDir::new().unwrap();
     let options = "path = \"in/*\"\nformat = \"json-lines\"\nwatch = \"10s\"\n\
