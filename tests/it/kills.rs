@@ -5,7 +5,7 @@
 //! its n-th event), for a part of them some milliseconds later, so that kills land before, between and
 //! within checkpoints whatever the speed of the machine. Every third run may take a checkpoint before it is
 //! killed, so the job gets on, and from then on every run is a resumed one. When the job gets to its end, its output is
-//! compared and another one begins, until there were enough kills: 204 over word count and flight delays
+//! compared and another one begins, until there were enough kills: 120 over word count and flight delays
 //! at parallelism 1, 2 and 4; `HIGHWATER_KILLS=200` makes it that many for each of these. A kill counts
 //! only if the process died of it. A failure prints the seed; `HIGHWATER_SEED=<seed>` replays the moments.
 
@@ -27,7 +27,7 @@ use crate::power::{self, Until};
 use crate::scene::{Scene, all_files, visible_files};
 
 /// How often a job is killed, if nothing else is asked for.
-const KILLS: u64 = 34;
+const KILLS: u64 = 20;
 
 /// Beyond this many runs a job that is killed all the time makes no progress.
 const RUNS_MAX: u64 = 1000;

@@ -134,7 +134,7 @@ fn meanwhile(work: fn() -> Result<()>) -> JoinHandle<std::result::Result<(), Str
 
 /// Changed inputs for these targets, for a short while and always the same ones.
 fn fuzz(targets: &[&str]) -> Result<()> {
-    let briefly = [&["--seconds", "20", "--seed", "1"], targets].concat();
+    let briefly = [&["--seconds", "10", "--seed", "1"], targets].concat();
     let briefly: Vec<String> = briefly.into_iter().map(str::to_owned).collect();
     fuzz::fuzz(&briefly)
 }

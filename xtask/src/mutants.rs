@@ -13,8 +13,8 @@
 //! to fail. The copy and its target directory stay, so that the next time only what changed is built; what
 //! they begin with is copied from `target/`, for Wasmtime takes ten minutes.
 //!
-//! `quick` ones are tried by `cargo xtask test`: a third of them, those whose crates are built anyway. `nightly` has
-//! the others, and those that build the host.
+//! `quick` ones are tried by `cargo xtask test`: one for each of a few kinds of promise, whose crates are built
+//! anyway. `nightly` has the others, and those that build the host.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
