@@ -22,6 +22,21 @@ fn wait_for(scene: &Scene, running: &mut Running, job: &str, state: &str) -> Val
     status()
 }
 
+/// A job in `jobs/` that counts without end, with its checkpoints beside that directory.
+fn job(name: &str, interval: &str) -> String {
+    jobs::counting(name, interval).replace("\"checkpoints\"", "\"../checkpoints\"")
+}
+
+/// Waits until the job `one` is suspended and goes on where it was.
+fn is_handed_on(running: &mut Running) {
+    running
+        .line_with("[one] job suspended")
+        .expect("it is suspended");
+    running
+        .line_with("[one] restoring from checkpoint")
+        .expect("it goes on");
+}
+
 /// How many good jobs there are.
 const GOOD: usize = 18;
 
@@ -86,9 +101,6 @@ fn c88_one_that_fails_for_ever_and_one_that_hogs_leave_the_others_alone() {
 fn c88_a_directory_of_job_files_is_watched() {
     let scene = Scene::new();
     fs::create_dir_all(scene.at("jobs")).expect("a directory");
-    let job = |name: &str, interval: &str| {
-        jobs::counting(name, interval).replace("\"checkpoints\"", "\"../checkpoints\"")
-    };
     let mut running = start(&scene, &["serve", "jobs"]);
     // A new file starts a job.
     scene.write("jobs/one.toml", job("one", "20ms"));
@@ -125,23 +137,12 @@ fn c88_a_directory_of_job_files_is_watched() {
     assert_eq!(status["started-at"], before["started-at"]);
     // One that fits takes over where the other was suspended.
     scene.write("jobs/one.toml", job("one", "30ms"));
-    running
-        .line_with("[one] job suspended")
-        .expect("it is suspended");
-    running
-        .line_with("[one] restoring from checkpoint")
-        .expect("it goes on");
+    is_handed_on(&mut running);
     let status = wait_for(&scene, &mut running, "one", "running");
     assert_eq!(status["interval-ms"], 30);
-    // One that is gone is suspended.
+    // One that is gone is suspended, and the other file with the same job takes it over.
     fs::remove_file(scene.at("jobs/one.toml")).expect("it can be removed");
-    running
-        .line_with("[one] job suspended")
-        .expect("it is suspended");
-    // The other file with the same job takes it over.
-    running
-        .line_with("[one] restoring from checkpoint")
-        .expect("it goes on");
+    is_handed_on(&mut running);
     wait_for(&scene, &mut running, "one", "running");
     fs::remove_file(scene.at("jobs/three.toml")).expect("it can be removed");
     running
@@ -163,19 +164,13 @@ fn c88_a_directory_of_job_files_is_watched() {
 fn c88_a_job_goes_on_when_its_file_is_renamed() {
     let scene = Scene::new();
     fs::create_dir_all(scene.at("jobs")).expect("a directory");
-    let job = jobs::counting("one", "20ms").replace("\"checkpoints\"", "\"../checkpoints\"");
-    scene.write("jobs/one.toml", &job);
+    scene.write("jobs/one.toml", job("one", "20ms"));
     let mut running = start(&scene, &["serve", "jobs"]);
     for (from, to) in [("one", "two"), ("two", "three"), ("three", "one")] {
         running.line_with("[one] checkpoint").expect("it runs");
         let at = |name: &str| scene.at(&format!("jobs/{name}.toml"));
         fs::rename(at(from), at(to)).expect("it can be renamed");
-        running
-            .line_with("[one] job suspended")
-            .expect("it is suspended");
-        running
-            .line_with("[one] restoring from checkpoint")
-            .expect("it goes on");
+        is_handed_on(&mut running);
         wait_for(&scene, &mut running, "one", "running");
     }
     running.signal("TERM");
@@ -188,7 +183,7 @@ fn c88_jobs_go_on_when_their_files_exchange_their_names() {
     let scene = Scene::new();
     fs::create_dir_all(scene.at("jobs")).expect("a directory");
     for name in ["one", "two"] {
-        let job = jobs::counting(name, "20ms").replace("\"checkpoints\"", "\"../checkpoints\"");
+        let job = job(name, "20ms");
         scene.write(&format!("jobs/{name}.toml"), job);
     }
     let at = |name: &str| scene.at(&format!("jobs/{name}.toml"));
@@ -243,17 +238,14 @@ fn c88_jobs_go_on_when_their_files_exchange_their_names() {
 fn c88_a_job_that_was_cancelled_is_not_begun_again_by_a_change_of_its_file() {
     let scene = Scene::new();
     fs::create_dir_all(scene.at("jobs")).expect("a directory");
-    let job = |interval: &str| {
-        jobs::counting("one", interval).replace("\"checkpoints\"", "\"../checkpoints\"")
-    };
-    scene.write("jobs/one.toml", job("20ms"));
+    scene.write("jobs/one.toml", job("one", "20ms"));
     let mut running = start(&scene, &["serve", "jobs"]);
     running
         .line_with("[one] checkpoint 2 completed")
         .expect("it runs");
     assert_eq!(ask_json(&scene, &["cancel", "one"])["ended"], "cancelled");
     for interval in ["30ms", "40ms"] {
-        scene.write("jobs/one.toml", job(interval));
+        scene.write("jobs/one.toml", job("one", interval));
         running
             .line_with("`host run --fresh` starts again with nothing")
             .expect("its checkpoints are gone, and how it begins again is said");

@@ -84,8 +84,7 @@ fn c124_new_files_are_read_once_each_through_kills_and_rescaling() {
 #[test]
 fn c124_c148_what_happens_to_files_while_the_job_runs_is_noticed() {
     let scene = Scene::new();
-    let kept = "[checkpoint]\nretention = \"delete-on-cancellation\"\n";
-    scene.write("job.toml", job().replace("[checkpoint]\n", kept));
+    scene.write("job.toml", job());
     fs::create_dir_all(scene.at("input")).expect("a directory");
     let mut expected = put(&scene, 0);
     let mut running = host::start(scene.path(), &["run", "job.toml", "--resume"]);
@@ -107,7 +106,8 @@ fn c124_c148_what_happens_to_files_while_the_job_runs_is_noticed() {
         scene.output("out") == expected
     });
     fs::remove_file(scene.at("input/socket.txt")).expect("it can be removed");
-    // One that is replaced fails the job, and so does the next start.
+    // One that is replaced fails the job, and so does the next start. By default a job that fails leaves nothing; here
+    // there is something to choose.
     scene.write("input/001.txt", lines(2).join("\n") + "\n");
     let ended = running.wait().with_code(1);
     ended.saying(&[

@@ -1,6 +1,7 @@
 //! Why a job, or an attempt at it, came to an end.
 
 use dataflow::state::RestoreError;
+use std::any::Any;
 
 use operator::text::{line, lines};
 use operator::{BoxError, Failure, FailureKind, InputChanged, Permanent, Position};
@@ -190,6 +191,14 @@ fn checkpoint_class(error: &checkpoint::Error) -> Class {
         checkpoint::Error::Incompatible(_) | checkpoint::Error::NotFound(_) => Class::Refused,
         _ => Class::Retry,
     }
+}
+
+/// What a panic said.
+#[must_use]
+pub fn panic_message(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
+    text.unwrap_or_else(|| "no message".to_owned())
 }
 
 /// An error and its causes for a person, each once: some errors repeat their cause's words in their own.

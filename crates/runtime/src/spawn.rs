@@ -6,7 +6,7 @@ use std::thread::{Builder, JoinHandle};
 
 use tracing::Span;
 
-use crate::error::Error;
+use crate::error::{Error, panic_message};
 use crate::events::{Event, Events};
 
 /// Starts a thread that belongs to no attempt. A panic in it ends it, and nothing else.
@@ -51,11 +51,7 @@ impl Threads {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => events.send(Event::Failed(Box::new(error))),
                 Err(panic) => {
-                    let message = panic
-                        .downcast_ref::<&str>()
-                        .map(|text| (*text).to_owned())
-                        .or_else(|| panic.downcast_ref::<String>().cloned())
-                        .unwrap_or_else(|| "no message".into());
+                    let message = panic_message(&*panic);
                     events.send(Event::Failed(Box::new(Error::Panic { place, message })));
                 }
             }

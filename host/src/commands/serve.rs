@@ -20,6 +20,7 @@ use job_file::http::{self, HttpSection};
 use operator::clock::{Clock, SystemClock};
 use operator::text::{line, name};
 use runtime::Outcome;
+use runtime::error::panic_message;
 use wasm::Compiler;
 
 use self::folder::{Content, Folder};
@@ -468,9 +469,7 @@ impl Serving {
 fn caught<T>(work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
     let done = panic::catch_unwind(AssertUnwindSafe(work));
     done.unwrap_or_else(|panic| {
-        let said = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-        let said = said.or_else(|| panic.downcast_ref::<String>().cloned());
-        let said = said.unwrap_or_else(|| "without a word".to_owned());
+        let said = panic_message(&*panic);
         Err(Error::failed(anyhow!(
             "the host has panicked: {}",
             line(&said)
